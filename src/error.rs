@@ -1,0 +1,152 @@
+//! The one error type. Every variant carries what was expected and what was found, names the file and the tensor
+//! where there is one, and most end with a hint: what the user can do about it.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// `Result` with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whatever can go wrong, by what the user can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused a read, a write, a rename.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// An input that breaks its format's rules.
+    #[error("{}: {}expected {expected}, found {found}", file.display(), tensor_prefix(tensor))]
+    Malformed {
+        /// The file it was read from.
+        file: PathBuf,
+        /// The tensor, key or entry concerned, where there is one.
+        tensor: Option<String>,
+        /// What the format asks for.
+        expected: String,
+        /// What is there.
+        found: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A request that is well formed, but that llmc or the target format cannot serve.
+    #[error("{what}")]
+    Unsupported {
+        /// What was asked for, and why it cannot be done.
+        what: String,
+        /// What to do instead.
+        hint: String,
+    },
+    /// Contradictory or unknown arguments, recipe keys, names (exit code 2).
+    #[error("{what}")]
+    Usage {
+        /// What is wrong with the request.
+        what: String,
+        /// What to write instead.
+        hint: String,
+    },
+    /// A check that the user asked for did not hold (exit code 3).
+    #[error("{what}")]
+    CheckFailed {
+        /// Which check, and by how much.
+        what: String,
+        /// Where to look next.
+        hint: String,
+    },
+    /// The user interrupted the run; what was finished is kept and resumed.
+    #[error("interrupted")]
+    Interrupted {
+        /// How to go on.
+        hint: String,
+    },
+}
+
+fn tensor_prefix(tensor: &Option<String>) -> String {
+    tensor.as_ref().map(|name| format!("{name}: ")).unwrap_or_default()
+}
+
+impl Error {
+    /// An [`Error::Io`] at `path`; a full disk and a missing file get their hint here, once.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        use std::io::ErrorKind::*;
+        let hint = match source.kind() {
+            StorageFull | QuotaExceeded => {
+                Some("free some space and run the same command again: it goes on where it stopped")
+            }
+            NotFound => Some("check the path; `llmc inspect PATH` shows what llmc sees there"),
+            PermissionDenied => Some("check the permissions of the file and of its folder"),
+            _ => None,
+        };
+        Error::Io { path: path.as_ref().to_owned(), source, hint: hint.map(str::to_owned) }
+    }
+
+    /// An [`Error::Malformed`] about a whole file.
+    pub fn malformed(
+        file: impl AsRef<Path>,
+        expected: impl Display,
+        found: impl Display,
+        hint: impl Display,
+    ) -> Self {
+        Error::Malformed {
+            file: file.as_ref().to_owned(),
+            tensor: None,
+            expected: expected.to_string(),
+            found: found.to_string(),
+            hint: hint.to_string(),
+        }
+    }
+
+    /// An [`Error::Malformed`] about one tensor (or key) of a file.
+    pub fn malformed_tensor(
+        file: impl AsRef<Path>,
+        tensor: impl Display,
+        expected: impl Display,
+        found: impl Display,
+        hint: impl Display,
+    ) -> Self {
+        Error::Malformed {
+            file: file.as_ref().to_owned(),
+            tensor: Some(tensor.to_string()),
+            expected: expected.to_string(),
+            found: found.to_string(),
+            hint: hint.to_string(),
+        }
+    }
+
+    /// An [`Error::Unsupported`].
+    pub fn unsupported(what: impl Display, hint: impl Display) -> Self {
+        Error::Unsupported { what: what.to_string(), hint: hint.to_string() }
+    }
+
+    /// An [`Error::Usage`].
+    pub fn usage(what: impl Display, hint: impl Display) -> Self {
+        Error::Usage { what: what.to_string(), hint: hint.to_string() }
+    }
+
+    /// What to do about it, if there is something to say.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Error::Io { hint, .. } => hint.as_deref(),
+            Error::Malformed { hint, .. }
+            | Error::Unsupported { hint, .. }
+            | Error::Usage { hint, .. }
+            | Error::CheckFailed { hint, .. }
+            | Error::Interrupted { hint } => Some(hint),
+        }
+    }
+
+    /// The process exit code: 1 failed, 2 usage, 3 a check did not hold, 130 interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Io { .. } | Error::Malformed { .. } | Error::Unsupported { .. } => 1,
+            Error::Usage { .. } => 2,
+            Error::CheckFailed { .. } => 3,
+            Error::Interrupted { .. } => 130,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Formats: where the bytes of a quantized or dense tensor go. A format is pure: it says what it can hold, which parts
+//! it stores, and how rows of codes become bytes; [`writer`](crate::pipeline) does the I/O. It never sees a method.
+
+pub mod awq;
+pub mod compressed_tensors;
+pub mod dense;
+pub mod gguf;
+pub mod gptq;
+pub mod shards;
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::Result;
+use crate::io::Checkpoint;
+use crate::model::Transform;
+use crate::numerics::Scheme;
+use crate::plan::Plan;
+use crate::tensor::{DType, QTensor};
+
+/// Every format, in the order `--help` lists them.
+pub const FORMATS: &[&dyn Format] = &[
+    &compressed_tensors::CompressedTensors,
+    &gptq::Gptq { version: 1 },
+    &gptq::Gptq { version: 2 },
+    &awq::Awq,
+    &gguf::Gguf,
+    &dense::Dense,
+];
+
+/// A tensor as the output stores it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Part {
+    /// Name in the output.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+/// A range of rows of a source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// Name of the [`crate::io::Source`].
+    pub source: String,
+    /// Its rows.
+    pub rows: Range<usize>,
+}
+
+/// A logical tensor of the output: rows of one or several sources, one after the other (experts stacked or taken apart),
+/// reordered or changed as the format's architecture asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// The name in the output; of quantized tensors the module's name with `.weight`.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Where its rows come from.
+    pub pieces: Vec<Piece>,
+    /// What is done to them.
+    pub transform: Transform,
+}
+
+/// What a format's readers load for a scheme on a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Admission {
+    /// As asked (scale type adapted to the format's).
+    As(Scheme),
+    /// Another scheme instead, and why: "576 columns are not a multiple of 128: group 64".
+    Instead(Scheme, String),
+    /// Only dense, and why.
+    Dense(String),
+    /// Not in this format, whatever the shape: an error before any work, with a hint.
+    Never(String),
+}
+
+/// An output file: its header is written first, parts stream in at their offsets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputFile {
+    /// Name in the output folder.
+    pub name: String,
+    /// First bytes of the file.
+    pub header: Vec<u8>,
+    /// (step, part of the step) → offset in the file.
+    pub parts: Vec<PartPlace>,
+    /// Total length.
+    pub len: u64,
+}
+
+/// Where a part begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartPlace {
+    /// Index into [`Plan::steps`].
+    pub step: usize,
+    /// Index into that step's parts.
+    pub part: usize,
+    /// Offset of its first byte in the file.
+    pub offset: u64,
+}
+
+/// Receives (index of the part, offset within the part, bytes).
+pub type Sink<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<()> + 'a;
+
+/// An engine's way of storing a model.
+pub trait Format: Sync {
+    /// As `--format` takes it.
+    fn name(&self) -> &'static str;
+
+    /// One line for `--help`: which engines load it.
+    fn summary(&self) -> &'static str;
+
+    /// What the readers load for `scheme` on a weight of this shape. `dtype` is the model's float type.
+    fn admit(&self, scheme: &Scheme, shape: &[usize], dtype: DType) -> Admission;
+
+    /// The tensors of the output. By default every source, under its own name.
+    fn arrange(&self, checkpoint: &Checkpoint) -> Result<Vec<Output>> {
+        Ok(checkpoint.tensors.values().map(Output::whole).collect())
+    }
+
+    /// The stored type of a tensor that is not quantized; `dtype` is that of the source, or what `--dtype` asks for.
+    fn dense_dtype(&self, _output: &Output, dtype: DType) -> DType {
+        dtype
+    }
+
+    /// The parts of a quantized tensor.
+    fn parts(&self, output: &Output, scheme: &Scheme) -> Vec<Part>;
+
+    /// Row ranges handed to [`Format::encode`] start at a multiple of this (bits packed along rows).
+    fn row_multiple(&self, scheme: &Scheme) -> usize;
+
+    /// Lays out rows `first_row..first_row + q.rows` of a tensor of `shape`.
+    fn encode(&self, q: &QTensor, first_row: usize, shape: &[usize], sink: &mut Sink) -> Result<()>;
+
+    /// Headers and offsets of the files: by default safetensors shards.
+    fn files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
+        let _ = checkpoint;
+        shards::files(plan)
+    }
+
+    /// config.json and other files to write beside the weights: (name, content).
+    fn side_files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>>;
+
+    /// Whether the output is one file rather than a folder.
+    fn single_file(&self) -> bool {
+        false
+    }
+}
+
+impl Output {
+    /// A source as it is.
+    pub fn whole(source: &crate::io::Source) -> Output {
+        let rows = rows_cols(&source.shape)[0];
+        Output {
+            name: source.name.clone(),
+            shape: source.shape.clone(),
+            pieces: vec![Piece { source: source.name.clone(), rows: 0..rows }],
+            transform: Transform::None,
+        }
+    }
+}
+
+/// A shape as [rows, columns]: all dimensions but the last, and the last. A scalar is [1, 1].
+pub fn rows_cols(shape: &[usize]) -> [usize; 2] {
+    match shape {
+        [] => [1, 1],
+        [outer @ .., last] => [outer.iter().product(), *last],
+    }
+}
+
+/// config.json with its `quantization_config` replaced (or removed).
+pub fn config_with(config: Option<&Value>, quantization: Option<Value>) -> Option<Value> {
+    let mut config = config?.clone();
+    let object = config.as_object_mut()?;
+    object.remove("quantization_config");
+    if let Some(quantization) = quantization {
+        object.insert("quantization_config".into(), quantization);
+    }
+    Some(config)
+}
+
+/// Where an output goes when the user names none: beside the working directory, named after model and scheme.
+pub fn default_path(stem: &str, scheme: &str, format: &dyn Format) -> PathBuf {
+    PathBuf::from(if format.single_file() {
+        format!("{stem}-{scheme}.gguf")
+    } else {
+        format!("{stem}-{scheme}")
+    })
+}

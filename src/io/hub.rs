@@ -1,0 +1,1 @@
+//! Hub ids → local folders through the standard cache.

@@ -1,0 +1,50 @@
+//! Read-only memory maps, and giving their pages back behind the stream.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::{Mmap, UncheckedAdvice};
+
+use crate::error::{Error, Result};
+
+/// A file mapped for reading.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl MappedFile {
+    /// Maps a file; nothing is read yet. An empty file maps to an empty slice.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        // SAFETY: the map is only read. Another process that truncates the file while it is mapped would raise SIGBUS;
+        // every tool that maps checkpoints shares that assumption, and nothing unsound follows from changed bytes, since
+        // they are only ever read as plain numbers.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        Ok(MappedFile { path: path.to_owned(), map })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Tells the system that these pages will not be needed again soon. They stay valid, and in the page cache.
+    pub fn release(&self, range: Range<usize>) {
+        const PAGE: usize = 4096;
+        let start = range.start.next_multiple_of(PAGE);
+        let end = range.end.min(self.map.len()) / PAGE * PAGE;
+        if start < end {
+            // SAFETY: the mapping is read-only and backed by a file: pages that are dropped are read again on the next
+            // access, with the same content. Failure only costs memory, so the result is not used.
+            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Reading checkpoints: whatever is on disk or on the hub becomes one [`Checkpoint`] of logical tensors under their
+//! Hugging Face names. Knows files and formats; knows no method.
+//!
+//! Every input is hostile until validated: headers are parsed with checked arithmetic, and nothing is allocated for a
+//! size that the file does not back.
+
+mod checkpoint;
+pub mod gguf;
+pub mod hub;
+pub mod map;
+pub mod quantized;
+pub mod safetensors;
+pub mod tokenizer;
+
+pub use checkpoint::{Checkpoint, RawTensor, SideFile, Source, Stored};

@@ -1,0 +1,1 @@
+//! The safetensors header: parsing and validation.

@@ -1,0 +1,1 @@
+//! Tokenizers: tokenizer.json and its companions ↔ GGUF's `tokenizer.ggml.*` metadata.

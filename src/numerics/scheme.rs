@@ -1,0 +1,251 @@
+//! `Scheme`: what stored numbers mean, and the one dispatch from a scheme to its codec.
+
+use ndarray::ArrayView2;
+use serde::Serialize;
+
+use super::{fp4, fp8, ggml, int, nf4};
+use crate::tensor::{BlockType, Grid, QTensor};
+
+/// The two 8-bit floats of the OCP FP8 specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fp8 {
+    /// 4 exponent bits, 3 mantissa bits, no infinities, largest value 448 (`float8_e4m3fn`).
+    E4M3,
+    /// 5 exponent bits, 2 mantissa bits, largest value 57344.
+    E5M2,
+}
+
+/// The type of a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Number {
+    /// Integers of 2 to 8 bits.
+    Int {
+        /// Bits per code.
+        bits: u8,
+    },
+    /// 8-bit floats.
+    Fp8(Fp8),
+    /// E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
+    Fp4,
+    /// The 16 quantiles of QLoRA's NormalFloat.
+    Nf4,
+    /// A GGUF block type, which owns its scales.
+    Ggml(BlockType),
+}
+
+/// What shares one scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Granularity {
+    /// The whole tensor.
+    Tensor,
+    /// A row (an output channel).
+    Channel,
+    /// So many consecutive columns of a row; the last group of a row may be short.
+    Group(usize),
+    /// A rectangle of rows × columns; those at the edges may be short.
+    Block(usize, usize),
+}
+
+/// How a scale is stored. Scales are rounded to it before anything is rounded with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleType {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// A power of two, biased by 127 (MXFP4).
+    E8M0,
+    /// FP8 E4M3 under one f32 divisor per tensor (NVFP4).
+    E4M3,
+}
+
+/// What stored numbers mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct Scheme {
+    /// The type of a code.
+    pub number: Number,
+    /// What shares a scale.
+    pub granularity: Granularity,
+    /// Without zero points. Only integers may be asymmetric.
+    pub symmetric: bool,
+    /// How scales are stored.
+    pub scale: ScaleType,
+}
+
+/// The smallest and the largest value of a whole tensor, or of a fused group of tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Extent {
+    /// Smallest value.
+    pub min: f32,
+    /// Largest value.
+    pub max: f32,
+}
+
+impl Extent {
+    /// The largest magnitude.
+    pub fn absmax(self) -> f32 {
+        self.min.abs().max(self.max.abs())
+    }
+
+    /// The extent of both.
+    pub fn union(self, other: Extent) -> Extent {
+        Extent { min: self.min.min(other.min), max: self.max.max(other.max) }
+    }
+
+    /// The extent of some values; of none, {0, 0}. NaN is skipped: `io` has refused it before.
+    pub fn of(values: &[f32]) -> Extent {
+        let start = Extent { min: f32::INFINITY, max: f32::NEG_INFINITY };
+        let found = values.iter().fold(start, |e, &v| Extent { min: e.min.min(v), max: e.max.max(v) });
+        if found.min > found.max { Extent { min: 0.0, max: 0.0 } } else { found }
+    }
+}
+
+/// What a scheme may be told about the rows it rounds, beyond their values.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Context<'a> {
+    /// The extent of the whole tensor (of the fused group): required where [`Scheme::needs_extent`].
+    pub extent: Option<Extent>,
+    /// How much each column matters, [cols] (the diagonal of the inputs' second moment): optional weights of searches.
+    pub importance: Option<&'a [f32]>,
+}
+
+impl Scheme {
+    /// Integers of `bits` bits.
+    pub const fn int(bits: u8, granularity: Granularity, symmetric: bool, scale: ScaleType) -> Scheme {
+        Scheme { number: Number::Int { bits }, granularity, symmetric, scale }
+    }
+
+    /// 8-bit floats.
+    pub const fn fp8(format: Fp8, granularity: Granularity, scale: ScaleType) -> Scheme {
+        Scheme { number: Number::Fp8(format), granularity, symmetric: true, scale }
+    }
+
+    /// NF4 with absmax scales over groups (QLoRA's block of 64).
+    pub const fn nf4(group_size: usize, scale: ScaleType) -> Scheme {
+        Scheme { number: Number::Nf4, granularity: Granularity::Group(group_size), symmetric: true, scale }
+    }
+
+    /// MXFP4: E2M1 in groups of 32 under a power of two (OCP Microscaling 1.0).
+    pub const MXFP4: Scheme = Scheme {
+        number: Number::Fp4,
+        granularity: Granularity::Group(32),
+        symmetric: true,
+        scale: ScaleType::E8M0,
+    };
+
+    /// NVFP4: E2M1 in groups of 16 under an E4M3 scale and one f32 divisor per tensor.
+    pub const NVFP4: Scheme = Scheme {
+        number: Number::Fp4,
+        granularity: Granularity::Group(16),
+        symmetric: true,
+        scale: ScaleType::E4M3,
+    };
+
+    /// A GGUF block type.
+    pub const fn ggml(block: BlockType) -> Scheme {
+        Scheme {
+            number: Number::Ggml(block),
+            granularity: Granularity::Group(block.block_elements()),
+            symmetric: true,
+            scale: ScaleType::F16,
+        }
+    }
+
+    /// Whether the extent of the whole tensor must be known before its first row is rounded.
+    pub fn needs_extent(&self) -> bool {
+        self.granularity == Granularity::Tensor || self.scale == ScaleType::E4M3
+    }
+
+    /// Bits of one code (the blocks' average, scales included, for GGUF types).
+    pub fn code_bits(&self) -> f64 {
+        match self.number {
+            Number::Int { bits } => f64::from(bits),
+            Number::Fp8(_) => 8.0,
+            Number::Fp4 | Number::Nf4 => 4.0,
+            Number::Ggml(block) => 8.0 * block.block_bytes() as f64 / block.block_elements() as f64,
+        }
+    }
+
+    /// Shape [rows, cols] of the grid of scales of `rows` rows; [0, 0] for GGUF types.
+    pub fn grid_shape(&self, rows: usize, cols: usize) -> [usize; 2] {
+        match (self.number, self.granularity) {
+            (Number::Ggml(_), _) => [0, 0],
+            (_, Granularity::Tensor) => [1, 1],
+            (_, Granularity::Channel) => [rows, 1],
+            (_, Granularity::Group(group)) => [rows, cols.div_ceil(group)],
+            (_, Granularity::Block(r, c)) => [rows.div_ceil(r), cols.div_ceil(c)],
+        }
+    }
+
+    /// The grid entry of element (row, col).
+    pub fn grid_index(&self, row: usize, col: usize, cols: usize) -> usize {
+        match self.granularity {
+            Granularity::Tensor => 0,
+            Granularity::Channel => row,
+            Granularity::Group(group) => row * cols.div_ceil(group) + col / group,
+            Granularity::Block(r, c) => (row / r) * cols.div_ceil(c) + col / c,
+        }
+    }
+
+    /// Row ranges handed to [`Scheme::fit`] must start at a multiple of this.
+    pub fn row_multiple(&self) -> usize {
+        match self.granularity {
+            Granularity::Block(rows, _) => rows,
+            _ => 1,
+        }
+    }
+
+    /// The min-max grid of these rows: the parameters that cover every value. Empty for GGUF types.
+    ///
+    /// # Panics
+    /// Where the scheme needs an extent and the context has none.
+    pub fn fit(&self, w: ArrayView2<f32>, context: &Context) -> Grid {
+        match self.number {
+            Number::Int { .. } => int::fit(self, w, context),
+            Number::Fp8(_) => fp8::fit(self, w, context),
+            Number::Fp4 => fp4::fit(self, w, context),
+            Number::Nf4 => nf4::fit(self, w),
+            Number::Ggml(_) => Grid::default(),
+        }
+    }
+
+    /// Rounds rows to the nearest codes of `grid` (ties to even). GGUF types find their own scales.
+    pub fn round(&self, w: ArrayView2<f32>, grid: Grid, context: &Context) -> QTensor {
+        let codes = match self.number {
+            Number::Int { .. } => int::round(self, w, &grid),
+            Number::Fp8(_) => fp8::round(self, w, &grid),
+            Number::Fp4 => fp4::round(self, w, &grid),
+            Number::Nf4 => nf4::round(self, w, &grid),
+            Number::Ggml(block) => ggml::quantize(block, w, context.importance),
+        };
+        QTensor { scheme: *self, rows: w.nrows(), cols: w.ncols(), codes, grid, g_idx: None }
+    }
+
+    /// [`Scheme::fit`], then [`Scheme::round`].
+    pub fn quantize(&self, w: ArrayView2<f32>, context: &Context) -> QTensor {
+        self.round(w, self.fit(w, context), context)
+    }
+}
+
+impl QTensor {
+    /// Writes the values, row-major [rows, cols], in f32.
+    ///
+    /// # Panics
+    /// Where `out` is not rows·cols long.
+    pub fn dequantize(&self, out: &mut [f32]) {
+        assert_eq!(out.len(), self.rows * self.cols, "dequantize: wrong output length");
+        match self.scheme.number {
+            Number::Int { .. } => int::dequantize(self, out),
+            Number::Fp8(_) => fp8::dequantize(self, out),
+            Number::Fp4 => fp4::dequantize(self, out),
+            Number::Nf4 => nf4::dequantize(self, out),
+            Number::Ggml(block) => ggml::dequantize(block, &self.codes, out),
+        }
+    }
+}

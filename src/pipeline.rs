@@ -1,0 +1,1 @@
+//! The one loop that moves tensors from a checkpoint through a method to a format.

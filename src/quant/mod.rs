@@ -1,0 +1,5 @@
+//! Quantization methods: one method, one file.
+
+pub mod hqq;
+pub mod mse;
+pub mod rtn;
