@@ -21,13 +21,13 @@ impl Format for Dense {
     fn admit(&self, _scheme: &Scheme, _shape: &[usize], _dtype: DType) -> Admission {
         todo!()
     }
-    fn parts(&self, _output: &Output, _scheme: &Scheme) -> Vec<Part> {
+    fn parts(&self, _output: &Output, _scheme: &Scheme, _dtype: DType) -> Vec<Part> {
         todo!()
     }
     fn row_multiple(&self, _scheme: &Scheme) -> usize {
         todo!()
     }
-    fn encode(&self, _q: &QTensor, _first_row: usize, _shape: &[usize], _sink: &mut Sink) -> Result<()> {
+    fn encode(&self, _q: &QTensor, _first_row: usize, _parts: &[Part], _sink: &mut Sink) -> Result<()> {
         todo!()
     }
     fn side_files(&self, _plan: &Plan, _checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {

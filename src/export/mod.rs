@@ -42,6 +42,16 @@ pub struct Part {
     pub shape: Vec<usize>,
 }
 
+impl Part {
+    /// Bytes it takes.
+    ///
+    /// # Panics
+    /// Where the shape overflows: parts come from shapes that a checkpoint backs.
+    pub fn byte_len(&self) -> usize {
+        self.dtype.byte_len(&self.shape).expect("parts are no larger than the checkpoint they come from")
+    }
+}
+
 /// A range of rows of a source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Piece {
@@ -126,14 +136,15 @@ pub trait Format: Sync {
         dtype
     }
 
-    /// The parts of a quantized tensor.
-    fn parts(&self, output: &Output, scheme: &Scheme) -> Vec<Part>;
+    /// The parts of a quantized tensor. `dtype` is the model's float type.
+    fn parts(&self, output: &Output, scheme: &Scheme, dtype: DType) -> Vec<Part>;
 
     /// Row ranges handed to [`Format::encode`] start at a multiple of this (bits packed along rows).
     fn row_multiple(&self, scheme: &Scheme) -> usize;
 
-    /// Lays out rows `first_row..first_row + q.rows` of a tensor of `shape`.
-    fn encode(&self, q: &QTensor, first_row: usize, shape: &[usize], sink: &mut Sink) -> Result<()>;
+    /// Lays out rows `first_row..first_row + q.rows` of a tensor; `parts` are what [`Format::parts`] gave for the whole.
+    /// Every byte of every part is written once over the ranges of a tensor, in whatever order the ranges come.
+    fn encode(&self, q: &QTensor, first_row: usize, parts: &[Part], sink: &mut Sink) -> Result<()>;
 
     /// Headers and offsets of the files: by default safetensors shards.
     fn files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
