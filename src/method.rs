@@ -1,7 +1,9 @@
 //! `trait Method`, and the visible list of them.
 
-use crate::error::Result;
-use crate::numerics::{Extent, Scheme};
+use ndarray::ArrayView2;
+
+use crate::error::{Error, Result};
+use crate::numerics::{Context, Extent, Scheme};
 use crate::quant;
 use crate::tensor::Weight;
 
@@ -44,6 +46,24 @@ pub struct Linear {
     pub importance: Option<Vec<f32>>,
     /// Dense before, quantized after.
     pub weight: Weight,
+}
+
+impl Linear {
+    /// The values to quantize, [rows, cols]. Of a weight that is quantized already: an error.
+    pub fn dense(&self) -> Result<ArrayView2<'_, f32>> {
+        match &self.weight {
+            Weight::Dense(values) => Ok(values.view()),
+            Weight::Quantized(_) => Err(Error::unsupported(
+                format!("{}: quantized already", self.name),
+                "quantize each linear in one step of the recipe only",
+            )),
+        }
+    }
+
+    /// What the scheme may know beyond the values.
+    pub fn context(&self) -> Context<'_> {
+        Context { extent: self.extent, importance: self.importance.as_deref() }
+    }
 }
 
 /// What a method works on: the linears of a decoder block, or, for methods without data, a range of rows of one linear.

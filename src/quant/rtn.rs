@@ -1,17 +1,42 @@
-//! rtn
+//! `rtn`: round to nearest on the min-max grid.
+//!
+//! **What.** Every group's scale (and zero point) covers its smallest and largest value, and each weight is rounded to the
+//! nearest code: no search, no data. GGUF block types find their scales as llama.cpp does.
+//!
+//! **Why.** It is the baseline that every other method is measured against, reproducible in any engine, and at 8 bits
+//! (and FP8) nothing is visibly better.
+//!
+//! **When.** 8 bits and FP8 always; 4 bits in groups of 128 or less when speed counts; not below 4 bits.
+//!
+//! **Cost.** One pass at about the speed of memory; no state beyond the rows in hand.
+//!
+//! ```text
+//! llmc quantize --scheme w8a8 --method rtn model/
+//! ```
+//!
+//! Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+//! Inference", <https://arxiv.org/abs/1712.05877>, section 2.1.
 
 use crate::error::Result;
-use crate::method::{Block, Def, Method};
+use crate::method::{Block, Def, Method, map_linears};
+use crate::tensor::Weight;
 
 /// Registry entry.
-pub const DEF: Def = Def { name: "rtn", summary: "", supports: |_| Ok(()), method: &Rtn };
+pub const DEF: Def = Def {
+    name: "rtn",
+    summary: "round to nearest on the min-max grid: any scheme, no data, the speed of memory",
+    supports: |_| Ok(()),
+    method: &Rtn,
+};
 
-/// rtn
+/// Round to nearest. It has no parameters.
 #[derive(Debug)]
 pub struct Rtn;
 
 impl Method for Rtn {
-    fn apply(&self, _block: &mut Block) -> Result<()> {
-        todo!()
+    fn apply(&self, block: &mut Block) -> Result<()> {
+        map_linears(block, |linear| {
+            Ok(Weight::Quantized(linear.scheme.quantize(linear.dense()?, &linear.context())))
+        })
     }
 }
