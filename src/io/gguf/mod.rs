@@ -1,0 +1,14 @@
+//! GGUF, llama.cpp's format: one file with metadata (configuration and tokenizer included) and tensors.
+//!
+//! [`parse`] validates the container and knows nothing of models; [`open`] gives the tensors their Hugging Face names
+//! and rebuilds config.json and the tokenizer's files. Writing is `export::gguf`'s.
+
+pub mod ggml_types;
+mod open;
+mod parse;
+mod reader;
+mod value;
+
+pub use open::open;
+pub use parse::{Gguf, parse};
+pub use value::{Array, Metadata, Value};
