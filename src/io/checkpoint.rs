@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::map::MappedFile;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Transform;
 use crate::numerics::Scheme;
 use crate::tensor::{DType, QTensor};
@@ -90,30 +90,140 @@ pub struct Checkpoint {
     pub quantization: Option<String>,
 }
 
-impl Checkpoint {
-    /// Opens a `.safetensors` file, a folder, a `.gguf` or a hub id (`org/name[@revision]`). Reads headers only.
-    pub fn open(_input: &str) -> Result<Checkpoint> {
-        todo!()
+impl Source {
+    /// Its shape as [rows, columns]: all dimensions but the last, and the last. A scalar is [1, 1].
+    pub fn rows_cols(&self) -> [usize; 2] {
+        rows_cols(&self.shape)
     }
+}
 
+/// A validated shape as [rows, columns]. Where another dimension is zero, the product of the others may be too large for
+/// a usize; there are no elements then, so the rows are clipped.
+fn rows_cols(shape: &[usize]) -> [usize; 2] {
+    match shape {
+        [] => [1, 1],
+        [outer @ .., last] => [outer.iter().fold(1, |rows: usize, &dim| rows.saturating_mul(dim)), *last],
+    }
+}
+
+impl Checkpoint {
     /// The stored bytes of a dense, untransformed tensor, to be passed through bit for bit. `None` for the others.
-    pub fn bytes<'a>(&'a self, _source: &Source) -> Option<&'a [u8]> {
-        todo!()
+    pub fn bytes<'a>(&'a self, source: &Source) -> Option<&'a [u8]> {
+        let Stored::Dense(raw) = &source.stored else { return None };
+        if source.transform != Transform::None {
+            return None;
+        }
+        let rows = source.first_row..source.first_row.checked_add(source.rows_cols()[0])?;
+        self.files.get(raw.file)?.bytes().get(raw.rows(rows)?)
     }
 
     /// Reads rows (rows of the shape flattened to [product of all but the last, last]; scalars are [1, 1]) in f32,
     /// dequantizing and undoing the transform. `out` is rows.len()·cols long.
-    pub fn read_rows(&self, _source: &Source, _rows: Range<usize>, _out: &mut [f32]) -> Result<()> {
-        todo!()
+    ///
+    /// # Errors
+    /// Rows that are not the tensor's, a wrong length of `out`, a tensor of integers.
+    pub fn read_rows(&self, source: &Source, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        self.check_request(source, &rows, Some(out.len()))?;
+        match &source.stored {
+            Stored::Dense(raw) => self.read_dense(source, raw, rows, out),
+            Stored::Quantized { .. } => {
+                super::quantized::read(self, source, rows)?.dequantize(out);
+                Ok(())
+            }
+        }
     }
 
     /// Reads rows of a quantized tensor as codes. `None` where it is stored dense.
-    pub fn read_codes(&self, _source: &Source, _rows: Range<usize>) -> Result<Option<QTensor>> {
-        todo!()
+    pub fn read_codes(&self, source: &Source, rows: Range<usize>) -> Result<Option<QTensor>> {
+        self.check_request(source, &rows, None)?;
+        match &source.stored {
+            Stored::Dense(_) => Ok(None),
+            Stored::Quantized { .. } => super::quantized::read(self, source, rows).map(Some),
+        }
     }
 
-    /// Gives the pages of these rows back to the system.
-    pub fn release(&self, _source: &Source, _rows: Range<usize>) {
-        todo!()
+    /// Gives the pages of these rows back to the system. Codes lie in memory as their engine likes, so those of a
+    /// quantized tensor go when its last rows are given back.
+    pub fn release(&self, source: &Source, rows: Range<usize>) {
+        match &source.stored {
+            Stored::Dense(raw) => {
+                let rows = source.first_row.saturating_add(rows.start)..source.first_row.saturating_add(rows.end);
+                if let (Some(file), Some(bytes)) = (self.files.get(raw.file), raw.rows(rows)) {
+                    file.release(bytes);
+                }
+            }
+            Stored::Quantized { parts, .. } if rows.end >= source.rows_cols()[0] => {
+                parts.values().for_each(|part| self.files[part.file].release(part.range.clone()));
+            }
+            Stored::Quantized { .. } => {}
+        }
+    }
+
+    fn read_dense(&self, source: &Source, raw: &RawTensor, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        if !raw.dtype.is_float() {
+            let what = format!("{}: {} holds {}, not floats", self.path.display(), source.name, raw.dtype.name());
+            return Err(Error::unsupported(what, "leave it as it is: it passes through bit for bit"));
+        }
+        if source.transform.permutes_rows() {
+            self.read_permuted(source, raw, rows, out)?;
+        } else {
+            self.read_stored(source, raw, rows, out)?;
+        }
+        source.transform.undo(out);
+        Ok(())
+    }
+
+    /// Row by row, each from where the transform has put it.
+    fn read_permuted(&self, source: &Source, raw: &RawTensor, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let [all, cols] = source.rows_cols();
+        for (row, out) in rows.zip(out.chunks_exact_mut(cols.max(1))) {
+            let stored = source.transform.stored_row(row, all);
+            self.read_stored(source, raw, stored..stored + 1, out)?;
+        }
+        Ok(())
+    }
+
+    /// One contiguous conversion.
+    fn read_stored(&self, source: &Source, raw: &RawTensor, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let stored = source.first_row + rows.start..source.first_row + rows.end;
+        let bytes = raw.rows(stored.clone()).and_then(|range| self.files.get(raw.file)?.bytes().get(range));
+        let Some(bytes) = bytes else {
+            let found = format!("{:?} in a file of another length", raw.shape);
+            return Err(self.wrong_request(source, format!("rows {stored:?} of the stored tensor"), found));
+        };
+        crate::numerics::convert::to_f32(raw.dtype, bytes, out);
+        Ok(())
+    }
+
+    fn check_request(&self, source: &Source, rows: &Range<usize>, out_len: Option<usize>) -> Result<()> {
+        let [all, cols] = source.rows_cols();
+        if rows.start > rows.end || rows.end > all {
+            return Err(self.wrong_request(source, format!("rows within 0..{all}"), format!("{rows:?}")));
+        }
+        match (rows.len().checked_mul(cols), out_len) {
+            (Some(expected), Some(found)) if expected != found => {
+                Err(self.wrong_request(source, format!("room for {expected} values"), format!("room for {found}")))
+            }
+            (None, _) => Err(self.wrong_request(source, "rows that fit in memory".into(), format!("{rows:?}"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn wrong_request(&self, source: &Source, expected: String, found: String) -> Error {
+        let hint = "this is a mistake in llmc: please report it with the name of the checkpoint";
+        Error::malformed_tensor(&self.path, &source.name, expected, found, hint)
+    }
+}
+
+impl RawTensor {
+    /// The bytes of rows within the file; `None` where the tensor has no such rows.
+    pub fn rows(&self, rows: Range<usize>) -> Option<Range<usize>> {
+        let [all, cols] = rows_cols(&self.shape);
+        if rows.start > rows.end || rows.end > all {
+            return None;
+        }
+        let row = self.dtype.byte_len(&[cols])?;
+        let (start, end) = (rows.start.checked_mul(row)?, rows.end.checked_mul(row)?);
+        Some(self.range.start.checked_add(start)?..self.range.start.checked_add(end)?)
     }
 }

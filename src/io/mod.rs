@@ -7,9 +7,14 @@
 mod checkpoint;
 pub mod gguf;
 pub mod hub;
+pub mod index;
 pub mod map;
+mod open;
 pub mod quantized;
 pub mod safetensors;
+mod scan;
+pub mod side_files;
 pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, RawTensor, SideFile, Source, Stored};
+pub use scan::nonfinite_count;

@@ -1,0 +1,240 @@
+//! Opening: from what the user named to a [`Checkpoint`]. Reads headers only.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use indexmap::map::Entry;
+use serde_json::Value;
+
+use super::hub::{self, Hub};
+use super::index::{self, INDEX_FILE, Index};
+use super::map::MappedFile;
+use super::{Checkpoint, RawTensor, gguf, quantized, safetensors, side_files};
+use crate::error::{Error, Result};
+
+/// The weights of a model in one file.
+const SINGLE_FILE: &str = "model.safetensors";
+/// What is offered where weights are in a format that llmc does not read.
+const HOW_TO_CONVERT: &str =
+    "llmc reads .safetensors and .gguf; save the model again with `save_pretrained(folder, safe_serialization=True)`";
+
+impl Checkpoint {
+    /// Opens a `.safetensors` file, a folder, a `.gguf` or a hub id (`org/name[@revision]`). Reads headers only.
+    pub fn open(input: &str) -> Result<Checkpoint> {
+        Checkpoint::open_with(input, &Hub::from_env())
+    }
+
+    /// [`Checkpoint::open`] with other settings of the hub than the environment's. A path that exists is a path, even
+    /// where it looks like a hub id.
+    pub fn open_with(input: &str, hub: &Hub) -> Result<Checkpoint> {
+        let path = Path::new(input);
+        if path.exists() {
+            return open_path(path);
+        }
+        match hub::parse_id(input) {
+            Some(id) => open_path(&hub.fetch(&id)?),
+            None => Err(neither(path)),
+        }
+    }
+}
+
+fn neither(path: &Path) -> Error {
+    let what = format!("{}: no such file or folder, and not a hub id either", path.display());
+    Error::usage(what, "give a .safetensors or .gguf file, a folder that holds some, or a hub id: org/name[@revision]")
+}
+
+fn open_path(path: &Path) -> Result<Checkpoint> {
+    if path.is_dir() { open_folder(path) } else { open_file(path) }
+}
+
+fn open_file(path: &Path) -> Result<Checkpoint> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gguf") => gguf::open(path, MappedFile::open(path)?),
+        Some("safetensors") => {
+            let folder = path.parent().filter(|parent| parent.join("config.json").is_file());
+            assemble(path, folder, Shards::read(&[path.to_owned()])?)
+        }
+        _ => Err(Error::unsupported(
+            format!("{}: expected a .safetensors or a .gguf file", path.display()),
+            HOW_TO_CONVERT,
+        )),
+    }
+}
+
+fn open_folder(folder: &Path) -> Result<Checkpoint> {
+    match find_weights(folder)? {
+        Weights::Sharded(index) => assemble(folder, Some(folder), read_sharded(folder, &index)?),
+        Weights::Single(file) => assemble(folder, Some(folder), Shards::read(&[file])?),
+        Weights::Gguf(file) => gguf::open(&file, MappedFile::open(&file)?),
+    }
+}
+
+/// Where a folder has its weights.
+enum Weights {
+    Sharded(PathBuf),
+    Single(PathBuf),
+    Gguf(PathBuf),
+}
+
+fn find_weights(folder: &Path) -> Result<Weights> {
+    let (index, single) = (folder.join(INDEX_FILE), folder.join(SINGLE_FILE));
+    if index.is_file() {
+        return Ok(Weights::Sharded(index));
+    }
+    if single.is_file() {
+        return Ok(Weights::Single(single));
+    }
+    let (safetensors, ggufs) = (with_extension(folder, "safetensors")?, with_extension(folder, "gguf")?);
+    match (safetensors.as_slice(), ggufs.as_slice()) {
+        ([one], _) => Ok(Weights::Single(one.clone())),
+        ([], [one]) => Ok(Weights::Gguf(one.clone())),
+        ([], []) => Err(no_weights(folder)),
+        ([], several) | (several, _) => Err(ambiguous(folder, several)),
+    }
+}
+
+/// Whether a folder has weights that could be opened.
+pub(super) fn has_weights(folder: &Path) -> bool {
+    find_weights(folder).is_ok()
+}
+
+fn no_weights(folder: &Path) -> Error {
+    let expected = format!("{INDEX_FILE}, a .safetensors file or a .gguf file");
+    Error::malformed(folder, expected, "none of them", HOW_TO_CONVERT)
+}
+
+fn ambiguous(folder: &Path, files: &[PathBuf]) -> Error {
+    let names: Vec<_> = files.iter().take(4).filter_map(|file| file.file_name()?.to_str()).collect();
+    let found = format!("{} weight files without an index: {}…", files.len(), names.join(", "));
+    let hint = format!("name one of them, or put {INDEX_FILE} back beside them");
+    Error::malformed(folder, "one weight file, or an index", found, hint)
+}
+
+/// Files of a folder by extension, hidden ones left out, in name order.
+fn with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in folder.read_dir().map_err(|e| Error::io(folder, e))? {
+        let entry = entry.map_err(|e| Error::io(folder, e))?;
+        let (path, name) = (entry.path(), entry.file_name());
+        let hidden = name.to_string_lossy().starts_with('.');
+        if !hidden && path.extension().is_some_and(|found| found == extension) && path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Safetensors files, mapped and parsed.
+struct Shards {
+    files: Vec<MappedFile>,
+    metadata: BTreeMap<String, String>,
+    raw: IndexMap<String, RawTensor>,
+}
+
+impl Shards {
+    fn read(paths: &[PathBuf]) -> Result<Shards> {
+        let mut shards = Shards { files: Vec::new(), metadata: BTreeMap::new(), raw: IndexMap::new() };
+        for path in paths {
+            shards.add(path)?;
+        }
+        Ok(shards)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<()> {
+        let file = MappedFile::open(path)?;
+        let header = safetensors::parse(path, self.files.len(), file.bytes())?;
+        if self.files.is_empty() {
+            self.metadata = header.metadata;
+        }
+        self.files.push(file);
+        header.tensors.into_iter().try_for_each(|tensor| self.insert(tensor))
+    }
+
+    fn insert(&mut self, tensor: RawTensor) -> Result<()> {
+        match self.raw.entry(tensor.name.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(tensor);
+                Ok(())
+            }
+            Entry::Occupied(first) => {
+                let file = |index: usize| self.files[index].path().display();
+                let found = format!("it in {} and in {}", file(first.get().file), file(tensor.file));
+                let hint = "the shards are from different models or versions: download them again";
+                let second = self.files[tensor.file].path();
+                Err(Error::malformed_tensor(second, tensor.name, "the tensor in one shard", found, hint))
+            }
+        }
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.raw.values().map(|tensor| tensor.range.len() as u64).sum()
+    }
+}
+
+/// Reads the shards that an index names, and checks that they hold what it says.
+fn read_sharded(folder: &Path, index_file: &Path) -> Result<Shards> {
+    let bytes = std::fs::read(index_file).map_err(|e| Error::io(index_file, e))?;
+    let index = index::parse(index_file, &bytes)?;
+    let paths = shard_paths(folder, index_file, &index)?;
+    let shards = Shards::read(&paths)?;
+    check_against_index(&shards, index_file, &index)?;
+    if let Some(size) = index.total_size.filter(|&size| size != shards.total_bytes()) {
+        let (index, found) = (index_file.display(), shards.total_bytes());
+        tracing::warn!("{index}: total_size says {size} bytes, the shards hold {found}");
+    }
+    Ok(shards)
+}
+
+fn shard_paths(folder: &Path, index_file: &Path, index: &Index) -> Result<Vec<PathBuf>> {
+    let missing: Vec<&str> = index.shards().into_iter().filter(|name| !folder.join(name).is_file()).collect();
+    if missing.is_empty() {
+        return Ok(index.shards().into_iter().map(|name| folder.join(name)).collect());
+    }
+    let expected = format!("{} shards in {}", index.shards().len(), folder.display());
+    let found = format!("{} missing: {}", missing.len(), missing.join(", "));
+    Err(Error::malformed(index_file, expected, found, "download the missing shards; nothing was read yet"))
+}
+
+fn check_against_index(shards: &Shards, index_file: &Path, index: &Index) -> Result<()> {
+    let hint = "index and shards are from different models or versions: download them again";
+    for tensor in shards.raw.values() {
+        let shard = shards.files[tensor.file].path();
+        let named = index.weight_map.get(&tensor.name);
+        if named.map(String::as_str) != shard.file_name().and_then(|name| name.to_str()) {
+            let expected = format!("the tensor in {}, as {INDEX_FILE} says", named.map_or("no shard", |name| name));
+            return Err(Error::malformed_tensor(shard, &tensor.name, expected, "it here", hint));
+        }
+    }
+    match index.weight_map.iter().find(|(name, _)| !shards.raw.contains_key(*name)) {
+        Some((name, shard)) => {
+            Err(Error::malformed_tensor(index_file, name, format!("the tensor in {shard}"), "no such tensor there", hint))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Joins weights, config and side files. `folder` is where the latter are; a file alone has none.
+fn assemble(path: &Path, folder: Option<&Path>, shards: Shards) -> Result<Checkpoint> {
+    let config = folder.map(read_config).transpose()?.flatten();
+    let side_files = folder.map(side_files::find).transpose()?.unwrap_or_default();
+    let Shards { files, metadata, raw } = shards;
+    let (tensors, quantization) = quantized::recognise(raw, config.as_ref(), path, &files)?;
+    Ok(Checkpoint { path: path.to_owned(), files, tensors, config, side_files, metadata, quantization })
+}
+
+fn read_config(folder: &Path) -> Result<Option<Value>> {
+    let file = folder.join("config.json");
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+    let hint = "mend config.json, or move it away to treat the weights as a model of no known architecture";
+    let malformed = |found: String| Error::malformed(&file, "a JSON object", found, hint);
+    match serde_json::from_slice(&bytes) {
+        Ok(config @ Value::Object(_)) => Ok(Some(config)),
+        Ok(_) => Err(malformed("another JSON value".into())),
+        Err(e) => Err(malformed(e.to_string())),
+    }
+}

@@ -1,0 +1,141 @@
+//! Which files travel with the weights: tokenizer, templates, generation settings, modelling code, licence, and the
+//! module folders of sentence-transformers.
+//!
+//! Not among them: config.json (rewritten), weights in other formats, README.md (a new card is written), hidden files.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::SideFile;
+use super::index::is_plain_name;
+use crate::error::{Error, Result};
+
+const NAMES: &[&str] = &[
+    "added_tokens.json",
+    "config_sentence_transformers.json",
+    "generation_config.json",
+    "merges.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tekken.json",
+];
+const PREFIXES: &[&str] = &["tokenizer", "vocab", "chat_template", "LICENSE", "LICENCE", "NOTICE"];
+const SUFFIXES: &[&str] = &["processor_config.json", ".model", ".py", ".jinja", ".tiktoken"];
+const WEIGHTS: &[&str] =
+    &[".bin", ".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".msgpack", ".npz", ".tflite"];
+
+/// Whether a file of the checkpoint's folder travels with the weights, judged by its name.
+pub fn travels(name: &str) -> bool {
+    let chosen = NAMES.contains(&name)
+        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
+    chosen && !name.starts_with('.') && !WEIGHTS.iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// The files that travel, by name. Links are followed: the hub's cache is made of them.
+pub fn find(folder: &Path) -> Result<Vec<SideFile>> {
+    let mut found = files(folder, "")?;
+    found.retain(|file| travels(&file.name));
+    for module in module_folders(folder)? {
+        found.extend(files(&folder.join(&module), &format!("{module}/"))?);
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found.dedup_by(|a, b| a.name == b.name);
+    Ok(found)
+}
+
+/// Regular files of a folder that are not hidden, their names behind `prefix`.
+fn files(folder: &Path, prefix: &str) -> Result<Vec<SideFile>> {
+    let mut files = Vec::new();
+    for entry in folder.read_dir().map_err(|e| Error::io(folder, e))? {
+        let entry = entry.map_err(|e| Error::io(folder, e))?;
+        let (path, name) = (entry.path(), entry.file_name());
+        match name.to_str() {
+            Some(name) if !name.starts_with('.') && path.is_file() => {
+                files.push(SideFile { name: format!("{prefix}{name}"), bytes: None, path });
+            }
+            _ => {}
+        }
+    }
+    Ok(files)
+}
+
+/// The subfolders that modules.json names (`1_Pooling`, `2_Dense`), where it has any. Their weights are the modules'
+/// own, and travel with them.
+fn module_folders(folder: &Path) -> Result<Vec<String>> {
+    let file = folder.join("modules.json");
+    if !file.is_file() {
+        return Ok(Vec::new());
+    }
+    let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+    let folders = parse_modules(&file, &bytes)?;
+    Ok(folders.into_iter().filter(|name| folder.join(name).is_dir()).collect())
+}
+
+/// The subfolders named by modules.json: each a plain name.
+pub fn parse_modules(file: &Path, bytes: &[u8]) -> Result<Vec<String>> {
+    let modules: Vec<Value> = serde_json::from_slice(bytes)
+        .map_err(|e| Error::malformed(file, "a JSON list of modules", e, "mend or delete this file"))?;
+    let paths = modules.iter().filter_map(|module| module.get("path")?.as_str()).filter(|path| !path.is_empty());
+    paths.map(|path| plain_module(file, path)).collect()
+}
+
+fn plain_module(file: &Path, path: &str) -> Result<String> {
+    if is_plain_name(path) {
+        return Ok(path.to_owned());
+    }
+    let hint = "modules.json may only name folders beside it: do not trust this checkpoint, or mend the file";
+    Err(Error::malformed(file, "the plain name of a subfolder", format!("{path:?}"), hint))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_travels() {
+        let yes = "tokenizer.json tokenizer_config.json tokenizer.model vocab.json vocab.txt merges.txt spiece.model \
+            special_tokens_map.json added_tokens.json generation_config.json chat_template.jinja chat_template.json \
+            preprocessor_config.json processor_config.json modeling_x.py LICENSE LICENSE.md modules.json \
+            sentence_bert_config.json";
+        let no = "config.json README.md pytorch_model.bin model.safetensors model.safetensors.index.json x.gguf model.pt \
+            model.onnx tf_model.h5 .gitattributes .tokenizer.json quantize_config.json flax_model.msgpack vocab.bin \
+            train.log";
+        for name in yes.split_whitespace() {
+            assert!(travels(name), "{name} should travel");
+        }
+        for name in no.split_whitespace() {
+            assert!(!travels(name), "{name} should stay");
+        }
+    }
+
+    #[test]
+    fn modules_of_sentence_transformers_travel_with_their_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("modules.json", r#"[{"path":""},{"path":"1_Pooling"},{"path":"3_Normalize"}]"#);
+        put("1_Pooling/config.json", "{}");
+        put("1_Pooling/.hidden", "");
+        put("onnx/model.onnx", "");
+        put("README.md", "");
+        let found = find(folder.path()).unwrap();
+        let names: Vec<&str> = found.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["1_Pooling/config.json", "modules.json"]);
+    }
+
+    #[test]
+    fn modules_may_not_point_out_of_the_folder() {
+        for path in ["../x", "/etc", "a/b", "..", "a\\b", "."] {
+            let json = serde_json::json!([{ "path": path }]).to_string();
+            let error = parse_modules(Path::new("modules.json"), json.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains("plain name"), "{path}: {error}");
+        }
+    }
+}
