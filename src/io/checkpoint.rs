@@ -147,7 +147,8 @@ impl Checkpoint {
     pub fn release(&self, source: &Source, rows: Range<usize>) {
         match &source.stored {
             Stored::Dense(raw) => {
-                let rows = source.first_row.saturating_add(rows.start)..source.first_row.saturating_add(rows.end);
+                let rows =
+                    source.first_row.saturating_add(rows.start)..source.first_row.saturating_add(rows.end);
                 if let (Some(file), Some(bytes)) = (self.files.get(raw.file), raw.rows(rows)) {
                     file.release(bytes);
                 }
@@ -159,9 +160,16 @@ impl Checkpoint {
         }
     }
 
-    fn read_dense(&self, source: &Source, raw: &RawTensor, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    fn read_dense(
+        &self,
+        source: &Source,
+        raw: &RawTensor,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<()> {
         if !raw.dtype.is_float() {
-            let what = format!("{}: {} holds {}, not floats", self.path.display(), source.name, raw.dtype.name());
+            let what =
+                format!("{}: {} holds {}, not floats", self.path.display(), source.name, raw.dtype.name());
             return Err(Error::unsupported(what, "leave it as it is: it passes through bit for bit"));
         }
         if source.transform.permutes_rows() {
@@ -174,7 +182,13 @@ impl Checkpoint {
     }
 
     /// Row by row, each from where the transform has put it.
-    fn read_permuted(&self, source: &Source, raw: &RawTensor, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    fn read_permuted(
+        &self,
+        source: &Source,
+        raw: &RawTensor,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<()> {
         let [all, cols] = source.rows_cols();
         for (row, out) in rows.zip(out.chunks_exact_mut(cols.max(1))) {
             let stored = source.transform.stored_row(row, all);
@@ -184,7 +198,13 @@ impl Checkpoint {
     }
 
     /// One contiguous conversion.
-    fn read_stored(&self, source: &Source, raw: &RawTensor, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    fn read_stored(
+        &self,
+        source: &Source,
+        raw: &RawTensor,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<()> {
         let stored = source.first_row + rows.start..source.first_row + rows.end;
         let bytes = raw.rows(stored.clone()).and_then(|range| self.files.get(raw.file)?.bytes().get(range));
         let Some(bytes) = bytes else {
@@ -201,10 +221,14 @@ impl Checkpoint {
             return Err(self.wrong_request(source, format!("rows within 0..{all}"), format!("{rows:?}")));
         }
         match (rows.len().checked_mul(cols), out_len) {
-            (Some(expected), Some(found)) if expected != found => {
-                Err(self.wrong_request(source, format!("room for {expected} values"), format!("room for {found}")))
+            (Some(expected), Some(found)) if expected != found => Err(self.wrong_request(
+                source,
+                format!("room for {expected} values"),
+                format!("room for {found}"),
+            )),
+            (None, _) => {
+                Err(self.wrong_request(source, "rows that fit in memory".into(), format!("{rows:?}")))
             }
-            (None, _) => Err(self.wrong_request(source, "rows that fit in memory".into(), format!("{rows:?}"))),
             _ => Ok(()),
         }
     }

@@ -36,7 +36,8 @@ impl Index {
 /// Parses an index. `file` is its path, for errors.
 pub fn parse(file: &Path, bytes: &[u8]) -> Result<Index> {
     let json: Json = serde_json::from_slice(bytes).map_err(|e| {
-        let hint = "the index is corrupt: download it again, or delete it if the folder holds one model.safetensors";
+        let hint =
+            "the index is corrupt: download it again, or delete it if the folder holds one model.safetensors";
         Error::malformed(file, "a JSON object with a weight_map of strings", e, hint)
     })?;
     if json.weight_map.0.is_empty() {
@@ -53,8 +54,15 @@ fn check_shard_name(file: &Path, tensor: &str, shard: &str) -> Result<()> {
     if is_plain_name(shard) {
         return Ok(());
     }
-    let hint = "an index may only name files of its own folder: do not trust this checkpoint, or mend its index";
-    Err(Error::malformed_tensor(file, tensor, "the plain name of a file in the folder", format!("{shard:?}"), hint))
+    let hint =
+        "an index may only name files of its own folder: do not trust this checkpoint, or mend its index";
+    Err(Error::malformed_tensor(
+        file,
+        tensor,
+        "the plain name of a file in the folder",
+        format!("{shard:?}"),
+        hint,
+    ))
 }
 
 /// Whether `name` names a file of a folder and nothing else: no separators of any system, no `..`, no drive, no NUL.
@@ -101,7 +109,9 @@ impl<'de> Visitor<'de> for UniqueVisitor {
                 Entry::Vacant(entry) => entry.insert(shard),
                 Entry::Occupied(entry) => {
                     let (tensor, first) = (entry.key(), entry.get());
-                    return Err(A::Error::custom(format_args!("{tensor:?} twice, in {first:?} and {shard:?}")));
+                    return Err(A::Error::custom(format_args!(
+                        "{tensor:?} twice, in {first:?} and {shard:?}"
+                    )));
                 }
             };
         }

@@ -16,8 +16,7 @@ use crate::error::{Error, Result};
 /// The weights of a model in one file.
 const SINGLE_FILE: &str = "model.safetensors";
 /// What is offered where weights are in a format that llmc does not read.
-const HOW_TO_CONVERT: &str =
-    "llmc reads .safetensors and .gguf; save the model again with `save_pretrained(folder, safe_serialization=True)`";
+const HOW_TO_CONVERT: &str = "llmc reads .safetensors and .gguf; save the model again with `save_pretrained(folder, safe_serialization=True)`";
 
 impl Checkpoint {
     /// Opens a `.safetensors` file, a folder, a `.gguf` or a hub id (`org/name[@revision]`). Reads headers only.
@@ -41,7 +40,10 @@ impl Checkpoint {
 
 fn neither(path: &Path) -> Error {
     let what = format!("{}: no such file or folder, and not a hub id either", path.display());
-    Error::usage(what, "give a .safetensors or .gguf file, a folder that holds some, or a hub id: org/name[@revision]")
+    Error::usage(
+        what,
+        "give a .safetensors or .gguf file, a folder that holds some, or a hub id: org/name[@revision]",
+    )
 }
 
 fn open_path(path: &Path) -> Result<Checkpoint> {
@@ -50,7 +52,7 @@ fn open_path(path: &Path) -> Result<Checkpoint> {
 
 fn open_file(path: &Path) -> Result<Checkpoint> {
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gguf") => gguf::open(path, MappedFile::open(path)?),
+        Some("gguf") => gguf::open(path),
         Some("safetensors") => {
             let folder = path.parent().filter(|parent| parent.join("config.json").is_file());
             assemble(path, folder, Shards::read(&[path.to_owned()])?)
@@ -66,7 +68,7 @@ fn open_folder(folder: &Path) -> Result<Checkpoint> {
     match find_weights(folder)? {
         Weights::Sharded(index) => assemble(folder, Some(folder), read_sharded(folder, &index)?),
         Weights::Single(file) => assemble(folder, Some(folder), Shards::read(&[file])?),
-        Weights::Gguf(file) => gguf::open(&file, MappedFile::open(&file)?),
+        Weights::Gguf(file) => gguf::open(&file),
     }
 }
 
@@ -203,14 +205,19 @@ fn check_against_index(shards: &Shards, index_file: &Path, index: &Index) -> Res
         let shard = shards.files[tensor.file].path();
         let named = index.weight_map.get(&tensor.name);
         if named.map(String::as_str) != shard.file_name().and_then(|name| name.to_str()) {
-            let expected = format!("the tensor in {}, as {INDEX_FILE} says", named.map_or("no shard", |name| name));
+            let expected =
+                format!("the tensor in {}, as {INDEX_FILE} says", named.map_or("no shard", |name| name));
             return Err(Error::malformed_tensor(shard, &tensor.name, expected, "it here", hint));
         }
     }
     match index.weight_map.iter().find(|(name, _)| !shards.raw.contains_key(*name)) {
-        Some((name, shard)) => {
-            Err(Error::malformed_tensor(index_file, name, format!("the tensor in {shard}"), "no such tensor there", hint))
-        }
+        Some((name, shard)) => Err(Error::malformed_tensor(
+            index_file,
+            name,
+            format!("the tensor in {shard}"),
+            "no such tensor there",
+            hint,
+        )),
         None => Ok(()),
     }
 }

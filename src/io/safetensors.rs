@@ -151,7 +151,10 @@ impl Reader<'_> {
     fn dtype(&self, name: &str, found: &str) -> Result<DType> {
         if UNSUPPORTED.contains(&found) {
             let what = format!("{}: {name}: llmc does not read {found}", self.file.display());
-            return Err(Error::unsupported(what, "convert this tensor to a type of whole bytes (F8_E4M3, BF16, U8)"));
+            return Err(Error::unsupported(
+                what,
+                "convert this tensor to a type of whole bytes (F8_E4M3, BF16, U8)",
+            ));
         }
         DType::from_safetensors(found).ok_or_else(|| {
             let hint = "the file is corrupt, or newer than this version of llmc";
@@ -176,7 +179,12 @@ impl Reader<'_> {
             if start != end {
                 let kind = if start < end { "an overlap with the tensor before it" } else { "a hole" };
                 let found = format!("offset {}: {kind}", start - self.data_start);
-                return Err(self.malformed(&tensor.name, format!("offset {}", end - self.data_start), found, CORRUPT));
+                return Err(self.malformed(
+                    &tensor.name,
+                    format!("offset {}", end - self.data_start),
+                    found,
+                    CORRUPT,
+                ));
             }
             end = tensor.range.end;
         }
@@ -188,7 +196,13 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn malformed(&self, name: &str, expected: impl fmt::Display, found: impl fmt::Display, hint: &str) -> Error {
+    fn malformed(
+        &self,
+        name: &str,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+        hint: &str,
+    ) -> Error {
         Error::malformed_tensor(self.file, name, expected, found, hint)
     }
 }

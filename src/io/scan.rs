@@ -7,7 +7,11 @@ const EXPONENT: u32 = 0x7f80_0000;
 
 /// How many values are (NaN, infinite). At the speed of memory where there are none.
 pub fn nonfinite_count(values: &[f32]) -> (usize, usize) {
-    values.chunks(CHUNK).filter(|chunk| any_nonfinite(chunk)).map(count).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    values
+        .chunks(CHUNK)
+        .filter(|chunk| any_nonfinite(chunk))
+        .map(count)
+        .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
 }
 
 /// Without an early exit, so that it is vectorized.
@@ -26,9 +30,11 @@ mod tests {
 
     #[test]
     fn counts_what_the_plain_count_counts() {
-        let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN, f32::MAX, f32::MIN, -0.0, 1e-45, 0.0];
+        let odd =
+            [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN, f32::MAX, f32::MIN, -0.0, 1e-45, 0.0];
         for len in [0, 1, 7, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5] {
-            let values: Vec<f32> = (0..len).map(|i| if i % 97 == 3 { odd[i % odd.len()] } else { i as f32 }).collect();
+            let values: Vec<f32> =
+                (0..len).map(|i| if i % 97 == 3 { odd[i % odd.len()] } else { i as f32 }).collect();
             assert_eq!(nonfinite_count(&values), count(&values), "{len} values");
         }
         assert_eq!(nonfinite_count(&odd), (2, 2));

@@ -78,7 +78,8 @@ fn module_folders(folder: &Path) -> Result<Vec<String>> {
 pub fn parse_modules(file: &Path, bytes: &[u8]) -> Result<Vec<String>> {
     let modules: Vec<Value> = serde_json::from_slice(bytes)
         .map_err(|e| Error::malformed(file, "a JSON list of modules", e, "mend or delete this file"))?;
-    let paths = modules.iter().filter_map(|module| module.get("path")?.as_str()).filter(|path| !path.is_empty());
+    let paths =
+        modules.iter().filter_map(|module| module.get("path")?.as_str()).filter(|path| !path.is_empty());
     paths.map(|path| plain_module(file, path)).collect()
 }
 

@@ -55,7 +55,9 @@ mod tests {
     use super::*;
 
     fn with(variables: &[(&str, &str)]) -> Hub {
-        Hub::from_variables(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string()))
+        Hub::from_variables(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string())
+        })
     }
 
     #[test]
@@ -69,7 +71,10 @@ mod tests {
     #[test]
     fn variables_say_how_to_talk() {
         let plain = with(&[("HF_HOME", "/nowhere")]);
-        assert_eq!((plain.endpoint.as_str(), plain.token, plain.offline), ("https://huggingface.co", None, false));
+        assert_eq!(
+            (plain.endpoint.as_str(), plain.token, plain.offline),
+            ("https://huggingface.co", None, false)
+        );
         let set = with(&[
             ("HF_ENDPOINT", "http://127.0.0.1:1/"),
             ("HF_TOKEN", " hf_x\n"),

@@ -12,9 +12,9 @@ use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::{Api, ApiBuilder};
 use hf_hub::{Cache, Repo, RepoType};
 
+use self::download::Failure;
 use super::index::{self, INDEX_FILE, is_plain_name};
 use super::side_files;
-use self::download::Failure;
 use crate::error::{Error, Result};
 
 mod download;
@@ -41,7 +41,8 @@ pub fn parse_id(input: &str) -> Option<Id> {
     let (model, revision) = input.split_once('@').unwrap_or((input, "main"));
     let (org, name) = model.split_once('/')?;
     let is_file = [".safetensors", ".gguf"].iter().any(|extension| name.ends_with(extension));
-    let valid = is_hub_name(org) && is_hub_name(name) && model.len() <= 96 && !is_file && is_revision(revision);
+    let valid =
+        is_hub_name(org) && is_hub_name(name) && model.len() <= 96 && !is_file && is_revision(revision);
     valid.then(|| Id { model: model.into(), revision: revision.into() })
 }
 
@@ -54,7 +55,8 @@ fn is_hub_name(name: &str) -> bool {
 
 /// It becomes part of a path (`refs/<revision>`) and of an address.
 fn is_revision(revision: &str) -> bool {
-    let plain = |part: &str| is_plain_name(part) && part.chars().all(|c| c.is_ascii_graphic() && !"?#%&".contains(c));
+    let plain =
+        |part: &str| is_plain_name(part) && part.chars().all(|c| c.is_ascii_graphic() && !"?#%&".contains(c));
     revision.split('/').all(plain)
 }
 
@@ -92,7 +94,11 @@ impl Hub {
             Ok(info) => self.snapshot(id, &info),
             Err(failure) => match (failure.is_unreachable(), cached) {
                 (true, Some(folder)) => {
-                    tracing::warn!("{}: {failure}; going on with the cached {}", self.endpoint, folder.display());
+                    tracing::warn!(
+                        "{}: {failure}; going on with the cached {}",
+                        self.endpoint,
+                        folder.display()
+                    );
                     Ok(folder)
                 }
                 _ => Err(self.explain(id, failure)),
@@ -112,7 +118,8 @@ impl Hub {
     }
 
     fn not_cached(&self, id: &Id) -> Error {
-        let what = format!("{id}: offline (HF_HUB_OFFLINE), and not complete in the cache {}", self.cache.display());
+        let what =
+            format!("{id}: offline (HF_HUB_OFFLINE), and not complete in the cache {}", self.cache.display());
         Error::unsupported(what, "unset HF_HUB_OFFLINE to download it, or give the path of a local copy")
     }
 
@@ -126,7 +133,12 @@ impl Hub {
     fn snapshot(&self, id: &Id, info: &RepoInfo) -> Result<PathBuf> {
         if !is_commit(&info.sha) {
             let hint = "is HF_ENDPOINT the address of a Hugging Face hub?";
-            return Err(Error::malformed(&self.endpoint, "the hash of a commit", format!("{:?}", info.sha), hint));
+            return Err(Error::malformed(
+                &self.endpoint,
+                "the hash of a commit",
+                format!("{:?}", info.sha),
+                hint,
+            ));
         }
         let cache = Cache::new(self.cache.clone());
         let folder = cache.repo(repo(id, &info.sha)).pointer_path(&info.sha);
@@ -139,7 +151,8 @@ impl Hub {
 
     fn download(&self, id: &Id, info: &RepoInfo, folder: &Path, names: &[String]) -> Result<()> {
         for name in names.iter().filter(|name| !folder.join(name).is_file()) {
-            download::file(self, &repo(id, &info.sha), name).map_err(|failure| self.explain_file(id, name, failure))?;
+            download::file(self, &repo(id, &info.sha), name)
+                .map_err(|failure| self.explain_file(id, name, failure))?;
         }
         Ok(())
     }
@@ -154,7 +167,8 @@ impl Hub {
         if names.contains(&"model.safetensors") {
             return Ok(vec!["model.safetensors".into()]);
         }
-        let with = |end: &str| names.iter().filter(|n| is_plain_name(n) && n.ends_with(end)).collect::<Vec<_>>();
+        let with =
+            |end: &str| names.iter().filter(|n| is_plain_name(n) && n.ends_with(end)).collect::<Vec<_>>();
         match (with(".safetensors").as_slice(), with(".gguf").as_slice()) {
             ([one], _) | ([], [one]) => Ok(vec![one.to_string()]),
             ([], []) => Err(Error::unsupported(
@@ -172,7 +186,9 @@ impl Hub {
     fn explain(&self, id: &Id, failure: Failure) -> Error {
         let endpoint = &self.endpoint;
         let hint = match failure.status() {
-            Some(401 | 403) => "check the spelling; for a private or gated model set HF_TOKEN, and accept its licence",
+            Some(401 | 403) => {
+                "check the spelling; for a private or gated model set HF_TOKEN, and accept its licence"
+            }
             Some(404) => "check the spelling of model and revision; a local path must exist as it is written",
             _ if failure.is_unreachable() => "check the network, or give the path of a local copy",
             _ => "is HF_ENDPOINT the address of a Hugging Face hub?",
@@ -184,15 +200,22 @@ impl Hub {
     /// The error about a file that could not be downloaded.
     fn explain_file(&self, id: &Id, name: &str, failure: Failure) -> Error {
         let hint = match failure.status() {
-            Some(401 | 403) => "set HF_TOKEN to a token that may read this model, and accept its licence on its page",
+            Some(401 | 403) => {
+                "set HF_TOKEN to a token that may read this model, and accept its licence on its page"
+            }
             _ => "run the same command again: it goes on where it stopped",
         };
         Error::unsupported(format!("{id}: downloading {name} from {} failed: {failure}", self.endpoint), hint)
     }
 
     fn api(&self) -> Result<Api, Failure> {
-        let builder = ApiBuilder::from_cache(Cache::new(self.cache.clone())).with_endpoint(self.endpoint.clone());
-        Ok(builder.with_token(self.token.clone()).with_progress(false).with_user_agent("llmc", env!("CARGO_PKG_VERSION")).build()?)
+        let builder =
+            ApiBuilder::from_cache(Cache::new(self.cache.clone())).with_endpoint(self.endpoint.clone());
+        Ok(builder
+            .with_token(self.token.clone())
+            .with_progress(false)
+            .with_user_agent("llmc", env!("CARGO_PKG_VERSION"))
+            .build()?)
     }
 }
 
@@ -208,9 +231,13 @@ fn is_commit(revision: &str) -> bool {
 /// The files to download before the weights: config, index, what travels with the weights, and the folders of
 /// sentence-transformers' modules (`1_Pooling/config.json`).
 fn needed(names: &[&str]) -> Vec<String> {
-    let root = |name: &str| is_plain_name(name) && (side_files::travels(name) || ["config.json", INDEX_FILE].contains(&name));
+    let root = |name: &str| {
+        is_plain_name(name) && (side_files::travels(name) || ["config.json", INDEX_FILE].contains(&name))
+    };
     let module = |name: &str| match name.split_once('/') {
-        Some((folder, file)) => folder.starts_with(|c: char| c.is_ascii_digit()) && is_plain_name(folder) && is_plain_name(file),
+        Some((folder, file)) => {
+            folder.starts_with(|c: char| c.is_ascii_digit()) && is_plain_name(folder) && is_plain_name(file)
+        }
         None => false,
     };
     let modular = names.contains(&"modules.json");
