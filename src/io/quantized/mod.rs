@@ -1,0 +1,227 @@
+//! Recognises checkpoints that are already quantized, and reads their codes.
+//!
+//! The tensors decide: a module with `weight_packed`, with `qweight`, or with an 8-bit `weight` and its scales is
+//! quantized, whatever config.json says; shapes and types must agree with each other, and the configuration settles what
+//! they leave open. Read: compressed-tensors (pack-, int-, float-, naive-, mxfp8-quantized, nvfp4- and mxfp4-pack-quantized),
+//! GPTQ v1 and v2 with act-order, AWQ GEMM, and FP8 by tensor, channel or block. Weights are matrices; stacked experts
+//! that some engines store in one FP8 tensor are refused by name.
+
+mod bits;
+mod config;
+mod layouts;
+mod module;
+mod read;
+mod words;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use self::config::Config;
+use self::module::Module;
+use super::map::MappedFile;
+use super::{Checkpoint, RawTensor, Source, Stored};
+use crate::error::{Error, Result};
+use crate::model::Transform;
+use crate::tensor::{DType, QTensor};
+
+/// An engine's way of storing codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// compressed-tensors, pack-quantized.
+    CompressedPacked,
+    /// compressed-tensors, int-quantized and float-quantized; also plain FP8 checkpoints (`weight_scale_inv`).
+    CompressedPlain,
+    /// compressed-tensors, nvfp4-pack-quantized.
+    CompressedNvFp4,
+    /// compressed-tensors, mxfp4-pack-quantized.
+    CompressedMxFp4,
+    /// GPTQ, zero points stored minus one.
+    GptqV1,
+    /// GPTQ, zero points stored as they are.
+    GptqV2,
+    /// AWQ GEMM.
+    Awq,
+}
+
+/// A family of layouts that the same tensor announces: the roles its parts may have, and what makes a source of them.
+struct Family {
+    roles: &'static [&'static str],
+    source: fn(Module) -> Result<Source>,
+}
+
+/// Scales of activations travel with the codes: they mean nothing once those are dequantized.
+const PACKED: Family = Family {
+    roles: &[
+        "weight_packed",
+        "weight_scale",
+        "weight_zero_point",
+        "weight_shape",
+        "weight_g_idx",
+        "input_scale",
+        "input_global_scale",
+    ],
+    source: layouts::packed,
+};
+const FP4: Family = Family {
+    roles: &["weight_packed", "weight_scale", "weight_global_scale", "input_global_scale"],
+    source: layouts::fp4,
+};
+const INT8: Family = Family {
+    roles: &["weight", "weight_scale", "weight_zero_point", "input_scale", "input_zero_point"],
+    source: layouts::plain,
+};
+const FP8: Family =
+    Family { roles: &["weight", "weight_scale", "weight_scale_inv", "input_scale"], source: layouts::plain };
+const TRANSPOSED: Family =
+    Family { roles: &["qweight", "qzeros", "scales", "g_idx"], source: layouts::transposed };
+
+/// Parts that nothing but a quantized weight has: without it, a shard is missing.
+const NEVER_ALONE: [&str; 5] =
+    ["qzeros", "weight_shape", "weight_zero_point", "weight_global_scale", "weight_scale_inv"];
+
+/// Groups a safetensors checkpoint's tensors into logical sources, quantized ones under `<module>.weight`, and says in
+/// words how it was quantized (`None`: it was not). `path` is what was opened; `files` are the maps `raw` points into
+/// (`weight_shape` holds numbers that the headers do not).
+pub fn recognise(
+    raw: IndexMap<String, RawTensor>,
+    config: Option<&Value>,
+    path: &Path,
+    files: &[MappedFile],
+) -> Result<(IndexMap<String, Source>, Option<String>)> {
+    let config = Config::parse(config, path)?;
+    let families: HashMap<&str, &Family> =
+        raw.values().filter_map(|tensor| Some((split(&tensor.name).0, family(tensor, &raw)?))).collect();
+    let mut modules = HashMap::new();
+    for tensor in raw.values() {
+        if let Some((module, role)) = role(&tensor.name, &families) {
+            let empty = || Module { name: module, parts: Default::default(), files, config: &config };
+            modules.entry(module).or_insert_with(empty).parts.insert(role, tensor.clone());
+        } else {
+            refuse_orphan(tensor, &raw, files)?;
+        }
+    }
+    let mut sources = IndexMap::with_capacity(raw.len());
+    for tensor in raw.values() {
+        let source = match role(&tensor.name, &families) {
+            None => dense(tensor.clone()),
+            Some((name, _)) => match modules.remove(name) {
+                Some(module) => (families[name].source)(module)?,
+                None => continue,
+            },
+        };
+        insert(&mut sources, source, tensor, files)?;
+    }
+    let words = words::describe(&config, sources.values());
+    Ok((sources, words))
+}
+
+/// A tensor's module and the last part of its name.
+fn split(name: &str) -> (&str, &str) {
+    name.rsplit_once('.').unwrap_or(("", name))
+}
+
+/// The family that this tensor announces, if it does.
+fn family(tensor: &RawTensor, raw: &IndexMap<String, RawTensor>) -> Option<&'static Family> {
+    let beside = |role: &str| raw.contains_key(&format!("{}{role}", tensor.name));
+    match (split(&tensor.name).1, tensor.dtype) {
+        ("weight_packed", DType::U8) => Some(&FP4),
+        ("weight_packed", _) => Some(&PACKED),
+        ("qweight", _) => Some(&TRANSPOSED),
+        ("weight", DType::I8) if beside("_scale") => Some(&INT8),
+        ("weight", DType::F8E4M3 | DType::F8E5M2) if beside("_scale") || beside("_scale_inv") => Some(&FP8),
+        _ => None,
+    }
+}
+
+/// The module and role of a tensor that is part of a quantized weight.
+fn role<'a>(name: &'a str, families: &HashMap<&str, &Family>) -> Option<(&'a str, &'static str)> {
+    let (module, last) = split(name);
+    let roles = families.get(module)?.roles;
+    roles.iter().find(|&&role| role == last).map(|&role| (module, role))
+}
+
+/// A part whose weight is not there, or scales of a tensor that llmc would otherwise take for unscaled FP8.
+fn refuse_orphan(tensor: &RawTensor, raw: &IndexMap<String, RawTensor>, files: &[MappedFile]) -> Result<()> {
+    let file = files[tensor.file].path();
+    let (module, last) = split(&tensor.name);
+    let weight = if module.is_empty() { "weight".into() } else { format!("{module}.weight") };
+    if NEVER_ALONE.contains(&last) && !raw.contains_key(&weight) {
+        let hint =
+            "open the folder rather than one of its shards; if it is whole, fetch the checkpoint again";
+        return Err(Error::malformed_tensor(
+            file,
+            &tensor.name,
+            "the codes it belongs to beside it",
+            "none",
+            hint,
+        ));
+    }
+    let scales = ["_scale_inv", "_scale"].iter().find_map(|end| raw.get(tensor.name.strip_suffix(end)?));
+    match scales {
+        Some(scaled) if matches!(scaled.dtype, DType::F8E4M3 | DType::F8E5M2) => Err(Error::unsupported(
+            format!(
+                "{}: {}: FP8 with scales in {}, a layout llmc does not read",
+                file.display(),
+                scaled.name,
+                tensor.name
+            ),
+            "start from the model's 16-bit checkpoint",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A tensor stored as it is.
+fn dense(raw: RawTensor) -> Source {
+    Source {
+        name: raw.name.clone(),
+        shape: raw.shape.clone(),
+        stored: Stored::Dense(raw),
+        first_row: 0,
+        transform: Transform::None,
+    }
+}
+
+fn insert(
+    sources: &mut IndexMap<String, Source>,
+    source: Source,
+    tensor: &RawTensor,
+    files: &[MappedFile],
+) -> Result<()> {
+    match sources.insert(source.name.clone(), source) {
+        None => Ok(()),
+        Some(twice) => Err(Error::malformed_tensor(
+            files[tensor.file].path(),
+            &twice.name,
+            "one set of values",
+            "both a dense weight and a quantized one",
+            "remove the one that the model does not use",
+        )),
+    }
+}
+
+/// Reads rows of a quantized tensor: see [`super::Checkpoint::read_codes`]. Rows start at a multiple of
+/// [`row_multiple`](crate::numerics::Scheme::row_multiple), and may end anywhere: packing along rows is dealt with here.
+///
+/// # Panics
+/// Where the rows begin within a block, or lie beyond the tensor.
+pub fn read(checkpoint: &Checkpoint, source: &Source, rows: Range<usize>) -> Result<QTensor> {
+    let Stored::Quantized { layout, scheme, parts } = &source.stored else {
+        return Err(Error::unsupported(
+            format!("{}: stored dense, without codes", source.name),
+            "read its rows as values",
+        ));
+    };
+    let cols = source.shape.last().copied().unwrap_or(0);
+    let rows = rows.start + source.first_row..rows.end + source.first_row;
+    assert!(
+        rows.start.is_multiple_of(scheme.row_multiple()),
+        "{}: {rows:?} begin within a block",
+        source.name
+    );
+    read::Reader { files: &checkpoint.files, layout: *layout, scheme: *scheme, parts, rows, cols }.read()
+}
