@@ -2,9 +2,21 @@
 //!
 //! Each type is a file with two functions, `quantize_row` and `dequantize_row`; [`codec`] is the one match over them.
 //! Single-threaded: who calls splits the rows. Layouts, to the byte, are llama.cpp's:
-//! <https://github.com/ggml-org/llama.cpp/blob/b6500/ggml/src/ggml-common.h>.
+//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 
+mod affine;
+mod iq4;
+mod iq4_nl;
+mod iq4_xs;
 mod k_quants;
+mod lanes;
+mod q4_0;
+mod q4_1;
+mod q5_0;
+mod q5_1;
+mod q8_0;
+mod symmetric;
+mod weighing;
 
 use ndarray::{ArrayView1, ArrayView2};
 
@@ -24,14 +36,46 @@ macro_rules! codec {
     };
 }
 
+/// The same for modules of portable `inline(always)` functions, compiled a second time for AVX2 where the processor has
+/// it. (NEON needs no second time: it is the baseline on aarch64.)
+macro_rules! vectorized {
+    ($module:ident) => {{
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            #[target_feature(enable = "avx2")]
+            fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+                $module::quantize_row(x, importance, out);
+            }
+            #[target_feature(enable = "avx2")]
+            fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
+                $module::dequantize_row(bytes, out);
+            }
+            return Codec {
+                // SAFETY: AVX2 has just been detected.
+                quantize_row: |x, importance, out| unsafe { quantize_row(x, importance, out) },
+                // SAFETY: as above.
+                dequantize_row: |bytes, out| unsafe { dequantize_row(bytes, out) },
+            };
+        }
+        codec!($module)
+    }};
+}
+
+/// The fast path of a block type.
 fn codec(block: BlockType) -> Codec {
     match block {
+        BlockType::Q4_0 => vectorized!(q4_0),
+        BlockType::Q4_1 => vectorized!(q4_1),
+        BlockType::Q5_0 => vectorized!(q5_0),
+        BlockType::Q5_1 => vectorized!(q5_1),
+        BlockType::Q8_0 => vectorized!(q8_0),
+        BlockType::IQ4_NL => vectorized!(iq4_nl),
+        BlockType::IQ4_XS => vectorized!(iq4_xs),
         BlockType::Q2_K => codec!(k_quants::q2_k),
         BlockType::Q3_K => codec!(k_quants::q3_k),
         BlockType::Q4_K => codec!(k_quants::q4_k),
         BlockType::Q5_K => codec!(k_quants::q5_k),
         BlockType::Q6_K => codec!(k_quants::q6_k),
-        _ => todo!(),
     }
 }
 
@@ -76,3 +120,6 @@ pub fn dequantize(block: BlockType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(out.len(), blocks * block.block_elements(), "dequantize: wrong output length");
     (codec(block).dequantize_row)(bytes, out);
 }
+
+#[cfg(test)]
+mod tests;

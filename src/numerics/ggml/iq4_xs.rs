@@ -1,0 +1,75 @@
+//! IQ4_XS: super-blocks of 256 weights, 8 blocks of 32; w = d·(scale − 32)·level(code), scales of 6 bits, codes of 4.
+//!
+//! d (f16), the scales' high 2 bits (u16, the first block's lowest), their low 4 bits (two a byte, the first low), then
+//! per block 16 bytes of nibbles ([`lanes::pack_nibbles`]). `block_iq4_xs` of
+//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L437-L443>.
+
+use half::f16;
+
+use super::iq4;
+use super::lanes::{self, BLOCK};
+use super::weighing::Weighing;
+use crate::tensor::BlockType;
+
+/// Blocks per super-block.
+const BLOCKS: usize = 8;
+const BYTES: usize = 2 + 2 + BLOCKS / 2 + BLOCKS * BLOCK / 2;
+const _: () = assert!(BYTES == BlockType::IQ4_XS.block_bytes());
+
+#[inline(always)]
+pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let super_blocks = x.as_chunks::<{ BLOCKS * BLOCK }>().0.iter().zip(out.as_chunks_mut().0);
+    for (i, (x, out)) in super_blocks.enumerate() {
+        let range = i * x.len()..(i + 1) * x.len();
+        quantize(x.as_chunks().0, importance.map(|h| &h[range]), out);
+    }
+}
+
+/// One super-block, in `BLOCKS` blocks.
+#[inline(always)]
+fn quantize(x: &[[f32; BLOCK]], importance: Option<&[f32]>, out: &mut [u8; BYTES]) {
+    let weighing = Weighing::new(x.as_flattened(), importance, 2.0);
+    let weights = |i: usize| iq4::weights(&x[i], weighing.as_ref(), i);
+    let scales: [f32; BLOCKS] = std::array::from_fn(|i| iq4::search(&x[i], &weights(i)));
+    let max = scales.iter().fold(0.0f32, |max, &scale| if scale.abs() > max.abs() { scale } else { max });
+    let stored = f16::from_f32(lanes::clamp_to_f16(max / -32.0));
+    let (d, inverse) = (stored.to_f32(), lanes::reciprocal(stored.to_f32()));
+    let scales = scales.map(|scale| lanes::round(lanes::clamp(scale * inverse, -32.0, 31.0)));
+
+    let (head, nibbles) = out.split_at_mut(4 + BLOCKS / 2);
+    head.copy_from_slice(&pack_head(stored, scales.map(|scale| (scale + 32.0) as u8)));
+    for ((x, nibbles), scale) in x.iter().zip(nibbles.as_chunks_mut().0).zip(scales) {
+        *nibbles = lanes::pack_nibbles(&iq4::codes(x, lanes::reciprocal(d * scale)));
+    }
+}
+
+/// d and the scales as stored.
+#[inline(always)]
+fn pack_head(d: f16, scales: [u8; BLOCKS]) -> [u8; 4 + BLOCKS / 2] {
+    let high = (0..BLOCKS).fold(0u16, |bits, i| bits | u16::from(scales[i] >> 4) << (2 * i));
+    let low = |i: usize| scales[2 * i] & 15 | scales[2 * i + 1] << 4;
+    let ([d0, d1], [h0, h1]) = (d.to_le_bytes(), high.to_le_bytes());
+    [d0, d1, h0, h1, low(0), low(1), low(2), low(3)]
+}
+
+/// The inverse of [`pack_head`].
+#[inline(always)]
+fn unpack_head(&[d0, d1, h0, h1, ref low @ ..]: &[u8; 4 + BLOCKS / 2]) -> (f32, [u8; BLOCKS]) {
+    let high = u16::from_le_bytes([h0, h1]);
+    let scale = |i: usize| low[i / 2] >> (4 * (i % 2)) & 15 | ((high >> (2 * i) & 3) as u8) << 4;
+    (f16::from_le_bytes([d0, d1]).to_f32(), std::array::from_fn(scale))
+}
+
+#[inline(always)]
+pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
+    let super_blocks = bytes.as_chunks::<BYTES>().0.iter().zip(out.chunks_exact_mut(BLOCKS * BLOCK));
+    for (block, out) in super_blocks {
+        let (head, nibbles) = block.split_first_chunk().expect("a super-block is longer than its head");
+        let (d, scales) = unpack_head(head);
+        for ((out, nibbles), scale) in out.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0).zip(scales)
+        {
+            let d = d * (f32::from(scale) - 32.0);
+            *out = lanes::unpack_nibbles(nibbles).map(|code| d * iq4::level(code));
+        }
+    }
+}

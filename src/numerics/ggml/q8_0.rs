@@ -1,0 +1,45 @@
+//! Q8_0: 32 weights share an f16 scale d; w = d·code, codes of 8 bits, −127..=127.
+//!
+//! d, then one byte per code. `block_q8_0` of
+//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L229-L234>.
+
+use half::f16;
+
+use super::lanes::{self, BLOCK};
+use super::symmetric;
+use super::weighing::Weighing;
+use crate::tensor::BlockType;
+
+const BYTES: usize = 2 + BLOCK;
+const _: () = assert!(BYTES == BlockType::Q8_0.block_bytes());
+
+#[inline(always)]
+pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let weighing = Weighing::new(x, importance, 1.0);
+    for (i, (x, out)) in lanes::blocks::<BYTES>(x, out).enumerate() {
+        let (d, inverse) = scale(x, weighing.as_ref().map(|w| w.block(i, x)));
+        let [d0, d1, codes @ ..] = out;
+        [*d0, *d1] = d.to_le_bytes();
+        *codes = lanes::signed_codes(x, inverse).map(|code| code as u8);
+    }
+}
+
+/// The scale as stored, and what values are multiplied by: the reciprocal of the unrounded scale as in llama.cpp where
+/// nothing is known of the weights, else of the stored one.
+#[inline(always)]
+fn scale(x: &[f32; BLOCK], weights: Option<[f32; BLOCK]>) -> (f16, f32) {
+    if let Some(d) = weights.and_then(|weights| symmetric::search(x, &weights, -127.0, 127.0)) {
+        let stored = f16::from_f32(lanes::clamp_to_f16(d));
+        return (stored, lanes::reciprocal(stored.to_f32()));
+    }
+    let d = lanes::clamp_to_f16(lanes::absmax(x) / 127.0);
+    (f16::from_f32(d), lanes::reciprocal(d))
+}
+
+#[inline(always)]
+pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
+    for ([d0, d1, codes @ ..], out) in lanes::blocks_mut::<BYTES>(bytes, out) {
+        let d = f16::from_le_bytes([*d0, *d1]).to_f32();
+        *out = codes.map(|code| f32::from(code as i8) * d);
+    }
+}

@@ -1,0 +1,88 @@
+//! One scale per block and no minimum: w = d·l, with l in low..=high. What Q4_0, Q5_0 and Q8_0 share.
+
+use half::f16;
+
+use super::lanes::{self, BLOCK};
+
+/// The scale of a block whose codes are l + `levels`, with l in −levels..levels.
+pub struct Scale {
+    /// As stored.
+    pub stored: f16,
+    /// What values are multiplied by.
+    inverse: f32,
+    /// The code of zero.
+    zero: f32,
+}
+
+impl Scale {
+    /// The scale of a block: the search's where there are weights and it finds one.
+    #[inline(always)]
+    pub fn of(x: &[f32; BLOCK], weights: Option<[f32; BLOCK]>, levels: u8) -> Scale {
+        let levels = f32::from(levels);
+        match weights.and_then(|weights| search(x, &weights, -levels, levels - 1.0)) {
+            Some(d) => Scale::rounded(d, levels),
+            None => Scale::spanning(x, levels),
+        }
+    }
+
+    /// The value of the largest magnitude gets the code 0. As in llama.cpp, codes are those of the unrounded scale, and
+    /// where its reciprocal overflows (denormals) they are 0: what x86 makes of a conversion that C leaves undefined.
+    #[inline(always)]
+    fn spanning(x: &[f32; BLOCK], levels: f32) -> Scale {
+        let d = lanes::clamp_to_f16(lanes::signed_absmax(x) / -levels);
+        let inverse = lanes::reciprocal(d);
+        let zero = if inverse == 0.0 && d != 0.0 { 0.0 } else { levels };
+        Scale { stored: f16::from_f32(d), inverse, zero }
+    }
+
+    /// Codes are those of what is stored.
+    #[inline(always)]
+    fn rounded(d: f32, levels: f32) -> Scale {
+        let stored = f16::from_f32(lanes::clamp_to_f16(d));
+        Scale { stored, inverse: lanes::reciprocal(stored.to_f32()), zero: levels }
+    }
+
+    /// The codes of a block, 0..2·levels.
+    #[inline(always)]
+    pub fn codes(&self, x: &[f32; BLOCK], levels: u8) -> [u8; BLOCK] {
+        // The offset is exact: 0.5, 8.5 or 16.5.
+        lanes::codes(x, 0.0, self.inverse, self.zero + 0.5, 2 * levels - 1)
+    }
+}
+
+/// The scale that minimizes Σ weight·(x − d·l)² over candidates for the reciprocal around low/max and high/max,
+/// where max is the value of the largest magnitude: each candidate fixes the codes l, and they the best d.
+///
+/// The candidates around low/max are those of `make_qx_quants` of
+/// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>.
+/// None where every weight or every value is zero.
+#[inline(always)]
+pub fn search(x: &[f32; BLOCK], weights: &[f32; BLOCK], low: f32, high: f32) -> Option<f32> {
+    let max = lanes::signed_absmax(x);
+    let relative = x.map(|v| v / max);
+    let mut best = None;
+    let mut best_gain = 0.0;
+    for step in -9i8..=9 {
+        let offset = 0.1 * f32::from(step);
+        for inverse in [low - offset, high + offset] {
+            let [moment, square] = projection(&relative, weights, inverse, low, high);
+            let gain = moment * moment / square;
+            if gain > best_gain {
+                best_gain = gain;
+                best = Some(max * (moment / square));
+            }
+        }
+    }
+    best.filter(|d| d.is_finite())
+}
+
+/// [Σ weight·x·l, Σ weight·l²] of the codes that `inverse` gives.
+#[inline(always)]
+fn projection(x: &[f32; BLOCK], weights: &[f32; BLOCK], inverse: f32, low: f32, high: f32) -> [f32; 2] {
+    let codes = x.map(|v| lanes::clamp(lanes::round(v * inverse), low, high));
+    let weighted: [f32; BLOCK] = std::array::from_fn(|j| weights[j] * codes[j]);
+    [
+        lanes::sum(&std::array::from_fn(|j| weighted[j] * x[j])),
+        lanes::sum(&std::array::from_fn(|j| weighted[j] * codes[j])),
+    ]
+}

@@ -1,0 +1,167 @@
+//! Goldens made by ggml (fixtures/ggml/generate_blocks.py), fast paths against portable ones, properties.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use super::*;
+
+const COLS: usize = 256;
+
+/// The types of this folder (k_quants has its own tests).
+const TYPES: [BlockType; 7] = {
+    use BlockType::*;
+    [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, IQ4_XS]
+};
+
+/// The same types compiled without AVX2.
+fn portable(block: BlockType) -> Codec {
+    match block {
+        BlockType::Q4_0 => codec!(q4_0),
+        BlockType::Q4_1 => codec!(q4_1),
+        BlockType::Q5_0 => codec!(q5_0),
+        BlockType::Q5_1 => codec!(q5_1),
+        BlockType::Q8_0 => codec!(q8_0),
+        BlockType::IQ4_NL => codec!(iq4_nl),
+        BlockType::IQ4_XS => codec!(iq4_xs),
+        _ => unreachable!("not one of TYPES"),
+    }
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/ggml").join(name)).unwrap()
+}
+
+fn floats(name: &str) -> Vec<f32> {
+    fixture(name).as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+fn golden_rows() -> ndarray::Array2<f32> {
+    let values = floats("weights.f32");
+    ndarray::Array2::from_shape_vec((values.len() / COLS, COLS), values).unwrap()
+}
+
+fn dequantized(block: BlockType, bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; bytes.len() / block.block_bytes() * block.block_elements()];
+    dequantize(block, bytes, &mut out);
+    out
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn equals_ggml_without_importance() {
+    use BlockType::*;
+    for block in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0] {
+        let ours = quantize(block, golden_rows().view(), None);
+        let theirs = fixture(&format!("{}.blocks", block.name()));
+        let pairs = ours.chunks(block.block_bytes()).zip(theirs.chunks(block.block_bytes()));
+        for (i, (ours, theirs)) in pairs.enumerate() {
+            assert_eq!(ours, theirs, "{} block {i}", block.name());
+        }
+    }
+}
+
+#[test]
+fn dequantizes_as_ggml_does() {
+    for block in TYPES {
+        let ours = dequantized(block, &fixture(&format!("{}.random", block.name())));
+        let theirs = floats(&format!("{}.random.f32", block.name()));
+        assert_eq!(bits(&ours), bits(&theirs), "{}", block.name());
+    }
+}
+
+/// Σ weight·(x − x̂)² over the golden rows that neither denormals nor f16's limits govern; weights as in the searches.
+fn weighted_error(block: BlockType, bytes: &[u8], importance: Option<&[f32]>) -> f64 {
+    let decoded = dequantized(block, bytes);
+    let mut total = 0.0;
+    for (row, decoded) in golden_rows().rows().into_iter().zip(decoded.chunks(COLS)) {
+        let square: f64 = row.iter().map(|&v| f64::from(v).powi(2)).sum();
+        let error = |j: usize| {
+            let x = f64::from(row[j]);
+            let weight =
+                importance.map_or(x * x, |h| f64::from(h[j]) * (square / COLS as f64 + x * x).sqrt());
+            weight * (x - f64::from(decoded[j])).powi(2)
+        };
+        let scale = importance.map_or(square.powi(2), |_| square.powf(1.5)).max(1e-60);
+        total += (0..COLS).map(error).sum::<f64>() / scale;
+    }
+    total
+}
+
+#[test]
+fn errs_no_more_than_ggml_with_importance() {
+    let importance = floats("importance.f32");
+    for block in TYPES {
+        let ours = quantize(block, golden_rows().view(), Some(&importance));
+        let ours = weighted_error(block, &ours, Some(&importance));
+        let theirs =
+            weighted_error(block, &fixture(&format!("{}.weighted", block.name())), Some(&importance));
+        eprintln!("{} {ours:e} {theirs:e} {}", block.name(), ours / theirs);
+        assert!(ours <= theirs, "{}: {ours:e} > {theirs:e}", block.name());
+    }
+}
+
+#[test]
+fn uneven_levels_err_no_more_than_ggml() {
+    for block in [BlockType::IQ4_NL, BlockType::IQ4_XS] {
+        let ours = weighted_error(block, &quantize(block, golden_rows().view(), None), None);
+        let theirs = weighted_error(block, &fixture(&format!("{}.blocks", block.name())), None);
+        eprintln!("{} {ours:e} {theirs:e} {}", block.name(), ours / theirs);
+        assert!(ours <= theirs, "{}: {ours:e} > {theirs:e}", block.name());
+    }
+}
+
+/// Rows that strain the codecs: lengths of 0 to several blocks, zeros, huge values, denormals, ties.
+fn awkward_rows() -> Vec<Vec<f32>> {
+    let wave = |n: usize, scale: f32| (0..n).map(|i| (i as f32 * 0.7).sin() * scale).collect();
+    vec![
+        vec![],
+        vec![0.0; 256],
+        vec![-0.0; 256],
+        vec![f32::MAX; 256],
+        (0..256).map(|i| if i % 3 == 0 { f32::MAX } else { -f32::MAX }).collect(),
+        vec![f32::from_bits(1); 512],
+        wave(256, 1.0),
+        wave(768, 1e-38),
+        wave(256, 1e-41),
+        wave(512, 3e38),
+        wave(256, 70000.0),
+        (0..256).map(|i| if i == 77 { 1000.0 } else { 1e-3 }).collect(),
+        (0..256).map(|i| (i % 5) as f32 - 2.0).collect(),
+    ]
+}
+
+#[test]
+fn fast_paths_equal_portable_ones() {
+    for (block, row) in
+        TYPES.into_iter().flat_map(|block| awkward_rows().into_iter().map(move |row| (block, row)))
+    {
+        let importance: Vec<f32> = (0..row.len()).map(|i| (i % 7) as f32).collect();
+        for importance in [None, Some(importance.as_slice())] {
+            let run = |codec: Codec| {
+                let mut bytes = vec![0; row.len() / block.block_elements() * block.block_bytes()];
+                (codec.quantize_row)(&row, importance, &mut bytes);
+                let mut values = vec![0.0; row.len()];
+                (codec.dequantize_row)(&bytes, &mut values);
+                (bytes, bits(&values))
+            };
+            assert_eq!(run(codec(block)), run(portable(block)), "{}", block.name());
+        }
+    }
+}
+
+#[test]
+fn finite_in_finite_out() {
+    for (block, row) in
+        TYPES.into_iter().flat_map(|block| awkward_rows().into_iter().map(move |row| (block, row)))
+    {
+        let huge = vec![f32::MAX; row.len()];
+        for importance in [None, Some(huge.as_slice())] {
+            let w = ndarray::ArrayView2::from_shape((1, row.len()), &row).unwrap();
+            let values = dequantized(block, &quantize(block, w, importance));
+            assert!(values.iter().all(|v| v.is_finite()), "{} {:?}", block.name(), &row[..row.len().min(4)]);
+        }
+    }
+}
