@@ -1,16 +1,133 @@
 //! Bytes of any float dtype ↔ f32.
+//!
+//! Bytes come from memory maps and need no alignment. Rounding is to nearest, ties to even. FP8 saturates, see
+//! [`fp8`]; F16, as IEEE 754 has it, overflows to infinity.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::simd::{self, Kernel};
+use super::{Fp8, fp8, ggml};
 use crate::tensor::DType;
+
+/// Halves converted at a time, in a buffer that gives them the alignment which `half`'s F16C and NEON loops want.
+const BUFFER: usize = 1024;
 
 /// Decodes little-endian elements (or blocks) into f32. F64 is rounded to nearest.
 ///
 /// # Panics
 /// Where the lengths disagree, or where the dtype is not a float ([`DType::is_float`]).
-pub fn to_f32(_dtype: DType, _bytes: &[u8], _out: &mut [f32]) {
-    todo!()
+pub fn to_f32(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    let expected = dtype.byte_len(&[out.len()]);
+    assert_eq!(Some(bytes.len()), expected, "to_f32: {} values of {}", out.len(), dtype.name());
+    match dtype {
+        DType::F64 => decode(bytes, out, |b| f64::from_le_bytes(b) as f32),
+        DType::F32 => decode(bytes, out, f32::from_le_bytes),
+        DType::F16 => f16_to_f32(bytes, out),
+        DType::BF16 => simd::dispatch(Bf16ToF32 { bytes, out }),
+        DType::F8E4M3 => decode_table(fp8::table(Fp8::E4M3), bytes, out),
+        DType::F8E5M2 => decode_table(fp8::table(Fp8::E5M2), bytes, out),
+        DType::Block(block) => ggml::dequantize(block, bytes, out),
+        other => panic!("to_f32: {} is not a float", other.name()),
+    }
 }
 
-/// Encodes f32 as little-endian elements of a float dtype (not blocks), rounding to nearest even.
-pub fn from_f32(_dtype: DType, _values: &[f32], _out: &mut Vec<u8>) {
-    todo!()
+/// Appends f32 as little-endian elements of a float dtype (not blocks), rounding to nearest even.
+///
+/// # Panics
+/// Where the dtype is not a scalar float.
+pub fn from_f32(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + values.len() * dtype.block_bytes(), 0);
+    let bytes = &mut out[start..];
+    match dtype {
+        DType::F64 => encode(values, bytes, |v| f64::from(v).to_le_bytes()),
+        DType::F32 => encode(values, bytes, f32::to_le_bytes),
+        DType::F16 => f32_to_f16(values, bytes),
+        DType::BF16 => simd::dispatch(F32ToBf16 { values, bytes }),
+        DType::F8E4M3 => fp8::encode_slice(Fp8::E4M3, values, bytes),
+        DType::F8E5M2 => fp8::encode_slice(Fp8::E5M2, values, bytes),
+        other => panic!("from_f32: {} is not a scalar float", other.name()),
+    }
+}
+
+fn decode<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    for (bytes, out) in bytes.as_chunks::<N>().0.iter().zip(out) {
+        *out = value(*bytes);
+    }
+}
+
+fn encode<const N: usize>(values: &[f32], bytes: &mut [u8], element: impl Fn(f32) -> [u8; N]) {
+    for (&value, bytes) in values.iter().zip(bytes.as_chunks_mut::<N>().0) {
+        *bytes = element(value);
+    }
+}
+
+fn decode_table(table: &[f32; 256], bytes: &[u8], out: &mut [f32]) {
+    for (&byte, out) in bytes.iter().zip(out) {
+        *out = table[usize::from(byte)];
+    }
+}
+
+struct Bf16ToF32<'a> {
+    bytes: &'a [u8],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Bf16ToF32<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (bytes, out) in self.bytes.as_chunks::<2>().0.iter().zip(self.out) {
+            *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+        }
+    }
+}
+
+struct F32ToBf16<'a> {
+    values: &'a [f32],
+    bytes: &'a mut [u8],
+}
+
+impl Kernel for F32ToBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (&value, bytes) in self.values.iter().zip(self.bytes.as_chunks_mut::<2>().0) {
+            *bytes = bf16_bits(value).to_le_bytes();
+        }
+    }
+}
+
+/// The upper half of the bits, rounded; NaN keeps its payload's upper half and is made quiet, so that it stays NaN.
+#[inline(always)]
+fn bf16_bits(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1));
+    let kept = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
+    (kept >> 16) as u16
+}
+
+fn f16_to_f32(bytes: &[u8], out: &mut [f32]) {
+    let mut halves = [f16::ZERO; BUFFER];
+    for (bytes, out) in bytes.chunks(2 * BUFFER).zip(out.chunks_mut(BUFFER)) {
+        let halves = &mut halves[..out.len()];
+        for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *half = f16::from_le_bytes(*bytes);
+        }
+        halves.convert_to_f32_slice(out);
+    }
+}
+
+fn f32_to_f16(values: &[f32], bytes: &mut [u8]) {
+    let mut halves = [f16::ZERO; BUFFER];
+    for (values, bytes) in values.chunks(BUFFER).zip(bytes.chunks_mut(2 * BUFFER)) {
+        let halves = &mut halves[..values.len()];
+        halves.convert_from_f32_slice(values);
+        for (half, bytes) in halves.iter().zip(bytes.as_chunks_mut::<2>().0) {
+            *bytes = half.to_le_bytes();
+        }
+    }
 }

@@ -3,13 +3,18 @@
 //! Each codec is a file with three verbs: `fit` (the min-max grid), `round` (values → codes), `dequantize` (codes →
 //! values); `pack` lays codes out in bits. Fast paths choose AVX2 at run time and equal their plain twins to the bit.
 
+mod codec;
 pub mod convert;
 pub mod fp4;
 pub mod fp8;
 pub mod ggml;
 pub mod int;
+mod minifloat;
 pub mod nf4;
 pub mod pack;
+pub mod presets;
+mod scale;
 mod scheme;
+mod simd;
 
 pub use scheme::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme};

@@ -210,7 +210,7 @@ impl Scheme {
             Number::Int { .. } => int::fit(self, w, context),
             Number::Fp8(_) => fp8::fit(self, w, context),
             Number::Fp4 => fp4::fit(self, w, context),
-            Number::Nf4 => nf4::fit(self, w),
+            Number::Nf4 => nf4::fit(self, w, context),
             Number::Ggml(_) => Grid::default(),
         }
     }

@@ -1,0 +1,283 @@
+//! What the scalar codecs share: the walk over the cells of a grid, and the loops of their three verbs.
+//!
+//! A *cell* is the set of elements that share a grid entry; a *span* is the part of a cell that lies in one row, which is
+//! consecutive. A codec says how one value becomes a code and back; the loops here are compiled for each of them.
+//! Single-threaded: the pipeline runs ranges of rows side by side.
+
+use std::ops::Range;
+
+use ndarray::ArrayView2;
+
+use super::simd::{self, Kernel};
+use super::{Context, Extent, Granularity, Scheme};
+use crate::tensor::QTensor;
+
+/// How a value becomes a code and back. Methods must be `#[inline(always)]`, see [`Kernel`].
+pub trait Codec {
+    /// The code of `scaled` (a weight divided by its cell's scale) in a cell whose zero point is `zero`.
+    fn encode(&self, scaled: f32, zero: f32) -> u8;
+
+    /// What `code` stands for, before it is multiplied by the scale.
+    fn decode(&self, code: u8, zero: f32) -> f32;
+}
+
+/// Elements that a loop handles at a time: two AVX2 registers of f32, and NVFP4's group.
+const CHUNK: usize = 16;
+
+/// How the rows of a tensor fall into spans.
+#[derive(Debug, Clone, Copy)]
+struct Spans {
+    /// Columns of a row.
+    cols: usize,
+    /// Columns of a span; the last one of a row may be short.
+    width: usize,
+    /// Rows of a cell.
+    height: usize,
+    /// Entries that a row touches.
+    per_row: usize,
+}
+
+impl Spans {
+    fn new(scheme: &Scheme, cols: usize) -> Spans {
+        let (height, width) = match scheme.granularity {
+            Granularity::Tensor => (usize::MAX, cols),
+            Granularity::Channel => (1, cols),
+            Granularity::Group(group) => (1, group),
+            Granularity::Block(rows, columns) => (rows, columns),
+        };
+        let width = width.max(1);
+        Spans { cols: cols.max(1), width, height, per_row: cols.div_ceil(width) }
+    }
+
+    /// The grid entries of a row's spans, in order.
+    #[inline(always)]
+    fn entries(&self, row: usize) -> Range<usize> {
+        let first = row / self.height * self.per_row;
+        first..first + self.per_row
+    }
+}
+
+/// The largest magnitude of each grid entry; of the whole tensor, from the context.
+pub fn absmax(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Vec<f32> {
+    if scheme.granularity == Granularity::Tensor {
+        return vec![tensor_extent(context).absmax()];
+    }
+    reduce(scheme, w, 0.0, Magnitude)
+}
+
+/// The smallest and the largest value of each grid entry; of the whole tensor, from the context.
+pub fn extents(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Vec<Extent> {
+    if scheme.granularity == Granularity::Tensor {
+        return vec![tensor_extent(context)];
+    }
+    let lows = reduce(scheme, w, f32::INFINITY, Smallest);
+    let highs = reduce(scheme, w, f32::NEG_INFINITY, Largest);
+    lows.into_iter().zip(highs).map(|(min, max)| Extent { min, max }).collect()
+}
+
+/// The extent of the whole tensor.
+///
+/// # Panics
+/// Where the context has none: the caller did not ask [`Scheme::needs_extent`].
+pub fn tensor_extent(context: &Context) -> Extent {
+    context.extent.expect("a scheme that needs the tensor's extent is given one")
+}
+
+/// A way to combine values into one; the first argument may be NaN, and is then dropped.
+trait Combine {
+    fn combine(&self, value: f32, so_far: f32) -> f32;
+}
+
+struct Magnitude;
+struct Smallest;
+struct Largest;
+
+impl Combine for Magnitude {
+    #[inline(always)]
+    fn combine(&self, value: f32, so_far: f32) -> f32 {
+        simd::max(value.abs(), so_far)
+    }
+}
+
+impl Combine for Smallest {
+    #[inline(always)]
+    fn combine(&self, value: f32, so_far: f32) -> f32 {
+        simd::min(value, so_far)
+    }
+}
+
+impl Combine for Largest {
+    #[inline(always)]
+    fn combine(&self, value: f32, so_far: f32) -> f32 {
+        simd::max(value, so_far)
+    }
+}
+
+fn reduce<C: Combine>(scheme: &Scheme, w: ArrayView2<f32>, start: f32, combine: C) -> Vec<f32> {
+    let [rows, cols] = scheme.grid_shape(w.nrows(), w.ncols());
+    let mut entries = vec![start; rows * cols];
+    let spans = Spans::new(scheme, w.ncols());
+    let w = w.as_standard_layout();
+    let values = w.as_slice().expect("standard layout is contiguous");
+    simd::dispatch(Reduce { spans, values, start, combine, entries: &mut entries });
+    entries
+}
+
+struct Reduce<'a, C> {
+    spans: Spans,
+    values: &'a [f32],
+    start: f32,
+    combine: C,
+    entries: &'a mut [f32],
+}
+
+impl<C: Combine> Kernel for Reduce<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (row, values) in self.values.chunks_exact(self.spans.cols).enumerate() {
+            let entries = &mut self.entries[self.spans.entries(row)];
+            for (span, entry) in values.chunks(self.spans.width).zip(entries) {
+                *entry = self.combine.combine(reduce_span(&self.combine, self.start, span), *entry);
+            }
+        }
+    }
+}
+
+/// Keeps [`CHUNK`] lanes apart and combines them last, in an order that no target changes.
+#[inline(always)]
+fn reduce_span<C: Combine>(combine: &C, start: f32, span: &[f32]) -> f32 {
+    let (chunks, rest) = span.as_chunks::<CHUNK>();
+    let mut lanes = [start; CHUNK];
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = combine.combine(value, *lane);
+        }
+    }
+    for (lane, &value) in lanes.iter_mut().zip(rest) {
+        *lane = combine.combine(value, *lane);
+    }
+    for half in [CHUNK / 2, CHUNK / 4, CHUNK / 8, CHUNK / 16] {
+        for lane in 0..half {
+            lanes[lane] = combine.combine(lanes[lane + half], lanes[lane]);
+        }
+    }
+    lanes[0]
+}
+
+/// Rounds rows to codes: each value divided by its cell's divisor, then encoded. `zeros` has one entry per divisor, or
+/// none where every zero point is 0.
+pub fn round<C: Codec>(
+    codec: C,
+    scheme: &Scheme,
+    w: ArrayView2<f32>,
+    divisors: &[f32],
+    zeros: &[f32],
+) -> Vec<u8> {
+    let mut codes = vec![0; w.len()];
+    let spans = Spans::new(scheme, w.ncols());
+    let w = w.as_standard_layout();
+    let values = w.as_slice().expect("standard layout is contiguous");
+    simd::dispatch(Round { codec, spans, values, divisors, zeros, codes: &mut codes });
+    codes
+}
+
+struct Round<'a, C> {
+    codec: C,
+    spans: Spans,
+    values: &'a [f32],
+    divisors: &'a [f32],
+    zeros: &'a [f32],
+    codes: &'a mut [u8],
+}
+
+impl<C: Codec> Kernel for Round<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Spans { cols, width, .. } = self.spans;
+        let rows = self.values.chunks_exact(cols).zip(self.codes.chunks_exact_mut(cols));
+        for (row, (values, codes)) in rows.enumerate() {
+            let spans = values.chunks(width).zip(codes.chunks_mut(width));
+            for (entry, (values, codes)) in self.spans.entries(row).zip(spans) {
+                let zero = self.zeros.get(entry).copied().unwrap_or(0.0);
+                round_span(&self.codec, values, self.divisors[entry], zero, codes);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn round_span<C: Codec>(codec: &C, values: &[f32], divisor: f32, zero: f32, codes: &mut [u8]) {
+    let (value_chunks, value_rest) = values.as_chunks::<CHUNK>();
+    let (code_chunks, code_rest) = codes.as_chunks_mut::<CHUNK>();
+    for (values, codes) in value_chunks.iter().zip(code_chunks) {
+        for (&value, code) in values.iter().zip(codes) {
+            *code = codec.encode(value / divisor, zero);
+        }
+    }
+    for (&value, code) in value_rest.iter().zip(code_rest) {
+        *code = codec.encode(value / divisor, zero);
+    }
+}
+
+/// Codes → values: decoded, then multiplied by their cell's multiplier. Follows `g_idx` where the tensor has one.
+pub fn dequantize<C: Codec>(codec: C, q: &QTensor, multipliers: &[f32], zeros: &[f32], out: &mut [f32]) {
+    let spans = Spans::new(&q.scheme, q.cols);
+    match &q.g_idx {
+        Some(g_idx) => dequantize_reordered(&codec, spans, q, g_idx, multipliers, zeros, out),
+        None => simd::dispatch(Dequantize { codec, spans, codes: &q.codes, multipliers, zeros, out }),
+    }
+}
+
+struct Dequantize<'a, C> {
+    codec: C,
+    spans: Spans,
+    codes: &'a [u8],
+    multipliers: &'a [f32],
+    zeros: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl<C: Codec> Kernel for Dequantize<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Spans { cols, width, .. } = self.spans;
+        let rows = self.codes.chunks_exact(cols).zip(self.out.chunks_exact_mut(cols));
+        for (row, (codes, out)) in rows.enumerate() {
+            let spans = codes.chunks(width).zip(out.chunks_mut(width));
+            for (entry, (codes, out)) in self.spans.entries(row).zip(spans) {
+                let (multiplier, zero) =
+                    (self.multipliers[entry], self.zeros.get(entry).copied().unwrap_or(0.0));
+                for (&code, out) in codes.iter().zip(out) {
+                    *out = self.codec.decode(code, zero) * multiplier;
+                }
+            }
+        }
+    }
+}
+
+/// Columns of a group lie apart under act-order: element by element.
+fn dequantize_reordered<C: Codec>(
+    codec: &C,
+    spans: Spans,
+    q: &QTensor,
+    g_idx: &[u32],
+    multipliers: &[f32],
+    zeros: &[f32],
+    out: &mut [f32],
+) {
+    let rows = q.codes.chunks_exact(spans.cols).zip(out.chunks_exact_mut(spans.cols));
+    for (row, (codes, out)) in rows.enumerate() {
+        let first = spans.entries(row).start;
+        for ((&code, out), &group) in codes.iter().zip(out).zip(g_idx) {
+            let entry = first + group as usize;
+            let zero = zeros.get(entry).copied().unwrap_or(0.0);
+            *out = codec.decode(code, zero) * multipliers[entry];
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Presets: the names that `--scheme` takes, and what each costs.
+//!
+//! Bits per weight count codes, scales and zero points (BF16 scales; each format adapts the scale type to its own), for
+//! a matrix whose columns are whole groups; per-channel and per-tensor scales are too few to show.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Fp8, Granularity, ScaleType, Scheme};
+use crate::tensor::BlockType;
+
+/// How an engine quantizes the inputs of a layer as it runs. Changes no stored weight; formats write it down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activations {
+    /// Symmetric INT8, one scale per token, found at run time.
+    Int8Token,
+    /// FP8 E4M3, one scale per token, found at run time.
+    Fp8Token,
+    /// FP8 E4M3, one scale per 128 consecutive features of a token, found at run time.
+    Fp8Group128,
+}
+
+/// A named scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Preset {
+    /// As `--scheme` takes it.
+    pub name: &'static str,
+    /// One line for `--help`: bits per weight, and what it costs.
+    pub summary: &'static str,
+    /// What the weights become.
+    pub scheme: Scheme,
+    /// What engines do to the inputs; `None` leaves them in the model's float type.
+    pub activations: Option<Activations>,
+}
+
+impl Preset {
+    const fn new(name: &'static str, summary: &'static str, scheme: Scheme) -> Preset {
+        Preset { name, summary, scheme, activations: None }
+    }
+
+    const fn with(self, activations: Activations) -> Preset {
+        Preset { activations: Some(activations), ..self }
+    }
+
+    const fn ggml(block: BlockType, summary: &'static str) -> Preset {
+        Preset::new(block.name(), summary, Scheme::ggml(block))
+    }
+}
+
+/// Finds a preset by its name, in either case.
+pub fn find(name: &str) -> Option<&'static Preset> {
+    PRESETS.iter().find(|preset| preset.name.eq_ignore_ascii_case(name))
+}
+
+use Granularity::{Block, Channel, Group, Tensor};
+use ScaleType::BF16;
+
+/// Every preset, in the order `--help` lists them: integers, floats, GGUF blocks; fewer bits first.
+pub const PRESETS: &[Preset] = &[
+    Preset::new(
+        "w2a16",
+        "INT2 in asymmetric groups of 64: 2.28 bits per weight; for research, breaks most models without training",
+        Scheme::int(2, Group(64), false, BF16),
+    ),
+    Preset::new(
+        "w3a16",
+        "INT3 in groups of 128: 3.13 bits per weight; a visible loss below 30B parameters",
+        Scheme::int(3, Group(128), true, BF16),
+    ),
+    Preset::new(
+        "w4a16",
+        "INT4 in groups of 128: 4.13 bits per weight, a small loss; the default of `--bits 4`",
+        Scheme::int(4, Group(128), true, BF16),
+    ),
+    Preset::new(
+        "w4a16-asym",
+        "INT4 with zero points in groups of 128: 4.16 bits per weight; less loss than w4a16, slower kernels",
+        Scheme::int(4, Group(128), false, BF16),
+    ),
+    Preset::new(
+        "w5a16",
+        "INT5 in groups of 128: 5.13 bits per weight, hardly any loss; few engines have a kernel",
+        Scheme::int(5, Group(128), true, BF16),
+    ),
+    Preset::new(
+        "w6a16",
+        "INT6 in groups of 128: 6.13 bits per weight, hardly any loss; few engines have a kernel",
+        Scheme::int(6, Group(128), true, BF16),
+    ),
+    Preset::new(
+        "w8a16",
+        "INT8 per channel: 8 bits per weight, practically lossless",
+        Scheme::int(8, Channel, true, BF16),
+    ),
+    Preset::new(
+        "w8a8",
+        "INT8 per channel, INT8 inputs per token: 8 bits per weight; integer matrix products, outliers in inputs hurt",
+        Scheme::int(8, Channel, true, BF16),
+    )
+    .with(Activations::Int8Token),
+    Preset::new(
+        "fp8",
+        "FP8 E4M3 per channel, FP8 inputs per token: 8 bits per weight, practically lossless; needs an FP8 GPU",
+        Scheme::fp8(Fp8::E4M3, Channel, BF16),
+    )
+    .with(Activations::Fp8Token),
+    Preset::new(
+        "fp8-tensor",
+        "FP8 E4M3 with one scale per tensor, FP8 inputs per token: 8 bits per weight; for engines without channel scales",
+        Scheme::fp8(Fp8::E4M3, Tensor, BF16),
+    )
+    .with(Activations::Fp8Token),
+    Preset::new(
+        "fp8-block",
+        "FP8 E4M3 in blocks of 128×128, FP8 inputs in groups of 128 (DeepSeek-V3): 8 bits per weight",
+        Scheme::fp8(Fp8::E4M3, Block(128, 128), BF16),
+    )
+    .with(Activations::Fp8Group128),
+    Preset::new(
+        "fp8-e5m2",
+        "FP8 E5M2 per channel: 8 bits per weight, two mantissa bits; for study, engines want E4M3",
+        Scheme::fp8(Fp8::E5M2, Channel, BF16),
+    ),
+    Preset::new(
+        "nvfp4",
+        "NVFP4, E2M1 in groups of 16 under E4M3 scales: 4.5 bits per weight, inputs left alone; native on Blackwell",
+        Scheme::NVFP4,
+    ),
+    Preset::new(
+        "mxfp4",
+        "MXFP4, E2M1 in groups of 32 under powers of two: 4.25 bits per weight; more loss than nvfp4",
+        Scheme::MXFP4,
+    ),
+    Preset::new(
+        "nf4",
+        "NF4 (QLoRA) in groups of 64: 4.25 bits per weight; a base for adapters, slower to decode than INT4",
+        Scheme::nf4(64, BF16),
+    ),
+    Preset::ggml(BlockType::Q2_K, "2.63 bits per weight; the smallest, a large loss"),
+    Preset::ggml(BlockType::Q3_K, "3.44 bits per weight; a visible loss"),
+    Preset::ggml(BlockType::IQ4_XS, "4.25 bits per weight; as good as q4_k for its size, slower on CPUs"),
+    Preset::ggml(BlockType::Q4_0, "4.5 bits per weight; the fastest on CPUs, more loss than q4_k"),
+    Preset::ggml(BlockType::IQ4_NL, "4.5 bits per weight; for rows that are not a multiple of 256"),
+    Preset::ggml(BlockType::Q4_K, "4.5 bits per weight, a small loss; the usual choice for llama.cpp"),
+    Preset::ggml(BlockType::Q4_1, "5 bits per weight; a minimum per block, less loss than q4_0"),
+    Preset::ggml(BlockType::Q5_0, "5.5 bits per weight; for rows that are not a multiple of 256"),
+    Preset::ggml(BlockType::Q5_K, "5.5 bits per weight, hardly any loss"),
+    Preset::ggml(BlockType::Q5_1, "6 bits per weight; a minimum per block, less loss than q5_0"),
+    Preset::ggml(BlockType::Q6_K, "6.56 bits per weight, practically lossless"),
+    Preset::ggml(BlockType::Q8_0, "8.5 bits per weight, practically lossless; fast everywhere"),
+];
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Codes, scales (16 bits; NVFP4 and MXFP4: 8) and packed zero points, per weight.
+    fn bits_per_weight(scheme: &Scheme) -> f64 {
+        let scale_bits = match scheme.scale {
+            ScaleType::E8M0 | ScaleType::E4M3 => 8.0,
+            _ => 16.0,
+        };
+        let zero_bits = if scheme.symmetric { 0.0 } else { scheme.code_bits() };
+        let per_group = match (scheme.number, scheme.granularity) {
+            (super::super::Number::Ggml(_), _) => 0.0,
+            (_, Group(group)) => (scale_bits + zero_bits) / group as f64,
+            _ => 0.0,
+        };
+        scheme.code_bits() + per_group
+    }
+
+    #[test]
+    fn names_are_found_in_either_case_and_are_unique() {
+        for preset in PRESETS {
+            assert_eq!(find(&preset.name.to_uppercase()), Some(preset));
+            assert_eq!(PRESETS.iter().filter(|other| other.name == preset.name).count(), 1);
+        }
+        assert_eq!(find("w4a17"), None);
+    }
+
+    #[test]
+    fn summaries_tell_the_true_bits_per_weight() {
+        for preset in PRESETS {
+            let words: Vec<&str> = preset.summary.split(" bits per weight").collect();
+            let stated: f64 = words[0].rsplit(' ').next().unwrap().parse().unwrap();
+            let counted = bits_per_weight(&preset.scheme);
+            assert!((stated - counted).abs() <= 0.0051, "{}: {counted}", preset.name);
+        }
+    }
+
+    #[test]
+    fn every_block_type_has_a_preset() {
+        for block in BlockType::ALL {
+            assert_eq!(find(block.name()).map(|preset| preset.scheme), Some(Scheme::ggml(block)));
+        }
+    }
+}
