@@ -1,22 +1,35 @@
-//! `Recipe`: what the user asks for, parsed without effects. Command-line flags and TOML give the same struct.
+//! `Recipe`: what the user asks for, parsed without effects. Command-line flags and TOML give the same struct; the text
+//! travels in the output's metadata, so that `verify` can do the same work again.
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::export::{FORMATS, Format};
+use crate::method::{Def, METHODS};
+use crate::numerics::presets::{self, Activations, PRESETS};
+use crate::numerics::{Granularity, Number, Scheme};
+use crate::tensor::DType;
 
 /// What to do to a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
-    /// A preset's name: `w4a16`, `q4_k`, … (see `schemes`); `None` to convert only.
+    /// A preset's name: `w4a16`, `q4_k`, …; `None` to convert only.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<String>,
-    /// Columns per scale, where the scheme has groups.
+    /// Columns per scale, for integer and NF4 schemes; 0 for one scale per row.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group_size: Option<usize>,
-    /// Without zero points.
+    /// Without zero points, for integer schemes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub symmetric: Option<bool>,
     /// A name from METHODS.
     pub method: String,
-    /// A name from FORMATS.
-    pub format: String,
+    /// A name from FORMATS; `None` for what the scheme usually goes into.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
     /// Type of what is not quantized; `None` keeps each tensor's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
     /// Globs over tensor names: quantize these even where a rule leaves them alone.
     pub include: Vec<String>,
@@ -28,6 +41,8 @@ pub struct Recipe {
     pub strict: bool,
     /// Let NaN and infinities pass (they are counted and reported all the same).
     pub allow_nonfinite: bool,
+    /// Accept an input that is quantized already, and start from its dequantized values.
+    pub dequantize: bool,
 }
 
 impl Default for Recipe {
@@ -37,13 +52,170 @@ impl Default for Recipe {
             group_size: None,
             symmetric: None,
             method: "rtn".into(),
-            format: "compressed-tensors".into(),
+            format: None,
             dtype: None,
             include: Vec::new(),
             exclude: Vec::new(),
             max_shard_size: 5_000_000_000,
             strict: false,
             allow_nonfinite: false,
+            dequantize: false,
         }
+    }
+}
+
+/// A recipe whose names have been looked up and found to go together.
+#[derive(Clone, Copy)]
+pub struct Request {
+    /// What linears become; `None` to convert only.
+    pub scheme: Option<Scheme>,
+    /// What the engine is to do to activations.
+    pub activations: Option<Activations>,
+    /// How they become it.
+    pub method: &'static Def,
+    /// Where it goes.
+    pub format: &'static dyn Format,
+    /// Type of what is not quantized.
+    pub dtype: Option<DType>,
+}
+
+impl Recipe {
+    /// Parses TOML; unknown keys are errors that name the known ones.
+    pub fn from_toml(text: &str) -> Result<Recipe> {
+        toml::from_str(text).map_err(|e| {
+            Error::usage(
+                format!("recipe: {}", e.to_string().trim()),
+                "the keys of a recipe are the long flags of `llmc quantize`",
+            )
+        })
+    }
+
+    /// The recipe as TOML, keys in the order of the struct.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a struct of strings, numbers and lists is always valid TOML")
+    }
+
+    /// Looks the names up and checks that they go together.
+    pub fn resolve(&self) -> Result<Request> {
+        let preset = match &self.scheme {
+            None => None,
+            Some(name) => Some(presets::find(name).ok_or_else(|| {
+                unknown("scheme", name, PRESETS.iter().map(|preset| preset.name))
+            })?),
+        };
+        let scheme = preset.map(|preset| self.adjust(preset.scheme)).transpose()?;
+        let method = METHODS
+            .iter()
+            .find(|def| def.name == self.method)
+            .ok_or_else(|| unknown("method", &self.method, METHODS.iter().map(|def| def.name)))?;
+        if let Some(scheme) = &scheme {
+            (method.supports)(scheme).map_err(|why| {
+                Error::usage(format!("method {} cannot work with {scheme}", method.name), why)
+            })?;
+        }
+        Ok(Request {
+            scheme,
+            activations: preset.and_then(|preset| preset.activations),
+            method,
+            format: find_format(self.format_name(scheme.as_ref()))?,
+            dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
+        })
+    }
+
+    /// The preset's scheme with the recipe's group size and symmetry.
+    fn adjust(&self, mut scheme: Scheme) -> Result<Scheme> {
+        let grouped = matches!(scheme.number, Number::Int { .. } | Number::Nf4);
+        match self.group_size {
+            Some(_) if !grouped => {
+                return Err(Error::usage(
+                    format!("--group-size has no meaning for {scheme}, whose format fixes its groups"),
+                    "leave it out, or choose an integer scheme such as w4a16",
+                ));
+            }
+            Some(0) => scheme.granularity = Granularity::Channel,
+            Some(size) => scheme.granularity = Granularity::Group(size),
+            None => {}
+        }
+        match self.symmetric {
+            Some(false) if !matches!(scheme.number, Number::Int { .. }) => Err(Error::usage(
+                format!("{scheme} has no zero points"),
+                "--asymmetric goes with integer schemes such as w4a16",
+            )),
+            symmetric => Ok(Scheme { symmetric: symmetric.unwrap_or(scheme.symmetric), ..scheme }),
+        }
+    }
+
+    fn format_name(&self, scheme: Option<&Scheme>) -> &str {
+        match (&self.format, scheme.map(|scheme| scheme.number)) {
+            (Some(name), _) => name,
+            (None, Some(Number::Ggml(_))) => "gguf",
+            (None, Some(Number::Nf4) | None) => "dense",
+            (None, Some(_)) => "compressed-tensors",
+        }
+    }
+}
+
+fn find_format(name: &str) -> Result<&'static dyn Format> {
+    FORMATS
+        .iter()
+        .copied()
+        .find(|format| format.name() == name)
+        .ok_or_else(|| unknown("format", name, FORMATS.iter().map(|format| format.name())))
+}
+
+fn parse_dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        _ => Err(unknown("dtype", name, ["f32", "f16", "bf16"].into_iter())),
+    }
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let known: Vec<&str> = known.collect();
+    Error::usage(format!("unknown {what} {name:?}"), format!("known: {}", known.join(", ")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn check(toml: &str, expected: &str) {
+        let found = Recipe::from_toml(toml).and_then(|recipe| recipe.resolve().map(|_| ()));
+        let error = found.expect_err("must be refused");
+        let text = format!("{error} | {}", error.hint().unwrap_or_default());
+        assert!(text.contains(expected), "{text:?} does not contain {expected:?}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn toml_round_trip() {
+        let recipe = Recipe { scheme: Some("w4a16".into()), group_size: Some(64), ..Recipe::default() };
+        assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
+        assert_eq!(Recipe::from_toml("").unwrap(), Recipe::default());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        check("sheme = 'w4a16'", "unknown field `sheme`");
+        check("scheme = 'w4a17'", "known: ");
+        check("scheme = 'q4_k'\ngroup_size = 64", "fixes its groups");
+        check("scheme = 'fp8'\nsymmetric = false", "no zero points");
+        check("method = 'magic'", "known: rtn, mse, hqq");
+        check("format = 'zip'", "compressed-tensors");
+        check("dtype = 'f64'", "bf16");
+    }
+
+    #[test]
+    fn the_format_follows_the_scheme() {
+        let format = |scheme: &str| {
+            let recipe = Recipe { scheme: Some(scheme.into()), ..Recipe::default() };
+            recipe.resolve().unwrap().format.name()
+        };
+        assert_eq!(format("q4_k"), "gguf");
+        assert_eq!(format("w4a16"), "compressed-tensors");
+        assert_eq!(format("nf4"), "dense");
     }
 }

@@ -1,8 +1,163 @@
-//! The command line: one file per subcommand.
+//! The command line: one file per subcommand, its arguments and its `run`. Results go to stdout, all else to stderr.
 
+mod completions;
+mod convert;
+mod inspect;
+mod job;
+mod plan;
+mod quantize;
+mod recipe_args;
+mod verify;
+
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-/// Parses, runs, prints the error chain.
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::error::{Error, Result};
+
+/// The compression toolchain for language models.
+///
+/// Loads a checkpoint (.safetensors, a folder, .gguf, or a hub id), quantizes it, writes what vLLM, transformers,
+/// llama.cpp and candle load unchanged, and verifies what it wrote.
+#[derive(Debug, Parser)]
+#[command(name = "llmc", version, max_term_width = 100, after_help = "Examples:
+  llmc quantize --bits 4 model.safetensors
+  llmc quantize org/name --scheme q4_k -o name-q4_k.gguf")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Inspect(inspect::Arguments),
+    Plan(plan::Arguments),
+    Quantize(quantize::Arguments),
+    Convert(convert::Arguments),
+    Verify(verify::Arguments),
+    Completions(completions::Arguments),
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// No progress bars
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Log what is done to stderr (-vv for more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Threads to work with [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+}
+
+/// The command as clap knows it: for completions and the tests of `--help`.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
+/// Parses, runs, prints the error chain and its hint.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    start_logging(cli.global.verbose);
+    start_threads(cli.global.threads)?;
+    let context = Context { global: cli.global, interrupted: catch_signals()? };
+    match cli.command {
+        Command::Inspect(arguments) => inspect::run(&arguments, &context),
+        Command::Plan(arguments) => plan::run(&arguments, &context),
+        Command::Quantize(arguments) => quantize::run(&arguments, &context),
+        Command::Convert(arguments) => convert::run(&arguments, &context),
+        Command::Verify(arguments) => verify::run(&arguments, &context),
+        Command::Completions(arguments) => completions::run(&arguments),
+    }
+}
+
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
+}
+
+fn start_threads(threads: Option<usize>) -> Result<()> {
+    if threads == Some(0) {
+        return Err(Error::usage("--threads 0", "leave it out to use every core"));
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.unwrap_or(0))
+        .build_global()
+        .map_err(|e| Error::unsupported(format!("cannot start threads: {e}"), "try fewer with --threads"))
+}
+
+/// The first SIGINT or SIGTERM asks the work to stop; a second one ends the process.
+fn catch_signals() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
+            .map_err(|e| Error::io("signal handler", e))?;
+    }
+    Ok(flag)
+}
+
+/// What every command is given beside its arguments.
+struct Context {
+    global: Global,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Context {
+    /// A progress bar over bytes; silent with `--quiet` and away from a terminal.
+    fn progress(&self, bytes: u64, what: &'static str) -> ProgressBar {
+        let hidden = self.global.quiet || !std::io::stderr().is_terminal();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let style = ProgressStyle::with_template(
+            "{msg:10} [{bar:32}] {bytes}/{total_bytes}  {binary_bytes_per_sec}  eta {eta}",
+        );
+        let bar = ProgressBar::with_draw_target(Some(bytes), target).with_message(what);
+        style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")))
+    }
+
+    /// Prints a result: text for people, JSON where asked. A closed pipe ends the output quietly.
+    fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<()> {
+        let content = if self.global.json { format!("{:#}\n", json()) } else { text() };
+        let mut stdout = std::io::stdout().lock();
+        match stdout.write_all(content.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", e)),
+            _ => Ok(()),
+        }
+    }
 }

@@ -91,6 +91,14 @@ pub struct Checkpoint {
 }
 
 impl Source {
+    /// Bytes that store it.
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.stored {
+            Stored::Dense(raw) => raw.dtype.byte_len(&self.shape).unwrap_or(raw.range.len()) as u64,
+            Stored::Quantized { parts, .. } => parts.values().map(|raw| raw.range.len() as u64).sum(),
+        }
+    }
+
     /// Its shape as [rows, columns]: all dimensions but the last, and the last. A scalar is [1, 1].
     pub fn rows_cols(&self) -> [usize; 2] {
         rows_cols(&self.shape)
@@ -107,6 +115,19 @@ fn rows_cols(shape: &[usize]) -> [usize; 2] {
 }
 
 impl Checkpoint {
+    /// The tensor of that name.
+    pub fn source(&self, name: &str) -> Result<&Source> {
+        self.tensors.get(name).ok_or_else(|| {
+            Error::malformed_tensor(
+                &self.path,
+                name,
+                "a tensor of that name",
+                "none",
+                "`llmc inspect` lists the tensors",
+            )
+        })
+    }
+
     /// The stored bytes of a dense, untransformed tensor, to be passed through bit for bit. `None` for the others.
     pub fn bytes<'a>(&'a self, source: &Source) -> Option<&'a [u8]> {
         let Stored::Dense(raw) = &source.stored else { return None };

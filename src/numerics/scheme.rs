@@ -1,5 +1,7 @@
 //! `Scheme`: what stored numbers mean, and the one dispatch from a scheme to its codec.
 
+use std::fmt;
+
 use ndarray::ArrayView2;
 use serde::Serialize;
 
@@ -246,6 +248,35 @@ impl QTensor {
             Number::Fp4 => fp4::dequantize(self, out),
             Number::Nf4 => nf4::dequantize(self, out),
             Number::Ggml(block) => ggml::dequantize(block, &self.codes, out),
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    /// `int4 g128 asymmetric`, `fp8 channel`, `nvfp4`, `q4_k`.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.number {
+            Number::Ggml(block) => f.write_str(block.name()),
+            Number::Fp4 if self.scale == ScaleType::E4M3 => f.write_str("nvfp4"),
+            Number::Fp4 => f.write_str("mxfp4"),
+            Number::Nf4 => write!(f, "nf4 {}", self.granularity),
+            Number::Fp8(Fp8::E4M3) => write!(f, "fp8 {}", self.granularity),
+            Number::Fp8(Fp8::E5M2) => write!(f, "fp8-e5m2 {}", self.granularity),
+            Number::Int { bits } => {
+                let symmetry = if self.symmetric { "symmetric" } else { "asymmetric" };
+                write!(f, "int{bits} {} {symmetry}", self.granularity)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Granularity {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Granularity::Tensor => f.write_str("tensor"),
+            Granularity::Channel => f.write_str("channel"),
+            Granularity::Group(size) => write!(f, "g{size}"),
+            Granularity::Block(rows, cols) => write!(f, "{rows}x{cols}"),
         }
     }
 }

@@ -1,0 +1,147 @@
+//! What `quantize` and `convert` share: open, plan, run, report.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use super::Context;
+use crate::error::Result;
+use crate::export;
+use crate::io::Checkpoint;
+use crate::pipeline::{self, Options, Outcome};
+use crate::plan::{Action, Plan};
+use crate::recipe::Recipe;
+
+/// Where the output goes.
+#[derive(Debug, Args)]
+pub struct OutputArguments {
+    /// Output folder (or .gguf file) [default: the model's name and the scheme, here]
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// Replace an output that exists, once the new one is complete
+    #[arg(long)]
+    overwrite: bool,
+    /// Throw away what an interrupted run left instead of going on from it
+    #[arg(long)]
+    no_resume: bool,
+    /// Print the plan and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl OutputArguments {
+    /// Whether the named output is a GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        self.output.as_ref().is_some_and(|path| path.extension().is_some_and(|e| e == "gguf"))
+    }
+}
+
+/// Opens `model`, carries `recipe` out on it, prints what was done.
+pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Context) -> Result<()> {
+    let start = Instant::now();
+    let checkpoint = Checkpoint::open(model)?;
+    let mut plan = Plan::new(recipe, &checkpoint)?;
+    if output.dry_run {
+        return super::plan::print(&plan, context);
+    }
+    let target = target(model, output, &plan);
+    pipeline::refuse_input_as_output(&checkpoint, &target)?;
+    plan.metadata = pipeline::provenance(&plan, &checkpoint, &context.interrupted)?;
+    let card = format!("{}\n", command_line());
+    let progress = context.progress(pipeline::total_input_bytes(&plan, &checkpoint), "writing");
+    let options = Options {
+        overwrite: output.overwrite,
+        resume: !output.no_resume,
+        interrupted: &context.interrupted,
+        progress: &progress,
+    };
+    let documents = if plan.request.format.single_file() { vec![] } else { vec![card_file(card)] };
+    let outcome = pipeline::run(&plan, &checkpoint, &target, &documents, &options)?;
+    progress.finish_and_clear();
+    warn(&plan, &outcome);
+    report(&plan, &checkpoint, &target, &outcome, start, context)
+}
+
+fn card_file(card: String) -> (String, Vec<u8>) {
+    ("README.md".to_owned(), card.into_bytes())
+}
+
+fn target(model: &str, output: &OutputArguments, plan: &Plan) -> PathBuf {
+    output.output.clone().unwrap_or_else(|| {
+        let suffix = plan.recipe.scheme.clone().or(plan.recipe.dtype.clone());
+        let name = model.trim_end_matches('/').split('@').next().unwrap_or(model);
+        let stem = Path::new(name).file_stem().map_or("model".into(), |stem| stem.to_string_lossy());
+        let stem = if Path::new(model).is_dir() || !Path::new(model).exists() {
+            Path::new(name).file_name().map_or(stem.clone(), |name| name.to_string_lossy())
+        } else {
+            stem
+        };
+        let suffix = suffix.unwrap_or_else(|| plan.request.format.name().to_owned());
+        export::default_path(&stem, &suffix, plan.request.format)
+    })
+}
+
+/// The command as it was given, for the model card.
+fn command_line() -> String {
+    let quoted = |word: String| {
+        let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c));
+        if plain && !word.is_empty() { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    };
+    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
+    std::iter::once("llmc".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+fn warn(plan: &Plan, outcome: &Outcome) {
+    if outcome.resumed > 0 {
+        eprintln!("resumed: {} of {} tensors were finished already", outcome.resumed, plan.steps.len());
+    }
+    for (name, nan, inf) in &outcome.nonfinite {
+        eprintln!("warning: {name}: {nan} NaN and {inf} infinities were let pass");
+    }
+    let substituted = plan.steps.iter().filter(|step| step.substituted).count();
+    if substituted > 0 {
+        eprintln!(
+            "note: {substituted} of {} tensors are stored otherwise than asked; the plan says which and why (--dry-run)",
+            plan.steps.len()
+        );
+    }
+}
+
+fn report(
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    target: &Path,
+    outcome: &Outcome,
+    start: Instant,
+    context: &Context,
+) -> Result<()> {
+    let read = pipeline::total_input_bytes(plan, checkpoint);
+    let seconds = start.elapsed().as_secs_f64();
+    let text = || {
+        format!(
+            "{}\n{}in {seconds:.2} s: {} -> {}, {}/s\n",
+            target.display(),
+            plan.summary(),
+            HumanBytes(read),
+            HumanBytes(plan.bytes()),
+            HumanBytes((read as f64 / seconds) as u64)
+        )
+    };
+    context.print(text, || {
+        json!({
+            "output": target.display().to_string(),
+            "format": plan.request.format.name(),
+            "quantized": plan.steps.iter().filter(|s| matches!(s.action, Action::Quantize(_))).count(),
+            "tensors": plan.steps.len(),
+            "substituted": plan.steps.iter().filter(|step| step.substituted).count(),
+            "resumed": outcome.resumed,
+            "input_bytes": read,
+            "output_bytes": plan.bytes(),
+            "bits_per_weight": plan.total().bits_per_weight(),
+            "seconds": seconds,
+        })
+    })
+}

@@ -1,0 +1,44 @@
+//! `llmc plan`.
+
+use clap::Args;
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use super::Context;
+use super::recipe_args::RecipeArguments;
+use crate::error::Result;
+use crate::io::Checkpoint;
+use crate::pipeline;
+use crate::plan::Plan;
+
+/// Show what `quantize` would do to every tensor: scheme, substitutions, size, memory
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  llmc plan --bits 4 model.safetensors
+  llmc plan models/qwen --scheme q4_k --json")]
+pub struct Arguments {
+    /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
+    model: String,
+    #[command(flatten)]
+    recipe: RecipeArguments,
+}
+
+/// Plans.
+pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    let recipe = arguments.recipe.recipe()?;
+    let checkpoint = Checkpoint::open(&arguments.model)?;
+    print(&Plan::new(&recipe, &checkpoint)?, context)
+}
+
+/// Prints a plan.
+pub fn print(plan: &Plan, context: &Context) -> Result<()> {
+    let memory = pipeline::peak_memory(plan, rayon::current_num_threads());
+    let threads = rayon::current_num_threads();
+    let text =
+        || format!("{}peak memory about {} with {threads} threads\n", plan.table(), HumanBytes(memory));
+    context.print(text, || {
+        let mut value = plan.json();
+        value["peak_memory"] = json!(memory);
+        value
+    })
+}

@@ -1,0 +1,27 @@
+//! `llmc quantize`.
+
+use clap::Args;
+
+use super::Context;
+use super::job::{self, OutputArguments};
+use super::recipe_args::RecipeArguments;
+use crate::error::Result;
+
+/// Quantize a checkpoint, without data, and write it for an engine
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  llmc quantize --bits 4 model.safetensors
+  llmc quantize models/qwen --scheme w4a16 --group-size 64 --format gptq -o qwen-gptq")]
+pub struct Arguments {
+    /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
+    model: String,
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+/// Quantizes.
+pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    job::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, context)
+}

@@ -1,0 +1,125 @@
+//! The flags that make a recipe, shared by `plan` and `quantize`.
+
+use clap::Args;
+
+use crate::error::{Error, Result};
+use crate::recipe::Recipe;
+
+/// What to quantize to.
+#[derive(Debug, Args)]
+pub struct RecipeArguments {
+    /// Bits per weight: 4 is int4, 8 is int8, in groups of 128, asymmetric, with clip search, for compressed-tensors
+    #[arg(long, value_name = "N", conflicts_with = "scheme", value_parser = clap::value_parser!(u8).range(2..=8))]
+    bits: Option<u8>,
+    /// A preset: w4a16, w4a16-asym, w8a16, w8a8, fp8, fp8-block, nvfp4, mxfp4, nf4, q4_0, q8_0, q4_k, q6_k, …
+    #[arg(long, value_name = "NAME")]
+    scheme: Option<String>,
+    /// Columns that share a scale; 0 for one scale per row [default: the scheme's]
+    #[arg(long, value_name = "N")]
+    group_size: Option<usize>,
+    /// Without zero points
+    #[arg(long, overrides_with = "asymmetric")]
+    symmetric: bool,
+    /// With zero points
+    #[arg(long, overrides_with = "symmetric")]
+    asymmetric: bool,
+    /// rtn (round to nearest), mse (clip search), hqq (half-quadratic) [default: rtn; mse with --bits]
+    #[arg(long, value_name = "NAME")]
+    method: Option<String>,
+    /// compressed-tensors, gptq, gptq-v2, awq, gguf, dense [default: what the scheme usually goes into]
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// Type of what is not quantized: f32, f16, bf16 [default: as it is]
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<String>,
+    /// Quantize tensors matching this glob even where a rule leaves them alone (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// Leave tensors matching this glob alone (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Make every substitution an error
+    #[arg(long)]
+    strict: bool,
+    /// Start from an input that is quantized already
+    #[arg(long)]
+    dequantize: bool,
+    #[command(flatten)]
+    storage: StorageArguments,
+}
+
+/// What `convert` shares with them.
+#[derive(Debug, Args)]
+pub struct StorageArguments {
+    /// Largest shard: 5GB, 500MB, …
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
+    pub max_shard_size: u64,
+    /// Take NaN and infinite weights as 0 instead of failing
+    #[arg(long)]
+    pub allow_nonfinite: bool,
+}
+
+impl RecipeArguments {
+    /// The recipe these flags ask for.
+    pub fn recipe(&self) -> Result<Recipe> {
+        let default = Recipe::default();
+        let scheme = match (self.bits, &self.scheme) {
+            (Some(bits), _) => format!("w{bits}a16"),
+            (None, Some(scheme)) => scheme.to_lowercase(),
+            (None, None) => {
+                return Err(Error::usage("neither --bits nor --scheme", "--bits 4 is a good start"));
+            }
+        };
+        let symmetric = match (self.symmetric, self.asymmetric) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => self.bits.map(|_| self.format.as_deref() == Some("gptq")),
+        };
+        let method = self.method.clone().or(self.bits.map(|_| "mse".to_owned()));
+        Ok(Recipe {
+            scheme: Some(scheme),
+            group_size: self.group_size.or(self.bits.map(|_| 128)),
+            symmetric,
+            method: method.unwrap_or(default.method),
+            format: self.format.clone(),
+            dtype: self.dtype.clone(),
+            include: self.include.clone(),
+            exclude: self.exclude.clone(),
+            max_shard_size: self.storage.max_shard_size,
+            strict: self.strict,
+            allow_nonfinite: self.storage.allow_nonfinite,
+            dequantize: self.dequantize,
+        })
+    }
+}
+
+/// `5GB`, `500MB`, `64KB` (powers of ten), or bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim().to_uppercase();
+    let digits = text.trim_end_matches(|c: char| c.is_alphabetic());
+    let factor = match text[digits.len()..].trim() {
+        "" | "B" => 1,
+        "K" | "KB" => 1_000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000,
+        unit => return Err(format!("unknown unit {unit:?}: use KB, MB or GB")),
+    };
+    let number: f64 = digits.trim().parse().map_err(|_| format!("{digits:?} is not a number"))?;
+    let bytes = number * f64::from(factor);
+    if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err("out of range".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
+        assert_eq!(parse_size("1.5mb"), Ok(1_500_000));
+        assert_eq!(parse_size("17"), Ok(17));
+        for wrong in ["", "GB", "-1", "0", "1TB!", "1e30", "nan", "5 XB"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

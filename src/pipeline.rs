@@ -1,1 +1,0 @@
-//! The one loop that moves tensors from a checkpoint through a method to a format.

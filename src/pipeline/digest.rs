@@ -1,0 +1,53 @@
+//! The identity of an input: blake3 over its weight files.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use super::interrupted;
+use crate::error::Result;
+use crate::io::Checkpoint;
+use crate::plan::Plan;
+
+/// Bytes hashed between looks at the interrupt flag, and before their pages are given back.
+const STRIDE: usize = 64 << 20;
+
+/// blake3 of the weight file, as `b3sum` prints it; of several, blake3 of the `b3sum` listing of their names in order.
+pub fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<String> {
+    let digests = checkpoint
+        .files
+        .par_iter()
+        .map(|file| {
+            let mut hasher = blake3::Hasher::new();
+            for (index, bytes) in file.bytes().chunks(STRIDE).enumerate() {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(interrupted());
+                }
+                hasher.update_rayon(bytes);
+                file.release(index * STRIDE..index * STRIDE + bytes.len());
+            }
+            let name = file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok((hasher.finalize().to_hex().to_string(), name))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if let [(only, _)] = digests.as_slice() {
+        return Ok(only.clone());
+    }
+    let mut listing = blake3::Hasher::new();
+    for (digest, name) in &digests {
+        writeln!(listing, "{digest}  {name}").expect("hashing cannot fail");
+    }
+    Ok(listing.finalize().to_hex().to_string())
+}
+
+/// What the output says about its making: version, recipe, and the identity of its input.
+pub fn provenance(plan: &Plan, checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<Vec<(String, String)>> {
+    let input = checkpoint.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(vec![
+        ("llmc.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("llmc.recipe".to_owned(), plan.recipe.to_toml()),
+        ("llmc.input".to_owned(), input),
+        ("llmc.input.blake3".to_owned(), input_digest(checkpoint, stop)?),
+    ])
+}

@@ -1,0 +1,120 @@
+//! Rows of an output, gathered from the rows of its sources, in f32 or as the bytes they are stored in.
+
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::export::{Output, rows_cols};
+use crate::io::{Checkpoint, Source, Stored};
+use crate::model::Transform;
+use crate::tensor::DType;
+
+/// How many values are not numbers one can round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NonFinite {
+    /// Not a number.
+    pub nan: usize,
+    /// Positive or negative infinity.
+    pub inf: usize,
+}
+
+impl NonFinite {
+    /// Counts them.
+    pub fn count(values: &[f32]) -> NonFinite {
+        let nan = values.iter().filter(|value| value.is_nan()).count();
+        let inf = values.iter().filter(|value| value.is_infinite()).count();
+        NonFinite { nan, inf }
+    }
+
+    /// Whether every value was finite.
+    pub fn none(self) -> bool {
+        self == NonFinite::default()
+    }
+
+    /// Adds another count.
+    pub fn add(&mut self, other: NonFinite) {
+        self.nan += other.nan;
+        self.inf += other.inf;
+    }
+}
+
+/// Consecutive rows of one source that become consecutive rows of an output.
+struct RowRun<'a> {
+    source: &'a Source,
+    rows: Range<usize>,
+}
+
+/// Reads output rows into `values`, [rows.len(), cols].
+pub fn gather(
+    checkpoint: &Checkpoint,
+    output: &Output,
+    rows: Range<usize>,
+    values: &mut Vec<f32>,
+) -> Result<()> {
+    let [_, cols] = rows_cols(&output.shape);
+    values.resize(rows.len() * cols, 0.0);
+    let mut rest = values.as_mut_slice();
+    for run in runs(checkpoint, output, rows)? {
+        let (now, later) = rest.split_at_mut(run.rows.len() * cols);
+        checkpoint.read_rows(run.source, run.rows, now)?;
+        rest = later;
+    }
+    if output.transform == Transform::AddOne {
+        values.iter_mut().for_each(|value| *value += 1.0);
+    }
+    Ok(())
+}
+
+/// The stored bytes of output rows, where they can be passed through as they are.
+pub fn raw_runs<'a>(
+    checkpoint: &'a Checkpoint,
+    output: &Output,
+    rows: Range<usize>,
+    dtype: DType,
+) -> Result<Option<Vec<&'a [u8]>>> {
+    let [_, cols] = rows_cols(&output.shape);
+    let row_bytes = cols / dtype.block_elements() * dtype.block_bytes();
+    let slice = |run: RowRun| {
+        let same = matches!(&run.source.stored, Stored::Dense(raw) if raw.dtype == dtype);
+        let bytes = checkpoint.bytes(run.source).filter(|_| same)?;
+        bytes.get(run.rows.start * row_bytes..run.rows.end * row_bytes)
+    };
+    if output.transform == Transform::AddOne {
+        return Ok(None);
+    }
+    Ok(runs(checkpoint, output, rows)?.into_iter().map(slice).collect())
+}
+
+/// Where output rows come from.
+fn runs<'a>(checkpoint: &'a Checkpoint, output: &Output, rows: Range<usize>) -> Result<Vec<RowRun<'a>>> {
+    let [total, _] = rows_cols(&output.shape);
+    let mut found: Vec<RowRun> = Vec::new();
+    let mut row = rows.start;
+    while row < rows.end {
+        let mapped = output.transform.source_row(row, total);
+        let (source, first, left) = locate(checkpoint, output, mapped)?;
+        let length = if output.transform.permutes_rows() { 1 } else { left.min(rows.end - row) };
+        match found.last_mut() {
+            Some(last) if std::ptr::eq(last.source, source) && last.rows.end == first => last.rows.end += length,
+            _ => found.push(RowRun { source, rows: first..first + length }),
+        }
+        row += length;
+    }
+    Ok(found)
+}
+
+
+/// The source of a row of the pieces in sequence, its row there, and how many rows of the piece are left from it on.
+fn locate<'a>(
+    checkpoint: &'a Checkpoint,
+    output: &Output,
+    mut row: usize,
+) -> Result<(&'a Source, usize, usize)> {
+    for piece in &output.pieces {
+        if row < piece.rows.len() {
+            let source = checkpoint.source(&piece.source)?;
+            return Ok((source, piece.rows.start + row, piece.rows.len() - row));
+        }
+        row -= piece.rows.len();
+    }
+    unreachable!("the pieces of an output have as many rows as its shape says")
+}

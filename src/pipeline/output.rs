@@ -1,0 +1,250 @@
+//! The output while it is being made: a folder beside the target, published by renaming.
+//!
+//! `OUT.partial/` holds the files and the journal; `OUT` appears only when everything in it is on the disk. A target that
+//! is one file is made in the same way and then moved out of the folder.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Options;
+use super::journal::{JOURNAL_NAME, Journal};
+use crate::error::{Error, Result};
+use crate::export::{Format, OutputFile};
+use crate::io::Checkpoint;
+use crate::plan::Plan;
+
+/// The partial output and where it will go.
+pub struct Workspace {
+    target: PathBuf,
+    partial: PathBuf,
+    single: bool,
+}
+
+impl Workspace {
+    /// Makes or finds the partial output.
+    ///
+    /// # Errors
+    /// Where the target exists and may not be overwritten.
+    pub fn open(target: &Path, single: bool, options: &Options) -> Result<Workspace> {
+        if target.exists() && !options.overwrite {
+            return Err(Error::usage(
+                format!("{} exists already", target.display()),
+                "--overwrite replaces it once the new output is complete; -o writes elsewhere",
+            ));
+        }
+        let partial = sibling(target, ".partial");
+        let workspace = Workspace { target: target.to_owned(), partial, single };
+        if workspace.partial.exists() {
+            workspace.refuse_foreign()?;
+            if !options.resume {
+                remove(&workspace.partial)?;
+            }
+        }
+        fs::create_dir_all(&workspace.partial).map_err(|e| Error::io(&workspace.partial, e))?;
+        Ok(workspace)
+    }
+
+    /// A folder that merely has the partial output's name is not llmc's to write into, or to remove.
+    fn refuse_foreign(&self) -> Result<()> {
+        let mut entries = fs::read_dir(&self.partial).map_err(|e| Error::io(&self.partial, e))?;
+        if self.path(JOURNAL_NAME).exists() || entries.next().is_none() {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!("{} is in the way, and was not left by an interrupted run", self.partial.display()),
+            "move it elsewhere, or choose another output with -o",
+        ))
+    }
+
+    /// The folder.
+    pub fn partial(&self) -> &Path {
+        &self.partial
+    }
+
+    /// A file in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.partial.join(name)
+    }
+
+    /// Checks that the disk has room for what is still to be written.
+    pub fn check_space(&self, layout: &[OutputFile], journal: &Journal) -> Result<()> {
+        let needed: u64 = layout.iter().map(|file| file.len).sum();
+        let Ok(stat) = rustix::fs::statvfs(&self.partial) else { return Ok(()) };
+        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if journal.finished() > 0 || needed <= available {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!(
+                "{}: the output takes {needed} bytes, and the disk has {available} left",
+                self.target.display()
+            ),
+            "free some space, or write to another disk with -o",
+        ))
+    }
+
+    /// Writes a small file and flushes it to the disk.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.path(name);
+        self.make_parent(&path)?;
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&path)?;
+            std::io::Write::write_all(&mut file, content)?;
+            file.sync_all()
+        };
+        write().map_err(|e| Error::io(&path, e))
+    }
+
+    /// Copies tokenizer, generation settings and the like, where the format keeps them beside the weights and has not
+    /// written its own.
+    pub fn copy_side_files(&self, checkpoint: &Checkpoint, format: &dyn Format) -> Result<()> {
+        let missing = |name: &str| !format.single_file() && !self.path(name).exists();
+        for side in checkpoint.side_files.iter().filter(|side| missing(&side.name)) {
+            match &side.bytes {
+                Some(bytes) => self.write(&side.name, bytes)?,
+                None => {
+                    let content = fs::read(&side.path).map_err(|e| Error::io(&side.path, e))?;
+                    self.write(&side.name, &content)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn make_parent(&self, path: &Path) -> Result<()> {
+        match path.parent() {
+            Some(parent) if parent != self.partial => {
+                fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the finished output to its place. An output that is replaced is moved aside first, and removed last.
+    pub fn publish(&self) -> Result<()> {
+        let aside = sibling(&self.target, ".replaced");
+        let replaces = self.target.exists();
+        if replaces {
+            rename(&self.target, &aside)?;
+        }
+        if self.single {
+            rename(&self.path(SINGLE_FILE_NAME), &self.target)?;
+            remove(&self.partial)?;
+        } else {
+            sync_folder(&self.partial)?;
+            rename(&self.partial, &self.target)?;
+            remove(&self.target.join(JOURNAL_NAME))?;
+        }
+        sync_folder(self.target.parent().unwrap_or(Path::new(".")))?;
+        if replaces {
+            remove(&aside)?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a target that is the input, holds it, or lies in it.
+pub fn refuse_input_as_output(checkpoint: &Checkpoint, target: &Path) -> Result<()> {
+    let Ok(target) = target.canonicalize() else { return Ok(()) };
+    let input = checkpoint.path.canonicalize().map_err(|e| Error::io(&checkpoint.path, e))?;
+    let files = checkpoint.files.iter().filter_map(|file| file.path().canonicalize().ok());
+    if std::iter::once(input).chain(files).any(|path| path.starts_with(&target)) {
+        return Err(Error::usage(
+            format!("{} is the input, or holds it", target.display()),
+            "choose another output with -o: llmc never writes over what it reads",
+        ));
+    }
+    Ok(())
+}
+
+/// The name, in the partial output, of a target that is one file.
+pub const SINGLE_FILE_NAME: &str = "model.gguf";
+
+fn sibling(target: &Path, suffix: &str) -> PathBuf {
+    let mut name = target.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(suffix);
+    target.with_file_name(name)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|e| Error::io(to, e))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map_err(|e| Error::io(path, e))
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder).and_then(|file| file.sync_all()).map_err(|e| Error::io(folder, e))
+}
+
+/// The weight files, open for writing anywhere.
+pub struct OutputFiles {
+    files: Vec<(PathBuf, File)>,
+    places: Vec<Vec<(usize, u64)>>,
+    unsynced: AtomicU64,
+}
+
+impl OutputFiles {
+    /// Creates the files at their full length and writes their headers.
+    pub fn create(workspace: &Workspace, layout: &[OutputFile], plan: &Plan) -> Result<OutputFiles> {
+        let mut places: Vec<Vec<(usize, u64)>> =
+            plan.steps.iter().map(|step| vec![(usize::MAX, 0); step.parts.len()]).collect();
+        let mut files = Vec::new();
+        for (index, planned) in layout.iter().enumerate() {
+            let path = workspace.path(&planned.name);
+            let file = create(&path, planned).map_err(|e| Error::io(&path, e))?;
+            files.push((path, file));
+            for place in &planned.parts {
+                places[place.step][place.part] = (index, place.offset);
+            }
+        }
+        Ok(OutputFiles { files, places, unsynced: AtomicU64::new(0) })
+    }
+
+    /// Writes bytes of a part.
+    pub fn write(&self, step: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (file, start) = self.places[step][part];
+        let (path, file) = &self.files[file];
+        write_at(file, bytes, start + offset).map_err(|e| Error::io(path, e))?;
+        self.unsynced.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes written since the last [`OutputFiles::sync`].
+    pub fn written_since_sync(&self) -> u64 {
+        self.unsynced.load(Ordering::Relaxed)
+    }
+
+    /// Flushes the files to the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.unsynced.store(0, Ordering::Relaxed);
+        self.files.iter().try_for_each(|(path, file)| file.sync_data().map_err(|e| Error::io(path, e)))
+    }
+}
+
+fn create(path: &Path, planned: &OutputFile) -> std::io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).open(path)?;
+    file.set_len(planned.len)?;
+    write_at(&file, &planned.header, 0)?;
+    Ok(file)
+}
+
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        bytes = &bytes[written..];
+        offset += written as u64;
+    }
+    Ok(())
+}

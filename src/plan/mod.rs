@@ -1,0 +1,330 @@
+//! `Recipe` × `Checkpoint` → `Plan`: every tensor, what becomes of it and why, before any work.
+
+mod globs;
+mod roles;
+mod show;
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::export::{Admission, Output, Part, rows_cols};
+use crate::io::{Checkpoint, Source, Stored};
+use crate::numerics::{Number, Scheme};
+use crate::recipe::{Recipe, Request};
+use crate::tensor::{BlockType, DType};
+
+pub use roles::Role;
+use globs::Globs;
+use roles::{fused_group, role};
+
+/// What becomes of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Quantized to the scheme.
+    Quantize(Scheme),
+    /// Stored dense in this type: passed through bit for bit where it already is.
+    Store(DType),
+}
+
+/// One tensor of the output.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Which, and where its rows come from.
+    pub output: Output,
+    /// What becomes of it.
+    pub action: Action,
+    /// Whether it is the weight of a linear module (so that formats can list the linears left dense).
+    pub linear: bool,
+    /// What was decided differently from what was asked, or why it is left alone.
+    pub note: Option<String>,
+    /// Whether the note says that something was substituted (an error under `--strict`).
+    pub substituted: bool,
+    /// The stored tensors.
+    pub parts: Vec<Part>,
+    /// Steps that share their extent with this one (q/k/v, gate/up): the same number; `None` alone.
+    pub fused: Option<usize>,
+}
+
+/// Everything that will be done, resolved and printable.
+#[derive(Clone)]
+pub struct Plan {
+    /// What was asked.
+    pub recipe: Recipe,
+    /// The recipe's names, looked up.
+    pub request: Request,
+    /// Every tensor of the output, in the order of the input.
+    pub steps: Vec<Step>,
+    /// The model's float type: that of most of its weights, or what `--dtype` asks for.
+    pub dtype: DType,
+    /// String metadata for the files' headers: version, recipe, blake3 of the inputs.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// Resolves a recipe on a checkpoint. Touches headers only.
+    ///
+    /// # Errors
+    /// Names that are unknown or do not go together; an input that is quantized already, unless `dequantize`; a scheme
+    /// that the format cannot hold; with `strict`, any substitution.
+    pub fn new(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Plan> {
+        let request = recipe.resolve()?;
+        refuse_quantized(recipe, &request, checkpoint)?;
+        let dtype = request.dtype.unwrap_or_else(|| common_dtype(checkpoint));
+        let planner = Planner { request, checkpoint, dtype, globs: Globs::new(recipe)? };
+        let mut steps = request
+            .format
+            .arrange(checkpoint)?
+            .into_iter()
+            .map(|output| planner.step(output))
+            .collect::<Result<Vec<Step>>>()?;
+        planner.globs.all_matched()?;
+        link_fused(&mut steps);
+        let plan = Plan { recipe: recipe.clone(), request, steps, dtype, metadata: Vec::new() };
+        plan.refuse_substitutions()?;
+        plan.refuse_nothing()?;
+        Ok(plan)
+    }
+
+    /// Bytes of weights that will be stored.
+    pub fn bytes(&self) -> u64 {
+        self.steps.iter().map(Step::bytes).sum()
+    }
+
+    fn refuse_substitutions(&self) -> Result<()> {
+        let changed: Vec<&Step> = self.steps.iter().filter(|step| step.substituted).collect();
+        match changed.first() {
+            Some(first) if self.recipe.strict => Err(Error::unsupported(
+                format!(
+                    "--strict: {} of {} tensors cannot be stored as asked; the first is {}: {}",
+                    changed.len(),
+                    self.steps.len(),
+                    first.output.name,
+                    first.note.as_deref().unwrap_or_default(),
+                ),
+                "`llmc plan` with the same flags lists them all; leave --strict out to accept them",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_nothing(&self) -> Result<()> {
+        let any = self.steps.iter().any(|step| matches!(step.action, Action::Quantize(_)));
+        if self.request.scheme.is_none() || any {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            "no tensor of this checkpoint would be quantized",
+            "`llmc inspect` lists its tensors, `llmc plan` with the same flags says why each is left alone; --include takes globs",
+        ))
+    }
+}
+
+impl Step {
+    /// [rows, columns] of the output.
+    pub fn rows_cols(&self) -> [usize; 2] {
+        rows_cols(&self.output.shape)
+    }
+
+    /// Weights.
+    pub fn elements(&self) -> u64 {
+        self.output.shape.iter().map(|&dim| dim as u64).product()
+    }
+
+    /// Bytes of its parts.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.byte_len() as u64).sum()
+    }
+
+    /// Bits stored per weight, scales and zero points included.
+    pub fn bits_per_weight(&self) -> f64 {
+        8.0 * self.bytes() as f64 / self.elements().max(1) as f64
+    }
+}
+
+struct Planner<'a> {
+    request: Request,
+    checkpoint: &'a Checkpoint,
+    dtype: DType,
+    globs: Globs,
+}
+
+impl Planner<'_> {
+    fn step(&self, output: Output) -> Result<Step> {
+        let source = self.source(&output)?;
+        let dtype = float_dtype(source).unwrap_or(self.dtype);
+        let role = role(&source.name, &output.shape, dtype, self.conv1d());
+        let linear = role == Role::Linear;
+        let wanted = self.request.scheme.and_then(|scheme| self.wanted(scheme, role, source, &output).transpose());
+        let (action, note, substituted) = match wanted.transpose()? {
+            Some(scheme) => self.admit(&output, scheme, source)?,
+            None => (self.store(&output, source), self.why_left_alone(role, source), false),
+        };
+        let parts = self.parts(&output, &action);
+        Ok(Step { output, action, linear, note, substituted, parts, fused: None })
+    }
+
+    fn source(&self, output: &Output) -> Result<&Source> {
+        let name = output.pieces.first().map_or(output.name.as_str(), |piece| piece.source.as_str());
+        self.checkpoint.tensors.get(name).ok_or_else(|| {
+            Error::malformed_tensor(
+                &self.checkpoint.path,
+                name,
+                format!("a tensor for the output's {}", output.name),
+                "none of that name",
+                "the checkpoint lacks a tensor that its architecture needs; `llmc inspect` lists what is there",
+            )
+        })
+    }
+
+    /// The scheme that was asked for on this tensor, before the format has its say; `None` leaves it dense.
+    fn wanted(&self, scheme: Scheme, role: Role, source: &Source, output: &Output) -> Result<Option<Scheme>> {
+        let names = [source.name.as_str(), output.name.as_str()];
+        let (excluded, included) = (self.globs.excluded(&names), self.globs.included(&names));
+        if excluded {
+            return Ok(None);
+        }
+        if included {
+            let floats = source.shape.len() >= 2 && float_dtype(source).is_none_or(DType::is_float);
+            return if floats { Ok(Some(scheme)) } else { Err(cannot_include(source)) };
+        }
+        Ok(match role {
+            Role::Linear => Some(scheme),
+            Role::Embedding if self.tied() => head_scheme(scheme),
+            Role::Embedding => head_scheme(scheme).map(|_| scheme),
+            Role::Head => head_scheme(scheme),
+            Role::Other(_) => None,
+        })
+    }
+
+    fn admit(&self, output: &Output, scheme: Scheme, source: &Source) -> Result<(Action, Option<String>, bool)> {
+        Ok(match self.request.format.admit(&scheme, &output.shape, self.dtype) {
+            Admission::As(scheme) => (Action::Quantize(scheme), self.head_note(scheme), false),
+            Admission::Instead(scheme, why) => (Action::Quantize(scheme), Some(why), true),
+            Admission::Dense(why) => (self.store(output, source), Some(format!("left dense: {why}")), true),
+            Admission::Never(hint) => {
+                let what = format!("format {} cannot hold {scheme}", self.request.format.name());
+                return Err(Error::unsupported(what, hint));
+            }
+        })
+    }
+
+    /// GGUF heads get a finer block type than was asked for, by rule.
+    fn head_note(&self, scheme: Scheme) -> Option<String> {
+        let finer = matches!(scheme.number, Number::Ggml(_)) && self.request.scheme != Some(scheme);
+        finer.then(|| "the head, by rule".to_owned())
+    }
+
+    fn store(&self, output: &Output, source: &Source) -> Action {
+        let own = float_dtype(source);
+        let dtype = match (own, self.request.dtype) {
+            (Some(own), Some(asked)) if own.is_float() => asked,
+            (Some(own), _) if !matches!(own, DType::Block(_)) => own,
+            _ => self.dtype,
+        };
+        Action::Store(self.request.format.dense_dtype(output, dtype))
+    }
+
+    fn why_left_alone(&self, role: Role, source: &Source) -> Option<String> {
+        self.request.scheme?;
+        Some(match role {
+            _ if self.globs.excluded(&[&source.name]) => "excluded".to_owned(),
+            Role::Other(why) => why.to_owned(),
+            Role::Embedding => "an embedding".to_owned(),
+            Role::Head => "the head".to_owned(),
+            Role::Linear => "excluded".to_owned(),
+        })
+    }
+
+    fn parts(&self, output: &Output, action: &Action) -> Vec<Part> {
+        match action {
+            Action::Quantize(scheme) => self.request.format.parts(output, scheme, self.dtype),
+            Action::Store(dtype) => {
+                vec![Part { name: output.name.clone(), dtype: *dtype, shape: output.shape.clone() }]
+            }
+        }
+    }
+
+    fn conv1d(&self) -> bool {
+        let model_type = self.checkpoint.config.as_ref().and_then(|config| config.get("model_type")?.as_str());
+        matches!(model_type, Some("gpt2" | "openai-gpt" | "imagegpt" | "decision_transformer"))
+    }
+
+    fn tied(&self) -> bool {
+        !self.checkpoint.tensors.contains_key("lm_head.weight")
+    }
+}
+
+/// What a head becomes: GGUF readers take quantized heads and tied embeddings, at 6 bits or more as llama.cpp makes them;
+/// elsewhere they stay dense.
+fn head_scheme(scheme: Scheme) -> Option<Scheme> {
+    let Number::Ggml(block) = scheme.number else { return None };
+    let fine = matches!(block, BlockType::Q8_0 | BlockType::Q6_K);
+    Some(if fine { scheme } else { Scheme::ggml(BlockType::Q6_K) })
+}
+
+/// The stored type of a dense tensor; `None` where it is quantized.
+fn float_dtype(source: &Source) -> Option<DType> {
+    match &source.stored {
+        Stored::Dense(raw) => Some(raw.dtype),
+        Stored::Quantized { .. } => None,
+    }
+}
+
+/// The float type of most dense weights; BF16 where there are none.
+fn common_dtype(checkpoint: &Checkpoint) -> DType {
+    let mut counts: HashMap<DType, u64> = HashMap::new();
+    for source in checkpoint.tensors.values() {
+        if let Some(dtype @ (DType::F32 | DType::F16 | DType::BF16)) = float_dtype(source) {
+            let weight = if source.shape.len() < 2 { 1 } else { source.shape.iter().product::<usize>() as u64 };
+            *counts.entry(dtype).or_default() += weight;
+        }
+    }
+    let quantized = checkpoint.tensors.values().any(|source| {
+        matches!(float_dtype(source), None | Some(DType::Block(_)))
+    });
+    let most = counts.into_iter().max_by_key(|&(dtype, count)| (count, dtype.name()));
+    match most {
+        // A GGUF's few F32 norms do not make an F32 model.
+        Some((DType::F32, _)) | None if quantized => DType::BF16,
+        Some((dtype, _)) => dtype,
+        None => DType::BF16,
+    }
+}
+
+fn refuse_quantized(recipe: &Recipe, request: &Request, checkpoint: &Checkpoint) -> Result<()> {
+    let blocks = || {
+        checkpoint.tensors.values().find_map(|source| match float_dtype(source) {
+            Some(DType::Block(block)) => Some(format!("gguf, {}", block.name())),
+            _ => None,
+        })
+    };
+    let Some(what) = checkpoint.quantization.clone().or_else(blocks) else { return Ok(()) };
+    if request.scheme.is_none() || recipe.dequantize {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        format!("{} is quantized already ({what})", checkpoint.path.display()),
+        "start from the original weights if you can; --dequantize starts from these, and adds its error to theirs",
+    ))
+}
+
+fn cannot_include(source: &Source) -> Error {
+    Error::usage(
+        format!("--include: {} of shape {:?} cannot be quantized", source.name, source.shape),
+        "only float tensors of two or more dimensions can; make the glob narrower",
+    )
+}
+
+fn link_fused(steps: &mut [Step]) {
+    let mut groups: HashMap<String, usize> = HashMap::new();
+    for step in steps.iter_mut().filter(|step| matches!(step.action, Action::Quantize(_))) {
+        let Some(piece) = step.output.pieces.first() else { continue };
+        if let Some(group) = fused_group(&piece.source) {
+            let next = groups.len();
+            step.fused = Some(*groups.entry(group).or_insert(next));
+        }
+    }
+}

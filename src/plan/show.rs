@@ -1,0 +1,132 @@
+//! A plan as text and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+use indicatif::HumanBytes;
+use serde_json::{Value, json};
+
+use super::{Action, Plan, Step};
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Action::Quantize(scheme) => write!(f, "{scheme}"),
+            Action::Store(dtype) => f.write_str(&dtype.name().to_lowercase()),
+        }
+    }
+}
+
+/// Tensors that are stored alike.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Total {
+    /// How many.
+    pub tensors: usize,
+    /// Weights in them.
+    pub elements: u64,
+    /// Bytes they take.
+    pub bytes: u64,
+}
+
+impl Total {
+    fn add(&mut self, step: &Step) {
+        self.tensors += 1;
+        self.elements += step.elements();
+        self.bytes += step.bytes();
+    }
+
+    /// Bits stored per weight.
+    pub fn bits_per_weight(&self) -> f64 {
+        8.0 * self.bytes as f64 / self.elements.max(1) as f64
+    }
+}
+
+impl Plan {
+    /// Totals by what tensors are stored as, quantized ones first.
+    pub fn totals(&self) -> Vec<(String, Total)> {
+        let mut totals: BTreeMap<(bool, String), Total> = BTreeMap::new();
+        for step in &self.steps {
+            let dense = matches!(step.action, Action::Store(_));
+            totals.entry((dense, step.action.to_string())).or_default().add(step);
+        }
+        totals.into_iter().map(|((_, name), total)| (name, total)).collect()
+    }
+
+    /// Everything, added up.
+    pub fn total(&self) -> Total {
+        let mut total = Total::default();
+        self.steps.iter().for_each(|step| total.add(step));
+        total
+    }
+
+    /// A line a tensor, then totals, then what was substituted.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let width = self.steps.iter().map(|step| step.output.name.len()).max().unwrap_or(6).max(6);
+        let _ = writeln!(
+            text,
+            "{:width$}  {:>16}  {:24}  {:>10}  {:>6}  note",
+            "tensor", "shape", "stored as", "bytes", "bits/w"
+        );
+        for step in &self.steps {
+            let shape = step.output.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+            let note = step.note.as_deref().unwrap_or_default();
+            let mark = if step.substituted { "! " } else { "" };
+            let line = format!(
+                "{:width$}  {shape:>16}  {:24}  {:>10}  {:>6.2}  {mark}{note}",
+                step.output.name,
+                step.action.to_string(),
+                step.bytes(),
+                step.bits_per_weight()
+            );
+            let _ = writeln!(text, "{}", line.trim_end());
+        }
+        text + "\n" + &self.summary()
+    }
+
+    /// The totals alone.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        for (name, total) in self.totals() {
+            let _ = writeln!(text, "{}", total_line(&name, &total));
+        }
+        let _ = writeln!(text, "{}", total_line("total", &self.total()));
+        let substituted = self.steps.iter().filter(|step| step.substituted).count();
+        if substituted > 0 {
+            let _ = writeln!(text, "{substituted} tensors are stored otherwise than asked (marked !)");
+        }
+        text
+    }
+
+    /// For machines.
+    pub fn json(&self) -> Value {
+        let total = self.total();
+        json!({
+            "format": self.request.format.name(),
+            "method": self.request.method.name,
+            "scheme": self.request.scheme.map(|scheme| scheme.to_string()),
+            "tensors": self.steps.iter().map(step_json).collect::<Vec<_>>(),
+            "bytes": total.bytes,
+            "bits_per_weight": total.bits_per_weight(),
+        })
+    }
+}
+
+fn total_line(name: &str, total: &Total) -> String {
+    let bytes = HumanBytes(total.bytes).to_string();
+    let tensors = total.tensors;
+    format!("{name:28} {tensors:>5} tensors  {bytes:>12}  {:>6.3} bits/weight", total.bits_per_weight())
+}
+
+fn step_json(step: &Step) -> Value {
+    json!({
+        "name": step.output.name,
+        "shape": step.output.shape,
+        "stored": step.action.to_string(),
+        "quantized": matches!(step.action, Action::Quantize(_)),
+        "bytes": step.bytes(),
+        "bits_per_weight": step.bits_per_weight(),
+        "substituted": step.substituted,
+        "note": step.note,
+    })
+}
