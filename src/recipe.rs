@@ -99,9 +99,10 @@ impl Recipe {
     pub fn resolve(&self) -> Result<Request> {
         let preset = match &self.scheme {
             None => None,
-            Some(name) => Some(presets::find(name).ok_or_else(|| {
-                unknown("scheme", name, PRESETS.iter().map(|preset| preset.name))
-            })?),
+            Some(name) => Some(
+                presets::find(name)
+                    .ok_or_else(|| unknown("scheme", name, PRESETS.iter().map(|preset| preset.name)))?,
+            ),
         };
         let scheme = preset.map(|preset| self.adjust(preset.scheme)).transpose()?;
         let method = METHODS

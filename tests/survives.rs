@@ -21,7 +21,12 @@ fn checkpoint(folder: &Path) {
 }
 
 fn start(folder: &Path) -> Child {
-    llmc(folder).args(ARGUMENTS.split_whitespace()).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+    llmc(folder)
+        .args(ARGUMENTS.split_whitespace())
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 #[test]
@@ -103,9 +108,13 @@ fn sigint_stops_cleanly_and_resumes() {
 fn the_number_of_threads_does_not_show() {
     let folder = tempfile::tempdir().unwrap();
     let model = fixture("tiny-llama");
-    for (scheme, format) in
-        [("w4a16", "awq"), ("w3a16", "gptq-v2"), ("nvfp4", "compressed-tensors"), ("q4_k", "gguf"), ("w8a8", "compressed-tensors")]
-    {
+    for (scheme, format) in [
+        ("w4a16", "awq"),
+        ("w3a16", "gptq-v2"),
+        ("nvfp4", "compressed-tensors"),
+        ("q4_k", "gguf"),
+        ("w8a8", "compressed-tensors"),
+    ] {
         let make = |threads: usize| {
             let here = folder.path().join(format!("{scheme}-{threads}"));
             std::fs::create_dir_all(&here).unwrap();
@@ -199,7 +208,11 @@ fn a_full_disk_is_said_before_and_survived_during() {
         return eprintln!("skipped: no user namespaces here to mount a small disk in");
     }
     let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
-    assert!(text("small.txt").contains("the disk has") && text("small.txt").ends_with("1\n"), "{}", text("small.txt"));
+    assert!(
+        text("small.txt").contains("the disk has") && text("small.txt").ends_with("1\n"),
+        "{}",
+        text("small.txt")
+    );
     let full = text("full.txt");
     assert!(full.contains("hint: free some space") || full.ends_with("0\n"), "{full}");
     run(folder.path(), &ARGUMENTS.replace("-o out", "-o whole"));

@@ -33,7 +33,12 @@ fn text(checkpoint: &Checkpoint) -> String {
     let _ = writeln!(text, "{:width$}  {:>18}  {:20}  {:>12}", "tensor", "shape", "stored as", "bytes");
     for (name, source) in &checkpoint.tensors {
         let shape = source.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-        let _ = writeln!(text, "{name:width$}  {shape:>18}  {:20}  {:>12}", stored(source), source.stored_bytes());
+        let _ = writeln!(
+            text,
+            "{name:width$}  {shape:>18}  {:20}  {:>12}",
+            stored(source),
+            source.stored_bytes()
+        );
     }
     let _ = writeln!(text);
     for (name, (tensors, bytes)) in totals(checkpoint) {

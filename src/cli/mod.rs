@@ -26,9 +26,14 @@ use crate::error::{Error, Result};
 /// Loads a checkpoint (.safetensors, a folder, .gguf, or a hub id), quantizes it, writes what vLLM, transformers,
 /// llama.cpp and candle load unchanged, and verifies what it wrote.
 #[derive(Debug, Parser)]
-#[command(name = "llmc", version, max_term_width = 100, after_help = "Examples:
+#[command(
+    name = "llmc",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:
   llmc quantize --bits 4 model.safetensors
-  llmc quantize org/name --scheme q4_k -o name-q4_k.gguf")]
+  llmc quantize org/name --scheme q4_k -o name-q4_k.gguf"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

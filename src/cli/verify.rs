@@ -38,8 +38,13 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     match verification.failed().count() {
         0 => Ok(()),
         failed => Err(Error::CheckFailed {
-            what: format!("{}: {failed} of {} tensors do not hold", arguments.output, verification.tensors.len()),
-            hint: "write it again with `llmc quantize … --overwrite`; if it fails again, please report it".into(),
+            what: format!(
+                "{}: {failed} of {} tensors do not hold",
+                arguments.output,
+                verification.tensors.len()
+            ),
+            hint: "write it again with `llmc quantize … --overwrite`; if it fails again, please report it"
+                .into(),
         }),
     }
 }
@@ -50,7 +55,10 @@ fn against(written: &Checkpoint, input: &Checkpoint, context: &Context) -> Resul
     let recorded = written.metadata.get("llmc.input.blake3");
     let digest = pipeline::input_digest(input, &context.interrupted)?;
     if recorded.is_some_and(|recorded| *recorded != digest) {
-        eprintln!("warning: {} is not the file that the output was made from (blake3 differs)", input.path.display());
+        eprintln!(
+            "warning: {} is not the file that the output was made from (blake3 differs)",
+            input.path.display()
+        );
     }
     let progress = context.progress(pipeline::total_input_bytes(&plan, input), "verifying");
     let verification = pipeline::verify(&plan, input, written, &context.interrupted, &progress)?;

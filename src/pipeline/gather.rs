@@ -94,14 +94,15 @@ fn runs<'a>(checkpoint: &'a Checkpoint, output: &Output, rows: Range<usize>) -> 
         let (source, first, left) = locate(checkpoint, output, mapped)?;
         let length = if output.transform.permutes_rows() { 1 } else { left.min(rows.end - row) };
         match found.last_mut() {
-            Some(last) if std::ptr::eq(last.source, source) && last.rows.end == first => last.rows.end += length,
+            Some(last) if std::ptr::eq(last.source, source) && last.rows.end == first => {
+                last.rows.end += length
+            }
             _ => found.push(RowRun { source, rows: first..first + length }),
         }
         row += length;
     }
     Ok(found)
 }
-
 
 /// The source of a row of the pieces in sequence, its row there, and how many rows of the piece are left from it on.
 fn locate<'a>(

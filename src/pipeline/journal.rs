@@ -94,7 +94,10 @@ fn resume(workspace: &Workspace, first: &str, key: &str, text: &str) -> Result<H
     let (found, boot) = first.split_once(' ').unwrap_or((first, ""));
     if found != key {
         return Err(Error::unsupported(
-            format!("{} was left by a run with another input, recipe or version", workspace.partial().display()),
+            format!(
+                "{} was left by a run with another input, recipe or version",
+                workspace.partial().display()
+            ),
             "--no-resume throws it away and starts afresh; -o writes elsewhere",
         ));
     }

@@ -192,7 +192,10 @@ impl<'a> Run<'a> {
             })?;
         let mut counts: Vec<_> = counts.into_iter().collect();
         counts.sort_by_key(|(step, _)| *step);
-        Ok(counts.into_iter().map(|(step, f)| (self.plan.steps[step].output.name.clone(), f.nan, f.inf)).collect())
+        Ok(counts
+            .into_iter()
+            .map(|(step, f)| (self.plan.steps[step].output.name.clone(), f.nan, f.inf))
+            .collect())
     }
 
     fn process(&self, chunk: &Chunk) -> Result<NonFinite> {
@@ -238,7 +241,8 @@ impl<'a> Run<'a> {
         let method = self.plan.request.method.method;
         let weight = quantize_rows(method, step, scheme, extent, chunk.rows.len(), values)?;
         let Weight::Quantized(q) = weight else { unreachable!("a quantization method returns codes") };
-        let mut sink = |part: usize, offset: u64, bytes: &[u8]| self.files.write(chunk.step, part, offset, bytes);
+        let mut sink =
+            |part: usize, offset: u64, bytes: &[u8]| self.files.write(chunk.step, part, offset, bytes);
         self.plan.request.format.encode(&q, chunk.rows.start, &step.parts, &mut sink)?;
         Ok(found)
     }
@@ -268,10 +272,11 @@ impl<'a> Run<'a> {
     fn finish(&self, chunk: &Chunk) -> Result<()> {
         let step = &self.plan.steps[chunk.step];
         for piece in &step.output.pieces {
-            if let Some(source) = self.checkpoint.tensors.get(&piece.source) {
-                if self.remaining[chunk.step].load(Ordering::Relaxed) == 1 {
+            match self.checkpoint.tensors.get(&piece.source) {
+                Some(source) if self.remaining[chunk.step].load(Ordering::Relaxed) == 1 => {
                     self.checkpoint.release(source, piece.rows.clone());
                 }
+                _ => {}
             }
         }
         let [rows, _] = step.rows_cols();
@@ -340,9 +345,10 @@ struct Extents {
 impl Extents {
     fn new(plan: &Plan, checkpoint: &Checkpoint, interrupted_flag: &AtomicBool) -> Result<Extents> {
         let format = plan.request.format;
-        let needing = plan.steps.iter().enumerate().filter(
-            |(_, step)| matches!(&step.action, Action::Quantize(scheme) if scheme.needs_extent()),
-        );
+        let needing =
+            plan.steps.iter().enumerate().filter(
+                |(_, step)| matches!(&step.action, Action::Quantize(scheme) if scheme.needs_extent()),
+            );
         let chunks = needing.flat_map(|(index, step)| chunks_of(format, index, step));
         let by_step = chunks
             .par_bridge()

@@ -265,12 +265,19 @@ pub fn recorded_recipe(written: &Checkpoint) -> Result<Recipe> {
 
 /// Checks an output by itself: every tensor can be read, and every value is finite.
 pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
-    let tensors = written
-        .tensors
-        .values()
-        .par_bridge()
-        .map(|source| if stop.load(Ordering::Relaxed) { Err(interrupted()) } else { Ok(check_alone(written, source)) })
-        .collect::<Result<Vec<_>>>()?;
+    let tensors =
+        written
+            .tensors
+            .values()
+            .par_bridge()
+            .map(|source| {
+                if stop.load(Ordering::Relaxed) {
+                    Err(interrupted())
+                } else {
+                    Ok(check_alone(written, source))
+                }
+            })
+            .collect::<Result<Vec<_>>>()?;
     let order = |check: &TensorCheck| written.tensors.get_index_of(&check.name);
     let mut tensors = tensors;
     tensors.sort_by_key(order);

@@ -15,15 +15,17 @@ struct Pattern {
 
 impl Pattern {
     fn new(flag: &'static str, text: &str) -> Result<Pattern> {
-        let glob = Glob::new(text)
-            .map_err(|e| Error::usage(format!("{flag} {text:?}: {e}"), "`*` matches any characters, `?` one"))?;
+        let glob = Glob::new(text).map_err(|e| {
+            Error::usage(format!("{flag} {text:?}: {e}"), "`*` matches any characters, `?` one")
+        })?;
         Ok(Pattern { matcher: glob.compile_matcher(), flag, matched: AtomicBool::new(false) })
     }
 
     /// A glob may name the tensor or its module.
     fn matches(&self, names: &[&str]) -> bool {
         let found = names.iter().any(|name| {
-            self.matcher.is_match(name) || name.strip_suffix(".weight").is_some_and(|m| self.matcher.is_match(m))
+            self.matcher.is_match(name)
+                || name.strip_suffix(".weight").is_some_and(|m| self.matcher.is_match(m))
         });
         self.matched.fetch_or(found, Ordering::Relaxed);
         found

@@ -15,8 +15,8 @@ use crate::numerics::{Number, Scheme};
 use crate::recipe::{Recipe, Request};
 use crate::tensor::{BlockType, DType};
 
-pub use roles::Role;
 use globs::Globs;
+pub use roles::Role;
 use roles::{fused_group, role};
 
 /// What becomes of a tensor.
@@ -157,7 +157,8 @@ impl Planner<'_> {
         let dtype = float_dtype(source).unwrap_or(self.dtype);
         let role = role(&source.name, &output.shape, dtype, self.conv1d());
         let linear = role == Role::Linear;
-        let wanted = self.request.scheme.and_then(|scheme| self.wanted(scheme, role, source, &output).transpose());
+        let wanted =
+            self.request.scheme.and_then(|scheme| self.wanted(scheme, role, source, &output).transpose());
         let (action, note, substituted) = match wanted.transpose()? {
             Some(scheme) => self.admit(&output, scheme, source)?,
             None => (self.store(&output, source), self.why_left_alone(role, source), false),
@@ -199,7 +200,12 @@ impl Planner<'_> {
         })
     }
 
-    fn admit(&self, output: &Output, scheme: Scheme, source: &Source) -> Result<(Action, Option<String>, bool)> {
+    fn admit(
+        &self,
+        output: &Output,
+        scheme: Scheme,
+        source: &Source,
+    ) -> Result<(Action, Option<String>, bool)> {
         Ok(match self.request.format.admit(&scheme, &output.shape, self.dtype) {
             Admission::As(scheme) => (Action::Quantize(scheme), self.head_note(scheme), false),
             Admission::Instead(scheme, why) => (Action::Quantize(scheme), Some(why), true),
@@ -248,7 +254,8 @@ impl Planner<'_> {
     }
 
     fn conv1d(&self) -> bool {
-        let model_type = self.checkpoint.config.as_ref().and_then(|config| config.get("model_type")?.as_str());
+        let model_type =
+            self.checkpoint.config.as_ref().and_then(|config| config.get("model_type")?.as_str());
         matches!(model_type, Some("gpt2" | "openai-gpt" | "imagegpt" | "decision_transformer"))
     }
 
@@ -278,13 +285,13 @@ fn common_dtype(checkpoint: &Checkpoint) -> DType {
     let mut counts: HashMap<DType, u64> = HashMap::new();
     for source in checkpoint.tensors.values() {
         if let Some(dtype @ (DType::F32 | DType::F16 | DType::BF16)) = float_dtype(source) {
-            let weight = if source.shape.len() < 2 { 1 } else { source.shape.iter().product::<usize>() as u64 };
+            let weight =
+                if source.shape.len() < 2 { 1 } else { source.shape.iter().product::<usize>() as u64 };
             *counts.entry(dtype).or_default() += weight;
         }
     }
-    let quantized = checkpoint.tensors.values().any(|source| {
-        matches!(float_dtype(source), None | Some(DType::Block(_)))
-    });
+    let quantized =
+        checkpoint.tensors.values().any(|source| matches!(float_dtype(source), None | Some(DType::Block(_))));
     let most = counts.into_iter().max_by_key(|&(dtype, count)| (count, dtype.name()));
     match most {
         // A GGUF's few F32 norms do not make an F32 model.

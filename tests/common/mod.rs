@@ -59,7 +59,8 @@ pub fn contents(path: &Path) -> BTreeMap<String, Vec<u8>> {
 pub fn assert_same(a: &Path, b: &Path) {
     let (a, b) = (contents(a), contents(b));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    let differ: Vec<&String> = a.iter().filter(|(name, content)| b[*name] != **content).map(|(name, _)| name).collect();
+    let differ: Vec<&String> =
+        a.iter().filter(|(name, content)| b[*name] != **content).map(|(name, _)| name).collect();
     assert!(differ.is_empty(), "these files differ: {differ:?}");
 }
 
@@ -72,7 +73,9 @@ pub fn weights(seed: u64, count: usize) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
     };
-    (0..count).map(|i| (0..4).map(|_| uniform()).sum::<f32>() * if i % 997 == 0 { 0.5 } else { 0.05 }).collect()
+    (0..count)
+        .map(|i| (0..4).map(|_| uniform()).sum::<f32>() * if i % 997 == 0 { 0.5 } else { 0.05 })
+        .collect()
 }
 
 /// Writes a bf16 `.safetensors` file of named matrices.
@@ -84,8 +87,11 @@ pub fn write_checkpoint(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)])
         })
         .collect();
     let views = tensors.iter().map(|(name, shape, _)| {
-        let view =
-            safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), &bytes[name.as_str()]);
+        let view = safetensors::tensor::TensorView::new(
+            safetensors::Dtype::BF16,
+            shape.clone(),
+            &bytes[name.as_str()],
+        );
         (name.as_str(), view.unwrap())
     });
     safetensors::serialize_to_file(views, None, path).unwrap();
