@@ -148,7 +148,7 @@ pub(super) fn file(hub: &Hub, repo: &Repo, name: &str) -> Result<(), Failure> {
         match transfer(hub, repo, name) {
             Err(failure) if failure.is_transient() && attempt < ATTEMPTS => {
                 tracing::warn!("{name}: {failure}; resuming");
-                thread::sleep(Duration::from_millis(500) * attempt);
+                thread::sleep(Duration::from_millis(200) * attempt);
             }
             Err(failure) => return Err(failure),
             Ok(()) => break,
