@@ -1,94 +1,259 @@
-//! What an architecture calls its tensors, and how GGUF stores them. One file per family, one line in
-//! [`ARCHITECTURES`]. Knows no scheme, reads no file.
+//! What an architecture calls its tensors and its settings, and how GGUF stores them. One file per family, one entry of
+//! [`ARCHITECTURES`] per model. Knows no scheme, reads no file: `io::gguf` and `export::gguf` walk these tables.
 
-/// What GGUF does to a Hugging Face tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transform {
-    /// Nothing.
-    None,
-    /// Rows of q and k are reordered within each head for the interleaved rope: Hugging Face row (head, half, i) is GGUF
-    /// row (head, i, half), for i < head_dim/2.
-    PermuteRope {
-        /// Heads of this tensor.
-        heads: usize,
-    },
-    /// Norm weights are stored plus one (Gemma).
-    AddOne,
+mod gemma;
+mod llama;
+mod names;
+mod olmo2;
+mod phi3;
+mod qwen;
+mod stablelm;
+mod transform;
+
+use serde_json::{Map, Value};
+
+pub use names::{Name, Numbers};
+pub use transform::Transform;
+
+/// Every architecture whose tensors llmc can rename between Hugging Face and GGUF. Where two share GGUF's name, they
+/// differ in whether they have experts.
+pub const ARCHITECTURES: &[&Arch] = &[
+    &llama::LLAMA,
+    &llama::MIXTRAL,
+    &qwen::QWEN2,
+    &qwen::QWEN2_MOE,
+    &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &phi3::PHI3,
+    &olmo2::OLMO2,
+    &stablelm::STABLELM,
+];
+
+/// An architecture: plain tables, and one hook for what tables cannot say.
+#[derive(Debug)]
+pub struct Arch {
+    /// `general.architecture` of a GGUF, and the prefix of its settings' keys.
+    pub gguf: &'static str,
+    /// Hugging Face `model_type` and class of the models that it covers; the first is what a GGUF is rebuilt as.
+    pub models: &'static [(&'static str, &'static str)],
+    /// Tensor names.
+    pub names: &'static [&'static [Name]],
+    /// Settings.
+    pub keys: &'static [&'static [Key]],
+    /// What config.json says of every such model and GGUF does not say.
+    pub fixed: &'static [(&'static str, Fixed)],
+    /// How its tensors differ in GGUF.
+    pub changes: Changes,
+    /// Whether its layers have experts.
+    pub experts: bool,
+    /// Whether the output head is the embedding where config.json does not say.
+    pub tied_by_default: bool,
+    /// Completes a config.json rebuilt from a GGUF.
+    pub complete: fn(&mut Map<String, Value>, &Has),
 }
 
-impl Transform {
-    /// Hugging Face row → the row that GGUF stores it in, of a tensor of `rows` rows.
-    pub fn stored_row(self, row: usize, rows: usize) -> usize {
-        let Some(half) = self.half_head(rows) else { return row };
-        let (head, within) = (row / (2 * half), row % (2 * half));
-        head * 2 * half + within % half * 2 + within / half
+/// How a family's tensors differ between Hugging Face and GGUF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changes {
+    /// Not at all.
+    None,
+    /// q and k are permuted for the interleaved rope (Llama).
+    Rope,
+    /// Norm weights are stored plus one (Gemma).
+    Norms,
+}
+
+/// A setting's name on both sides.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// In config.json.
+    pub hf: &'static str,
+    /// In GGUF, without the architecture's prefix.
+    pub gguf: &'static str,
+    /// Its type in GGUF.
+    pub kind: Kind,
+    /// What its absence from config.json means.
+    pub missing: Missing,
+}
+
+/// Type of a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// u32.
+    Int,
+    /// f32.
+    Float,
+    /// bool.
+    Bool,
+}
+
+/// What the absence of a setting from config.json means.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Missing {
+    /// The model cannot be described without it.
+    Refuse,
+    /// GGUF does without it too.
+    Omit,
+    /// The value of another setting.
+    Copy(&'static str),
+    /// The default of transformers' configuration class.
+    Int(u64),
+    /// Likewise.
+    Float(f64),
+    /// Likewise.
+    Bool(bool),
+}
+
+/// A constant setting.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub enum Fixed {
+    Int(u64),
+    Float(f64),
+    Bool(bool),
+    Text(&'static str),
+}
+
+impl Fixed {
+    /// As JSON.
+    pub fn json(self) -> Value {
+        match self {
+            Fixed::Int(value) => value.into(),
+            Fixed::Float(value) => value.into(),
+            Fixed::Bool(value) => value.into(),
+            Fixed::Text(value) => value.into(),
+        }
+    }
+}
+
+/// Says whether a GGUF has a tensor of some name: what [`Arch::complete`] may look at.
+pub type Has<'a> = dyn Fn(&str) -> bool + 'a;
+
+/// For [`Arch::complete`]: nothing to add.
+pub(crate) fn complete(_: &mut Map<String, Value>, _: &Has) {}
+
+/// A setting that every model gives.
+pub(crate) const fn int(hf: &'static str, gguf: &'static str) -> Key {
+    Key { hf, gguf, kind: Kind::Int, missing: Missing::Refuse }
+}
+
+/// A real setting that every model gives.
+pub(crate) const fn float(hf: &'static str, gguf: &'static str) -> Key {
+    Key { hf, gguf, kind: Kind::Float, missing: Missing::Refuse }
+}
+
+impl Key {
+    /// The same setting, with a meaning for its absence.
+    pub(crate) const fn or(self, missing: Missing) -> Key {
+        Key { missing, ..self }
+    }
+}
+
+/// What nearly every decoder has.
+pub(crate) const DECODER_KEYS: &[Key] = &[
+    int("max_position_embeddings", "context_length"),
+    int("hidden_size", "embedding_length"),
+    int("num_hidden_layers", "block_count"),
+    int("intermediate_size", "feed_forward_length"),
+    int("num_attention_heads", "attention.head_count"),
+    int("num_key_value_heads", "attention.head_count_kv").or(Missing::Copy("num_attention_heads")),
+];
+
+/// Root-mean-square norms.
+pub(crate) const RMS_KEYS: &[Key] =
+    &[float("rms_norm_eps", "attention.layer_norm_rms_epsilon").or(Missing::Float(1e-6))];
+
+/// A head size that need not be hidden_size / heads.
+pub(crate) const HEAD_KEYS: &[Key] = &[
+    int("head_dim", "attention.key_length").or(Missing::Omit),
+    int("head_dim", "attention.value_length").or(Missing::Omit),
+];
+
+/// Where a Hugging Face tensor is in a GGUF.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The GGUF tensor.
+    pub name: String,
+    /// Which part of it, where it stacks several.
+    pub part: Option<usize>,
+}
+
+/// What a GGUF tensor holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Content<'a> {
+    row: &'static Name,
+    numbers: Numbers,
+    suffix: &'a str,
+}
+
+impl Content<'_> {
+    /// Whether it holds several Hugging Face tensors, one after the other.
+    pub fn is_stacked(&self) -> bool {
+        self.row.is_stacked()
     }
 
-    /// GGUF row → the Hugging Face row it holds: the inverse of [`Transform::stored_row`].
-    pub fn source_row(self, row: usize, rows: usize) -> usize {
-        let Some(half) = self.half_head(rows) else { return row };
-        let (head, within) = (row / (2 * half), row % (2 * half));
-        head * 2 * half + within % 2 * half + within / 2
+    /// The Hugging Face name, of part `part` where it is stacked.
+    pub fn hf_name(&self, part: usize) -> String {
+        names::fill(self.row.hf, Numbers { part: Some(part), ..self.numbers }, self.suffix)
+    }
+}
+
+impl Arch {
+    /// What a GGUF tensor holds; `None` for names that the architecture does not have.
+    pub fn content<'a>(&self, gguf: &'a str) -> Option<Content<'a>> {
+        self.names.iter().copied().flatten().find_map(|row| {
+            let (numbers, suffix) = names::matches(row.gguf, gguf)?;
+            Some(Content { row, numbers, suffix })
+        })
     }
 
-    /// Whether rows move.
-    pub fn permutes_rows(self) -> bool {
-        matches!(self, Transform::PermuteRope { .. })
+    /// Where a Hugging Face tensor goes; `None` for names that the architecture does not have.
+    pub fn place(&self, hf: &str) -> Option<Place> {
+        self.names.iter().copied().flatten().find_map(|row| {
+            let (numbers, suffix) = names::matches(row.hf, hf)?;
+            Some(Place { name: names::fill(row.gguf, numbers, suffix), part: numbers.part })
+        })
     }
 
-    /// Hugging Face values → stored values, in place.
-    pub fn apply(self, values: &mut [f32]) {
-        if self == Transform::AddOne {
-            values.iter_mut().for_each(|value| *value += 1.0);
+    /// What GGUF does to a Hugging Face tensor of a model with so many query and key/value heads.
+    pub fn transform(&self, hf: &str, heads: usize, kv_heads: usize) -> Transform {
+        let ends = |suffix: &str| hf.ends_with(suffix);
+        match self.changes {
+            Changes::Norms if ends("norm.weight") => Transform::AddOne,
+            Changes::Rope if ends(".q_proj.weight") => Transform::PermuteRope { heads },
+            Changes::Rope if ends(".k_proj.weight") => Transform::PermuteRope { heads: kv_heads },
+            Changes::Rope if ends(".q_proj.bias") => Transform::PermuteRopeBias { heads },
+            Changes::Rope if ends(".k_proj.bias") => Transform::PermuteRopeBias { heads: kv_heads },
+            _ => Transform::None,
         }
     }
 
-    /// Stored values → Hugging Face values, in place: the inverse of [`Transform::apply`].
-    pub fn undo(self, values: &mut [f32]) {
-        if self == Transform::AddOne {
-            values.iter_mut().for_each(|value| *value -= 1.0);
-        }
+    /// All its settings.
+    pub fn keys(&self) -> impl Iterator<Item = &'static Key> {
+        self.keys.iter().copied().flatten()
     }
+}
 
-    /// Half of a head's rows where rows move. Rows that are not a whole number of even heads do not move:
-    /// reading and writing refuse such tensors before.
-    fn half_head(self, rows: usize) -> Option<usize> {
-        let Transform::PermuteRope { heads } = self else { return None };
-        let dim = rows.checked_div(heads)?;
-        (dim > 0 && dim % 2 == 0 && dim * heads == rows).then_some(dim / 2)
-    }
+/// The architecture that config.json's `model_type` names.
+pub fn find_hf(config: &Value) -> Option<&'static Arch> {
+    let model_type = config.get("model_type")?.as_str()?;
+    ARCHITECTURES.iter().copied().find(|arch| arch.models.iter().any(|(name, _)| *name == model_type))
+}
+
+/// The architecture that a GGUF names, with or without experts.
+pub fn find_gguf(name: &str, experts: bool) -> Option<&'static Arch> {
+    let named = || ARCHITECTURES.iter().copied().filter(|arch| arch.gguf == name);
+    named().find(|arch| arch.experts == experts).or_else(|| named().next())
+}
+
+/// The model types that can be renamed, for hints.
+pub fn known() -> String {
+    let types = ARCHITECTURES.iter().flat_map(|arch| arch.models).map(|(model_type, _)| *model_type);
+    types.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Two heads of four rows, by hand: (half 0: a b, half 1: c d) is stored interleaved, a c b d.
-    #[test]
-    fn rope_permutation_interleaves_the_halves_of_each_head() {
-        let rope = Transform::PermuteRope { heads: 2 };
-        let stored: Vec<usize> = (0..8).map(|row| rope.source_row(row, 8)).collect();
-        assert_eq!(stored, [0, 2, 1, 3, 4, 6, 5, 7]);
-        for heads in [1, 2, 3, 9] {
-            let (rope, rows) = (Transform::PermuteRope { heads }, heads * 10);
-            assert!((0..rows).all(|row| rope.source_row(rope.stored_row(row, rows), rows) == row));
-        }
-    }
-
-    #[test]
-    fn rows_that_are_not_whole_heads_stay() {
-        assert_eq!(Transform::PermuteRope { heads: 3 }.stored_row(1, 8), 1);
-        assert_eq!(Transform::PermuteRope { heads: 0 }.stored_row(1, 8), 1);
-        assert_eq!(Transform::PermuteRope { heads: 2 }.stored_row(1, 6), 1);
-        assert_eq!(Transform::None.source_row(5, 8), 5);
-    }
-
-    #[test]
-    fn add_one_is_undone() {
-        let mut values = [0.5, -1.0, 0.0];
-        Transform::AddOne.apply(&mut values);
-        assert_eq!(values, [1.5, 0.0, 1.0]);
-        Transform::AddOne.undo(&mut values);
-        assert_eq!(values, [0.5, -1.0, 0.0]);
-    }
-}
+mod tests;
