@@ -1,0 +1,131 @@
+//! Eight f32 side by side, one sub-block in each: the searches are written once over [`Lanes`].
+//!
+//! A lane never meets its neighbour and no operation is fused, so every implementation gives the same bits, and [`Plain`]
+//! is the twin that the others are tested against.
+
+/// Eight f32 and the arithmetic the searches need.
+pub trait Lanes: Copy {
+    /// One value in every lane.
+    fn splat(value: f32) -> Self;
+    /// Lane i holds `values[i]`.
+    fn load(values: &[f32; 8]) -> Self;
+    /// The lanes in order.
+    fn store(self) -> [f32; 8];
+    /// self + b.
+    fn add(self, b: Self) -> Self;
+    /// self − b.
+    fn sub(self, b: Self) -> Self;
+    /// self · b.
+    fn mul(self, b: Self) -> Self;
+    /// self / b.
+    fn div(self, b: Self) -> Self;
+    /// √self.
+    fn sqrt(self) -> Self;
+    /// To the nearest integer, ties to even.
+    fn round(self) -> Self;
+    /// self where self < b, else b.
+    fn min(self, b: Self) -> Self;
+    /// self where self > b, else b.
+    fn max(self, b: Self) -> Self;
+    /// `yes` where self < b, else `no`.
+    fn if_less(self, b: Self, yes: Self, no: Self) -> Self;
+
+    /// |self|.
+    #[inline(always)]
+    fn abs(self) -> Self {
+        self.max(Self::splat(0.0).sub(self))
+    }
+
+    /// 1 / self; 0 where |self| is too small for that.
+    #[inline(always)]
+    fn inverse(self) -> Self {
+        let zero = Self::splat(0.0);
+        Self::splat(1e-37).if_less(self.abs(), Self::splat(1.0).div(self), zero)
+    }
+
+    /// The sum of the lanes, in one fixed order.
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.store();
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    }
+
+    /// The largest lane; of NaNs, any.
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        self.store().into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// The portable lanes.
+#[derive(Clone, Copy)]
+pub struct Plain([f32; 8]);
+
+impl Plain {
+    #[inline(always)]
+    fn zip(self, b: Plain, op: impl Fn(f32, f32) -> f32) -> Plain {
+        Plain(std::array::from_fn(|i| op(self.0[i], b.0[i])))
+    }
+}
+
+impl Lanes for Plain {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Plain([value; 8])
+    }
+    #[inline(always)]
+    fn load(values: &[f32; 8]) -> Self {
+        Plain(*values)
+    }
+    #[inline(always)]
+    fn store(self) -> [f32; 8] {
+        self.0
+    }
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        self.zip(b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        self.zip(b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        self.zip(b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        self.zip(b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Plain(self.0.map(f32::sqrt))
+    }
+    #[inline(always)]
+    fn round(self) -> Self {
+        Plain(self.0.map(f32::round_ties_even))
+    }
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        self.zip(b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        self.zip(b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn if_less(self, b: Self, yes: Self, no: Self) -> Self {
+        Plain(std::array::from_fn(|i| if self.0[i] < b.0[i] { yes.0[i] } else { no.0[i] }))
+    }
+}
+
+/// The code 0 … top nearest to v, ties to even.
+///
+/// Adding 1.5·2²³ leaves the integer in the low bits of the sum; plain arithmetic, which vectorizes everywhere.
+#[inline(always)]
+pub fn code(v: f32, top: f32) -> u8 {
+    const ROUNDER: f32 = 12_582_912.0;
+    let v = if v > 0.0 { v } else { 0.0 };
+    let v = if v < top { v } else { top };
+    (v + ROUNDER).to_bits() as u8
+}

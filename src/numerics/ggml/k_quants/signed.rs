@@ -1,0 +1,210 @@
+//! x ≈ scale·code with codes −half … half − 1 and scales of either sign: the search behind Q3_K and Q6_K.
+//!
+//! After llama.cpp's `make_qx_quants` in the idea of trying several steps that put the largest magnitude near −half, each
+//! followed by weighted least squares. [`Search::choose`] then compares the true errors of neighbouring integer scales.
+
+use half::f16;
+
+use super::SUPER_BLOCK;
+use super::half_scale::Unit;
+use super::lanes::Lanes;
+use super::weights::{Rule, Scaled, SubBlocks, sub_blocks};
+
+/// What a type searches.
+pub struct Plan {
+    /// Codes are −half … half − 1.
+    pub half: f32,
+    /// Integer scales are −this … this − 1.
+    pub scale_half: f32,
+    /// How far to search without importance.
+    pub alone: Effort,
+    /// How far to search with importance.
+    pub given: Effort,
+    /// The weights.
+    pub rule: Rule,
+}
+
+/// How far to search.
+pub struct Effort {
+    /// Candidate steps: the largest magnitude divided by half + this.
+    pub steps: &'static [f32],
+    /// Integer scales tried around the fitted one, in this order.
+    pub neighbours: &'static [f32],
+    /// Rounds of choosing integer scales and solving for the f16 one.
+    pub rounds: usize,
+}
+
+/// A super-block of 16 sub-blocks of 16 before it is packed.
+pub struct SignedBlock {
+    /// Unit of the scales.
+    pub d: f16,
+    /// Integer scale of each sub-block.
+    pub scales: [i8; 16],
+    /// Codes in order, plus half.
+    pub codes: [u8; SUPER_BLOCK],
+}
+
+impl SignedBlock {
+    /// value = (d·scale)·(code − half).
+    #[inline(always)]
+    pub fn dequantize(&self, half: i16, out: &mut [f32]) {
+        let d = self.d.to_f32();
+        for ((out, codes), scale) in out.chunks_exact_mut(E).zip(self.codes.chunks_exact(E)).zip(self.scales)
+        {
+            let scale = d * f32::from(scale);
+            for (out, &code) in out.iter_mut().zip(codes) {
+                *out = scale * f32::from(i16::from(code) - half);
+            }
+        }
+    }
+}
+
+/// Elements of a sub-block.
+const E: usize = 16;
+
+/// The least-squares scale of each sub-block for its codes l, and what it saves.
+#[derive(Clone, Copy)]
+struct Fit<L> {
+    scale: L,
+    gain: L,
+    wll: L,
+    wxl: L,
+}
+
+impl<L: Lanes> Fit<L> {
+    #[inline(always)]
+    fn of(sub: &SubBlocks<L, E>, inverse_scale: L, half: f32) -> Self {
+        let (low, high) = (L::splat(-half), L::splat(half - 1.0));
+        let (mut wll, mut wxl) = (L::splat(0.0), L::splat(0.0));
+        for ((x, w), wx) in sub.x.iter().zip(&sub.w).zip(&sub.wx) {
+            let code = x.mul(inverse_scale).max(low).min(high).round();
+            wll = wll.add(w.mul(code).mul(code));
+            wxl = wxl.add(wx.mul(code));
+        }
+        let scale = wxl.mul(wll.inverse());
+        Fit { scale, gain: scale.mul(wxl), wll, wxl }
+    }
+
+    /// Lane by lane, the one that gains more.
+    #[inline(always)]
+    fn or(self, b: Self) -> Self {
+        Fit {
+            scale: self.gain.if_less(b.gain, b.scale, self.scale),
+            gain: self.gain.if_less(b.gain, b.gain, self.gain),
+            wll: self.gain.if_less(b.gain, b.wll, self.wll),
+            wxl: self.gain.if_less(b.gain, b.wxl, self.wxl),
+        }
+    }
+
+    /// The best scale in real numbers.
+    #[inline(always)]
+    fn search(sub: &SubBlocks<L, E>, half: f32, effort: &Effort) -> Self {
+        let zero = L::splat(0.0);
+        let (mut low, mut high) = (sub.x[0], sub.x[0]);
+        for x in &sub.x {
+            low = low.min(*x);
+            high = high.max(*x);
+        }
+        let extreme = zero.sub(low).if_less(high, high, low).inverse();
+        let mut best = Fit { scale: zero, gain: zero, wll: zero, wxl: zero };
+        for step in effort.steps {
+            best = best.or(Fit::of(sub, extreme.mul(L::splat(-half - step)), half));
+        }
+        best
+    }
+}
+
+/// The state of a super-block's search: its f16 scale as f32, in units of the block.
+struct Search<'a, L> {
+    plan: &'a Plan,
+    effort: &'a Effort,
+    d: f32,
+    /// Σs²wll and Σs·wxl over sub-blocks of integer scale s.
+    sums: [L; 2],
+}
+
+impl<L: Lanes> Search<'_, L> {
+    /// Replaces a fit by the best integer scale near it, and returns that.
+    #[inline(always)]
+    fn choose(&mut self, sub: &SubBlocks<L, E>, fit: &mut Fit<L>) -> L {
+        let (low, high) = (L::splat(-self.plan.scale_half), L::splat(self.plan.scale_half - 1.0));
+        let d = L::splat(self.d);
+        let fitted = fit.scale.mul(d.inverse());
+        let mut best = Fit { gain: L::splat(f32::NEG_INFINITY), ..*fit };
+        let mut chosen = L::splat(0.0);
+        for step in self.effort.neighbours {
+            let s = fitted.add(L::splat(*step)).max(low).min(high).round();
+            let scale = s.mul(d);
+            let codes = Fit::of(sub, scale.inverse(), self.plan.half);
+            let gain = scale.mul(codes.wxl.add(codes.wxl).sub(scale.mul(codes.wll)));
+            chosen = best.gain.if_less(gain, s, chosen);
+            best = best.or(Fit { gain, ..codes });
+        }
+        self.sums[0] = self.sums[0].add(chosen.mul(chosen).mul(best.wll));
+        self.sums[1] = self.sums[1].add(chosen.mul(best.wxl));
+        *fit = best;
+        chosen
+    }
+
+    /// d by least squares over all codes; then the sums start again.
+    #[inline(always)]
+    fn solve(&mut self, unit: Unit) {
+        let (ss, sx) = (self.sums[0].sum(), self.sums[1].sum());
+        if ss > 0.0 {
+            self.d = unit.nearest(sx / ss);
+        }
+        self.sums = [L::splat(0.0); 2];
+    }
+}
+
+/// Quantizes a super-block.
+#[inline(always)]
+pub fn quantize<L: Lanes>(x: &[f32], importance: Option<&[f32]>, plan: &Plan) -> SignedBlock {
+    let zero = SignedBlock { d: f16::ZERO, scales: [0; 16], codes: [plan.half as u8; SUPER_BLOCK] };
+    let Some(block) = Scaled::new(x) else { return zero };
+    let effort = if importance.is_some() { &plan.given } else { &plan.alone };
+    let subs: [SubBlocks<L, E>; 2] = sub_blocks(&block, importance, plan.rule);
+    let mut fits = [Fit::search(&subs[0], plan.half, effort), Fit::search(&subs[1], plan.half, effort)];
+    let d = block.unit.at_least(extreme(&fits) / -plan.scale_half);
+    let mut search = Search { plan, effort, d, sums: [L::splat(0.0); 2] };
+    let mut chosen = [L::splat(0.0); 2];
+    for _ in 0..effort.rounds {
+        for ((chosen, sub), fit) in chosen.iter_mut().zip(&subs).zip(&mut fits) {
+            *chosen = search.choose(sub, fit);
+        }
+        search.solve(block.unit);
+    }
+    let mut out = SignedBlock { d: block.unit.store(search.d), ..zero };
+    for (to, s) in out.scales.chunks_exact_mut(8).zip(chosen) {
+        for (to, s) in to.iter_mut().zip(s.store()) {
+            *to = s as i8;
+        }
+    }
+    encode(&block, plan.half, &mut out);
+    out
+}
+
+/// The scale of the largest magnitude, with its sign: it becomes the integer −scale_half, the wider side.
+#[inline(always)]
+fn extreme<L: Lanes>(fits: &[Fit<L>; 2]) -> f32 {
+    let mut most = 0f32;
+    for fit in fits {
+        for scale in fit.scale.store() {
+            most = if scale.abs() > most.abs() { scale } else { most };
+        }
+    }
+    most
+}
+
+/// Rounds the final codes under the stored scales.
+#[inline(always)]
+fn encode(block: &Scaled, half: f32, out: &mut SignedBlock) {
+    let d = block.unit.load(out.d);
+    for ((codes, x), scale) in out.codes.chunks_exact_mut(E).zip(block.x.chunks_exact(E)).zip(out.scales) {
+        let scale = d * f32::from(scale);
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = super::lanes::code(x * inverse + half, 2.0 * half - 1.0);
+        }
+    }
+}
