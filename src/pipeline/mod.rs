@@ -20,7 +20,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::export::{Format, Output};
+use crate::export::{Format, Output, Piece};
 use crate::io::Checkpoint;
 use crate::method::{Block, Linear, Method};
 use crate::numerics::{Extent, Scheme, convert};
@@ -268,17 +268,29 @@ impl<'a> Run<'a> {
         ))
     }
 
-    /// Counts the chunk as done; the step's last one is journaled, and its input pages are given back.
+    /// Gives the input pages of a chunk back to the system: chunk by chunk where its rows are consecutive in one source,
+    /// and else with the step's last chunk.
+    fn release(&self, step: &Step, chunk: &Chunk) {
+        let release = |piece: &Piece, rows: Range<usize>| {
+            if let Some(source) = self.checkpoint.tensors.get(&piece.source) {
+                self.checkpoint.release(source, rows);
+            }
+        };
+        match step.output.pieces.as_slice() {
+            [piece] if !step.output.transform.permutes_rows() => {
+                release(piece, piece.rows.start + chunk.rows.start..piece.rows.start + chunk.rows.end);
+            }
+            pieces if self.remaining[chunk.step].load(Ordering::Relaxed) == 1 => {
+                pieces.iter().for_each(|piece| release(piece, piece.rows.clone()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts the chunk as done; the step's last one is journaled.
     fn finish(&self, chunk: &Chunk) -> Result<()> {
         let step = &self.plan.steps[chunk.step];
-        for piece in &step.output.pieces {
-            match self.checkpoint.tensors.get(&piece.source) {
-                Some(source) if self.remaining[chunk.step].load(Ordering::Relaxed) == 1 => {
-                    self.checkpoint.release(source, piece.rows.clone());
-                }
-                _ => {}
-            }
-        }
+        self.release(step, chunk);
         let [rows, _] = step.rows_cols();
         let share = chunk.rows.len() as u64 * input_bytes(self.checkpoint, &step.output) / rows.max(1) as u64;
         self.options.progress.inc(share);
@@ -323,7 +335,7 @@ fn interrupted() -> Error {
 
 /// Bytes of the input that an output is made from.
 fn input_bytes(checkpoint: &Checkpoint, output: &Output) -> u64 {
-    let piece_bytes = |piece: &crate::export::Piece| {
+    let piece_bytes = |piece: &Piece| {
         let source = checkpoint.tensors.get(&piece.source)?;
         let [rows, _] = crate::export::rows_cols(&source.shape);
         Some(source.stored_bytes() * piece.rows.len() as u64 / rows.max(1) as u64)
