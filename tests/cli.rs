@@ -114,8 +114,14 @@ fn include_and_exclude() {
     assert_eq!(stored("--exclude *.down_proj", down), "bf16");
     assert_eq!(stored("", "model.embed_tokens.weight"), "bf16");
     assert!(stored("--include *embed_tokens*", "model.embed_tokens.weight").starts_with("int8"));
-    assert!(fails(here.path(), &format!("plan {model} --scheme w8a16 --exclude typo"), 2).contains("matches no tensor"));
-    assert!(fails(here.path(), &format!("plan {model} --scheme w8a16 --include *norm*"), 2).contains("cannot be quantized"));
+    assert!(
+        fails(here.path(), &format!("plan {model} --scheme w8a16 --exclude typo"), 2)
+            .contains("matches no tensor")
+    );
+    assert!(
+        fails(here.path(), &format!("plan {model} --scheme w8a16 --include *norm*"), 2)
+            .contains("cannot be quantized")
+    );
 }
 
 #[test]

@@ -53,6 +53,7 @@ enum Command {
 
 /// Flags of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
 pub struct Global {
     /// Print the result as JSON
     #[arg(long, global = true)]

@@ -5,17 +5,19 @@ use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::Context;
-use super::recipe_args::RecipeArguments;
+use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::pipeline;
 use crate::plan::Plan;
 
+const EXAMPLES: &str = "Examples:
+  llmc plan --bits 4 model.safetensors
+  llmc plan models/qwen --scheme q4_k --json";
+
 /// Show what `quantize` would do to every tensor: scheme, substitutions, size, memory
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  llmc plan --bits 4 model.safetensors
-  llmc plan models/qwen --scheme q4_k --json")]
+#[command(after_help = EXAMPLES, after_long_help = catalogue(EXAMPLES))]
 pub struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,

@@ -4,14 +4,16 @@ use clap::Args;
 
 use super::Context;
 use super::job::{self, OutputArguments};
-use super::recipe_args::RecipeArguments;
+use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
+
+const EXAMPLES: &str = "Examples:
+  llmc quantize --bits 4 model.safetensors
+  llmc quantize models/qwen --scheme w4a16 --group-size 64 --format gptq -o qwen-gptq";
 
 /// Quantize a checkpoint, without data, and write it for an engine
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  llmc quantize --bits 4 model.safetensors
-  llmc quantize models/qwen --scheme w4a16 --group-size 64 --format gptq -o qwen-gptq")]
+#[command(after_help = EXAMPLES, after_long_help = catalogue(EXAMPLES))]
 pub struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,

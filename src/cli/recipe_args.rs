@@ -3,7 +3,22 @@
 use clap::Args;
 
 use crate::error::{Error, Result};
+use crate::export::FORMATS;
+use crate::method::METHODS;
+use crate::numerics::presets::PRESETS;
 use crate::recipe::Recipe;
+
+/// The end of `--help`: every scheme, method and format with what it costs, then the examples.
+pub fn catalogue(examples: &str) -> String {
+    let list = |title: &str, entries: Vec<(&str, &str)>| {
+        let lines: String = entries.iter().map(|(name, summary)| format!("  {name:20}{summary}\n")).collect();
+        format!("{title}:\n{lines}\n")
+    };
+    list("Schemes", PRESETS.iter().map(|preset| (preset.name, preset.summary)).collect())
+        + &list("Methods", METHODS.iter().map(|def| (def.name, def.summary)).collect())
+        + &list("Formats", FORMATS.iter().map(|format| (format.name(), format.summary())).collect())
+        + examples
+}
 
 /// What to quantize to.
 #[derive(Debug, Args)]
