@@ -204,11 +204,9 @@ fn insert(
     }
 }
 
-/// Reads rows of a quantized tensor: see [`super::Checkpoint::read_codes`]. Rows start at a multiple of
-/// [`row_multiple`](crate::numerics::Scheme::row_multiple), and may end anywhere: packing along rows is dealt with here.
-///
-/// # Panics
-/// Where the rows begin within a block, or lie beyond the tensor.
+/// Reads rows of a quantized tensor: see [`super::Checkpoint::read_codes`]. Rows may begin and end anywhere: packing along
+/// rows is dealt with here. Where they begin within a block of a scheme by blocks, the block's scales are spelled out for
+/// each row, and the scheme returned is by groups of the block's columns.
 pub fn read(checkpoint: &Checkpoint, source: &Source, rows: Range<usize>) -> Result<QTensor> {
     let Stored::Quantized { layout, scheme, parts } = &source.stored else {
         return Err(Error::unsupported(
@@ -218,10 +216,5 @@ pub fn read(checkpoint: &Checkpoint, source: &Source, rows: Range<usize>) -> Res
     };
     let cols = source.shape.last().copied().unwrap_or(0);
     let rows = rows.start + source.first_row..rows.end + source.first_row;
-    assert!(
-        rows.start.is_multiple_of(scheme.row_multiple()),
-        "{}: {rows:?} begin within a block",
-        source.name
-    );
     read::Reader { files: &checkpoint.files, layout: *layout, scheme: *scheme, parts, rows, cols }.read()
 }

@@ -28,7 +28,7 @@ impl Reader<'_> {
     /// Codes, grid and, where columns are out of order, their groups.
     pub fn read(&self) -> Result<QTensor> {
         Ok(QTensor {
-            scheme: self.scheme,
+            scheme: self.row_scheme(),
             rows: self.rows.len(),
             cols: self.cols,
             codes: self.codes()?,
@@ -42,6 +42,16 @@ impl Reader<'_> {
             },
             g_idx: self.g_idx()?,
         })
+    }
+
+    /// The scheme of these rows: by groups, where they begin within a block.
+    fn row_scheme(&self) -> Scheme {
+        match self.scheme.granularity {
+            Granularity::Block(height, width) if !self.rows.start.is_multiple_of(height) => {
+                Scheme { granularity: Granularity::Group(width), ..self.scheme }
+            }
+            _ => self.scheme,
+        }
     }
 
     fn part(&self, role: &str) -> &RawTensor {
@@ -140,7 +150,20 @@ impl Reader<'_> {
         let part = self.part(role);
         let entries = self.entries();
         let size = part.dtype.block_bytes();
-        floats(part.dtype, &self.bytes(part)[entries.start * size..entries.end * size])
+        let scales = floats(part.dtype, &self.bytes(part)[entries.start * size..entries.end * size]);
+        match self.scheme.granularity {
+            Granularity::Block(height, _) if self.row_scheme() != self.scheme => {
+                self.row_by_row(&scales, height)
+            }
+            _ => scales,
+        }
+    }
+
+    /// The scales of blocks of `height` rows, repeated for each row.
+    fn row_by_row(&self, scales: &[f32], height: usize) -> Vec<f32> {
+        let [_, width] = self.scheme.grid_shape(1, self.cols);
+        let block = |row: usize| (row / height - self.rows.start / height) * width;
+        self.rows.clone().flat_map(|row| &scales[block(row)..][..width]).copied().collect()
     }
 
     /// The grid entries of these rows.
