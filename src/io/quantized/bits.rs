@@ -1,24 +1,11 @@
 //! Codes of 2 to 8 bits out of packed streams. Every layout's words are little-endian with the least significant code
 //! first, so a row of words is one bit stream over its bytes, and a code lies within two neighbouring bytes.
 
-/// Unpacks the first `out.len()` codes of a stream. Bits beyond its end read as zero.
+use crate::numerics::pack;
+
+/// Unpacks the first `out.len()` codes of a stream that has as many.
 pub(super) fn unpack(stream: &[u8], bits: u8, out: &mut [u8]) {
-    match bits {
-        4 => {
-            for (pair, &byte) in out.chunks_mut(2).zip(stream) {
-                pair[0] = byte & 15;
-                if let [_, high] = pair {
-                    *high = byte >> 4;
-                }
-            }
-        }
-        8 => out.copy_from_slice(&stream[..out.len()]),
-        _ => {
-            for (i, code) in out.iter_mut().enumerate() {
-                *code = code_at(stream, bits, i);
-            }
-        }
-    }
+    pack::unpack(&stream[..pack::packed_len(out.len(), bits)], bits, out);
 }
 
 /// The `index`-th code of a stream.
