@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::lanes::{self, BLOCK};
+use super::lanes::{self, Block};
 
 /// A block's scale and minimum.
 pub struct Line {
@@ -17,7 +17,7 @@ pub struct Line {
 impl Line {
     /// The line of a block: the search's where there are weights and it finds one.
     #[inline(always)]
-    pub fn of(x: &[f32; BLOCK], weights: Option<[f32; BLOCK]>, last: u8) -> Line {
+    pub fn of(x: &Block<f32>, weights: Option<Block<f32>>, last: u8) -> Line {
         match weights.and_then(|weights| search(x, &weights, f32::from(last))) {
             Some(line) => Line::rounded(line),
             None => Line::spanning(x, last),
@@ -26,7 +26,7 @@ impl Line {
 
     /// From the smallest to the largest value; as in llama.cpp, codes are those of the unrounded scale and minimum.
     #[inline(always)]
-    fn spanning(x: &[f32; BLOCK], last: u8) -> Line {
+    fn spanning(x: &Block<f32>, last: u8) -> Line {
         let [low, high] = lanes::extent(x);
         let base = lanes::clamp_to_f16(low);
         let d = lanes::clamp_to_f16((high - low) / f32::from(last));
@@ -42,51 +42,58 @@ impl Line {
 
     /// The codes, 0..=last.
     #[inline(always)]
-    pub fn codes(&self, x: &[f32; BLOCK], last: u8) -> [u8; BLOCK] {
+    pub fn codes(&self, x: &Block<f32>, last: u8) -> Block<u8> {
         lanes::codes(x, self.base, self.inverse, 0.5, last)
     }
 }
 
-/// The [d, m] that minimize Σ weight·(x − d·code − m)² over 37 candidates for the reciprocal of d, those of
-/// `make_qkx3_quants` of
-/// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>: each
-/// fixes the codes, and they the regression line. Here m may be positive.
+/// How many codes a candidate goes beyond 0 and beyond the last.
+const CLIPS: [f32; 6] = [-0.5, 0.0, 0.5, 1.0, 2.0, 3.0];
+
+/// The [d, m] that minimize Σ weight·(x − d·code − m)² over candidates that clip the values at both ends, from not at
+/// all to 3 codes each ([`CLIPS`]): a candidate fixes the codes, and they the regression line.
+///
+/// As many candidates as in llama.cpp (`make_qkx3_quants` of
+/// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>), which
+/// varies the range's width alone and so finds larger errors. Here m may be positive, too.
 ///
 /// None where all weights are zero, or all values the same, or their range overflows.
 #[inline(always)]
-fn search(x: &[f32; BLOCK], weights: &[f32; BLOCK], last: f32) -> Option<[f32; 2]> {
+fn search(x: &Block<f32>, weights: &Block<f32>, last: f32) -> Option<[f32; 2]> {
     let [low, high] = lanes::extent(x);
     let range = high - low;
-    let relative = x.map(|v| (v - low) / range);
-    let total = lanes::sum(weights);
-    let mean = lanes::sum(&std::array::from_fn(|j| weights[j] * relative[j])) / total;
+    let relative = lanes::block(|j| (x[j] - low) / range);
+    let [total, moment] = lanes::sums(|j| [weights[j], weights[j] * relative[j]]);
     let mut best = None;
     let mut best_gain = 0.0;
-    for step in -18i8..=18 {
-        let [slope, center, gain] = regression(&relative, weights, total, mean, last, 0.05 * f32::from(step));
+    for (below, above) in CLIPS.iter().flat_map(|below| CLIPS.iter().map(move |above| (below, above))) {
+        let [slope, center, gain] =
+            regression(&relative, weights, [total, moment / total], [last + below + above, *below], last);
         if gain > best_gain {
             best_gain = gain;
-            best = Some([range * slope, low + range * (mean - slope * center)]);
+            best = Some([range * slope, low + range * (moment / total - slope * center)]);
         }
     }
     best.filter(|line| line.iter().all(|v| v.is_finite()))
 }
 
-/// [slope, mean code, explained sum of squares] of the regression of `x` on the codes that `last + offset` gives.
+/// [slope, mean code, explained sum of squares] of the regression of `x`, whose weights' [sum, mean of x] are given, on
+/// the codes x·inverse − below.
 #[inline(always)]
 fn regression(
-    x: &[f32; BLOCK],
-    weights: &[f32; BLOCK],
-    total: f32,
-    mean: f32,
+    x: &Block<f32>,
+    weights: &Block<f32>,
+    [total, mean]: [f32; 2],
+    [inverse, below]: [f32; 2],
     last: f32,
-    offset: f32,
 ) -> [f32; 3] {
-    let codes = x.map(|v| lanes::clamp(lanes::round(v * (last + offset)), 0.0, last));
-    let weighted: [f32; BLOCK] = std::array::from_fn(|j| weights[j] * codes[j]);
-    let center = lanes::sum(&weighted) / total;
-    let square = lanes::sum(&std::array::from_fn(|j| weighted[j] * (codes[j] - center)));
-    let moment = lanes::sum(&std::array::from_fn(|j| weighted[j] * (x[j] - mean)));
+    let codes = lanes::block(|j| lanes::clamp(lanes::round(x[j] * inverse - below), 0.0, last));
+    let [sum] = lanes::sums(|j| [weights[j] * codes[j]]);
+    let center = sum / total;
+    let [square, moment] = lanes::sums(|j| {
+        let weighted = weights[j] * (codes[j] - center);
+        [weighted * codes[j], weighted * (x[j] - mean)]
+    });
     let slope = moment / square;
     [slope, center, slope * moment]
 }

@@ -1,6 +1,6 @@
 //! The 16 unevenly spaced levels of IQ4_NL and IQ4_XS, denser around zero as weights are, and the search for a scale.
 
-use super::lanes::{self, BLOCK};
+use super::lanes::{self, Block};
 use super::weighing::Weighing;
 
 /// What a code stands for, before scaling. `kvalues_iq4nl` of
@@ -12,9 +12,9 @@ const TINY: f32 = 1e-15;
 
 /// The codes of the levels nearest to x·inverse; half-way between two, the upper one.
 #[inline(always)]
-pub fn codes(x: &[f32; BLOCK], inverse: f32) -> [u8; BLOCK] {
-    x.map(|v| {
-        let twice = 2.0 * (v * inverse);
+pub fn codes(x: &Block<f32>, inverse: f32) -> Block<u8> {
+    lanes::block(|j| {
+        let twice = 2.0 * (x[j] * inverse);
         let above = |i: usize| u32::from(twice >= f32::from(i16::from(LEVELS[i]) + i16::from(LEVELS[i + 1])));
         (0..15).map(above).sum::<u32>() as u8
     })
@@ -28,12 +28,12 @@ pub fn level(code: u8) -> f32 {
 
 /// What the errors of a block count: as `weighing` says, without one as x².
 #[inline(always)]
-pub fn weights(x: &[f32; BLOCK], weighing: Option<&Weighing>, index: usize) -> [f32; BLOCK] {
+pub fn weights(x: &Block<f32>, weighing: Option<&Weighing>, index: usize) -> Block<f32> {
     if let Some(weighing) = weighing {
         return weighing.block(index, x);
     }
     let max = lanes::absmax(x);
-    x.map(|v| (v / max) * (v / max))
+    lanes::block(|j| (x[j] / max) * (x[j] / max))
 }
 
 /// What a magnitude passes as it grows from zero: `level[i]` up to `at[i]`, then the next.
@@ -68,7 +68,7 @@ const STEPS: u8 = 15;
 /// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>) or of
 /// 113. Each fixes the levels, and they the best d. 0 where there is nothing to scale.
 #[inline(always)]
-pub fn search(x: &[f32; BLOCK], weights: &[f32; BLOCK]) -> f32 {
+pub fn search(x: &Block<f32>, weights: &Block<f32>) -> f32 {
     let max = lanes::signed_absmax(x);
     if max.abs() < TINY {
         return 0.0;
@@ -84,26 +84,21 @@ pub fn search(x: &[f32; BLOCK], weights: &[f32; BLOCK]) -> f32 {
 /// The levels' boundaries lie so far apart that no value passes two on the way (115.5/93.5 > 134/120), so that one pass
 /// finds what each value is rounded to at first and where along the way that changes, and to what.
 #[inline(always)]
-fn candidates(x: &[f32; BLOCK], weights: &[f32; BLOCK], unit: f32, first: f32) -> [f32; 2] {
-    let relative = x.map(|v| v / unit);
-    let (mut at, mut moment, mut square) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
-    let (mut first_moment, mut first_square) = ([0.0; BLOCK], [0.0; BLOCK]);
-    for j in 0..BLOCK {
-        let [level, next, boundary] = step(relative[j], first);
-        at[j] = boundary / relative[j].abs();
-        first_moment[j] = weights[j] * level * relative[j];
-        first_square[j] = weights[j] * level * level;
-        moment[j] = weights[j] * (next - level) * relative[j];
-        square[j] = weights[j] * (next * next - level * level);
-    }
-    let (first_moment, first_square) = (lanes::sum(&first_moment), lanes::sum(&first_square));
+fn candidates(x: &Block<f32>, weights: &Block<f32>, unit: f32, first: f32) -> [f32; 2] {
+    let relative = lanes::block(|j| x[j] / unit);
+    let steps = lanes::block(|j| step(relative[j], first));
+    let at = lanes::block(|j| steps[j][2] / relative[j].abs());
+    let moment = lanes::block(|j| weights[j] * (steps[j][1] - steps[j][0]) * relative[j]);
+    let square = lanes::block(|j| weights[j] * (steps[j][1] * steps[j][1] - steps[j][0] * steps[j][0]));
+    let start = lanes::sums(|j| {
+        let [level, ..] = steps[j];
+        [weights[j] * level * relative[j], weights[j] * level * level]
+    });
     let mut best = [0.0; 2];
     for i in 0..STEPS {
         let inverse = first + f32::from(i);
-        let passed = |change: &[f32; BLOCK]| {
-            lanes::sum(&std::array::from_fn(|j| if inverse >= at[j] { change[j] } else { 0.0 }))
-        };
-        let (moment, square) = (first_moment + passed(&moment), first_square + passed(&square));
+        let passed = lanes::sums(|j| if inverse >= at[j] { [moment[j], square[j]] } else { [0.0; 2] });
+        let (moment, square) = (start[0] + passed[0], start[1] + passed[1]);
         let gain = moment * moment / square;
         if gain > best[1] {
             best = [-unit * (moment / square), gain];

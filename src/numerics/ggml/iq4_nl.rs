@@ -30,6 +30,7 @@ pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
 pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
     for ([d0, d1, nibbles @ ..], out) in lanes::blocks_mut::<BYTES>(bytes, out) {
         let d = f16::from_le_bytes([*d0, *d1]).to_f32();
-        *out = lanes::unpack_nibbles(nibbles).map(|code| iq4::level(code) * d);
+        let codes = lanes::unpack_nibbles(nibbles);
+        *out = lanes::block(|j| iq4::level(codes[j]) * d);
     }
 }

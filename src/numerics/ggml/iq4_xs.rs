@@ -7,7 +7,7 @@
 use half::f16;
 
 use super::iq4;
-use super::lanes::{self, BLOCK};
+use super::lanes::{self, BLOCK, Block};
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
@@ -27,7 +27,7 @@ pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
 
 /// One super-block, in `BLOCKS` blocks.
 #[inline(always)]
-fn quantize(x: &[[f32; BLOCK]], importance: Option<&[f32]>, out: &mut [u8; BYTES]) {
+fn quantize(x: &[Block<f32>], importance: Option<&[f32]>, out: &mut [u8; BYTES]) {
     let weighing = Weighing::new(x.as_flattened(), importance, 2.0);
     let weights = |i: usize| iq4::weights(&x[i], weighing.as_ref(), i);
     let scales: [f32; BLOCKS] = std::array::from_fn(|i| iq4::search(&x[i], &weights(i)));
@@ -69,7 +69,8 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         for ((out, nibbles), scale) in out.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0).zip(scales)
         {
             let d = d * (f32::from(scale) - 32.0);
-            *out = lanes::unpack_nibbles(nibbles).map(|code| d * iq4::level(code));
+            let codes = lanes::unpack_nibbles(nibbles);
+            *out = lanes::block(|j| d * iq4::level(codes[j]));
         }
     }
 }

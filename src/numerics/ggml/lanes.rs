@@ -10,6 +10,34 @@ pub const BLOCK: usize = 32;
 /// Lanes that reductions keep apart: one AVX2 register.
 const LANES: usize = 8;
 
+/// A value per weight of a block.
+pub type Block<T> = [T; BLOCK];
+
+/// `array::from_fn`, as a loop that vectorizes.
+#[inline(always)]
+pub fn block<T: Copy + Default>(f: impl Fn(usize) -> T) -> Block<T> {
+    let mut out = [T::default(); BLOCK];
+    for (j, out) in out.iter_mut().enumerate() {
+        *out = f(j);
+    }
+    out
+}
+
+/// N sums over a block at once, each in the order of 8 lanes that no target changes.
+#[inline(always)]
+pub fn sums<const N: usize>(terms: impl Fn(usize) -> [f32; N]) -> [f32; N] {
+    let mut lanes = [[0.0; LANES]; N];
+    for j in (0..BLOCK).step_by(LANES) {
+        for lane in 0..LANES {
+            let terms = terms(j + lane);
+            for n in 0..N {
+                lanes[n][lane] += terms[n];
+            }
+        }
+    }
+    lanes.map(|lanes| across(&lanes, |a, b| a + b))
+}
+
 /// The larger; the second if one is NaN (`maxps`, where `f32::max` needs three instructions).
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
@@ -22,39 +50,39 @@ fn smaller(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
+/// Combines the lanes.
 #[inline(always)]
-fn reduce(x: &[f32; BLOCK], start: f32, combine: impl Fn(f32, f32) -> f32) -> f32 {
+fn across(lanes: &[f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let pair = |i: usize| combine(combine(lanes[i], lanes[i + 4]), combine(lanes[i + 2], lanes[i + 6]));
+    combine(pair(0), pair(1))
+}
+
+#[inline(always)]
+fn reduce(x: &Block<f32>, start: f32, combine: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
     let mut lanes = [start; LANES];
     for chunk in x.as_chunks::<LANES>().0 {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
             *lane = combine(v, *lane);
         }
     }
-    let quad = |i: usize| combine(lanes[i], lanes[i + 4]);
-    combine(combine(quad(0), quad(2)), combine(quad(1), quad(3)))
-}
-
-/// The sum, in an order that no target changes.
-#[inline(always)]
-pub fn sum(x: &[f32; BLOCK]) -> f32 {
-    reduce(x, 0.0, |a, b| a + b)
+    across(&lanes, combine)
 }
 
 /// [smallest, largest] value.
 #[inline(always)]
-pub fn extent(x: &[f32; BLOCK]) -> [f32; 2] {
+pub fn extent(x: &Block<f32>) -> [f32; 2] {
     [reduce(x, f32::INFINITY, smaller), reduce(x, f32::NEG_INFINITY, larger)]
 }
 
 /// The largest magnitude.
 #[inline(always)]
-pub fn absmax(x: &[f32; BLOCK]) -> f32 {
-    reduce(&x.map(f32::abs), 0.0, larger)
+pub fn absmax(x: &Block<f32>) -> f32 {
+    reduce(&block(|j| x[j].abs()), 0.0, larger)
 }
 
 /// The value of the largest magnitude, with its sign: the first of several.
 #[inline(always)]
-pub fn signed_absmax(x: &[f32; BLOCK]) -> f32 {
+pub fn signed_absmax(x: &Block<f32>) -> f32 {
     let [low, high] = [reduce(x, 0.0, smaller), reduce(x, 0.0, larger)];
     if high == -low && high > 0.0 {
         return x.iter().copied().find(|v| v.abs() == high).unwrap_or(high);
@@ -64,24 +92,25 @@ pub fn signed_absmax(x: &[f32; BLOCK]) -> f32 {
 
 /// ⌊(x − base)·inverse + offset⌋ within 0..=last; NaN gives 0.
 #[inline(always)]
-pub fn codes(x: &[f32; BLOCK], base: f32, inverse: f32, offset: f32, last: u8) -> [u8; BLOCK] {
-    x.map(|v| {
-        let code = smaller(larger((v - base) * inverse + offset, 0.0), f32::from(last));
+pub fn codes(x: &Block<f32>, base: f32, inverse: f32, offset: f32, last: u8) -> Block<u8> {
+    block(|j| {
+        let code = smaller(larger((x[j] - base) * inverse + offset, 0.0), f32::from(last));
         // SAFETY: the clamp above leaves a number within 0..=255.
         unsafe { code.to_int_unchecked::<i32>() as u8 }
     })
 }
 
-/// x·inverse rounded to nearest, ties away from zero (C's `roundf`), within ±127; NaN gives −127.
+/// x·inverse rounded to nearest, ties away from zero (C's `roundf`), within ±127, in two's complement; NaN
+/// gives −127.
 #[inline(always)]
-pub fn signed_codes(x: &[f32; BLOCK], inverse: f32) -> [i8; BLOCK] {
+pub fn signed_codes(x: &Block<f32>, inverse: f32) -> Block<u8> {
     // Half of one, less an ulp: adding a whole half would carry 0.49999997 up to 1.
     const HALF: f32 = 0.5 - f32::EPSILON / 4.0;
-    x.map(|v| {
-        let scaled = v * inverse;
+    block(|j| {
+        let scaled = x[j] * inverse;
         let code = smaller(larger(scaled + HALF.copysign(scaled), -127.0), 127.0);
         // SAFETY: the clamp above leaves a number within −127..=127.
-        unsafe { code.to_int_unchecked::<i32>() as i8 }
+        unsafe { code.to_int_unchecked::<i32>() as u8 }
     })
 }
 
@@ -100,19 +129,23 @@ pub fn clamp(v: f32, low: f32, high: f32) -> f32 {
 
 /// Low nibbles: code j in the low half of byte j, code 16 + j in its high half.
 #[inline(always)]
-pub fn pack_nibbles(codes: &[u8; BLOCK]) -> [u8; BLOCK / 2] {
-    std::array::from_fn(|j| codes[j] & 15 | codes[j + 16] << 4)
+pub fn pack_nibbles(codes: &Block<u8>) -> [u8; BLOCK / 2] {
+    let mut bytes = [0; BLOCK / 2];
+    for (j, byte) in bytes.iter_mut().enumerate() {
+        *byte = codes[j] & 15 | codes[j + 16] << 4;
+    }
+    bytes
 }
 
 /// The inverse of [`pack_nibbles`].
 #[inline(always)]
-pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> [u8; BLOCK] {
-    std::array::from_fn(|j| if j < 16 { bytes[j] & 15 } else { bytes[j - 16] >> 4 })
+pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> Block<u8> {
+    block(|j| if j < 16 { bytes[j] & 15 } else { bytes[j - 16] >> 4 })
 }
 
 /// Bit 4 of code j as bit j, little-endian.
 #[inline(always)]
-pub fn pack_fifth_bits(codes: &[u8; BLOCK]) -> [u8; BLOCK / 8] {
+pub fn pack_fifth_bits(codes: &Block<u8>) -> [u8; BLOCK / 8] {
     let eights = codes.as_chunks::<8>().0;
     std::array::from_fn(|i| {
         let bits = u64::from_le_bytes(eights[i]) >> 4 & 0x0101_0101_0101_0101;
@@ -123,9 +156,9 @@ pub fn pack_fifth_bits(codes: &[u8; BLOCK]) -> [u8; BLOCK / 8] {
 
 /// The inverse of [`pack_fifth_bits`]: 16 where the bit is set.
 #[inline(always)]
-pub fn unpack_fifth_bits(bytes: [u8; BLOCK / 8]) -> [u8; BLOCK] {
+pub fn unpack_fifth_bits(bytes: [u8; BLOCK / 8]) -> Block<u8> {
     let bits = u32::from_le_bytes(bytes);
-    std::array::from_fn(|j| (bits >> j & 1) as u8 * 16)
+    block(|j| (bits >> j & 1) as u8 * 16)
 }
 
 /// Clamps to what f16 holds: a scale that overflowed would dequantize to infinities.
@@ -146,7 +179,7 @@ pub fn reciprocal(v: f32) -> f32 {
 pub fn blocks<'a, const BYTES: usize>(
     x: &'a [f32],
     bytes: &'a mut [u8],
-) -> impl Iterator<Item = (&'a [f32; BLOCK], &'a mut [u8; BYTES])> {
+) -> impl Iterator<Item = (&'a Block<f32>, &'a mut [u8; BYTES])> {
     x.as_chunks().0.iter().zip(bytes.as_chunks_mut().0)
 }
 
@@ -155,6 +188,6 @@ pub fn blocks<'a, const BYTES: usize>(
 pub fn blocks_mut<'a, const BYTES: usize>(
     bytes: &'a [u8],
     out: &'a mut [f32],
-) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut [f32; BLOCK])> {
+) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut Block<f32>)> {
     bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0)
 }

@@ -33,6 +33,6 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
     for ([d0, d1, nibbles @ ..], out) in lanes::blocks_mut::<BYTES>(bytes, out) {
         let d = f16::from_le_bytes([*d0, *d1]).to_f32();
         let codes = lanes::unpack_nibbles(nibbles);
-        *out = std::array::from_fn(|j| (f32::from(codes[j]) - f32::from(LEVELS)) * d);
+        *out = lanes::block(|j| (f32::from(codes[j]) - f32::from(LEVELS)) * d);
     }
 }

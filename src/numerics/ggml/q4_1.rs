@@ -35,6 +35,6 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         let d = f16::from_le_bytes([*d0, *d1]).to_f32();
         let m = f16::from_le_bytes([*m0, *m1]).to_f32();
         let codes = lanes::unpack_nibbles(nibbles);
-        *out = std::array::from_fn(|j| f32::from(codes[j]) * d + m);
+        *out = lanes::block(|j| f32::from(codes[j]) * d + m);
     }
 }

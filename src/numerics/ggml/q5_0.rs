@@ -35,6 +35,6 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         let d = f16::from_le_bytes([*d0, *d1]).to_f32();
         let codes = lanes::unpack_nibbles(nibbles);
         let high = lanes::unpack_fifth_bits([*h0, *h1, *h2, *h3]);
-        *out = std::array::from_fn(|j| (f32::from(codes[j] | high[j]) - f32::from(LEVELS)) * d);
+        *out = lanes::block(|j| (f32::from(codes[j] | high[j]) - f32::from(LEVELS)) * d);
     }
 }

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-use super::lanes::{self, BLOCK};
+use super::lanes::{self, BLOCK, Block};
 use super::symmetric;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
@@ -20,14 +20,14 @@ pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
         let (d, inverse) = scale(x, weighing.as_ref().map(|w| w.block(i, x)));
         let [d0, d1, codes @ ..] = out;
         [*d0, *d1] = d.to_le_bytes();
-        *codes = lanes::signed_codes(x, inverse).map(|code| code as u8);
+        *codes = lanes::signed_codes(x, inverse);
     }
 }
 
 /// The scale as stored, and what values are multiplied by: the reciprocal of the unrounded scale as in llama.cpp where
 /// nothing is known of the weights, else of the stored one.
 #[inline(always)]
-fn scale(x: &[f32; BLOCK], weights: Option<[f32; BLOCK]>) -> (f16, f32) {
+fn scale(x: &Block<f32>, weights: Option<Block<f32>>) -> (f16, f32) {
     if let Some(d) = weights.and_then(|weights| symmetric::search(x, &weights, -127.0, 127.0)) {
         let stored = f16::from_f32(lanes::clamp_to_f16(d));
         return (stored, lanes::reciprocal(stored.to_f32()));
@@ -40,6 +40,6 @@ fn scale(x: &[f32; BLOCK], weights: Option<[f32; BLOCK]>) -> (f16, f32) {
 pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
     for ([d0, d1, codes @ ..], out) in lanes::blocks_mut::<BYTES>(bytes, out) {
         let d = f16::from_le_bytes([*d0, *d1]).to_f32();
-        *out = codes.map(|code| f32::from(code as i8) * d);
+        *out = lanes::block(|j| f32::from(codes[j] as i8) * d);
     }
 }

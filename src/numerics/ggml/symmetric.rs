@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::lanes::{self, BLOCK};
+use super::lanes::{self, Block};
 
 /// The scale of a block whose codes are l + `levels`, with l in −levels..levels.
 pub struct Scale {
@@ -17,7 +17,7 @@ pub struct Scale {
 impl Scale {
     /// The scale of a block: the search's where there are weights and it finds one.
     #[inline(always)]
-    pub fn of(x: &[f32; BLOCK], weights: Option<[f32; BLOCK]>, levels: u8) -> Scale {
+    pub fn of(x: &Block<f32>, weights: Option<Block<f32>>, levels: u8) -> Scale {
         let levels = f32::from(levels);
         match weights.and_then(|weights| search(x, &weights, -levels, levels - 1.0)) {
             Some(d) => Scale::rounded(d, levels),
@@ -28,7 +28,7 @@ impl Scale {
     /// The value of the largest magnitude gets the code 0. As in llama.cpp, codes are those of the unrounded scale, and
     /// where its reciprocal overflows (denormals) they are 0: what x86 makes of a conversion that C leaves undefined.
     #[inline(always)]
-    fn spanning(x: &[f32; BLOCK], levels: f32) -> Scale {
+    fn spanning(x: &Block<f32>, levels: f32) -> Scale {
         let d = lanes::clamp_to_f16(lanes::signed_absmax(x) / -levels);
         let inverse = lanes::reciprocal(d);
         let zero = if inverse == 0.0 && d != 0.0 { 0.0 } else { levels };
@@ -44,7 +44,7 @@ impl Scale {
 
     /// The codes of a block, 0..2·levels.
     #[inline(always)]
-    pub fn codes(&self, x: &[f32; BLOCK], levels: u8) -> [u8; BLOCK] {
+    pub fn codes(&self, x: &Block<f32>, levels: u8) -> Block<u8> {
         // The offset is exact: 0.5, 8.5 or 16.5.
         lanes::codes(x, 0.0, self.inverse, self.zero + 0.5, 2 * levels - 1)
     }
@@ -57,9 +57,9 @@ impl Scale {
 /// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>.
 /// None where every weight or every value is zero.
 #[inline(always)]
-pub fn search(x: &[f32; BLOCK], weights: &[f32; BLOCK], low: f32, high: f32) -> Option<f32> {
+pub fn search(x: &Block<f32>, weights: &Block<f32>, low: f32, high: f32) -> Option<f32> {
     let max = lanes::signed_absmax(x);
-    let relative = x.map(|v| v / max);
+    let relative = lanes::block(|j| x[j] / max);
     let mut best = None;
     let mut best_gain = 0.0;
     for step in -9i8..=9 {
@@ -78,11 +78,9 @@ pub fn search(x: &[f32; BLOCK], weights: &[f32; BLOCK], low: f32, high: f32) -> 
 
 /// [Σ weight·x·l, Σ weight·l²] of the codes that `inverse` gives.
 #[inline(always)]
-fn projection(x: &[f32; BLOCK], weights: &[f32; BLOCK], inverse: f32, low: f32, high: f32) -> [f32; 2] {
-    let codes = x.map(|v| lanes::clamp(lanes::round(v * inverse), low, high));
-    let weighted: [f32; BLOCK] = std::array::from_fn(|j| weights[j] * codes[j]);
-    [
-        lanes::sum(&std::array::from_fn(|j| weighted[j] * x[j])),
-        lanes::sum(&std::array::from_fn(|j| weighted[j] * codes[j])),
-    ]
+fn projection(x: &Block<f32>, weights: &Block<f32>, inverse: f32, low: f32, high: f32) -> [f32; 2] {
+    lanes::sums(|j| {
+        let code = lanes::clamp(lanes::round(x[j] * inverse), low, high);
+        [weights[j] * code * x[j], weights[j] * code * code]
+    })
 }

@@ -1,13 +1,13 @@
 //! How much the error of each weight counts when an importance is known.
 
-use super::lanes::BLOCK;
+use super::lanes::{self, Block};
 
 /// Turns the importance h of columns into the weights h·√(k·mean(x²) + x²) of llama.cpp's searches, which keep large
 /// values close even where h does not ask for it. The mean is over `x`: a row, or a super-block.
 ///
 /// Values are taken relative to the largest, because squares of f32 overflow; a common factor changes no search.
 pub struct Weighing<'a> {
-    importance: &'a [[f32; BLOCK]],
+    importance: &'a [Block<f32>],
     absmax: f32,
     floor: f32,
 }
@@ -25,9 +25,9 @@ impl<'a> Weighing<'a> {
 
     /// The weights of block `index`, whose values are `x`. Never negative, never NaN.
     #[inline(always)]
-    pub fn block(&self, index: usize, x: &[f32; BLOCK]) -> [f32; BLOCK] {
+    pub fn block(&self, index: usize, x: &Block<f32>) -> Block<f32> {
         let importance = &self.importance[index];
-        std::array::from_fn(|j| {
+        lanes::block(|j| {
             let relative = x[j] / self.absmax;
             let weight = importance[j] * (self.floor + relative * relative).sqrt();
             if weight > 0.0 { weight } else { 0.0 }
