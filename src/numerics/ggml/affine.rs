@@ -63,15 +63,16 @@ fn search(x: &Block<f32>, weights: &Block<f32>, last: f32) -> Option<[f32; 2]> {
     let [low, high] = lanes::extent(x);
     let range = high - low;
     let relative = lanes::block(|j| (x[j] - low) / range);
-    let [total, moment] = lanes::sums(|j| [weights[j], weights[j] * relative[j]]);
+    let total = lanes::sum(|j| weights[j]);
+    let mean = lanes::sum(|j| weights[j] * relative[j]) / total;
     let mut best = None;
     let mut best_gain = 0.0;
     for (below, above) in CLIPS.iter().flat_map(|below| CLIPS.iter().map(move |above| (below, above))) {
         let [slope, center, gain] =
-            regression(&relative, weights, [total, moment / total], [last + below + above, *below], last);
+            regression(&relative, weights, [total, mean], [last + below + above, *below], last);
         if gain > best_gain {
             best_gain = gain;
-            best = Some([range * slope, low + range * (moment / total - slope * center)]);
+            best = Some([range * slope, low + range * (mean - slope * center)]);
         }
     }
     best.filter(|line| line.iter().all(|v| v.is_finite()))
@@ -88,12 +89,9 @@ fn regression(
     last: f32,
 ) -> [f32; 3] {
     let codes = lanes::block(|j| lanes::clamp(lanes::round(x[j] * inverse - below), 0.0, last));
-    let [sum] = lanes::sums(|j| [weights[j] * codes[j]]);
-    let center = sum / total;
-    let [square, moment] = lanes::sums(|j| {
-        let weighted = weights[j] * (codes[j] - center);
-        [weighted * codes[j], weighted * (x[j] - mean)]
-    });
+    let center = lanes::sum(|j| weights[j] * codes[j]) / total;
+    let square = lanes::sum(|j| weights[j] * (codes[j] - center) * codes[j]);
+    let moment = lanes::sum(|j| weights[j] * (codes[j] - center) * (x[j] - mean));
     let slope = moment / square;
     [slope, center, slope * moment]
 }

@@ -1,6 +1,6 @@
 //! The 16 unevenly spaced levels of IQ4_NL and IQ4_XS, denser around zero as weights are, and the search for a scale.
 
-use super::lanes::{self, Block};
+use super::lanes::{self, BLOCK, Block};
 use super::weighing::Weighing;
 
 /// What a code stands for, before scaling. `kvalues_iq4nl` of
@@ -86,19 +86,17 @@ pub fn search(x: &Block<f32>, weights: &Block<f32>) -> f32 {
 #[inline(always)]
 fn candidates(x: &Block<f32>, weights: &Block<f32>, unit: f32, first: f32) -> [f32; 2] {
     let relative = lanes::block(|j| x[j] / unit);
-    let steps = lanes::block(|j| step(relative[j], first));
-    let at = lanes::block(|j| steps[j][2] / relative[j].abs());
-    let moment = lanes::block(|j| weights[j] * (steps[j][1] - steps[j][0]) * relative[j]);
-    let square = lanes::block(|j| weights[j] * (steps[j][1] * steps[j][1] - steps[j][0] * steps[j][0]));
-    let start = lanes::sums(|j| {
-        let [level, ..] = steps[j];
-        [weights[j] * level * relative[j], weights[j] * level * level]
-    });
+    let [level, next, boundary] = steps(&relative, first);
+    let at = lanes::block(|j| boundary[j] / relative[j].abs());
+    let moment = lanes::block(|j| weights[j] * (next[j] - level[j]) * relative[j]);
+    let square = lanes::block(|j| weights[j] * (next[j] * next[j] - level[j] * level[j]));
+    let first_moment = lanes::sum(|j| weights[j] * level[j] * relative[j]);
+    let first_square = lanes::sum(|j| weights[j] * level[j] * level[j]);
     let mut best = [0.0; 2];
     for i in 0..STEPS {
         let inverse = first + f32::from(i);
-        let passed = lanes::sums(|j| if inverse >= at[j] { [moment[j], square[j]] } else { [0.0; 2] });
-        let (moment, square) = (start[0] + passed[0], start[1] + passed[1]);
+        let passed = |change: &Block<f32>| lanes::sum(|j| if inverse >= at[j] { change[j] } else { 0.0 });
+        let (moment, square) = (first_moment + passed(&moment), first_square + passed(&square));
         let gain = moment * moment / square;
         if gain > best[1] {
             best = [-unit * (moment / square), gain];
@@ -107,21 +105,23 @@ fn candidates(x: &Block<f32>, weights: &Block<f32>, unit: f32, first: f32) -> [f
     best
 }
 
-/// [level, the level after it, the boundary between them] of a value scaled by `first`.
+/// [level, the level after it, the boundary between them] of each value, scaled by `first`.
 #[inline(always)]
-fn step(value: f32, first: f32) -> [f32; 3] {
-    let (magnitude, positive) = (value.abs() * first, value >= 0.0);
-    let side = |[low, high]: [f32; 2]| if positive { low } else { high };
-    let [mut level, mut next, mut boundary] = [SIDES[0].level[0], 0.0, f32::INFINITY];
+fn steps(x: &Block<f32>, first: f32) -> [Block<f32>; 3] {
+    let magnitude = lanes::block(|j| x[j].abs() * first);
+    let mut level = [SIDES[0].level[0]; BLOCK];
+    let (mut next, mut boundary) = ([0.0; BLOCK], [f32::INFINITY; BLOCK]);
     for i in 0..8 {
-        let at = side([SIDES[0].at[i], SIDES[1].at[i]]);
-        let after = side([SIDES[0].level[i + 1], SIDES[1].level[i + 1]]);
-        level = if magnitude >= at { after } else { level };
-    }
-    for i in (0..8).rev() {
-        let at = side([SIDES[0].at[i], SIDES[1].at[i]]);
-        let after = side([SIDES[0].level[i + 1], SIDES[1].level[i + 1]]);
-        [next, boundary] = if magnitude >= at { [next, boundary] } else { [after, at] };
+        let side = |j: usize, [low, high]: [f32; 2]| if x[j] >= 0.0 { low } else { high };
+        for j in 0..BLOCK {
+            let at = side(j, [SIDES[0].at[i], SIDES[1].at[i]]);
+            let after = side(j, [SIDES[0].level[i + 1], SIDES[1].level[i + 1]]);
+            let passed = magnitude[j] >= at;
+            level[j] = if passed { after } else { level[j] };
+            let ahead = !passed && at < boundary[j];
+            next[j] = if ahead { after } else { next[j] };
+            boundary[j] = if ahead { at } else { boundary[j] };
+        }
     }
     [level, next, boundary]
 }

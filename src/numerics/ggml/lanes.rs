@@ -23,19 +23,16 @@ pub fn block<T: Copy + Default>(f: impl Fn(usize) -> T) -> Block<T> {
     out
 }
 
-/// N sums over a block at once, each in the order of 8 lanes that no target changes.
+/// The sum over a block, in the order of 8 lanes that no target changes.
 #[inline(always)]
-pub fn sums<const N: usize>(terms: impl Fn(usize) -> [f32; N]) -> [f32; N] {
-    let mut lanes = [[0.0; LANES]; N];
+pub fn sum(term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
     for j in (0..BLOCK).step_by(LANES) {
-        for lane in 0..LANES {
-            let terms = terms(j + lane);
-            for n in 0..N {
-                lanes[n][lane] += terms[n];
-            }
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += term(j + lane);
         }
     }
-    lanes.map(|lanes| across(&lanes, |a, b| a + b))
+    across(&lanes, |a, b| a + b)
 }
 
 /// The larger; the second if one is NaN (`maxps`, where `f32::max` needs three instructions).
@@ -140,7 +137,12 @@ pub fn pack_nibbles(codes: &Block<u8>) -> [u8; BLOCK / 2] {
 /// The inverse of [`pack_nibbles`].
 #[inline(always)]
 pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> Block<u8> {
-    block(|j| if j < 16 { bytes[j] & 15 } else { bytes[j - 16] >> 4 })
+    let mut codes = [0; BLOCK];
+    let (low, high) = codes.split_at_mut(BLOCK / 2);
+    for (j, byte) in bytes.iter().enumerate() {
+        (low[j], high[j]) = (byte & 15, byte >> 4);
+    }
+    codes
 }
 
 /// Bit 4 of code j as bit j, little-endian.

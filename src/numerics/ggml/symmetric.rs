@@ -79,8 +79,6 @@ pub fn search(x: &Block<f32>, weights: &Block<f32>, low: f32, high: f32) -> Opti
 /// [Σ weight·x·l, Σ weight·l²] of the codes that `inverse` gives.
 #[inline(always)]
 fn projection(x: &Block<f32>, weights: &Block<f32>, inverse: f32, low: f32, high: f32) -> [f32; 2] {
-    lanes::sums(|j| {
-        let code = lanes::clamp(lanes::round(x[j] * inverse), low, high);
-        [weights[j] * code * x[j], weights[j] * code * code]
-    })
+    let codes = lanes::block(|j| lanes::clamp(lanes::round(x[j] * inverse), low, high));
+    [lanes::sum(|j| weights[j] * codes[j] * x[j]), lanes::sum(|j| weights[j] * codes[j] * codes[j])]
 }
