@@ -1,6 +1,6 @@
 //! GGUF.
 
-use super::{Admission, Format, Output, Part, Sink};
+use super::{Admission, Format, Output, Part, Sink, Target};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
@@ -21,7 +21,7 @@ impl Format for Gguf {
     fn admit(&self, _scheme: &Scheme, _shape: &[usize], _dtype: DType) -> Admission {
         todo!()
     }
-    fn parts(&self, _output: &Output, _scheme: &Scheme, _dtype: DType) -> Vec<Part> {
+    fn parts(&self, _output: &Output, _scheme: &Scheme, _target: &Target) -> Vec<Part> {
         todo!()
     }
     fn row_multiple(&self, _scheme: &Scheme) -> usize {

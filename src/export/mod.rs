@@ -6,7 +6,11 @@ pub mod compressed_tensors;
 pub mod dense;
 pub mod gguf;
 pub mod gptq;
+mod layout;
+mod modules;
 pub mod shards;
+#[cfg(test)]
+mod test_support;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -18,6 +22,7 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::Transform;
 use crate::numerics::Scheme;
+use crate::numerics::presets::Activations;
 use crate::plan::Plan;
 use crate::tensor::{DType, QTensor};
 
@@ -112,6 +117,16 @@ pub struct PartPlace {
     pub offset: u64,
 }
 
+/// What a tensor is stored for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The model's float type.
+    pub dtype: DType,
+    /// What engines do to the inputs of quantized layers: integers that they multiply with integers are laid out
+    /// differently from integers that they dequantize first.
+    pub activations: Option<Activations>,
+}
+
 /// Receives (index of the part, offset within the part, bytes).
 pub type Sink<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<()> + 'a;
 
@@ -136,8 +151,8 @@ pub trait Format: Sync {
         dtype
     }
 
-    /// The parts of a quantized tensor. `dtype` is the model's float type.
-    fn parts(&self, output: &Output, scheme: &Scheme, dtype: DType) -> Vec<Part>;
+    /// The parts of a quantized tensor.
+    fn parts(&self, output: &Output, scheme: &Scheme, target: &Target) -> Vec<Part>;
 
     /// Row ranges handed to [`Format::encode`] start at a multiple of this (bits packed along rows).
     fn row_multiple(&self, scheme: &Scheme) -> usize;
@@ -182,15 +197,32 @@ pub fn rows_cols(shape: &[usize]) -> [usize; 2] {
     }
 }
 
-/// config.json with its `quantization_config` replaced (or removed).
-pub fn config_with(config: Option<&Value>, quantization: Option<Value>) -> Option<Value> {
-    let mut config = config?.clone();
-    let object = config.as_object_mut()?;
-    object.remove("quantization_config");
-    if let Some(quantization) = quantization {
-        object.insert("quantization_config".into(), quantization);
+/// config.json: that of the checkpoint with its `quantization_config` replaced (or removed) and, where the recipe
+/// changes the float type, with the new one.
+pub fn config_json(plan: &Plan, checkpoint: &Checkpoint, quantization: Option<Value>) -> (String, Vec<u8>) {
+    let mut config = checkpoint.config.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+    config.remove("quantization_config");
+    if plan.recipe.dtype.is_some() {
+        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.insert(key.into(), torch_name(plan.dtype).into());
     }
-    Some(config)
+    if let Some(quantization) = quantization {
+        config.insert("quantization_config".into(), quantization);
+    }
+    ("config.json".into(), pretty(&Value::Object(config)))
+}
+
+fn torch_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F16 => "float16",
+        DType::F32 => "float32",
+        _ => "bfloat16",
+    }
+}
+
+/// JSON as people read it, with a final newline.
+pub fn pretty(value: &Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
 }
 
 /// Where an output goes when the user names none: beside the working directory, named after model and scheme.

@@ -1,0 +1,100 @@
+//! `quantization_config` of config.json. The readers refuse keys that they do not know, so that only long-standing ones
+//! are written: <https://github.com/vllm-project/compressed-tensors/tree/main/src/compressed_tensors/quantization>.
+
+use serde_json::{Map, Value, json};
+
+use super::{FP8_BLOCK, Layout};
+use crate::export::modules::{self, Group};
+use crate::io::Checkpoint;
+use crate::numerics::presets::Activations;
+use crate::numerics::{Granularity, Number, Scheme};
+use crate::plan::Plan;
+
+/// The version of the layouts.
+const VERSION: &str = "0.20.0";
+
+/// `None` where nothing is quantized.
+pub fn quantization_config(plan: &Plan, checkpoint: &Checkpoint) -> Option<Value> {
+    let groups = modules::groups(plan);
+    let activations = modules::activations(plan);
+    let format = |group: &Group| Layout::of(&group.scheme, activations).map(Layout::name);
+    let first = format(groups.first()?);
+    let uniform = groups.iter().all(|group| format(group) == first);
+    let config_group = |(i, group)| {
+        let value = json!({
+            "targets": targets(group, &groups),
+            "format": format(group),
+            "weights": weights(&group.scheme),
+            "input_activations": activations.map(|activations| inputs(activations, &group.scheme)),
+            "output_activations": null,
+        });
+        (format!("group_{i}"), value)
+    };
+    let config_groups: Map<String, Value> = groups.iter().enumerate().map(config_group).collect();
+    Some(json!({
+        "quant_method": "compressed-tensors",
+        "format": if uniform { first } else { Some("mixed-precision") },
+        "quantization_status": "compressed",
+        "config_groups": config_groups,
+        "ignore": modules::ignored(plan, checkpoint),
+        "kv_cache_scheme": null,
+        "global_compression_ratio": null,
+        "version": VERSION,
+    }))
+}
+
+/// One scheme goes to every linear module that is not ignored; several name their modules. Modules of another class than
+/// `Linear` (embeddings, and the head as vLLM has it) are always named.
+fn targets(group: &Group, groups: &[Group]) -> Vec<String> {
+    let others = groups.iter().filter(|other| other.scheme != group.scheme).flat_map(|other| &other.modules);
+    let regexes =
+        |modules: &[&str]| modules::patterns(modules, others.clone()).into_iter().map(|p| format!("re:{p}"));
+    match groups.len() {
+        1 => ["Linear".to_owned()].into_iter().chain(regexes(&group.special)).collect(),
+        _ => regexes(&group.modules).collect(),
+    }
+}
+
+fn weights(scheme: &Scheme) -> Value {
+    let (strategy, group_size, block) = match scheme.granularity {
+        Granularity::Tensor => ("tensor", None, None),
+        Granularity::Channel => ("channel", None, None),
+        Granularity::Group(size) if *scheme == Scheme::NVFP4 => ("tensor_group", Some(size), None),
+        Granularity::Group(size) => ("group", Some(size), None),
+        Granularity::Block(rows, cols) => ("block", None, Some([rows, cols])),
+    };
+    json!({
+        "num_bits": scheme.code_bits() as u8,
+        "type": if matches!(scheme.number, Number::Int { .. }) { "int" } else { "float" },
+        "symmetric": scheme.symmetric,
+        "strategy": strategy,
+        "group_size": group_size,
+        "block_structure": block,
+        "dynamic": false,
+        "actorder": null,
+        "observer": "minmax",
+        "observer_kwargs": {},
+    })
+}
+
+/// What engines do to the inputs. Groups go with weights in blocks: a layer that has none takes a scale per token.
+fn inputs(activations: Activations, scheme: &Scheme) -> Value {
+    let blocks = matches!(scheme.granularity, Granularity::Block(..));
+    let (number, group_size) = match activations {
+        Activations::Int8Token => ("int", None),
+        Activations::Fp8Group128 if blocks => ("float", Some(FP8_BLOCK)),
+        Activations::Fp8Token | Activations::Fp8Group128 => ("float", None),
+    };
+    json!({
+        "num_bits": 8,
+        "type": number,
+        "symmetric": true,
+        "strategy": if group_size.is_some() { "group" } else { "token" },
+        "group_size": group_size,
+        "block_structure": null,
+        "dynamic": true,
+        "actorder": null,
+        "observer": null,
+        "observer_kwargs": {},
+    })
+}

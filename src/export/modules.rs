@@ -1,0 +1,178 @@
+//! Which modules a plan quantizes to what, and which it leaves dense, as the formats' configs name them.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::layout::module;
+use crate::io::Checkpoint;
+use crate::numerics::Scheme;
+use crate::numerics::presets::{self, Activations};
+use crate::plan::{Action, Plan, Step};
+
+/// Modules that share a scheme.
+#[derive(Debug, Clone)]
+pub struct Group<'a> {
+    /// Theirs.
+    pub scheme: Scheme,
+    /// In the order of the plan.
+    pub modules: Vec<&'a str>,
+    /// Those of them that are no `Linear` to every engine: embeddings, heads.
+    pub special: Vec<&'a str>,
+}
+
+/// The quantized modules by scheme, those of most modules first.
+pub fn groups(plan: &Plan) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group> = Vec::new();
+    for step in &plan.steps {
+        let Action::Quantize(scheme) = step.action else { continue };
+        let index = groups.iter().position(|group| group.scheme == scheme).unwrap_or(groups.len());
+        if index == groups.len() {
+            groups.push(Group { scheme, modules: Vec::new(), special: Vec::new() });
+        }
+        groups[index].modules.push(module(&step.output.name));
+        if !is_linear(step) {
+            groups[index].special.push(module(&step.output.name));
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.modules.len()));
+    groups
+}
+
+/// What engines do to the inputs of the quantized modules.
+pub fn activations(plan: &Plan) -> Option<Activations> {
+    presets::find(plan.recipe.scheme.as_deref()?)?.activations
+}
+
+/// Whether every engine makes it a `Linear`.
+fn is_linear(step: &Step) -> bool {
+    let name = module(&step.output.name);
+    !(name.ends_with("lm_head") || name.contains("embed"))
+}
+
+/// The modules whose matrices are stored dense: heads, routers, embeddings, whatever a format or the user left alone.
+pub fn dense(plan: &Plan) -> Vec<&str> {
+    plan.steps.iter().filter_map(dense_module).collect()
+}
+
+fn dense_module(step: &Step) -> Option<&str> {
+    let name = &step.output.name;
+    let stored = matches!(step.action, Action::Store(dtype) if dtype.is_float());
+    match step.output.shape.len() {
+        2 if stored => name.strip_suffix(".weight"),
+        // A stack of experts is a parameter: its module is the one that holds it.
+        3 if stored && !name.ends_with(".weight") => Some(name.rsplit_once('.')?.0),
+        _ => None,
+    }
+}
+
+/// The modules that readers must leave alone: those that are stored dense, and the head of a language model that has no
+/// weight of its own, because it shares the embedding's.
+pub fn ignored<'a>(plan: &'a Plan, checkpoint: &Checkpoint) -> Vec<&'a str> {
+    const HEAD: &str = "lm_head";
+    let mut names = dense(plan);
+    let stored = plan.steps.iter().any(|step| module(&step.output.name) == HEAD);
+    if !stored && checkpoint.config.as_ref().is_some_and(has_head) {
+        names.push(HEAD);
+    }
+    // gate_up_proj and down_proj of a stack are one module.
+    names.dedup();
+    names
+}
+
+fn has_head(config: &Value) -> bool {
+    let architectures = config.get("architectures").and_then(Value::as_array);
+    let mut names = architectures.into_iter().flatten().filter_map(Value::as_str);
+    names.any(|name| name.ends_with("ForCausalLM") || name.ends_with("ForConditionalGeneration"))
+}
+
+/// Linears that engines fuse, and the name of what they become: a rule must match that, too.
+const FUSED: &[(&str, &[&str])] =
+    &[("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
+
+/// Regular expressions that match `modules` and none of `others`. Modules that differ only by layer (or expert) share
+/// one, which leaves open what comes before the layers: engines rename that. Where all that an engine fuses is matched,
+/// so is the fused module.
+pub fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a str>) -> Vec<String> {
+    let taken: HashSet<String> = others.into_iter().map(|name| generalize(name)).collect();
+    let mut seen = HashSet::new();
+    let mut patterns: Vec<String> = Vec::new();
+    for name in modules {
+        let general = generalize(name);
+        let pattern = if taken.contains(&general) { escape(name) } else { general };
+        if seen.insert(pattern.clone()) {
+            patterns.push(pattern);
+        }
+    }
+    patterns.extend(fused(&patterns, &seen));
+    patterns.into_iter().map(|pattern| format!("{pattern}$")).collect()
+}
+
+/// `model.layers.3.mlp.up_proj` → `(?:.*\.)?layers\.\d+\.mlp\.up_proj`; a name without numbers as it is.
+fn generalize(name: &str) -> String {
+    let parts: Vec<&str> = name.split('.').collect();
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(first) = parts.iter().position(|part| number(part)) else { return escape(name) };
+    let general = |part: &&str| if number(part) { r"\d+".to_owned() } else { escape(part) };
+    let tail: Vec<String> = parts[first.saturating_sub(1)..].iter().map(general).collect();
+    format!(r"(?:.*\.)?{}", tail.join(r"\."))
+}
+
+fn escape(name: &str) -> String {
+    let special = |c: char| !(c.is_alphanumeric() || c == '_');
+    name.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+fn fused(patterns: &[String], seen: &HashSet<String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (whole, members) in FUSED {
+        for prefix in patterns.iter().filter_map(|pattern| pattern.strip_suffix(members[0])) {
+            if members.iter().all(|member| seen.contains(&format!("{prefix}{member}"))) {
+                found.push(format!("{prefix}{whole}"));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(modules: &[&str], others: &[&str], expected: &[&str]) {
+        assert_eq!(patterns(modules, others), expected);
+    }
+
+    #[test]
+    fn layers_share_a_pattern() {
+        check(
+            &["model.layers.0.mlp.down_proj", "model.layers.11.mlp.down_proj"],
+            &["model.layers.0.mlp.up_proj", "lm_head"],
+            &[r"(?:.*\.)?layers\.\d+\.mlp\.down_proj$"],
+        );
+    }
+
+    #[test]
+    fn a_kind_that_is_divided_is_spelt_out() {
+        check(
+            &["model.layers.0.mlp.down_proj", "lm_head"],
+            &["model.layers.1.mlp.down_proj"],
+            &[r"model\.layers\.0\.mlp\.down_proj$", "lm_head$"],
+        );
+    }
+
+    #[test]
+    fn what_engines_fuse_is_matched_fused() {
+        check(
+            &["l.0.a.q_proj", "l.0.a.k_proj", "l.0.a.v_proj", "l.0.m.up_proj"],
+            &[],
+            &[
+                r"(?:.*\.)?l\.\d+\.a\.q_proj$",
+                r"(?:.*\.)?l\.\d+\.a\.k_proj$",
+                r"(?:.*\.)?l\.\d+\.a\.v_proj$",
+                r"(?:.*\.)?l\.\d+\.m\.up_proj$",
+                r"(?:.*\.)?l\.\d+\.a\.qkv_proj$",
+            ],
+        );
+    }
+}
