@@ -7,7 +7,6 @@ use serde_json::Value;
 use super::layout::module;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
-use crate::numerics::presets::{self, Activations};
 use crate::plan::{Action, Plan, Step};
 
 /// Modules that share a scheme.
@@ -31,23 +30,12 @@ pub fn groups(plan: &Plan) -> Vec<Group<'_>> {
             groups.push(Group { scheme, modules: Vec::new(), special: Vec::new() });
         }
         groups[index].modules.push(module(&step.output.name));
-        if !is_linear(step) {
+        if !step.linear {
             groups[index].special.push(module(&step.output.name));
         }
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.modules.len()));
     groups
-}
-
-/// What engines do to the inputs of the quantized modules.
-pub fn activations(plan: &Plan) -> Option<Activations> {
-    presets::find(plan.recipe.scheme.as_deref()?)?.activations
-}
-
-/// Whether every engine makes it a `Linear`.
-fn is_linear(step: &Step) -> bool {
-    let name = module(&step.output.name);
-    !(name.ends_with("lm_head") || name.contains("embed"))
 }
 
 /// The modules whose matrices are stored dense: heads, routers, embeddings, whatever a format or the user left alone.

@@ -8,12 +8,9 @@ use crate::tensor::DType;
 
 /// A plan of these steps, in BF16.
 pub fn plan(steps: Vec<Step>) -> Plan {
-    Plan {
-        recipe: Recipe::default(),
-        steps,
-        dtype: DType::BF16,
-        metadata: vec![("version".into(), "1".into())],
-    }
+    let recipe = Recipe { scheme: Some("w4a16".into()), ..Recipe::default() };
+    let request = recipe.resolve().expect("w4a16 is a preset");
+    Plan { recipe, request, steps, dtype: DType::BF16, metadata: vec![("version".into(), "1".into())] }
 }
 
 /// An output of a name and a shape.
@@ -27,6 +24,7 @@ pub fn stored(name: &str, dtype: DType, shape: &[usize]) -> Step {
     Step {
         output: output(name, shape),
         action: Action::Store(dtype),
+        linear: false,
         note: None,
         substituted: false,
         parts: vec![part],

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::export::{Admission, Output, Part, rows_cols};
+use crate::export::{Admission, Output, Part, Target, rows_cols};
 use crate::io::{Checkpoint, Source, Stored};
 use crate::numerics::{Number, Scheme};
 use crate::recipe::{Recipe, Request};
@@ -246,7 +246,10 @@ impl Planner<'_> {
 
     fn parts(&self, output: &Output, action: &Action) -> Vec<Part> {
         match action {
-            Action::Quantize(scheme) => self.request.format.parts(output, scheme, self.dtype),
+            Action::Quantize(scheme) => {
+                let target = Target { dtype: self.dtype, activations: self.request.activations };
+                self.request.format.parts(output, scheme, &target)
+            }
             Action::Store(dtype) => {
                 vec![Part { name: output.name.clone(), dtype: *dtype, shape: output.shape.clone() }]
             }

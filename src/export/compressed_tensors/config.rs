@@ -16,7 +16,7 @@ const VERSION: &str = "0.20.0";
 /// `None` where nothing is quantized.
 pub fn quantization_config(plan: &Plan, checkpoint: &Checkpoint) -> Option<Value> {
     let groups = modules::groups(plan);
-    let activations = modules::activations(plan);
+    let activations = plan.request.activations;
     let format = |group: &Group| Layout::of(&group.scheme, activations).map(Layout::name);
     let first = format(groups.first()?);
     let uniform = groups.iter().all(|group| format(group) == first);
