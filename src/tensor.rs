@@ -180,6 +180,15 @@ impl DType {
     }
 }
 
+/// A shape as [rows, columns]: all dimensions but the last, and the last. A scalar is [1, 1]. The shape must have been
+/// checked by [`DType::byte_len`], which refuses those whose product, from the left, overflows.
+pub fn rows_cols(shape: &[usize]) -> [usize; 2] {
+    match shape {
+        [] => [1, 1],
+        [outer @ .., last] => [outer.iter().product(), *last],
+    }
+}
+
 /// The parameters that a scheme rounds with: one scale (and zero point) per tensor, channel, group or block.
 ///
 /// Index of the entry for element (row, col): [`Scheme::grid_index`]. Values are exactly representable in the scheme's

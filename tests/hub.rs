@@ -383,12 +383,11 @@ fn answers_that_would_leave_the_cache_are_refused() {
 
 #[test]
 fn models_without_weights_for_llmc_say_so() {
-    let cases: [(&[(&str, &[u8])], &str); 2] = [
-        (&[("pytorch_model.bin", b"x")], "no weights"),
-        (&[("a.gguf", b"x"), ("b.gguf", b"x")], "several weight files"),
-    ];
-    for (files, word) in cases {
-        let (server, cache) = (Server::new(files), tempfile::tempdir().unwrap());
+    for (names, word) in
+        [(vec!["pytorch_model.bin"], "no weights"), (vec!["a.gguf", "b.gguf"], "several weight files")]
+    {
+        let files: Vec<(&str, &[u8])> = names.into_iter().map(|name| (name, b"x".as_slice())).collect();
+        let (server, cache) = (Server::new(&files), tempfile::tempdir().unwrap());
         let error = server.hub(&cache).fetch(&id()).unwrap_err();
         assert!(text(&error).contains(word), "{}", text(&error));
     }

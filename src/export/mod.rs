@@ -24,6 +24,7 @@ use crate::model::Transform;
 use crate::numerics::Scheme;
 use crate::numerics::presets::Activations;
 use crate::plan::Plan;
+pub use crate::tensor::rows_cols;
 use crate::tensor::{DType, QTensor};
 
 /// Every format, in the order `--help` lists them.
@@ -186,14 +187,6 @@ impl Output {
             pieces: vec![Piece { source: source.name.clone(), rows: 0..rows }],
             transform: Transform::None,
         }
-    }
-}
-
-/// A shape as [rows, columns]: all dimensions but the last, and the last. A scalar is [1, 1].
-pub fn rows_cols(shape: &[usize]) -> [usize; 2] {
-    match shape {
-        [] => [1, 1],
-        [outer @ .., last] => [outer.iter().product(), *last],
     }
 }
 

@@ -11,7 +11,7 @@ use super::map::MappedFile;
 use crate::error::{Error, Result};
 use crate::model::Transform;
 use crate::numerics::Scheme;
-use crate::tensor::{DType, QTensor};
+use crate::tensor::{DType, QTensor, rows_cols};
 
 /// A tensor as a file stores it: validated to lie within the file and to be as long as its shape says.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,20 +98,6 @@ impl Source {
             Stored::Quantized { parts, .. } => parts.values().map(|raw| raw.range.len() as u64).sum(),
         }
     }
-
-    /// Its shape as [rows, columns]: all dimensions but the last, and the last. A scalar is [1, 1].
-    pub fn rows_cols(&self) -> [usize; 2] {
-        rows_cols(&self.shape)
-    }
-}
-
-/// A validated shape as [rows, columns]. Where another dimension is zero, the product of the others may be too large for
-/// a usize; there are no elements then, so the rows are clipped.
-fn rows_cols(shape: &[usize]) -> [usize; 2] {
-    match shape {
-        [] => [1, 1],
-        [outer @ .., last] => [outer.iter().fold(1, |rows: usize, &dim| rows.saturating_mul(dim)), *last],
-    }
 }
 
 impl Checkpoint {
@@ -134,8 +120,9 @@ impl Checkpoint {
         if source.transform != Transform::None {
             return None;
         }
-        let rows = source.first_row..source.first_row.checked_add(source.rows_cols()[0])?;
-        self.files.get(raw.file)?.bytes().get(raw.rows(rows)?)
+        let rows = source.first_row..source.first_row.checked_add(rows_cols(&source.shape)[0])?;
+        let bytes = self.files.get(raw.file)?.bytes().get(raw.rows(rows)?)?;
+        (raw.dtype.byte_len(&source.shape) == Some(bytes.len())).then_some(bytes)
     }
 
     /// Reads rows (rows of the shape flattened to [product of all but the last, last]; scalars are [1, 1]) in f32,
@@ -174,7 +161,7 @@ impl Checkpoint {
                     file.release(bytes);
                 }
             }
-            Stored::Quantized { parts, .. } if rows.end >= source.rows_cols()[0] => {
+            Stored::Quantized { parts, .. } if rows.end >= rows_cols(&source.shape)[0] => {
                 parts.values().for_each(|part| self.files[part.file].release(part.range.clone()));
             }
             Stored::Quantized { .. } => {}
@@ -210,7 +197,7 @@ impl Checkpoint {
         rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<()> {
-        let [all, cols] = source.rows_cols();
+        let [all, cols] = rows_cols(&source.shape);
         for (row, out) in rows.zip(out.chunks_exact_mut(cols.max(1))) {
             let stored = source.transform.stored_row(row, all);
             self.read_stored(source, raw, stored..stored + 1, out)?;
@@ -228,16 +215,20 @@ impl Checkpoint {
     ) -> Result<()> {
         let stored = source.first_row + rows.start..source.first_row + rows.end;
         let bytes = raw.rows(stored.clone()).and_then(|range| self.files.get(raw.file)?.bytes().get(range));
-        let Some(bytes) = bytes else {
-            let found = format!("{:?} in a file of another length", raw.shape);
-            return Err(self.wrong_request(source, format!("rows {stored:?} of the stored tensor"), found));
+        let Some(bytes) = bytes.filter(|bytes| raw.dtype.byte_len(&[out.len()]) == Some(bytes.len())) else {
+            let expected = format!("rows {stored:?} of {} values", out.len());
+            return Err(self.wrong_request(
+                source,
+                expected,
+                format!("{} {:?}", raw.dtype.name(), raw.shape),
+            ));
         };
         crate::numerics::convert::to_f32(raw.dtype, bytes, out);
         Ok(())
     }
 
     fn check_request(&self, source: &Source, rows: &Range<usize>, out_len: Option<usize>) -> Result<()> {
-        let [all, cols] = source.rows_cols();
+        let [all, cols] = rows_cols(&source.shape);
         if rows.start > rows.end || rows.end > all {
             return Err(self.wrong_request(source, format!("rows within 0..{all}"), format!("{rows:?}")));
         }

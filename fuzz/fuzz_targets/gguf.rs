@@ -1,0 +1,15 @@
+//! Any bytes as a GGUF container: an error, or tensors that lie in the file and are as long as their shapes say.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use llmc::io::gguf::parse;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(gguf) = parse(Path::new("fuzz.gguf"), bytes) else { return };
+    for tensor in gguf.tensors {
+        let len = tensor.dtype.byte_len(&tensor.shape).expect("the parser has checked the size");
+        assert_eq!(bytes[tensor.range].len(), len);
+    }
+});

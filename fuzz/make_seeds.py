@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Writes the seeds of every fuzz target into seeds/<target>/: small, valid or nearly so. Needs only Python's standard
+library. Run by hand after a format is added: `python3 fuzz/make_seeds.py`."""
+
+import json
+import struct
+from pathlib import Path
+
+SEEDS = Path(__file__).parent / "seeds"
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I64": 8, "I32": 4,
+         "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+SHARD = "model-00001-of-00001.safetensors"
+
+
+def put(target, name, data):
+    folder = SEEDS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def count(shape):
+    total = 1
+    for dim in shape:
+        total *= dim
+    return total
+
+
+def safetensors(tensors, metadata=None):
+    """`tensors`: name -> (dtype, shape)."""
+    header, end = ({"__metadata__": metadata} if metadata else {}), 0
+    for name, (dtype, shape) in tensors.items():
+        begin, end = end, end + SIZES[dtype] * count(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    return raw_safetensors(json.dumps(header, separators=(",", ":")), bytes(i * 37 % 256 for i in range(end)))
+
+
+def raw_safetensors(header, data=b""):
+    return struct.pack("<Q", len(header)) + header.encode() + data
+
+
+def safetensors_seeds():
+    put("safetensors", "every_dtype", safetensors({f"t.{d}": (d, [2, 3]) for d in SIZES}, {"format": "pt"}))
+    put("safetensors", "shapes", safetensors({"scalar": ("F32", []), "empty": ("F32", [0, 4]), "deep": ("U8", [1, 2, 1, 2])}))
+    put("safetensors", "nothing", raw_safetensors("{}"))
+    entry = '{"dtype":"F32","shape":[%s],"data_offsets":[%d,%d]}'
+    put("safetensors", "twice", raw_safetensors('{"a":%s,"a":%s}' % (entry % (1, 0, 4), entry % (1, 4, 8)), bytes(8)))
+    put("safetensors", "overlap", raw_safetensors('{"a":%s,"b":%s}' % (entry % (2, 0, 8), entry % (2, 4, 12)), bytes(12)))
+    put("safetensors", "overflow", raw_safetensors('{"a":%s}' % (entry % ("4294967296,4294967296", 0, 4)), bytes(4)))
+    put("safetensors", "sub_byte", raw_safetensors('{"a":{"dtype":"F4","shape":[8],"data_offsets":[0,4]}}', bytes(4)))
+
+
+def index_seeds():
+    put("index", "plain", json.dumps({"metadata": {"total_size": 8}, "weight_map": {"a": SHARD, "b": SHARD}}))
+    put("index", "escape", json.dumps({"weight_map": {"a": "../" + SHARD, "b": "/etc/passwd", "c": "x\\y"}}))
+    put("index", "twice", '{"weight_map":{"a":"x.safetensors","a":"y.safetensors"}}')
+    put("index", "modules", json.dumps([{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}, {"path": "../x"}]))
+
+
+def string(text):
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def value(item):
+    """A GGUF metadata value: its type, then its bytes."""
+    if isinstance(item, bool):
+        return struct.pack("<IB", 7, item)
+    if isinstance(item, int):
+        return struct.pack("<II", 4, item)
+    if isinstance(item, float):
+        return struct.pack("<If", 6, item)
+    if isinstance(item, str):
+        return struct.pack("<I", 8) + string(item)
+    kind = value(item[0])[:4]
+    return struct.pack("<I", 9) + kind + struct.pack("<Q", len(item)) + b"".join(value(i)[4:] for i in item)
+
+
+def gguf(metadata, tensors, version=3):
+    """`tensors`: name -> (ggml type, bytes, dims in GGUF's order)."""
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    out += b"".join(string(key) + value(item) for key, item in metadata.items())
+    offset = 0
+    for name, (kind, size, dims) in tensors.items():
+        out += string(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+        offset += -(-size // 32) * 32
+    return out.ljust(-(-len(out) // 32) * 32, b"\0") + bytes(i * 37 % 256 for i in range(offset))
+
+
+def llama(tokenizer):
+    metadata = {
+        "general.architecture": "llama", "general.name": "seed", "general.file_type": 0, "general.alignment": 32,
+        "llama.block_count": 1, "llama.context_length": 64, "llama.embedding_length": 32,
+        "llama.feed_forward_length": 32, "llama.attention.head_count": 2, "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": 10000.0, "llama.vocab_size": 4,
+        "tokenizer.ggml.model": tokenizer, "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": ["<unk>", "a", "b", "ab"], "tokenizer.ggml.scores": [0.0, -1.0, -2.0, -3.0],
+        "tokenizer.ggml.token_type": [3, 1, 1, 1], "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.bos_token_id": 0, "tokenizer.ggml.eos_token_id": 0, "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.chat_template": "{{ messages }}",
+    }
+    f32, f16, q4_0, q8_0 = 0, 1, 2, 8
+    tensors = {
+        "token_embd.weight": (q8_0, 4 * 34, [32, 4]), "output_norm.weight": (f32, 128, [32]),
+        "blk.0.attn_norm.weight": (f32, 128, [32]), "blk.0.ffn_norm.weight": (f32, 128, [32]),
+        "blk.0.attn_q.weight": (q4_0, 32 * 18, [32, 32]), "blk.0.attn_k.weight": (q4_0, 16 * 18, [32, 16]),
+        "blk.0.attn_v.weight": (f16, 1024, [32, 16]), "blk.0.attn_output.weight": (q4_0, 32 * 18, [32, 32]),
+        "blk.0.ffn_gate.weight": (q4_0, 32 * 18, [32, 32]), "blk.0.ffn_up.weight": (q4_0, 32 * 18, [32, 32]),
+        "blk.0.ffn_down.weight": (q4_0, 32 * 18, [32, 32]),
+    }
+    return gguf(metadata, tensors)
+
+
+def gguf_seeds():
+    every = {"u32": 1, "f32": 1.5, "bool": True, "string": "x", "array": [1, 2], "strings": ["a", "b"], "nested": [[1], [2]]}
+    put("gguf", "values", gguf(every, {}))
+    put("gguf", "version_2", gguf({"general.architecture": "llama"}, {"w": (0, 16, [4])}, version=2))
+    for target in ("gguf", "open"):
+        put(target, "llama_bpe.gguf", llama("gpt2"))
+        put(target, "llama_spm.gguf", llama("llama"))
+
+
+def checkpoint(config, tensors):
+    return json.dumps(config).encode() + b"\n----\n" + safetensors(tensors)
+
+
+def compressed(form, weights):
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None}
+    return {"quantization_config": {"quant_method": "compressed-tensors", "format": form, "ignore": ["lm_head"],
+                                    "config_groups": {"group_0": group}}}
+
+
+def open_seeds():
+    put("open", "dense", checkpoint({"model_type": "llama"}, {"a.weight": ("BF16", [4, 8]), "b": ("F8_E4M3", [3]), "c": ("I64", [])}))
+    int4 = {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "group_size": 8}
+    put("open", "pack_quantized", checkpoint(compressed("pack-quantized", int4), {
+        "a.weight_packed": ("I32", [8, 2]), "a.weight_scale": ("F16", [8, 2]), "a.weight_zero_point": ("I32", [1, 2]),
+        "a.weight_shape": ("I64", [2])}))
+    int8 = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    put("open", "int_quantized", checkpoint(compressed("int-quantized", int8), {
+        "a.weight": ("I8", [4, 8]), "a.weight_scale": ("BF16", [4, 1])}))
+    fp4 = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": 16}
+    put("open", "nvfp4", checkpoint(compressed("nvfp4-pack-quantized", fp4), {
+        "a.weight_packed": ("U8", [2, 16]), "a.weight_scale": ("F8_E4M3", [2, 2]), "a.weight_global_scale": ("F32", [1])}))
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": True, "sym": False}
+    put("open", "gptq", checkpoint({"quantization_config": gptq}, {
+        "a.qweight": ("I32", [2, 8]), "a.qzeros": ("I32", [2, 1]), "a.scales": ("F16", [2, 8]), "a.g_idx": ("I32", [16])}))
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 8, "zero_point": True, "version": "gemm"}
+    put("open", "awq", checkpoint({"quantization_config": awq}, {
+        "a.qweight": ("I32", [16, 1]), "a.qzeros": ("I32", [2, 1]), "a.scales": ("F16", [2, 8])}))
+    fp8 = {"quant_method": "fp8", "weight_block_size": [2, 2]}
+    put("open", "fp8_block", checkpoint({"quantization_config": fp8}, {
+        "a.weight": ("F8_E4M3", [3, 4]), "a.weight_scale_inv": ("F32", [2, 2])}))
+
+
+def recipe_seeds():
+    put("recipe", "empty", "")
+    put("recipe", "full", 'scheme = "w4a16"\ngroup_size = 64\nsymmetric = false\nmethod = "hqq"\nformat = "gptq"\ndtype = "bf16"\n'
+        'include = ["*.mlp.*"]\nexclude = ["lm_head*"]\nmax_shard_size = 1000000\nstrict = true\nallow_nonfinite = true\n')
+    put("recipe", "gguf", 'scheme = "q4_k"\nformat = "gguf"\n')
+    put("recipe", "unknown_key", 'schema = "w4a16"\n')
+    put("recipe", "globs", 'exclude = ["[", "{a,b", "**/x", "a\\\\"]\n')
+
+
+for seeds in (safetensors_seeds, index_seeds, gguf_seeds, open_seeds, recipe_seeds):
+    seeds()
