@@ -98,6 +98,11 @@ impl Source {
             Stored::Quantized { parts, .. } => parts.values().map(|raw| raw.range.len() as u64).sum(),
         }
     }
+
+    /// Its shape as [rows, columns].
+    pub fn rows_cols(&self) -> [usize; 2] {
+        rows_cols(&self.shape)
+    }
 }
 
 impl Checkpoint {
@@ -120,7 +125,7 @@ impl Checkpoint {
         if source.transform != Transform::None {
             return None;
         }
-        let rows = source.first_row..source.first_row.checked_add(rows_cols(&source.shape)[0])?;
+        let rows = source.first_row..source.first_row.checked_add(source.rows_cols()[0])?;
         let bytes = self.files.get(raw.file)?.bytes().get(raw.rows(rows)?)?;
         (raw.dtype.byte_len(&source.shape) == Some(bytes.len())).then_some(bytes)
     }
@@ -161,7 +166,7 @@ impl Checkpoint {
                     file.release(bytes);
                 }
             }
-            Stored::Quantized { parts, .. } if rows.end >= rows_cols(&source.shape)[0] => {
+            Stored::Quantized { parts, .. } if rows.end >= source.rows_cols()[0] => {
                 parts.values().for_each(|part| self.files[part.file].release(part.range.clone()));
             }
             Stored::Quantized { .. } => {}
@@ -197,7 +202,7 @@ impl Checkpoint {
         rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<()> {
-        let [all, cols] = rows_cols(&source.shape);
+        let [all, cols] = source.rows_cols();
         for (row, out) in rows.zip(out.chunks_exact_mut(cols.max(1))) {
             let stored = source.transform.stored_row(row, all);
             self.read_stored(source, raw, stored..stored + 1, out)?;
@@ -228,7 +233,7 @@ impl Checkpoint {
     }
 
     fn check_request(&self, source: &Source, rows: &Range<usize>, out_len: Option<usize>) -> Result<()> {
-        let [all, cols] = rows_cols(&source.shape);
+        let [all, cols] = source.rows_cols();
         if rows.start > rows.end || rows.end > all {
             return Err(self.wrong_request(source, format!("rows within 0..{all}"), format!("{rows:?}")));
         }
