@@ -23,8 +23,8 @@ pub struct Plan {
     pub rule: Rule,
 }
 
-/// Integer scales tried around the fitted one, in this order.
-const NEIGHBOURS: [f32; 3] = [0.0, -1.0, 1.0];
+/// Steps from the fitted integer scale, and from the min that suits the scale: tried in this order.
+const NEIGHBOURS: [[f32; 2]; 5] = [[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]];
 
 /// Rounds of choosing integer scales and solving for the f16 ones.
 const ROUNDS: usize = 2;
@@ -179,7 +179,21 @@ struct Search<'a, L> {
     sums: [L; 5],
 }
 
-impl<L: Lanes> Search<'_, L> {
+impl<'a, L: Lanes> Search<'a, L> {
+    /// With d and dmin that reach the largest scale and min.
+    #[inline(always)]
+    fn start(plan: &'a Plan, fits: &[Fit<L>], unit: Unit) -> Self {
+        let zero = L::splat(0.0);
+        let (mut scale, mut min) = (zero, zero);
+        for fit in fits {
+            scale = scale.max(fit.scale);
+            min = min.max(fit.min);
+        }
+        let d = unit.at_least(scale.largest() / plan.scale_top);
+        let dmin = unit.at_least(min.largest() / plan.scale_top);
+        Search { plan, d, dmin, sums: [zero; 5] }
+    }
+
     /// Replaces a fit by the best integer scale near it, and the min that suits that scale; returns both.
     #[inline(always)]
     fn choose<const E: usize>(&mut self, sub: &SubBlocks<L, E>, fit: &mut Fit<L>) -> [L; 2] {
@@ -189,10 +203,10 @@ impl<L: Lanes> Search<'_, L> {
         let per_weight = fit.moments.w.inverse();
         let mut best = Fit { gain: L::splat(f32::NEG_INFINITY), ..*fit };
         let mut chosen = [zero; 2];
-        for step in NEIGHBOURS {
-            let s = fitted.add(L::splat(step)).max(zero).min(top).round();
+        for [s_step, m_step] in NEIGHBOURS {
+            let s = fitted.add(L::splat(s_step)).max(zero).min(top).round();
             let min = s.mul(d).mul(fit.moments.wl).sub(fit.moments.wx).mul(per_weight);
-            let m = min.mul(dmin.inverse()).max(zero).min(top).round();
+            let m = min.mul(dmin.inverse()).add(L::splat(m_step)).max(zero).min(top).round();
             let (scale, min) = (s.mul(d), m.mul(dmin));
             let moments = Moments::of(sub, scale.inverse(), min, self.plan.top);
             let gain = moments.gain(scale, min);
@@ -235,6 +249,18 @@ impl<L: Lanes> Search<'_, L> {
         }
         self.sums = [L::splat(0.0); 5];
     }
+
+    /// The block, but for its codes.
+    #[inline(always)]
+    fn finish(&self, chosen: &[[L; 2]], unit: Unit) -> AffineBlock {
+        let mut out = AffineBlock { d: unit.store(self.d), dmin: unit.store(self.dmin), ..AffineBlock::ZERO };
+        for (g, [s, m]) in chosen.iter().enumerate() {
+            for (j, (s, m)) in s.store().into_iter().zip(m.store()).enumerate() {
+                (out.scales[8 * g + j], out.mins[8 * g + j]) = (s as u8, m as u8);
+            }
+        }
+        out
+    }
 }
 
 /// Quantizes a super-block of 8·G sub-blocks of E values.
@@ -251,14 +277,7 @@ pub fn quantize<L: Lanes, const E: usize, const G: usize>(
     for (fit, sub) in fits.iter_mut().zip(&subs).skip(1) {
         *fit = Fit::search(sub, plan);
     }
-    let (mut scale, mut min) = (zero, zero);
-    for fit in &fits {
-        scale = scale.max(fit.scale);
-        min = min.max(fit.min);
-    }
-    let d = block.unit.at_least(scale.largest() / plan.scale_top);
-    let dmin = block.unit.at_least(min.largest() / plan.scale_top);
-    let mut search = Search { plan, d, dmin, sums: [zero; 5] };
+    let mut search = Search::start(plan, &fits, block.unit);
     let mut chosen = [[zero; 2]; G];
     for _ in 0..ROUNDS {
         for ((chosen, sub), fit) in chosen.iter_mut().zip(&subs).zip(&mut fits) {
@@ -266,16 +285,7 @@ pub fn quantize<L: Lanes, const E: usize, const G: usize>(
         }
         search.solve(block.unit);
     }
-    let mut out = AffineBlock {
-        d: block.unit.store(search.d),
-        dmin: block.unit.store(search.dmin),
-        ..AffineBlock::ZERO
-    };
-    for (g, [s, m]) in chosen.into_iter().enumerate() {
-        for (j, (s, m)) in s.store().into_iter().zip(m.store()).enumerate() {
-            (out.scales[8 * g + j], out.mins[8 * g + j]) = (s as u8, m as u8);
-        }
-    }
+    let mut out = search.finish(&chosen, block.unit);
     encode::<E>(&block, plan.top, &mut out);
     out
 }

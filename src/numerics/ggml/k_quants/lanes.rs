@@ -59,8 +59,10 @@ pub trait Lanes: Copy {
 
 /// The portable lanes.
 #[derive(Clone, Copy)]
+#[cfg_attr(all(target_arch = "aarch64", not(test)), allow(dead_code))]
 pub struct Plain([f32; 8]);
 
+#[cfg_attr(all(target_arch = "aarch64", not(test)), allow(dead_code))]
 impl Plain {
     #[inline(always)]
     fn zip(self, b: Plain, op: impl Fn(f32, f32) -> f32) -> Plain {

@@ -11,8 +11,8 @@
 //! 3. choose the super-block's f16 scales, then for each sub-block the integer scale near its fit whose codes err least;
 //! 4. solve for the f16 scales again by least squares over all codes; 3 and 4 may repeat; then round the final codes.
 //!
-//! Finite input gives finite blocks: scales saturate at f16's largest value (so values beyond about 4·10⁶ for Q6_K, and
-//! 3·10⁶ for Q2_K, are clipped), and what is too small for f16's subnormals becomes zero. NaN and infinities are
+//! Finite input gives finite blocks: scales saturate at f16's largest value (Q2_K, whose codes and scales reach least
+//! far, clips values beyond about 10⁶), and what is too small for f16's subnormals becomes zero. NaN and infinities are
 //! refused by `io`; here they would give unspecified values, never a panic.
 
 mod affine;
@@ -26,6 +26,8 @@ mod layout;
 mod quarters;
 mod signed;
 mod six_bits;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub mod q2_k;

@@ -18,7 +18,7 @@ const PLAN: Plan = Plan {
     half: 4.0,
     scale_half: 32.0,
     alone: Effort {
-        steps: &[-0.9, -0.7, -0.5, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9],
+        steps: &[-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75],
         neighbours: &[0.0, -1.0, 1.0],
         rounds: 1,
     },

@@ -176,9 +176,7 @@ pub fn quantize<L: Lanes>(x: &[f32], importance: Option<&[f32]>, plan: &Plan) ->
     }
     let mut out = SignedBlock { d: block.unit.store(search.d), ..zero };
     for (to, s) in out.scales.chunks_exact_mut(8).zip(chosen) {
-        for (to, s) in to.iter_mut().zip(s.store()) {
-            *to = s as i8;
-        }
+        to.copy_from_slice(&s.store().map(|s| s as i8));
     }
     encode(&block, plan.half, &mut out);
     out
