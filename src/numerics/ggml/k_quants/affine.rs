@@ -1,8 +1,9 @@
 //! x ≈ scale·code − min with codes 0 … top: the search behind Q2_K, Q4_K and Q5_K.
 //!
 //! After llama.cpp's `make_qkx3_quants` in the idea of trying several steps from the smallest value up, each followed by
-//! weighted least squares. The error of a fit comes from five moments, so that a candidate costs one pass; llama.cpp then rounds
-//! the scales independently, where [`Search::choose`] rounds each min for its rounded scale and compares true errors.
+//! weighted least squares. The error of a fit comes from five moments, so that a candidate costs one pass. llama.cpp
+//! then rounds scales and mins independently; [`Search::choose`] rounds each min for its rounded scale and compares
+//! true errors.
 
 use half::f16;
 
