@@ -163,11 +163,7 @@ fn check_chunk(
 fn expected(plan: &Plan, extents: &Extents, step: &Step, chunk: &Chunk, rows: &[f32]) -> Result<Vec<f32>> {
     let mut values = rows.to_vec();
     match &step.action {
-        Action::Store(dtype) => {
-            let mut bytes = Vec::new();
-            convert::from_f32(*dtype, rows, &mut bytes);
-            convert::to_f32(*dtype, &bytes, &mut values);
-        }
+        Action::Store(dtype) => round_to(*dtype, &mut values),
         Action::Quantize(scheme) => {
             if !NonFinite::count(&values).none() {
                 values.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
@@ -178,9 +174,26 @@ fn expected(plan: &Plan, extents: &Extents, step: &Step, chunk: &Chunk, rows: &[
             if let Weight::Quantized(q) = weight {
                 q.dequantize(&mut values);
             }
+            if let Some(dtype) = stored_dequantized(step) {
+                round_to(dtype, &mut values);
+            }
         }
     }
     Ok(values)
+}
+
+fn round_to(dtype: DType, values: &mut [f32]) {
+    let mut bytes = Vec::new();
+    convert::from_f32(dtype, values, &mut bytes);
+    convert::to_f32(dtype, &bytes, values);
+}
+
+/// The type of quantized values that a format stores dequantized (the dense format); `None` where it stores codes.
+fn stored_dequantized(step: &Step) -> Option<DType> {
+    match step.parts.as_slice() {
+        [part] if matches!(part.dtype, DType::F32 | DType::F16 | DType::BF16) => Some(part.dtype),
+        _ => None,
+    }
 }
 
 /// Reads rows of an output back: under its own name, or, where the reader has mapped names back (GGUF), from the tensors
