@@ -56,6 +56,10 @@ impl Format for Awq {
         }
     }
 
+    fn one_group_size(&self) -> bool {
+        true
+    }
+
     fn parts(&self, output: &Output, scheme: &Scheme, _target: &Target) -> Vec<Part> {
         let [rows, cols] = rows_cols(&output.shape);
         let groups = scheme.grid_shape(rows, cols)[1];

@@ -171,6 +171,11 @@ pub trait Format: Sync {
     /// config.json and other files to write beside the weights: (name, content).
     fn side_files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>>;
 
+    /// Whether its readers know one group size for the whole model.
+    fn one_group_size(&self) -> bool {
+        false
+    }
+
     /// Whether the output is one file rather than a folder.
     fn single_file(&self) -> bool {
         false

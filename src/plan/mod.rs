@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::export::{Admission, Output, Part, Target, rows_cols};
 use crate::io::{Checkpoint, Source, Stored};
-use crate::numerics::{Number, Scheme};
+use crate::numerics::{Granularity, Number, Scheme};
 use crate::recipe::{Recipe, Request};
 use crate::tensor::{BlockType, DType};
 
@@ -73,13 +73,14 @@ impl Plan {
         let request = recipe.resolve()?;
         refuse_quantized(recipe, &request, checkpoint)?;
         let dtype = request.dtype.unwrap_or_else(|| common_dtype(checkpoint));
-        let planner = Planner { request, checkpoint, dtype, globs: Globs::new(recipe)? };
-        let mut steps = request
-            .format
-            .arrange(checkpoint)?
-            .into_iter()
-            .map(|output| planner.step(output))
-            .collect::<Result<Vec<Step>>>()?;
+        let mut planner =
+            Planner { request, checkpoint, dtype, globs: Globs::new(recipe)?, common_group: None };
+        let outputs = request.format.arrange(checkpoint)?;
+        if request.format.one_group_size() {
+            planner.common_group = planner.find_common_group(&outputs)?;
+        }
+        let mut steps =
+            outputs.into_iter().map(|output| planner.step(output)).collect::<Result<Vec<Step>>>()?;
         planner.globs.all_matched()?;
         link_fused(&mut steps);
         let plan = Plan { recipe: recipe.clone(), request, steps, dtype, metadata: Vec::new() };
@@ -149,6 +150,8 @@ struct Planner<'a> {
     checkpoint: &'a Checkpoint,
     dtype: DType,
     globs: Globs,
+    /// The group size of every tensor, where the format has one for all and what was asked does not divide each.
+    common_group: Option<usize>,
 }
 
 impl Planner<'_> {
@@ -165,6 +168,28 @@ impl Planner<'_> {
         };
         let parts = self.parts(&output, &action);
         Ok(Step { output, action, linear, note, substituted, parts, fused: None })
+    }
+
+    fn role(&self, source: &Source, output: &Output) -> Role {
+        let dtype = float_dtype(source).unwrap_or(self.dtype);
+        role(&source.name, &output.shape, dtype, self.conv1d())
+    }
+
+    /// The largest group size of whole 32s, no larger than asked, that divides the columns of every tensor to quantize;
+    /// `None` where what was asked does, or where there is none.
+    fn find_common_group(&self, outputs: &[Output]) -> Result<Option<usize>> {
+        let Some(scheme) = self.request.scheme else { return Ok(None) };
+        let Granularity::Group(asked) = scheme.granularity else { return Ok(None) };
+        let mut columns = Vec::new();
+        for output in outputs {
+            let source = self.source(output)?;
+            if self.wanted(scheme, self.role(source, output), source, output)?.is_some() {
+                columns.push(rows_cols(&output.shape)[1]);
+            }
+        }
+        let divides = |size: usize| columns.iter().all(|cols| cols.is_multiple_of(size));
+        let found = (32..=asked).rev().filter(|size| size % 32 == 0).find(|&size| divides(size));
+        Ok(found.filter(|_| !divides(asked)))
     }
 
     fn source(&self, output: &Output) -> Result<&Source> {
