@@ -71,10 +71,38 @@ impl Failure {
         }
     }
 
+    /// Whether another process is downloading the same file.
+    pub(super) fn is_locked(&self) -> bool {
+        matches!(self, Failure::Api(error) if matches!(error.as_ref(), ApiError::LockAcquisition(_)))
+    }
+
     /// Whether trying again may help: the transfer broke, or the hub has troubles.
     fn is_transient(&self) -> bool {
         let broken = matches!(self, Failure::Api(error) if matches!(error.as_ref(), ApiError::IoError(_)));
-        broken || self.is_unreachable() && !matches!(self, Failure::Silent(_))
+        broken && !self.is_local() || self.is_unreachable() && !matches!(self, Failure::Silent(_))
+    }
+
+    /// Whether the cache could not be written. Transfers that break are I/O errors too, of other kinds.
+    fn is_local(&self) -> bool {
+        use std::io::ErrorKind::*;
+        let kinds =
+            [StorageFull, QuotaExceeded, PermissionDenied, ReadOnlyFilesystem, NotADirectory, AlreadyExists];
+        let Failure::Api(error) = self else { return false };
+        matches!(error.as_ref(), ApiError::IoError(error) if kinds.contains(&error.kind()))
+    }
+
+    /// The system's error, where the cache could not be written.
+    pub(super) fn into_local(self) -> Result<std::io::Error, Failure> {
+        if !self.is_local() {
+            return Err(self);
+        }
+        match self {
+            Failure::Api(error) => match *error {
+                ApiError::IoError(error) => Ok(error),
+                other => Err(Failure::from(other)),
+            },
+            other => Err(other),
+        }
     }
 }
 

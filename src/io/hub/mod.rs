@@ -199,9 +199,16 @@ impl Hub {
 
     /// The error about a file that could not be downloaded.
     fn explain_file(&self, id: &Id, name: &str, failure: Failure) -> Error {
+        let failure = match failure.into_local() {
+            Ok(error) => return Error::io(&self.cache, error),
+            Err(failure) => failure,
+        };
         let hint = match failure.status() {
             Some(401 | 403) => {
                 "set HF_TOKEN to a token that may read this model, and accept its licence on its page"
+            }
+            _ if failure.is_locked() => {
+                "another process is downloading this file: wait for it, and run this again"
             }
             _ => "run the same command again: it goes on where it stopped",
         };
