@@ -7,6 +7,7 @@ with 1 if a threshold did not hold.
 import json
 import math
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 WINDOW, WINDOWS = 192, 2  # tokens of text that every model reads, in contexts of WINDOW
@@ -47,6 +48,16 @@ def record(work, export, engine, check, figures, holds):
     with open(Path(work) / "results.jsonl", "a", encoding="utf-8") as results:
         results.write(json.dumps(row) + "\n")
     print(f"{export}: {engine}: {check}: {show(figures)}{'' if holds else '  DOES NOT HOLD'}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def reported(work, export, engine):
+    """Turns an exception into a row: one export that does not load must not hide the others."""
+    try:
+        yield
+    except Exception as error:
+        what = (str(error).splitlines() or [""])[0][:200].replace("|", "\\|")
+        record(work, export, engine, f"{type(error).__name__}: {what}", {}, False)
 
 
 def show(figures):

@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import torch
-from agreement import megabytes, record
+from agreement import megabytes, record, reported
 from transformers import AutoModel, AutoTokenizer, CompressedTensorsConfig
 
 SENTENCES = [
@@ -53,10 +53,8 @@ def main():
     work, original = Path(sys.argv[1]), sys.argv[2]
     tokenizer = AutoTokenizer.from_pretrained(original)
     for name in sys.argv[3:]:
-        try:
+        with reported(work, name, "transformers"):
             check(work, original, name, tokenizer)
-        except Exception as error:  # one export that does not load must not hide the others
-            record(work, name, "transformers", f"{type(error).__name__}: {str(error).splitlines()[0][:200]}", {}, False)
 
 
 if __name__ == "__main__":

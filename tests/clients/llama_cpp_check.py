@@ -20,7 +20,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import gguf
 import numpy as np
 import torch
-from agreement import agreement, logits, megabytes, record, windows
+from agreement import agreement, logits, megabytes, record, reported, windows
 from llama_cpp import Llama
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -139,14 +139,12 @@ def main():
     base, config = logits(model, ids), model.config
     reference = None if source == "-" else Llama(source, vocab_only=True, verbose=False)
     for name in exports:
-        try:
+        with reported(work, name, "llama.cpp"):
             check_weights(work, name, config)
             llama = open_llama(work / f"{name}.gguf", ids.shape[1] + 64)
             twin = check_logits(work, name, llama, ids, base, exact=name.endswith(("f32", "bf16", "f16")))
             check_tokenizer(work, name, llama, tokenizer, reference)
             check_text(work, name, llama, tokenizer, twin)
-        except Exception as error:  # one export that does not load must not hide the others
-            record(work, name, "llama.cpp", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}", {}, False)
 
 
 if __name__ == "__main__":
