@@ -60,14 +60,18 @@ fn mx_scale(absmax: f32) -> f32 {
     if exponent == 0 { ScaleType::E8M0.of_zeros() } else { f32::from_bits(exponent << 23) }
 }
 
-/// NVFP4's divisor of scales; 1 for a tensor of zeros (or with an infinity).
+/// NVFP4's divisor of scales; 1 for a tensor of zeros (or with an infinity). By the reciprocal, as torch divides a number
+/// by a tensor.
 fn global_scale(absmax: f32) -> f32 {
-    let global = E4M3.max * E2M1.max / absmax;
+    let global = E4M3.max * E2M1.max * absmax.recip();
     if global.is_finite() && global > 0.0 { global } else { 1.0 }
 }
 
 fn nv_scale(absmax: f32, global: f32) -> f32 {
-    ScaleType::E4M3.covering(global * (absmax / E2M1.max), 1.0)
+    if absmax == 0.0 {
+        return ScaleType::E4M3.of_zeros();
+    }
+    ScaleType::E4M3.nearest(global * (absmax / E2M1.max))
 }
 
 /// Rounds to the nearest codes.

@@ -8,6 +8,9 @@ pub mod convert;
 pub mod fp4;
 pub mod fp8;
 pub mod ggml;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod goldens;
 pub mod int;
 mod minifloat;
 pub mod nf4;
@@ -16,5 +19,8 @@ pub mod presets;
 mod scale;
 mod scheme;
 mod simd;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod twins;
 
 pub use scheme::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme};

@@ -147,11 +147,16 @@ fn pack_run<const B: usize>(codes: &[u8], out: &mut [u8]) {
 }
 
 fn unpack_run<const B: usize>(packed: &[u8], codes: &mut [u8]) {
-    for (codes, packed) in codes.chunks_mut(8).zip(packed.chunks(B)) {
+    let (chunks, rest) = codes.as_chunks_mut::<8>();
+    let (packed, last) = packed.split_at(chunks.len() * B);
+    for (codes, packed) in chunks.iter_mut().zip(packed.as_chunks::<B>().0) {
         let mut bytes = [0; 8];
-        bytes[..packed.len()].copy_from_slice(packed);
-        codes.copy_from_slice(&split::<B>(bytes)[..codes.len()]);
+        bytes[..B].copy_from_slice(packed);
+        *codes = split::<B>(bytes);
     }
+    let mut bytes = [0; 8];
+    bytes[..last.len()].copy_from_slice(last);
+    rest.copy_from_slice(&split::<B>(bytes)[..rest.len()]);
 }
 
 const BYTES: u64 = 0x00FF_00FF_00FF_00FF;
