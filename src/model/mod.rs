@@ -7,6 +7,7 @@ mod names;
 mod olmo2;
 mod phi3;
 mod qwen;
+pub mod rope;
 mod stablelm;
 mod transform;
 
@@ -193,6 +194,15 @@ impl Content<'_> {
     /// Whether it holds several Hugging Face tensors, one after the other.
     pub fn is_stacked(&self) -> bool {
         self.row.is_stacked()
+    }
+
+    /// The Hugging Face shape of each tensor it holds.
+    pub fn hf_shape(&self, stored: &[usize]) -> Vec<usize> {
+        match stored {
+            [_, part @ ..] if self.is_stacked() => part.to_vec(),
+            [columns] if self.row.gguf == qwen::SQUEEZED => vec![1, *columns],
+            _ => stored.to_vec(),
+        }
     }
 
     /// The Hugging Face name, of part `part` where it is stacked.

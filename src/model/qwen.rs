@@ -17,8 +17,11 @@ const EXPERTS: &[Name] = &[
     name("blk.{b}.ffn_down_exps", "model.layers.{b}.mlp.experts.{e}.down_proj"),
 ];
 
+/// One row in Hugging Face, [1, hidden]; a vector in GGUF.
+pub(super) const SQUEEZED: &str = "blk.{b}.ffn_gate_inp_shexp";
+
 const SHARED_EXPERT: &[Name] = &[
-    name("blk.{b}.ffn_gate_inp_shexp", "model.layers.{b}.mlp.shared_expert_gate"),
+    name(SQUEEZED, "model.layers.{b}.mlp.shared_expert_gate"),
     name("blk.{b}.ffn_gate_shexp", "model.layers.{b}.mlp.shared_expert.gate_proj"),
     name("blk.{b}.ffn_up_shexp", "model.layers.{b}.mlp.shared_expert.up_proj"),
     name("blk.{b}.ffn_down_shexp", "model.layers.{b}.mlp.shared_expert.down_proj"),

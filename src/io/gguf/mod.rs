@@ -3,12 +3,18 @@
 //! [`parse`] validates the container and knows nothing of models; [`open`] gives the tensors their Hugging Face names
 //! and rebuilds config.json and the tokenizer's files. Writing is `export::gguf`'s.
 
+pub mod config;
 pub mod ggml_types;
 mod open;
 mod parse;
 mod reader;
 mod value;
 
-pub use open::open;
+pub use open::{open, transform};
 pub use parse::{Gguf, parse};
 pub use value::{Array, Metadata, Value};
+
+/// Rows of a tensor seen as a matrix: the product of all dimensions but the last.
+fn rows(shape: &[usize]) -> usize {
+    shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
+}

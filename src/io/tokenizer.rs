@@ -1,1 +1,0 @@
-//! Tokenizers: tokenizer.json and its companions ↔ GGUF's `tokenizer.ggml.*` metadata.

@@ -1,0 +1,20 @@
+//! Tokenizers: tokenizer.json and its companions ↔ GGUF's `tokenizer.ggml.*` metadata.
+//!
+//! Byte-level BPE (`gpt2`), SentencePiece BPE (`llama`) and SentencePiece unigram (`t5`) go both ways. Others
+//! (WordPiece, RWKV) are left out aloud when reading, and refused when writing.
+
+mod added;
+mod byte_level;
+mod companions;
+mod from_gguf;
+mod pre;
+mod sentencepiece;
+mod table;
+mod to_gguf;
+mod vocabulary;
+
+pub use from_gguf::from_gguf;
+pub use to_gguf::{Files, to_gguf};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! `tokenizer.ggml.*` as one struct, checked: what tokenizer.json and its companions are rebuilt from.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::io::gguf::{Metadata, Value};
+
+/// Types of tokens, `llama_token_type`, <https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h>.
+pub(super) mod token_type {
+    pub const NORMAL: i32 = 1;
+    pub const UNKNOWN: i32 = 2;
+    pub const CONTROL: i32 = 3;
+    pub const USER_DEFINED: i32 = 4;
+    pub const UNUSED: i32 = 5;
+    pub const BYTE: i32 = 6;
+}
+
+/// A tokenizer's tables.
+#[derive(Debug, Default)]
+pub(super) struct Vocabulary {
+    pub tokens: Vec<String>,
+    /// As many as tokens.
+    pub types: Vec<i32>,
+    /// As many as tokens, or none.
+    pub scores: Vec<f32>,
+    /// `left right`, best first.
+    pub merges: Vec<String>,
+    pub bos: Option<usize>,
+    pub eos: Option<usize>,
+    pub unk: Option<usize>,
+    pub pad: Option<usize>,
+    /// End of a turn, where it is not `eos`.
+    pub eot: Option<usize>,
+    pub add_bos: Option<bool>,
+    pub add_eos: Option<bool>,
+    pub add_space_prefix: Option<bool>,
+    pub chat_template: Option<String>,
+}
+
+impl Vocabulary {
+    /// Reads the metadata.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] where tables disagree in length or an id is none of the tokens'.
+    pub fn read(file: &Path, metadata: &Metadata) -> Result<Vocabulary> {
+        let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
+        let flag = |key: &str| get(key).and_then(Value::as_bool);
+        let strings = |key: &str| get(key).and_then(Value::as_strings).unwrap_or_default().to_vec();
+        let tokens = strings("tokens");
+        let id = |key: &str| token_id(file, metadata, key, tokens.len());
+        let types = get("token_type")
+            .and_then(Value::as_i32s)
+            .map_or_else(|| vec![token_type::NORMAL; tokens.len()], <[i32]>::to_vec);
+        let scores = get("scores").and_then(Value::as_f32s).unwrap_or_default().to_vec();
+        check_len(file, "tokenizer.ggml.token_type", types.len(), tokens.len())?;
+        if !scores.is_empty() {
+            check_len(file, "tokenizer.ggml.scores", scores.len(), tokens.len())?;
+        }
+        Ok(Vocabulary {
+            types,
+            scores,
+            merges: strings("merges"),
+            bos: id("bos")?,
+            eos: id("eos")?,
+            unk: id("unknown")?,
+            pad: id("padding")?,
+            eot: id("eot")?,
+            add_bos: flag("add_bos_token"),
+            add_eos: flag("add_eos_token"),
+            add_space_prefix: flag("add_space_prefix"),
+            chat_template: metadata.get("tokenizer.chat_template").and_then(Value::as_str).map(str::to_owned),
+            tokens,
+        })
+    }
+
+    /// The text of a token.
+    pub fn text(&self, id: Option<usize>) -> Option<&str> {
+        self.tokens.get(id?).map(String::as_str)
+    }
+
+    /// Whether a token only fills up the embedding: tokenizer.json has no such tokens.
+    pub fn is_filler(&self, id: usize) -> bool {
+        self.types[id] == token_type::UNUSED && self.tokens[id] == format!("[PAD{id}]")
+    }
+}
+
+fn check_len(file: &Path, key: &str, found: usize, tokens: usize) -> Result<()> {
+    if found == tokens {
+        return Ok(());
+    }
+    let hint = "the tokenizer is damaged: convert the model again";
+    Err(Error::malformed_tensor(file, key, format!("{tokens} entries, one per token"), found, hint))
+}
+
+/// A special token's id; llama.cpp ignores ids beyond the vocabulary, so do we, aloud.
+fn token_id(file: &Path, metadata: &Metadata, key: &str, tokens: usize) -> Result<Option<usize>> {
+    let key = format!("tokenizer.ggml.{key}_token_id");
+    let Some(value) = metadata.get(&key) else { return Ok(None) };
+    let id = value.as_u64().and_then(|id| usize::try_from(id).ok()).filter(|id| *id < tokens);
+    if id.is_none() {
+        tracing::warn!(file = %file.display(), key, ?value, "no such token: ignored");
+    }
+    Ok(id)
+}

@@ -1,0 +1,231 @@
+//! Rotary position settings: config.json's two spellings of them, and the per-frequency factors of Llama 3.
+//!
+//! transformers 4 writes `rope_theta` and `rope_scaling`; transformers 5 writes `rope_parameters`, for Gemma 3 one per
+//! kind of layer, of which the full-attention one is meant here.
+
+use serde_json::{Map, Value, json};
+
+/// Where config.json gives no base.
+const DEFAULT_THETA: f64 = 10_000.0;
+
+/// How positions become rotations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Part of each head that is rotated; `None` for all of it.
+    pub partial: Option<f64>,
+    /// How frequencies are stretched beyond the training length.
+    pub scaling: Option<Scaling>,
+}
+
+/// How frequencies are stretched beyond the training length.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scaling {
+    /// All by one factor.
+    Linear {
+        /// Divides positions.
+        factor: f64,
+    },
+    /// YaRN (Peng et al., 2023, <https://arxiv.org/abs/2309.00071>).
+    Yarn {
+        /// Stretch of the context.
+        factor: f64,
+        /// Context before.
+        original: Option<u64>,
+    },
+    /// Llama 3.1's, by wavelength.
+    Llama3(Llama3),
+    /// LongRoPE (Ding et al., 2024, <https://arxiv.org/abs/2402.13753>): a factor per frequency.
+    LongRope {
+        /// Up to the original context, [rotated/2].
+        short: Vec<f32>,
+        /// Beyond it, [rotated/2].
+        long: Vec<f32>,
+    },
+    /// A type that GGUF has no form for.
+    Other(String),
+}
+
+/// Llama 3.1's scaling: long wavelengths are divided by `factor`, short ones kept, those between interpolated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub struct Llama3 {
+    pub factor: f64,
+    pub low_freq_factor: f64,
+    pub high_freq_factor: f64,
+    /// Context before.
+    pub original: u64,
+}
+
+impl Rope {
+    /// Reads either spelling.
+    pub fn from_config(config: &Value) -> Rope {
+        let parameters = config.get("rope_parameters").filter(|p| p.is_object());
+        let parameters = parameters.map(|p| p.get("full_attention").unwrap_or(p));
+        let scaling = parameters.or_else(|| config.get("rope_scaling").filter(|s| s.is_object()));
+        let number = |key: &str| {
+            let inner = scaling.and_then(|s| s.get(key)).and_then(Value::as_f64);
+            inner.or_else(|| config.get(key).and_then(Value::as_f64))
+        };
+        Rope {
+            theta: number("rope_theta").unwrap_or(DEFAULT_THETA),
+            partial: number("partial_rotary_factor").filter(|part| *part != 1.0),
+            scaling: scaling.and_then(|s| Scaling::from_json(s, config)),
+        }
+    }
+
+    /// Writes transformers 4's spelling, which transformers 5 reads too.
+    pub fn write(&self, config: &mut Map<String, Value>) {
+        config.insert("rope_theta".into(), self.theta.into());
+        let scaling = self.scaling.as_ref().map_or(Value::Null, Scaling::to_json);
+        config.insert("rope_scaling".into(), scaling);
+        if let Some(partial) = self.partial {
+            config.insert("partial_rotary_factor".into(), partial.into());
+        }
+    }
+}
+
+impl Scaling {
+    fn from_json(scaling: &Value, config: &Value) -> Option<Scaling> {
+        let kind = scaling.get("rope_type").or_else(|| scaling.get("type"))?.as_str()?;
+        let number = |key: &str| scaling.get(key).and_then(Value::as_f64);
+        let original = scaling.get("original_max_position_embeddings").and_then(Value::as_u64);
+        let original = original.or_else(|| config.get("original_max_position_embeddings")?.as_u64());
+        let factor = number("factor").unwrap_or(1.0);
+        Some(match kind {
+            "default" => return None,
+            "linear" => Scaling::Linear { factor },
+            "yarn" => Scaling::Yarn { factor, original },
+            "llama3" => Scaling::Llama3(Llama3 {
+                factor,
+                low_freq_factor: number("low_freq_factor").unwrap_or(1.0),
+                high_freq_factor: number("high_freq_factor").unwrap_or(4.0),
+                original: original.unwrap_or(8192),
+            }),
+            "longrope" | "su" => Scaling::LongRope {
+                short: factors(scaling.get("short_factor")?)?,
+                long: factors(scaling.get("long_factor")?)?,
+            },
+            other => Scaling::Other(other.to_owned()),
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Scaling::Linear { factor } => {
+                json!({ "type": "linear", "rope_type": "linear", "factor": factor })
+            }
+            Scaling::Yarn { factor, original } => json!({
+                "type": "yarn", "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original,
+            }),
+            Scaling::Llama3(llama3) => json!({
+                "rope_type": "llama3",
+                "factor": llama3.factor,
+                "low_freq_factor": llama3.low_freq_factor,
+                "high_freq_factor": llama3.high_freq_factor,
+                "original_max_position_embeddings": llama3.original,
+            }),
+            Scaling::LongRope { short, long } => json!({
+                "type": "longrope",
+                "rope_type": "longrope",
+                "short_factor": decimals(short),
+                "long_factor": decimals(long),
+            }),
+            Scaling::Other(kind) => json!({ "type": kind, "rope_type": kind }),
+        }
+    }
+}
+
+fn factors(list: &Value) -> Option<Vec<f32>> {
+    list.as_array()?.iter().map(|factor| factor.as_f64().map(|f| f as f32)).collect()
+}
+
+/// Shortest decimals that read back as these f32: 1.05, not 1.0499999523162842.
+fn decimals(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|value| value.to_string().parse().unwrap_or(f64::from(*value))).collect()
+}
+
+impl Llama3 {
+    /// What each of `rotated`/2 frequencies is divided by: llama.cpp's `rope_freqs.weight`.
+    ///
+    /// Source: `LlamaModel.generate_extra_tensors`,
+    /// <https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py>.
+    pub fn factors(&self, theta: f64, rotated: usize) -> Vec<f32> {
+        let wavelength = |i: usize| std::f64::consts::TAU * theta.powf((2 * i) as f64 / rotated as f64);
+        (0..rotated / 2).map(|i| self.divisor(wavelength(i)) as f32).collect()
+    }
+
+    fn divisor(&self, wavelength: f64) -> f64 {
+        let original = self.original as f64;
+        if wavelength < original / self.high_freq_factor {
+            return 1.0;
+        }
+        if wavelength > original / self.low_freq_factor {
+            return self.factor;
+        }
+        let span = self.high_freq_factor - self.low_freq_factor;
+        let smooth = (original / wavelength - self.low_freq_factor) / span;
+        1.0 / ((1.0 - smooth) / self.factor + smooth)
+    }
+
+    /// The settings that these factors were made with, where they are those of a Llama 3.1 or later: GGUF stores the
+    /// factors only.
+    pub fn recognize(factors: &[f32], theta: f64) -> Option<Llama3> {
+        let factor = f64::from(*factors.last()?);
+        let released = Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original: 8192 };
+        let expected = released.factors(theta, factors.len() * 2);
+        let same = factors.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-3 * b.abs());
+        same.then_some(released)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_mean_the_same() {
+        let old = json!({ "rope_theta": 5e5, "rope_scaling": { "type": "linear", "factor": 4.0 } });
+        let new = json!({ "rope_parameters": { "rope_theta": 5e5, "rope_type": "linear", "factor": 4.0 } });
+        let expected = Rope { theta: 5e5, partial: None, scaling: Some(Scaling::Linear { factor: 4.0 }) };
+        assert_eq!(Rope::from_config(&old), expected);
+        assert_eq!(Rope::from_config(&new), expected);
+        let none = Rope::from_config(&json!({ "rope_parameters": { "rope_type": "default" } }));
+        assert_eq!(none, Rope { theta: 1e4, partial: None, scaling: None });
+        let nested = json!({ "rope_parameters": { "full_attention": { "rope_theta": 1e6 },
+            "sliding_attention": { "rope_theta": 1e4 } } });
+        assert_eq!(Rope::from_config(&nested).theta, 1e6);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let scalings = [
+            Scaling::Linear { factor: 2.0 },
+            Scaling::Yarn { factor: 4.0, original: Some(32768) },
+            Scaling::Llama3(LLAMA32),
+            Scaling::LongRope { short: vec![1.0, 1.05], long: vec![1.5, 60.25] },
+        ];
+        for scaling in scalings {
+            let rope = Rope { theta: 1e6, partial: Some(0.25), scaling: Some(scaling) };
+            let mut config = Map::new();
+            rope.write(&mut config);
+            assert_eq!(Rope::from_config(&config.into()), rope);
+        }
+    }
+
+    const LLAMA32: Llama3 =
+        Llama3 { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original: 8192 };
+
+    #[test]
+    fn llama3_factors_are_those_of_the_published_rule_and_are_recognized() {
+        let factors = LLAMA32.factors(5e5, 64);
+        // By hand: frequency 0 has wavelength 2π, kept; frequency 31 has 2π·5e5^(62/64), far beyond 8192: divided.
+        assert_eq!((factors[0], factors[31], factors.len()), (1.0, 32.0, 32));
+        // Frequency 16: wavelength 2π·√5e5 = 4442.9, smooth = (8192/4442.9 − 1)/3 = 0.28128.
+        assert!((factors[16] - 1.0 / ((1.0 - 0.28128) / 32.0 + 0.28128)).abs() < 1e-3);
+        assert_eq!(Llama3::recognize(&factors, 5e5), Some(LLAMA32));
+        assert_eq!(Llama3::recognize(&factors, 1e4), None);
+        assert_eq!(Llama3::recognize(&[], 1e4), None);
+    }
+}
