@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::gptq::{encode_scales, group_key};
 use super::layout::{in_order, part, transpose, write_columns, zero_points};
-use super::{Admission, Format, Output, Part, Sink, Target, config_json, modules, rows_cols, shards};
+use super::{Admission, Engine, Format, Output, Part, Sink, Target, config_json, modules, rows_cols, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::{Granularity, Number, ScaleType, Scheme};
@@ -40,6 +40,10 @@ impl Format for Awq {
 
     fn summary(&self) -> &'static str {
         "vLLM, SGLang, transformers with gptqmodel: 4 bits"
+    }
+
+    fn engines(&self) -> &'static [Engine] {
+        &[Engine::TransformersGptq, Engine::Vllm, Engine::Sglang]
     }
 
     fn admit(&self, scheme: &Scheme, shape: &[usize], _dtype: DType) -> Admission {

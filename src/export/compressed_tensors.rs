@@ -17,7 +17,7 @@
 mod config;
 
 use super::layout::{fitting_group, in_order, packed_rows, part, scale_type, words};
-use super::{Admission, Format, Output, Part, Sink, Target, config_json, shards};
+use super::{Admission, Engine, Format, Output, Part, Sink, Target, config_json, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::presets::Activations;
@@ -108,6 +108,10 @@ impl Format for CompressedTensors {
 
     fn summary(&self) -> &'static str {
         "vLLM, SGLang, transformers: integers of 2 to 8 bits, W8A8, FP8, NVFP4, MXFP4"
+    }
+
+    fn engines(&self) -> &'static [Engine] {
+        &[Engine::TransformersCompressed, Engine::Vllm, Engine::Sglang]
     }
 
     fn admit(&self, scheme: &Scheme, shape: &[usize], dtype: DType) -> Admission {

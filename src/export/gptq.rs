@@ -18,7 +18,7 @@ use super::layout::{
     write_columns, zero_points,
 };
 use super::modules::{self, Group};
-use super::{Admission, Format, Output, Part, Sink, Target, config_json, pretty, rows_cols, shards};
+use super::{Admission, Engine, Format, Output, Part, Sink, Target, config_json, pretty, rows_cols, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::{Granularity, Number, ScaleType, Scheme, convert};
@@ -51,6 +51,10 @@ impl Format for Gptq {
             1 => "vLLM, SGLang, ExLlama, transformers with gptqmodel: 2, 3, 4, 8 bits, symmetric",
             _ => "GPTQModel, vLLM: as gptq, and asymmetric too",
         }
+    }
+
+    fn engines(&self) -> &'static [Engine] {
+        &[Engine::TransformersGptq, Engine::Vllm, Engine::Sglang]
     }
 
     fn admit(&self, scheme: &Scheme, shape: &[usize], _dtype: DType) -> Admission {

@@ -1,7 +1,20 @@
 //! Formats: where the bytes of a quantized or dense tensor go. A format is pure: it says what it can hold, which parts
-//! it stores, and how rows of codes become bytes; [`writer`](crate::pipeline) does the I/O. It never sees a method.
+//! it stores, and how rows of codes become bytes; [`pipeline`](crate::pipeline) does the I/O. It never sees a method.
+//!
+//! # Adding a format
+//! One file here that opens with the layout to the bit and a link to the readers' source, one line in [`FORMATS`]:
+//! 1. [`Format::admit`] says, from what the readers check, what they load: the scheme as it is, another one, or none. The
+//!    plan shows the reasons, and `--strict` turns them into errors, so that they should read well.
+//! 2. [`Format::parts`] names the stored tensors; sizes follow from it before anything is computed.
+//! 3. [`Format::encode`] lays out a range of rows. Ranges come in any order and from several threads; each byte of a part
+//!    is written once. Where codes are packed along rows, [`Format::row_multiple`] keeps ranges on whole words.
+//! 4. [`Format::side_files`] writes the config that engines read; `modules` says which modules it names.
+//!
+//! Then goldens that the engine's own code wrote (fixtures/formats), and the tests in tests/formats.rs hold the format:
+//! they iterate [`FORMATS`]. Reading it back is [`crate::io::quantized`]'s.
 
 pub mod awq;
+pub mod card;
 pub mod compressed_tensors;
 pub mod dense;
 pub mod gguf;
@@ -128,6 +141,23 @@ pub struct Target {
     pub activations: Option<Activations>,
 }
 
+/// A program that loads models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// transformers by itself.
+    Transformers,
+    /// transformers with the compressed-tensors package.
+    TransformersCompressed,
+    /// transformers with optimum and gptqmodel.
+    TransformersGptq,
+    /// vLLM.
+    Vllm,
+    /// SGLang.
+    Sglang,
+    /// llama.cpp, and what is built on it.
+    LlamaCpp,
+}
+
 /// Receives (index of the part, offset within the part, bytes).
 pub type Sink<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<()> + 'a;
 
@@ -174,6 +204,14 @@ pub trait Format: Sync {
     /// Whether its readers know one group size for the whole model.
     fn one_group_size(&self) -> bool {
         false
+    }
+
+    /// Engines that load the output, for the model card.
+    fn engines(&self) -> &'static [Engine] {
+        match self.single_file() {
+            true => &[Engine::LlamaCpp],
+            false => &[Engine::Transformers, Engine::Vllm],
+        }
     }
 
     /// Whether the output is one file rather than a folder.

@@ -1,0 +1,299 @@
+//! Formats against what the engines' own code stores (fixtures/formats), against hand-worked words, and against
+//! themselves: the same bytes whatever the row ranges. And their configs, shards and model cards.
+#![allow(clippy::unwrap_used)]
+
+use llmc::export::{Admission, FORMATS, Format, Output, Part, Target};
+use llmc::model::Transform;
+use llmc::numerics::presets::{Activations, PRESETS};
+use llmc::numerics::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme};
+use llmc::tensor::{DType, Grid, QTensor};
+use ndarray::Array2;
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+
+const TARGET: Target = Target { dtype: DType::BF16, activations: None };
+const W8A8: Target = Target { activations: Some(Activations::Int8Token), ..TARGET };
+
+fn format(name: &str) -> &'static dyn Format {
+    *FORMATS.iter().find(|format| format.name() == name).unwrap()
+}
+
+fn output(shape: &[usize]) -> Output {
+    Output {
+        name: "linear.weight".into(),
+        shape: shape.into(),
+        pieces: Vec::new(),
+        transform: Transform::None,
+    }
+}
+
+/// Values as weights have them, from a fixed pseudo-random sequence.
+fn weights(rows: usize, cols: usize) -> Array2<f32> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    Array2::from_shape_simple_fn((rows, cols), || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 40) as f32 / (1 << 24) as f32 - 0.45) * 0.2
+    })
+}
+
+fn rounded(scheme: &Scheme, rows: usize, cols: usize) -> QTensor {
+    let w = weights(rows, cols);
+    let extent = Extent::of(w.as_slice().unwrap());
+    scheme.quantize(w.view(), &Context { extent: Some(extent), importance: None })
+}
+
+/// Rows `first..first + count` of a tensor, as a method hands them over.
+fn slice(q: &QTensor, first: usize, count: usize) -> QTensor {
+    let row = q.codes.len() / q.rows;
+    let [_, per_row] = q.scheme.grid_shape(q.rows, q.cols);
+    let multiple = q.scheme.row_multiple();
+    let range = match q.scheme.granularity {
+        Granularity::Tensor => 0..1,
+        _ => first / multiple * per_row..(first + count).div_ceil(multiple) * per_row,
+    };
+    let cut = |grid: &[u8]| grid.get(range.clone()).unwrap_or_default().to_vec();
+    QTensor {
+        rows: count,
+        codes: q.codes[first * row..][..count * row].to_vec(),
+        grid: Grid {
+            scales: q.grid.scales.get(range.clone()).unwrap_or_default().to_vec(),
+            zero_points: cut(&q.grid.zero_points),
+            global_scale: q.grid.global_scale,
+        },
+        ..q.clone()
+    }
+}
+
+/// The bytes of the parts, encoded in ranges of `step` rows, the last range first. Every byte is written once.
+fn encoded(format: &dyn Format, q: &QTensor, parts: &[Part], step: usize) -> Vec<Vec<u8>> {
+    let mut bytes: Vec<Vec<u8>> = parts.iter().map(|part| vec![0; part.byte_len()]).collect();
+    let mut writes = bytes.clone();
+    let starts: Vec<usize> = (0..q.rows).step_by(step).collect();
+    for &first in starts.iter().rev() {
+        let mut sink = |part: usize, offset: u64, data: &[u8]| {
+            let range = offset as usize..offset as usize + data.len();
+            writes[part][range.clone()].iter_mut().for_each(|count| *count += 1);
+            bytes[part][range].copy_from_slice(data);
+            Ok(())
+        };
+        format.encode(&slice(q, first, step.min(q.rows - first)), first, parts, &mut sink).unwrap();
+    }
+    for (part, writes) in parts.iter().zip(&writes) {
+        assert!(writes.iter().all(|&count| count == 1), "{}: not every byte is written once", part.name);
+    }
+    bytes
+}
+
+/// The 32-bit words of a part.
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+// ------------------------------------------------------------------------------------------------ hand-worked words
+
+/// One group, scale 1, symmetric.
+fn integers(bits: u8, rows: usize, cols: usize, codes: Vec<u8>) -> QTensor {
+    let scheme = Scheme::int(bits, Granularity::Group(cols), true, ScaleType::F16);
+    let grid = Grid { scales: vec![1.0; rows], ..Grid::default() };
+    QTensor { scheme, rows, cols, codes, grid, g_idx: None }
+}
+
+fn first_part(name: &str, q: &QTensor, index: usize) -> Vec<u32> {
+    let format = format(name);
+    let parts = format.parts(&output(&[q.rows, q.cols]), &q.scheme, &TARGET);
+    words(&encoded(format, q, &parts, q.rows)[index])
+}
+
+#[test]
+fn compressed_tensors_words() {
+    assert_eq!(
+        first_part("compressed-tensors", &integers(4, 1, 16, (0..16).collect()), 0),
+        [0x7654_3210, 0xfedc_ba98]
+    );
+    let three_bits = integers(3, 1, 32, (0..32).map(|i| i % 8).collect());
+    assert_eq!(first_part("compressed-tensors", &three_bits, 0), [0x88fa_c688, 0xc688_fac6, 0xfac6_88fa]);
+}
+
+#[test]
+fn gptq_symmetric_zeros() {
+    let check = |name: &str, bits: u8, expected: &[u32]| {
+        let q = integers(bits, 32, 32, vec![0; 32 * 32]);
+        assert_eq!(first_part(name, &q, 1), expected, "{name}, {bits} bits");
+    };
+    check("gptq", 4, &[0x7777_7777; 4]);
+    check("gptq-v2", 4, &[0x8888_8888; 4]);
+    check("gptq", 3, &[0xdb6d_b6db, 0xb6db_6db6, 0x6db6_db6d]);
+    check("gptq-v2", 3, &[0x2492_4924, 0x4924_9249, 0x9249_2492]);
+}
+
+#[test]
+fn awq_order() {
+    let q = integers(4, 8, 16, (0..8 * 16).map(|i| i / 16).collect());
+    assert_eq!(first_part("awq", &q, 0), [0x7531_6420; 16]);
+    assert_eq!(first_part("awq", &q, 1), [0x8888_8888]);
+}
+
+#[test]
+fn nvfp4_pairs_have_the_even_element_low() {
+    let grid = Grid { scales: vec![1.0], zero_points: vec![], global_scale: Some(448.0) };
+    let q = QTensor { scheme: Scheme::NVFP4, rows: 1, cols: 16, codes: (0..16).collect(), grid, g_idx: None };
+    let format = format("compressed-tensors");
+    let parts = format.parts(&output(&[1, 16]), &q.scheme, &TARGET);
+    let bytes = encoded(format, &q, &parts, 1);
+    assert_eq!(bytes[0], [0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe]);
+    assert_eq!(bytes[1], [0x38]); // 1.0 in E4M3
+    assert_eq!(bytes[2], 448f32.to_le_bytes());
+}
+
+// ------------------------------------------------------------------------------------------------------ the goldens
+
+struct Goldens(Vec<u8>);
+
+impl Goldens {
+    fn open() -> Goldens {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/formats/goldens.safetensors");
+        Goldens(std::fs::read(path).unwrap())
+    }
+
+    fn get(&self, name: &str) -> Option<(Vec<usize>, &[u8])> {
+        let tensors = SafeTensors::deserialize(&self.0).unwrap();
+        let view = tensors.tensor(name).ok()?;
+        Some((view.shape().to_vec(), view.data()))
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let bytes = self.get(name).map_or(&[][..], |(_, bytes)| bytes);
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    fn tensor(&self, case: &str, scheme: Scheme) -> QTensor {
+        let (shape, codes) = self.get(&format!("{case}/codes")).unwrap();
+        let zero_points =
+            self.get(&format!("{case}/zero_points")).map_or(vec![], |(_, bytes)| bytes.to_vec());
+        let grid = Grid {
+            scales: self.floats(&format!("{case}/scales")),
+            zero_points,
+            global_scale: self.floats(&format!("{case}/global_scale")).first().copied(),
+        };
+        QTensor { scheme, rows: shape[0], cols: shape[1], codes: codes.to_vec(), grid, g_idx: None }
+    }
+
+    /// Every part equals the golden's; the values are those that the engine reads.
+    fn check(&self, case: &str, name: &str, scheme: Scheme, target: &Target) {
+        let q = self.tensor(case, scheme);
+        let format = format(name);
+        let parts = format.parts(&output(&[q.rows, q.cols]), &scheme, target);
+        for (part, bytes) in parts.iter().zip(encoded(format, &q, &parts, q.rows)) {
+            let role = part.name.strip_prefix("linear.").unwrap();
+            let role = if name == "gptq" && role == "qzeros" { "qzeros_v1" } else { role };
+            let (shape, expected) = self.get(&format!("{case}/parts/{role}")).unwrap();
+            assert_eq!(part.shape, shape, "{case}/{role}");
+            assert_eq!(bytes, expected, "{case}/{role}");
+        }
+        let expected = self.floats(&format!("{case}/values"));
+        if !expected.is_empty() {
+            let mut values = vec![0.0; q.rows * q.cols];
+            q.dequantize(&mut values);
+            // compressed-tensors computes NVFP4 values in bfloat16, the others' exactly.
+            let tolerance = if scheme == Scheme::NVFP4 { 1.0 / 128.0 } else { 0.0 };
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance * b.abs();
+            assert!(values.iter().zip(&expected).all(close), "{case}: values");
+        }
+    }
+}
+
+#[test]
+fn compressed_tensors_equals_its_reference() {
+    let goldens = Goldens::open();
+    let name = "compressed-tensors";
+    for bits in 2..=8 {
+        for (symmetric, word) in [(true, "symmetric"), (false, "asymmetric")] {
+            let scheme = Scheme::int(bits, Granularity::Group(32), symmetric, ScaleType::BF16);
+            goldens.check(&format!("pack-quantized/{bits}/{word}"), name, scheme, &TARGET);
+        }
+    }
+    goldens.check("int-quantized", name, Scheme::int(8, Granularity::Channel, true, ScaleType::BF16), &W8A8);
+    for (strategy, granularity) in [
+        ("channel", Granularity::Channel),
+        ("tensor", Granularity::Tensor),
+        ("block", Granularity::Block(128, 128)),
+    ] {
+        let scheme = Scheme::fp8(Fp8::E4M3, granularity, ScaleType::BF16);
+        goldens.check(&format!("float-quantized/{strategy}"), name, scheme, &TARGET);
+    }
+    goldens.check("nvfp4-pack-quantized", name, Scheme::NVFP4, &TARGET);
+    goldens.check("mxfp4-pack-quantized", name, Scheme::MXFP4, &TARGET);
+}
+
+#[test]
+fn gptq_and_awq_equal_their_references() {
+    let goldens = Goldens::open();
+    for bits in [2, 3, 4, 8] {
+        let scheme = Scheme::int(bits, Granularity::Group(32), false, ScaleType::F16);
+        goldens.check(&format!("gptq/{bits}"), "gptq-v2", scheme, &TARGET);
+        // Its zero points are all above 0, so that version 1 can hold them.
+        goldens.check(&format!("gptq/{bits}"), "gptq", scheme, &TARGET);
+    }
+    goldens.check("awq", "awq", Scheme::int(4, Granularity::Group(32), false, ScaleType::F16), &TARGET);
+}
+
+// -------------------------------------------------------------------------------------------------- ranges of rows
+
+/// Encoded in ranges of any allowed size, the bytes are those of one go.
+fn check_ranges(format: &dyn Format, scheme: &Scheme, rows: usize, cols: usize, target: &Target) {
+    let (Admission::As(scheme) | Admission::Instead(scheme, _)) =
+        format.admit(scheme, &[rows, cols], target.dtype)
+    else {
+        return;
+    };
+    let parts = format.parts(&output(&[rows, cols]), &scheme, target);
+    let q = rounded(&scheme, rows, cols);
+    let whole = encoded(format, &q, &parts, rows);
+    let multiple = lcm(format.row_multiple(&scheme), scheme.row_multiple());
+    for step in [multiple, 2 * multiple, 3 * multiple] {
+        assert!(
+            encoded(format, &q, &parts, step) == whole,
+            "{} {scheme}: ranges of {step} rows",
+            format.name()
+        );
+    }
+}
+
+fn lcm(a: usize, b: usize) -> usize {
+    (1..=b).map(|i| a * i).find(|multiple| multiple % b == 0).unwrap()
+}
+
+#[test]
+fn every_preset_in_every_format() {
+    for format in FORMATS.iter().filter(|format| format.name() != "gguf") {
+        for preset in PRESETS {
+            let target = Target { dtype: DType::BF16, activations: preset.activations };
+            for (rows, cols) in [(128, 256), (96, 160), (40, 100), (7, 48), (1, 33)] {
+                if !(matches!(preset.scheme.number, Number::Ggml(_)) && format.name() == "dense") {
+                    check_ranges(*format, &preset.scheme, rows, cols, &target);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_integers_in_any_ranges(
+        bits in 2u8..=8, symmetric: bool, group in prop::sample::select(vec![0usize, 16, 32, 50, 128]),
+        rows in 1usize..140, cols in 1usize..200,
+    ) {
+        let granularity = if group == 0 { Granularity::Channel } else { Granularity::Group(group) };
+        let scheme = Scheme::int(bits, granularity, symmetric, ScaleType::BF16);
+        for name in ["compressed-tensors", "gptq", "gptq-v2", "awq", "dense"] {
+            for target in [TARGET, W8A8] {
+                check_ranges(format(name), &scheme, rows, cols, &target);
+                check_ranges(format(name), &scheme, rows.next_multiple_of(32), cols.next_multiple_of(32), &target);
+            }
+        }
+    }
+}
