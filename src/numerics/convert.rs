@@ -131,3 +131,76 @@ fn f32_to_f16(values: &[f32], bytes: &mut [u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::tensor::BlockType;
+
+    const FLOATS: [DType; 6] =
+        [DType::F64, DType::F32, DType::F16, DType::BF16, DType::F8E4M3, DType::F8E5M2];
+
+    /// Every 16-bit pattern, at an odd address, over a length that leaves a rest.
+    #[test]
+    fn all_halves_come_back_from_unaligned_bytes() {
+        for dtype in [DType::F16, DType::BF16] {
+            let mut bytes = vec![0];
+            bytes.extend((0..=u16::MAX).flat_map(u16::to_le_bytes));
+            let mut values = vec![0.0; 1 << 16];
+            to_f32(dtype, &bytes[1..], &mut values);
+            let mut back = vec![0];
+            from_f32(dtype, &values, &mut back);
+            for (pattern, value) in values.iter().enumerate() {
+                let found = u16::from_le_bytes([back[1 + 2 * pattern], back[2 + 2 * pattern]]);
+                assert!(usize::from(found) == pattern || value.is_nan(), "{}: {pattern:#x}", dtype.name());
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_rounding_equals_that_of_half() {
+        let patterns = (0..1u64 << 32).step_by(65_521).map(|bits| f32::from_bits(bits as u32));
+        let ties =
+            [0x3F80_8000, 0x3F81_8000, 0x7F7F_FFFF, 0x7F80_0000, 0x7F80_0001, 0xFFFF_FFFF, 0x0000_8001];
+        for value in patterns.chain(ties.map(f32::from_bits)) {
+            assert_eq!(bf16_bits(value), bf16::from_f32(value).to_bits(), "{value}");
+        }
+    }
+
+    #[test]
+    fn fp8_saturates_and_keeps_nan() {
+        let values = [500.0, -1e9, f32::INFINITY, f32::NAN];
+        let mut bytes = Vec::new();
+        from_f32(DType::F8E4M3, &values, &mut bytes);
+        from_f32(DType::F8E5M2, &values, &mut bytes);
+        assert_eq!(bytes, [0x7E, 0xFE, 0x7E, 0x7F, 0x60, 0xFB, 0x7C, 0x7F]);
+    }
+
+    #[test]
+    fn any_length_is_appended_and_read_back() {
+        for dtype in FLOATS {
+            for len in [0, 1, 7, 16, 33, 1023, 1024, 1025] {
+                let values: Vec<f32> = (0..len).map(|i| (i % 15) as f32 - 7.0).collect();
+                let mut bytes = vec![0xAB];
+                from_f32(dtype, &values, &mut bytes);
+                let mut back = vec![f32::NAN; len];
+                to_f32(dtype, &bytes[1..], &mut back);
+                assert_eq!((bytes[0], back), (0xAB, values), "{} × {len}", dtype.name());
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "not a scalar float")]
+    fn integers_are_refused() {
+        from_f32(DType::I32, &[1.0], &mut Vec::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "to_f32: 33 values of q8_0")]
+    fn a_broken_block_is_refused() {
+        to_f32(DType::Block(BlockType::Q8_0), &[0; 34], &mut [0.0; 33]);
+    }
+}

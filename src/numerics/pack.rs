@@ -193,3 +193,105 @@ fn split<const B: usize>(packed: [u8; 8]) -> [u8; 8] {
     let x = (x & const { fields(B, 16) }) | ((x >> B) & const { fields(B, 16) }) << 8;
     x.to_le_bytes()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition: element k in stream bits k·b, least significant first.
+    fn plain_pack(codes: &[u8], bits: u8) -> Vec<u8> {
+        let mut out = vec![0; packed_len(codes.len(), bits)];
+        for (k, code) in codes.iter().enumerate() {
+            for bit in (0..usize::from(bits)).filter(|bit| code >> bit & 1 == 1) {
+                let at = k * usize::from(bits) + bit;
+                out[at / 8] |= 1 << (at % 8);
+            }
+        }
+        out
+    }
+
+    fn words(codes: &[u8], bits: u8) -> Vec<u32> {
+        let mut out = vec![0; row_len(codes.len(), bits)];
+        pack_rows(codes, codes.len(), bits, &mut out);
+        out.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+    }
+
+    #[test]
+    fn vectors_of_the_formats() {
+        assert_eq!(words(&[0, 1, 2, 3, 4, 5, 6, 7], 4), [0x7654_3210]);
+        assert_eq!(words(&[8, 9, 10, 11, 12, 13, 14, 15], 4), [0xFEDC_BA98]);
+        let w3: Vec<u8> = (0..32).map(|i| i % 8).collect();
+        assert_eq!(words(&w3, 3), [0x88FA_C688, 0xC688_FAC6, 0xFAC6_88FA]);
+        assert_eq!(
+            words(&[3; 32], 3),
+            [0xDB6D_B6DB, 0xB6DB_6DB6, 0x6DB6_DB6D],
+            "GPTQ v1's 3-bit zero points"
+        );
+        assert_eq!(
+            words(&[4; 32], 3),
+            [0x2492_4924, 0x4924_9249, 0x9249_2492],
+            "GPTQ v2's 3-bit zero points"
+        );
+    }
+
+    #[test]
+    fn columns_are_rows_of_the_transpose() {
+        let codes: Vec<u8> = (0..11 * 3).map(|i| i % 8).collect();
+        let transpose: Vec<u8> = (0..3).flat_map(|c| (0..11).map(move |r| (r * 3 + c) % 8)).collect();
+        let (mut columns, mut rows) = (vec![0xFF; 8 * 3], vec![0xFF; 8 * 3]);
+        pack_columns(&codes, 3, 3, &mut columns);
+        pack_rows(&transpose, 11, 3, &mut rows);
+        let word = |bytes: &[u8], i: usize| bytes[4 * i..][..4].to_vec();
+        for (row, col) in (0..2).flat_map(|row| (0..3).map(move |col| (row, col))) {
+            assert_eq!(word(&columns, row * 3 + col), word(&rows, col * 2 + row));
+        }
+        let mut back = vec![0; codes.len()];
+        unpack_columns(&columns, 3, 3, &mut back);
+        assert_eq!(back, codes);
+    }
+
+    #[test]
+    fn nothing_packs_to_nothing() {
+        pack(&[], 3, &mut []);
+        unpack(&[], 3, &mut []);
+        pack_rows(&[], 0, 4, &mut []);
+        pack_columns(&[], 0, 4, &mut []);
+    }
+
+    #[test]
+    #[should_panic(expected = "wrong output length")]
+    fn a_short_output_is_refused() {
+        pack(&[1, 2, 3], 4, &mut [0]);
+    }
+
+    proptest! {
+        /// Bits beyond the code's are dropped.
+        #[test]
+        fn packing_equals_its_plain_twin(bits in 1u8..=8, codes in prop::collection::vec(any::<u8>(), 0..70)) {
+            let mut packed = vec![0xFF; packed_len(codes.len(), bits)];
+            pack(&codes, bits, &mut packed);
+            prop_assert_eq!(&packed, &plain_pack(&codes, bits));
+            let mut back = vec![0xFF; codes.len()];
+            unpack(&packed, bits, &mut back);
+            let kept: Vec<u8> = codes.iter().map(|code| code & (0xFF >> (8 - bits))).collect();
+            prop_assert_eq!(back, kept);
+        }
+
+        #[test]
+        fn rows_and_columns_come_back(bits in 1u8..=8, rows in 1usize..40, cols in 1usize..40, seed: u8) {
+            let codes: Vec<u8> = (0..rows * cols).map(|i| (i as u8).wrapping_mul(37) ^ seed).collect();
+            let codes: Vec<u8> = codes.into_iter().map(|code| code & (0xFF >> (8 - bits))).collect();
+            let mut back = vec![0; codes.len()];
+            let mut packed = vec![0xFF; rows * row_len(cols, bits)];
+            pack_rows(&codes, cols, bits, &mut packed);
+            unpack_rows(&packed, cols, bits, &mut back);
+            prop_assert_eq!(&back, &codes);
+            let mut packed = vec![0xFF; row_len(rows, bits) * cols];
+            pack_columns(&codes, cols, bits, &mut packed);
+            unpack_columns(&packed, cols, bits, &mut back);
+            prop_assert_eq!(&back, &codes);
+        }
+    }
+}
