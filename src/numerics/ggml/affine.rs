@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::lanes::{self, Block};
+use super::lanes::{self, Best, Block, LANES};
 
 /// A block's scale and minimum.
 pub struct Line {
@@ -47,17 +47,20 @@ impl Line {
     }
 }
 
-/// How many codes a candidate goes beyond 0 and beyond the last.
-const CLIPS: [f32; 6] = [-0.5, 0.0, 0.5, 1.0, 2.0, 3.0];
+/// How many codes a candidate goes beyond 0.
+const BELOW: [f32; 6] = [-0.5, 0.0, 0.5, 1.0, 2.0, 3.0];
+
+/// How many codes a candidate goes beyond the last.
+const ABOVE: [f32; LANES] = [-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0];
 
 /// The [d, m] that minimize Σ weight·(x − d·code − m)² over candidates that clip the values at both ends, from not at
-/// all to 3 codes each ([`CLIPS`]): a candidate fixes the codes, and they the regression line.
+/// all to 3 codes each: a candidate fixes the codes, and they the regression line.
 ///
-/// As many candidates as in llama.cpp (`make_qkx3_quants` of
-/// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>), which
-/// varies the range's width alone and so finds larger errors. Here m may be positive, too.
+/// llama.cpp (`make_qkx3_quants` of
+/// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>) tries
+/// 37 widths of the range instead, which leaves larger errors. Here m may be positive, too.
 ///
-/// None where all weights are zero, or all values the same, or their range overflows.
+/// None where all weight lies on one value, or all values are the same, or their range overflows.
 #[inline(always)]
 fn search(x: &Block<f32>, weights: &Block<f32>, last: f32) -> Option<[f32; 2]> {
     let [low, high] = lanes::extent(x);
@@ -65,33 +68,40 @@ fn search(x: &Block<f32>, weights: &Block<f32>, last: f32) -> Option<[f32; 2]> {
     let relative = lanes::block(|j| (x[j] - low) / range);
     let total = lanes::sum(|j| weights[j]);
     let mean = lanes::sum(|j| weights[j] * relative[j]) / total;
-    let mut best = None;
-    let mut best_gain = 0.0;
-    for (below, above) in CLIPS.iter().flat_map(|below| CLIPS.iter().map(move |above| (below, above))) {
-        let [slope, center, gain] =
-            regression(&relative, weights, [total, mean], [last + below + above, *below], last);
-        if gain > best_gain {
-            best_gain = gain;
-            best = Some([range * slope, low + range * (mean - slope * center)]);
+    let mut best = Best::new();
+    for below in BELOW {
+        let inverses = ABOVE.map(|above| last + below + above);
+        let [code, square, moment] = sums(&relative, weights, &inverses, below, last);
+        for c in 0..LANES {
+            let center = code[c] / total;
+            let (square, moment) = (square[c] - center * code[c], moment[c] - mean * code[c]);
+            let slope = moment / square;
+            // Less is rounding error.
+            if square > 1e-5 * total {
+                best.offer(slope * moment, || [range * slope, low + range * (mean - slope * center)]);
+            }
         }
     }
-    best.filter(|line| line.iter().all(|v| v.is_finite()))
+    best.fit.filter(|line| line.iter().all(|v| v.is_finite()))
 }
 
-/// [slope, mean code, explained sum of squares] of the regression of `x`, whose weights' [sum, mean of x] are given, on
-/// the codes x·inverse − below.
+/// Weighted sums of [code, code², code·x] of the codes that each inverse gives, less `below`.
 #[inline(always)]
-fn regression(
+fn sums(
     x: &Block<f32>,
     weights: &Block<f32>,
-    [total, mean]: [f32; 2],
-    [inverse, below]: [f32; 2],
+    inverses: &[f32; LANES],
+    below: f32,
     last: f32,
-) -> [f32; 3] {
-    let codes = lanes::block(|j| lanes::clamp(lanes::round(x[j] * inverse - below), 0.0, last));
-    let center = lanes::sum(|j| weights[j] * codes[j]) / total;
-    let square = lanes::sum(|j| weights[j] * (codes[j] - center) * codes[j]);
-    let moment = lanes::sum(|j| weights[j] * (codes[j] - center) * (x[j] - mean));
-    let slope = moment / square;
-    [slope, center, slope * moment]
+) -> [[f32; LANES]; 3] {
+    let [mut sum, mut square, mut moment] = [[0.0; LANES]; 3];
+    for (&x, &weight) in x.iter().zip(weights) {
+        for c in 0..LANES {
+            let code = lanes::clamp(lanes::round(x * inverses[c] - below), 0.0, last);
+            sum[c] += weight * code;
+            square[c] += weight * code * code;
+            moment[c] += weight * code * x;
+        }
+    }
+    [sum, square, moment]
 }

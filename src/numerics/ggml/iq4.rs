@@ -1,6 +1,6 @@
 //! The 16 unevenly spaced levels of IQ4_NL and IQ4_XS, denser around zero as weights are, and the search for a scale.
 
-use super::lanes::{self, BLOCK, Block};
+use super::lanes::{self, BLOCK, Best, Block, LANES};
 use super::weighing::Weighing;
 
 /// What a code stands for, before scaling. `kvalues_iq4nl` of
@@ -60,11 +60,12 @@ const SIDES: [Side; 2] = {
     sides
 };
 
-/// Candidates for the reciprocal at each end of the levels.
-const STEPS: u8 = 15;
+/// How far the candidates for the reciprocal are from the first.
+const CANDIDATES: [[f32; LANES]; 2] =
+    [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0]];
 
 /// The scale that minimizes Σ weight·(x − d·level)² over candidates for its reciprocal, which put the largest magnitude
-/// within 7 of −127 (llama.cpp's candidates, `quantize_row_iq4_nl_impl` of
+/// within 8 of −127 (llama.cpp's candidates, `quantize_row_iq4_nl_impl` of
 /// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>) or of
 /// 113. Each fixes the levels, and they the best d. 0 where there is nothing to scale.
 #[inline(always)]
@@ -73,36 +74,39 @@ pub fn search(x: &Block<f32>, weights: &Block<f32>) -> f32 {
     if max.abs() < TINY {
         return 0.0;
     }
-    let [low, low_gain] = candidates(x, weights, max, 120.0);
-    let [high, high_gain] = candidates(x, weights, -max, 106.0);
-    let d = if high_gain > low_gain { high } else { low };
-    if d.is_finite() { d } else { max / f32::from(LEVELS[0]) }
+    let relative = lanes::block(|j| x[j] / max);
+    let mut best = Best::new();
+    offer_candidates(&mut best, &relative, weights, -max, 120.0);
+    offer_candidates(&mut best, &lanes::block(|j| -relative[j]), weights, max, 106.0);
+    best.fit.filter(|d| d.is_finite()).unwrap_or(max / f32::from(LEVELS[0]))
 }
 
-/// The best of the candidates `unit`/first, `unit`/(first + 1), …: [scale, explained sum of squares].
+/// Offers the scales of the reciprocals first, first + 1, … (in units of `unit`, the levels being negated).
 ///
-/// The levels' boundaries lie so far apart that no value passes two on the way (115.5/93.5 > 134/120), so that one pass
+/// The levels' boundaries lie so far apart that no value passes two on the way (115.5/93.5 > 135/120), so that one pass
 /// finds what each value is rounded to at first and where along the way that changes, and to what.
 #[inline(always)]
-fn candidates(x: &Block<f32>, weights: &Block<f32>, unit: f32, first: f32) -> [f32; 2] {
-    let relative = lanes::block(|j| x[j] / unit);
-    let [level, next, boundary] = steps(&relative, first);
-    let at = lanes::block(|j| boundary[j] / relative[j].abs());
-    let moment = lanes::block(|j| weights[j] * (next[j] - level[j]) * relative[j]);
+fn offer_candidates(best: &mut Best<f32>, x: &Block<f32>, weights: &Block<f32>, unit: f32, first: f32) {
+    let [level, next, boundary] = steps(x, first);
+    let at = lanes::block(|j| boundary[j] / x[j].abs());
+    let moment = lanes::block(|j| weights[j] * (next[j] - level[j]) * x[j]);
     let square = lanes::block(|j| weights[j] * (next[j] * next[j] - level[j] * level[j]));
-    let first_moment = lanes::sum(|j| weights[j] * level[j] * relative[j]);
+    let first_moment = lanes::sum(|j| weights[j] * level[j] * x[j]);
     let first_square = lanes::sum(|j| weights[j] * level[j] * level[j]);
-    let mut best = [0.0; 2];
-    for i in 0..STEPS {
-        let inverse = first + f32::from(i);
-        let passed = |change: &Block<f32>| lanes::sum(|j| if inverse >= at[j] { change[j] } else { 0.0 });
-        let (moment, square) = (first_moment + passed(&moment), first_square + passed(&square));
-        let gain = moment * moment / square;
-        if gain > best[1] {
-            best = [-unit * (moment / square), gain];
+    for offsets in CANDIDATES {
+        let (mut moments, mut squares) = ([first_moment; LANES], [first_square; LANES]);
+        for ((&at, &moment), &square) in at.iter().zip(&moment).zip(&square) {
+            for c in 0..LANES {
+                let passed = first + offsets[c] >= at;
+                moments[c] += lanes::select(passed, moment, 0.0);
+                squares[c] += lanes::select(passed, square, 0.0);
+            }
+        }
+        for c in 0..LANES {
+            let d = moments[c] / squares[c];
+            best.offer(d * moments[c], || unit * d);
         }
     }
-    best
 }
 
 /// [level, the level after it, the boundary between them] of each value, scaled by `first`.
@@ -112,15 +116,15 @@ fn steps(x: &Block<f32>, first: f32) -> [Block<f32>; 3] {
     let mut level = [SIDES[0].level[0]; BLOCK];
     let (mut next, mut boundary) = ([0.0; BLOCK], [f32::INFINITY; BLOCK]);
     for i in 0..8 {
-        let side = |j: usize, [low, high]: [f32; 2]| if x[j] >= 0.0 { low } else { high };
         for j in 0..BLOCK {
-            let at = side(j, [SIDES[0].at[i], SIDES[1].at[i]]);
-            let after = side(j, [SIDES[0].level[i + 1], SIDES[1].level[i + 1]]);
+            let positive = x[j] >= 0.0;
+            let at = lanes::select(positive, SIDES[0].at[i], SIDES[1].at[i]);
+            let after = lanes::select(positive, SIDES[0].level[i + 1], SIDES[1].level[i + 1]);
             let passed = magnitude[j] >= at;
-            level[j] = if passed { after } else { level[j] };
-            let ahead = !passed && at < boundary[j];
-            next[j] = if ahead { after } else { next[j] };
-            boundary[j] = if ahead { at } else { boundary[j] };
+            level[j] = lanes::select(passed, after, level[j]);
+            let ahead = !passed & (at < boundary[j]);
+            next[j] = lanes::select(ahead, after, next[j]);
+            boundary[j] = lanes::select(ahead, at, boundary[j]);
         }
     }
     [level, next, boundary]

@@ -29,8 +29,10 @@ pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
 #[inline(always)]
 fn quantize(x: &[Block<f32>], importance: Option<&[f32]>, out: &mut [u8; BYTES]) {
     let weighing = Weighing::new(x.as_flattened(), importance, 2.0);
-    let weights = |i: usize| iq4::weights(&x[i], weighing.as_ref(), i);
-    let scales: [f32; BLOCKS] = std::array::from_fn(|i| iq4::search(&x[i], &weights(i)));
+    let mut scales = [0.0; BLOCKS];
+    for (i, scale) in scales.iter_mut().enumerate() {
+        *scale = iq4::search(&x[i], &iq4::weights(&x[i], weighing.as_ref(), i));
+    }
     let max = scales.iter().fold(0.0f32, |max, &scale| if scale.abs() > max.abs() { scale } else { max });
     let stored = f16::from_f32(lanes::clamp_to_f16(max / -32.0));
     let (d, inverse) = (stored.to_f32(), lanes::reciprocal(stored.to_f32()));

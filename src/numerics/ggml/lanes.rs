@@ -7,8 +7,8 @@
 /// Weights per block (per sub-block of IQ4_XS).
 pub const BLOCK: usize = 32;
 
-/// Lanes that reductions keep apart: one AVX2 register.
-const LANES: usize = 8;
+/// Lanes that reductions keep apart, candidates that searches try at once: one AVX2 register.
+pub const LANES: usize = 8;
 
 /// A value per weight of a block.
 pub type Block<T> = [T; BLOCK];
@@ -33,6 +33,29 @@ pub fn sum(term: impl Fn(usize) -> f32) -> f32 {
         }
     }
     across(&lanes, |a, b| a + b)
+}
+
+/// What a search has found so far.
+pub struct Best<T> {
+    gain: f32,
+    /// The fit with the largest gain; None where none was positive.
+    pub fit: Option<T>,
+}
+
+impl<T> Best<T> {
+    /// Nothing so far.
+    #[inline(always)]
+    pub fn new() -> Self {
+        Best { gain: 0.0, fit: None }
+    }
+
+    /// Keeps the candidate that explains most of the weighted sum of squares, the first of equals.
+    #[inline(always)]
+    pub fn offer(&mut self, gain: f32, fit: impl FnOnce() -> T) {
+        if gain > self.gain {
+            *self = Best { gain, fit: Some(fit()) };
+        }
+    }
 }
 
 /// The larger; the second if one is NaN (`maxps`, where `f32::max` needs three instructions).
@@ -116,6 +139,13 @@ pub fn signed_codes(x: &Block<f32>, inverse: f32) -> Block<u8> {
 pub fn round(v: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0; // 1.5·2^23: the sum's last mantissa bit is worth one.
     (v + SHIFT) - SHIFT
+}
+
+/// `if choose { a } else { b }`, which cannot become a branch.
+#[inline(always)]
+pub fn select(choose: bool, a: f32, b: f32) -> f32 {
+    let mask = u32::from(choose).wrapping_neg();
+    f32::from_bits(a.to_bits() & mask | b.to_bits() & !mask)
 }
 
 /// Clamps, as two instructions.

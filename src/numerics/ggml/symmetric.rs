@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::lanes::{self, Block};
+use super::lanes::{self, Best, Block, LANES};
 
 /// The scale of a block whose codes are l + `levels`, with l in −levels..levels.
 pub struct Scale {
@@ -50,35 +50,49 @@ impl Scale {
     }
 }
 
-/// The scale that minimizes Σ weight·(x − d·l)² over candidates for the reciprocal around low/max and high/max,
-/// where max is the value of the largest magnitude: each candidate fixes the codes l, and they the best d.
+/// How far the candidates for the reciprocal are from the ends of the codes: as far as those of `make_qx_quants` of
+/// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>, which
+/// looks around −levels only.
+const OFFSETS: [[f32; LANES]; 2] =
+    [[-0.9, -0.78, -0.66, -0.54, -0.42, -0.3, -0.18, -0.06], [0.06, 0.18, 0.3, 0.42, 0.54, 0.66, 0.78, 0.9]];
+
+/// The scale that minimizes Σ weight·(x − d·l)² over candidates for its reciprocal around low/max and high/max, where
+/// max is the value of the largest magnitude: each candidate fixes the codes l, and they the best d.
 ///
-/// The candidates around low/max are those of `make_qx_quants` of
-/// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>.
 /// None where every weight or every value is zero.
 #[inline(always)]
 pub fn search(x: &Block<f32>, weights: &Block<f32>, low: f32, high: f32) -> Option<f32> {
     let max = lanes::signed_absmax(x);
     let relative = lanes::block(|j| x[j] / max);
-    let mut best = None;
-    let mut best_gain = 0.0;
-    for step in -9i8..=9 {
-        let offset = 0.1 * f32::from(step);
-        for inverse in [low - offset, high + offset] {
-            let [moment, square] = projection(&relative, weights, inverse, low, high);
-            let gain = moment * moment / square;
-            if gain > best_gain {
-                best_gain = gain;
-                best = Some(max * (moment / square));
+    let mut best = Best::new();
+    for offsets in OFFSETS {
+        for inverses in [offsets.map(|offset| low - offset), offsets.map(|offset| high + offset)] {
+            let [moment, square] = projections(&relative, weights, &inverses, low, high);
+            for c in 0..LANES {
+                let d = moment[c] / square[c];
+                best.offer(d * moment[c], || max * d);
             }
         }
     }
-    best.filter(|d| d.is_finite())
+    best.fit.filter(|d| d.is_finite())
 }
 
-/// [Σ weight·x·l, Σ weight·l²] of the codes that `inverse` gives.
+/// [Σ weight·x·l, Σ weight·l²] of the codes l that each inverse gives.
 #[inline(always)]
-fn projection(x: &Block<f32>, weights: &Block<f32>, inverse: f32, low: f32, high: f32) -> [f32; 2] {
-    let codes = lanes::block(|j| lanes::clamp(lanes::round(x[j] * inverse), low, high));
-    [lanes::sum(|j| weights[j] * codes[j] * x[j]), lanes::sum(|j| weights[j] * codes[j] * codes[j])]
+fn projections(
+    x: &Block<f32>,
+    weights: &Block<f32>,
+    inverses: &[f32; LANES],
+    low: f32,
+    high: f32,
+) -> [[f32; LANES]; 2] {
+    let (mut moment, mut square) = ([0.0; LANES], [0.0; LANES]);
+    for (&x, &weight) in x.iter().zip(weights) {
+        for c in 0..LANES {
+            let code = lanes::clamp(lanes::round(x * inverses[c]), low, high);
+            moment[c] += weight * code * x;
+            square[c] += weight * code * code;
+        }
+    }
+    [moment, square]
 }

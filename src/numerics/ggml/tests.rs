@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const COLS: usize = 256;
@@ -98,7 +100,6 @@ fn errs_no_more_than_ggml_with_importance() {
         let ours = weighted_error(block, &ours, Some(&importance));
         let theirs =
             weighted_error(block, &fixture(&format!("{}.weighted", block.name())), Some(&importance));
-        eprintln!("{} {ours:e} {theirs:e} {}", block.name(), ours / theirs);
         assert!(ours <= theirs, "{}: {ours:e} > {theirs:e}", block.name());
     }
 }
@@ -108,7 +109,6 @@ fn uneven_levels_err_no_more_than_ggml() {
     for block in [BlockType::IQ4_NL, BlockType::IQ4_XS] {
         let ours = weighted_error(block, &quantize(block, golden_rows().view(), None), None);
         let theirs = weighted_error(block, &fixture(&format!("{}.blocks", block.name())), None);
-        eprintln!("{} {ours:e} {theirs:e} {}", block.name(), ours / theirs);
         assert!(ours <= theirs, "{}: {ours:e} > {theirs:e}", block.name());
     }
 }
@@ -159,9 +159,90 @@ fn finite_in_finite_out() {
     {
         let huge = vec![f32::MAX; row.len()];
         for importance in [None, Some(huge.as_slice())] {
-            let w = ndarray::ArrayView2::from_shape((1, row.len()), &row).unwrap();
+            let w = ArrayView2::from_shape((1, row.len()), &row).unwrap();
             let values = dequantized(block, &quantize(block, w, importance));
             assert!(values.iter().all(|v| v.is_finite()), "{} {:?}", block.name(), &row[..row.len().min(4)]);
         }
     }
+}
+
+/// The largest |x − x̂| that a type allows where the largest magnitude of a block is `absmax` and its extent `range`: half
+/// a step, and what f16 rounds off the scale and the minimum, and off scales below its smallest numbers.
+fn bound(block: BlockType, absmax: f32, range: f32) -> f32 {
+    const HALF_ULP: f32 = 1.0 / 2048.0;
+    const SUBNORMAL: f32 = 1.0 / (1 << 24) as f32;
+    let (step, codes) = match block {
+        // One end has a code less: a whole step.
+        BlockType::Q4_0 => (2.0 * absmax / 8.0, 8.0),
+        BlockType::Q5_0 => (2.0 * absmax / 16.0, 16.0),
+        BlockType::Q4_1 => (range / 15.0, 15.0),
+        BlockType::Q5_1 => (range / 31.0, 31.0),
+        _ => (absmax / 127.0, 127.0),
+    };
+    0.5 * step * 1.001 + 2.0 * HALF_ULP * absmax.max(range) + 2.0 * codes * SUBNORMAL
+}
+
+fn any_weights() -> impl Strategy<Value = Vec<f32>> {
+    let scale = prop_oneof![Just(1.0f32), Just(1e-3), Just(6e4), Just(1e-30)];
+    (scale, prop::collection::vec(-1.0f32..1.0, 256))
+        .prop_map(|(scale, x)| x.iter().map(|v| v * scale).collect())
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_dequantize(bytes in prop::collection::vec(any::<u8>(), 272)) {
+        for block in TYPES {
+            let whole = bytes.len() / block.block_bytes() * block.block_bytes();
+            dequantized(block, &bytes[..whole]);
+        }
+    }
+
+    #[test]
+    fn any_finite_values_stay_finite(bits in prop::collection::vec(any::<u32>(), 512)) {
+        let finite = |&bits: &u32| Some(f32::from_bits(bits)).filter(|v| v.is_finite()).unwrap_or(0.0);
+        let x: Vec<f32> = bits.iter().map(finite).collect();
+        let (x, importance) = x.split_at(256);
+        let w = ArrayView2::from_shape((1, 256), x).unwrap();
+        for (block, importance) in TYPES.into_iter().flat_map(|block| [(block, None), (block, Some(importance))]) {
+            let values = dequantized(block, &quantize(block, w, importance));
+            prop_assert!(values.iter().all(|v| v.is_finite()), "{}", block.name());
+        }
+    }
+
+    #[test]
+    fn errors_stay_within_half_a_step(x in any_weights()) {
+        use BlockType::*;
+        for block in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0] {
+            let w = ArrayView2::from_shape((1, x.len()), &x).unwrap();
+            let values = dequantized(block, &quantize(block, w, None));
+            for (x, values) in x.chunks(32).zip(values.chunks(32)) {
+                let [low, high] = lanes::extent(x.try_into().unwrap());
+                let absmax = high.max(-low);
+                let bound = bound(block, absmax, high - low);
+                for (x, v) in x.iter().zip(values) {
+                    prop_assert!((x - v).abs() <= bound, "{}: {x} became {v}, {bound}", block.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_need_not_be_contiguous() {
+    let w = golden_rows();
+    let transposed = w.t().as_standard_layout().into_owned();
+    for block in TYPES {
+        assert_eq!(
+            quantize(block, transposed.t(), None),
+            quantize(block, w.view(), None),
+            "{}",
+            block.name()
+        );
+    }
+}
+
+#[test]
+#[should_panic(expected = "whole number of blocks")]
+fn ragged_rows_are_refused() {
+    quantize(BlockType::Q4_0, ArrayView2::from_shape((1, 33), &[0.0; 33]).unwrap(), None);
 }
