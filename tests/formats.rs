@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use llmc::export::{Admission, FORMATS, Format, Output, Part, Target};
+use llmc::io::Checkpoint;
 use llmc::model::Transform;
 use llmc::numerics::presets::{Activations, PRESETS};
 use llmc::numerics::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme};
+use llmc::plan::Plan;
+use llmc::recipe::Recipe;
 use llmc::tensor::{DType, Grid, QTensor};
 use ndarray::Array2;
 use proptest::prelude::*;
@@ -91,8 +94,6 @@ fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-// ------------------------------------------------------------------------------------------------ hand-worked words
-
 /// One group, scale 1, symmetric.
 fn integers(bits: u8, rows: usize, cols: usize, codes: Vec<u8>) -> QTensor {
     let scheme = Scheme::int(bits, Granularity::Group(cols), true, ScaleType::F16);
@@ -146,8 +147,6 @@ fn nvfp4_pairs_have_the_even_element_low() {
     assert_eq!(bytes[1], [0x38]); // 1.0 in E4M3
     assert_eq!(bytes[2], 448f32.to_le_bytes());
 }
-
-// ------------------------------------------------------------------------------------------------------ the goldens
 
 struct Goldens(Vec<u8>);
 
@@ -239,8 +238,6 @@ fn gptq_and_awq_equal_their_references() {
     goldens.check("awq", "awq", Scheme::int(4, Granularity::Group(32), false, ScaleType::F16), &TARGET);
 }
 
-// -------------------------------------------------------------------------------------------------- ranges of rows
-
 /// Encoded in ranges of any allowed size, the bytes are those of one go.
 fn check_ranges(format: &dyn Format, scheme: &Scheme, rows: usize, cols: usize, target: &Target) {
     let (Admission::As(scheme) | Admission::Instead(scheme, _)) =
@@ -296,4 +293,83 @@ proptest! {
             }
         }
     }
+}
+
+/// The side files of a plan for fixtures/tiny-llama, parsed.
+fn config(recipe: Recipe) -> serde_json::Value {
+    let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-llama")).unwrap();
+    let plan = Plan::new(&recipe, &checkpoint).unwrap();
+    let files = plan.request.format.side_files(&plan, &checkpoint).unwrap();
+    let (_, bytes) = files.iter().find(|(name, _)| name == "config.json").unwrap();
+    serde_json::from_slice(bytes).unwrap()
+}
+
+fn recipe(scheme: &str, format: &str) -> Recipe {
+    Recipe { scheme: Some(scheme.into()), format: Some(format.into()), ..Recipe::default() }
+}
+
+#[test]
+fn one_scheme_targets_every_linear_but_the_ignored() {
+    let exclude = vec!["*layers.0.mlp.down_proj*".to_owned()];
+    let config = config(Recipe { group_size: Some(32), exclude, ..recipe("w4a16", "compressed-tensors") });
+    assert_eq!(config["model_type"], "llama");
+    let quantization = &config["quantization_config"];
+    assert_eq!(quantization["format"], "pack-quantized");
+    let group = &quantization["config_groups"]["group_0"];
+    assert_eq!(group["targets"], serde_json::json!(["Linear"]));
+    assert_eq!(group["weights"]["group_size"], 32);
+    assert!(group["input_activations"].is_null());
+    let ignore: Vec<&str> =
+        quantization["ignore"].as_array().unwrap().iter().filter_map(|name| name.as_str()).collect();
+    assert_eq!(ignore, ["model.embed_tokens", "model.layers.0.mlp.down_proj", "lm_head"]);
+}
+
+#[test]
+fn several_schemes_name_their_modules() {
+    // 160 columns do not hold groups of 128, 512 do.
+    let config = config(recipe("w4a16", "compressed-tensors"));
+    let groups = config["quantization_config"]["config_groups"].as_object().unwrap();
+    assert_eq!(groups.len(), 2);
+    assert_eq!(groups["group_0"]["weights"]["group_size"], 32);
+    assert_eq!(groups["group_0"]["targets"].as_array().unwrap().len(), 6);
+    assert_eq!(groups["group_1"]["weights"]["group_size"], 128);
+    let expected = serde_json::json!([r"re:(?:.*\.)?layers\.\d+\.mlp\.down_proj$"]);
+    assert_eq!(groups["group_1"]["targets"], expected);
+}
+
+#[test]
+fn inputs_are_quantized_where_the_preset_says_so() {
+    let inputs = |scheme: &str| {
+        let config = config(recipe(scheme, "compressed-tensors"));
+        let quantization = &config["quantization_config"];
+        let inputs = &quantization["config_groups"]["group_0"]["input_activations"];
+        [&quantization["format"], &inputs["type"], &inputs["strategy"]]
+            .map(|value| value.as_str().map(str::to_owned))
+    };
+    let check = |scheme: &str, expected: [Option<&str>; 3]| {
+        assert_eq!(inputs(scheme), expected.map(|word| word.map(str::to_owned)), "{scheme}");
+    };
+    check("w8a8", [Some("int-quantized"), Some("int"), Some("token")]);
+    check("w8a16", [Some("pack-quantized"), None, None]);
+    check("fp8", [Some("float-quantized"), Some("float"), Some("token")]);
+    check("nvfp4", [Some("nvfp4-pack-quantized"), None, None]);
+}
+
+#[test]
+fn gptq_and_awq_configs() {
+    let gptq = config(Recipe { group_size: Some(32), ..recipe("w4a16", "gptq") });
+    let gptq = &gptq["quantization_config"];
+    assert_eq!((&gptq["bits"], &gptq["group_size"], &gptq["sym"]), (&4.into(), &32.into(), &true.into()));
+    assert_eq!(gptq["checkpoint_format"], "gptq");
+    let awq = config(Recipe { group_size: Some(32), ..recipe("w4a16-asym", "awq") });
+    let awq = &awq["quantization_config"];
+    assert_eq!((&awq["bits"], &awq["group_size"], &awq["version"]), (&4.into(), &32.into(), &"gemm".into()));
+    assert_eq!(awq["modules_to_not_convert"], serde_json::json!(["model.embed_tokens", "lm_head"]));
+}
+
+#[test]
+fn dense_output_is_not_quantized_to_its_readers() {
+    let config = config(Recipe { dtype: Some("f32".into()), ..recipe("w4a16", "dense") });
+    assert!(config.get("quantization_config").is_none());
+    assert!([&config["dtype"], &config["torch_dtype"]].contains(&&"float32".into()));
 }

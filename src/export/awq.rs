@@ -94,7 +94,7 @@ impl Format for Awq {
 }
 
 fn admit_shape(scheme: Scheme, rows: usize, cols: usize) -> Admission {
-    if rows == 0 || cols == 0 || rows % PACK != 0 {
+    if rows == 0 || cols == 0 || !rows.is_multiple_of(PACK) {
         return Admission::Dense(format!("{rows} rows are not a multiple of {PACK}"));
     }
     match scheme.granularity {

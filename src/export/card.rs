@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::Engine;
-use crate::plan::Plan;
+use crate::plan::{Action, Plan, Step};
 
 /// Substitutions that are written out; the rest are counted.
 const LISTED: usize = 20;
@@ -90,8 +90,19 @@ fn loading(plan: &Plan) -> String {
     for engine in plan.request.format.engines() {
         let (name, language, code) = snippet(*engine);
         let _ = writeln!(text, "\n{name}:\n\n```{language}\n{code}\n```");
+        if *engine == Engine::TransformersCompressed && plan.steps.iter().any(is_asymmetric) {
+            text.push_str(ZERO_POINTS);
+        }
     }
     text
+}
+
+/// transformers 5.23 with compressed-tensors 0.20 allocates zero points unpacked, and then refuses packed ones.
+const ZERO_POINTS: &str =
+    "\nZero points load with `quantization_config=CompressedTensorsConfig(dequantize=True)` only.\n";
+
+fn is_asymmetric(step: &Step) -> bool {
+    matches!(step.action, Action::Quantize(scheme) if !scheme.symmetric)
 }
 
 /// How an engine is called, the language of the lines that load a model with it, and the lines.

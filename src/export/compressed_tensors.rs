@@ -12,7 +12,8 @@
 //! | mxfp4-pack-quantized | MXFP4 | `_packed` u8 [N, K/2], `_scale` u8 [N, K/32] |
 //!
 //! Limits: groups must divide K (kernels have no short last group); stacked experts [E, N, K] stay dense: the readers compress
-//! linear modules, and which way round a stack lies, or how gate and up share it, differs from model to model.
+//! linear modules, and which way round a stack lies, or how gate and up share it, differs from model to model;
+//! transformers reads zero points only with `CompressedTensorsConfig(dequantize=True)` (as of 5.23).
 
 mod config;
 
@@ -218,7 +219,9 @@ fn admit_fp8(scheme: Scheme, rows: usize, cols: usize) -> Admission {
     let channel = Scheme { granularity: Granularity::Channel, ..scheme };
     match scheme.granularity {
         Granularity::Channel | Granularity::Tensor => Admission::As(scheme),
-        Granularity::Block(FP8_BLOCK, FP8_BLOCK) if rows % FP8_BLOCK == 0 && cols % FP8_BLOCK == 0 => {
+        Granularity::Block(FP8_BLOCK, FP8_BLOCK)
+            if [rows, cols].iter().all(|n| n.is_multiple_of(FP8_BLOCK)) =>
+        {
             Admission::As(scheme)
         }
         Granularity::Block(FP8_BLOCK, FP8_BLOCK) => {

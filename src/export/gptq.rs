@@ -151,7 +151,7 @@ impl Gptq {
 
 fn admit_shape(scheme: Scheme, rows: usize, cols: usize) -> Admission {
     let with = |granularity| Scheme { granularity, ..scheme };
-    if rows == 0 || cols == 0 || rows % MULTIPLE != 0 || cols % MULTIPLE != 0 {
+    if rows == 0 || cols == 0 || !rows.is_multiple_of(MULTIPLE) || !cols.is_multiple_of(MULTIPLE) {
         return Admission::Dense(format!(
             "{rows}×{cols} is not a multiple of {MULTIPLE} both ways, as gptq kernels ask"
         ));
@@ -216,13 +216,14 @@ fn group_indices(q: &QTensor) -> Vec<u8> {
 /// Rules by module name: what differs from the first group, and what is not quantized.
 fn dynamic(groups: &[Group], dense: &[&str]) -> Map<String, Value> {
     let mut rules = Map::new();
-    for pattern in modules::patterns(dense, groups.iter().flat_map(|group| &group.modules)) {
+    let quantized = groups.iter().flat_map(|group| &group.modules);
+    for pattern in modules::with_fused(modules::patterns(dense, quantized)) {
         rules.insert(format!("-:{pattern}"), json!({}));
     }
     for group in groups.iter().skip(1) {
         let others = groups.iter().filter(|other| other.scheme != group.scheme);
         let others = others.flat_map(|other| &other.modules).chain(dense);
-        for pattern in modules::patterns(&group.modules, others) {
+        for pattern in modules::with_fused(modules::patterns(&group.modules, others)) {
             let rule = json!({ "bits": bits(&group.scheme), "group_size": group_key(group.scheme), "sym": group.scheme.symmetric });
             rules.insert(format!("+:{pattern}"), rule);
         }

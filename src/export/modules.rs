@@ -74,13 +74,8 @@ fn has_head(config: &Value) -> bool {
     names.any(|name| name.ends_with("ForCausalLM") || name.ends_with("ForConditionalGeneration"))
 }
 
-/// Linears that engines fuse, and the name of what they become: a rule must match that, too.
-const FUSED: &[(&str, &[&str])] =
-    &[("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
-
 /// Regular expressions that match `modules` and none of `others`. Modules that differ only by layer (or expert) share
-/// one, which leaves open what comes before the layers: engines rename that. Where all that an engine fuses is matched,
-/// so is the fused module.
+/// one, which leaves open what comes before the layers: engines rename that.
 pub fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a str>) -> Vec<String> {
     let taken: HashSet<String> = others.into_iter().map(|name| generalize(name)).collect();
     let mut seen = HashSet::new();
@@ -92,8 +87,23 @@ pub fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a s
             patterns.push(pattern);
         }
     }
-    patterns.extend(fused(&patterns, &seen));
     patterns.into_iter().map(|pattern| format!("{pattern}$")).collect()
+}
+
+/// The patterns, and those of the modules that engines fuse where all their members are matched: for readers that look
+/// the fused name up and not its members'.
+pub fn with_fused(mut patterns: Vec<String>) -> Vec<String> {
+    const FUSED: &[(&str, &[&str])] =
+        &[("qkv_proj$", &["q_proj$", "k_proj$", "v_proj$"]), ("gate_up_proj$", &["gate_proj$", "up_proj$"])];
+    let members: HashSet<String> = patterns.iter().cloned().collect();
+    for (whole, parts) in FUSED {
+        let prefixes = members.iter().filter_map(|pattern| pattern.strip_suffix(parts[0]));
+        let all = |prefix: &&str| parts.iter().all(|part| members.contains(&format!("{prefix}{part}")));
+        let mut fused: Vec<String> = prefixes.filter(all).map(|prefix| format!("{prefix}{whole}")).collect();
+        fused.sort();
+        patterns.append(&mut fused);
+    }
+    patterns
 }
 
 /// `model.layers.3.mlp.up_proj` → `(?:.*\.)?layers\.\d+\.mlp\.up_proj`; a name without numbers as it is.
@@ -109,18 +119,6 @@ fn generalize(name: &str) -> String {
 fn escape(name: &str) -> String {
     let special = |c: char| !(c.is_alphanumeric() || c == '_');
     name.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
-}
-
-fn fused(patterns: &[String], seen: &HashSet<String>) -> Vec<String> {
-    let mut found = Vec::new();
-    for (whole, members) in FUSED {
-        for prefix in patterns.iter().filter_map(|pattern| pattern.strip_suffix(members[0])) {
-            if members.iter().all(|member| seen.contains(&format!("{prefix}{member}"))) {
-                found.push(format!("{prefix}{whole}"));
-            }
-        }
-    }
-    found
 }
 
 #[cfg(test)]
@@ -151,16 +149,9 @@ mod tests {
 
     #[test]
     fn what_engines_fuse_is_matched_fused() {
-        check(
-            &["l.0.a.q_proj", "l.0.a.k_proj", "l.0.a.v_proj", "l.0.m.up_proj"],
-            &[],
-            &[
-                r"(?:.*\.)?l\.\d+\.a\.q_proj$",
-                r"(?:.*\.)?l\.\d+\.a\.k_proj$",
-                r"(?:.*\.)?l\.\d+\.a\.v_proj$",
-                r"(?:.*\.)?l\.\d+\.m\.up_proj$",
-                r"(?:.*\.)?l\.\d+\.a\.qkv_proj$",
-            ],
-        );
+        let modules = ["l.0.a.q_proj", "l.0.a.k_proj", "l.0.a.v_proj", "l.0.m.up_proj"];
+        let found = with_fused(patterns(&modules, &[]));
+        assert_eq!(found.len(), 5);
+        assert_eq!(found[4], r"(?:.*\.)?l\.\d+\.a\.qkv_proj$");
     }
 }
