@@ -58,6 +58,14 @@ pub enum Error {
         /// Where to look next.
         hint: String,
     },
+    /// Another run's work is where this one would write.
+    #[error("{what}")]
+    Busy {
+        /// Whose, and where.
+        what: String,
+        /// How to get past it.
+        hint: String,
+    },
     /// The user interrupted the run; what was finished is kept and resumed.
     #[error("interrupted")]
     Interrupted {
@@ -136,6 +144,7 @@ impl Error {
             | Error::Unsupported { hint, .. }
             | Error::Usage { hint, .. }
             | Error::CheckFailed { hint, .. }
+            | Error::Busy { hint, .. }
             | Error::Interrupted { hint } => Some(hint),
         }
     }
@@ -143,7 +152,7 @@ impl Error {
     /// The process exit code: 1 failed, 2 usage, 3 a check did not hold, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Io { .. } | Error::Malformed { .. } | Error::Unsupported { .. } => 1,
+            Error::Io { .. } | Error::Malformed { .. } | Error::Unsupported { .. } | Error::Busy { .. } => 1,
             Error::Usage { .. } => 2,
             Error::CheckFailed { .. } => 3,
             Error::Interrupted { .. } => 130,

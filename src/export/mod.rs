@@ -201,6 +201,11 @@ pub trait Format: Sync {
     /// config.json and other files to write beside the weights: (name, content).
     fn side_files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>>;
 
+    /// Whether its readers take quantized embeddings and heads, so that they are quantized by default.
+    fn quantizes_heads(&self) -> bool {
+        false
+    }
+
     /// Whether its readers know one group size for the whole model.
     fn one_group_size(&self) -> bool {
         false

@@ -40,7 +40,7 @@ impl Journal {
             .map_err(|e| Error::io(&path, e))?;
         file.try_lock().map_err(|_| {
             let what = format!("{} is being written by another process", workspace.partial().display());
-            Error::unsupported(what, "wait for it to end, or choose another output with -o")
+            Error::Busy { what, hint: "wait for it to end, or choose another output with -o".into() }
         })?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(|e| Error::io(&path, e))?;

@@ -72,11 +72,30 @@ pub fn run(
     options: &Options,
 ) -> Result<Outcome> {
     let format = plan.request.format;
-    let layout = format.files(plan, checkpoint)?;
     let workspace = Workspace::open(target, format.single_file(), options)?;
-    let journal = Journal::open(&workspace, &layout)?;
+    let result = fill(&workspace, plan, checkpoint, documents, options);
+    match &result {
+        Ok(_) => workspace.publish()?,
+        // Only these leave something that the same command could go on from.
+        Err(Error::Io { .. } | Error::Interrupted { .. } | Error::Busy { .. }) => {}
+        Err(_) => workspace.discard()?,
+    }
+    result
+}
+
+/// Makes the whole output in the workspace.
+fn fill(
+    workspace: &Workspace,
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    documents: &[(String, Vec<u8>)],
+    options: &Options,
+) -> Result<Outcome> {
+    let format = plan.request.format;
+    let layout = format.files(plan, checkpoint)?;
+    let journal = Journal::open(workspace, &layout)?;
     workspace.check_space(&layout, &journal)?;
-    let files = OutputFiles::create(&workspace, &layout, plan)?;
+    let files = OutputFiles::create(workspace, &layout, plan)?;
     let resumed = journal.finished();
     let state = Run::new(plan, checkpoint, files, journal, options)?;
     let nonfinite = state.stream()?;
@@ -85,8 +104,6 @@ pub fn run(
         workspace.write(name, content)?;
     }
     workspace.copy_side_files(checkpoint, format)?;
-    drop(state);
-    workspace.publish()?;
     Ok(Outcome { resumed, nonfinite })
 }
 

@@ -52,10 +52,10 @@ impl Workspace {
         if self.path(JOURNAL_NAME).exists() || entries.next().is_none() {
             return Ok(());
         }
-        Err(Error::unsupported(
-            format!("{} is in the way, and was not left by an interrupted run", self.partial.display()),
-            "move it elsewhere, or choose another output with -o",
-        ))
+        Err(Error::Busy {
+            what: format!("{} is in the way, and was not left by an interrupted run", self.partial.display()),
+            hint: "move it elsewhere, or choose another output with -o".into(),
+        })
     }
 
     /// The folder.
@@ -120,6 +120,11 @@ impl Workspace {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Removes the partial output: nothing in it is worth going on from.
+    pub fn discard(&self) -> Result<()> {
+        remove(&self.partial)
     }
 
     /// Moves the finished output to its place. An output that is replaced is moved aside first, and removed last.

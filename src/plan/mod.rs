@@ -218,9 +218,9 @@ impl Planner<'_> {
         }
         Ok(match role {
             Role::Linear => Some(scheme),
-            Role::Embedding if self.tied() => head_scheme(scheme),
-            Role::Embedding => head_scheme(scheme).map(|_| scheme),
-            Role::Head => head_scheme(scheme),
+            Role::Embedding | Role::Head if !self.request.format.quantizes_heads() => None,
+            Role::Embedding if !self.tied() => Some(scheme),
+            Role::Embedding | Role::Head => Some(head_scheme(scheme)),
             Role::Other(_) => None,
         })
     }
@@ -292,12 +292,13 @@ impl Planner<'_> {
     }
 }
 
-/// What a head becomes: GGUF readers take quantized heads and tied embeddings, at 6 bits or more as llama.cpp makes them;
-/// elsewhere they stay dense.
-fn head_scheme(scheme: Scheme) -> Option<Scheme> {
-    let Number::Ggml(block) = scheme.number else { return None };
-    let fine = matches!(block, BlockType::Q8_0 | BlockType::Q6_K);
-    Some(if fine { scheme } else { Scheme::ggml(BlockType::Q6_K) })
+/// What a head (or the embedding tied to it) becomes where heads are quantized: no less than 6 bits, as llama.cpp makes them.
+fn head_scheme(scheme: Scheme) -> Scheme {
+    match scheme.number {
+        Number::Ggml(BlockType::Q8_0 | BlockType::Q6_K) => scheme,
+        Number::Ggml(_) => Scheme::ggml(BlockType::Q6_K),
+        _ => scheme,
+    }
 }
 
 /// The stored type of a dense tensor; `None` where it is quantized.
