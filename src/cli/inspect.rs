@@ -23,7 +23,7 @@ pub struct Arguments {
 
 /// Inspects.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let checkpoint = Checkpoint::open(&arguments.model)?;
+    let checkpoint = context.open(&arguments.model)?;
     context.print(|| text(&checkpoint), || json(&checkpoint))
 }
 

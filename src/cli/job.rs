@@ -42,7 +42,7 @@ impl OutputArguments {
 /// Opens `model`, carries `recipe` out on it, prints what was done.
 pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Context) -> Result<()> {
     let start = Instant::now();
-    let checkpoint = Checkpoint::open(model)?;
+    let checkpoint = context.open(model)?;
     let mut plan = Plan::new(recipe, &checkpoint)?;
     if output.dry_run {
         return super::plan::print(&plan, context);
@@ -50,7 +50,7 @@ pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Con
     let target = target(model, output, &plan);
     pipeline::refuse_input_as_output(&checkpoint, &target)?;
     plan.metadata = pipeline::provenance(&plan, &checkpoint, &context.interrupted)?;
-    let card = format!("{}\n", command_line());
+    let card = export::card::model_card(&plan, &command_line(), model);
     let progress = context.progress(pipeline::total_input_bytes(&plan, &checkpoint), "writing");
     let options = Options {
         overwrite: output.overwrite,

@@ -12,7 +12,7 @@ mod verify;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -20,6 +20,8 @@ use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::io::hub::Hub;
 
 /// The compression toolchain for language models.
 ///
@@ -92,7 +94,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     start_logging(cli.global.verbose);
     start_threads(cli.global.threads)?;
-    let context = Context { global: cli.global, interrupted: catch_signals()? };
+    let context = Context { global: cli.global, interrupted: Arc::default() };
     match cli.command {
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Plan(arguments) => plan::run(&arguments, &context),
@@ -129,14 +131,17 @@ fn start_threads(threads: Option<usize>) -> Result<()> {
 }
 
 /// The first SIGINT or SIGTERM asks the work to stop; a second one ends the process.
-fn catch_signals() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
-            .map_err(|e| Error::io("signal handler", e))?;
+fn catch_signals(flag: &Arc<AtomicBool>) -> Result<()> {
+    static CAUGHT: AtomicBool = AtomicBool::new(false);
+    if CAUGHT.swap(true, Ordering::Relaxed) {
+        return Ok(());
     }
-    Ok(flag)
+    [SIGINT, SIGTERM].into_iter().try_for_each(|signal| {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(flag)))
+            .map(|_| ())
+            .map_err(|e| Error::io("signal handler", e))
+    })
 }
 
 /// What every command is given beside its arguments.
@@ -146,6 +151,14 @@ struct Context {
 }
 
 impl Context {
+    /// Opens a model. Signals are caught from here on: a download just ends, and the hub client resumes it.
+    fn open(&self, model: &str) -> Result<Checkpoint> {
+        let hub = Hub { progress: !self.global.quiet, ..Hub::from_env() };
+        let checkpoint = Checkpoint::open_with(model, &hub)?;
+        catch_signals(&self.interrupted)?;
+        Ok(checkpoint)
+    }
+
     /// A progress bar over bytes; silent with `--quiet` and away from a terminal.
     fn progress(&self, bytes: u64, what: &'static str) -> ProgressBar {
         let hidden = self.global.quiet || !std::io::stderr().is_terminal();

@@ -7,7 +7,6 @@ use serde_json::json;
 use super::Context;
 use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
-use crate::io::Checkpoint;
 use crate::pipeline;
 use crate::plan::Plan;
 
@@ -28,7 +27,7 @@ pub struct Arguments {
 /// Plans.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let recipe = arguments.recipe.recipe()?;
-    let checkpoint = Checkpoint::open(&arguments.model)?;
+    let checkpoint = context.open(&arguments.model)?;
     print(&Plan::new(&recipe, &checkpoint)?, context)
 }
 

@@ -29,9 +29,9 @@ pub struct Arguments {
 
 /// Verifies; exit code 3 where it does not hold.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let written = Checkpoint::open(&arguments.output)?;
+    let written = context.open(&arguments.output)?;
     let verification = match &arguments.against {
-        Some(input) => against(&written, &Checkpoint::open(input)?, context)?,
+        Some(input) => against(&written, &context.open(input)?, context)?,
         None => pipeline::verify_alone(&written, &context.interrupted)?,
     };
     context.print(|| text(&verification, arguments.all), || json!(verification))?;

@@ -147,7 +147,7 @@ fn lcm(a: usize, b: usize) -> usize {
 
 /// The chunks of a step; one empty chunk for a tensor without rows, so that it is finished like any other.
 fn chunks_of(format: &dyn Format, index: usize, step: &Step) -> impl Iterator<Item = Chunk> + use<> {
-    let [rows, _] = step.rows_cols();
+    let rows = if step.elements() == 0 { 0 } else { step.rows_cols()[0] };
     let size = chunk_rows(format, step);
     (0..rows.div_ceil(size).max(1))
         .map(move |i| Chunk { step: index, rows: (i * size).min(rows)..((i + 1) * size).min(rows) })

@@ -298,8 +298,8 @@ pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verificat
 }
 
 fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {
-    let [rows, cols] = rows_cols(&source.shape);
-    let float = !matches!(&source.stored, Stored::Dense(raw) if !raw.dtype.is_float());
+    let [rows, cols] = source.rows_cols();
+    let float = cols > 0 && !matches!(&source.stored, Stored::Dense(raw) if !raw.dtype.is_float());
     let size = (super::CHUNK_ELEMENTS / cols.max(1)).max(1);
     let mut found = NonFinite::default();
     let mut failure = None;

@@ -131,6 +131,9 @@ impl Step {
 
     /// Weights.
     pub fn elements(&self) -> u64 {
+        if self.output.shape.contains(&0) {
+            return 0; // the other dimensions may be anything, their product too large for a u64
+        }
         self.output.shape.iter().map(|&dim| dim as u64).product()
     }
 
