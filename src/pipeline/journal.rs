@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::output::{OutputFiles, Workspace};
@@ -23,6 +24,7 @@ pub struct Journal {
     path: PathBuf,
     finished: HashSet<usize>,
     file: Mutex<File>,
+    unsynced: AtomicU64,
 }
 
 impl Journal {
@@ -52,7 +54,7 @@ impl Journal {
             }
             Some(first) => resume(workspace, first, &key, &text)?,
         };
-        Ok(Journal { path, finished, file: Mutex::new(file) })
+        Ok(Journal { path, finished, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
     }
 
     /// Whether a step was finished by an earlier run.
@@ -65,11 +67,12 @@ impl Journal {
         self.finished.len()
     }
 
-    /// Records a finished step; flushes the files to the disk from time to time.
-    pub fn done(&self, step: usize, files: &OutputFiles) -> Result<()> {
+    /// Records a finished step of so many bytes; waits for the files to be on the disk from time to time.
+    pub fn done(&self, step: usize, bytes: u64, files: &OutputFiles) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(file, "{step}").map_err(|e| Error::io(&self.path, e))?;
-        if files.written_since_sync() >= SYNC_EVERY {
+        if self.unsynced.fetch_add(bytes, Ordering::Relaxed) >= SYNC_EVERY {
+            self.unsynced.store(0, Ordering::Relaxed);
             files.sync()?;
             writeln!(file, "synced").map_err(|e| Error::io(&self.path, e))?;
         }

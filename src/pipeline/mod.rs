@@ -312,7 +312,7 @@ impl<'a> Run<'a> {
         let share = chunk.rows.len() as u64 * input_bytes(self.checkpoint, &step.output) / rows.max(1) as u64;
         self.options.progress.inc(share);
         if self.remaining[chunk.step].fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.journal.done(chunk.step, &self.files)?;
+            self.journal.done(chunk.step, step.bytes(), &self.files)?;
         }
         Ok(())
     }

@@ -7,6 +7,8 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use super::Options;
 use super::journal::{JOURNAL_NAME, Journal};
@@ -187,11 +189,15 @@ fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder).and_then(|file| file.sync_all()).map_err(|e| Error::io(folder, e))
 }
 
+/// Bytes written before the system is told to begin moving them to the disk, beside the work.
+const FLUSH_EVERY: u64 = 32 << 20;
+
 /// The weight files, open for writing anywhere.
 pub struct OutputFiles {
-    files: Vec<(PathBuf, File)>,
+    files: Arc<Vec<(PathBuf, File)>>,
     places: Vec<Vec<(usize, u64)>>,
-    unsynced: AtomicU64,
+    unflushed: AtomicU64,
+    flusher: Mutex<Option<JoinHandle<Result<()>>>>,
 }
 
 impl OutputFiles {
@@ -208,28 +214,48 @@ impl OutputFiles {
                 places[place.step][place.part] = (index, place.offset);
             }
         }
-        Ok(OutputFiles { files, places, unsynced: AtomicU64::new(0) })
+        let (unflushed, flusher) = (AtomicU64::new(0), Mutex::new(None));
+        Ok(OutputFiles { files: Arc::new(files), places, unflushed, flusher })
     }
 
-    /// Writes bytes of a part.
+    /// Writes bytes of a part. From time to time it begins a flush to the disk beside the work, so that little is left to
+    /// wait for at the end.
     pub fn write(&self, step: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (file, start) = self.places[step][part];
         let (path, file) = &self.files[file];
         write_at(file, bytes, start + offset).map_err(|e| Error::io(path, e))?;
-        self.unsynced.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let written = self.unflushed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if written >= FLUSH_EVERY { self.flush_beside() } else { Ok(()) }
+    }
+
+    fn flush_beside(&self) -> Result<()> {
+        let Ok(mut flusher) = self.flusher.try_lock() else { return Ok(()) };
+        match flusher.take() {
+            Some(running) if !running.is_finished() => *flusher = Some(running),
+            finished => {
+                finished.map_or(Ok(()), join)?;
+                self.unflushed.store(0, Ordering::Relaxed);
+                let files = Arc::clone(&self.files);
+                *flusher = Some(std::thread::spawn(move || sync_all(&files)));
+            }
+        }
         Ok(())
     }
 
-    /// Bytes written since the last [`OutputFiles::sync`].
-    pub fn written_since_sync(&self) -> u64 {
-        self.unsynced.load(Ordering::Relaxed)
-    }
-
-    /// Flushes the files to the disk.
+    /// Flushes everything that was written so far, and waits for it.
     pub fn sync(&self) -> Result<()> {
-        self.unsynced.store(0, Ordering::Relaxed);
-        self.files.iter().try_for_each(|(path, file)| file.sync_data().map_err(|e| Error::io(path, e)))
+        let running = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        running.map_or(Ok(()), join)?;
+        sync_all(&self.files)
     }
+}
+
+fn join(flush: JoinHandle<Result<()>>) -> Result<()> {
+    flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn sync_all(files: &[(PathBuf, File)]) -> Result<()> {
+    files.iter().try_for_each(|(path, file)| file.sync_data().map_err(|e| Error::io(path, e)))
 }
 
 fn create(path: &Path, planned: &OutputFile) -> std::io::Result<File> {
