@@ -37,6 +37,16 @@ impl Transform {
         }
     }
 
+    /// Whether a tensor of this shape can be so changed: where rows move, they must be whole heads of even size.
+    pub fn fits(self, shape: &[usize]) -> bool {
+        match self {
+            Transform::PermuteRope { heads } | Transform::PermuteRopeBias { heads } => {
+                shape.first().is_some_and(|rows| half_head(*rows, heads).is_some())
+            }
+            Transform::None | Transform::AddOne => true,
+        }
+    }
+
     /// Whether rows move.
     pub fn permutes_rows(self) -> bool {
         matches!(self, Transform::PermuteRope { .. })

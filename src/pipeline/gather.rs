@@ -58,9 +58,7 @@ pub fn gather(
         checkpoint.read_rows(run.source, run.rows, now)?;
         rest = later;
     }
-    if output.transform == Transform::AddOne {
-        values.iter_mut().for_each(|value| *value += 1.0);
-    }
+    output.transform.apply(values);
     Ok(())
 }
 
@@ -78,7 +76,7 @@ pub fn raw_runs<'a>(
         let bytes = checkpoint.bytes(run.source).filter(|_| same)?;
         bytes.get(run.rows.start * row_bytes..run.rows.end * row_bytes)
     };
-    if output.transform == Transform::AddOne {
+    if output.transform != Transform::None && !output.transform.permutes_rows() {
         return Ok(None);
     }
     Ok(runs(checkpoint, output, rows)?.into_iter().map(slice).collect())

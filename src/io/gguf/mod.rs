@@ -13,8 +13,3 @@ mod value;
 pub use open::{open, transform};
 pub use parse::{Gguf, parse};
 pub use value::{Array, Metadata, Value};
-
-/// Rows of a tensor seen as a matrix: the product of all dimensions but the last.
-fn rows(shape: &[usize]) -> usize {
-    shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
-}

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::{Checkpoint, RawTensor, SideFile, Source, Stored, tokenizer};
 use crate::model::{self, Arch, Transform};
-use crate::tensor::DType;
+use crate::tensor::{DType, rows_cols};
 
 /// The most tensors that one may stack: far beyond the experts of any model.
 const MAX_PARTS: usize = 4096;
@@ -185,7 +185,7 @@ impl Model {
             return Err(Error::malformed_tensor(self.path(), &raw.name, expected, parts, hint));
         }
         let shape = content.hf_shape(&raw.shape);
-        let rows = crate::io::gguf::rows(&shape);
+        let [rows, _] = rows_cols(&shape);
         let source = |part| {
             let name = content.hf_name(part);
             let transform = transform(arch, config, &name);
@@ -198,17 +198,12 @@ impl Model {
 
     /// Refuses q and k that are not a whole number of heads of even size.
     fn check_heads(&self, source: &Source) -> Result<()> {
-        let (Transform::PermuteRope { heads } | Transform::PermuteRopeBias { heads }) = source.transform
-        else {
-            return Ok(());
-        };
-        let rows = source.shape.first().copied().unwrap_or(1);
-        if heads > 0 && rows % heads == 0 && (rows / heads) % 2 == 0 {
+        if source.transform.fits(&source.shape) {
             return Ok(());
         }
         let hint = "the metadata do not belong to these tensors: convert the model again";
-        let expected = format!("rows for {heads} heads of an even size");
-        Err(Error::malformed_tensor(self.path(), &source.name, expected, format!("{rows} rows"), hint))
+        let expected = format!("rows that {:?} can reorder", source.transform);
+        Err(Error::malformed_tensor(self.path(), &source.name, expected, format!("{:?}", source.shape), hint))
     }
 }
 

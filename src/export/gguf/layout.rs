@@ -1,0 +1,171 @@
+//! The bytes of a GGUF header, and where each tensor goes: version 3, little-endian, tensors at multiples of 32.
+//!
+//! Specification: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::export::{OutputFile, Part, PartPlace};
+use crate::io::gguf::{Array, Metadata, Value, ggml_types};
+use crate::plan::Plan;
+use crate::tensor::DType;
+
+/// Where tensors begin.
+const ALIGNMENT: u64 = 32;
+/// What the pipeline calls a single file before it gets its name.
+const FILE_NAME: &str = "model.gguf";
+
+/// A tensor that is known before any work: (name, values in F32).
+pub type Constant = (&'static str, Vec<f32>);
+
+/// The file of a plan. Constants come first, as part of the header's bytes.
+///
+/// # Errors
+/// Two tensors of one name; an element type that ggml does not have.
+pub fn file(plan: &Plan, metadata: &Metadata, constants: &[Constant]) -> Result<OutputFile> {
+    let mut names = HashSet::new();
+    let mut end = 0;
+    let mut infos = Vec::new();
+    for (name, values) in constants {
+        let part = Part { name: (*name).to_owned(), dtype: DType::F32, shape: vec![values.len()] };
+        put_info(&mut infos, &part, &mut end, &mut names)?;
+    }
+    let mut places = Vec::new();
+    for (step, part_index, part) in parts(plan) {
+        let offset = put_info(&mut infos, part, &mut end, &mut names)?;
+        places.push(PartPlace { step, part: part_index, offset });
+    }
+    let mut header = prelude(metadata, names.len());
+    header.extend(infos);
+    align(&mut header);
+    let start = header.len() as u64;
+    for (_, values) in constants {
+        header.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        align(&mut header);
+    }
+    places.iter_mut().for_each(|place| place.offset += start);
+    Ok(OutputFile { name: FILE_NAME.into(), header, parts: places, len: start + end })
+}
+
+fn parts(plan: &Plan) -> impl Iterator<Item = (usize, usize, &Part)> {
+    plan.steps
+        .iter()
+        .enumerate()
+        .flat_map(|(step, s)| s.parts.iter().enumerate().map(move |(at, part)| (step, at, part)))
+}
+
+/// Magic, version, counts, metadata.
+fn prelude(metadata: &Metadata, tensors: usize) -> Vec<u8> {
+    let mut out = b"GGUF".to_vec();
+    out.extend(3u32.to_le_bytes());
+    put_u64(&mut out, tensors);
+    put_u64(&mut out, metadata.len());
+    for (key, value) in metadata {
+        put_string(&mut out, key);
+        out.extend(value_type(value).to_le_bytes());
+        put_value(&mut out, value);
+    }
+    out
+}
+
+/// Writes a tensor's info, and gives its offset in the data, whose `end` it moves.
+fn put_info(out: &mut Vec<u8>, part: &Part, end: &mut u64, names: &mut HashSet<String>) -> Result<u64> {
+    let Some(number) = ggml_types::number(part.dtype) else {
+        let what = format!("{}: GGUF has no element type {}", part.name, part.dtype.name());
+        return Err(Error::unsupported(
+            what,
+            "leave the tensor out of the checkpoint, or use another format",
+        ));
+    };
+    if !names.insert(part.name.clone()) {
+        let what = format!("two tensors of the output would be named {}", part.name);
+        return Err(Error::unsupported(
+            what,
+            "the checkpoint has the same tensor under two names: remove one",
+        ));
+    }
+    let offset = *end;
+    put_string(out, &part.name);
+    let dims: &[usize] = if part.shape.is_empty() { &[1] } else { &part.shape };
+    out.extend((dims.len() as u32).to_le_bytes());
+    dims.iter().rev().for_each(|&dim| put_u64(out, dim));
+    out.extend(number.to_le_bytes());
+    out.extend(offset.to_le_bytes());
+    *end = (offset + part.byte_len() as u64).next_multiple_of(ALIGNMENT);
+    Ok(offset)
+}
+
+fn align(out: &mut Vec<u8>) {
+    out.resize(out.len().next_multiple_of(ALIGNMENT as usize), 0);
+}
+
+fn put_u64(out: &mut Vec<u8>, value: usize) {
+    out.extend((value as u64).to_le_bytes());
+}
+
+fn put_string(out: &mut Vec<u8>, text: &str) {
+    put_u64(out, text.len());
+    out.extend(text.as_bytes());
+}
+
+fn value_type(value: &Value) -> u32 {
+    match value {
+        Value::U8(_) => 0,
+        Value::I8(_) => 1,
+        Value::U16(_) => 2,
+        Value::I16(_) => 3,
+        Value::U32(_) => 4,
+        Value::I32(_) => 5,
+        Value::F32(_) => 6,
+        Value::Bool(_) => 7,
+        Value::String(_) => 8,
+        Value::Array(_) => 9,
+        Value::U64(_) => 10,
+        Value::I64(_) => 11,
+        Value::F64(_) => 12,
+    }
+}
+
+fn put_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::U8(v) => out.extend(v.to_le_bytes()),
+        Value::I8(v) => out.extend(v.to_le_bytes()),
+        Value::U16(v) => out.extend(v.to_le_bytes()),
+        Value::I16(v) => out.extend(v.to_le_bytes()),
+        Value::U32(v) => out.extend(v.to_le_bytes()),
+        Value::I32(v) => out.extend(v.to_le_bytes()),
+        Value::F32(v) => out.extend(v.to_le_bytes()),
+        Value::Bool(v) => out.push(u8::from(*v)),
+        Value::String(v) => put_string(out, v),
+        Value::Array(v) => put_array(out, v),
+        Value::U64(v) => out.extend(v.to_le_bytes()),
+        Value::I64(v) => out.extend(v.to_le_bytes()),
+        Value::F64(v) => out.extend(v.to_le_bytes()),
+    }
+}
+
+fn put_array(out: &mut Vec<u8>, array: &Array) {
+    let element_type = match array {
+        Array::U8(_) => 0,
+        Array::U32(_) => 4,
+        Array::I32(_) => 5,
+        Array::F32(_) => 6,
+        Array::Bool(_) => 7,
+        Array::Strings(_) => 8,
+        Array::Other(values) => values.first().map_or(4, value_type),
+    };
+    out.extend(u32::to_le_bytes(element_type));
+    put_u64(out, array.len());
+    match array {
+        Array::U8(v) => out.extend(v),
+        Array::U32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::I32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::Bool(v) => out.extend(v.iter().map(|x| u8::from(*x))),
+        Array::Strings(v) => v.iter().for_each(|text| put_string(out, text)),
+        Array::Other(v) => v.iter().for_each(|value| put_value(out, value)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

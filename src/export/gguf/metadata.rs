@@ -1,0 +1,118 @@
+//! The metadata of a GGUF: what the model is, its settings, its tokenizer, and how llmc made it.
+
+use super::arrange::{architecture, named_already};
+use super::layout::Constant;
+use crate::error::Result;
+use crate::io::gguf::{self, Metadata, Value, config};
+use crate::io::{Checkpoint, tokenizer};
+use crate::plan::Plan;
+use crate::tensor::{BlockType, DType};
+
+/// Version of the block types' layout: `GGML_QNT_VERSION`.
+const QUANTIZATION_VERSION: u32 = 2;
+/// Keys of a GGUF input that say how that file was written.
+const OF_THE_FILE: &[&str] = &["general.alignment", "general.file_type", "general.quantization_version"];
+
+/// The metadata, and the tensors that carry settings. Those of a GGUF input pass through.
+///
+/// # Errors
+/// Settings or a tokenizer that GGUF has no form for.
+pub fn metadata(plan: &Plan, checkpoint: &Checkpoint) -> Result<(Metadata, Vec<Constant>)> {
+    let passed = passed_through(checkpoint)?;
+    let constants = if named_already(checkpoint) {
+        Vec::new()
+    } else {
+        config::setting_tensors(architecture(checkpoint)?.1)
+    };
+    let mut metadata = match passed {
+        Some(metadata) => metadata,
+        None => described(checkpoint)?,
+    };
+    metadata.insert("general.file_type".into(), Value::U32(file_type(plan)));
+    metadata.insert("general.quantization_version".into(), Value::U32(QUANTIZATION_VERSION));
+    let own = plan.metadata.iter().map(|(key, value)| (key.clone(), Value::String(value.clone())));
+    metadata.extend(own);
+    Ok((metadata, constants))
+}
+
+/// The metadata of a GGUF input, less what is about its file.
+fn passed_through(checkpoint: &Checkpoint) -> Result<Option<Metadata>> {
+    let Some(file) = checkpoint.files.first().filter(|file| file.bytes().starts_with(b"GGUF")) else {
+        return Ok(None);
+    };
+    let mut metadata = gguf::parse(file.path(), file.bytes())?.metadata;
+    let of_the_file =
+        |key: &str| OF_THE_FILE.contains(&key) || key.starts_with("split.") || key.starts_with("llmc.");
+    metadata.retain(|key, _| !of_the_file(key));
+    Ok(Some(metadata))
+}
+
+/// Metadata made from config.json and the tokenizer's files.
+fn described(checkpoint: &Checkpoint) -> Result<Metadata> {
+    let (arch, config) = architecture(checkpoint)?;
+    let mut metadata = config::to_metadata(arch, config)?;
+    metadata.insert("general.type".into(), Value::String("model".into()));
+    metadata.insert("general.name".into(), Value::String(model_name(checkpoint)));
+    let rows = ["model.embed_tokens.weight", "embed_tokens.weight"]
+        .iter()
+        .find_map(|name| checkpoint.tensors.get(*name)?.shape.first().copied());
+    match tokenizer::Files::read(checkpoint)? {
+        Some(files) => metadata.extend(tokenizer::to_gguf(&files, config, rows.unwrap_or(0))?),
+        None => {
+            tracing::warn!("the checkpoint has no tokenizer.json: the GGUF will have no tokenizer");
+            metadata.insert("tokenizer.ggml.model".into(), Value::String("no_vocab".into()));
+        }
+    }
+    Ok(metadata)
+}
+
+/// The folder's name (in the hub's cache, the repository's), or the file's without its extension.
+fn model_name(checkpoint: &Checkpoint) -> String {
+    let repository = |path: &std::path::Path| {
+        path.ancestors().find_map(|part| {
+            let name = part.file_name()?.to_str()?.strip_prefix("models--")?;
+            name.rsplit("--").next().map(str::to_owned)
+        })
+    };
+    let stem = || {
+        let name =
+            if checkpoint.path.is_dir() { checkpoint.path.file_name() } else { checkpoint.path.file_stem() };
+        name.map(|name| name.to_string_lossy().into_owned())
+    };
+    repository(&checkpoint.path).or_else(stem).unwrap_or_else(|| "model".into())
+}
+
+/// `llama_ftype`: the type of most weights, <https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h>. Of the
+/// mixtures of k-quants, the small ones: every linear has the type that was asked for.
+fn file_type(plan: &Plan) -> u32 {
+    let mut elements: indexmap::IndexMap<DType, u64> = indexmap::IndexMap::new();
+    for step in &plan.steps {
+        for part in &step.parts {
+            *elements.entry(part.dtype).or_default() += step.elements();
+        }
+    }
+    let most = elements.into_iter().max_by_key(|(_, count)| *count).map(|(dtype, _)| dtype);
+    match most {
+        Some(DType::F16) => 1,
+        Some(DType::BF16) => 32,
+        Some(DType::Block(block)) => block_file_type(block),
+        _ => 0,
+    }
+}
+
+fn block_file_type(block: BlockType) -> u32 {
+    match block {
+        BlockType::Q4_0 => 2,
+        BlockType::Q4_1 => 3,
+        BlockType::Q8_0 => 7,
+        BlockType::Q5_0 => 8,
+        BlockType::Q5_1 => 9,
+        BlockType::Q2_K => 10,
+        BlockType::Q3_K => 11,
+        BlockType::Q4_K => 14,
+        BlockType::Q5_K => 16,
+        BlockType::Q6_K => 18,
+        BlockType::IQ4_NL => 25,
+        BlockType::IQ4_XS => 30,
+    }
+}

@@ -1,0 +1,144 @@
+//! GGUF: one file that llama.cpp and what is built on it run, tokenizer and settings included.
+//!
+//! Quantized tensors are GGUF's block types, whose bytes are the codes themselves. Tensors get GGUF's names and order of
+//! rows ([`arrange`]); settings and tokenizer become metadata ([`metadata`]). Limits: the architectures of
+//! [`crate::model::ARCHITECTURES`], and whatever a GGUF input already names in GGUF's way.
+
+mod arrange;
+mod layout;
+mod metadata;
+
+use super::{Admission, Format, Output, OutputFile, Part, Sink, Target, rows_cols};
+use crate::error::Result;
+use crate::io::Checkpoint;
+use crate::numerics::{Number, Scheme};
+use crate::plan::Plan;
+use crate::tensor::{BlockType, DType, QTensor};
+
+/// GGUF.
+#[derive(Debug)]
+pub struct Gguf;
+
+impl Format for Gguf {
+    fn name(&self) -> &'static str {
+        "gguf"
+    }
+
+    fn summary(&self) -> &'static str {
+        "llama.cpp and what is built on it: one file, tokenizer included"
+    }
+
+    fn admit(&self, scheme: &Scheme, shape: &[usize], _dtype: DType) -> Admission {
+        let Number::Ggml(block) = scheme.number else {
+            return Admission::Never(
+                "GGUF holds its own block types: --scheme q4_k, q8_0 and so on (llmc quantize --help)".into(),
+            );
+        };
+        let [_, cols] = rows_cols(shape);
+        let fits = |block: BlockType| cols.is_multiple_of(block.block_elements());
+        let reason = format!("{cols} columns are not a multiple of {}", block.block_elements());
+        match substitute(block) {
+            _ if fits(block) => Admission::As(*scheme),
+            Some(other) if fits(other) => {
+                Admission::Instead(Scheme::ggml(other), format!("{reason}: {}", other.name()))
+            }
+            _ => Admission::Dense(reason),
+        }
+    }
+
+    fn arrange(&self, checkpoint: &Checkpoint) -> Result<Vec<Output>> {
+        arrange::arrange(checkpoint)
+    }
+
+    /// llama.cpp adds biases, multiplies by norms and routes in F32.
+    fn dense_dtype(&self, output: &Output, dtype: DType) -> DType {
+        let small = output.shape.len() < 2 || output.name.ends_with("norm.weight");
+        match dtype {
+            _ if dtype.is_float() && (small || output.name.contains("ffn_gate_inp")) => DType::F32,
+            DType::F8E4M3 | DType::F8E5M2 => DType::BF16,
+            other => other,
+        }
+    }
+
+    fn parts(&self, output: &Output, scheme: &Scheme, _target: &Target) -> Vec<Part> {
+        vec![Part {
+            name: output.name.clone(),
+            dtype: DType::Block(block_of(scheme)),
+            shape: output.shape.clone(),
+        }]
+    }
+
+    fn row_multiple(&self, _scheme: &Scheme) -> usize {
+        1
+    }
+
+    fn encode(&self, q: &QTensor, first_row: usize, _parts: &[Part], sink: &mut Sink) -> Result<()> {
+        let block = block_of(&q.scheme);
+        let row_bytes = q.cols / block.block_elements() * block.block_bytes();
+        sink(0, (first_row * row_bytes) as u64, &q.codes)
+    }
+
+    fn files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
+        let (metadata, constants) = metadata::metadata(plan, checkpoint)?;
+        Ok(vec![layout::file(plan, &metadata, &constants)?])
+    }
+
+    fn side_files(&self, _plan: &Plan, _checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
+        Ok(Vec::new())
+    }
+
+    fn single_file(&self) -> bool {
+        true
+    }
+}
+
+/// What llama.cpp takes instead where rows are not whole blocks: `convert_incompatible_tensor` of
+/// <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp>.
+fn substitute(block: BlockType) -> Option<BlockType> {
+    match block {
+        BlockType::Q2_K | BlockType::Q3_K | BlockType::IQ4_XS => Some(BlockType::IQ4_NL),
+        BlockType::Q4_K => Some(BlockType::Q5_0),
+        BlockType::Q5_K => Some(BlockType::Q5_1),
+        BlockType::Q6_K => Some(BlockType::Q8_0),
+        _ => None,
+    }
+}
+
+/// The block type of a scheme that [`Gguf::admit`] let in.
+fn block_of(scheme: &Scheme) -> BlockType {
+    match scheme.number {
+        Number::Ggml(block) => block,
+        _ => unreachable!("admit lets only block types in"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(block: BlockType, cols: usize, expected: &str) {
+        let found = match Gguf.admit(&Scheme::ggml(block), &[8, cols], DType::BF16) {
+            Admission::As(scheme) => format!("as {}", block_of(&scheme).name()),
+            Admission::Instead(scheme, why) => format!("{} because {why}", block_of(&scheme).name()),
+            Admission::Dense(why) => format!("dense because {why}"),
+            Admission::Never(_) => "never".into(),
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn rows_that_are_not_whole_blocks_get_llama_cpps_substitute() {
+        check(BlockType::Q4_K, 512, "as q4_k");
+        check(BlockType::Q4_K, 576, "q5_0 because 576 columns are not a multiple of 256: q5_0");
+        check(BlockType::Q6_K, 576, "q8_0 because 576 columns are not a multiple of 256: q8_0");
+        check(BlockType::IQ4_XS, 32, "iq4_nl because 32 columns are not a multiple of 256: iq4_nl");
+        check(BlockType::Q4_K, 100, "dense because 100 columns are not a multiple of 256");
+        check(BlockType::Q8_0, 100, "dense because 100 columns are not a multiple of 32");
+    }
+
+    #[test]
+    fn other_numbers_are_refused_with_a_hint() {
+        let admission = Gguf.admit(&Scheme::MXFP4, &[8, 256], DType::BF16);
+        assert!(matches!(admission, Admission::Never(hint) if hint.contains("q4_k")));
+    }
+}
