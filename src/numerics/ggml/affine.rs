@@ -2,7 +2,9 @@
 
 use half::f16;
 
-use super::lanes::{self, Best, Block, LANES};
+use super::best::Best;
+use super::block::{self, Block};
+use super::lanes::Lanes;
 
 /// A block's scale and minimum.
 pub struct Line {
@@ -17,8 +19,8 @@ pub struct Line {
 impl Line {
     /// The line of a block: the search's where there are weights and it finds one.
     #[inline(always)]
-    pub fn of(x: &Block<f32>, weights: Option<Block<f32>>, last: u8) -> Line {
-        match weights.and_then(|weights| search(x, &weights, f32::from(last))) {
+    pub fn of<L: Lanes>(x: &Block<f32>, weights: Option<Block<f32>>, last: u8) -> Line {
+        match weights.and_then(|weights| search::<L>(x, &weights, f32::from(last))) {
             Some(line) => Line::rounded(line),
             None => Line::spanning(x, last),
         }
@@ -27,23 +29,23 @@ impl Line {
     /// From the smallest to the largest value; as in llama.cpp, codes are those of the unrounded scale and minimum.
     #[inline(always)]
     fn spanning(x: &Block<f32>, last: u8) -> Line {
-        let [low, high] = lanes::extent(x);
-        let base = lanes::clamp_to_f16(low);
-        let d = lanes::clamp_to_f16((high - low) / f32::from(last));
-        Line { scale: f16::from_f32(d), minimum: f16::from_f32(base), base, inverse: lanes::reciprocal(d) }
+        let [low, high] = block::extent(x);
+        let base = block::clamp_to_f16(low);
+        let d = block::clamp_to_f16((high - low) / f32::from(last));
+        Line { scale: f16::from_f32(d), minimum: f16::from_f32(base), base, inverse: block::reciprocal(d) }
     }
 
     /// Codes are those of what is stored.
     #[inline(always)]
     fn rounded([d, m]: [f32; 2]) -> Line {
-        let [scale, minimum] = [d, m].map(|v| f16::from_f32(lanes::clamp_to_f16(v)));
-        Line { scale, minimum, base: minimum.to_f32(), inverse: lanes::reciprocal(scale.to_f32()) }
+        let [scale, minimum] = [d, m].map(|v| f16::from_f32(block::clamp_to_f16(v)));
+        Line { scale, minimum, base: minimum.to_f32(), inverse: block::reciprocal(scale.to_f32()) }
     }
 
     /// The codes, 0..=last.
     #[inline(always)]
     pub fn codes(&self, x: &Block<f32>, last: u8) -> Block<u8> {
-        lanes::codes(x, self.base, self.inverse, 0.5, last)
+        block::codes(x, self.base, self.inverse, 0.5, last)
     }
 }
 
@@ -51,7 +53,7 @@ impl Line {
 const BELOW: [f32; 6] = [-0.5, 0.0, 0.5, 1.0, 2.0, 3.0];
 
 /// How many codes a candidate goes beyond the last.
-const ABOVE: [f32; LANES] = [-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0];
+const ABOVE: [f32; 8] = [-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0];
 
 /// The [d, m] that minimize Σ weight·(x − d·code − m)² over candidates that clip the values at both ends, from not at
 /// all to 3 codes each: a candidate fixes the codes, and they the regression line.
@@ -62,46 +64,49 @@ const ABOVE: [f32; LANES] = [-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0];
 ///
 /// None where all weight lies on one value, or all values are the same, or their range overflows.
 #[inline(always)]
-fn search(x: &Block<f32>, weights: &Block<f32>, last: f32) -> Option<[f32; 2]> {
-    let [low, high] = lanes::extent(x);
+fn search<L: Lanes>(x: &Block<f32>, weights: &Block<f32>, last: f32) -> Option<[f32; 2]> {
+    let [low, high] = block::extent(x);
     let range = high - low;
-    let relative = lanes::block(|j| (x[j] - low) / range);
-    let total = lanes::sum(|j| weights[j]);
-    let mean = lanes::sum(|j| weights[j] * relative[j]) / total;
+    let relative = block::each(|j| (x[j] - low) / range);
+    let (total, mean) = weighted_mean::<L>(&relative, weights);
     let mut best = Best::new();
     for below in BELOW {
-        let inverses = ABOVE.map(|above| last + below + above);
-        let [code, square, moment] = sums(&relative, weights, &inverses, below, last);
-        for c in 0..LANES {
-            let center = code[c] / total;
-            let (square, moment) = (square[c] - center * code[c], moment[c] - mean * code[c]);
-            let slope = moment / square;
-            // Less is rounding error.
-            if square > 1e-5 * total {
-                best.offer(slope * moment, || [range * slope, low + range * (mean - slope * center)]);
-            }
-        }
+        let inverse = L::splat(last + below).add(L::load(&ABOVE));
+        let [code, square, moment] = sums(&relative, weights, inverse, L::splat(below), L::splat(last));
+        let center = code.div(total);
+        let (square, moment) = (square.sub(center.mul(code)), moment.sub(mean.mul(code)));
+        let slope = moment.div(square);
+        // A smaller square is rounding error.
+        let gain = square.if_less(L::splat(1e-5).mul(total), L::splat(0.0), slope.mul(moment));
+        best.offer(gain, [slope, mean.sub(slope.mul(center))]);
     }
-    best.fit.filter(|line| line.iter().all(|v| v.is_finite()))
+    let line = best.into_fit().map(|[slope, intercept]| [range * slope, low + range * intercept]);
+    line.filter(|line| line.iter().all(|v| v.is_finite()))
 }
 
-/// Weighted sums of [code, code², code·x] of the codes that each inverse gives, less `below`.
+/// Σ weight, and Σ weight·x over it.
 #[inline(always)]
-fn sums(
-    x: &Block<f32>,
-    weights: &Block<f32>,
-    inverses: &[f32; LANES],
-    below: f32,
-    last: f32,
-) -> [[f32; LANES]; 3] {
-    let [mut sum, mut square, mut moment] = [[0.0; LANES]; 3];
+fn weighted_mean<L: Lanes>(x: &Block<f32>, weights: &Block<f32>) -> (L, L) {
+    let [mut total, mut sum] = [L::splat(0.0); 2];
+    for (x, weight) in x.as_chunks().0.iter().zip(weights.as_chunks().0) {
+        total = total.add(L::load(weight));
+        sum = sum.add(L::load(weight).mul(L::load(x)));
+    }
+    (L::splat(total.sum()), L::splat(sum.sum() / total.sum()))
+}
+
+/// Weighted sums of [code, code², code·x] of the codes x·inverse − below.
+#[inline(always)]
+fn sums<L: Lanes>(x: &Block<f32>, weights: &Block<f32>, inverse: L, below: L, last: L) -> [L; 3] {
+    let zero = L::splat(0.0);
+    let [mut sum, mut square, mut moment] = [zero; 3];
     for (&x, &weight) in x.iter().zip(weights) {
-        for c in 0..LANES {
-            let code = lanes::clamp(lanes::round(x * inverses[c] - below), 0.0, last);
-            sum[c] += weight * code;
-            square[c] += weight * code * code;
-            moment[c] += weight * code * x;
-        }
+        let x = L::splat(x);
+        let code = x.mul(inverse).sub(below).max(zero).min(last).round();
+        let weighted = L::splat(weight).mul(code);
+        sum = sum.add(weighted);
+        square = square.add(weighted.mul(code));
+        moment = moment.add(weighted.mul(x));
     }
     [sum, square, moment]
 }

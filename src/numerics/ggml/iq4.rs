@@ -1,6 +1,8 @@
 //! The 16 unevenly spaced levels of IQ4_NL and IQ4_XS, denser around zero as weights are, and the search for a scale.
 
-use super::lanes::{self, BLOCK, Best, Block, LANES};
+use super::best::Best;
+use super::block::{self, BLOCK, Block};
+use super::lanes::Lanes;
 use super::weighing::Weighing;
 
 /// What a code stands for, before scaling. `kvalues_iq4nl` of
@@ -13,7 +15,7 @@ const TINY: f32 = 1e-15;
 /// The codes of the levels nearest to x·inverse; half-way between two, the upper one.
 #[inline(always)]
 pub fn codes(x: &Block<f32>, inverse: f32) -> Block<u8> {
-    lanes::block(|j| {
+    block::each(|j| {
         let twice = 2.0 * (x[j] * inverse);
         let above = |i: usize| u32::from(twice >= f32::from(i16::from(LEVELS[i]) + i16::from(LEVELS[i + 1])));
         (0..15).map(above).sum::<u32>() as u8
@@ -32,8 +34,8 @@ pub fn weights(x: &Block<f32>, weighing: Option<&Weighing>, index: usize) -> Blo
     if let Some(weighing) = weighing {
         return weighing.block(index, x);
     }
-    let max = lanes::absmax(x);
-    lanes::block(|j| (x[j] / max) * (x[j] / max))
+    let max = block::absmax(x);
+    block::each(|j| (x[j] / max) * (x[j] / max))
 }
 
 /// What a magnitude passes as it grows from zero: `level[i]` up to `at[i]`, then the next.
@@ -61,7 +63,7 @@ const SIDES: [Side; 2] = {
 };
 
 /// How far the candidates for the reciprocal are from the first.
-const CANDIDATES: [[f32; LANES]; 2] =
+const OFFSETS: [[f32; 8]; 2] =
     [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0]];
 
 /// The scale that minimizes Σ weight·(x − d·level)² over candidates for its reciprocal, which put the largest magnitude
@@ -69,63 +71,83 @@ const CANDIDATES: [[f32; LANES]; 2] =
 /// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>) or of
 /// 113. Each fixes the levels, and they the best d. 0 where there is nothing to scale.
 #[inline(always)]
-pub fn search(x: &Block<f32>, weights: &Block<f32>) -> f32 {
-    let max = lanes::signed_absmax(x);
+pub fn search<L: Lanes>(x: &Block<f32>, weights: &Block<f32>) -> f32 {
+    let max = block::signed_absmax(x);
     if max.abs() < TINY {
         return 0.0;
     }
-    let relative = lanes::block(|j| x[j] / max);
     let mut best = Best::new();
-    offer_candidates(&mut best, &relative, weights, -max, 120.0);
-    offer_candidates(&mut best, &lanes::block(|j| -relative[j]), weights, max, 106.0);
-    best.fit.filter(|d| d.is_finite()).unwrap_or(max / f32::from(LEVELS[0]))
+    for (unit, first) in [(-max, 106.0), (max, 120.0)] {
+        let path = Path::new::<L>(&block::each(|j| x[j] / unit), weights, first);
+        for offsets in &OFFSETS {
+            let [moment, square] = path.projection(L::splat(first).add(L::load(offsets)));
+            let d = moment.div(square);
+            best.offer(d.mul(moment), [d.mul(L::splat(-unit))]);
+        }
+    }
+    best.into_fit().map(|[d]| d).filter(|d| d.is_finite()).unwrap_or(max / f32::from(LEVELS[0]))
 }
 
-/// Offers the scales of the reciprocals first, first + 1, … (in units of `unit`, the levels being negated).
-///
-/// The levels' boundaries lie so far apart that no value passes two on the way (115.5/93.5 > 135/120), so that one pass
-/// finds what each value is rounded to at first and where along the way that changes, and to what.
-#[inline(always)]
-fn offer_candidates(best: &mut Best<f32>, x: &Block<f32>, weights: &Block<f32>, unit: f32, first: f32) {
-    let [level, next, boundary] = steps(x, first);
-    let at = lanes::block(|j| boundary[j] / x[j].abs());
-    let moment = lanes::block(|j| weights[j] * (next[j] - level[j]) * x[j]);
-    let square = lanes::block(|j| weights[j] * (next[j] * next[j] - level[j] * level[j]));
-    let first_moment = lanes::sum(|j| weights[j] * level[j] * x[j]);
-    let first_square = lanes::sum(|j| weights[j] * level[j] * level[j]);
-    for offsets in CANDIDATES {
-        let (mut moments, mut squares) = ([first_moment; LANES], [first_square; LANES]);
-        for ((&at, &moment), &square) in at.iter().zip(&moment).zip(&square) {
-            for c in 0..LANES {
-                let passed = first + offsets[c] >= at;
-                moments[c] += lanes::select(passed, moment, 0.0);
-                squares[c] += lanes::select(passed, square, 0.0);
-            }
+/// How the levels that values are rounded to change as the reciprocal of the scale grows by an eighth: where along the
+/// way each value passes to its next level, and what that adds to the sums. None passes two: the levels' boundaries are
+/// further apart than that (115.5/93.5 > 121/106 > 135/120).
+struct Path {
+    at: Block<f32>,
+    moment: Block<f32>,
+    square: Block<f32>,
+    /// The sums at the start.
+    start: [f32; 2],
+}
+
+impl Path {
+    /// From the reciprocal `first` on.
+    #[inline(always)]
+    fn new<L: Lanes>(x: &Block<f32>, weights: &Block<f32>, first: f32) -> Path {
+        let mut path = Path { at: [0.0; BLOCK], moment: [0.0; BLOCK], square: [0.0; BLOCK], start: [0.0; 2] };
+        let mut start = [L::splat(0.0); 2];
+        for j in (0..BLOCK).step_by(8) {
+            let load = |from: &Block<f32>| L::load(from[j..].first_chunk().expect("blocks hold whole lanes"));
+            let (x, weight) = (load(x), load(weights));
+            let [level, next, boundary] = step(x, L::splat(first));
+            let (squared, next_squared) = (level.mul(level), next.mul(next));
+            start[0] = start[0].add(weight.mul(level).mul(x));
+            start[1] = start[1].add(weight.mul(squared));
+            path.at[j..j + 8].copy_from_slice(&boundary.div(x.abs()).store());
+            path.moment[j..j + 8].copy_from_slice(&weight.mul(next.sub(level)).mul(x).store());
+            path.square[j..j + 8].copy_from_slice(&weight.mul(next_squared.sub(squared)).store());
         }
-        for c in 0..LANES {
-            let d = moments[c] / squares[c];
-            best.offer(d * moments[c], || unit * d);
+        path.start = start.map(L::sum);
+        path
+    }
+
+    /// [Σ weight·x·level, Σ weight·level²] where the reciprocal is `inverse`.
+    #[inline(always)]
+    fn projection<L: Lanes>(&self, inverse: L) -> [L; 2] {
+        let zero = L::splat(0.0);
+        let [mut moment, mut square] = self.start.map(L::splat);
+        for j in 0..BLOCK {
+            let at = L::splat(self.at[j]);
+            moment = moment.add(inverse.if_less(at, zero, L::splat(self.moment[j])));
+            square = square.add(inverse.if_less(at, zero, L::splat(self.square[j])));
         }
+        [moment, square]
     }
 }
 
 /// [level, the level after it, the boundary between them] of each value, scaled by `first`.
 #[inline(always)]
-fn steps(x: &Block<f32>, first: f32) -> [Block<f32>; 3] {
-    let magnitude = lanes::block(|j| x[j].abs() * first);
-    let mut level = [SIDES[0].level[0]; BLOCK];
-    let (mut next, mut boundary) = ([0.0; BLOCK], [f32::INFINITY; BLOCK]);
-    for i in 0..8 {
-        for j in 0..BLOCK {
-            let positive = x[j] >= 0.0;
-            let at = lanes::select(positive, SIDES[0].at[i], SIDES[1].at[i]);
-            let after = lanes::select(positive, SIDES[0].level[i + 1], SIDES[1].level[i + 1]);
-            let passed = magnitude[j] >= at;
-            level[j] = lanes::select(passed, after, level[j]);
-            let ahead = !passed & (at < boundary[j]);
-            next[j] = lanes::select(ahead, after, next[j]);
-            boundary[j] = lanes::select(ahead, at, boundary[j]);
-        }
+fn step<L: Lanes>(x: L, first: L) -> [L; 3] {
+    let (zero, magnitude) = (L::splat(0.0), x.abs().mul(first));
+    let side = |low: f32, high: f32| x.if_less(zero, L::splat(high), L::splat(low));
+    let [low, high] = &SIDES;
+    let mut after = side(low.level[8], high.level[8]);
+    let [mut level, mut next, mut boundary] = [after, zero, L::splat(f32::INFINITY)];
+    for i in (0..8).rev() {
+        let (at, before) = (side(low.at[i], high.at[i]), side(low.level[i], high.level[i]));
+        level = magnitude.if_less(at, before, level);
+        next = magnitude.if_less(at, after, next);
+        boundary = magnitude.if_less(at, at, boundary);
+        after = before;
     }
     [level, next, boundary]
 }

@@ -1,12 +1,13 @@
 //! IQ4_NL: 32 weights share an f16 scale d; w = d·level(code), codes of 4 bits for 16 uneven levels.
 //!
-//! d, then 16 bytes of nibbles ([`lanes::pack_nibbles`]). `block_iq4_nl` of
+//! d, then 16 bytes of nibbles ([`block::pack_nibbles`]). `block_iq4_nl` of
 //! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L430-L435>.
 
 use half::f16;
 
+use super::block::{self, BLOCK};
 use super::iq4;
-use super::lanes::{self, BLOCK};
+use super::lanes::Lanes;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
@@ -14,23 +15,23 @@ const BYTES: usize = 2 + BLOCK / 2;
 const _: () = assert!(BYTES == BlockType::IQ4_NL.block_bytes());
 
 #[inline(always)]
-pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    for (i, (x, out)) in lanes::blocks::<BYTES>(x, out).enumerate() {
+pub fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    for (i, (x, out)) in block::blocks::<BYTES>(x, out).enumerate() {
         let importance = importance.map(|h| &h[i * BLOCK..(i + 1) * BLOCK]);
         let weights = iq4::weights(x, Weighing::new(x, importance, 2.0).as_ref(), 0);
-        let d = f16::from_f32(lanes::clamp_to_f16(iq4::search(x, &weights)));
-        let codes = iq4::codes(x, lanes::reciprocal(d.to_f32()));
+        let d = f16::from_f32(block::clamp_to_f16(iq4::search::<L>(x, &weights)));
+        let codes = iq4::codes(x, block::reciprocal(d.to_f32()));
         let [d0, d1, nibbles @ ..] = out;
         [*d0, *d1] = d.to_le_bytes();
-        *nibbles = lanes::pack_nibbles(&codes);
+        *nibbles = block::pack_nibbles(&codes);
     }
 }
 
 #[inline(always)]
 pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
-    for ([d0, d1, nibbles @ ..], out) in lanes::blocks_mut::<BYTES>(bytes, out) {
+    for ([d0, d1, nibbles @ ..], out) in block::blocks_mut::<BYTES>(bytes, out) {
         let d = f16::from_le_bytes([*d0, *d1]).to_f32();
-        let codes = lanes::unpack_nibbles(nibbles);
-        *out = lanes::block(|j| iq4::level(codes[j]) * d);
+        let codes = block::unpack_nibbles(nibbles);
+        *out = block::each(|j| iq4::level(codes[j]) * d);
     }
 }

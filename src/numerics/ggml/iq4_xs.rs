@@ -1,13 +1,14 @@
 //! IQ4_XS: super-blocks of 256 weights, 8 blocks of 32; w = d·(scale − 32)·level(code), scales of 6 bits, codes of 4.
 //!
 //! d (f16), the scales' high 2 bits (u16, the first block's lowest), their low 4 bits (two a byte, the first low), then
-//! per block 16 bytes of nibbles ([`lanes::pack_nibbles`]). `block_iq4_xs` of
+//! per block 16 bytes of nibbles ([`block::pack_nibbles`]). `block_iq4_xs` of
 //! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L437-L443>.
 
 use half::f16;
 
+use super::block::{self, BLOCK, Block};
 use super::iq4;
-use super::lanes::{self, BLOCK, Block};
+use super::lanes::Lanes;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
@@ -17,31 +18,32 @@ const BYTES: usize = 2 + 2 + BLOCKS / 2 + BLOCKS * BLOCK / 2;
 const _: () = assert!(BYTES == BlockType::IQ4_XS.block_bytes());
 
 #[inline(always)]
-pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+pub fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let super_blocks = x.as_chunks::<{ BLOCKS * BLOCK }>().0.iter().zip(out.as_chunks_mut().0);
     for (i, (x, out)) in super_blocks.enumerate() {
         let range = i * x.len()..(i + 1) * x.len();
-        quantize(x.as_chunks().0, importance.map(|h| &h[range]), out);
+        quantize::<L>(x.as_chunks().0, importance.map(|h| &h[range]), out);
     }
 }
 
 /// One super-block, in `BLOCKS` blocks.
 #[inline(always)]
-fn quantize(x: &[Block<f32>], importance: Option<&[f32]>, out: &mut [u8; BYTES]) {
+fn quantize<L: Lanes>(x: &[Block<f32>], importance: Option<&[f32]>, out: &mut [u8; BYTES]) {
     let weighing = Weighing::new(x.as_flattened(), importance, 2.0);
     let mut scales = [0.0; BLOCKS];
     for (i, scale) in scales.iter_mut().enumerate() {
-        *scale = iq4::search(&x[i], &iq4::weights(&x[i], weighing.as_ref(), i));
+        *scale = iq4::search::<L>(&x[i], &iq4::weights(&x[i], weighing.as_ref(), i));
     }
     let max = scales.iter().fold(0.0f32, |max, &scale| if scale.abs() > max.abs() { scale } else { max });
-    let stored = f16::from_f32(lanes::clamp_to_f16(max / -32.0));
-    let (d, inverse) = (stored.to_f32(), lanes::reciprocal(stored.to_f32()));
-    let scales = scales.map(|scale| lanes::round(lanes::clamp(scale * inverse, -32.0, 31.0)));
+    let stored = f16::from_f32(block::clamp_to_f16(max / -32.0));
+    let (d, inverse) = (stored.to_f32(), block::reciprocal(stored.to_f32()));
+    let [low, high] = [-32.0, 31.0].map(L::splat);
+    let scales = L::load(&scales).mul(L::splat(inverse)).max(low).min(high).round().store();
 
     let (head, nibbles) = out.split_at_mut(4 + BLOCKS / 2);
     head.copy_from_slice(&pack_head(stored, scales.map(|scale| (scale + 32.0) as u8)));
     for ((x, nibbles), scale) in x.iter().zip(nibbles.as_chunks_mut().0).zip(scales) {
-        *nibbles = lanes::pack_nibbles(&iq4::codes(x, lanes::reciprocal(d * scale)));
+        *nibbles = block::pack_nibbles(&iq4::codes(x, block::reciprocal(d * scale)));
     }
 }
 
@@ -65,14 +67,14 @@ fn unpack_head(&[d0, d1, h0, h1, ref low @ ..]: &[u8; 4 + BLOCKS / 2]) -> (f32, 
 #[inline(always)]
 pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
     let super_blocks = bytes.as_chunks::<BYTES>().0.iter().zip(out.chunks_exact_mut(BLOCKS * BLOCK));
-    for (block, out) in super_blocks {
-        let (head, nibbles) = block.split_first_chunk().expect("a super-block is longer than its head");
+    for (bytes, out) in super_blocks {
+        let (head, nibbles) = bytes.split_first_chunk().expect("a super-block is longer than its head");
         let (d, scales) = unpack_head(head);
         for ((out, nibbles), scale) in out.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0).zip(scales)
         {
             let d = d * (f32::from(scale) - 32.0);
-            let codes = lanes::unpack_nibbles(nibbles);
-            *out = lanes::block(|j| d * iq4::level(codes[j]));
+            let codes = block::unpack_nibbles(nibbles);
+            *out = block::each(|j| d * iq4::level(codes[j]));
         }
     }
 }

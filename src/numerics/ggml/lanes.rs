@@ -1,225 +1,133 @@
-//! What the blocks of 32 weights share: extremes, rounding to codes, packing, f16 scales.
+//! Eight f32 side by side, one sub-block in each: the searches are written once over [`Lanes`].
 //!
-//! Loops over [f32; 32] without branches or calls, so that they vectorize wherever they are inlined: every function
-//! here is `inline(always)`, and takes on the target features of the fast path it ends up in. No fused multiply-adds:
-//! the result is the same on every machine.
+//! A lane never meets its neighbour and no operation is fused, so every implementation gives the same bits, and [`Plain`]
+//! is the twin that the others are tested against.
 
-/// Weights per block (per sub-block of IQ4_XS).
-pub const BLOCK: usize = 32;
+/// Eight f32 and the arithmetic the searches need.
+pub trait Lanes: Copy {
+    /// One value in every lane.
+    fn splat(value: f32) -> Self;
+    /// Lane i holds `values[i]`.
+    fn load(values: &[f32; 8]) -> Self;
+    /// The lanes in order.
+    fn store(self) -> [f32; 8];
+    /// self + b.
+    fn add(self, b: Self) -> Self;
+    /// self − b.
+    fn sub(self, b: Self) -> Self;
+    /// self · b.
+    fn mul(self, b: Self) -> Self;
+    /// self / b.
+    fn div(self, b: Self) -> Self;
+    /// √self.
+    fn sqrt(self) -> Self;
+    /// To the nearest integer, ties to even.
+    fn round(self) -> Self;
+    /// self where self < b, else b.
+    fn min(self, b: Self) -> Self;
+    /// self where self > b, else b.
+    fn max(self, b: Self) -> Self;
+    /// `yes` where self < b, else `no`.
+    fn if_less(self, b: Self, yes: Self, no: Self) -> Self;
 
-/// Lanes that reductions keep apart, candidates that searches try at once: one AVX2 register.
-pub const LANES: usize = 8;
-
-/// A value per weight of a block.
-pub type Block<T> = [T; BLOCK];
-
-/// `array::from_fn`, as a loop that vectorizes.
-#[inline(always)]
-pub fn block<T: Copy + Default>(f: impl Fn(usize) -> T) -> Block<T> {
-    let mut out = [T::default(); BLOCK];
-    for (j, out) in out.iter_mut().enumerate() {
-        *out = f(j);
-    }
-    out
-}
-
-/// The sum over a block, in the order of 8 lanes that no target changes.
-#[inline(always)]
-pub fn sum(term: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    for j in (0..BLOCK).step_by(LANES) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(j + lane);
-        }
-    }
-    across(&lanes, |a, b| a + b)
-}
-
-/// What a search has found so far.
-pub struct Best<T> {
-    gain: f32,
-    /// The fit with the largest gain; None where none was positive.
-    pub fit: Option<T>,
-}
-
-impl<T> Best<T> {
-    /// Nothing so far.
+    /// |self|.
     #[inline(always)]
-    pub fn new() -> Self {
-        Best { gain: 0.0, fit: None }
+    fn abs(self) -> Self {
+        self.max(Self::splat(0.0).sub(self))
     }
 
-    /// Keeps the candidate that explains most of the weighted sum of squares, the first of equals.
+    /// 1 / self; 0 where |self| is too small for that.
     #[inline(always)]
-    pub fn offer(&mut self, gain: f32, fit: impl FnOnce() -> T) {
-        if gain > self.gain {
-            *self = Best { gain, fit: Some(fit()) };
-        }
+    fn inverse(self) -> Self {
+        let zero = Self::splat(0.0);
+        Self::splat(1e-37).if_less(self.abs(), Self::splat(1.0).div(self), zero)
+    }
+
+    /// The sum of the lanes, in one fixed order.
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.store();
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    }
+
+    /// The largest lane; of NaNs, any.
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        self.store().into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 }
 
-/// The larger; the second if one is NaN (`maxps`, where `f32::max` needs three instructions).
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
-}
+/// The portable lanes.
+#[derive(Clone, Copy)]
+#[cfg_attr(all(target_arch = "aarch64", not(test)), allow(dead_code))]
+pub struct Plain([f32; 8]);
 
-/// The smaller; the second if one is NaN.
-#[inline(always)]
-fn smaller(a: f32, b: f32) -> f32 {
-    if a < b { a } else { b }
-}
-
-/// Combines the lanes.
-#[inline(always)]
-fn across(lanes: &[f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
-    let pair = |i: usize| combine(combine(lanes[i], lanes[i + 4]), combine(lanes[i + 2], lanes[i + 6]));
-    combine(pair(0), pair(1))
-}
-
-#[inline(always)]
-fn reduce(x: &Block<f32>, start: f32, combine: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
-    let mut lanes = [start; LANES];
-    for chunk in x.as_chunks::<LANES>().0 {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = combine(v, *lane);
-        }
+#[cfg_attr(all(target_arch = "aarch64", not(test)), allow(dead_code))]
+impl Plain {
+    #[inline(always)]
+    fn zip(self, b: Plain, op: impl Fn(f32, f32) -> f32) -> Plain {
+        Plain(std::array::from_fn(|i| op(self.0[i], b.0[i])))
     }
-    across(&lanes, combine)
 }
 
-/// [smallest, largest] value.
-#[inline(always)]
-pub fn extent(x: &Block<f32>) -> [f32; 2] {
-    [reduce(x, f32::INFINITY, smaller), reduce(x, f32::NEG_INFINITY, larger)]
-}
-
-/// The largest magnitude.
-#[inline(always)]
-pub fn absmax(x: &Block<f32>) -> f32 {
-    reduce(&block(|j| x[j].abs()), 0.0, larger)
-}
-
-/// The value of the largest magnitude, with its sign: the first of several.
-#[inline(always)]
-pub fn signed_absmax(x: &Block<f32>) -> f32 {
-    let [low, high] = [reduce(x, 0.0, smaller), reduce(x, 0.0, larger)];
-    if high == -low && high > 0.0 {
-        return x.iter().copied().find(|v| v.abs() == high).unwrap_or(high);
+impl Lanes for Plain {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Plain([value; 8])
     }
-    if high > -low { high } else { low }
-}
-
-/// ⌊(x − base)·inverse + offset⌋ within 0..=last; NaN gives 0.
-#[inline(always)]
-pub fn codes(x: &Block<f32>, base: f32, inverse: f32, offset: f32, last: u8) -> Block<u8> {
-    block(|j| {
-        let code = smaller(larger((x[j] - base) * inverse + offset, 0.0), f32::from(last));
-        // SAFETY: the clamp above leaves a number within 0..=255.
-        unsafe { code.to_int_unchecked::<i32>() as u8 }
-    })
-}
-
-/// x·inverse rounded to nearest, ties away from zero (C's `roundf`), within ±127, in two's complement; NaN
-/// gives −127.
-#[inline(always)]
-pub fn signed_codes(x: &Block<f32>, inverse: f32) -> Block<u8> {
-    // Half of one, less an ulp: adding a whole half would carry 0.49999997 up to 1.
-    const HALF: f32 = 0.5 - f32::EPSILON / 4.0;
-    block(|j| {
-        let scaled = x[j] * inverse;
-        let code = smaller(larger(scaled + HALF.copysign(scaled), -127.0), 127.0);
-        // SAFETY: the clamp above leaves a number within −127..=127.
-        unsafe { code.to_int_unchecked::<i32>() as u8 }
-    })
-}
-
-/// Rounds to nearest, ties to even, where |v| < 2^22, without a call on targets that lack the instruction.
-#[inline(always)]
-pub fn round(v: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0; // 1.5·2^23: the sum's last mantissa bit is worth one.
-    (v + SHIFT) - SHIFT
-}
-
-/// `if choose { a } else { b }`, which cannot become a branch.
-#[inline(always)]
-pub fn select(choose: bool, a: f32, b: f32) -> f32 {
-    let mask = u32::from(choose).wrapping_neg();
-    f32::from_bits(a.to_bits() & mask | b.to_bits() & !mask)
-}
-
-/// Clamps, as two instructions.
-#[inline(always)]
-pub fn clamp(v: f32, low: f32, high: f32) -> f32 {
-    smaller(larger(v, low), high)
-}
-
-/// Low nibbles: code j in the low half of byte j, code 16 + j in its high half.
-#[inline(always)]
-pub fn pack_nibbles(codes: &Block<u8>) -> [u8; BLOCK / 2] {
-    let mut bytes = [0; BLOCK / 2];
-    for (j, byte) in bytes.iter_mut().enumerate() {
-        *byte = codes[j] & 15 | codes[j + 16] << 4;
+    #[inline(always)]
+    fn load(values: &[f32; 8]) -> Self {
+        Plain(*values)
     }
-    bytes
-}
-
-/// The inverse of [`pack_nibbles`].
-#[inline(always)]
-pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> Block<u8> {
-    let mut codes = [0; BLOCK];
-    let (low, high) = codes.split_at_mut(BLOCK / 2);
-    for (j, byte) in bytes.iter().enumerate() {
-        (low[j], high[j]) = (byte & 15, byte >> 4);
+    #[inline(always)]
+    fn store(self) -> [f32; 8] {
+        self.0
     }
-    codes
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        self.zip(b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        self.zip(b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        self.zip(b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        self.zip(b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Plain(self.0.map(f32::sqrt))
+    }
+    #[inline(always)]
+    fn round(self) -> Self {
+        Plain(self.0.map(f32::round_ties_even))
+    }
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        self.zip(b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        self.zip(b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn if_less(self, b: Self, yes: Self, no: Self) -> Self {
+        Plain(std::array::from_fn(|i| if self.0[i] < b.0[i] { yes.0[i] } else { no.0[i] }))
+    }
 }
 
-/// Bit 4 of code j as bit j, little-endian.
+/// The code 0 … top nearest to v, ties to even.
+///
+/// Adding 1.5·2²³ leaves the integer in the low bits of the sum; plain arithmetic, which vectorizes everywhere.
 #[inline(always)]
-pub fn pack_fifth_bits(codes: &Block<u8>) -> [u8; BLOCK / 8] {
-    let eights = codes.as_chunks::<8>().0;
-    std::array::from_fn(|i| {
-        let bits = u64::from_le_bytes(eights[i]) >> 4 & 0x0101_0101_0101_0101;
-        // Moves bit 8j to bit 56 + j; no two terms of the product meet.
-        (bits.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
-    })
-}
-
-/// The inverse of [`pack_fifth_bits`]: 16 where the bit is set.
-#[inline(always)]
-pub fn unpack_fifth_bits(bytes: [u8; BLOCK / 8]) -> Block<u8> {
-    let bits = u32::from_le_bytes(bytes);
-    block(|j| (bits >> j & 1) as u8 * 16)
-}
-
-/// Clamps to what f16 holds: a scale that overflowed would dequantize to infinities.
-#[inline(always)]
-pub fn clamp_to_f16(v: f32) -> f32 {
-    clamp(v, -65504.0, 65504.0)
-}
-
-/// 1/v, or 0 where that is not finite.
-#[inline(always)]
-pub fn reciprocal(v: f32) -> f32 {
-    let inverse = 1.0 / v;
-    if inverse.is_finite() { inverse } else { 0.0 }
-}
-
-/// Pairs each block of values with its bytes.
-#[inline(always)]
-pub fn blocks<'a, const BYTES: usize>(
-    x: &'a [f32],
-    bytes: &'a mut [u8],
-) -> impl Iterator<Item = (&'a Block<f32>, &'a mut [u8; BYTES])> {
-    x.as_chunks().0.iter().zip(bytes.as_chunks_mut().0)
-}
-
-/// Pairs each block's bytes with its values.
-#[inline(always)]
-pub fn blocks_mut<'a, const BYTES: usize>(
-    bytes: &'a [u8],
-    out: &'a mut [f32],
-) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut Block<f32>)> {
-    bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0)
+pub fn code(v: f32, top: f32) -> u8 {
+    const ROUNDER: f32 = 12_582_912.0;
+    let v = if v > 0.0 { v } else { 0.0 };
+    let v = if v < top { v } else { top };
+    (v + ROUNDER).to_bits() as u8
 }

@@ -5,11 +5,17 @@
 //! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 
 mod affine;
+mod best;
+mod block;
 mod iq4;
 mod iq4_nl;
 mod iq4_xs;
 mod k_quants;
 mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod lanes_avx2;
+#[cfg(target_arch = "aarch64")]
+mod lanes_neon;
 mod q4_0;
 mod q4_1;
 mod q5_0;
@@ -36,15 +42,21 @@ macro_rules! codec {
     };
 }
 
-/// The same for modules of portable `inline(always)` functions, compiled a second time for AVX2 where the processor has
-/// it. (NEON needs no second time: it is the baseline on aarch64.)
-macro_rules! vectorized {
+/// The same for modules of `inline(always)` functions that search over some lanes.
+macro_rules! codec_over {
+    ($lanes:ty, $module:ident) => {
+        Codec { quantize_row: $module::quantize_row::<$lanes>, dequantize_row: $module::dequantize_row }
+    };
+}
+
+/// The same compiled for AVX2 where the processor has it. (NEON is the baseline on aarch64.)
+macro_rules! fastest_codec {
     ($module:ident) => {{
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {
             #[target_feature(enable = "avx2")]
             fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-                $module::quantize_row(x, importance, out);
+                $module::quantize_row::<lanes_avx2::Avx2>(x, importance, out);
             }
             #[target_feature(enable = "avx2")]
             fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
@@ -57,20 +69,23 @@ macro_rules! vectorized {
                 dequantize_row: |bytes, out| unsafe { dequantize_row(bytes, out) },
             };
         }
-        codec!($module)
+        #[cfg(target_arch = "aarch64")]
+        return codec_over!(lanes_neon::Neon, $module);
+        #[cfg(not(target_arch = "aarch64"))]
+        codec_over!(lanes::Plain, $module)
     }};
 }
 
 /// The fast path of a block type.
 fn codec(block: BlockType) -> Codec {
     match block {
-        BlockType::Q4_0 => vectorized!(q4_0),
-        BlockType::Q4_1 => vectorized!(q4_1),
-        BlockType::Q5_0 => vectorized!(q5_0),
-        BlockType::Q5_1 => vectorized!(q5_1),
-        BlockType::Q8_0 => vectorized!(q8_0),
-        BlockType::IQ4_NL => vectorized!(iq4_nl),
-        BlockType::IQ4_XS => vectorized!(iq4_xs),
+        BlockType::Q4_0 => fastest_codec!(q4_0),
+        BlockType::Q4_1 => fastest_codec!(q4_1),
+        BlockType::Q5_0 => fastest_codec!(q5_0),
+        BlockType::Q5_1 => fastest_codec!(q5_1),
+        BlockType::Q8_0 => fastest_codec!(q8_0),
+        BlockType::IQ4_NL => fastest_codec!(iq4_nl),
+        BlockType::IQ4_XS => fastest_codec!(iq4_xs),
         BlockType::Q2_K => codec!(k_quants::q2_k),
         BlockType::Q3_K => codec!(k_quants::q3_k),
         BlockType::Q4_K => codec!(k_quants::q4_k),

@@ -1,11 +1,12 @@
 //! Q5_0: 32 weights share an f16 scale d; w = d·(code − 16), codes of 5 bits.
 //!
-//! d, the codes' fifth bits in 4 bytes, then 16 bytes of nibbles ([`lanes::pack_nibbles`]). `block_q5_0` of
+//! d, the codes' fifth bits in 4 bytes, then 16 bytes of nibbles ([`block::pack_nibbles`]). `block_q5_0` of
 //! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L207-L213>.
 
 use half::f16;
 
-use super::lanes::{self, BLOCK};
+use super::block::{self, BLOCK};
+use super::lanes::Lanes;
 use super::symmetric::Scale;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
@@ -17,24 +18,24 @@ const _: () = assert!(BYTES == BlockType::Q5_0.block_bytes());
 const LEVELS: u8 = 16;
 
 #[inline(always)]
-pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+pub fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let weighing = Weighing::new(x, importance, 1.0);
-    for (i, (x, out)) in lanes::blocks::<BYTES>(x, out).enumerate() {
-        let scale = Scale::of(x, weighing.as_ref().map(|w| w.block(i, x)), LEVELS);
+    for (i, (x, out)) in block::blocks::<BYTES>(x, out).enumerate() {
+        let scale = Scale::of::<L>(x, weighing.as_ref().map(|w| w.block(i, x)), LEVELS);
         let codes = scale.codes(x, LEVELS);
         let [d0, d1, h0, h1, h2, h3, nibbles @ ..] = out;
         [*d0, *d1] = scale.stored.to_le_bytes();
-        [*h0, *h1, *h2, *h3] = lanes::pack_fifth_bits(&codes);
-        *nibbles = lanes::pack_nibbles(&codes);
+        [*h0, *h1, *h2, *h3] = block::pack_fifth_bits(&codes);
+        *nibbles = block::pack_nibbles(&codes);
     }
 }
 
 #[inline(always)]
 pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
-    for ([d0, d1, h0, h1, h2, h3, nibbles @ ..], out) in lanes::blocks_mut::<BYTES>(bytes, out) {
+    for ([d0, d1, h0, h1, h2, h3, nibbles @ ..], out) in block::blocks_mut::<BYTES>(bytes, out) {
         let d = f16::from_le_bytes([*d0, *d1]).to_f32();
-        let codes = lanes::unpack_nibbles(nibbles);
-        let high = lanes::unpack_fifth_bits([*h0, *h1, *h2, *h3]);
-        *out = lanes::block(|j| (f32::from(codes[j] | high[j]) - f32::from(LEVELS)) * d);
+        let codes = block::unpack_nibbles(nibbles);
+        let high = block::unpack_fifth_bits([*h0, *h1, *h2, *h3]);
+        *out = block::each(|j| (f32::from(codes[j] | high[j]) - f32::from(LEVELS)) * d);
     }
 }

@@ -5,7 +5,8 @@
 
 use half::f16;
 
-use super::lanes::{self, BLOCK, Block};
+use super::block::{self, BLOCK, Block};
+use super::lanes::Lanes;
 use super::symmetric;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
@@ -14,32 +15,32 @@ const BYTES: usize = 2 + BLOCK;
 const _: () = assert!(BYTES == BlockType::Q8_0.block_bytes());
 
 #[inline(always)]
-pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+pub fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let weighing = Weighing::new(x, importance, 1.0);
-    for (i, (x, out)) in lanes::blocks::<BYTES>(x, out).enumerate() {
-        let (d, inverse) = scale(x, weighing.as_ref().map(|w| w.block(i, x)));
+    for (i, (x, out)) in block::blocks::<BYTES>(x, out).enumerate() {
+        let (d, inverse) = scale::<L>(x, weighing.as_ref().map(|w| w.block(i, x)));
         let [d0, d1, codes @ ..] = out;
         [*d0, *d1] = d.to_le_bytes();
-        *codes = lanes::signed_codes(x, inverse);
+        *codes = block::signed_codes(x, inverse);
     }
 }
 
 /// The scale as stored, and what values are multiplied by: the reciprocal of the unrounded scale as in llama.cpp where
 /// nothing is known of the weights, else of the stored one.
 #[inline(always)]
-fn scale(x: &Block<f32>, weights: Option<Block<f32>>) -> (f16, f32) {
-    if let Some(d) = weights.and_then(|weights| symmetric::search(x, &weights, -127.0, 127.0)) {
-        let stored = f16::from_f32(lanes::clamp_to_f16(d));
-        return (stored, lanes::reciprocal(stored.to_f32()));
+fn scale<L: Lanes>(x: &Block<f32>, weights: Option<Block<f32>>) -> (f16, f32) {
+    if let Some(d) = weights.and_then(|weights| symmetric::search::<L>(x, &weights, -127.0, 127.0)) {
+        let stored = f16::from_f32(block::clamp_to_f16(d));
+        return (stored, block::reciprocal(stored.to_f32()));
     }
-    let d = lanes::clamp_to_f16(lanes::absmax(x) / 127.0);
-    (f16::from_f32(d), lanes::reciprocal(d))
+    let d = block::clamp_to_f16(block::absmax(x) / 127.0);
+    (f16::from_f32(d), block::reciprocal(d))
 }
 
 #[inline(always)]
 pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
-    for ([d0, d1, codes @ ..], out) in lanes::blocks_mut::<BYTES>(bytes, out) {
+    for ([d0, d1, codes @ ..], out) in block::blocks_mut::<BYTES>(bytes, out) {
         let d = f16::from_le_bytes([*d0, *d1]).to_f32();
-        *out = lanes::block(|j| f32::from(codes[j] as i8) * d);
+        *out = block::each(|j| f32::from(codes[j] as i8) * d);
     }
 }

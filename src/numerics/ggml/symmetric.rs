@@ -2,7 +2,9 @@
 
 use half::f16;
 
-use super::lanes::{self, Best, Block, LANES};
+use super::best::Best;
+use super::block::{self, Block};
+use super::lanes::Lanes;
 
 /// The scale of a block whose codes are l + `levels`, with l in −levels..levels.
 pub struct Scale {
@@ -17,9 +19,9 @@ pub struct Scale {
 impl Scale {
     /// The scale of a block: the search's where there are weights and it finds one.
     #[inline(always)]
-    pub fn of(x: &Block<f32>, weights: Option<Block<f32>>, levels: u8) -> Scale {
+    pub fn of<L: Lanes>(x: &Block<f32>, weights: Option<Block<f32>>, levels: u8) -> Scale {
         let levels = f32::from(levels);
-        match weights.and_then(|weights| search(x, &weights, -levels, levels - 1.0)) {
+        match weights.and_then(|weights| search::<L>(x, &weights, -levels, levels - 1.0)) {
             Some(d) => Scale::rounded(d, levels),
             None => Scale::spanning(x, levels),
         }
@@ -29,8 +31,8 @@ impl Scale {
     /// where its reciprocal overflows (denormals) they are 0: what x86 makes of a conversion that C leaves undefined.
     #[inline(always)]
     fn spanning(x: &Block<f32>, levels: f32) -> Scale {
-        let d = lanes::clamp_to_f16(lanes::signed_absmax(x) / -levels);
-        let inverse = lanes::reciprocal(d);
+        let d = block::clamp_to_f16(block::signed_absmax(x) / -levels);
+        let inverse = block::reciprocal(d);
         let zero = if inverse == 0.0 && d != 0.0 { 0.0 } else { levels };
         Scale { stored: f16::from_f32(d), inverse, zero }
     }
@@ -38,22 +40,22 @@ impl Scale {
     /// Codes are those of what is stored.
     #[inline(always)]
     fn rounded(d: f32, levels: f32) -> Scale {
-        let stored = f16::from_f32(lanes::clamp_to_f16(d));
-        Scale { stored, inverse: lanes::reciprocal(stored.to_f32()), zero: levels }
+        let stored = f16::from_f32(block::clamp_to_f16(d));
+        Scale { stored, inverse: block::reciprocal(stored.to_f32()), zero: levels }
     }
 
     /// The codes of a block, 0..2·levels.
     #[inline(always)]
     pub fn codes(&self, x: &Block<f32>, levels: u8) -> Block<u8> {
         // The offset is exact: 0.5, 8.5 or 16.5.
-        lanes::codes(x, 0.0, self.inverse, self.zero + 0.5, 2 * levels - 1)
+        block::codes(x, 0.0, self.inverse, self.zero + 0.5, 2 * levels - 1)
     }
 }
 
 /// How far the candidates for the reciprocal are from the ends of the codes: as far as those of `make_qx_quants` of
 /// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>, which
 /// looks around −levels only.
-const OFFSETS: [[f32; LANES]; 2] =
+const OFFSETS: [[f32; 8]; 2] =
     [[-0.9, -0.78, -0.66, -0.54, -0.42, -0.3, -0.18, -0.06], [0.06, 0.18, 0.3, 0.42, 0.54, 0.66, 0.78, 0.9]];
 
 /// The scale that minimizes Σ weight·(x − d·l)² over candidates for its reciprocal around low/max and high/max, where
@@ -61,38 +63,31 @@ const OFFSETS: [[f32; LANES]; 2] =
 ///
 /// None where every weight or every value is zero.
 #[inline(always)]
-pub fn search(x: &Block<f32>, weights: &Block<f32>, low: f32, high: f32) -> Option<f32> {
-    let max = lanes::signed_absmax(x);
-    let relative = lanes::block(|j| x[j] / max);
+pub fn search<L: Lanes>(x: &Block<f32>, weights: &Block<f32>, low: f32, high: f32) -> Option<f32> {
+    let max = block::signed_absmax(x);
+    let relative = block::each(|j| x[j] / max);
+    let [low, high] = [L::splat(low), L::splat(high)];
     let mut best = Best::new();
-    for offsets in OFFSETS {
-        for inverses in [offsets.map(|offset| low - offset), offsets.map(|offset| high + offset)] {
-            let [moment, square] = projections(&relative, weights, &inverses, low, high);
-            for c in 0..LANES {
-                let d = moment[c] / square[c];
-                best.offer(d * moment[c], || max * d);
-            }
+    for offsets in &OFFSETS {
+        let offsets = L::load(offsets);
+        for inverse in [low.sub(offsets), high.add(offsets)] {
+            let [moment, square] = projection(&relative, weights, inverse, [low, high]);
+            let d = moment.div(square);
+            best.offer(d.mul(moment), [d]);
         }
     }
-    best.fit.filter(|d| d.is_finite())
+    best.into_fit().map(|[d]| max * d).filter(|d| d.is_finite())
 }
 
-/// [Σ weight·x·l, Σ weight·l²] of the codes l that each inverse gives.
+/// [Σ weight·x·l, Σ weight·l²] of the codes l that `inverse` gives.
 #[inline(always)]
-fn projections(
-    x: &Block<f32>,
-    weights: &Block<f32>,
-    inverses: &[f32; LANES],
-    low: f32,
-    high: f32,
-) -> [[f32; LANES]; 2] {
-    let (mut moment, mut square) = ([0.0; LANES], [0.0; LANES]);
+fn projection<L: Lanes>(x: &Block<f32>, weights: &Block<f32>, inverse: L, [low, high]: [L; 2]) -> [L; 2] {
+    let [mut moment, mut square] = [L::splat(0.0); 2];
     for (&x, &weight) in x.iter().zip(weights) {
-        for c in 0..LANES {
-            let code = lanes::clamp(lanes::round(x * inverses[c]), low, high);
-            moment[c] += weight * code * x;
-            square[c] += weight * code * code;
-        }
+        let (x, weight) = (L::splat(x), L::splat(weight));
+        let code = x.mul(inverse).max(low).min(high).round();
+        moment = moment.add(weight.mul(code).mul(x));
+        square = square.add(weight.mul(code).mul(code));
     }
     [moment, square]
 }

@@ -15,16 +15,16 @@ const TYPES: [BlockType; 7] = {
     [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, IQ4_XS]
 };
 
-/// The same types compiled without AVX2.
+/// The same types over plain lanes, compiled without AVX2.
 fn portable(block: BlockType) -> Codec {
     match block {
-        BlockType::Q4_0 => codec!(q4_0),
-        BlockType::Q4_1 => codec!(q4_1),
-        BlockType::Q5_0 => codec!(q5_0),
-        BlockType::Q5_1 => codec!(q5_1),
-        BlockType::Q8_0 => codec!(q8_0),
-        BlockType::IQ4_NL => codec!(iq4_nl),
-        BlockType::IQ4_XS => codec!(iq4_xs),
+        BlockType::Q4_0 => codec_over!(lanes::Plain, q4_0),
+        BlockType::Q4_1 => codec_over!(lanes::Plain, q4_1),
+        BlockType::Q5_0 => codec_over!(lanes::Plain, q5_0),
+        BlockType::Q5_1 => codec_over!(lanes::Plain, q5_1),
+        BlockType::Q8_0 => codec_over!(lanes::Plain, q8_0),
+        BlockType::IQ4_NL => codec_over!(lanes::Plain, iq4_nl),
+        BlockType::IQ4_XS => codec_over!(lanes::Plain, iq4_xs),
         _ => unreachable!("not one of TYPES"),
     }
 }
@@ -216,7 +216,7 @@ proptest! {
             let w = ArrayView2::from_shape((1, x.len()), &x).unwrap();
             let values = dequantized(block, &quantize(block, w, None));
             for (x, values) in x.chunks(32).zip(values.chunks(32)) {
-                let [low, high] = lanes::extent(x.try_into().unwrap());
+                let [low, high] = block::extent(x.try_into().unwrap());
                 let absmax = high.max(-low);
                 let bound = bound(block, absmax, high - low);
                 for (x, v) in x.iter().zip(values) {

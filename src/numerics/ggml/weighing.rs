@@ -1,6 +1,6 @@
 //! How much the error of each weight counts when an importance is known.
 
-use super::lanes::{self, Block};
+use super::block::{self, Block};
 
 /// Turns the importance h of columns into the weights h·√(k·mean(x²) + x²) of llama.cpp's searches, which keep large
 /// values close even where h does not ask for it. The mean is over `x`: a row, or a super-block.
@@ -27,7 +27,7 @@ impl<'a> Weighing<'a> {
     #[inline(always)]
     pub fn block(&self, index: usize, x: &Block<f32>) -> Block<f32> {
         let importance = &self.importance[index];
-        lanes::block(|j| {
+        block::each(|j| {
             let relative = x[j] / self.absmax;
             let weight = importance[j] * (self.floor + relative * relative).sqrt();
             if weight > 0.0 { weight } else { 0.0 }

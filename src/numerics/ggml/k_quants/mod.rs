@@ -17,11 +17,6 @@
 
 mod affine;
 mod half_scale;
-mod lanes;
-#[cfg(target_arch = "x86_64")]
-mod lanes_avx2;
-#[cfg(target_arch = "aarch64")]
-mod lanes_neon;
 mod layout;
 mod quarters;
 mod signed;
@@ -36,7 +31,11 @@ pub mod q4_k;
 pub mod q5_k;
 pub mod q6_k;
 
-use lanes::Lanes;
+use super::lanes::{self, Lanes};
+#[cfg(target_arch = "x86_64")]
+use super::lanes_avx2;
+#[cfg(target_arch = "aarch64")]
+use super::lanes_neon;
 
 /// Values of a super-block.
 const SUPER_BLOCK: usize = 256;

@@ -1,0 +1,36 @@
+//! The best of a search's candidates, eight of which are tried at once, one per lane.
+
+use super::lanes::Lanes;
+
+/// The best candidate of each lane so far: what it gains, and the N numbers that make it.
+pub struct Best<L, const N: usize> {
+    gain: L,
+    fit: [L; N],
+}
+
+impl<L: Lanes, const N: usize> Best<L, N> {
+    /// Nothing so far.
+    #[inline(always)]
+    pub fn new() -> Self {
+        Best { gain: L::splat(0.0), fit: [L::splat(0.0); N] }
+    }
+
+    /// Keeps, lane by lane, what gains more; a gain of NaN is none.
+    #[inline(always)]
+    pub fn offer(&mut self, gain: L, fit: [L; N]) {
+        for (kept, new) in self.fit.iter_mut().zip(fit) {
+            *kept = self.gain.if_less(gain, new, *kept);
+        }
+        self.gain = self.gain.if_less(gain, gain, self.gain);
+    }
+
+    /// The best of all lanes, the first of equals; None where nothing gained anything.
+    #[inline(always)]
+    pub fn into_fit(self) -> Option<[f32; N]> {
+        let (gain, mut best) = (self.gain.store(), 0);
+        for lane in 1..gain.len() {
+            best = if gain[lane] > gain[best] { lane } else { best };
+        }
+        (gain[best] > 0.0).then(|| self.fit.map(|fit| fit.store()[best]))
+    }
+}

@@ -1,0 +1,176 @@
+//! What the blocks of 32 weights share: extremes, rounding to codes, packing, f16 scales.
+//!
+//! Loops over [f32; 32] without branches or calls, so that they vectorize wherever they are inlined: every function
+//! here is `inline(always)`, and takes on the target features of the fast path it ends up in. No fused multiply-adds:
+//! the result is the same on every machine.
+
+/// Weights per block (per sub-block of IQ4_XS).
+pub const BLOCK: usize = 32;
+
+/// Lanes that reductions keep apart: one AVX2 register.
+const LANES: usize = 8;
+
+/// A value per weight of a block.
+pub type Block<T> = [T; BLOCK];
+
+/// `array::from_fn`, as a loop that vectorizes.
+#[inline(always)]
+pub fn each<T: Copy + Default>(f: impl Fn(usize) -> T) -> Block<T> {
+    let mut out = [T::default(); BLOCK];
+    for (j, out) in out.iter_mut().enumerate() {
+        *out = f(j);
+    }
+    out
+}
+
+/// The larger; the second if one is NaN (`maxps`, where `f32::max` needs three instructions).
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// The smaller; the second if one is NaN.
+#[inline(always)]
+fn smaller(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
+/// Combines the lanes.
+#[inline(always)]
+fn across(lanes: &[f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let pair = |i: usize| combine(combine(lanes[i], lanes[i + 4]), combine(lanes[i + 2], lanes[i + 6]));
+    combine(pair(0), pair(1))
+}
+
+#[inline(always)]
+fn reduce(x: &Block<f32>, start: f32, combine: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
+    let mut lanes = [start; LANES];
+    for chunk in x.as_chunks::<LANES>().0 {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = combine(v, *lane);
+        }
+    }
+    across(&lanes, combine)
+}
+
+/// [smallest, largest] value.
+#[inline(always)]
+pub fn extent(x: &Block<f32>) -> [f32; 2] {
+    [reduce(x, f32::INFINITY, smaller), reduce(x, f32::NEG_INFINITY, larger)]
+}
+
+/// The largest magnitude.
+#[inline(always)]
+pub fn absmax(x: &Block<f32>) -> f32 {
+    reduce(&each(|j| x[j].abs()), 0.0, larger)
+}
+
+/// The value of the largest magnitude, with its sign: the first of several.
+#[inline(always)]
+pub fn signed_absmax(x: &Block<f32>) -> f32 {
+    let [low, high] = [reduce(x, 0.0, smaller), reduce(x, 0.0, larger)];
+    if high == -low && high > 0.0 {
+        return x.iter().copied().find(|v| v.abs() == high).unwrap_or(high);
+    }
+    if high > -low { high } else { low }
+}
+
+/// ⌊(x − base)·inverse + offset⌋ within 0..=last; NaN gives 0.
+#[inline(always)]
+pub fn codes(x: &Block<f32>, base: f32, inverse: f32, offset: f32, last: u8) -> Block<u8> {
+    each(|j| {
+        let code = smaller(larger((x[j] - base) * inverse + offset, 0.0), f32::from(last));
+        // SAFETY: the clamp above leaves a number within 0..=255.
+        unsafe { code.to_int_unchecked::<i32>() as u8 }
+    })
+}
+
+/// x·inverse rounded to nearest, ties away from zero (C's `roundf`), within ±127, in two's complement; NaN
+/// gives −127.
+#[inline(always)]
+pub fn signed_codes(x: &Block<f32>, inverse: f32) -> Block<u8> {
+    // Half of one, less an ulp: adding a whole half would carry 0.49999997 up to 1.
+    const HALF: f32 = 0.5 - f32::EPSILON / 4.0;
+    each(|j| {
+        let scaled = x[j] * inverse;
+        let code = smaller(larger(scaled + HALF.copysign(scaled), -127.0), 127.0);
+        // SAFETY: the clamp above leaves a number within −127..=127.
+        unsafe { code.to_int_unchecked::<i32>() as u8 }
+    })
+}
+
+/// Clamps, as two instructions.
+#[inline(always)]
+pub fn clamp(v: f32, low: f32, high: f32) -> f32 {
+    smaller(larger(v, low), high)
+}
+
+/// Low nibbles: code j in the low half of byte j, code 16 + j in its high half.
+#[inline(always)]
+pub fn pack_nibbles(codes: &Block<u8>) -> [u8; BLOCK / 2] {
+    let mut bytes = [0; BLOCK / 2];
+    for (j, byte) in bytes.iter_mut().enumerate() {
+        *byte = codes[j] & 15 | codes[j + 16] << 4;
+    }
+    bytes
+}
+
+/// The inverse of [`pack_nibbles`].
+#[inline(always)]
+pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> Block<u8> {
+    let mut codes = [0; BLOCK];
+    let (low, high) = codes.split_at_mut(BLOCK / 2);
+    for (j, byte) in bytes.iter().enumerate() {
+        (low[j], high[j]) = (byte & 15, byte >> 4);
+    }
+    codes
+}
+
+/// Bit 4 of code j as bit j, little-endian.
+#[inline(always)]
+pub fn pack_fifth_bits(codes: &Block<u8>) -> [u8; BLOCK / 8] {
+    let eights = codes.as_chunks::<8>().0;
+    std::array::from_fn(|i| {
+        let bits = u64::from_le_bytes(eights[i]) >> 4 & 0x0101_0101_0101_0101;
+        // Moves bit 8j to bit 56 + j; no two terms of the product meet.
+        (bits.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
+    })
+}
+
+/// The inverse of [`pack_fifth_bits`]: 16 where the bit is set.
+#[inline(always)]
+pub fn unpack_fifth_bits(bytes: [u8; BLOCK / 8]) -> Block<u8> {
+    let bits = u32::from_le_bytes(bytes);
+    each(|j| (bits >> j & 1) as u8 * 16)
+}
+
+/// Clamps to what f16 holds: a scale that overflowed would dequantize to infinities.
+#[inline(always)]
+pub fn clamp_to_f16(v: f32) -> f32 {
+    clamp(v, -65504.0, 65504.0)
+}
+
+/// 1/v, or 0 where that is not finite.
+#[inline(always)]
+pub fn reciprocal(v: f32) -> f32 {
+    let inverse = 1.0 / v;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// Pairs each block of values with its bytes.
+#[inline(always)]
+pub fn blocks<'a, const BYTES: usize>(
+    x: &'a [f32],
+    bytes: &'a mut [u8],
+) -> impl Iterator<Item = (&'a Block<f32>, &'a mut [u8; BYTES])> {
+    x.as_chunks().0.iter().zip(bytes.as_chunks_mut().0)
+}
+
+/// Pairs each block's bytes with its values.
+#[inline(always)]
+pub fn blocks_mut<'a, const BYTES: usize>(
+    bytes: &'a [u8],
+    out: &'a mut [f32],
+) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut Block<f32>)> {
+    bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0)
+}
