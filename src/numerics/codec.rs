@@ -258,6 +258,79 @@ fn round_span<C: Codec>(codec: &C, values: &[f32], divisor: f32, zero: f32, code
     }
 }
 
+/// The squared error that rounding leaves, summed over each grid entry; `importance` has one weight per column. What is
+/// rounded to is not stored: searches compare grids with it.
+pub fn squared_errors<C: Codec>(
+    codec: C,
+    scheme: &Scheme,
+    w: ArrayView2<f32>,
+    scales: &[f32],
+    zeros: &[f32],
+    importance: Option<&[f32]>,
+) -> Vec<f32> {
+    let [rows, cols] = scheme.grid_shape(w.nrows(), w.ncols());
+    let mut errors = vec![0.0; rows * cols];
+    let spans = Spans::new(scheme, w.ncols());
+    let w = w.as_standard_layout();
+    let values = w.as_slice().expect("standard layout is contiguous");
+    let uniform = importance.is_none().then(|| vec![1.0; w.ncols()]);
+    let weights = importance.or(uniform.as_deref()).unwrap_or_default();
+    simd::dispatch(SquaredErrors { codec, spans, values, scales, zeros, weights, errors: &mut errors });
+    errors
+}
+
+struct SquaredErrors<'a, C> {
+    codec: C,
+    spans: Spans,
+    values: &'a [f32],
+    scales: &'a [f32],
+    zeros: &'a [f32],
+    weights: &'a [f32],
+    errors: &'a mut [f32],
+}
+
+impl<C: Codec> Kernel for SquaredErrors<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Spans { cols, width, .. } = self.spans;
+        for (row, values) in self.values.chunks_exact(cols).enumerate() {
+            let spans = values.chunks(width).zip(self.weights.chunks(width));
+            for (entry, (values, weights)) in self.spans.entries(row).zip(spans) {
+                let zero = self.zeros.get(entry).copied().unwrap_or(0.0);
+                self.errors[entry] += span_error(&self.codec, values, weights, self.scales[entry], zero);
+            }
+        }
+    }
+}
+
+/// Keeps [`CHUNK`] lanes apart and adds them last, in an order that no target changes.
+#[inline(always)]
+fn span_error<C: Codec>(codec: &C, values: &[f32], weights: &[f32], scale: f32, zero: f32) -> f32 {
+    let error = |value: f32, weight: f32| {
+        let left = codec.decode(codec.encode(value / scale, zero), zero) * scale - value;
+        left * left * weight
+    };
+    let mut lanes = [0.0; CHUNK];
+    let (value_chunks, value_rest) = values.as_chunks::<CHUNK>();
+    let (weight_chunks, weight_rest) = weights.as_chunks::<CHUNK>();
+    for (values, weights) in value_chunks.iter().zip(weight_chunks) {
+        for ((&value, &weight), lane) in values.iter().zip(weights).zip(&mut lanes) {
+            *lane += error(value, weight);
+        }
+    }
+    for ((&value, &weight), lane) in value_rest.iter().zip(weight_rest).zip(&mut lanes) {
+        *lane += error(value, weight);
+    }
+    for half in [CHUNK / 2, CHUNK / 4, CHUNK / 8, CHUNK / 16] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    lanes[0]
+}
+
 /// Codes → values: decoded, then multiplied by their cell's multiplier. Follows `g_idx` where the tensor has one.
 pub fn dequantize<C: Codec>(codec: C, q: &QTensor, multipliers: &[f32], zeros: &[f32], out: &mut [f32]) {
     let spans = Spans::new(&q.scheme, q.cols);

@@ -79,6 +79,16 @@ pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
     codec::round(E2m1, scheme, w, &effective_scales(grid), &[])
 }
 
+/// Squared error per grid entry.
+pub fn squared_errors(
+    scheme: &Scheme,
+    w: ArrayView2<f32>,
+    grid: &Grid,
+    importance: Option<&[f32]>,
+) -> Vec<f32> {
+    codec::squared_errors(E2m1, scheme, w, &effective_scales(grid), &[], importance)
+}
+
 /// Codes → values.
 pub fn dequantize(q: &QTensor, out: &mut [f32]) {
     codec::dequantize(E2m1, q, &effective_scales(&q.grid), &[], out);

@@ -126,6 +126,16 @@ pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
     codec::round(Codes::new(scheme), scheme, w, &grid.scales, &[])
 }
 
+/// Squared error per grid entry.
+pub fn squared_errors(
+    scheme: &Scheme,
+    w: ArrayView2<f32>,
+    grid: &Grid,
+    importance: Option<&[f32]>,
+) -> Vec<f32> {
+    codec::squared_errors(Codes::new(scheme), scheme, w, &grid.scales, &[], importance)
+}
+
 /// Codes → values.
 pub fn dequantize(q: &QTensor, out: &mut [f32]) {
     codec::dequantize(Codes::new(&q.scheme), q, &q.grid.scales, &[], out);

@@ -94,6 +94,18 @@ pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
     codec::round(int, scheme, w, &grid.scales, &zeros)
 }
 
+/// Squared error per grid entry.
+pub fn squared_errors(
+    scheme: &Scheme,
+    w: ArrayView2<f32>,
+    grid: &Grid,
+    importance: Option<&[f32]>,
+) -> Vec<f32> {
+    let int = Int::new(scheme);
+    let zeros = int.zeros(grid);
+    codec::squared_errors(int, scheme, w, &grid.scales, &zeros, importance)
+}
+
 /// Codes → values: (code − zero point)·scale.
 pub fn dequantize(q: &QTensor, out: &mut [f32]) {
     let int = Int::new(&q.scheme);

@@ -18,7 +18,7 @@ pub mod pack;
 pub mod presets;
 mod scale;
 mod scheme;
-mod simd;
+pub(crate) mod simd;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod twins;

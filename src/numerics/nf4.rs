@@ -75,6 +75,16 @@ pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
     codec::round(Nf4, scheme, w, &grid.scales, &[])
 }
 
+/// Squared error per grid entry.
+pub fn squared_errors(
+    scheme: &Scheme,
+    w: ArrayView2<f32>,
+    grid: &Grid,
+    importance: Option<&[f32]>,
+) -> Vec<f32> {
+    codec::squared_errors(Nf4, scheme, w, &grid.scales, &[], importance)
+}
+
 /// Codes → values.
 pub fn dequantize(q: &QTensor, out: &mut [f32]) {
     codec::dequantize(Nf4, q, &q.grid.scales, &[], out);

@@ -185,6 +185,14 @@ impl Scheme {
         }
     }
 
+    /// Columns of a row of `cols` that share a grid entry.
+    pub fn width(&self, cols: usize) -> usize {
+        match self.granularity {
+            Granularity::Tensor | Granularity::Channel => cols.max(1),
+            Granularity::Group(width) | Granularity::Block(_, width) => width.max(1),
+        }
+    }
+
     /// The grid entry of element (row, col).
     pub fn grid_index(&self, row: usize, col: usize, cols: usize) -> usize {
         match self.granularity {
@@ -227,6 +235,18 @@ impl Scheme {
             Number::Ggml(block) => ggml::quantize(block, w, context.importance),
         };
         QTensor { scheme: *self, rows: w.nrows(), cols: w.ncols(), codes, grid, g_idx: None }
+    }
+
+    /// The squared error that rounding to `grid` leaves, summed over each grid entry and weighted by the context's
+    /// importance: what searches for a better grid compare. Empty for GGUF types.
+    pub fn squared_errors(&self, w: ArrayView2<f32>, grid: &Grid, context: &Context) -> Vec<f32> {
+        match self.number {
+            Number::Int { .. } => int::squared_errors(self, w, grid, context.importance),
+            Number::Fp8(_) => fp8::squared_errors(self, w, grid, context.importance),
+            Number::Fp4 => fp4::squared_errors(self, w, grid, context.importance),
+            Number::Nf4 => nf4::squared_errors(self, w, grid, context.importance),
+            Number::Ggml(_) => Vec::new(),
+        }
     }
 
     /// [`Scheme::fit`], then [`Scheme::round`].

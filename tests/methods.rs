@@ -1,0 +1,267 @@
+//! What every method promises, for every scheme it says it supports: the list of methods against the list of presets and
+//! some schemes beside them, over shapes that are awkward.
+#![allow(clippy::unwrap_used)]
+
+use llmc::method::{Block, Def, Linear, METHODS};
+use llmc::numerics::presets::PRESETS;
+use llmc::numerics::{Context, Extent, Granularity, Number, ScaleType, Scheme};
+use llmc::tensor::{QTensor, Weight};
+use ndarray::{Array2, Axis, s};
+
+/// The presets', and some that only flags reach.
+fn schemes() -> Vec<Scheme> {
+    use Granularity::{Channel, Group};
+    let mut schemes: Vec<_> = PRESETS.iter().map(|preset| preset.scheme).collect();
+    for bits in [2, 3, 5, 8] {
+        schemes.push(Scheme::int(bits, Group(48), false, ScaleType::F16));
+        schemes.push(Scheme::int(bits, Channel, true, ScaleType::F32));
+        schemes.push(Scheme::int(bits, Channel, false, ScaleType::BF16));
+    }
+    schemes
+}
+
+/// Every method with every scheme that it supports.
+fn supported() -> impl Iterator<Item = (&'static Def, Scheme)> {
+    METHODS
+        .iter()
+        .flat_map(|def| schemes().into_iter().filter(|s| (def.supports)(s).is_ok()).map(move |s| (def, s)))
+}
+
+/// Columns that are awkward for a scheme; GGUF blocks are whole.
+fn widths(scheme: &Scheme) -> Vec<usize> {
+    match scheme.number {
+        Number::Ggml(block) => vec![block.block_elements(), 3 * block.block_elements()],
+        _ => vec![1, 7, 33, 160],
+    }
+}
+
+/// Reproducible weights, roughly normal with a few outliers, in the size of a trained model's.
+fn weights(rows: usize, cols: usize, seed: u64) -> Array2<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut uniform = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5
+    };
+    Array2::from_shape_fn((rows, cols), |(r, c)| {
+        let normal = (0..6).map(|_| uniform()).sum::<f32>() * 0.03;
+        if (r * 31 + c * 17) % 97 == 0 { normal * 5.0 } else { normal }
+    })
+}
+
+fn extent(w: &Array2<f32>) -> Extent {
+    Extent::of(w.as_slice().unwrap())
+}
+
+fn apply(def: &Def, scheme: Scheme, w: Array2<f32>, extent: Extent, importance: Option<Vec<f32>>) -> QTensor {
+    let weight = Weight::Dense(w);
+    let linear = Linear { name: "proj.weight".into(), scheme, extent: Some(extent), importance, weight };
+    let mut block = Block { linears: vec![linear] };
+    def.method.apply(&mut block).unwrap();
+    match block.linears.remove(0).weight {
+        Weight::Quantized(q) => q,
+        Weight::Dense(_) => panic!("{}: left dense", def.name),
+    }
+}
+
+fn quantize(def: &Def, scheme: Scheme, w: &Array2<f32>) -> QTensor {
+    apply(def, scheme, w.clone(), extent(w), None)
+}
+
+fn values(q: &QTensor) -> Vec<f32> {
+    let mut values = vec![0.0; q.rows * q.cols];
+    q.dequantize(&mut values);
+    values
+}
+
+/// Σ importance·(w − values)².
+fn squared_error(w: &Array2<f32>, q: &QTensor, importance: Option<&[f32]>) -> f64 {
+    let weight = |i: usize| importance.map_or(1.0, |importance| f64::from(importance[i % q.cols]));
+    let error = |(i, (a, b)): (usize, (f32, &f32))| weight(i) * (f64::from(a) - f64::from(*b)).powi(2);
+    values(q).into_iter().zip(w).enumerate().map(error).sum()
+}
+
+/// Checks that codes and grid are what the scheme says they are.
+#[track_caller]
+fn check_shape(q: &QTensor, w: &Array2<f32>, scheme: &Scheme) {
+    assert_eq!([q.rows, q.cols], [w.nrows(), w.ncols()]);
+    assert_eq!(q.scheme, *scheme);
+    let entries: usize = scheme.grid_shape(q.rows, q.cols).iter().product();
+    assert_eq!(q.grid.scales.len(), entries);
+    assert_eq!(q.grid.zero_points.len(), if scheme.symmetric { 0 } else { entries });
+    for &scale in &q.grid.scales {
+        assert!(scale > 0.0 && scale.is_finite() && scheme.scale.nearest(scale) == scale, "scale {scale}");
+    }
+    if let Number::Int { bits } = scheme.number {
+        let largest = u8::MAX >> (8 - bits);
+        assert!(q.codes.iter().chain(&q.grid.zero_points).all(|&code| code <= largest));
+    }
+}
+
+#[test]
+fn what_they_make_is_well_formed_close_and_always_the_same() {
+    for (def, scheme) in supported() {
+        for cols in widths(&scheme) {
+            for rows in [0, 1, 5] {
+                let w = weights(rows, cols, (rows + cols) as u64);
+                let q = quantize(def, scheme, &w);
+                check_shape(&q, &w, &scheme);
+                assert_eq!(q, quantize(def, scheme, &w), "{} {scheme:?}", def.name);
+                let power: f64 = w.iter().map(|&x| f64::from(x).powi(2)).sum();
+                let error = squared_error(&w, &q, None);
+                assert!(error <= power, "{} {scheme:?} {rows}x{cols}: {error} of {power}", def.name);
+            }
+        }
+    }
+}
+
+/// What searches compare is the error of what will be stored, entry by entry.
+#[test]
+fn squared_errors_are_those_of_the_rounded_values() {
+    for scheme in schemes() {
+        let w = weights(5, *widths(&scheme).last().unwrap(), 21);
+        let importance: Vec<f32> = (0..w.ncols()).map(|c| 0.5 + (c % 3) as f32).collect();
+        let context = Context { extent: Some(extent(&w)), importance: Some(&importance) };
+        let q = scheme.quantize(w.view(), &context);
+        let mut expected = vec![0.0f64; q.grid.scales.len()];
+        let values = values(&q);
+        for ((row, col), &x) in w.indexed_iter().filter(|_| !q.grid.scales.is_empty()) {
+            let error = f64::from(values[row * q.cols + col] - x).powi(2) * f64::from(importance[col]);
+            expected[scheme.grid_index(row, col, q.cols)] += error;
+        }
+        let found = scheme.squared_errors(w.view(), &q.grid, &context);
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(
+                (f64::from(*found) - expected).abs() <= 1e-5 * expected,
+                "{scheme:?}: {found}, {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn zeros_stay_zeros_and_extremes_stay_finite() {
+    for (def, scheme) in supported() {
+        let cols = widths(&scheme)[1];
+        let zeros = quantize(def, scheme, &Array2::zeros((3, cols)));
+        assert!(values(&zeros).iter().all(|&x| x == 0.0), "{} {scheme:?}", def.name);
+        for size in [1e-42, 1e-30, 1e4] {
+            let w = weights(3, cols, 9).mapv(|x| x * size);
+            let q = quantize(def, scheme, &w);
+            check_shape(&q, &w, &scheme);
+            assert!(values(&q).iter().all(|x| x.is_finite()), "{} {scheme:?} {size}", def.name);
+        }
+    }
+}
+
+#[test]
+fn a_row_of_zeros_among_others_stays_zeros() {
+    for (def, scheme) in supported() {
+        let cols = widths(&scheme)[1];
+        let mut w = weights(4, cols, 3);
+        w.row_mut(2).fill(0.0);
+        let q = quantize(def, scheme, &w);
+        assert!(values(&q)[2 * cols..3 * cols].iter().all(|&x| x == 0.0), "{} {scheme:?}", def.name);
+    }
+}
+
+#[test]
+fn ranges_of_rows_are_quantized_as_the_whole_is() {
+    for (def, scheme) in supported() {
+        let cols = *widths(&scheme).last().unwrap();
+        let multiple = scheme.row_multiple();
+        let w = weights(3 * multiple + 2, cols, 5);
+        let whole = quantize(def, scheme, &w);
+        let (mut codes, mut scales, mut zero_points) = (Vec::new(), Vec::new(), Vec::new());
+        for rows in w.axis_chunks_iter(Axis(0), multiple) {
+            let part = apply(def, scheme, rows.to_owned(), extent(&w), None);
+            codes.extend(part.codes);
+            scales.extend(part.grid.scales);
+            zero_points.extend(part.grid.zero_points);
+        }
+        if scheme.granularity == Granularity::Tensor {
+            scales.truncate(1);
+        }
+        assert_eq!(codes, whole.codes, "{} {scheme:?}", def.name);
+        assert_eq!(
+            (scales, zero_points),
+            (whole.grid.scales, whole.grid.zero_points),
+            "{} {scheme:?}",
+            def.name
+        );
+    }
+}
+
+#[test]
+fn rows_of_another_layout_are_quantized_alike() {
+    for (def, scheme) in supported() {
+        let w = weights(6, widths(&scheme)[1], 8);
+        let columns_first = w.t().as_standard_layout().to_owned().reversed_axes();
+        assert!(!columns_first.is_standard_layout());
+        let q = apply(def, scheme, columns_first, extent(&w), None);
+        assert_eq!(q, quantize(def, scheme, &w), "{} {scheme:?}", def.name);
+        let slice = w.slice(s![..;2, ..]).to_owned();
+        check_shape(&apply(def, scheme, slice.clone(), extent(&w), None), &slice, &scheme);
+    }
+}
+
+fn method(name: &str) -> &'static Def {
+    METHODS.iter().find(|def| def.name == name).unwrap()
+}
+
+#[test]
+fn the_clip_search_is_never_worse_than_min_max() {
+    for scheme in schemes().into_iter().filter(|s| (method("mse").supports)(s).is_ok()) {
+        let w = weights(24, *widths(&scheme).last().unwrap(), 12);
+        let importance: Vec<f32> = (0..w.ncols()).map(|c| 0.1 + (c % 7) as f32).collect();
+        for importance in [None, Some(importance)] {
+            let run = |name| {
+                let q = apply(method(name), scheme, w.clone(), extent(&w), importance.clone());
+                squared_error(&w, &q, importance.as_deref())
+            };
+            let (searched, covering) = (run("mse"), run("rtn"));
+            assert!(searched <= covering * (1.0 + 1e-6), "{scheme:?}: {searched}, {covering}");
+            if let Number::Int { bits: 2..=4 } = scheme.number {
+                assert!(searched < 0.97 * covering, "{scheme:?}: {searched}, {covering}");
+            }
+        }
+    }
+}
+
+#[test]
+fn hqq_has_the_least_norm_of_its_own() {
+    let norm = |w: &Array2<f32>, q: &QTensor| -> f64 {
+        values(q).iter().zip(w).map(|(a, b)| f64::from((a - b).abs()).powf(0.7)).sum()
+    };
+    for scheme in schemes().into_iter().filter(|s| (method("hqq").supports)(s).is_ok()) {
+        let w = weights(24, 160, 13);
+        let [hqq, mse, rtn] = ["hqq", "mse", "rtn"].map(|name| norm(&w, &quantize(method(name), scheme, &w)));
+        assert!(hqq <= rtn * 1.0001 && hqq <= mse * 1.0001, "{scheme:?}: {hqq} {mse} {rtn}");
+    }
+}
+
+#[test]
+fn what_is_not_supported_has_a_reason_that_says_what_to_do() {
+    for def in METHODS {
+        assert!(!def.summary.is_empty());
+        let reasons = schemes().into_iter().filter_map(|scheme| (def.supports)(&scheme).err());
+        assert!(reasons.into_iter().all(|reason| reason.contains("use ")), "{}", def.name);
+    }
+    assert!(METHODS.iter().any(|def| schemes().iter().all(|scheme| (def.supports)(scheme).is_ok())));
+}
+
+#[test]
+fn what_is_quantized_already_is_refused() {
+    let scheme = Scheme::int(4, Granularity::Group(32), false, ScaleType::F16);
+    let w = weights(2, 32, 1);
+    let weight = Weight::Quantized(quantize(method("rtn"), scheme, &w));
+    for def in METHODS {
+        let (extent, importance) = (Some(extent(&w)), None);
+        let linear =
+            Linear { name: "proj.weight".into(), scheme, extent, importance, weight: weight.clone() };
+        let error = def.method.apply(&mut Block { linears: vec![linear] }).unwrap_err();
+        assert!(error.to_string().contains("proj.weight"), "{error}");
+    }
+}
