@@ -49,6 +49,8 @@ names() { awk 'NF { print $1 }' <<< "$1"; }
 export_all() { while read -r name flags; do [ -z "$name" ] || export_checked "$name" "$2" $flags; done <<< "$1"; }
 
 run convert "$gguf" --format dense --dtype bf16 -o "$WORK/base" --overwrite
+ln -sf "$gguf" "$WORK/source.gguf"
+run convert "$gguf" --format dense --dtype f32 -o "$WORK/source.dense" --overwrite
 for dtype in f32 bf16; do
   run convert "$WORK/base" --format gguf --dtype $dtype -o "$WORK/llm-gguf-$dtype.gguf" --overwrite
   run convert "$WORK/llm-gguf-$dtype.gguf" --format dense --dtype f32 -o "$WORK/llm-gguf-$dtype.dense" --overwrite
@@ -56,7 +58,7 @@ done
 export_all "$transformers_exports" "$WORK/base"
 export_all "$gguf_exports" "$WORK/base"
 "$python" "$here/transformers_check.py" "$WORK" "$text" $(names "$transformers_exports")
-"$python" "$here/llama_cpp_check.py" "$WORK" "$text" "$gguf" llm-gguf-f32 llm-gguf-bf16 $(names "$gguf_exports")
+"$python" "$here/llama_cpp_check.py" "$WORK" "$text" "$gguf" source llm-gguf-f32 llm-gguf-bf16 $(names "$gguf_exports")
 if [ -n "$minilm" ]; then
   export_all "$encoder_exports" "$minilm"
   "$python" "$here/encoder_check.py" "$WORK" "$minilm" $(names "$encoder_exports")
