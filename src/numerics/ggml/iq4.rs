@@ -6,7 +6,7 @@ use super::lanes::Lanes;
 use super::weighing::Weighing;
 
 /// What a code stands for, before scaling. `kvalues_iq4nl` of
-/// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L1107-L1110>.
+/// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 pub const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Blocks whose values are all smaller become zeros: their scales are far below what f16 holds.

@@ -1,7 +1,7 @@
 //! IQ4_NL: 32 weights share an f16 scale d; w = d·level(code), codes of 4 bits for 16 uneven levels.
 //!
 //! d, then 16 bytes of nibbles ([`block::pack_nibbles`]). `block_iq4_nl` of
-//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L430-L435>.
+//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 
 use half::f16;
 

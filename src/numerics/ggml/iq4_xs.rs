@@ -2,7 +2,7 @@
 //!
 //! d (f16), the scales' high 2 bits (u16, the first block's lowest), their low 4 bits (two a byte, the first low), then
 //! per block 16 bytes of nibbles ([`block::pack_nibbles`]). `block_iq4_xs` of
-//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L437-L443>.
+//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 
 use half::f16;
 

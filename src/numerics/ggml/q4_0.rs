@@ -1,7 +1,7 @@
 //! Q4_0: 32 weights share an f16 scale d; w = d·(code − 8), codes of 4 bits.
 //!
 //! d, then 16 bytes of nibbles ([`block::pack_nibbles`]). `block_q4_0` of
-//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L172-L177>.
+//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 
 use half::f16;
 

@@ -1,7 +1,7 @@
 //! Q5_0: 32 weights share an f16 scale d; w = d·(code − 16), codes of 5 bits.
 //!
 //! d, the codes' fifth bits in 4 bytes, then 16 bytes of nibbles ([`block::pack_nibbles`]). `block_q5_0` of
-//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L207-L213>.
+//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 
 use half::f16;
 

@@ -1,7 +1,7 @@
 //! Q5_1: 32 weights share an f16 scale d and an f16 minimum m; w = d·code + m, codes of 5 bits.
 //!
 //! d, m, the codes' fifth bits in 4 bytes, then 16 bytes of nibbles ([`block::pack_nibbles`]). `block_q5_1` of
-//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L215-L227>.
+//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 
 use half::f16;
 

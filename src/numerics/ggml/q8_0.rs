@@ -1,7 +1,7 @@
 //! Q8_0: 32 weights share an f16 scale d; w = d·code, codes of 8 bits, −127..=127.
 //!
 //! d, then one byte per code. `block_q8_0` of
-//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h#L229-L234>.
+//! <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 
 use half::f16;
 
