@@ -1,0 +1,364 @@
+//! Reads the sources and holds what the compiler does not: the invariants of ARCHITECTURE.md that show in what a module
+//! names, and a few habits. Each check is a function from a source file to its problems, and is itself shown to fail on a
+//! bad snippet.
+//!
+//! Limits: this is a reader of text, not of Rust. It sees `crate::module` paths, `super` only by counting, and takes an inline
+//! `#[cfg(test)] mod` to run to the end of its file.
+#![allow(clippy::unwrap_used)]
+
+#[path = "tidy/source.rs"]
+mod source;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use source::{Source, has_word, named};
+
+/// What each module of the crate may name of the others. Absent here: `pipeline` and `cli`, which may name all but `cli`.
+/// A method (`quant`) never sees a path or a format; a format (`export`) never sees a method; `numerics` does no I/O; `io`
+/// knows no method; `model` knows no scheme.
+const MAY_NAME: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("tensor", &["error", "numerics"]),
+    ("numerics", &["error", "tensor"]),
+    ("quant", &["error", "method", "numerics", "tensor"]),
+    ("method", &["error", "numerics", "quant", "tensor"]),
+    ("model", &["error", "tensor"]),
+    ("io", &["error", "model", "numerics", "tensor"]),
+    ("export", &["error", "io", "model", "numerics", "plan", "tensor"]),
+    ("recipe", &["error", "export", "method", "numerics", "tensor"]),
+    ("plan", &["error", "export", "io", "model", "numerics", "recipe", "tensor"]),
+    ("pipeline", &["error", "export", "io", "method", "model", "numerics", "plan", "recipe", "tensor"]),
+];
+
+/// Modules that are pure: what of the outside world they must not name.
+const PURE: &[&str] = &["numerics", "quant", "method", "model", "tensor", "export"];
+const OUTSIDE: &[&str] =
+    &["std::fs", "std::io::", "std::net", "std::process", "std::env", "memmap2", "tempfile"];
+
+/// Calls that change the disk, and the folders whose business that is.
+const WRITES: &[&str] = &[
+    "File::create",
+    "fs::write",
+    "fs::rename",
+    "OpenOptions",
+    "create_dir",
+    "remove_file",
+    "remove_dir_all",
+];
+const MAY_WRITE: &[&str] = &["src/pipeline/", "src/io/hub/"];
+
+/// Files that may hold `unsafe`: SIMD and the memory map; and the counting allocator of a test.
+const MAY_BE_UNSAFE: &[&str] =
+    &["src/io/map.rs", "src/numerics/simd.rs", "src/numerics/ggml/", "tests/hostile/alloc.rs"];
+
+/// What unfinished or debugging code looks like, as a call.
+const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!"];
+const PRINTS: &[&str] = &["println!", "eprintln!", "print!", "eprint!"];
+
+const MAX_LINES: usize = 500;
+
+fn imports(source: &Source) -> Vec<String> {
+    let module = source.module();
+    let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == module) else { return vec![] };
+    if source.is_test() {
+        return vec![];
+    }
+    source.problems(|line| {
+        let wrong = named(line).into_iter().find(|name| *name != module && !allowed.contains(name))?;
+        Some(format!(
+            "`{module}` must not know `{wrong}` (it may name: {}); see ARCHITECTURE.md, Invariants",
+            allowed.join(", ")
+        ))
+    })
+}
+
+/// `super` must not climb out of its module: that would go round `imports`.
+fn climbs(source: &Source) -> Vec<String> {
+    let inside = source.path.strip_prefix("src/").unwrap_or_default();
+    let depth = inside.split('/').count() - usize::from(inside.ends_with("/mod.rs"));
+    source.problems(|line| {
+        let longest = (1..=depth).rev().find(|n| line.contains(&"super::".repeat(*n)))?;
+        (longest >= depth && depth > 0 && inside.contains('/'))
+            .then(|| "`super::` reaches the crate's root: write `crate::module`, which is checked".to_owned())
+    })
+}
+
+fn purity(source: &Source) -> Vec<String> {
+    if !PURE.contains(&source.module()) || source.is_test() {
+        return vec![];
+    }
+    source.problems(|line| {
+        let found = OUTSIDE.iter().find(|name| has_word(line, name))?;
+        Some(format!("`{}` does no I/O, but names {found}: let `pipeline` or `io` do it", source.module()))
+    })
+}
+
+fn writes(source: &Source) -> Vec<String> {
+    if source.is_test() || MAY_WRITE.iter().any(|place| source.path.starts_with(place)) {
+        return vec![];
+    }
+    source.problems(|line| {
+        let found = WRITES.iter().find(|call| line.contains(*call))?;
+        Some(format!(
+            "{found}: only {} may write, through a temporary that is renamed",
+            MAY_WRITE.join(" and ")
+        ))
+    })
+}
+
+/// Only `pipeline` makes a method work and a format encode.
+fn loops(source: &Source) -> Vec<String> {
+    if source.is_test() || source.path.starts_with("src/pipeline/") {
+        return vec![];
+    }
+    let calls = ["method.apply(", "format.encode("];
+    source.problems(|line| {
+        let found = calls.iter().find(|call| line.contains(*call))?;
+        Some(format!("{found}…): the loop over tensors is in src/pipeline/, and only there"))
+    })
+}
+
+fn opens_with_docs(source: &Source) -> Vec<String> {
+    let first = source.text.lines().next().unwrap_or_default();
+    let good = first.strip_prefix("//!").is_some_and(|text| text.trim().len() > 10);
+    let problem = || format!("{}:1: begin with `//!`: what this file is for, and its limits", source.path);
+    if good { vec![] } else { vec![problem()] }
+}
+
+fn length(source: &Source) -> Vec<String> {
+    let lines = source.text.lines().count();
+    let problem = || format!("{}: {lines} lines; split it by topic at {MAX_LINES}", source.path);
+    if lines <= MAX_LINES { vec![] } else { vec![problem()] }
+}
+
+fn safety(source: &Source) -> Vec<String> {
+    if MAY_BE_UNSAFE.iter().any(|place| source.path.starts_with(place)) {
+        return vec![];
+    }
+    source.problems(|line| {
+        let found = has_word(line, "unsafe") && !line.contains("unsafe_code");
+        found.then(|| format!("`unsafe` belongs in {}: use what they offer", MAY_BE_UNSAFE.join(", ")))
+    })
+}
+
+fn unfinished(source: &Source) -> Vec<String> {
+    source.problems(|line| {
+        let found = UNFINISHED.iter().find(|name| has_word(line, name))?;
+        Some(format!("{found} is not finished code: finish it, or return Error::unsupported with a hint"))
+    })
+}
+
+fn prints(source: &Source) -> Vec<String> {
+    if source.is_test() || source.path.starts_with("src/cli/") {
+        return vec![];
+    }
+    source.problems(|line| {
+        let found = PRINTS.iter().find(|name| has_word(line, name))?;
+        Some(format!("{found}: only src/cli prints; return the value, or use tracing"))
+    })
+}
+
+/// Paths in backticks in a document that are not in the repository.
+fn dead_paths(source: &Source, exists: impl Fn(&str) -> bool) -> Vec<String> {
+    const ROOTS: &[&str] = &["src/", "tests/", "fixtures/", "benches/", "fuzz/", ".ci/"];
+    let quoted = source.text.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|text| {
+            ROOTS.iter().any(|root| text.starts_with(root)) && !text.contains(['*', ' ', '<', '…', '\n'])
+        })
+        .filter(|text| !exists(text.trim_end_matches('/')))
+        .map(|text| format!("{}: `{text}` is not there", source.path))
+        .collect()
+}
+
+type Check = fn(&Source) -> Vec<String>;
+
+/// Every check of a source file, with a snippet that it must refuse and one that looks alike and is fine.
+const CHECKS: &[(Check, [&str; 2], [&str; 2])] = &[
+    (
+        imports,
+        ["src/quant/x.rs", "use crate::export::Part;"],
+        ["src/quant/x.rs", "use crate::method::Block; // crate::io"],
+    ),
+    (
+        imports,
+        ["src/model/x.rs", "fn f(s: crate::numerics::Scheme) {}"],
+        ["src/io/x.rs", "use crate::numerics::Scheme;"],
+    ),
+    (
+        imports,
+        ["src/io/x.rs", "use crate::{error::Error, method::Def};"],
+        ["src/io/x.rs", "use crate::{error::Error, Result};"],
+    ),
+    (imports, ["src/tensor.rs", "use crate::cli;"], ["src/io/x/tests.rs", "use crate::export;"]),
+    (
+        climbs,
+        ["src/quant/x.rs", "use super::super::export::Part;"],
+        ["src/io/gguf/x.rs", "use super::super::index;"],
+    ),
+    (climbs, ["src/quant/mod.rs", "use super::export::Part;"], ["src/quant/x.rs", "use super::rtn;"]),
+    (purity, ["src/numerics/x.rs", "use std::fs::File;"], ["src/numerics/x.rs", "use std::fmt; // std::fs"]),
+    (purity, ["src/export/x.rs", "std::env::var(n)"], ["src/export/x.rs", "let s = \"std::env\";"]),
+    (writes, ["src/io/x.rs", "fs::write(p, b)?;"], ["src/pipeline/x.rs", "fs::write(p, b)?;"]),
+    (
+        loops,
+        ["src/cli/x.rs", "method.apply(&mut block)?;"],
+        ["src/pipeline/x.rs", "method.apply(&mut block)?;"],
+    ),
+    (opens_with_docs, ["src/x.rs", "use std::fmt;\n"], ["src/x.rs", "//! Reads this and that.\n"]),
+    (safety, ["src/plan.rs", "let x = unsafe { y() };"], ["src/plan.rs", "let unsafely = 1; // unsafe"]),
+    (unfinished, ["src/x.rs", "fn f() { todo!() }"], ["src/x.rs", "let s = r#\"todo!()\"#;"]),
+    (unfinished, ["tests/x.rs", "dbg!(x);"], ["tests/x.rs", "let c = '\"'; // dbg!(x) \""]),
+    (
+        prints,
+        ["src/io/x.rs", "eprintln!(\"{x}\");"],
+        ["src/io/x.rs", "#[cfg(test)]\nmod tests {\n println!(); }"],
+    ),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file under `folder` whose name ends so.
+fn walk(folder: &Path, end: &str, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() && !path.ends_with("target") {
+            walk(&path, end, found);
+        } else if path.to_string_lossy().ends_with(end) {
+            found.push(path);
+        }
+    }
+}
+
+fn read(path: &Path) -> Source {
+    let shown = path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
+    Source {
+        path: shown,
+        text: fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())),
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let mut paths = Vec::new();
+    ["src", "tests", "benches", "fuzz"]
+        .iter()
+        .for_each(|folder| walk(&root().join(folder), ".rs", &mut paths));
+    paths.sort();
+    let sources: Vec<Source> = paths.iter().map(|path| read(path)).collect();
+    assert!(
+        sources.iter().filter(|source| source.path.starts_with("src/")).count() > 20,
+        "the sources were not found"
+    );
+    sources
+}
+
+fn hold(check: Check) {
+    let problems: Vec<String> = sources().iter().flat_map(check).collect();
+    assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));
+}
+
+#[test]
+fn modules_name_only_what_they_may() {
+    hold(imports);
+    hold(climbs);
+}
+
+#[test]
+fn every_module_has_a_rule() {
+    let ruled = |module: &str| {
+        MAY_NAME.iter().any(|(name, _)| *name == module) || ["cli", "lib", "main"].contains(&module)
+    };
+    let sources = sources();
+    let unruled: Vec<&str> = sources
+        .iter()
+        .filter(|s| s.path.starts_with("src/"))
+        .map(Source::module)
+        .filter(|m| !ruled(m))
+        .collect();
+    assert!(unruled.is_empty(), "say in MAY_NAME (tests/tidy.rs) what these may name: {unruled:?}");
+}
+
+#[test]
+fn exceptions_are_still_needed() {
+    let sources = sources();
+    let used = |place: &str, words: &[&str]| {
+        let mut inside = sources.iter().filter(|source| source.path.starts_with(place));
+        inside
+            .any(|source| source.code().iter().any(|(_, line)| words.iter().any(|word| line.contains(word))))
+    };
+    let idle = MAY_BE_UNSAFE.iter().filter(|place| !used(place, &["unsafe"]));
+    let idle: Vec<_> = idle.chain(MAY_WRITE.iter().filter(|place| !used(place, WRITES))).collect();
+    assert!(idle.is_empty(), "tests/tidy.rs: these need no exception any more: {idle:?}");
+}
+
+#[test]
+fn only_some_modules_touch_the_disk() {
+    hold(purity);
+    hold(writes);
+}
+
+#[test]
+fn only_the_pipeline_loops() {
+    hold(loops);
+}
+
+#[test]
+fn files_open_with_docs_and_end_before_they_are_long() {
+    hold(opens_with_docs);
+    hold(length);
+}
+
+#[test]
+fn unsafe_stays_where_it_belongs() {
+    hold(safety);
+}
+
+#[test]
+fn nothing_is_unfinished_and_only_the_cli_prints() {
+    hold(unfinished);
+    hold(prints);
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let problems = dead_paths(&read(&root().join(name)), |path| root().join(path).exists());
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
+    }
+}
+
+#[test]
+fn documents_know_every_method_format_and_this_version() {
+    let readme = read(&root().join("README.md")).text;
+    let methods = llmc::method::METHODS.iter().map(|def| def.name);
+    let formats = llmc::export::FORMATS.iter().map(|format| format.name());
+    for name in methods.chain(formats) {
+        assert!(has_word(&readme, name), "README.md: the table of formats and methods lacks `{name}`");
+    }
+    let changelog = read(&root().join("CHANGELOG.md")).text;
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(
+        changelog.contains(&format!("## {version}")),
+        "CHANGELOG.md: expected a section `## {version}`, found none"
+    );
+}
+
+#[test]
+fn each_check_can_fail() {
+    for (i, (check, [bad_path, bad], [good_path, good])) in CHECKS.iter().enumerate() {
+        let source = |path: &&str, text: &&str| Source { path: (*path).to_owned(), text: (*text).to_owned() };
+        assert_eq!(check(&source(bad_path, bad)).len(), 1, "check {i} let {bad:?} pass in {bad_path}");
+        assert_eq!(
+            check(&source(good_path, good)),
+            Vec::<String>::new(),
+            "check {i} refused {good:?} in {good_path}"
+        );
+    }
+    let long = |lines| Source { path: "src/x.rs".into(), text: "//! x\n".repeat(lines) };
+    assert_eq!([length(&long(MAX_LINES)).len(), length(&long(MAX_LINES + 1)).len()], [0, 1]);
+    let document = Source { path: "X.md".into(), text: "`src/here.rs`, `src/gone.rs`, `src/*.rs`".into() };
+    assert_eq!(dead_paths(&document, |path| path == "src/here.rs"), ["X.md: `src/gone.rs` is not there"]);
+}
