@@ -23,8 +23,7 @@ pub fn catalogue(examples: &str) -> String {
 /// What to quantize to.
 #[derive(Debug, Args)]
 pub struct RecipeArguments {
-    /// Bits per weight, 2 to 8. Below 8: integers in groups of 128 with zero points and clip search
-    /// (--scheme w4a16 --group-size 128 --asymmetric --method mse); 8: --scheme w8a16 --method mse
+    /// Bits per weight: 4 is --scheme w4a16 --method mse (INT4 in groups of 128 with clip search), and so on
     #[arg(long, value_name = "N", conflicts_with = "scheme", value_parser = clap::value_parser!(u8).range(2..=8))]
     bits: Option<u8>,
     /// A preset: w4a16, w4a16-asym, w8a16, w8a8, fp8, fp8-block, nvfp4, mxfp4, nf4, q4_0, q8_0, q4_k, q6_k, …
@@ -86,17 +85,15 @@ impl RecipeArguments {
                 return Err(Error::usage("neither --bits nor --scheme", "--bits 4 is a good start"));
             }
         };
-        let low_bits = self.bits.filter(|&bits| bits < 8);
         let symmetric = match (self.symmetric, self.asymmetric) {
             (true, _) => Some(true),
             (_, true) => Some(false),
-            // GPTQ v1 cannot store every zero point.
-            _ => low_bits.map(|_| self.format.as_deref() == Some("gptq")),
+            _ => None,
         };
         let method = self.method.clone().or(self.bits.map(|_| "mse".to_owned()));
         Ok(Recipe {
             scheme: Some(scheme),
-            group_size: self.group_size.or(low_bits.map(|_| 128)),
+            group_size: self.group_size,
             symmetric,
             method: method.unwrap_or(default.method),
             format: self.format.clone(),
