@@ -140,8 +140,8 @@ fn mistakes_get_a_hint_and_exit_code_2() {
     check(format!("quantize {model} --scheme w4a16 --method hqq --symmetric"), 2, "hqq");
     check(format!("quantize {model} --scheme fp8 --group-size 64"), 2, "--group-size");
     check(format!("convert {model} --format awq"), 2, "llmc quantize");
-    check("quantize nowhere.safetensors --bits 4".into(), 1, "nowhere.safetensors");
-    check("verify nowhere".into(), 1, "nowhere");
+    check("quantize nowhere.safetensors --bits 4".into(), 2, "nowhere.safetensors");
+    check("verify nowhere".into(), 2, "nowhere");
     check(format!("--threads 0 inspect {model}"), 2, "--threads");
     assert_eq!(run(here.path(), "quantize --bits 9 x").status.code(), Some(2));
 }
