@@ -87,6 +87,10 @@ impl Format for Gguf {
         Ok(Vec::new())
     }
 
+    fn quantizes_heads(&self) -> bool {
+        true
+    }
+
     fn single_file(&self) -> bool {
         true
     }
