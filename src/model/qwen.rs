@@ -28,7 +28,7 @@ const SHARED_EXPERT: &[Name] = &[
 ];
 
 const EXPERT_KEYS: &[Key] = &[
-    int("num_experts", "expert_count"),
+    int("num_experts", "expert_count").or(Missing::Copy("num_local_experts")),
     int("num_experts_per_tok", "expert_used_count"),
     int("moe_intermediate_size", "expert_feed_forward_length"),
 ];

@@ -80,7 +80,6 @@ fn stack(arch: &Arch, config: &Value, name: String, mut parts: Vec<(usize, &Sour
             hint,
         ));
     }
-    let is_stack = arch.content(&name).is_some_and(|content| content.is_stacked());
     let transform = gguf::transform(arch, config, &first.name);
     if !transform.fits(&first.shape) {
         let what = format!("{}: shape {:?} is not that of {transform:?}", first.name, first.shape);
@@ -89,13 +88,19 @@ fn stack(arch: &Arch, config: &Value, name: String, mut parts: Vec<(usize, &Sour
             "config.json does not belong to these weights: copy the right one",
         ));
     }
-    let mut shape = if is_stack { vec![parts.len()] } else { Vec::new() };
-    shape.extend(
-        first.shape.iter().skip(usize::from(first.shape.len() == 2 && first.shape[0] == 1 && !is_stack)),
-    );
+    let is_stack = arch.content(&name).is_some_and(|content| content.is_stacked());
+    let shape = match first.shape.as_slice() {
+        part if is_stack => [&[parts.len()], part].concat(),
+        // GGUF knows no matrices of one row.
+        [1, columns] => vec![*columns],
+        shape => shape.to_vec(),
+    };
     let piece = |(_, source): &(usize, &Source)| Piece {
         source: source.name.clone(),
         rows: 0..rows_cols(&source.shape)[0],
     };
     Ok(Output { name, shape, pieces: parts.iter().map(piece).collect(), transform })
 }
+
+#[cfg(test)]
+mod tests;

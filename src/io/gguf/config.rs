@@ -67,19 +67,17 @@ pub(super) fn from_metadata(arch: &Arch, input: &Input) -> Result<Json> {
 }
 
 fn read_key(arch: &Arch, key: &Key, input: &Input, config: &mut Map<String, Json>) -> Result<()> {
-    let value = match input.get(arch, key.gguf) {
-        Some(value) => match json(key.kind, &uniform(arch, key, value)?) {
-            Some(value) => value,
-            None => return Err(bad_key(arch, key, input.file, &format!("{value:?}"))),
-        },
-        None => match key.missing {
-            Missing::Refuse => return Err(bad_key(arch, key, input.file, "no such key")),
-            Missing::Omit => return Ok(()),
-            Missing::Copy(other) => config.get(other).cloned().unwrap_or(Json::Null),
-            Missing::Int(value) => value.into(),
-            Missing::Float(value) => value.into(),
-            Missing::Bool(value) => value.into(),
-        },
+    let refuse = |found: &str| bad_key(arch, key, input.file, found);
+    let value = match (input.get(arch, key.gguf), key.missing) {
+        (Some(value), _) => {
+            json(key.kind, &uniform(arch, key, value)?).ok_or_else(|| refuse(&format!("{value:?}")))?
+        }
+        (None, Missing::Refuse) => return Err(refuse("no such key")),
+        (None, Missing::Omit) => return Ok(()),
+        (None, Missing::Copy(other)) => config.get(other).cloned().ok_or_else(|| refuse("no such key"))?,
+        (None, Missing::Int(value)) => value.into(),
+        (None, Missing::Float(value)) => value.into(),
+        (None, Missing::Bool(value)) => value.into(),
     };
     config.insert(key.hf.to_owned(), value);
     Ok(())
