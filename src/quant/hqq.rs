@@ -11,7 +11,7 @@
 //! **What differs from the paper.** There z is a real number and s stays min-max. Every format written here stores integer
 //! zero points, and from a min-max range no whole step of z helps: measured over MiniLM's layers at 2, 3 and 4 bits, z then
 //! never moves. So (1) the quadratic step solves for s and z together, by least squares of w − e on q; z is rounded, and s
-//! is solved again for that z; (2) it starts from the clip search of [`mse`](super::mse); (3) errors are measured in steps of
+//! is solved again for that z; (2) it starts from the clip search of [`mse`]; (3) errors are measured in steps of
 //! the scale, so that β means the same for every tensor; (4) each group keeps the best of min-max, the start and all
 //! iterations by the norm itself, so that no group is worse than `rtn` by it. Relative to `rtn`, groups of 64,
 //! MiniLM:
