@@ -29,7 +29,8 @@ PEER = """
 import ctypes, sys, time
 import llama_cpp
 source, target, ftype, pure, threads = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
-llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda *_: None), None)
+silent = llama_cpp.llama_log_callback(lambda *_: None)
+llama_cpp.llama_log_set(silent, None)
 params = llama_cpp.llama_model_quantize_default_params()
 params.nthread, params.ftype, params.pure = threads, getattr(llama_cpp, ftype), pure == "True"
 start = time.perf_counter()

@@ -5,10 +5,10 @@
 //!
 //! | layout | schemes | `weight…` |
 //! |---|---|---|
-//! | pack-quantized | integers of 2 to 8 bits, per group or channel | `_packed` i32 [N, ⌈K·b/32⌉], `_scale` [N, G], `_shape` i64 [2], `_zero_point` i32 [⌈N·b/32⌉, G] if asymmetric |
+//! | pack-quantized | integers of 2 to 8 bits, per group or channel | `_packed` i32 [N, ⌈K·b/32⌉], `_scale` [N, G], `_shape` i64 \[2\], `_zero_point` i32 [⌈N·b/32⌉, G] if asymmetric |
 //! | int-quantized | W8A8: symmetric 8-bit integers per channel | (itself) i8 [N, K], `_scale` [N, 1] |
 //! | float-quantized | FP8 E4M3, per channel, tensor or 128×128 block | (itself) f8 [N, K], `_scale` |
-//! | nvfp4-pack-quantized | NVFP4 | `_packed` u8 [N, K/2], `_scale` f8 [N, K/16], `_global_scale` f32 [1] |
+//! | nvfp4-pack-quantized | NVFP4 | `_packed` u8 [N, K/2], `_scale` f8 [N, K/16], `_global_scale` f32 \[1\] |
 //! | mxfp4-pack-quantized | MXFP4 | `_packed` u8 [N, K/2], `_scale` u8 [N, K/32] |
 //!
 //! Limits: groups must divide K (kernels have no short last group); stacked experts [E, N, K] stay dense: the readers compress

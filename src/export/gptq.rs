@@ -3,7 +3,7 @@
 //!
 //! For a weight [N, K], b bits, G groups of g columns; words are packed least significant code first:
 //! `qweight` i32 [K·b/32, N], packed along K; `qzeros` i32 [G, N·b/32], packed along N; `scales` f16 [G, N];
-//! `g_idx` i32 [K], the group of each column. w = scales[g_idx]·(code − zero).
+//! `g_idx` i32 \[K\], the group of each column. `w = scales[g_idx]·(code − zero)`.
 //!
 //! Version 1 stores zero − 1, version 2 zero as it is. Zero − 1 of 0 does not fit: readers of version 1 disagree on what
 //! they make of it, so version 1 is symmetric only here, and asymmetric schemes go into version 2.

@@ -113,7 +113,7 @@ impl Extent {
 pub struct Context<'a> {
     /// The extent of the whole tensor (of the fused group): required where [`Scheme::needs_extent`].
     pub extent: Option<Extent>,
-    /// How much each column matters, [cols] (the diagonal of the inputs' second moment): optional weights of searches.
+    /// How much each column matters, \[cols\] (the diagonal of the inputs' second moment): optional weights of searches.
     pub importance: Option<&'a [f32]>,
 }
 

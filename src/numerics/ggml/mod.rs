@@ -94,7 +94,7 @@ fn codec(block: BlockType) -> Codec {
     }
 }
 
-/// Quantizes rows to blocks, row after row; `importance` is per column, [cols].
+/// Quantizes rows to blocks, row after row; `importance` is per column, \[cols\].
 ///
 /// # Panics
 /// Where a row is not a whole number of blocks, or where the importance is not one per column.
