@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::export::{Output, rows_cols};
-use crate::io::{Checkpoint, Source, Stored};
+use crate::io::{Checkpoint, Source, Stored, nonfinite_count};
 use crate::model::Transform;
 use crate::tensor::DType;
 
@@ -20,8 +20,7 @@ pub struct NonFinite {
 impl NonFinite {
     /// Counts them.
     pub fn count(values: &[f32]) -> NonFinite {
-        let nan = values.iter().filter(|value| value.is_nan()).count();
-        let inf = values.iter().filter(|value| value.is_infinite()).count();
+        let (nan, inf) = nonfinite_count(values);
         NonFinite { nan, inf }
     }
 
