@@ -16,7 +16,7 @@ pub fn model_card(plan: &Plan, command: &str, source: &str) -> String {
     let _ = writeln!(card, "\n# {} · {scheme}\n", title(source));
     let _ = writeln!(
         card,
-        "Made from `{source}` by [llmc](https://github.com/llmc/llmc) {}, with no calibration data:\n\n```sh\n{command}\n```",
+        "Made from `{source}` by llmc {}, with no calibration data:\n\n```sh\n{command}\n```",
         env!("CARGO_PKG_VERSION"),
     );
     card.push_str(&contents(plan));

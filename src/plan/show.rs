@@ -81,7 +81,12 @@ impl Plan {
             );
             let _ = writeln!(text, "{}", line.trim_end());
         }
-        text + "\n" + &self.summary()
+        let _ = write!(text, "\n{}", self.summary());
+        let substituted = self.steps.iter().filter(|step| step.substituted).count();
+        if substituted > 0 {
+            let _ = writeln!(text, "{substituted} tensors are stored otherwise than asked (marked !)");
+        }
+        text
     }
 
     /// The totals alone.
@@ -91,10 +96,6 @@ impl Plan {
             let _ = writeln!(text, "{}", total_line(&name, &total));
         }
         let _ = writeln!(text, "{}", total_line("total", &self.total()));
-        let substituted = self.steps.iter().filter(|step| step.substituted).count();
-        if substituted > 0 {
-            let _ = writeln!(text, "{substituted} tensors are stored otherwise than asked (marked !)");
-        }
         text
     }
 
