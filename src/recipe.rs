@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::export::{FORMATS, Format};
 use crate::method::{Def, METHODS};
-use crate::numerics::presets::{self, Activations, PRESETS};
+use crate::numerics::presets::{self, Activations, PRESETS, Preset};
 use crate::numerics::{Granularity, Number, Scheme};
 use crate::tensor::DType;
 
@@ -104,7 +104,7 @@ impl Recipe {
                     .ok_or_else(|| unknown("scheme", name, PRESETS.iter().map(|preset| preset.name)))?,
             ),
         };
-        let scheme = preset.map(|preset| self.adjust(preset.scheme)).transpose()?;
+        let scheme = preset.map(|preset| self.adjust(preset)).transpose()?;
         let method = METHODS
             .iter()
             .find(|def| def.name == self.method)
@@ -114,17 +114,32 @@ impl Recipe {
                 Error::usage(format!("method {} cannot work with {scheme}", method.name), why)
             })?;
         }
+        let activations = preset.and_then(|preset| preset.activations);
+        let format = find_format(self.format_name(scheme.as_ref()))?;
+        if activations.is_some() && !matches!(format.name(), "compressed-tensors" | "dense") {
+            return Err(Error::usage(
+                format!("format {} says nothing of how inputs are quantized", format.name()),
+                "compressed-tensors does; w8a16 is w8a8 with the inputs left alone",
+            ));
+        }
         Ok(Request {
             scheme,
-            activations: preset.and_then(|preset| preset.activations),
+            activations,
             method,
-            format: find_format(self.format_name(scheme.as_ref()))?,
+            format,
             dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
         })
     }
 
     /// The preset's scheme with the recipe's group size and symmetry.
-    fn adjust(&self, mut scheme: Scheme) -> Result<Scheme> {
+    fn adjust(&self, preset: &Preset) -> Result<Scheme> {
+        let mut scheme = preset.scheme;
+        if preset.activations.is_some() && (self.group_size.is_some() || self.symmetric == Some(false)) {
+            return Err(Error::usage(
+                format!("{} multiplies codes with codes: one scale per row, no zero points", preset.name),
+                "leave --group-size and --asymmetric out, or choose a scheme for weights alone such as w8a16",
+            ));
+        }
         let grouped = matches!(scheme.number, Number::Int { .. } | Number::Nf4);
         match self.group_size {
             Some(_) if !grouped => {
@@ -203,7 +218,9 @@ mod tests {
         check("sheme = 'w4a16'", "unknown field `sheme`");
         check("scheme = 'w4a17'", "known: ");
         check("scheme = 'q4_k'\ngroup_size = 64", "fixes its groups");
-        check("scheme = 'fp8'\nsymmetric = false", "no zero points");
+        check("scheme = 'fp8-e5m2'\nsymmetric = false", "no zero points");
+        check("scheme = 'w8a8'\ngroup_size = 64", "one scale per row");
+        check("scheme = 'w8a8'\nformat = 'gptq'", "w8a16");
         check("method = 'magic'", "known: rtn, mse, hqq");
         check("format = 'zip'", "compressed-tensors");
         check("dtype = 'f64'", "bf16");

@@ -138,7 +138,7 @@ fn mistakes_get_a_hint_and_exit_code_2() {
     check(format!("quantize {model} --scheme q4_k --format gptq"), 1, "cannot hold q4_k");
     check(format!("quantize {model} --scheme w4a16 --method magic"), 2, "rtn, mse, hqq");
     check(format!("quantize {model} --scheme w4a16 --method hqq --symmetric"), 2, "hqq");
-    check(format!("quantize {model} --scheme fp8 --group-size 64"), 2, "--group-size");
+    check(format!("quantize {model} --scheme nvfp4 --group-size 64"), 2, "--group-size");
     check(format!("convert {model} --format awq"), 2, "llmc quantize");
     check("quantize nowhere.safetensors --bits 4".into(), 2, "nowhere.safetensors");
     check("verify nowhere".into(), 2, "nowhere");

@@ -83,6 +83,7 @@ impl Plan {
             outputs.into_iter().map(|output| planner.step(output)).collect::<Result<Vec<Step>>>()?;
         planner.globs.all_matched()?;
         link_fused(&mut steps);
+        planner.align_fused(&mut steps);
         let plan = Plan { recipe: recipe.clone(), request, steps, dtype, metadata: Vec::new() };
         plan.refuse_substitutions()?;
         plan.refuse_nothing()?;
@@ -280,6 +281,25 @@ impl Planner<'_> {
             }
             Action::Store(dtype) => {
                 vec![Part { name: output.name.clone(), dtype: *dtype, shape: output.shape.clone() }]
+            }
+        }
+    }
+
+    /// Engines run a fused group as one matrix: where a substitution has set one member apart, the others follow it.
+    fn align_fused(&self, steps: &mut [Step]) {
+        let mut leaders: HashMap<usize, (Action, String)> = HashMap::new();
+        for step in steps.iter().filter(|step| step.substituted && matches!(step.action, Action::Quantize(_))) {
+            if let Some(group) = step.fused {
+                leaders.entry(group).or_insert_with(|| (step.action, step.output.name.clone()));
+            }
+        }
+        for step in steps {
+            let Some((action, name)) = step.fused.and_then(|group| leaders.get(&group)) else { continue };
+            if step.action != *action {
+                step.action = *action;
+                step.note = Some(format!("as {name}, with which engines fuse it"));
+                step.substituted = true;
+                step.parts = self.parts(&step.output, action);
             }
         }
     }
