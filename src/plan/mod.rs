@@ -288,7 +288,8 @@ impl Planner<'_> {
     /// Engines run a fused group as one matrix: where a substitution has set one member apart, the others follow it.
     fn align_fused(&self, steps: &mut [Step]) {
         let mut leaders: HashMap<usize, (Action, String)> = HashMap::new();
-        for step in steps.iter().filter(|step| step.substituted && matches!(step.action, Action::Quantize(_))) {
+        for step in steps.iter().filter(|step| step.substituted && matches!(step.action, Action::Quantize(_)))
+        {
             if let Some(group) = step.fused {
                 leaders.entry(group).or_insert_with(|| (step.action, step.output.name.clone()));
             }
