@@ -24,10 +24,11 @@ pub struct Arguments {
 /// Inspects.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let checkpoint = context.open(&arguments.model)?;
-    context.print(|| text(&checkpoint), || json(&checkpoint))
+    let side: Vec<String> = checkpoint.side_files()?.iter().map(|side| side.name.clone()).collect();
+    context.print(|| text(&checkpoint, &side), || json(&checkpoint, &side))
 }
 
-fn text(checkpoint: &Checkpoint) -> String {
+fn text(checkpoint: &Checkpoint, side: &[String]) -> String {
     let mut text = String::new();
     let width = checkpoint.tensors.keys().map(String::len).max().unwrap_or(6).max(6);
     let _ = writeln!(text, "{:width$}  {:>18}  {:20}  {:>12}", "tensor", "shape", "stored as", "bytes");
@@ -44,7 +45,7 @@ fn text(checkpoint: &Checkpoint) -> String {
     for (name, (tensors, bytes)) in totals(checkpoint) {
         let _ = writeln!(text, "{name:24} {tensors:>5} tensors  {:>12}", HumanBytes(bytes).to_string());
     }
-    for (name, value) in recognised(checkpoint) {
+    for (name, value) in recognised(checkpoint, side) {
         let _ = writeln!(text, "{name:24} {value}");
     }
     text
@@ -68,11 +69,10 @@ fn totals(checkpoint: &Checkpoint) -> BTreeMap<String, (usize, u64)> {
 }
 
 /// What else there is to say: architecture, quantization, parameters, files, provenance.
-fn recognised(checkpoint: &Checkpoint) -> Vec<(&'static str, String)> {
+fn recognised(checkpoint: &Checkpoint, side: &[String]) -> Vec<(&'static str, String)> {
     let config = |key: &str| Some(checkpoint.config.as_ref()?.get(key)?.as_str()?.to_owned());
     let parameters: u64 =
         checkpoint.tensors.values().map(|s| s.shape.iter().map(|&d| d as u64).product::<u64>()).sum();
-    let side: Vec<&str> = checkpoint.side_files.iter().map(|side| side.name.as_str()).collect();
     let mut found = vec![
         ("path", checkpoint.path.display().to_string()),
         ("parameters", parameters.to_string()),
@@ -88,7 +88,7 @@ fn recognised(checkpoint: &Checkpoint) -> Vec<(&'static str, String)> {
     found
 }
 
-fn json(checkpoint: &Checkpoint) -> Value {
+fn json(checkpoint: &Checkpoint, side: &[String]) -> Value {
     let tensors: Vec<Value> = checkpoint
         .tensors
         .values()
@@ -102,7 +102,7 @@ fn json(checkpoint: &Checkpoint) -> Value {
         })
         .collect();
     let mut value = json!({ "tensors": tensors, "metadata": checkpoint.metadata });
-    for (name, text) in recognised(checkpoint) {
+    for (name, text) in recognised(checkpoint, side) {
         value[name.replace(' ', "_")] = json!(text);
     }
     value

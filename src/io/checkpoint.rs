@@ -1,5 +1,6 @@
 //! [`Checkpoint`]: an opened model, its shards mapped, its tensors under Hugging Face names.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -82,7 +83,7 @@ pub struct Checkpoint {
     pub tensors: IndexMap<String, Source>,
     /// config.json, where there is one (rebuilt from the metadata for GGUF).
     pub config: Option<Value>,
-    /// Everything else worth copying.
+    /// Files found beside the weights: see [`Checkpoint::side_files`].
     pub side_files: Vec<SideFile>,
     /// The safetensors `__metadata__` or the GGUF strings, of the first file.
     pub metadata: BTreeMap<String, String>,
@@ -106,6 +107,14 @@ impl Source {
 }
 
 impl Checkpoint {
+    /// Everything worth copying beside the weights; for GGUF, rebuilt from the metadata.
+    pub fn side_files(&self) -> Result<Cow<'_, [SideFile]>> {
+        match self.files.first().filter(|file| super::gguf::is_gguf(file)) {
+            Some(file) => Ok(Cow::Owned(super::gguf::side_files(file)?)),
+            None => Ok(Cow::Borrowed(&self.side_files)),
+        }
+    }
+
     /// The tensor of that name.
     pub fn source(&self, name: &str) -> Result<&Source> {
         self.tensors.get(name).ok_or_else(|| {

@@ -94,7 +94,6 @@ fn fill(
     let format = plan.request.format;
     let layout = format.files(plan, checkpoint)?;
     let journal = Journal::open(workspace, &layout)?;
-    workspace.check_space(&layout, &journal)?;
     let files = OutputFiles::create(workspace, &layout, plan)?;
     let resumed = journal.finished();
     let state = Run::new(plan, checkpoint, files, journal, options)?;

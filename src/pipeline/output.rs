@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::Options;
-use super::journal::{JOURNAL_NAME, Journal};
+use super::journal::JOURNAL_NAME;
 use crate::error::{Error, Result};
 use crate::export::{Format, OutputFile};
 use crate::io::Checkpoint;
@@ -70,23 +70,6 @@ impl Workspace {
         self.partial.join(name)
     }
 
-    /// Checks that the disk has room for what is still to be written.
-    pub fn check_space(&self, layout: &[OutputFile], journal: &Journal) -> Result<()> {
-        let needed: u64 = layout.iter().map(|file| file.len).sum();
-        let Ok(stat) = rustix::fs::statvfs(&self.partial) else { return Ok(()) };
-        let available = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if journal.finished() > 0 || needed <= available {
-            return Ok(());
-        }
-        Err(Error::unsupported(
-            format!(
-                "{}: the output takes {needed} bytes, and the disk has {available} left",
-                self.target.display()
-            ),
-            "free some space, or write to another disk with -o",
-        ))
-    }
-
     /// Writes a small file and flushes it to the disk.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.path(name);
@@ -102,8 +85,10 @@ impl Workspace {
     /// Copies tokenizer, generation settings and the like, where the format keeps them beside the weights and has not
     /// written its own.
     pub fn copy_side_files(&self, checkpoint: &Checkpoint, format: &dyn Format) -> Result<()> {
-        let missing = |name: &str| !format.single_file() && !self.path(name).exists();
-        for side in checkpoint.side_files.iter().filter(|side| missing(&side.name)) {
+        if format.single_file() {
+            return Ok(());
+        }
+        for side in checkpoint.side_files()?.iter().filter(|side| !self.path(&side.name).exists()) {
             match &side.bytes {
                 Some(bytes) => self.write(&side.name, bytes)?,
                 None => {
@@ -190,7 +175,7 @@ fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 /// Bytes written before the system is told to begin moving them to the disk, beside the work.
-const FLUSH_EVERY: u64 = 32 << 20;
+const FLUSH_EVERY: u64 = 8 << 20;
 
 /// The weight files, open for writing anywhere.
 pub struct OutputFiles {
@@ -260,9 +245,20 @@ fn sync_all(files: &[(PathBuf, File)]) -> Result<()> {
 
 fn create(path: &Path, planned: &OutputFile) -> std::io::Result<File> {
     let file = File::options().write(true).create(true).truncate(false).open(path)?;
-    file.set_len(planned.len)?;
+    reserve(&file, planned.len)?;
     write_at(&file, &planned.header, 0)?;
     Ok(file)
+}
+
+/// Gives a file its length, and where the system can, the space on the disk: a disk that is too small is then found out
+/// before any work.
+fn reserve(file: &File, len: u64) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
+        result => return result.map_err(Into::into),
+    }
+    file.set_len(len)
 }
 
 #[cfg(unix)]

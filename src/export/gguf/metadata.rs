@@ -37,7 +37,7 @@ pub fn metadata(plan: &Plan, checkpoint: &Checkpoint) -> Result<(Metadata, Vec<C
 
 /// The metadata of a GGUF input, less what is about its file.
 fn passed_through(checkpoint: &Checkpoint) -> Result<Option<Metadata>> {
-    let Some(file) = checkpoint.files.first().filter(|file| file.bytes().starts_with(b"GGUF")) else {
+    let Some(file) = checkpoint.files.first().filter(|file| gguf::is_gguf(file)) else {
         return Ok(None);
     };
     let mut metadata = gguf::parse(file.path(), file.bytes())?.metadata;

@@ -10,6 +10,11 @@ mod parse;
 mod reader;
 mod value;
 
-pub use open::{open, transform};
+pub use open::{open, side_files, transform};
 pub use parse::{Gguf, parse};
 pub use value::{Array, Metadata, Value};
+
+/// Whether a file opens as GGUF does.
+pub fn is_gguf(file: &crate::io::map::MappedFile) -> bool {
+    file.bytes().starts_with(b"GGUF")
+}

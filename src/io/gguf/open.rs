@@ -38,11 +38,23 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         path: path.to_owned(),
         tensors,
         config,
-        side_files: model.side_files()?,
+        side_files: Vec::new(),
         metadata: model.strings(),
         quantization: model.quantization(),
         files: model.files,
     })
+}
+
+/// The tokenizer and generation settings, rebuilt from the metadata of a model's first file: tens of milliseconds, so only
+/// where they are wanted.
+///
+/// # Errors
+/// A tokenizer that is incomplete, or of a kind that llmc does not know.
+pub fn side_files(file: &MappedFile) -> Result<Vec<SideFile>> {
+    let metadata = parse(file.path(), file.bytes())?.metadata;
+    let rebuilt = tokenizer::from_gguf(file.path(), &metadata)?;
+    let side_file = |(name, bytes)| SideFile { name, bytes: Some(bytes), path: file.path().to_owned() };
+    Ok(rebuilt.into_iter().map(side_file).collect())
 }
 
 /// The files of a model, parsed.
@@ -146,12 +158,6 @@ impl Model {
 
     fn strings(&self) -> BTreeMap<String, String> {
         self.metadata.iter().filter_map(|(key, value)| Some((key.clone(), value.to_text()?))).collect()
-    }
-
-    fn side_files(&self) -> Result<Vec<SideFile>> {
-        let files = tokenizer::from_gguf(self.path(), &self.metadata)?;
-        let side_file = |(name, bytes)| SideFile { name, bytes: Some(bytes), path: self.path().to_owned() };
-        Ok(files.into_iter().map(side_file).collect())
     }
 
     fn plain_sources(&self) -> IndexMap<String, Source> {
