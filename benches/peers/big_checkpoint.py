@@ -9,8 +9,7 @@ One run says little: on a shared machine the same work took from 3.8 to 8.5 s. J
 shown, and linearity is judged on the least of them, because other processes only ever add time; a ratio far below 1 fails
 like one far above, for then the sizes were not measured alike. What was written must be as large as planned.
 
-Outputs of several GB also time the disk: FP8 of 8 GB (4 GB written) took 1.9 times as long per GB as of 2 GB on the disk that
-this was written on, and 1.1 times with `--output /dev/shm`, which leaves the disk out. Report which was used.
+Outputs of several GB also time the disk; `--output /dev/shm` leaves it out. Say which was used with the figures.
 """
 
 import argparse
