@@ -192,7 +192,8 @@ impl Planner<'_> {
             }
         }
         let divides = |size: usize| columns.iter().all(|cols| cols.is_multiple_of(size));
-        let found = (32..=asked).rev().filter(|size| size % 32 == 0).find(|&size| divides(size));
+        let widest = columns.iter().copied().max().unwrap_or(0);
+        let found = (32..=asked.min(widest)).rev().filter(|size| size % 32 == 0).find(|&size| divides(size));
         Ok(found.filter(|_| !divides(asked)))
     }
 
