@@ -99,10 +99,8 @@ fn fill(
     let state = Run::new(plan, checkpoint, files, journal, options)?;
     let nonfinite = state.stream()?;
     state.files.sync()?;
-    for (name, content) in format.side_files(plan, checkpoint)?.iter().chain(documents) {
-        workspace.write(name, content)?;
-    }
-    workspace.copy_side_files(checkpoint, format)?;
+    let own = [format.side_files(plan, checkpoint)?, documents.to_vec()].concat();
+    workspace.write_beside(checkpoint, format, &own)?;
     Ok(Outcome { resumed, nonfinite })
 }
 

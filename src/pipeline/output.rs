@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use rayon::prelude::*;
+
 use super::Options;
 use super::journal::JOURNAL_NAME;
 use crate::error::{Error, Result};
@@ -70,8 +72,30 @@ impl Workspace {
         self.partial.join(name)
     }
 
-    /// Writes a small file and flushes it to the disk.
-    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+    /// Writes what stands beside the weights, and flushes it to the disk: what the format and the command have to say, and
+    /// the input's own files (tokenizer, generation settings) of which they have no version.
+    pub fn write_beside(
+        &self,
+        checkpoint: &Checkpoint,
+        format: &dyn Format,
+        own: &[(String, Vec<u8>)],
+    ) -> Result<()> {
+        own.par_iter().try_for_each(|(name, content)| self.write(name, content))?;
+        if format.single_file() {
+            return Ok(());
+        }
+        let side_files = checkpoint.side_files()?;
+        let theirs = side_files.par_iter().filter(|side| own.iter().all(|(name, _)| *name != side.name));
+        theirs.try_for_each(|side| match &side.bytes {
+            Some(bytes) => self.write(&side.name, bytes),
+            None => {
+                let content = fs::read(&side.path).map_err(|e| Error::io(&side.path, e))?;
+                self.write(&side.name, &content)
+            }
+        })
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.path(name);
         self.make_parent(&path)?;
         let write = || -> std::io::Result<()> {
@@ -80,24 +104,6 @@ impl Workspace {
             file.sync_all()
         };
         write().map_err(|e| Error::io(&path, e))
-    }
-
-    /// Copies tokenizer, generation settings and the like, where the format keeps them beside the weights and has not
-    /// written its own.
-    pub fn copy_side_files(&self, checkpoint: &Checkpoint, format: &dyn Format) -> Result<()> {
-        if format.single_file() {
-            return Ok(());
-        }
-        for side in checkpoint.side_files()?.iter().filter(|side| !self.path(&side.name).exists()) {
-            match &side.bytes {
-                Some(bytes) => self.write(&side.name, bytes)?,
-                None => {
-                    let content = fs::read(&side.path).map_err(|e| Error::io(&side.path, e))?;
-                    self.write(&side.name, &content)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn make_parent(&self, path: &Path) -> Result<()> {
