@@ -177,6 +177,13 @@ fn quantized_input_is_recognised_and_dequantized_on_request() {
 }
 
 #[test]
+fn a_bare_name_has_its_companions_beside_it() {
+    let tiny = fixture("tiny-llama");
+    let listed: Value = json(&tiny, "inspect --json model.safetensors");
+    assert!(listed.to_string().contains("llama"), "{listed}");
+}
+
+#[test]
 fn a_closed_pipe_is_no_panic() {
     let here = tempfile::tempdir().unwrap();
     let mut child = llmc(here.path())

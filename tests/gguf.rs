@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use llmc::io::gguf::{config, open};
+use llmc::io::gguf::{config, open, side_files};
 use llmc::io::{Checkpoint, Source, Stored};
 use llmc::model::{ARCHITECTURES, Transform};
 use serde_json::{Value, json};
@@ -172,6 +172,16 @@ fn unknown_architectures_keep_gguf_names() {
 }
 
 #[test]
+fn a_gguf_is_known_by_how_it_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["x.GGUF", "blob", "v1.5"] {
+        let path = settings("llama").tensor("output_norm.weight", &[8]).write(&folder, name);
+        let checkpoint = Checkpoint::open(path.to_str().unwrap()).unwrap();
+        assert!(checkpoint.tensors.contains_key("model.norm.weight"), "{name}");
+    }
+}
+
+#[test]
 fn parts_are_opened_together() {
     let folder = tempfile::tempdir().unwrap();
     let split = |builder: Builder| builder.key("split.count", 2, &2u16.to_le_bytes());
@@ -189,7 +199,7 @@ fn parts_are_opened_together() {
 }
 
 fn refused(builder: Builder, part: &str) {
-    let error = builder.open().unwrap_err();
+    let error = builder.open().and_then(|checkpoint| side_files(&checkpoint.files[0])).unwrap_err();
     assert!(error.to_string().contains(part), "{error} does not say {part}");
     assert!(error.hint().is_some());
 }

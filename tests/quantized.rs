@@ -74,6 +74,27 @@ fn ranges_of_rows_are_rows_of_the_whole() {
 }
 
 #[test]
+fn rows_within_a_block_have_its_zero_point() {
+    let mut draft = Draft::of("int8-asym-channel").set(&format!("{WEIGHTS}/strategy"), json!("block"));
+    draft = draft.set(&format!("{WEIGHTS}/block_structure"), json!([3, 20]));
+    for (role, part) in [("weight_scale", Dtype::F32), ("weight_zero_point", Dtype::I8)] {
+        draft = draft.with(&format!("model.proj.{role}"), part, &[3, 2]);
+    }
+    let scales = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0].iter().flat_map(|scale| scale.to_le_bytes());
+    let draft = draft.edit("weight_scale", |bytes| *bytes = scales.clone().collect());
+    let draft = draft.edit("weight_zero_point", |bytes| *bytes = vec![10, 20, 30, 40, 50, 60]);
+    let folder = draft.edit("weight", |bytes| bytes.fill(100)).write();
+    let checkpoint = open(folder.path()).unwrap();
+    let source = &checkpoint.tensors["model.proj.weight"];
+    // (100 − zero point) · scale, of the blocks that the rows 2 to 6 are in.
+    let [first, second, third] = [[90.0, 160.0], [210.0, 240.0], [250.0, 240.0]];
+    let expected: Vec<f32> = [first, second, second, second, third].concat();
+    let rows = values(&read(&checkpoint, source, 2..7));
+    assert_eq!(rows.chunks(20).map(|span| span[19]).collect::<Vec<_>>(), expected);
+    assert_eq!(rows, values(&read(&checkpoint, source, 0..7))[80..]);
+}
+
+#[test]
 fn symmetric_checkpoints_have_no_zero_points_and_asymmetric_ones_have() {
     for case in cases() {
         let checkpoint = open(&fixtures().join(&case)).unwrap();
@@ -146,14 +167,19 @@ impl Draft {
         self
     }
 
-    /// Opens it, and reads every quantized tensor.
-    fn read(&self) -> llmc::Result<Option<String>> {
+    fn write(&self) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let views = self.tensors.iter().map(|(name, (dtype, shape, bytes))| {
             (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
         });
         safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
         fs::write(folder.path().join("config.json"), self.config.to_string()).unwrap();
+        folder
+    }
+
+    /// Opens it, and reads every quantized tensor.
+    fn read(&self) -> llmc::Result<Option<String>> {
+        let folder = self.write();
         let checkpoint = open(folder.path())?;
         for source in checkpoint.tensors.values() {
             checkpoint.read_codes(source, 0..source.rows_cols()[0])?;

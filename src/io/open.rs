@@ -19,7 +19,7 @@ const SINGLE_FILE: &str = "model.safetensors";
 const HOW_TO_CONVERT: &str = "llmc reads .safetensors and .gguf; save the model again with `save_pretrained(folder, safe_serialization=True)`";
 
 impl Checkpoint {
-    /// Opens a `.safetensors` file, a folder, a `.gguf` or a hub id (`org/name[@revision]`). Reads headers only.
+    /// Opens a `.safetensors` file, a folder, a GGUF or a hub id (`org/name[@revision]`). Reads headers only.
     pub fn open(input: &str) -> Result<Checkpoint> {
         Checkpoint::open_with(input, &Hub::from_env())
     }
@@ -51,17 +51,47 @@ fn open_path(path: &Path) -> Result<Checkpoint> {
 }
 
 fn open_file(path: &Path) -> Result<Checkpoint> {
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gguf") => gguf::open(path),
-        Some("safetensors") => {
-            let folder = path.parent().filter(|parent| parent.join("config.json").is_file());
-            assemble(path, folder, Shards::read(&[path.to_owned()])?)
-        }
-        _ => Err(Error::unsupported(
-            format!("{}: expected a .safetensors or a .gguf file", path.display()),
-            HOW_TO_CONVERT,
-        )),
+    if has_extension(path, "gguf") || gguf::is_gguf(&MappedFile::open(path)?) {
+        return gguf::open(path);
     }
+    if has_extension(path, "safetensors") {
+        return open_safetensors(path);
+    }
+    let what = format!("{}: expected a .safetensors or a .gguf file", path.display());
+    Err(Error::unsupported(what, HOW_TO_CONVERT))
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// A whole model in one file; what stands beside it is the model's where there is a config.json.
+fn open_safetensors(path: &Path) -> Result<Checkpoint> {
+    let folder = folder_of(path);
+    refuse_shard(path, folder)?;
+    let folder = Some(folder).filter(|folder| folder.join("config.json").is_file());
+    assemble(path, folder, Shards::read(&[path.to_owned()])?)
+}
+
+/// The folder that a file is in; that of a bare name is the current one.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Refuses a file that the index beside it names as one of several: it is not a model, though it opens like one.
+fn refuse_shard(path: &Path, folder: &Path) -> Result<()> {
+    let index_file = folder.join(INDEX_FILE);
+    if !index_file.is_file() {
+        return Ok(());
+    }
+    let index = read_index(&index_file)?;
+    let shards = index.shards();
+    let named = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| shards.contains(name));
+    if !named || shards.len() == 1 {
+        return Ok(());
+    }
+    let what = format!("{}: one of the {} shards of a model", path.display(), shards.len());
+    Err(Error::usage(what, format!("name the folder that holds them all: {}", folder.display())))
 }
 
 fn open_folder(folder: &Path) -> Result<Checkpoint> {
@@ -120,7 +150,7 @@ fn with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
         let entry = entry.map_err(|e| Error::io(folder, e))?;
         let (path, name) = (entry.path(), entry.file_name());
         let hidden = name.to_string_lossy().starts_with('.');
-        if !hidden && path.extension().is_some_and(|found| found == extension) && path.is_file() {
+        if !hidden && has_extension(&path, extension) && path.is_file() {
             found.push(path);
         }
     }
@@ -177,8 +207,7 @@ impl Shards {
 
 /// Reads the shards that an index names, and checks that they hold what it says.
 fn read_sharded(folder: &Path, index_file: &Path) -> Result<Shards> {
-    let bytes = std::fs::read(index_file).map_err(|e| Error::io(index_file, e))?;
-    let index = index::parse(index_file, &bytes)?;
+    let index = read_index(index_file)?;
     let paths = shard_paths(folder, index_file, &index)?;
     let shards = Shards::read(&paths)?;
     check_against_index(&shards, index_file, &index)?;
@@ -187,6 +216,11 @@ fn read_sharded(folder: &Path, index_file: &Path) -> Result<Shards> {
         tracing::warn!("{index}: total_size says {size} bytes, the shards hold {found}");
     }
     Ok(shards)
+}
+
+fn read_index(index_file: &Path) -> Result<Index> {
+    let bytes = std::fs::read(index_file).map_err(|e| Error::io(index_file, e))?;
+    index::parse(index_file, &bytes)
 }
 
 fn shard_paths(folder: &Path, index_file: &Path, index: &Index) -> Result<Vec<PathBuf>> {

@@ -237,11 +237,17 @@ impl<C: Codec> Kernel for Round<'_, C> {
         for (row, (values, codes)) in rows.enumerate() {
             let spans = values.chunks(width).zip(codes.chunks_mut(width));
             for (entry, (values, codes)) in self.spans.entries(row).zip(spans) {
-                let zero = self.zeros.get(entry).copied().unwrap_or(0.0);
+                let zero = zero_at(self.zeros, entry);
                 round_span(&self.codec, values, self.divisors[entry], zero, codes);
             }
         }
     }
+}
+
+/// The zero point of a grid entry. None at all means 0 everywhere; too few is a mistake, and panics.
+#[inline(always)]
+fn zero_at(zeros: &[f32], entry: usize) -> f32 {
+    if zeros.is_empty() { 0.0 } else { zeros[entry] }
 }
 
 #[inline(always)]
@@ -298,7 +304,7 @@ impl<C: Codec> Kernel for SquaredErrors<'_, C> {
         for (row, values) in self.values.chunks_exact(cols).enumerate() {
             let spans = values.chunks(width).zip(self.weights.chunks(width));
             for (entry, (values, weights)) in self.spans.entries(row).zip(spans) {
-                let zero = self.zeros.get(entry).copied().unwrap_or(0.0);
+                let zero = zero_at(self.zeros, entry);
                 self.errors[entry] += span_error(&self.codec, values, weights, self.scales[entry], zero);
             }
         }
@@ -359,8 +365,7 @@ impl<C: Codec> Kernel for Dequantize<'_, C> {
         for (row, (codes, out)) in rows.enumerate() {
             let spans = codes.chunks(width).zip(out.chunks_mut(width));
             for (entry, (codes, out)) in self.spans.entries(row).zip(spans) {
-                let (multiplier, zero) =
-                    (self.multipliers[entry], self.zeros.get(entry).copied().unwrap_or(0.0));
+                let (multiplier, zero) = (self.multipliers[entry], zero_at(self.zeros, entry));
                 for (&code, out) in codes.iter().zip(out) {
                     *out = self.codec.decode(code, zero) * multiplier;
                 }
@@ -384,7 +389,7 @@ fn dequantize_reordered<C: Codec>(
         let first = spans.entries(row).start;
         for ((&code, out), &group) in codes.iter().zip(out).zip(g_idx) {
             let entry = first + group as usize;
-            let zero = zeros.get(entry).copied().unwrap_or(0.0);
+            let zero = zero_at(zeros, entry);
             *out = codec.decode(code, zero) * multipliers[entry];
         }
     }

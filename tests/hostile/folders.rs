@@ -36,6 +36,17 @@ fn refuses(case: &str, files: &[(&str, Vec<u8>)], words: &[&str]) {
 }
 
 #[test]
+fn one_shard_is_no_model() {
+    let files = [(A, file_of(&["a"])), (B, file_of(&["b"])), (INDEX_FILE, index(&[("a", A), ("b", B)]))];
+    let whole = folder(&files);
+    check("a shard", open(&whole.path().join(A)), &[A, "one of the 2 shards"]);
+    fs::write(whole.path().join("other.safetensors"), file_of(&["c"])).unwrap();
+    open(&whole.path().join("other.safetensors")).unwrap();
+    let single = folder(&[(A, file_of(&["a"])), (INDEX_FILE, index(&[("a", A)]))]);
+    open(&single.path().join(A)).unwrap();
+}
+
+#[test]
 fn a_sharded_folder_opens_in_the_order_of_its_shards() {
     let files = [
         (A, file_of(&["x", "a"])),

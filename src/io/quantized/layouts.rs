@@ -75,8 +75,8 @@ fn packed_bits(module: &Module, words: usize, cols: usize) -> Result<u8> {
     }
 }
 
-/// Checks `weight_zero_point` where it must be, and that it is where the configuration says so: I32 packed along N, or
-/// I8 in the shape of the scales (one per tensor, and int-quantized).
+/// Checks `weight_zero_point` where it must be, and that it is where the configuration says so: I32 packed along the
+/// rows of the grid, or I8 in the shape of the scales (one per tensor, and int-quantized).
 fn zero_points(module: &Module, scheme: &Scheme, rows: usize, cols: usize) -> Result<()> {
     if scheme.symmetric {
         let asymmetric = |c: &super::config::Claim| c.symmetric == Some(false);
@@ -90,8 +90,9 @@ fn zero_points(module: &Module, scheme: &Scheme, rows: usize, cols: usize) -> Re
         return module.shaped("weight_zero_point", &module.part("weight_scale")?.shape);
     }
     let Number::Int { bits } = scheme.number else { return Ok(()) };
+    let [rows, cols] = scheme.grid_shape(rows, cols);
     let packed = words_for(rows, bits).ok_or_else(|| module.wrong(part, "fewer rows", rows))?;
-    module.shaped("weight_zero_point", &[packed, scheme.grid_shape(rows, cols)[1]])
+    module.shaped("weight_zero_point", &[packed, cols])
 }
 
 /// Checks a column → group index.

@@ -151,19 +151,18 @@ impl Reader<'_> {
         let entries = self.entries();
         let size = part.dtype.block_bytes();
         let scales = floats(part.dtype, &self.bytes(part)[entries.start * size..entries.end * size]);
-        match self.scheme.granularity {
-            Granularity::Block(height, _) if self.row_scheme() != self.scheme => {
-                self.row_by_row(&scales, height)
-            }
-            _ => scales,
-        }
+        self.row_by_row(scales)
     }
 
-    /// The scales of blocks of `height` rows, repeated for each row.
-    fn row_by_row(&self, scales: &[f32], height: usize) -> Vec<f32> {
+    /// What [`Reader::entries`] hold, repeated for each row of a block where [`Reader::row_scheme`] is by groups.
+    fn row_by_row<T: Copy>(&self, entries: Vec<T>) -> Vec<T> {
+        let Granularity::Block(height, _) = self.scheme.granularity else { return entries };
+        if self.row_scheme() == self.scheme {
+            return entries;
+        }
         let [_, width] = self.scheme.grid_shape(1, self.cols);
         let block = |row: usize| (row / height - self.rows.start / height) * width;
-        self.rows.clone().flat_map(|row| &scales[block(row)..][..width]).copied().collect()
+        self.rows.clone().flat_map(|row| &entries[block(row)..][..width]).copied().collect()
     }
 
     /// The grid entries of these rows.
@@ -200,11 +199,11 @@ impl Reader<'_> {
             Layout::GptqV1 | Layout::GptqV2 => self.gptq_zero_points(),
             _ if self.scheme.symmetric => Ok(Vec::new()),
             Layout::Awq => Ok(self.awq_zero_points()),
-            _ => self.compressed_zero_points(),
+            _ => Ok(self.row_by_row(self.compressed_zero_points()?)),
         }
     }
 
-    /// I32 packed along the rows, or I8 in the shape of the scales.
+    /// I32 packed along the rows of the grid, or I8 in the shape of the scales.
     fn compressed_zero_points(&self) -> Result<Vec<u8>> {
         let part = self.part("weight_zero_point");
         if part.dtype == DType::I8 {
@@ -214,8 +213,7 @@ impl Reader<'_> {
         }
         let width = part.shape[1];
         let columns = Columns::new(self.bytes(part), width, self.bits());
-        let entry = |n| (0..width).map(move |g| (n, g));
-        Ok(self.rows.clone().flat_map(entry).map(|(n, g)| columns.code(g, n)).collect())
+        Ok(self.entries().map(|entry| columns.code(entry % width, entry / width)).collect())
     }
 
     /// `qzeros` [G, N·b/32], minus one in version 1.
