@@ -83,6 +83,35 @@ fn killed_again_and_again_it_still_ends() {
     assert_same(&whole.path().join("out"), &folder.path().join("out"));
 }
 
+#[test]
+fn what_an_interrupted_run_left_is_not_trusted_blindly() {
+    let whole = tempfile::tempdir().unwrap();
+    checkpoint(whole.path());
+    ok(whole.path(), ARGUMENTS);
+    for damage in ["weights", "tokenizer"] {
+        let folder = tempfile::tempdir().unwrap();
+        checkpoint(folder.path());
+        let mut child = start(folder.path());
+        let partial = folder.path().join("out.partial");
+        let lines =
+            || std::fs::read_to_string(partial.join("llmc.journal")).map_or(0, |text| text.lines().count());
+        while lines() < 4 && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !partial.exists() {
+            return eprintln!("skipped: the run ended before it could be killed");
+        }
+        match damage {
+            "weights" => std::fs::remove_file(partial.join("model-00001-of-00003.safetensors")).unwrap(),
+            _ => std::fs::write(partial.join("README.md"), "cut sh").unwrap(),
+        }
+        ok(folder.path(), ARGUMENTS);
+        assert_same(&whole.path().join("out"), &folder.path().join("out"));
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn sigint_stops_cleanly_and_resumes() {
@@ -148,8 +177,22 @@ fn what_is_there_is_not_lost() {
     let input = std::fs::read(here.join("model.safetensors")).unwrap();
     let over = "quantize model.safetensors --scheme w8a16 --overwrite -o";
     assert!(fails(here, &format!("{over} model.safetensors"), 2).contains("is the input"));
-    assert!(fails(here, &format!("{over} ."), 2).contains("holds it"));
+    assert!(fails(here, &format!("{over} ."), 2).contains("names no file"));
+    assert!(fails(here, &format!("{over} {}", here.display()), 2).contains("holds it"));
     assert!(input == std::fs::read(here.join("model.safetensors")).unwrap());
+
+    for (name, line) in [("folder", "w8a16 -o folder"), ("x.gguf", "q8_0 --format gguf -o x.gguf")] {
+        std::fs::create_dir(here.join(name)).unwrap();
+        std::fs::write(here.join(name).join("thesis.txt"), "mine").unwrap();
+        let line = format!("quantize model.safetensors --overwrite --scheme {line}");
+        let said = fails(here, &line, if name == "folder" { 2 } else { 1 });
+        assert!(name != "folder" || said.contains("not what llmc writes"), "{said}");
+        assert_eq!(std::fs::read(here.join(name).join("thesis.txt")).unwrap(), b"mine");
+    }
+    assert!(
+        fails(here, "quantize model.safetensors --scheme w8a16 -o w.gguf", 2).contains("named like a GGUF")
+    );
+    assert!(fails(here, "quantize model.safetensors --scheme w8a16 -o ..", 2).contains("names no file"));
 
     std::fs::create_dir(here.join("mine.partial")).unwrap();
     std::fs::write(here.join("mine.partial/notes.txt"), "mine").unwrap();
@@ -178,6 +221,7 @@ fn what_another_run_left_is_not_mixed_in() {
     }
     let other = ARGUMENTS.replace("--group-size 32", "--group-size 64");
     assert!(fails(folder.path(), &other, 1).contains("another input, recipe or version"));
+    assert!(partial.exists(), "what was left is still there");
     ok(folder.path(), &format!("{other} --no-resume"));
 }
 

@@ -2,7 +2,9 @@
 
 use clap::Args;
 use clap_complete::Shell;
+use serde_json::json;
 
+use super::Context;
 use crate::error::Result;
 
 /// Print shell completions
@@ -16,7 +18,9 @@ pub struct Arguments {
 }
 
 /// Prints them.
-pub fn run(arguments: &Arguments) -> Result<()> {
-    clap_complete::generate(arguments.shell, &mut super::command(), "llmc", &mut std::io::stdout());
-    Ok(())
+pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut super::command(), "llmc", &mut script);
+    let script = String::from_utf8_lossy(&script);
+    context.print(|| script.to_string(), || json!({ "script": script }))
 }

@@ -48,16 +48,12 @@ pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Con
         return super::plan::print(&plan, context);
     }
     let target = target(model, output, &plan);
-    pipeline::refuse_input_as_output(&checkpoint, &target)?;
+    pipeline::check_target(&checkpoint, &target, plan.request.format.single_file(), output.overwrite)?;
     plan.metadata = pipeline::provenance(&plan, &checkpoint, &context.interrupted)?;
     let card = export::card::model_card(&plan, &command_line(), model);
     let progress = context.progress(pipeline::total_input_bytes(&plan, &checkpoint), "writing");
-    let options = Options {
-        overwrite: output.overwrite,
-        resume: !output.no_resume,
-        interrupted: &context.interrupted,
-        progress: &progress,
-    };
+    let options =
+        Options { resume: !output.no_resume, interrupted: &context.interrupted, progress: &progress };
     let documents = if plan.request.format.single_file() { vec![] } else { vec![card_file(card)] };
     let outcome = pipeline::run(&plan, &checkpoint, &target, &documents, &options)?;
     progress.finish_and_clear();
@@ -69,18 +65,15 @@ fn card_file(card: String) -> (String, Vec<u8>) {
     ("README.md".to_owned(), card.into_bytes())
 }
 
+/// The output that was named, or one named after the model and the scheme, here.
 fn target(model: &str, output: &OutputArguments, plan: &Plan) -> PathBuf {
     output.output.clone().unwrap_or_else(|| {
-        let suffix = plan.recipe.scheme.clone().or(plan.recipe.dtype.clone());
-        let name = model.trim_end_matches('/').split('@').next().unwrap_or(model);
-        let stem = Path::new(name).file_stem().map_or("model".into(), |stem| stem.to_string_lossy());
-        let stem = if Path::new(model).is_dir() || !Path::new(model).exists() {
-            Path::new(name).file_name().map_or(stem.clone(), |name| name.to_string_lossy())
-        } else {
-            stem
-        };
-        let suffix = suffix.unwrap_or_else(|| plan.request.format.name().to_owned());
-        export::default_path(&stem, &suffix, plan.request.format)
+        let local = Path::new(model);
+        let name = if local.exists() { model } else { model.split('@').next().unwrap_or(model) };
+        let name = if local.is_file() { Path::new(name).file_stem() } else { Path::new(name).file_name() };
+        let stem = name.map_or("model".into(), |name| name.to_string_lossy());
+        let suffix = plan.recipe.scheme.as_deref().or(plan.recipe.dtype.as_deref());
+        export::default_path(&stem, suffix.unwrap_or(plan.request.format.name()), plan.request.format)
     })
 }
 

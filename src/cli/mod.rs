@@ -101,7 +101,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Quantize(arguments) => quantize::run(&arguments, &context),
         Command::Convert(arguments) => convert::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
-        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments, &context),
     }
 }
 

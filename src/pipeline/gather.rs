@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use super::chunks::CHUNK_ELEMENTS;
 use crate::error::Result;
 use crate::export::{Output, rows_cols};
 use crate::io::{Checkpoint, Source, Stored, nonfinite_count};
 use crate::model::Transform;
+use crate::numerics::convert;
 use crate::tensor::DType;
 
 /// How many values are not numbers one can round.
@@ -24,6 +26,32 @@ impl NonFinite {
         NonFinite { nan, inf }
     }
 
+    /// Counts them in stored values; types that are no floats, or whose numbers are codes, have none.
+    pub fn count_stored(dtype: DType, bytes: &[u8]) -> NonFinite {
+        match dtype {
+            DType::F64 => {
+                let values = bytes.as_chunks().0.iter().map(|&value| f64::from_le_bytes(value));
+                let [mut nan, mut inf] = [0, 0];
+                values.for_each(|value| {
+                    nan += usize::from(value.is_nan());
+                    inf += usize::from(value.is_infinite());
+                });
+                NonFinite { nan, inf }
+            }
+            DType::Block(_) => NonFinite::default(),
+            dtype if dtype.is_float() => {
+                let mut values = Vec::new();
+                let count = |piece: &[u8]| {
+                    values.resize(piece.len() / dtype.block_bytes(), 0.0);
+                    convert::to_f32(dtype, piece, &mut values);
+                    NonFinite::count(&values)
+                };
+                bytes.chunks(CHUNK_ELEMENTS * dtype.block_bytes()).map(count).sum()
+            }
+            _ => NonFinite::default(),
+        }
+    }
+
     /// Whether every value was finite.
     pub fn none(self) -> bool {
         self == NonFinite::default()
@@ -34,6 +62,20 @@ impl NonFinite {
         self.nan += other.nan;
         self.inf += other.inf;
     }
+}
+
+impl std::iter::Sum for NonFinite {
+    fn sum<I: Iterator<Item = NonFinite>>(counts: I) -> NonFinite {
+        counts.fold(NonFinite::default(), |mut total, count| {
+            total.add(count);
+            total
+        })
+    }
+}
+
+/// Takes what is not finite as 0, once it has been counted and allowed.
+pub fn clear_nonfinite(values: &mut [f32]) {
+    values.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
 }
 
 /// Consecutive rows of one source that become consecutive rows of an output.

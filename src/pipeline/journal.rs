@@ -1,13 +1,14 @@
 //! The journal: which steps of an interrupted run are finished, so that the same command goes on from there.
 //!
-//! A text file in the partial output. Its first line is the key: blake3 over the headers of the output files, which
-//! contain version, recipe and the digest of the input. Then one line a finished step, and `synced` after each flush to
-//! the disk. A killed process leaves all its writes to the system, so every line counts; a machine that went down may
-//! not have written them, so only what stands before the last `synced` counts, which the boot id tells.
+//! A text file in the partial output. Its first line is the key, blake3 over the headers of the output files (which
+//! contain version, recipe and the digest of the input), and the boot id of the machine. Then one line a finished step,
+//! and `synced` after each flush to the disk. A killed process leaves all its writes to the system, so every whole line
+//! counts; a machine that went down may have lost them, so after another boot only what stands before the last `synced`
+//! does. Opening writes the journal anew with what counts, so that nothing doubtful is ever vouched for later.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,44 +17,39 @@ use super::output::{OutputFiles, Workspace};
 use crate::error::{Error, Result};
 use crate::export::OutputFile;
 
-/// Bytes written between two flushes to the disk.
+/// Bytes of finished steps between two flushes to the disk that are waited for.
 const SYNC_EVERY: u64 = 1 << 30;
 
 /// An open journal; holds the lock on its partial output.
 pub struct Journal {
     path: PathBuf,
-    finished: HashSet<usize>,
+    finished: BTreeSet<usize>,
     file: Mutex<File>,
     unsynced: AtomicU64,
 }
 
 impl Journal {
-    /// Opens the workspace's journal, or begins one.
+    /// Opens the workspace's journal, or begins one, and with it an empty workspace.
     ///
     /// # Errors
-    /// Where the partial output belongs to another run (another input, recipe or version), or another process is at it.
-    pub fn open(workspace: &Workspace, layout: &[OutputFile]) -> Result<Journal> {
+    /// Where another process is at the partial output, or it belongs to another run (another input, recipe or version)
+    /// and is to be resumed.
+    pub fn open(workspace: &Workspace, layout: &[OutputFile], resume: bool) -> Result<Journal> {
         let path = workspace.path(JOURNAL_NAME);
-        let mut file = File::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(|e| Error::io(&path, e))?;
-        file.try_lock().map_err(|_| {
-            let what = format!("{} is being written by another process", workspace.partial().display());
-            Error::Busy { what, hint: "wait for it to end, or choose another output with -o".into() }
-        })?;
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = file.map_err(|e| Error::io(&path, e))?;
+        file.try_lock().map_err(|_| busy(workspace))?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(|e| Error::io(&path, e))?;
         let key = key(layout);
-        let finished = match text.lines().next() {
-            None => {
-                writeln!(file, "{key} {}", boot_id()).map_err(|e| Error::io(&path, e))?;
-                HashSet::new()
-            }
-            Some(first) => resume(workspace, first, &key, &text)?,
-        };
+        let mut finished = if resume { counted(workspace, &key, &text)? } else { BTreeSet::new() };
+        if !workspace.holds(layout) {
+            finished.clear();
+        }
+        if finished.is_empty() {
+            workspace.clear()?;
+        }
+        begin(&mut file, &key, &finished).map_err(|e| Error::io(&path, e))?;
         Ok(Journal { path, finished, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
     }
 
@@ -70,11 +66,12 @@ impl Journal {
     /// Records a finished step of so many bytes; waits for the files to be on the disk from time to time.
     pub fn done(&self, step: usize, bytes: u64, files: &OutputFiles) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(file, "{step}").map_err(|e| Error::io(&self.path, e))?;
+        let mut append = |line: String| file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e));
+        append(format!("{step}\n"))?;
         if self.unsynced.fetch_add(bytes, Ordering::Relaxed) >= SYNC_EVERY {
             self.unsynced.store(0, Ordering::Relaxed);
             files.sync()?;
-            writeln!(file, "synced").map_err(|e| Error::io(&self.path, e))?;
+            append(format!("{SYNCED}\n"))?;
         }
         Ok(())
     }
@@ -82,6 +79,7 @@ impl Journal {
 
 /// The journal's name in the partial output.
 pub const JOURNAL_NAME: &str = "llmc.journal";
+const SYNCED: &str = "synced";
 
 fn key(layout: &[OutputFile]) -> String {
     let mut hasher = blake3::Hasher::new();
@@ -92,29 +90,87 @@ fn key(layout: &[OutputFile]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// The finished steps of a journal. A line that was cut short ends it.
-fn resume(workspace: &Workspace, first: &str, key: &str, text: &str) -> Result<HashSet<usize>> {
-    let (found, boot) = first.split_once(' ').unwrap_or((first, ""));
+/// The finished steps that a journal's text vouches for.
+fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<BTreeSet<usize>> {
+    // A line that was cut short says nothing.
+    let mut lines: Vec<&str> =
+        text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).collect();
+    if lines.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let (found, boot) = lines[0].split_once(' ').unwrap_or((lines[0], ""));
     if found != key {
-        return Err(Error::unsupported(
-            format!(
+        return Err(Error::Busy {
+            what: format!(
                 "{} was left by a run with another input, recipe or version",
                 workspace.partial().display()
             ),
-            "--no-resume throws it away and starts afresh; -o writes elsewhere",
-        ));
+            hint: "--no-resume throws it away and starts afresh; -o writes elsewhere".into(),
+        });
     }
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let counted = match whole.rfind("synced") {
-        _ if !boot.is_empty() && boot == boot_id() => whole,
-        Some(end) => &whole[..end],
-        None => "",
-    };
-    Ok(counted.lines().skip(1).filter_map(|line| line.parse().ok()).collect())
+    if boot.is_empty() || boot != boot_id() {
+        lines.truncate(lines.iter().rposition(|&line| line == SYNCED).unwrap_or(0));
+    }
+    Ok(lines.iter().skip(1).filter_map(|line| line.parse().ok()).collect())
+}
+
+/// Writes the journal anew. What counts is not marked as synced: the next flush does that.
+fn begin(file: &mut File, key: &str, finished: &BTreeSet<usize>) -> std::io::Result<()> {
+    let steps: String = finished.iter().map(|step| format!("{step}\n")).collect();
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(format!("{key} {}\n{steps}", boot_id()).as_bytes())
 }
 
 /// Identifies this boot of the machine; empty where the system does not tell, and then only what was synced counts.
 fn boot_id() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
+}
+
+fn busy(workspace: &Workspace) -> Error {
+    Error::Busy {
+        what: format!("{} is being written by another process", workspace.partial().display()),
+        hint: "wait for it to end, or choose another output with -o".into(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: &[usize]) {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(&folder.path().join("out"), false).unwrap();
+        let text = text.replace("KEY", &key(&[])).replace("BOOT", &boot_id());
+        std::fs::write(workspace.path(JOURNAL_NAME), &text).unwrap();
+        let journal = Journal::open(&workspace, &[], true).unwrap();
+        assert_eq!(journal.finished.iter().copied().collect::<Vec<_>>(), expected, "{text:?}");
+        let rewritten = std::fs::read_to_string(workspace.path(JOURNAL_NAME)).unwrap();
+        assert!(rewritten.ends_with('\n') && !rewritten.contains(SYNCED), "{rewritten:?}");
+    }
+
+    #[test]
+    fn only_whole_lines_count_and_after_another_boot_only_synced_ones() {
+        check("", &[]);
+        check("KEY BOOT\n", &[]);
+        check("KEY BOOT\n3\n1\n", &[1, 3]);
+        check("KEY BOOT\n3\n1", &[3]);
+        check("KEY BOOT\n3\nsynced\n4\n", &[3, 4]);
+        check("KEY elsewhere\n3\n1\n", &[]);
+        check("KEY elsewhere\n3\nsynced\n4\nsynced\n5\n", &[3, 4]);
+        check("KEY", &[]);
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(&folder.path().join("out"), false).unwrap();
+        let _first = Journal::open(&workspace, &[], true).unwrap();
+        for resume in [true, false] {
+            let error = Journal::open(&workspace, &[], resume).err().unwrap();
+            assert!(error.to_string().contains("another process"), "{error}");
+        }
+    }
 }

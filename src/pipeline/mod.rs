@@ -1,10 +1,12 @@
 //! The one loop that moves tensors from a checkpoint through a method to a format.
 //!
-//! Work is cut into chunks: row ranges of about [`CHUNK_ELEMENTS`] weights, taken in order by the threads of the pool.
+//! Work is cut into chunks: row ranges of about [`chunks::CHUNK_ELEMENTS`] weights, taken in order by the threads of the pool.
 //! Each chunk is read, quantized, laid out and written to its place by itself, so that memory is a few chunks, whatever
 //! the size of the checkpoint, and the bytes do not depend on the number of threads.
 
+mod chunks;
 mod digest;
+mod extents;
 mod gather;
 mod journal;
 mod output;
@@ -20,28 +22,25 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::export::{Format, Output, Piece};
+use crate::export::{Output, OutputFile, Piece};
 use crate::io::Checkpoint;
 use crate::method::{Block, Linear, Method};
 use crate::numerics::{Extent, Scheme, convert};
 use crate::plan::{Action, Plan, Step};
 use crate::tensor::{DType, Weight};
 
+use chunks::{Chunk, chunk_rows, chunks_of, refuse_long_rows};
 pub use digest::{input_digest, provenance};
-use gather::{NonFinite, gather, raw_runs};
+use extents::Extents;
+use gather::{NonFinite, clear_nonfinite, gather, raw_runs};
 use journal::Journal;
-pub use output::refuse_input_as_output;
+pub use output::check_target;
 use output::{OutputFiles, Workspace};
 pub use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};
-
-/// Weights per chunk: 1 MiB in f32, what a core's second-level cache holds.
-const CHUNK_ELEMENTS: usize = 1 << 18;
 
 /// How to run a plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Options<'a> {
-    /// Replace an output that is already there.
-    pub overwrite: bool,
     /// Go on from what an interrupted run left; otherwise start afresh.
     pub resume: bool,
     /// Set by a signal handler: stop after the chunks in hand, keep what is finished.
@@ -72,12 +71,15 @@ pub fn run(
     options: &Options,
 ) -> Result<Outcome> {
     let format = plan.request.format;
-    let workspace = Workspace::open(target, format.single_file(), options)?;
-    let result = fill(&workspace, plan, checkpoint, documents, options);
+    refuse_long_rows(plan)?;
+    let layout = format.files(plan, checkpoint)?;
+    let workspace = Workspace::open(target, format.single_file())?;
+    let journal = Journal::open(&workspace, &layout, options.resume)?;
+    let result = fill(&workspace, &layout, journal, plan, checkpoint, documents, options);
     match &result {
         Ok(_) => workspace.publish()?,
-        // Only these leave something that the same command could go on from.
-        Err(Error::Io { .. } | Error::Interrupted { .. } | Error::Busy { .. }) => {}
+        // These leave something that the same command can go on from.
+        Err(Error::Io { .. } | Error::Interrupted { .. }) => {}
         Err(_) => workspace.discard()?,
     }
     result
@@ -86,15 +88,15 @@ pub fn run(
 /// Makes the whole output in the workspace.
 fn fill(
     workspace: &Workspace,
+    layout: &[OutputFile],
+    journal: Journal,
     plan: &Plan,
     checkpoint: &Checkpoint,
     documents: &[(String, Vec<u8>)],
     options: &Options,
 ) -> Result<Outcome> {
     let format = plan.request.format;
-    let layout = format.files(plan, checkpoint)?;
-    let journal = Journal::open(workspace, &layout)?;
-    let files = OutputFiles::create(workspace, &layout, plan)?;
+    let files = OutputFiles::create(workspace, layout, plan)?;
     let resumed = journal.finished();
     let state = Run::new(plan, checkpoint, files, journal, options)?;
     let nonfinite = state.stream()?;
@@ -113,41 +115,6 @@ pub fn peak_memory(plan: &Plan, threads: usize) -> u64 {
         (chunk_rows(plan.request.format, step).min(rows) * cols) as u64
     });
     PROCESS + threads as u64 * BYTES_PER_ELEMENT * largest.max().unwrap_or(0)
-}
-
-/// Rows of one step.
-#[derive(Debug, Clone, PartialEq)]
-struct Chunk {
-    step: usize,
-    rows: Range<usize>,
-}
-
-/// Rows per chunk: about [`CHUNK_ELEMENTS`], in multiples that scheme and format can start at.
-fn chunk_rows(format: &dyn Format, step: &Step) -> usize {
-    let [_, cols] = step.rows_cols();
-    let multiple = match &step.action {
-        Action::Quantize(scheme) => lcm(scheme.row_multiple(), format.row_multiple(scheme)),
-        Action::Store(_) => 1,
-    };
-    (CHUNK_ELEMENTS / cols.max(1)).max(1).next_multiple_of(multiple)
-}
-
-fn lcm(a: usize, b: usize) -> usize {
-    let gcd = |mut a: usize, mut b: usize| {
-        while b != 0 {
-            (a, b) = (b, a % b);
-        }
-        a.max(1)
-    };
-    (a / gcd(a, b) * b).max(1)
-}
-
-/// The chunks of a step; one empty chunk for a tensor without rows, so that it is finished like any other.
-fn chunks_of(format: &dyn Format, index: usize, step: &Step) -> impl Iterator<Item = Chunk> + use<> {
-    let rows = if step.elements() == 0 { 0 } else { step.rows_cols()[0] };
-    let size = chunk_rows(format, step);
-    (0..rows.div_ceil(size).max(1))
-        .map(move |i| Chunk { step: index, rows: (i * size).min(rows)..((i + 1) * size).min(rows) })
 }
 
 /// A run in progress.
@@ -224,32 +191,37 @@ impl<'a> Run<'a> {
     }
 
     fn store(&self, step: &Step, chunk: &Chunk, dtype: DType) -> Result<NonFinite> {
-        let mut values = Vec::new();
-        let mut found = NonFinite::default();
-        if dtype.is_float() && !matches!(dtype, DType::Block(_)) {
-            gather(self.checkpoint, &step.output, chunk.rows.clone(), &mut values)?;
-            found = self.check_finite(step, &values)?;
-        }
+        let offset = (chunk.rows.start * row_bytes(step, dtype)) as u64;
         if let Some(runs) = raw_runs(self.checkpoint, &step.output, chunk.rows.clone(), dtype)? {
-            let mut offset = (chunk.rows.start * row_bytes(step, dtype)) as u64;
-            for run in runs {
-                self.files.write(chunk.step, 0, offset, run)?;
-                offset += run.len() as u64;
-            }
+            let found = runs.iter().map(|run| NonFinite::count_stored(dtype, run)).sum();
+            self.check_finite(step, found)?;
+            self.write_runs(chunk.step, offset, &runs)?;
             return Ok(found);
         }
+        let mut values = Vec::new();
+        gather(self.checkpoint, &step.output, chunk.rows.clone(), &mut values)?;
+        let found = self.check_finite(step, NonFinite::count(&values))?;
         let mut bytes = Vec::new();
         convert::from_f32(dtype, &values, &mut bytes);
-        self.files.write(chunk.step, 0, (chunk.rows.start * row_bytes(step, dtype)) as u64, &bytes)?;
+        self.write_runs(chunk.step, offset, &[&bytes])?;
         Ok(found)
+    }
+
+    /// Writes runs of bytes one after the other into a step's only part.
+    fn write_runs(&self, step: usize, mut offset: u64, runs: &[&[u8]]) -> Result<()> {
+        runs.iter().try_for_each(|run| {
+            self.files.write(step, 0, offset, run)?;
+            offset += run.len() as u64;
+            Ok(())
+        })
     }
 
     fn quantize(&self, step: &Step, chunk: &Chunk, scheme: &Scheme) -> Result<NonFinite> {
         let mut values = Vec::new();
         gather(self.checkpoint, &step.output, chunk.rows.clone(), &mut values)?;
-        let found = self.check_finite(step, &values)?;
+        let found = self.check_finite(step, NonFinite::count(&values))?;
         if !found.none() {
-            values.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
+            clear_nonfinite(&mut values);
         }
         let extent = self.extents.of(chunk.step, step);
         let method = self.plan.request.method.method;
@@ -261,8 +233,8 @@ impl<'a> Run<'a> {
         Ok(found)
     }
 
-    fn check_finite(&self, step: &Step, values: &[f32]) -> Result<NonFinite> {
-        let found = NonFinite::count(values);
+    /// Passes on what was found, where it is nothing, or allowed; else counts it in the whole tensor for the error.
+    fn check_finite(&self, step: &Step, found: NonFinite) -> Result<NonFinite> {
         if found.none() || self.plan.recipe.allow_nonfinite {
             return Ok(found);
         }
@@ -278,7 +250,7 @@ impl<'a> Run<'a> {
             &step.output.name,
             "finite weights",
             format!("{} NaN and {} infinities among {} values", total.nan, total.inf, step.elements()),
-            "the checkpoint is probably damaged: compare its checksum with the publisher's; --allow-nonfinite takes such values as 0",
+            "the checkpoint is probably damaged: compare its checksum with the publisher's; --allow-nonfinite lets such values pass, as 0 where they are quantized",
         ))
     }
 
@@ -360,57 +332,4 @@ fn input_bytes(checkpoint: &Checkpoint, output: &Output) -> u64 {
 /// Total input bytes of a plan: the length of its progress bar.
 pub fn total_input_bytes(plan: &Plan, checkpoint: &Checkpoint) -> u64 {
     plan.steps.iter().map(|step| input_bytes(checkpoint, &step.output)).sum()
-}
-
-/// The extents of the tensors whose schemes need them, fused groups united.
-struct Extents {
-    by_step: HashMap<usize, Extent>,
-    by_group: HashMap<usize, Extent>,
-}
-
-impl Extents {
-    fn new(plan: &Plan, checkpoint: &Checkpoint, interrupted_flag: &AtomicBool) -> Result<Extents> {
-        let format = plan.request.format;
-        let needing =
-            plan.steps.iter().enumerate().filter(
-                |(_, step)| matches!(&step.action, Action::Quantize(scheme) if scheme.needs_extent()),
-            );
-        let chunks = needing.flat_map(|(index, step)| chunks_of(format, index, step));
-        let by_step = chunks
-            .par_bridge()
-            .map(|chunk| {
-                if interrupted_flag.load(Ordering::Relaxed) {
-                    return Err(interrupted());
-                }
-                let mut values = Vec::new();
-                gather(checkpoint, &plan.steps[chunk.step].output, chunk.rows, &mut values)?;
-                values.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
-                Ok((chunk.step, Extent::of(&values)))
-            })
-            .try_fold(HashMap::new, |mut extents, result| {
-                let (step, extent) = result?;
-                unite(&mut extents, step, extent);
-                Ok::<_, Error>(extents)
-            })
-            .try_reduce(HashMap::new, |mut all, extents| {
-                extents.into_iter().for_each(|(step, extent)| unite(&mut all, step, extent));
-                Ok(all)
-            })?;
-        let mut by_group = HashMap::new();
-        for (&step, &extent) in &by_step {
-            if let Some(group) = plan.steps[step].fused {
-                unite(&mut by_group, group, extent);
-            }
-        }
-        Ok(Extents { by_step, by_group })
-    }
-
-    fn of(&self, index: usize, step: &Step) -> Option<Extent> {
-        let fused = step.fused.and_then(|group| self.by_group.get(&group));
-        fused.or_else(|| self.by_step.get(&index)).copied()
-    }
-}
-
-fn unite(extents: &mut HashMap<usize, Extent>, key: usize, extent: Extent) {
-    extents.entry(key).and_modify(|known| *known = known.union(extent)).or_insert(extent);
 }

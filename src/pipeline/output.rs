@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 
 use rayon::prelude::*;
 
-use super::Options;
 use super::journal::JOURNAL_NAME;
 use crate::error::{Error, Result};
 use crate::export::{Format, OutputFile};
@@ -28,23 +27,11 @@ pub struct Workspace {
 
 impl Workspace {
     /// Makes or finds the partial output.
-    ///
-    /// # Errors
-    /// Where the target exists and may not be overwritten.
-    pub fn open(target: &Path, single: bool, options: &Options) -> Result<Workspace> {
-        if target.exists() && !options.overwrite {
-            return Err(Error::usage(
-                format!("{} exists already", target.display()),
-                "--overwrite replaces it once the new output is complete; -o writes elsewhere",
-            ));
-        }
-        let partial = sibling(target, ".partial");
-        let workspace = Workspace { target: target.to_owned(), partial, single };
+    pub fn open(target: &Path, single: bool) -> Result<Workspace> {
+        let target: PathBuf = target.components().collect(); // without a trailing slash
+        let workspace = Workspace { partial: sibling(&target, ".partial"), target, single };
         if workspace.partial.exists() {
             workspace.refuse_foreign()?;
-            if !options.resume {
-                remove(&workspace.partial)?;
-            }
         }
         fs::create_dir_all(&workspace.partial).map_err(|e| Error::io(&workspace.partial, e))?;
         Ok(workspace)
@@ -52,14 +39,31 @@ impl Workspace {
 
     /// A folder that merely has the partial output's name is not llmc's to write into, or to remove.
     fn refuse_foreign(&self) -> Result<()> {
-        let mut entries = fs::read_dir(&self.partial).map_err(|e| Error::io(&self.partial, e))?;
-        if self.path(JOURNAL_NAME).exists() || entries.next().is_none() {
+        if self.path(JOURNAL_NAME).exists() || self.entries()?.is_empty() {
             return Ok(());
         }
         Err(Error::Busy {
             what: format!("{} is in the way, and was not left by an interrupted run", self.partial.display()),
             hint: "move it elsewhere, or choose another output with -o".into(),
         })
+    }
+
+    fn entries(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.partial)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>());
+        entries.map_err(|e| Error::io(&self.partial, e))
+    }
+
+    /// Whether the weight files of a layout are all there, at their full length.
+    pub fn holds(&self, layout: &[OutputFile]) -> bool {
+        let length = |file: &OutputFile| fs::metadata(self.path(&file.name)).map(|found| found.len()).ok();
+        layout.iter().all(|file| length(file) == Some(file.len))
+    }
+
+    /// Removes everything but the journal.
+    pub fn clear(&self) -> Result<()> {
+        let journal = self.path(JOURNAL_NAME);
+        self.entries()?.iter().filter(|path| **path != journal).try_for_each(|path| remove(path))
     }
 
     /// The folder.
@@ -122,7 +126,7 @@ impl Workspace {
 
     /// Moves the finished output to its place. An output that is replaced is moved aside first, and removed last.
     pub fn publish(&self) -> Result<()> {
-        let aside = sibling(&self.target, ".replaced");
+        let aside = sibling(&self.target, &format!(".replaced-{}", std::process::id()));
         let replaces = self.target.exists();
         if replaces {
             rename(&self.target, &aside)?;
@@ -143,18 +147,53 @@ impl Workspace {
     }
 }
 
-/// Refuses a target that is the input, holds it, or lies in it.
-pub fn refuse_input_as_output(checkpoint: &Checkpoint, target: &Path) -> Result<()> {
-    let Ok(target) = target.canonicalize() else { return Ok(()) };
-    let input = checkpoint.path.canonicalize().map_err(|e| Error::io(&checkpoint.path, e))?;
-    let files = checkpoint.files.iter().filter_map(|file| file.path().canonicalize().ok());
-    if std::iter::once(input).chain(files).any(|path| path.starts_with(&target)) {
-        return Err(Error::usage(
-            format!("{} is the input, or holds it", target.display()),
-            "choose another output with -o: llmc never writes over what it reads",
-        ));
+/// Refuses, before any work, a target that cannot be written or must not be replaced.
+///
+/// # Errors
+/// The input itself, or a folder that holds it; what exists, without `overwrite`; with it, what does not look like a
+/// model; a name that does not go with the format.
+pub fn check_target(checkpoint: &Checkpoint, target: &Path, single: bool, overwrite: bool) -> Result<()> {
+    let refuse = |what: &str, hint: &str| Err(Error::usage(format!("{} {what}", target.display()), hint));
+    let named_gguf = target.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    if target.file_name().is_none() {
+        return refuse("names no file or folder", "give the output a name of its own: -o out");
     }
-    Ok(())
+    if named_gguf && !single {
+        return refuse("is to be a folder, and is named like a GGUF file", "--format gguf writes one file");
+    }
+    let Ok(found) = target.symlink_metadata() else { return Ok(()) };
+    if holds_input(checkpoint, target) {
+        return refuse(
+            "is the input, or holds it",
+            "choose another output: llmc never writes over what it reads",
+        );
+    }
+    if !overwrite {
+        return refuse(
+            "exists already",
+            "--overwrite replaces it once the new output is complete; -o writes elsewhere",
+        );
+    }
+    let replaceable = if single { found.is_file() } else { found.is_dir() && looks_like_a_model(target) };
+    if replaceable {
+        Ok(())
+    } else {
+        refuse("is not what llmc writes there", "remove it yourself, or choose another output with -o")
+    }
+}
+
+fn holds_input(checkpoint: &Checkpoint, target: &Path) -> bool {
+    let Ok(target) = target.canonicalize() else { return false };
+    let inputs = checkpoint.files.iter().map(|file| file.path()).chain([checkpoint.path.as_path()]);
+    inputs.filter_map(|path| path.canonicalize().ok()).any(|path| path.starts_with(&target))
+}
+
+/// A folder with weights in it, or an empty one.
+fn looks_like_a_model(folder: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(folder) else { return false };
+    let weights = |path: PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
+    let empty = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+    empty || entries.any(|entry| entry.is_ok_and(|entry| weights(entry.path())))
 }
 
 /// The name, in the partial output, of a target that is one file.
@@ -183,6 +222,9 @@ fn sync_folder(folder: &Path) -> Result<()> {
 /// Bytes written before the system is told to begin moving them to the disk, beside the work.
 const FLUSH_EVERY: u64 = 8 << 20;
 
+/// The most files of one output.
+const MOST_FILES: usize = 900;
+
 /// The weight files, open for writing anywhere.
 pub struct OutputFiles {
     files: Arc<Vec<(PathBuf, File)>>,
@@ -196,6 +238,12 @@ impl OutputFiles {
     pub fn create(workspace: &Workspace, layout: &[OutputFile], plan: &Plan) -> Result<OutputFiles> {
         let mut places: Vec<Vec<(usize, u64)>> =
             plan.steps.iter().map(|step| vec![(usize::MAX, 0); step.parts.len()]).collect();
+        if layout.len() > MOST_FILES {
+            return Err(Error::usage(
+                format!("the output would be {} files", layout.len()),
+                format!("all are open at once, {MOST_FILES} at most: give a larger --max-shard-size"),
+            ));
+        }
         let mut files = Vec::new();
         for (index, planned) in layout.iter().enumerate() {
             let path = workspace.path(&planned.name);

@@ -3,7 +3,7 @@
 //! The recipe in the output's metadata is carried out again on the input, chunk by chunk; what the method chooses must be
 //! what the output holds, to the bit. The distance to the input's own values is reported beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,8 +11,10 @@ use indicatif::ProgressBar;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::gather::{NonFinite, gather};
-use super::{Chunk, Extents, chunks_of, input_bytes, interrupted, quantize_rows};
+use super::chunks::{CHUNK_ELEMENTS, Chunk, chunks_of};
+use super::extents::Extents;
+use super::gather::{NonFinite, clear_nonfinite, gather};
+use super::{input_bytes, interrupted, quantize_rows};
 use crate::error::{Error, Result};
 use crate::export::{Output, Piece, rows_cols};
 use crate::io::{Checkpoint, Source, Stored};
@@ -42,6 +44,10 @@ pub struct TensorCheck {
 }
 
 impl TensorCheck {
+    fn failed(name: &str, why: &str) -> TensorCheck {
+        TensorCheck { name: name.to_owned(), failure: Some(why.to_owned()), ..TensorCheck::default() }
+    }
+
     /// Whether it holds.
     pub fn holds(&self) -> bool {
         self.mismatches == 0 && self.failure.is_none()
@@ -112,7 +118,33 @@ pub fn verify(
             Ok((chunk, sums))
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(Verification { tensors: per_tensor(plan, sums) })
+    let mut tensors = per_tensor(plan, sums);
+    tensors.extend(strangers(plan, written));
+    tensors.extend(changed_documents(plan, input, written)?);
+    Ok(Verification { tensors })
+}
+
+/// Tensors of the output that the plan does not know.
+fn strangers(plan: &Plan, written: &Checkpoint) -> Vec<TensorCheck> {
+    let of_step = |step: &Step| {
+        let sources = step.output.pieces.iter().map(|piece| piece.source.clone());
+        sources.chain([step.output.name.clone()]).collect::<Vec<_>>()
+    };
+    let known: HashSet<String> = plan.steps.iter().flat_map(of_step).collect();
+    let unknown = written.tensors.keys().filter(|name| !known.contains(*name));
+    unknown.map(|name| TensorCheck::failed(name, "is not of this model")).collect()
+}
+
+/// Files beside the weights (config.json, index) that are not what the format writes.
+fn changed_documents(plan: &Plan, input: &Checkpoint, written: &Checkpoint) -> Result<Vec<TensorCheck>> {
+    if !written.path.is_dir() {
+        return Ok(Vec::new());
+    }
+    let changed = |(name, content): &(String, Vec<u8>)| {
+        let same = std::fs::read(written.path.join(name)).is_ok_and(|found| found == *content);
+        (!same).then(|| TensorCheck::failed(name, "is not what the format writes"))
+    };
+    Ok(plan.request.format.side_files(plan, input)?.iter().filter_map(changed).collect())
 }
 
 /// Chunk sums → tensors, added up in the order of the rows, so that the figures do not depend on the threads.
@@ -165,9 +197,7 @@ fn expected(plan: &Plan, extents: &Extents, step: &Step, chunk: &Chunk, rows: &[
     match &step.action {
         Action::Store(dtype) => round_to(*dtype, &mut values),
         Action::Quantize(scheme) => {
-            if !NonFinite::count(&values).none() {
-                values.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
-            }
+            clear_nonfinite(&mut values);
             let extent = extents.of(chunk.step, step);
             let method = plan.request.method.method;
             let weight = quantize_rows(method, step, scheme, extent, chunk.rows.len(), values.clone())?;
@@ -238,9 +268,9 @@ fn compare(step: &Step, original: &[f32], expected: &[f32], found: &[f32]) -> Su
     let tolerance = if step.output.transform == Transform::AddOne { 1e-6 } else { 0.0 };
     let mut sums = Sums::default();
     for ((&original, &expected), &found) in original.iter().zip(expected).zip(found) {
-        let same = expected == found
+        let same = expected.to_bits() == found.to_bits()
             || (expected.is_nan() && found.is_nan())
-            || (expected - found).abs() <= tolerance * (1.0 + expected.abs());
+            || (tolerance > 0.0 && (expected - found).abs() <= tolerance * (1.0 + expected.abs()));
         sums.mismatches += u64::from(!same);
         let error = f64::from(found) - f64::from(original);
         if error.is_finite() {
@@ -300,7 +330,7 @@ pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verificat
 fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {
     let [rows, cols] = source.rows_cols();
     let float = cols > 0 && !matches!(&source.stored, Stored::Dense(raw) if !raw.dtype.is_float());
-    let size = (super::CHUNK_ELEMENTS / cols.max(1)).max(1);
+    let size = (CHUNK_ELEMENTS / cols.max(1)).max(1);
     let mut found = NonFinite::default();
     let mut failure = None;
     let mut values = Vec::new();

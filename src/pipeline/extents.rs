@@ -1,0 +1,69 @@
+//! The extents of whole tensors (of fused groups), for the schemes that need them before the first row.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use super::chunks::chunks_of;
+use super::gather::{clear_nonfinite, gather};
+use super::interrupted;
+use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::numerics::Extent;
+use crate::plan::{Action, Plan, Step};
+
+/// The extents of the tensors whose schemes need them, fused groups united.
+pub struct Extents {
+    by_step: HashMap<usize, Extent>,
+    by_group: HashMap<usize, Extent>,
+}
+
+impl Extents {
+    /// Reads every such tensor once.
+    pub fn new(plan: &Plan, checkpoint: &Checkpoint, interrupted_flag: &AtomicBool) -> Result<Extents> {
+        let format = plan.request.format;
+        let needing =
+            plan.steps.iter().enumerate().filter(
+                |(_, step)| matches!(&step.action, Action::Quantize(scheme) if scheme.needs_extent()),
+            );
+        let chunks = needing.flat_map(|(index, step)| chunks_of(format, index, step));
+        let by_step = chunks
+            .par_bridge()
+            .map(|chunk| {
+                if interrupted_flag.load(Ordering::Relaxed) {
+                    return Err(interrupted());
+                }
+                let mut values = Vec::new();
+                gather(checkpoint, &plan.steps[chunk.step].output, chunk.rows, &mut values)?;
+                clear_nonfinite(&mut values);
+                Ok((chunk.step, Extent::of(&values)))
+            })
+            .try_fold(HashMap::new, |mut extents, result| {
+                let (step, extent) = result?;
+                unite(&mut extents, step, extent);
+                Ok::<_, Error>(extents)
+            })
+            .try_reduce(HashMap::new, |mut all, extents| {
+                extents.into_iter().for_each(|(step, extent)| unite(&mut all, step, extent));
+                Ok(all)
+            })?;
+        let mut by_group = HashMap::new();
+        for (&step, &extent) in &by_step {
+            if let Some(group) = plan.steps[step].fused {
+                unite(&mut by_group, group, extent);
+            }
+        }
+        Ok(Extents { by_step, by_group })
+    }
+
+    /// The extent of a step, where its scheme needs one.
+    pub fn of(&self, index: usize, step: &Step) -> Option<Extent> {
+        let fused = step.fused.and_then(|group| self.by_group.get(&group));
+        fused.or_else(|| self.by_step.get(&index)).copied()
+    }
+}
+
+fn unite(extents: &mut HashMap<usize, Extent>, key: usize, extent: Extent) {
+    extents.entry(key).and_modify(|known| *known = known.union(extent)).or_insert(extent);
+}
