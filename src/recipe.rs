@@ -136,7 +136,10 @@ impl Recipe {
         let mut scheme = preset.scheme;
         if preset.activations.is_some() && (self.group_size.is_some() || self.symmetric == Some(false)) {
             return Err(Error::usage(
-                format!("{} multiplies codes with codes: one scale per row, no zero points", preset.name),
+                format!(
+                    "{} quantizes inputs too: its scales are fixed ({scheme}), without zero points",
+                    preset.name
+                ),
                 "leave --group-size and --asymmetric out, or choose a scheme for weights alone such as w8a16",
             ));
         }
@@ -219,7 +222,8 @@ mod tests {
         check("scheme = 'w4a17'", "known: ");
         check("scheme = 'q4_k'\ngroup_size = 64", "fixes its groups");
         check("scheme = 'fp8-e5m2'\nsymmetric = false", "no zero points");
-        check("scheme = 'w8a8'\ngroup_size = 64", "one scale per row");
+        check("scheme = 'w8a8'\ngroup_size = 64", "fixed (int8 channel");
+        check("scheme = 'fp8-block'\ngroup_size = 64", "fixed (fp8 128x128)");
         check("scheme = 'w8a8'\nformat = 'gptq'", "w8a16");
         check("method = 'magic'", "known: rtn, mse, hqq");
         check("format = 'zip'", "compressed-tensors");

@@ -24,8 +24,8 @@ pub fn catalogue(examples: &str) -> String {
 #[derive(Debug, Args)]
 pub struct RecipeArguments {
     /// Bits per weight: 4 is --scheme w4a16 --method mse (INT4 in groups of 128 with clip search), and so on
-    #[arg(long, value_name = "N", conflicts_with = "scheme", value_parser = clap::value_parser!(u8).range(2..=8))]
-    bits: Option<u8>,
+    #[arg(long, value_name = "N", conflicts_with = "scheme", value_parser = ["2", "3", "4", "5", "6", "8"])]
+    bits: Option<String>,
     /// A preset: w4a16, w4a16-asym, w8a16, w8a8, fp8, fp8-block, nvfp4, mxfp4, nf4, q4_0, q8_0, q4_k, q6_k, …
     #[arg(long, value_name = "NAME")]
     scheme: Option<String>,
@@ -78,7 +78,7 @@ impl RecipeArguments {
     /// The recipe these flags ask for.
     pub fn recipe(&self) -> Result<Recipe> {
         let default = Recipe::default();
-        let scheme = match (self.bits, &self.scheme) {
+        let scheme = match (&self.bits, &self.scheme) {
             (Some(bits), _) => format!("w{bits}a16"),
             (None, Some(scheme)) => scheme.to_lowercase(),
             (None, None) => {
@@ -90,7 +90,7 @@ impl RecipeArguments {
             (_, true) => Some(false),
             _ => None,
         };
-        let method = self.method.clone().or(self.bits.map(|_| "mse".to_owned()));
+        let method = self.method.clone().or(self.bits.as_ref().map(|_| "mse".to_owned()));
         Ok(Recipe {
             scheme: Some(scheme),
             group_size: self.group_size,

@@ -53,7 +53,7 @@ pub const DEF: Def = Def {
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
     match (scheme.number, scheme.granularity) {
         (Number::Int { .. }, _) if scheme.symmetric => Err(
-            "hqq moves zero points, and this scheme has none: use mse, or an asymmetric scheme (--symmetric false)",
+            "hqq moves zero points, and this scheme has none: use mse, or an asymmetric scheme (--asymmetric)",
         ),
         (Number::Int { .. }, Granularity::Channel | Granularity::Group(_)) => Ok(()),
         (Number::Int { .. }, _) => Err("hqq fits one row's group at a time: use scales per channel or group"),
