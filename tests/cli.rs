@@ -124,6 +124,73 @@ fn include_and_exclude() {
     );
 }
 
+/// What a plan says of a tensor: (stored, note, substituted).
+fn planned(plan: &Value, name: &str) -> (String, String, bool) {
+    let tensors = plan["tensors"].as_array().unwrap();
+    let tensor = tensors.iter().find(|tensor| tensor["name"] == name).unwrap();
+    let text = |key: &str| tensor[key].as_str().unwrap_or_default().to_owned();
+    (text("stored"), text("note"), tensor["substituted"] == true)
+}
+
+#[test]
+fn what_engines_fuse_is_dense_together() {
+    let here = tempfile::tempdir().unwrap();
+    let attention =
+        |name: &str, rows| (format!("layers.0.attn.{name}.weight"), vec![rows, 64], weights(1, rows * 64));
+    let tensors = [("q_proj", 64), ("k_proj", 40), ("v_proj", 40), ("o_proj", 64)]
+        .map(|(name, rows)| attention(name, rows));
+    write_checkpoint(&here.path().join("m.safetensors"), &tensors);
+    let line = "plan m.safetensors --scheme w4a16 --group-size 64 --format gptq --json";
+    let plan = json(here.path(), line);
+    let (stored, note, substituted) = planned(&plan, "layers.0.attn.q_proj.weight");
+    assert_eq!((stored.as_str(), substituted), ("bf16", true));
+    assert_eq!(note, "as layers.0.attn.k_proj.weight, with which engines fuse it");
+    assert!(planned(&plan, "layers.0.attn.k_proj.weight").1.contains("40×64"));
+    assert_eq!(planned(&plan, "layers.0.attn.o_proj.weight").0, "int4 g64 symmetric");
+    let plan = json(here.path(), &format!("{line} --exclude *k_proj --exclude *v_proj"));
+    assert_eq!(planned(&plan, "layers.0.attn.q_proj.weight").0, "int4 g64 symmetric", "as the user says");
+}
+
+#[test]
+fn experts_of_a_layer_share_a_scheme() {
+    let here = tempfile::tempdir().unwrap();
+    let model = fixture("tiny-qwen3-moe");
+    let plan = json(here.path(), &format!("plan {} --scheme w4a16 --json", model.display()));
+    let of = |name: &str| planned(&plan, &format!("model.layers.0.{name}.weight"));
+    assert_eq!(of("mlp.experts.0.down_proj").0, "int4 g32 symmetric");
+    let (stored, note, substituted) = of("mlp.experts.5.gate_proj");
+    assert_eq!((stored.as_str(), substituted), ("int4 g32 symmetric", true));
+    assert_eq!(note, "as model.layers.0.mlp.experts.0.down_proj.weight, with which engines fuse it");
+    assert_eq!(of("self_attn.q_proj").0, "int4 g64 symmetric");
+}
+
+#[test]
+fn experts_without_a_common_group_have_a_scale_per_row() {
+    let here = tempfile::tempdir().unwrap();
+    let expert =
+        |name: &str, cols| (format!("experts.0.{name}.weight"), vec![32, cols], weights(1, 32 * cols));
+    let tensors = [("w1", 96), ("w2", 100), ("w3", 96)].map(|(name, cols)| expert(name, cols));
+    write_checkpoint(&here.path().join("m.safetensors"), &tensors);
+    let plan = json(here.path(), "plan m.safetensors --scheme w4a16 --json");
+    for name in ["w1", "w2", "w3"] {
+        let (stored, note, substituted) = planned(&plan, &format!("experts.0.{name}.weight"));
+        assert_eq!((stored.as_str(), substituted), ("int4 channel symmetric", true), "{name}: {note}");
+    }
+}
+
+#[test]
+fn a_group_size_without_a_fast_kernel_is_kept_and_noted() {
+    let here = tempfile::tempdir().unwrap();
+    let model = fixture("tiny-llama");
+    for (size, noted) in [(1, true), (20, true), (32, false)] {
+        let line = format!("plan {} --scheme w4a16 --group-size {size} --json", model.display());
+        let plan = json(here.path(), &line);
+        let (stored, note, substituted) = planned(&plan, "model.layers.0.self_attn.q_proj.weight");
+        assert_eq!((stored, substituted), (format!("int4 g{size} symmetric"), false));
+        assert_eq!(note.contains("fast kernels"), noted, "{note}");
+    }
+}
+
 #[test]
 fn mistakes_get_a_hint_and_exit_code_2() {
     let here = tempfile::tempdir().unwrap();
@@ -138,12 +205,18 @@ fn mistakes_get_a_hint_and_exit_code_2() {
     check(format!("quantize {model} --scheme q4_k --format gptq"), 1, "cannot hold q4_k");
     check(format!("quantize {model} --scheme w4a16 --method magic"), 2, "rtn, mse, hqq");
     check(format!("quantize {model} --scheme w4a16 --method hqq --symmetric"), 2, "hqq");
+    check(format!("quantize {model} --scheme w4a16 --method hqq"), 2, "--asymmetric");
     check(format!("quantize {model} --scheme nvfp4 --group-size 64"), 2, "--group-size");
     check(format!("convert {model} --format awq"), 2, "llmc quantize");
     check("quantize nowhere.safetensors --bits 4".into(), 2, "nowhere.safetensors");
     check("verify nowhere".into(), 2, "nowhere");
     check(format!("--threads 0 inspect {model}"), 2, "--threads");
-    assert_eq!(run(here.path(), "quantize --bits 9 x").status.code(), Some(2));
+    for bits in [7, 9] {
+        let output = run(here.path(), &format!("quantize --bits {bits} x"));
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("[possible values: 2, 3, 4, 5, 6, 8]"), "{stderr}");
+    }
 }
 
 #[test]

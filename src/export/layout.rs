@@ -84,26 +84,33 @@ pub fn zero_points(q: &QTensor, bits: u8) -> Vec<u8> {
     }
 }
 
-/// What readers load on `cols` columns that are not a multiple of `asked`, and the reason: groups of a divisor of `asked`
-/// (kernels tile by it) of at least 16, else of the largest divisor of `cols` in 16..`asked`, else a scale per row.
+/// Group sizes that the engines' fast kernels take (Marlin, Machete, ExLlama), largest first.
+pub const KERNEL_GROUPS: &[usize] = &[128, 64, 32];
+
+/// What to say of a group size that readers load, but not in their fast kernels.
+pub fn slow_group(size: usize) -> Option<&'static str> {
+    let known = KERNEL_GROUPS.contains(&size);
+    (!known).then_some("engines' fast kernels know groups of 32, 64 and 128, and may not take this one")
+}
+
+/// What readers load on `cols` columns that are not a multiple of `asked`, and the reason: the largest of the groups
+/// that kernels know, else 16, else the largest divisor of `cols` in 16..`asked`, else a scale per row.
 pub fn fitting_group(cols: usize, asked: usize) -> (Granularity, String) {
     const SMALLEST: usize = 16;
-    let common = Some(gcd(cols, asked)).filter(|&size| size >= SMALLEST);
-    let divisor = || (SMALLEST..asked.min(cols)).rev().find(|size| cols.is_multiple_of(*size));
-    match common.or_else(divisor) {
-        Some(size) => (
-            Granularity::Group(size),
-            format!("{cols} columns are not a multiple of {asked}: groups of {size}"),
-        ),
+    let fits = |size: &usize| *size <= asked && cols.is_multiple_of(*size);
+    let known = KERNEL_GROUPS.iter().copied().chain([SMALLEST]).find(fits);
+    let divisor = || (SMALLEST..asked.min(cols)).rev().find(fits);
+    match known.or_else(divisor) {
+        Some(size) => {
+            let slow = slow_group(size).map_or(String::new(), |why| format!("; {why}"));
+            let why = format!("{cols} columns are not a multiple of {asked}: groups of {size}{slow}");
+            (Granularity::Group(size), why)
+        }
         None => (
             Granularity::Channel,
             format!("no group of 16 to {asked} divides {cols} columns: one scale per row"),
         ),
     }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Columns per scale, where the granularity goes along rows.
@@ -156,9 +163,18 @@ mod tests {
         let check = |cols, asked, expected| assert_eq!(fitting_group(cols, asked).0, expected);
         check(576, 128, Granularity::Group(64)); // and not 96
         check(11008, 128, Granularity::Group(128));
+        check(192, 128, Granularity::Group(64)); // and not 96
+        check(720, 128, Granularity::Group(16)); // and not 120
         check(100, 128, Granularity::Group(50));
+        check(1024, 48, Granularity::Group(32));
         check(1009, 128, Granularity::Channel);
         check(24, 128, Granularity::Channel);
+    }
+
+    #[test]
+    fn groups_without_a_fast_kernel_say_so() {
+        assert!(fitting_group(100, 128).1.contains("may not take"));
+        assert!(!fitting_group(576, 128).1.contains("may not take"));
     }
 
     #[test]

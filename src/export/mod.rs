@@ -25,6 +25,8 @@ pub mod shards;
 #[cfg(test)]
 mod test_support;
 
+pub(crate) use layout::{KERNEL_GROUPS, slow_group};
+
 use std::ops::Range;
 use std::path::PathBuf;
 

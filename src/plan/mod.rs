@@ -1,5 +1,6 @@
 //! `Recipe` × `Checkpoint` → `Plan`: every tensor, what becomes of it and why, before any work.
 
+mod fuse;
 mod globs;
 mod roles;
 mod show;
@@ -9,7 +10,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::export::{Admission, Output, Part, Target, rows_cols};
+use crate::export::{Admission, KERNEL_GROUPS, Output, Part, Target, rows_cols, slow_group};
 use crate::io::{Checkpoint, Source, Stored};
 use crate::numerics::{Granularity, Number, Scheme};
 use crate::recipe::{Recipe, Request};
@@ -17,7 +18,7 @@ use crate::tensor::{BlockType, DType};
 
 use globs::Globs;
 pub use roles::Role;
-use roles::{fused_group, role};
+use roles::role;
 
 /// What becomes of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -82,8 +83,8 @@ impl Plan {
         let mut steps =
             outputs.into_iter().map(|output| planner.step(output)).collect::<Result<Vec<Step>>>()?;
         planner.globs.all_matched()?;
-        link_fused(&mut steps);
-        planner.align_fused(&mut steps);
+        planner.align_fused(&mut steps)?;
+        fuse::link(&mut steps);
         let plan = Plan { recipe: recipe.clone(), request, steps, dtype, metadata: Vec::new() };
         plan.refuse_substitutions()?;
         plan.refuse_nothing()?;
@@ -161,8 +162,7 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn step(&self, output: Output) -> Result<Step> {
         let source = self.source(&output)?;
-        let dtype = float_dtype(source).unwrap_or(self.dtype);
-        let role = role(&source.name, &output.shape, dtype, self.conv1d());
+        let role = self.role(source, &output);
         let linear = role == Role::Linear;
         let wanted =
             self.request.scheme.and_then(|scheme| self.wanted(scheme, role, source, &output).transpose());
@@ -179,8 +179,8 @@ impl Planner<'_> {
         role(&source.name, &output.shape, dtype, self.conv1d())
     }
 
-    /// The largest group size of whole 32s, no larger than asked, that divides the columns of every tensor to quantize;
-    /// `None` where what was asked does, or where there is none.
+    /// The largest group size that kernels know, no larger than asked, that divides the columns of every tensor to
+    /// quantize; `None` where what was asked does, or where there is none.
     fn find_common_group(&self, outputs: &[Output]) -> Result<Option<usize>> {
         let Some(scheme) = self.request.scheme else { return Ok(None) };
         let Granularity::Group(asked) = scheme.granularity else { return Ok(None) };
@@ -192,8 +192,7 @@ impl Planner<'_> {
             }
         }
         let divides = |size: usize| columns.iter().all(|cols| cols.is_multiple_of(size));
-        let widest = columns.iter().copied().max().unwrap_or(0);
-        let found = (32..=asked.min(widest)).rev().filter(|size| size % 32 == 0).find(|&size| divides(size));
+        let found = KERNEL_GROUPS.iter().copied().find(|&size| size <= asked && divides(size));
         Ok(found.filter(|_| !divides(asked)))
     }
 
@@ -237,7 +236,7 @@ impl Planner<'_> {
         source: &Source,
     ) -> Result<(Action, Option<String>, bool)> {
         Ok(match self.request.format.admit(&scheme, &output.shape, self.dtype) {
-            Admission::As(scheme) => (Action::Quantize(scheme), self.head_note(scheme), false),
+            Admission::As(scheme) => (Action::Quantize(scheme), self.note(scheme), false),
             Admission::Instead(scheme, why) => (Action::Quantize(scheme), Some(why), true),
             Admission::Dense(why) => (self.store(output, source), Some(format!("left dense: {why}")), true),
             Admission::Never(hint) => {
@@ -247,10 +246,18 @@ impl Planner<'_> {
         })
     }
 
-    /// GGUF heads get a finer block type than was asked for, by rule.
-    fn head_note(&self, scheme: Scheme) -> Option<String> {
-        let finer = matches!(scheme.number, Number::Ggml(_)) && self.request.scheme != Some(scheme);
-        finer.then(|| "the head, by rule".to_owned())
+    /// What to know of a scheme that is stored as it is: GGUF heads get a finer block type than was asked for, by rule,
+    /// and not every group size that a format can say has a kernel.
+    fn note(&self, scheme: Scheme) -> Option<String> {
+        match (scheme.number, scheme.granularity) {
+            (Number::Ggml(_), _) => {
+                (self.request.scheme != Some(scheme)).then(|| "the head, by rule".to_owned())
+            }
+            (Number::Int { .. }, Granularity::Group(size)) if self.request.format.name() != "dense" => {
+                slow_group(size).map(str::to_owned)
+            }
+            _ => None,
+        }
     }
 
     fn store(&self, output: &Output, source: &Source) -> Action {
@@ -282,26 +289,6 @@ impl Planner<'_> {
             }
             Action::Store(dtype) => {
                 vec![Part { name: output.name.clone(), dtype: *dtype, shape: output.shape.clone() }]
-            }
-        }
-    }
-
-    /// Engines run a fused group as one matrix: where a substitution has set one member apart, the others follow it.
-    fn align_fused(&self, steps: &mut [Step]) {
-        let mut leaders: HashMap<usize, (Action, String)> = HashMap::new();
-        for step in steps.iter().filter(|step| step.substituted && matches!(step.action, Action::Quantize(_)))
-        {
-            if let Some(group) = step.fused {
-                leaders.entry(group).or_insert_with(|| (step.action, step.output.name.clone()));
-            }
-        }
-        for step in steps {
-            let Some((action, name)) = step.fused.and_then(|group| leaders.get(&group)) else { continue };
-            if step.action != *action {
-                step.action = *action;
-                step.note = Some(format!("as {name}, with which engines fuse it"));
-                step.substituted = true;
-                step.parts = self.parts(&step.output, action);
             }
         }
     }
@@ -377,15 +364,4 @@ fn cannot_include(source: &Source) -> Error {
         format!("--include: {} of shape {:?} cannot be quantized", source.name, source.shape),
         "only float tensors of two or more dimensions can; make the glob narrower",
     )
-}
-
-fn link_fused(steps: &mut [Step]) {
-    let mut groups: HashMap<String, usize> = HashMap::new();
-    for step in steps.iter_mut().filter(|step| matches!(step.action, Action::Quantize(_))) {
-        let Some(piece) = step.output.pieces.first() else { continue };
-        if let Some(group) = fused_group(&piece.source) {
-            let next = groups.len();
-            step.fused = Some(*groups.entry(group).or_insert(next));
-        }
-    }
 }

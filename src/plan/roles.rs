@@ -16,23 +16,8 @@ pub enum Role {
     Other(&'static str),
 }
 
-const EMBEDDINGS: &[&str] = &[
-    "embed_tokens",
-    "embed_positions",
-    "embeddings",
-    "word_embeddings",
-    "position_embeddings",
-    "token_type_embeddings",
-    "tok_embeddings",
-    "embed_in",
-    "wte",
-    "wpe",
-    "token_embd",
-    "position_embd",
-    "shared",
-    "relative_attention_bias",
-    "patch_embedding",
-];
+/// Tables whose names do not say that they embed.
+const EMBEDDINGS: &[&str] = &["emb", "wte", "wpe", "shared", "relative_attention_bias"];
 const HEADS: &[&str] = &["lm_head", "embed_out", "output"];
 const ROUTERS: &[&str] = &["router", "gate", "shared_expert_gate", "ffn_gate_inp", "ffn_gate_inp_shexp"];
 const CONV1D: &[&str] = &["c_attn", "c_proj", "c_fc", "q_attn"];
@@ -52,10 +37,10 @@ pub fn role(name: &str, shape: &[usize], dtype: DType, conv1d: bool) -> Role {
         Role::Other("not the weight of a module")
     } else if shape.len() > 2 && !expert {
         Role::Other("a convolution")
-    } else if module.iter().any(|part| EMBEDDINGS.contains(part)) && !is(&["dense"]) {
-        Role::Embedding
     } else if is(HEADS) && !module.contains(&"attention") {
         Role::Head
+    } else if is(EMBEDDINGS) || embeds(&module) && !is(&["dense"]) {
+        Role::Embedding
     } else if is(ROUTERS) {
         Role::Other("a router")
     } else if last.contains("norm") || last.starts_with("ln_") {
@@ -65,6 +50,16 @@ pub fn role(name: &str, shape: &[usize], dtype: DType, conv1d: bool) -> Role {
     } else {
         Role::Linear
     }
+}
+
+/// Whether a part of a module's path says that it embeds, seen from the innermost layer: an `embedder.layers.3.…` is a
+/// model of its own. Linears inside an embedding (ALBERT's `embedding_hidden_mapping_in`) count as embeddings, which
+/// leaves them alone: the safe choice.
+fn embeds(module: &[&str]) -> bool {
+    let (_, path) = module.split_last().unwrap_or((&"", &[]));
+    let numbered = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let layer = path.iter().rposition(numbered).map_or(0, |index| index + 1);
+    module[layer..].iter().any(|part| part.contains("embed") || part.contains("embd"))
 }
 
 /// Linears that engines fuse into one, and that must share what is per tensor: the fused module's name, or `None`.
@@ -78,6 +73,19 @@ pub fn fused_group(name: &str) -> Option<String> {
     let (parent, last) = name.strip_suffix(".weight")?.rsplit_once('.')?;
     let fused = FUSED.iter().find(|(_, members)| members.contains(&last))?.0;
     Some(format!("{parent}.{fused}"))
+}
+
+/// Linears that engines run as one kernel, and that must be stored alike: every expert of a layer, else those of a
+/// [`fused_group`].
+pub fn engine_group(name: &str) -> Option<String> {
+    const EXPERT: &[&str] = &["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"];
+    let expert = || {
+        let (module, last) = name.strip_suffix(".weight")?.rsplit_once('.')?;
+        let (parent, index) = module.rsplit_once('.')?;
+        let numbered = index.bytes().all(|byte| byte.is_ascii_digit());
+        (numbered && parent.ends_with("experts") && EXPERT.contains(&last)).then(|| parent.to_owned())
+    };
+    expert().or_else(|| fused_group(name))
 }
 
 #[cfg(test)]
@@ -108,6 +116,43 @@ mod tests {
         assert_eq!(role("x.weight", &[4, 4], DType::I64, false), Role::Other("not a float"));
         assert_eq!(role("h.0.attn.c_attn.weight", &[8, 24], DType::F32, false), Role::Linear);
         assert!(matches!(role("h.0.attn.c_attn.weight", &[8, 24], DType::F32, true), Role::Other(_)));
+    }
+
+    #[test]
+    fn embeddings_of_many_models() {
+        let check = |name: &str, expected: Role| {
+            assert_eq!(role(name, &[512, 64], DType::BF16, false), expected, "{name}");
+        };
+        for embedding in [
+            "model.language_model.embed_tokens_per_layer.weight", // Gemma 3n
+            "model.visual.pos_embed.weight",                      // Qwen3-VL
+            "transformer.word_embedding.weight",                  // XLNet
+            "emb.weight",                                         // RWKV
+            "transformer.wte.weight",
+            "decoder.embed_tokens.0.weight", // MusicGen, one a codebook
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            "encoder.embedding_hidden_mapping_in.weight", // ALBERT: a linear, and left alone
+            "token_embd.weight",
+            "shared.weight",
+        ] {
+            check(embedding, Role::Embedding);
+        }
+        check("embed_out.weight", Role::Head);
+        check("embedder.layers.3.attention.wq.weight", Role::Linear);
+        check("model.layers.0.mlp.shared.up_proj.weight", Role::Linear);
+    }
+
+    #[test]
+    fn experts_of_a_layer_share_an_engine_group() {
+        let group = |name: &str| engine_group(&format!("model.layers.3.{name}.weight"));
+        assert_eq!(group("mlp.experts.0.gate_proj"), group("mlp.experts.17.down_proj"));
+        assert_eq!(
+            group("block_sparse_moe.experts.0.w1").as_deref(),
+            Some("model.layers.3.block_sparse_moe.experts")
+        );
+        assert_ne!(group("mlp.shared_expert.up_proj"), group("mlp.experts.0.up_proj"));
+        assert_eq!(group("self_attn.q_proj"), group("self_attn.k_proj"));
+        assert_eq!(group("mlp.down_proj"), None);
     }
 
     #[test]
