@@ -1,9 +1,11 @@
 //! Opening GGUF files made by hand, byte by byte, and settings of every architecture there and back.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
+mod common;
 
-use llmc::io::gguf::{config, open, side_files};
+use std::path::{Path, PathBuf};
+
+use llmc::io::gguf::{config, open, parse, side_files};
 use llmc::io::{Checkpoint, Source, Stored};
 use llmc::model::{ARCHITECTURES, Transform};
 use serde_json::{Value, json};
@@ -196,6 +198,40 @@ fn parts_are_opened_together() {
     let renamed = folder.path().join("renamed.gguf");
     std::fs::rename(&first, &renamed).unwrap();
     assert!(open(&renamed).unwrap_err().hint().unwrap().contains("-00001-of-"));
+}
+
+#[test]
+fn factors_of_no_known_rule_pass_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = settings("llama").tensor("token_embd.weight", &[3, 8]).tensor("output_norm.weight", &[8]);
+    let input = input.tensor("rope_freqs.weight", &[2]).write(&folder, "x.gguf");
+    common::ok(folder.path(), "convert x.gguf -o y.gguf");
+    let freqs = |path: &Path| {
+        let bytes = std::fs::read(path).unwrap();
+        let tensors = parse(path, &bytes).unwrap().tensors;
+        let raw = tensors.into_iter().find(|raw| raw.name == "rope_freqs.weight").expect("there are factors");
+        (raw.dtype, raw.shape, bytes[raw.range].to_vec())
+    };
+    assert_eq!(freqs(&folder.path().join("y.gguf")), freqs(&input));
+}
+
+#[test]
+fn heads_that_no_memory_holds_are_refused() {
+    let llama3 = json!({ "rope_type": "llama3", "factor": 8.0 });
+    let config = json!({ "hidden_size": 64, "num_attention_heads": 4, "rope_scaling": llama3 });
+    assert_eq!(config::setting_tensors(&config).unwrap()[0].1.len(), 8);
+    for (key, value) in [
+        ("head_dim", json!(10u64.pow(18))),
+        ("hidden_size", json!(10u64.pow(18))),
+        ("partial_rotary_factor", json!(1e300)),
+        ("partial_rotary_factor", json!(-1)),
+    ] {
+        let mut config = config.clone();
+        config[key] = value;
+        let error = config::setting_tensors(&config).unwrap_err();
+        assert!(error.to_string().contains(&format!("config.json: {key}: expected")), "{error}");
+        assert!(error.hint().is_some());
+    }
 }
 
 fn refused(builder: Builder, part: &str) {

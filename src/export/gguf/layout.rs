@@ -15,8 +15,21 @@ const ALIGNMENT: u64 = 32;
 /// What the pipeline calls a single file before it gets its name.
 const FILE_NAME: &str = "model.gguf";
 
-/// A tensor that is known before any work: (name, values in F32).
-pub type Constant = (&'static str, Vec<f32>);
+/// A tensor that is known before any work.
+pub struct Constant {
+    pub part: Part,
+    pub bytes: Vec<u8>,
+}
+
+impl Constant {
+    /// A vector in F32.
+    pub fn vector(name: &str, values: &[f32]) -> Constant {
+        Constant {
+            part: Part { name: name.to_owned(), dtype: DType::F32, shape: vec![values.len()] },
+            bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        }
+    }
+}
 
 /// The file of a plan. Constants come first, as part of the header's bytes.
 ///
@@ -26,9 +39,8 @@ pub fn file(plan: &Plan, metadata: &Metadata, constants: &[Constant]) -> Result<
     let mut names = HashSet::new();
     let mut end = 0;
     let mut infos = Vec::new();
-    for (name, values) in constants {
-        let part = Part { name: (*name).to_owned(), dtype: DType::F32, shape: vec![values.len()] };
-        put_info(&mut infos, &part, &mut end, &mut names)?;
+    for constant in constants {
+        put_info(&mut infos, &constant.part, &mut end, &mut names)?;
     }
     let mut places = Vec::new();
     for (step, part_index, part) in parts(plan) {
@@ -39,8 +51,8 @@ pub fn file(plan: &Plan, metadata: &Metadata, constants: &[Constant]) -> Result<
     header.extend(infos);
     align(&mut header);
     let start = header.len() as u64;
-    for (_, values) in constants {
-        header.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    for constant in constants {
+        header.extend(&constant.bytes);
         align(&mut header);
     }
     places.iter_mut().for_each(|place| place.offset += start);

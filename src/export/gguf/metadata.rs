@@ -3,8 +3,9 @@
 use super::arrange::{architecture, named_already};
 use super::layout::Constant;
 use crate::error::Result;
+use crate::export::Part;
 use crate::io::gguf::{self, Metadata, Value, config};
-use crate::io::{Checkpoint, tokenizer};
+use crate::io::{Checkpoint, RawTensor, tokenizer};
 use crate::plan::Plan;
 use crate::tensor::{BlockType, DType};
 
@@ -18,15 +19,9 @@ const OF_THE_FILE: &[&str] = &["general.alignment", "general.file_type", "genera
 /// # Errors
 /// Settings or a tokenizer that GGUF has no form for.
 pub fn metadata(plan: &Plan, checkpoint: &Checkpoint) -> Result<(Metadata, Vec<Constant>)> {
-    let passed = passed_through(checkpoint)?;
-    let constants = if named_already(checkpoint) {
-        Vec::new()
-    } else {
-        config::setting_tensors(architecture(checkpoint)?.1)
-    };
-    let mut metadata = match passed {
-        Some(metadata) => metadata,
-        None => described(checkpoint)?,
+    let (mut metadata, constants) = match passed_through(checkpoint)? {
+        Some(metadata) => (metadata, passed_constants(checkpoint)?),
+        None => (described(checkpoint)?, made_constants(checkpoint)?),
     };
     metadata.insert("general.file_type".into(), Value::U32(file_type(plan)));
     metadata.insert("general.quantization_version".into(), Value::U32(QUANTIZATION_VERSION));
@@ -45,6 +40,26 @@ fn passed_through(checkpoint: &Checkpoint) -> Result<Option<Metadata>> {
         |key: &str| OF_THE_FILE.contains(&key) || key.starts_with("split.") || key.starts_with("llmc.");
     metadata.retain(|key, _| !of_the_file(key));
     Ok(Some(metadata))
+}
+
+/// The tensors of a GGUF input that carry settings, to the bit: not all of them follow from a config.json.
+fn passed_constants(checkpoint: &Checkpoint) -> Result<Vec<Constant>> {
+    let mut constants = Vec::new();
+    for file in checkpoint.files.iter().filter(|_| !named_already(checkpoint)) {
+        let tensors = gguf::parse(file.path(), file.bytes())?.tensors;
+        let carried = |raw: &RawTensor| config::SETTING_TENSORS.contains(&raw.name.as_str());
+        constants.extend(tensors.into_iter().filter(carried).map(|raw| Constant {
+            bytes: file.bytes()[raw.range].to_vec(),
+            part: Part { name: raw.name, dtype: raw.dtype, shape: raw.shape },
+        }));
+    }
+    Ok(constants)
+}
+
+/// The tensors that carry settings of config.json.
+fn made_constants(checkpoint: &Checkpoint) -> Result<Vec<Constant>> {
+    let made = config::setting_tensors(architecture(checkpoint)?.1)?;
+    Ok(made.iter().map(|(name, values)| Constant::vector(name, values)).collect())
 }
 
 /// Metadata made from config.json and the tokenizer's files.

@@ -13,6 +13,9 @@ use crate::model::{Arch, Key, Kind, Missing};
 pub const SETTING_TENSORS: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 
+/// The largest head that is rotated: far beyond any model's, and little memory.
+const MAX_HEAD_DIM: u64 = 1 << 16;
+
 /// What config.json is rebuilt from.
 pub(super) struct Input<'a> {
     pub file: &'a Path,
@@ -165,7 +168,8 @@ fn read_llama3(factors: &[f32], theta: f64, file: &Path) -> Option<Scaling> {
 /// The architecture's metadata of a config.json, its name included.
 ///
 /// # Errors
-/// [`Error::Unsupported`] where a setting that the model cannot do without is missing.
+/// [`Error::Unsupported`] where a setting that the model cannot do without is missing, [`Error::Malformed`] where the size
+/// of its heads is absurd.
 pub fn to_metadata(arch: &Arch, config: &Json) -> Result<Metadata> {
     let mut metadata = Metadata::new();
     metadata.insert("general.architecture".into(), Value::String(arch.gguf.to_owned()));
@@ -174,7 +178,7 @@ pub fn to_metadata(arch: &Arch, config: &Json) -> Result<Metadata> {
             metadata.insert(format!("{}.{}", arch.gguf, key.gguf), value);
         }
     }
-    write_rope(arch, config, &mut metadata);
+    write_rope(arch, config, &mut metadata)?;
     if let Some(vocab) = config.get("vocab_size").and_then(Json::as_u64) {
         metadata.insert(format!("{}.vocab_size", arch.gguf), Value::U32(vocab as u32));
     }
@@ -205,11 +209,11 @@ fn missing_setting(key: &str) -> Error {
     Error::unsupported(format!("config.json has no usable `{key}`"), hint)
 }
 
-fn write_rope(arch: &Arch, config: &Json, metadata: &mut Metadata) {
+fn write_rope(arch: &Arch, config: &Json, metadata: &mut Metadata) -> Result<()> {
     let rope = Rope::from_config(config);
     let mut put = |key: &str, value: Value| metadata.insert(format!("{}.rope.{key}", arch.gguf), value);
     put("freq_base", Value::F32(rope.theta as f32));
-    if let Some(rotated) = rotated(config, &rope) {
+    if let Some(rotated) = rotated(config, &rope)? {
         put("dimension_count", Value::U32(rotated as u32));
     }
     let mut scaled = |kind: &str, factor: f64| {
@@ -233,12 +237,26 @@ fn write_rope(arch: &Arch, config: &Json, metadata: &mut Metadata) {
         }
         Some(Scaling::Llama3(_)) | None => {}
     }
+    Ok(())
 }
 
 /// How many dimensions of a head are rotated.
-fn rotated(config: &Json, rope: &Rope) -> Option<usize> {
-    let dim = head_dim(config.as_object()?)?;
-    Some((dim as f64 * rope.partial.unwrap_or(1.0)) as usize)
+fn rotated(config: &Json, rope: &Rope) -> Result<Option<usize>> {
+    let Some(dim) = config.as_object().and_then(head_dim) else { return Ok(None) };
+    if dim > MAX_HEAD_DIM {
+        let key = if config.get("head_dim").is_some() { "head_dim" } else { "hidden_size" };
+        return Err(absurd(key, &format!("heads of at most {MAX_HEAD_DIM}"), dim));
+    }
+    let partial = rope.partial.unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&partial) {
+        return Err(absurd("partial_rotary_factor", "a part from 0 to 1", partial));
+    }
+    Ok(Some((dim as f64 * partial) as usize))
+}
+
+fn absurd(key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
+    let hint = "config.json is damaged or of another model: copy the one that belongs to these weights";
+    Error::malformed_tensor("config.json", key, expected, found, hint)
 }
 
 /// LongRoPE's scale of attention: √(1 + ln s / ln L) where the context L was stretched s times.
@@ -251,9 +269,12 @@ fn long_attention_factor(config: &Json) -> f64 {
 }
 
 /// The tensors that carry settings: (name, values).
-pub fn setting_tensors(config: &Json) -> Vec<(&'static str, Vec<f32>)> {
+///
+/// # Errors
+/// [`Error::Malformed`] where config.json gives heads of a size that no model has.
+pub fn setting_tensors(config: &Json) -> Result<Vec<(&'static str, Vec<f32>)>> {
     let rope = Rope::from_config(config);
-    match (&rope.scaling, rotated(config, &rope)) {
+    Ok(match (&rope.scaling, rotated(config, &rope)?) {
         (Some(Scaling::Llama3(llama3)), Some(rotated)) => {
             vec![(SETTING_TENSORS[0], llama3.factors(rope.theta, rotated))]
         }
@@ -261,5 +282,5 @@ pub fn setting_tensors(config: &Json) -> Vec<(&'static str, Vec<f32>)> {
             vec![(SETTING_TENSORS[1], long.clone()), (SETTING_TENSORS[2], short.clone())]
         }
         _ => Vec::new(),
-    }
+    })
 }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use serde_json::Value as Json;
 
 use super::vocabulary::token_type;
+use crate::error::{Error, Result};
 
+/// The most rows without a token: models pad their embeddings by some hundreds.
+const MAX_FILLERS: usize = 1 << 20;
 /// Score of tokens that merging never makes.
 const LOWEST_SCORE: f32 = -1000.0;
 
@@ -36,7 +39,16 @@ impl Table {
 
 /// Lists the tokens of a tokenizer for an embedding of `rows` rows. Rows without a token are filled up; tokens without a
 /// row are left out, aloud.
-pub(super) fn table(tokenizer: &Json, rows: usize) -> Table {
+///
+/// # Errors
+/// [`Error::Malformed`] for far more rows than tokens: an embedding without columns may claim any number.
+pub(super) fn table(tokenizer: &Json, rows: usize) -> Result<Table> {
+    let tokens = count(&tokenizer["model"]["vocab"]) + count(&tokenizer["added_tokens"]);
+    if rows > tokens + MAX_FILLERS {
+        let expected = format!("{tokens} tokens, or up to {MAX_FILLERS} more");
+        let hint = "tokenizer.json and the weights are of different models, or damaged: download them again";
+        return Err(Error::malformed_tensor("tokenizer.json", "rows of the embedding", expected, rows, hint));
+    }
     let mut table = Table {
         tokens: (0..rows).map(|id| format!("[PAD{id}]")).collect(),
         types: vec![token_type::UNUSED; rows],
@@ -47,7 +59,12 @@ pub(super) fn table(tokenizer: &Json, rows: usize) -> Table {
     if beyond > 0 {
         tracing::warn!(tokens = beyond, rows, "tokens beyond the rows of the embedding: left out");
     }
-    table
+    Ok(table)
+}
+
+/// Entries of a list or of an object.
+fn count(tokens: &Json) -> usize {
+    tokens.as_object().map(serde_json::Map::len).or_else(|| Some(tokens.as_array()?.len())).unwrap_or(0)
 }
 
 /// Adds the model's own tokens; returns how many have no row.

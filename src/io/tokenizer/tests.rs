@@ -183,4 +183,9 @@ fn rows_and_tokens_may_disagree() {
     assert_eq!(after["tokenizer.ggml.tokens"], strings(&["<|end|>", "<tool>", "a"]));
     let after = back(files(&byte_level()), 9).unwrap();
     assert_eq!(after["tokenizer.ggml.tokens"].as_strings().unwrap()[8], "[PAD8]");
+    for rows in [10usize.pow(13), usize::MAX] {
+        let error = back(files(&byte_level()), rows).unwrap_err();
+        let (text, hint) = (error.to_string(), error.hint().unwrap());
+        assert!(text.contains("expected 9 tokens") && hint.contains("different models"), "{text}");
+    }
 }

@@ -75,9 +75,10 @@ fn default_template(value: &Json) -> Option<String> {
 /// own files leave out.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for tokenizers that llama.cpp has no form for, or whose pre-tokenizer it does not know.
+/// [`Error::Unsupported`] for tokenizers that llama.cpp has no form for, or whose pre-tokenizer it does not know;
+/// [`Error::Malformed`] for far more rows than tokens.
 pub fn to_gguf(files: &Files, config: &Json, rows: usize) -> Result<Metadata> {
-    let table = table(&files.tokenizer, rows);
+    let table = table(&files.tokenizer, rows)?;
     let mut metadata = Metadata::new();
     let mut put = |key: &str, value: Value| metadata.insert(format!("tokenizer.ggml.{key}"), value);
     let kind = kind(&files.tokenizer)?;

@@ -38,7 +38,8 @@ fn headers_parse_back() {
         stored("b.weight", DType::Block(BlockType::Q4_0), &[2, 64]),
         stored("c.bias", DType::F32, &[]),
     ];
-    let file = file(&plan(steps), &metadata, &[("rope_freqs.weight", vec![1.0, 2.0, 4.0])]).unwrap();
+    let freqs = Constant::vector("rope_freqs.weight", &[1.0, 2.0, 4.0]);
+    let file = file(&plan(steps), &metadata, &[freqs]).unwrap();
     let mut bytes = file.header.clone();
     bytes.resize(file.len as usize, 0);
     let parsed = parse(Path::new("x.gguf"), &bytes).unwrap();
