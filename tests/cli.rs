@@ -149,6 +149,8 @@ fn what_engines_fuse_is_dense_together() {
     assert_eq!(planned(&plan, "layers.0.attn.o_proj.weight").0, "int4 g64 symmetric");
     let plan = json(here.path(), &format!("{line} --exclude *k_proj --exclude *v_proj"));
     assert_eq!(planned(&plan, "layers.0.attn.q_proj.weight").0, "int4 g64 symmetric", "as the user says");
+    let (_, note, substituted) = planned(&plan, "layers.0.attn.k_proj.weight");
+    assert!(note.contains("excluded; engines that fuse it with layers.0.attn.q_proj.weight") && !substituted);
 }
 
 #[test]

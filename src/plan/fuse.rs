@@ -33,6 +33,7 @@ impl Planner<'_> {
             let Some(common) = common(steps, &members) else { continue };
             members.into_iter().try_for_each(|index| self.follow(&mut steps[index], &common))?;
         }
+        note_excluded(steps);
         Ok(())
     }
 
@@ -51,6 +52,29 @@ impl Planner<'_> {
     }
 }
 
+/// The user's word stands where it divides a group, but engines may not take the result.
+fn note_excluded(steps: &mut [Step]) {
+    let quantized: HashMap<String, String> = engine_groups(steps)
+        .into_iter()
+        .filter_map(|(group, members)| {
+            let mut members = members.into_iter().map(|index| &steps[index]);
+            let member = members.find(|step| matches!(step.action, Action::Quantize(_)))?;
+            Some((group, member.output.name.clone()))
+        })
+        .collect();
+    let excluded =
+        |step: &&mut Step| step.linear && !step.substituted && matches!(step.action, Action::Store(_));
+    for step in steps.iter_mut().filter(excluded) {
+        if let Some(name) = group_of(step).and_then(|group| quantized.get(&group)) {
+            step.note = Some(format!("excluded; engines that fuse it with {name} may not load it so"));
+        }
+    }
+}
+
+fn group_of(step: &Step) -> Option<String> {
+    step.output.pieces.first().and_then(|piece| engine_group(&piece.source))
+}
+
 /// The steps that a scheme was asked for, by the kernel that they share. llama.cpp, which reads block types, fuses none.
 fn engine_groups(steps: &[Step]) -> HashMap<String, Vec<usize>> {
     let mut groups: HashMap<String, Vec<usize>> = HashMap::new();
@@ -59,8 +83,7 @@ fn engine_groups(steps: &[Step]) -> HashMap<String, Vec<usize>> {
             Action::Quantize(scheme) => !matches!(scheme.number, Number::Ggml(_)),
             Action::Store(_) => step.substituted,
         };
-        let group = step.output.pieces.first().and_then(|piece| engine_group(&piece.source));
-        if let (true, Some(group)) = (asked, group) {
+        if let (true, Some(group)) = (asked, group_of(step)) {
             groups.entry(group).or_default().push(index);
         }
     }
