@@ -1,5 +1,6 @@
 //! What `quantize` and `convert` share: open, plan, run, report.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -43,7 +44,7 @@ impl OutputArguments {
 pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Context) -> Result<()> {
     let start = Instant::now();
     let checkpoint = context.open(model)?;
-    let mut plan = Plan::new(recipe, &checkpoint)?;
+    let mut plan = super::plan::make(recipe, &checkpoint, context)?;
     if output.dry_run {
         return super::plan::print(&plan, context);
     }
@@ -57,7 +58,7 @@ pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Con
     let documents = if plan.request.format.single_file() { vec![] } else { vec![card_file(card)] };
     let outcome = pipeline::run(&plan, &checkpoint, &target, &documents, &options)?;
     progress.finish_and_clear();
-    warn(&plan, &outcome);
+    warn(&plan, &outcome, context);
     report(&plan, &checkpoint, &target, &outcome, start, context)
 }
 
@@ -77,6 +78,9 @@ fn target(model: &str, output: &OutputArguments, plan: &Plan) -> PathBuf {
     })
 }
 
+/// Reasons that are printed after the work; the plan has them all.
+const MOST_NOTES: usize = 5;
+
 /// The command as it was given, for the model card.
 fn command_line() -> String {
     let quoted = |word: String| {
@@ -87,19 +91,20 @@ fn command_line() -> String {
     std::iter::once("llmc".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
-fn warn(plan: &Plan, outcome: &Outcome) {
-    if outcome.resumed > 0 {
-        eprintln!("resumed: {} of {} tensors were finished already", outcome.resumed, plan.steps.len());
-    }
+fn warn(plan: &Plan, outcome: &Outcome, context: &Context) {
     for (name, nan, inf) in &outcome.nonfinite {
         eprintln!("warning: {name}: {nan} NaN and {inf} infinities were let pass");
     }
+    let notes: BTreeSet<&str> =
+        plan.steps.iter().filter(|step| step.substituted).filter_map(|step| step.note.as_deref()).collect();
+    if context.global.quiet || notes.is_empty() {
+        return;
+    }
     let substituted = plan.steps.iter().filter(|step| step.substituted).count();
-    if substituted > 0 {
-        eprintln!(
-            "note: {substituted} of {} tensors are stored otherwise than asked; the plan says which and why (--dry-run)",
-            plan.steps.len()
-        );
+    eprintln!("note: {substituted} of {} tensors are stored otherwise than asked:", plan.steps.len());
+    notes.iter().take(MOST_NOTES).for_each(|note| eprintln!("  {note}"));
+    if notes.len() > MOST_NOTES {
+        eprintln!("  … and {} more reasons: --dry-run lists every tensor's", notes.len() - MOST_NOTES);
     }
 }
 
@@ -111,12 +116,16 @@ fn report(
     start: Instant,
     context: &Context,
 ) -> Result<()> {
-    let read = pipeline::total_input_bytes(plan, checkpoint);
+    let read = pipeline::total_input_bytes(plan, checkpoint) - outcome.resumed_bytes;
     let seconds = start.elapsed().as_secs_f64();
     let text = || {
         format!(
-            "{}\n{}in {seconds:.2} s: {} -> {}, {}/s\n",
+            "{}{}\n{}in {seconds:.2} s: {} -> {}, {}/s\n",
             target.display(),
+            match outcome.resumed {
+                0 => String::new(),
+                n => format!(" (resumed: {n} of {} tensors were finished already)", plan.steps.len()),
+            },
             plan.summary(),
             HumanBytes(read),
             HumanBytes(plan.bytes()),

@@ -60,7 +60,7 @@ pub struct Global {
     /// Print the result as JSON
     #[arg(long, global = true)]
     json: bool,
-    /// No progress bars
+    /// No progress bars, no notes: results, warnings and errors only
     #[arg(short, long, global = true)]
     quiet: bool,
     /// Log what is done to stderr (-vv for more)
@@ -122,7 +122,7 @@ fn start_logging(verbose: u8) {
 
 fn start_threads(threads: Option<usize>) -> Result<()> {
     if threads == Some(0) {
-        return Err(Error::usage("--threads 0", "leave it out to use every core"));
+        return Err(Error::usage("--threads must be at least 1", "leave it out to use every core"));
     }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.unwrap_or(0))
@@ -156,6 +156,7 @@ impl Context {
         let hub = Hub { progress: !self.global.quiet, ..Hub::from_env() };
         let checkpoint = Checkpoint::open_with(model, &hub)?;
         catch_signals(&self.interrupted)?;
+        tracing::info!(path = %checkpoint.path.display(), tensors = checkpoint.tensors.len(), "opened");
         Ok(checkpoint)
     }
 
@@ -164,7 +165,7 @@ impl Context {
         let hidden = self.global.quiet || !std::io::stderr().is_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let style = ProgressStyle::with_template(
-            "{msg:10} [{bar:32}] {bytes}/{total_bytes}  {binary_bytes_per_sec}  eta {eta}",
+            "{msg} [{wide_bar}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}",
         );
         let bar = ProgressBar::with_draw_target(Some(bytes), target).with_message(what);
         style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")))

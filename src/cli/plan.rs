@@ -7,8 +7,10 @@ use serde_json::json;
 use super::Context;
 use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
+use crate::io::Checkpoint;
 use crate::pipeline;
 use crate::plan::Plan;
+use crate::recipe::Recipe;
 
 const EXAMPLES: &str = "Examples:
   llmc plan --bits 4 model.safetensors
@@ -28,7 +30,18 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let recipe = arguments.recipe.recipe()?;
     let checkpoint = context.open(&arguments.model)?;
-    print(&Plan::new(&recipe, &checkpoint)?, context)
+    print(&make(&recipe, &checkpoint, context)?, context)
+}
+
+/// The plan of a recipe. Where `strict` refuses it, the plan without `strict` is printed before the error, to show why.
+pub fn make(recipe: &Recipe, checkpoint: &Checkpoint, context: &Context) -> Result<Plan> {
+    let plan = Plan::new(recipe, checkpoint);
+    if plan.is_err() && recipe.strict {
+        if let Ok(lenient) = Plan::new(&Recipe { strict: false, ..recipe.clone() }, checkpoint) {
+            print(&lenient, context)?;
+        }
+    }
+    plan
 }
 
 /// Prints a plan.
@@ -36,7 +49,7 @@ pub fn print(plan: &Plan, context: &Context) -> Result<()> {
     let memory = pipeline::peak_memory(plan, rayon::current_num_threads());
     let threads = rayon::current_num_threads();
     let text =
-        || format!("{}peak memory about {} with {threads} threads\n", plan.table(), HumanBytes(memory));
+        || format!("{}peak memory about {} besides the mapped input, threads: {threads}\n", plan.table(), HumanBytes(memory));
     context.print(text, || {
         let mut value = plan.json();
         value["peak_memory"] = json!(memory);

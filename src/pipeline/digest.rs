@@ -42,6 +42,7 @@ pub fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<String
 
 /// What the output says about its making: version, recipe, and the identity of its input.
 pub fn provenance(plan: &Plan, checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<Vec<(String, String)>> {
+    tracing::info!(files = checkpoint.files.len(), "hashing the input");
     let input = checkpoint.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(vec![
         ("llmc.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),

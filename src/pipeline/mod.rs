@@ -54,6 +54,8 @@ pub struct Options<'a> {
 pub struct Outcome {
     /// Steps that an earlier, interrupted run had finished.
     pub resumed: usize,
+    /// Input bytes of those.
+    pub resumed_bytes: u64,
     /// Tensors with NaN or infinities that were let pass: (name, NaN, infinities).
     pub nonfinite: Vec<(String, usize, usize)>,
 }
@@ -75,6 +77,7 @@ pub fn run(
     let layout = format.files(plan, checkpoint)?;
     let workspace = Workspace::open(target, format.single_file())?;
     let journal = Journal::open(&workspace, &layout, options.resume)?;
+    tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
     let result = fill(&workspace, &layout, journal, plan, checkpoint, documents, options);
     match &result {
         Ok(_) => workspace.publish()?,
@@ -97,13 +100,14 @@ fn fill(
 ) -> Result<Outcome> {
     let format = plan.request.format;
     let files = OutputFiles::create(workspace, layout, plan)?;
-    let resumed = journal.finished();
+    let (resumed, resumed_bytes) = skip_finished(plan, checkpoint, &journal, options.progress);
     let state = Run::new(plan, checkpoint, files, journal, options)?;
     let nonfinite = state.stream()?;
     state.files.sync()?;
     let own = [format.side_files(plan, checkpoint)?, documents.to_vec()].concat();
     workspace.write_beside(checkpoint, format, &own)?;
-    Ok(Outcome { resumed, nonfinite })
+    tracing::info!(files = layout.len(), documents = own.len(), "written and flushed");
+    Ok(Outcome { resumed, resumed_bytes, nonfinite })
 }
 
 /// Anonymous memory that a run of this plan needs at most, in bytes: the chunks in hand, and what the process itself takes.
@@ -146,13 +150,7 @@ impl<'a> Run<'a> {
     /// Processes every chunk that the journal does not have; returns what was not finite.
     fn stream(&self) -> Result<Vec<(String, usize, usize)>> {
         let format = self.plan.request.format;
-        let todo = self.plan.steps.iter().enumerate().filter(|(index, step)| {
-            let finished = self.journal.has(*index);
-            if finished {
-                self.options.progress.inc(input_bytes(self.checkpoint, &step.output));
-            }
-            !finished
-        });
+        let todo = self.plan.steps.iter().enumerate().filter(|(index, _)| !self.journal.has(*index));
         let counts: HashMap<usize, NonFinite> = todo
             .flat_map(|(index, step)| chunks_of(format, index, step))
             .par_bridge()
@@ -281,10 +279,23 @@ impl<'a> Run<'a> {
         let share = chunk.rows.len() as u64 * input_bytes(self.checkpoint, &step.output) / rows.max(1) as u64;
         self.options.progress.inc(share);
         if self.remaining[chunk.step].fetch_sub(1, Ordering::AcqRel) == 1 {
+            tracing::debug!(tensor = step.output.name, stored = %step.action, "finished");
             self.journal.done(chunk.step, step.bytes(), &self.files)?;
         }
         Ok(())
     }
+}
+
+/// Says what an earlier run finished, and moves the progress bar past it: (steps, their input bytes).
+fn skip_finished(plan: &Plan, checkpoint: &Checkpoint, journal: &Journal, progress: &ProgressBar) -> (usize, u64) {
+    let finished = plan.steps.iter().enumerate().filter(|(index, _)| journal.has(*index));
+    let bytes = finished.map(|(_, step)| input_bytes(checkpoint, &step.output)).sum();
+    if journal.finished() > 0 {
+        tracing::info!(finished = journal.finished(), of = plan.steps.len(), "going on from an interrupted run");
+        progress.set_position(bytes);
+        progress.reset_eta();
+    }
+    (journal.finished(), bytes)
 }
 
 /// Runs a method on rows of one linear.

@@ -187,7 +187,15 @@ fn check_chunk(
     let mut found = Vec::new();
     match read_back(written, &step.output, chunk.rows.clone(), &mut found) {
         Ok(()) => Ok(compare(step, &original, &expected, &found)),
-        Err(error) => Ok(Sums { failure: Some(error.to_string()), ..Sums::default() }),
+        Err(error) => Ok(Sums { failure: Some(short(&error)), ..Sums::default() }),
+    }
+}
+
+/// An error without the file and the tensor, which the table names already.
+fn short(error: &Error) -> String {
+    match error {
+        Error::Malformed { expected, found, .. } => format!("expected {expected}, found {found}"),
+        error => error.to_string(),
     }
 }
 

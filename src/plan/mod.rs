@@ -107,7 +107,7 @@ impl Plan {
                     first.output.name,
                     first.note.as_deref().unwrap_or_default(),
                 ),
-                "`llmc plan` with the same flags lists them all; leave --strict out to accept them",
+                "they are marked ! above; leave --strict out to accept them",
             )),
             _ => Ok(()),
         }
