@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::export::{FORMATS, Format};
 use crate::method::{Def, METHODS};
 use crate::numerics::presets::{self, Activations, PRESETS, Preset};
-use crate::numerics::{Granularity, Number, Scheme};
+use crate::numerics::{Fp8, Granularity, Number, Scheme};
 use crate::tensor::DType;
 
 /// What to do to a checkpoint.
@@ -168,7 +168,7 @@ impl Recipe {
         match (&self.format, scheme.map(|scheme| scheme.number)) {
             (Some(name), _) => name,
             (None, Some(Number::Ggml(_))) => "gguf",
-            (None, Some(Number::Nf4) | None) => "dense",
+            (None, Some(Number::Nf4 | Number::Fp8(Fp8::E5M2)) | None) => "dense",
             (None, Some(_)) => "compressed-tensors",
         }
     }

@@ -48,8 +48,13 @@ pub fn make(recipe: &Recipe, checkpoint: &Checkpoint, context: &Context) -> Resu
 pub fn print(plan: &Plan, context: &Context) -> Result<()> {
     let memory = pipeline::peak_memory(plan, rayon::current_num_threads());
     let threads = rayon::current_num_threads();
-    let text =
-        || format!("{}peak memory about {} besides the mapped input, threads: {threads}\n", plan.table(), HumanBytes(memory));
+    let text = || {
+        format!(
+            "{}peak memory about {} besides the mapped input, threads: {threads}\n",
+            plan.table(),
+            HumanBytes(memory)
+        )
+    };
     context.print(text, || {
         let mut value = plan.json();
         value["peak_memory"] = json!(memory);

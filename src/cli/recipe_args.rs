@@ -11,7 +11,8 @@ use crate::recipe::Recipe;
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
 pub fn catalogue(examples: &str) -> String {
     let list = |title: &str, entries: Vec<(&str, &str)>| {
-        let lines: String = entries.iter().map(|(name, summary)| format!("  {name:20}{summary}\n")).collect();
+        let lines: String =
+            entries.iter().map(|(name, summary)| format!("  {name}\n      {summary}\n")).collect();
         format!("{title}:\n{lines}\n")
     };
     list("Schemes", PRESETS.iter().map(|preset| (preset.name, preset.summary)).collect())
@@ -33,10 +34,10 @@ pub struct RecipeArguments {
     #[arg(long, value_name = "N")]
     group_size: Option<usize>,
     /// Without zero points
-    #[arg(long, overrides_with = "asymmetric")]
+    #[arg(long, conflicts_with = "asymmetric")]
     symmetric: bool,
     /// With zero points
-    #[arg(long, overrides_with = "symmetric")]
+    #[arg(long)]
     asymmetric: bool,
     /// rtn (round to nearest), mse (clip search), hqq (half-quadratic) [default: rtn; mse with --bits]
     #[arg(long, value_name = "NAME")]
@@ -69,7 +70,7 @@ pub struct StorageArguments {
     /// Largest shard: 5GB, 500MB, …
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
     pub max_shard_size: u64,
-    /// Take NaN and infinite weights as 0 instead of failing
+    /// Let NaN and infinite weights pass (as 0 where they are quantized) instead of failing
     #[arg(long)]
     pub allow_nonfinite: bool,
 }

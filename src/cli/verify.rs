@@ -57,7 +57,10 @@ fn against(written: &Checkpoint, input: &Checkpoint, context: &Context) -> Resul
     let digest = pipeline::input_digest(input, &context.interrupted)?;
     let same_input = written.metadata.get("llmc.input.blake3").is_none_or(|recorded| *recorded == digest);
     if !same_input {
-        eprintln!("warning: {} is not what the output was made from: its blake3 differs", input.path.display());
+        eprintln!(
+            "warning: {} is not what the output was made from: its blake3 differs",
+            input.path.display()
+        );
     }
     let progress = context.progress(pipeline::total_input_bytes(&plan, input), "verifying");
     let verification = pipeline::verify(&plan, input, written, &context.interrupted, &progress)?;
@@ -71,12 +74,17 @@ fn verdict(verification: &Verification, subject: &Subject) -> Result<()> {
         return Ok(());
     }
     let hint = match (subject.against, subject.same_input) {
-        (Some(_), false) => "compare it with what it was made from: its model card and metadata (llmc.input) say what that was",
+        (Some(_), false) => {
+            "compare it with what it was made from: its model card and metadata (llmc.input) say what that was"
+        }
         (Some(_), true) => "make it again with --overwrite; if it fails again, please report it",
         (None, _) => "the file is damaged, or was made so: make it again, and verify it --against its input",
     };
     let total = verification.tensors.len();
-    Err(Error::CheckFailed { what: format!("{}: {failed} of {total} do not hold", subject.output), hint: hint.into() })
+    Err(Error::CheckFailed {
+        what: format!("{}: {failed} of {total} do not hold", subject.output),
+        hint: hint.into(),
+    })
 }
 
 /// A line a tensor: the worst, or all.
@@ -106,7 +114,9 @@ fn comparison_line(check: &TensorCheck, width: usize) -> String {
     match (failure, mismatches) {
         (Some(failure), _) => format!("{named}  {:>9}  {:>9}  {:>8}  {failure}\n", "-", "-", "-"),
         (None, 0) => format!("{named}  {max_error:>9.3e}  {rms_error:>9.3e}  {relative_error:>8.5}  equal\n"),
-        (None, n) => format!("{named}  {max_error:>9.3e}  {rms_error:>9.3e}  {relative_error:>8.5}  {n} values differ\n"),
+        (None, n) => format!(
+            "{named}  {max_error:>9.3e}  {rms_error:>9.3e}  {relative_error:>8.5}  {n} values differ\n"
+        ),
     }
 }
 

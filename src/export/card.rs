@@ -129,11 +129,12 @@ fn provenance(plan: &Plan) -> String {
         return String::new();
     }
     let mut text = String::from("\n## Provenance\n\nAlso in the metadata of the weight files.\n\n");
-    for (key, value) in &plan.metadata {
-        match value.contains('\n') {
-            true => drop(writeln!(text, "`{key}`:\n\n```\n{}\n```\n", value.trim_end())),
-            false => drop(writeln!(text, "- `{key}`: `{value}`")),
-        }
+    let (blocks, lines): (Vec<_>, Vec<_>) = plan.metadata.iter().partition(|(_, value)| value.contains('\n'));
+    for (key, value) in lines {
+        let _ = writeln!(text, "- `{key}`: `{value}`");
+    }
+    for (key, value) in blocks {
+        let _ = writeln!(text, "\n`{key}`:\n\n```\n{}\n```", value.trim_end());
     }
     text
 }

@@ -118,7 +118,7 @@ pub const PRESETS: &[Preset] = &[
     .with(Activations::Fp8Group128),
     Preset::new(
         "fp8-e5m2",
-        "FP8 E5M2 per channel: 8 bits per weight, two mantissa bits; for study, engines want E4M3",
+        "FP8 E5M2 per channel: 8 bits per weight, two mantissa bits; for study, with --format dense: engines want E4M3",
         Scheme::fp8(Fp8::E5M2, Channel, BF16),
     ),
     Preset::new(
@@ -133,7 +133,7 @@ pub const PRESETS: &[Preset] = &[
     ),
     Preset::new(
         "nf4",
-        "NF4 (QLoRA) in groups of 64: 4.25 bits per weight; a base for adapters, slower to decode than INT4",
+        "NF4 (QLoRA) in groups of 64: 4.25 bits per weight; a base for adapters; no engine's format here holds it: --format dense",
         Scheme::nf4(64, BF16),
     ),
     Preset::ggml(BlockType::Q2_K, "2.63 bits per weight; the smallest, a large loss"),

@@ -287,11 +287,20 @@ impl<'a> Run<'a> {
 }
 
 /// Says what an earlier run finished, and moves the progress bar past it: (steps, their input bytes).
-fn skip_finished(plan: &Plan, checkpoint: &Checkpoint, journal: &Journal, progress: &ProgressBar) -> (usize, u64) {
+fn skip_finished(
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    journal: &Journal,
+    progress: &ProgressBar,
+) -> (usize, u64) {
     let finished = plan.steps.iter().enumerate().filter(|(index, _)| journal.has(*index));
     let bytes = finished.map(|(_, step)| input_bytes(checkpoint, &step.output)).sum();
     if journal.finished() > 0 {
-        tracing::info!(finished = journal.finished(), of = plan.steps.len(), "going on from an interrupted run");
+        tracing::info!(
+            finished = journal.finished(),
+            of = plan.steps.len(),
+            "going on from an interrupted run"
+        );
         progress.set_position(bytes);
         progress.reset_eta();
     }

@@ -45,7 +45,7 @@ use crate::tensor::{Grid, QTensor, Weight};
 /// Registry entry.
 pub const DEF: Def = Def {
     name: "hqq",
-    summary: "fit scales and zero points to the many weights rather than to the outliers: no data, about 10 times the time of mse",
+    summary: "fit scales and zero points to the many weights rather than to the outliers: no data, about 2.5 times the time of mse",
     supports,
     method: &Hqq::DEFAULT,
 };
