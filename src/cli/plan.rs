@@ -36,10 +36,11 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
 /// The plan of a recipe. Where `strict` refuses it, the plan without `strict` is printed before the error, to show why.
 pub fn make(recipe: &Recipe, checkpoint: &Checkpoint, context: &Context) -> Result<Plan> {
     let plan = Plan::new(recipe, checkpoint);
-    if plan.is_err() && recipe.strict {
-        if let Ok(lenient) = Plan::new(&Recipe { strict: false, ..recipe.clone() }, checkpoint) {
-            print(&lenient, context)?;
-        }
+    if plan.is_err()
+        && recipe.strict
+        && let Ok(lenient) = Plan::new(&Recipe { strict: false, ..recipe.clone() }, checkpoint)
+    {
+        print(&lenient, context)?;
     }
     plan
 }
