@@ -251,7 +251,7 @@ fn what_is_neither_says_both() {
         "a/b/c",
         "org/name.gguf",
         "org/na me",
-        "../x",
+        "../no-such-model-here",
         "org/name@",
         "org/name@../x",
         "org/..",
