@@ -10,21 +10,27 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::plan::Plan;
 
+/// Inputs of so many bytes stay mapped behind the hashing, and the work that follows finds them at hand.
+const KEPT: usize = 512 << 20;
 /// Bytes hashed between looks at the interrupt flag.
 const STRIDE: usize = 64 << 20;
 
 /// blake3 of the weight file, as `b3sum` prints it; of several, blake3 of the `b3sum` listing of their names in order.
 pub fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<String> {
+    let keep = checkpoint.files.iter().map(|file| file.bytes().len()).sum::<usize>() <= KEPT;
     let digests = checkpoint
         .files
         .par_iter()
         .map(|file| {
             let mut hasher = blake3::Hasher::new();
-            for bytes in file.bytes().chunks(STRIDE) {
+            for (index, bytes) in file.bytes().chunks(STRIDE).enumerate() {
                 if stop.load(Ordering::Relaxed) {
                     return Err(interrupted());
                 }
                 hasher.update_rayon(bytes);
+                if !keep {
+                    file.release(index * STRIDE..index * STRIDE + bytes.len());
+                }
             }
             let name = file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             Ok((hasher.finalize().to_hex().to_string(), name))
