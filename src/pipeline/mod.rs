@@ -76,9 +76,9 @@ pub fn run(
     refuse_long_rows(plan)?;
     let layout = format.files(plan, checkpoint)?;
     let workspace = Workspace::open(target, format.single_file())?;
-    let journal = Journal::open(&workspace, &layout, options.resume)?;
+    let journal = Journal::open(&workspace, &layout, options.resume)?; // its lock is held until all is published
     tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
-    let result = fill(&workspace, &layout, journal, plan, checkpoint, documents, options);
+    let result = fill(&workspace, &layout, &journal, plan, checkpoint, documents, options);
     match &result {
         Ok(_) => workspace.publish()?,
         // These leave something that the same command can go on from.
@@ -92,7 +92,7 @@ pub fn run(
 fn fill(
     workspace: &Workspace,
     layout: &[OutputFile],
-    journal: Journal,
+    journal: &Journal,
     plan: &Plan,
     checkpoint: &Checkpoint,
     documents: &[(String, Vec<u8>)],
@@ -100,7 +100,7 @@ fn fill(
 ) -> Result<Outcome> {
     let format = plan.request.format;
     let files = OutputFiles::create(workspace, layout, plan)?;
-    let (resumed, resumed_bytes) = skip_finished(plan, checkpoint, &journal, options.progress);
+    let (resumed, resumed_bytes) = skip_finished(plan, checkpoint, journal, options.progress);
     let state = Run::new(plan, checkpoint, files, journal, options)?;
     let nonfinite = state.stream()?;
     state.files.sync()?;
@@ -126,7 +126,7 @@ struct Run<'a> {
     plan: &'a Plan,
     checkpoint: &'a Checkpoint,
     files: OutputFiles,
-    journal: Journal,
+    journal: &'a Journal,
     extents: Extents,
     remaining: Vec<AtomicUsize>,
     options: &'a Options<'a>,
@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
         plan: &'a Plan,
         checkpoint: &'a Checkpoint,
         files: OutputFiles,
-        journal: Journal,
+        journal: &'a Journal,
         options: &'a Options,
     ) -> Result<Self> {
         let extents = Extents::new(plan, checkpoint, options.interrupted)?;
