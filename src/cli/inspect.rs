@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::error::Result;
-use crate::io::{Checkpoint, Source, Stored};
+use crate::io::Checkpoint;
 
 /// Show a checkpoint: tensors, types, sizes, and what llmc recognises in it
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ fn text(checkpoint: &Checkpoint, side: &[String]) -> String {
         let _ = writeln!(
             text,
             "{name:width$}  {shape:>18}  {:20}  {:>12}",
-            stored(source),
+            source.stored_as(),
             source.stored_bytes()
         );
     }
@@ -51,17 +51,10 @@ fn text(checkpoint: &Checkpoint, side: &[String]) -> String {
     text
 }
 
-fn stored(source: &Source) -> String {
-    match &source.stored {
-        Stored::Dense(raw) => raw.dtype.name().to_lowercase(),
-        Stored::Quantized { scheme, .. } => scheme.to_string(),
-    }
-}
-
 fn totals(checkpoint: &Checkpoint) -> BTreeMap<String, (usize, u64)> {
     let mut totals = BTreeMap::new();
     for source in checkpoint.tensors.values() {
-        let entry: &mut (usize, u64) = totals.entry(stored(source)).or_default();
+        let entry: &mut (usize, u64) = totals.entry(source.stored_as()).or_default();
         entry.0 += 1;
         entry.1 += source.stored_bytes();
     }
@@ -96,7 +89,7 @@ fn json(checkpoint: &Checkpoint, side: &[String]) -> Value {
             json!({
                 "name": source.name,
                 "shape": source.shape,
-                "stored": stored(source),
+                "stored": source.stored_as(),
                 "bytes": source.stored_bytes(),
             })
         })

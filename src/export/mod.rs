@@ -52,6 +52,9 @@ pub const FORMATS: &[&dyn Format] = &[
     &dense::Dense,
 ];
 
+/// The file of a format whose output is one file, while it is being made.
+pub const SINGLE_FILE_NAME: &str = "model.gguf";
+
 /// A tensor as the output stores it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Part {

@@ -92,6 +92,14 @@ pub struct Checkpoint {
 }
 
 impl Source {
+    /// What it is stored as, in words: `bf16`, `q4_k`, `int4 g128 symmetric`.
+    pub fn stored_as(&self) -> String {
+        match &self.stored {
+            Stored::Dense(raw) => raw.dtype.name().to_lowercase(),
+            Stored::Quantized { scheme, .. } => scheme.to_string(),
+        }
+    }
+
     /// Bytes that store it.
     pub fn stored_bytes(&self) -> u64 {
         match &self.stored {

@@ -275,9 +275,7 @@ impl<'a> Run<'a> {
     fn finish(&self, chunk: &Chunk) -> Result<()> {
         let step = &self.plan.steps[chunk.step];
         self.release(step, chunk);
-        let [rows, _] = step.rows_cols();
-        let share = chunk.rows.len() as u64 * input_bytes(self.checkpoint, &step.output) / rows.max(1) as u64;
-        self.options.progress.inc(share);
+        self.options.progress.inc(chunk_input_bytes(self.checkpoint, step, chunk));
         if self.remaining[chunk.step].fetch_sub(1, Ordering::AcqRel) == 1 {
             tracing::debug!(tensor = step.output.name, stored = %step.action, "finished");
             self.journal.done(chunk.step, step.bytes(), &self.files)?;
@@ -347,6 +345,12 @@ fn input_bytes(checkpoint: &Checkpoint, output: &Output) -> u64 {
         Some(source.stored_bytes() * piece.rows.len() as u64 / rows.max(1) as u64)
     };
     output.pieces.iter().filter_map(piece_bytes).sum()
+}
+
+/// The chunk's share of them.
+fn chunk_input_bytes(checkpoint: &Checkpoint, step: &Step, chunk: &Chunk) -> u64 {
+    let [rows, _] = step.rows_cols();
+    input_bytes(checkpoint, &step.output) * chunk.rows.len() as u64 / rows.max(1) as u64
 }
 
 /// Total input bytes of a plan: the length of its progress bar.

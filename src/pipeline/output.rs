@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::journal::JOURNAL_NAME;
 use crate::error::{Error, Result};
-use crate::export::{Format, OutputFile};
+use crate::export::{Format, OutputFile, SINGLE_FILE_NAME};
 use crate::io::Checkpoint;
 use crate::plan::Plan;
 
@@ -195,9 +195,6 @@ fn looks_like_a_model(folder: &Path) -> bool {
     let empty = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
     empty || entries.any(|entry| entry.is_ok_and(|entry| weights(entry.path())))
 }
-
-/// The name, in the partial output, of a target that is one file.
-pub const SINGLE_FILE_NAME: &str = "model.gguf";
 
 fn sibling(target: &Path, suffix: &str) -> PathBuf {
     let mut name = target.file_name().map_or_else(OsString::new, OsString::from);

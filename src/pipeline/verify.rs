@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::chunks::{CHUNK_ELEMENTS, Chunk, chunks_of};
 use super::extents::Extents;
 use super::gather::{NonFinite, clear_nonfinite, gather};
-use super::{input_bytes, interrupted, quantize_rows};
+use super::{chunk_input_bytes, interrupted, quantize_rows};
 use crate::error::{Error, Result};
 use crate::export::{Output, Piece, rows_cols};
 use crate::io::{Checkpoint, Source, Stored};
@@ -113,8 +113,7 @@ pub fn verify(
             }
             let step = &plan.steps[chunk.step];
             let sums = check_chunk(plan, &extents, input, written, step, &chunk)?;
-            let rows = step.rows_cols()[0].max(1) as u64;
-            progress.inc(input_bytes(input, &step.output) * chunk.rows.len() as u64 / rows);
+            progress.inc(chunk_input_bytes(input, step, &chunk));
             Ok((chunk, sums))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -354,9 +353,5 @@ fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {
     if !found.none() {
         failure = Some(format!("{} NaN and {} infinities", found.nan, found.inf));
     }
-    let stored = match &source.stored {
-        Stored::Dense(raw) => raw.dtype.name().to_lowercase(),
-        Stored::Quantized { scheme, .. } => scheme.to_string(),
-    };
-    TensorCheck { name: source.name.clone(), stored, failure, ..TensorCheck::default() }
+    TensorCheck { name: source.name.clone(), stored: source.stored_as(), failure, ..TensorCheck::default() }
 }

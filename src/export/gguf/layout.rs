@@ -5,15 +5,13 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
-use crate::export::{OutputFile, Part, PartPlace};
+use crate::export::{OutputFile, Part, PartPlace, SINGLE_FILE_NAME};
 use crate::io::gguf::{Array, Metadata, Value, ggml_types};
 use crate::plan::Plan;
 use crate::tensor::DType;
 
 /// Where tensors begin.
 const ALIGNMENT: u64 = 32;
-/// What the pipeline calls a single file before it gets its name.
-const FILE_NAME: &str = "model.gguf";
 
 /// A tensor that is known before any work.
 pub struct Constant {
@@ -56,7 +54,7 @@ pub fn file(plan: &Plan, metadata: &Metadata, constants: &[Constant]) -> Result<
         align(&mut header);
     }
     places.iter_mut().for_each(|place| place.offset += start);
-    Ok(OutputFile { name: FILE_NAME.into(), header, parts: places, len: start + end })
+    Ok(OutputFile { name: SINGLE_FILE_NAME.into(), header, parts: places, len: start + end })
 }
 
 fn parts(plan: &Plan) -> impl Iterator<Item = (usize, usize, &Part)> {
