@@ -8,6 +8,7 @@
 //! 6. an [`export::Format`] lays the codes out, and the pipeline writes them;
 //! 7. `verify` reads back what was written.
 
+pub mod backend;
 pub mod cli;
 pub mod error;
 pub mod export;

@@ -1,0 +1,4 @@
+//! The CPU backend: packed weights, pooled buffers, f32 activations between operations.
+
+#[allow(dead_code)]
+mod packed;
