@@ -25,12 +25,14 @@ pub trait Matrix: Send + Sync {
     fn release(&self);
 }
 
-/// Root-mean-square or mean-and-variance normalization of each run of `weight.len()` columns: the whole row, or each head.
+/// Root-mean-square or mean-and-variance normalization of each run of `width` columns: the whole row, or each head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormWeights {
-    /// Multiplies the normalized values.
+    /// Columns that are normalized together.
+    pub width: usize,
+    /// Multiplies the normalized values; a whole number of widths, repeated along the row: one for all heads, or one each.
     pub weight: Vec<f32>,
-    /// Is added to them.
+    /// Is added to them; as long as `weight`.
     pub bias: Option<Vec<f32>>,
     /// Is added to the variance.
     pub epsilon: f32,
@@ -58,7 +60,7 @@ pub enum Activation {
 pub struct Span {
     /// The sequence: which keys and values of the cache are its own.
     pub slot: usize,
-    /// Tokens of it that the cache holds already: the position of the first row.
+    /// Tokens of it that come before: the position of the first row. What the cache holds beyond is forgotten.
     pub past: usize,
     /// Rows of it in this batch.
     pub len: usize,
@@ -156,8 +158,8 @@ pub trait Backend: Send + Sync {
     fn split<const N: usize>(&self, x: &Self::Tensor, widths: [usize; N]) -> Result<[Self::Tensor; N]>;
     /// Rotates the pairs (i, i + half) of every head.
     fn rope(&self, x: Self::Tensor, rotations: &Rotations) -> Result<Self::Tensor>;
-    /// softmax(scale·q·kᵀ + mask)·v for each span and head. With a cache, k and v are appended to the spans' slots and
-    /// queries see all that the slot holds; without, `past` is 0 and they see their own span.
+    /// softmax(scale·q·kᵀ + mask)·v for each span and head. With a cache, k and v are written to the spans' slots at
+    /// position `past`, and queries see all that the slot then holds; without, `past` is 0 and they see their own span.
     ///
     /// q: [rows, heads·head_dim]; k, v: [rows, kv_heads·head_dim]; result: as q.
     fn attention(
