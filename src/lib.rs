@@ -11,6 +11,7 @@
 pub mod backend;
 pub mod cli;
 pub mod error;
+pub mod eval;
 pub mod export;
 pub mod io;
 pub mod method;
