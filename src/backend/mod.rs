@@ -148,6 +148,8 @@ pub trait Backend: Send + Sync {
     /// Makes slot `to` a copy of the first `len` positions of slot `from`.
     fn copy_slot(&self, cache: &mut Self::KeyValues, from: usize, to: usize, len: usize) -> Result<()>;
 
+    /// Rows of a tensor.
+    fn rows(&self, x: &Self::Tensor) -> usize;
     /// Rows of a table: [ids.len(), cols].
     fn embed(&self, table: &Self::Table, ids: &[u32]) -> Result<Self::Tensor>;
     /// x·Wᵀ + b: [rows, in] → [rows, out].

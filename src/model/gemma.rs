@@ -2,10 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::llama::{ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS};
+use super::config::{Config, Layer, Names, NormKind, Positions, Sublayer};
+use super::llama::{self, ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS};
 use super::names::{Name, name};
-use super::qwen::QK_NORMS;
+use super::qwen::{QK_NORM_NAMES, QK_NORMS};
+use super::rope::Rope;
+use super::rotary::Rotary;
+use super::settings::Settings;
 use super::{Arch, Changes, DECODER_KEYS, Fixed, Has, Key, Missing, RMS_KEYS, complete, float, int};
+use crate::backend::Activation;
+use crate::error::Result;
 
 /// Norms before and after attention and feed-forward.
 const FOUR_NORMS: &[Name] = &[
@@ -39,10 +45,71 @@ const GEMMA3_KEYS: &[Key] = &[
 
 const ACTIVATION: (&str, Fixed) = ("hidden_activation", Fixed::Text("gelu_pytorch_tanh"));
 
+/// Sub-layers with a norm on either side.
+const SANDWICHED: Names = Names {
+    attention: Sublayer {
+        output_norm: Some("layers.{b}.post_attention_layernorm"),
+        ..llama::NAMES.attention
+    },
+    feed_forward: Sublayer {
+        norm: Some("layers.{b}.pre_feedforward_layernorm"),
+        output_norm: Some("layers.{b}.post_feedforward_layernorm"),
+        ..llama::NAMES.feed_forward
+    },
+    ..llama::NAMES
+};
+
+fn gemma(settings: &Settings) -> Result<Config> {
+    let config = llama::with_heads(settings, Some(256))?;
+    Ok(Config {
+        norm: NormKind { plus_one: true, ..config.norm },
+        embedding_scale: Some((config.hidden as f32).sqrt()),
+        // Files of the first release say "gelu" in hidden_act and mean the tanh form.
+        activation: settings.activation(&["hidden_activation"], Activation::GeluTanh)?,
+        ..config
+    })
+}
+
+/// Every other layer slides, the first one does.
+fn gemma2(settings: &Settings) -> Result<Config> {
+    let window = settings.optional(&["sliding_window"])?;
+    let cap = |key: &str| settings.number(&[key]).map(|cap| cap as f32);
+    Ok(Config {
+        names: SANDWICHED,
+        attention_scale: query_scale(settings),
+        attention_cap: cap("attn_logit_softcapping"),
+        logit_cap: cap("final_logit_softcapping"),
+        layers: settings.layers(window, |layer| layer % 2 == 0)?,
+        ..gemma(settings)?
+    })
+}
+
+/// Five local layers, with rotations of their own, to a global one.
+fn gemma3(settings: &Settings) -> Result<Config> {
+    let config = gemma2(settings)?;
+    let window = settings.optional(&["sliding_window"])?;
+    let pattern = settings.optional(&["sliding_window_pattern"])?.unwrap_or(6).max(1);
+    let layers = settings.layers(window, |layer| (layer + 1) % pattern != 0)?;
+    let layers = layers.into_iter().map(|l| Layer { rotary: usize::from(l.window.is_some()), ..l }).collect();
+    let global = Rotary::new(&Rope::from_config(settings.0), config.head_dim, config.context)?;
+    let local = Rotary::new(&Rope::local(settings.0), config.head_dim, config.context)?;
+    Ok(Config {
+        names: Names { qk_norms: Some(QK_NORM_NAMES), ..SANDWICHED },
+        positions: Positions::Rotary(vec![global, local]),
+        layers,
+        ..config
+    })
+}
+
+fn query_scale(settings: &Settings) -> f32 {
+    settings.number_or(&["query_pre_attn_scalar"], 256.0).powf(-0.5)
+}
+
 /// Gemma, CodeGemma.
 pub static GEMMA: Arch = Arch {
-    gguf: "gemma",
     models: &[("gemma", "GemmaForCausalLM")],
+    decoder: gemma,
+    gguf: "gemma",
     names: &[ENDS, PRE_NORMS, ATTENTION, FEED_FORWARD],
     keys: &[DECODER_KEYS, RMS_KEYS, HEADS],
     fixed: &[("hidden_act", Fixed::Text("gelu_pytorch_tanh")), ACTIVATION],
@@ -54,8 +121,9 @@ pub static GEMMA: Arch = Arch {
 
 /// Gemma 2.
 pub static GEMMA2: Arch = Arch {
-    gguf: "gemma2",
     models: &[("gemma2", "Gemma2ForCausalLM")],
+    decoder: gemma2,
+    gguf: "gemma2",
     names: &[ENDS, FOUR_NORMS, ATTENTION, FEED_FORWARD],
     keys: &[DECODER_KEYS, RMS_KEYS, HEADS, SOFTCAPS],
     fixed: &[ACTIVATION],
@@ -67,8 +135,9 @@ pub static GEMMA2: Arch = Arch {
 
 /// Gemma 3, text only.
 pub static GEMMA3: Arch = Arch {
-    gguf: "gemma3",
     models: &[("gemma3_text", "Gemma3ForCausalLM")],
+    decoder: gemma3,
+    gguf: "gemma3",
     names: &[ENDS, FOUR_NORMS, ATTENTION, QK_NORMS, FEED_FORWARD],
     keys: &[GEMMA3_KEYS, RMS_KEYS, HEADS],
     fixed: &[

@@ -5,8 +5,14 @@
 
 use serde_json::{Map, Value};
 
+use super::config::{Config, ExpertNames, Names, Positions, QkNorm, QkvOrder, Sublayer};
 use super::names::{Name, name};
+use super::rope::Rope;
+use super::rotary::Rotary;
+use super::settings::Settings;
 use super::{Arch, Changes, DECODER_KEYS, Fixed, HEAD_KEYS, Has, Key, Missing, RMS_KEYS, complete, int};
+use crate::backend::Activation;
+use crate::error::Result;
 
 /// Embedding, final norm and head.
 pub(super) const ENDS: &[Name] =
@@ -48,10 +54,98 @@ const EXPERT_KEYS: &[Key] = &[
 
 const FIXED: &[(&str, Fixed)] = &[("hidden_act", Fixed::Text("silu"))];
 
-/// Llama 1 to 3, Mistral, SmolLM2.
+/// What nearly every decoder of Hugging Face calls its tensors.
+pub(super) const NAMES: Names = Names {
+    base: "model.",
+    embedding: "embed_tokens",
+    positions: None,
+    token_types: None,
+    embedding_norm: None,
+    projections: None,
+    attention: Sublayer {
+        norm: Some("layers.{b}.input_layernorm"),
+        input: &[
+            "layers.{b}.self_attn.q_proj",
+            "layers.{b}.self_attn.k_proj",
+            "layers.{b}.self_attn.v_proj",
+        ],
+        output: "layers.{b}.self_attn.o_proj",
+        output_norm: None,
+        after: None,
+    },
+    qkv: QkvOrder::Stacked,
+    qk_norms: None,
+    feed_forward: Sublayer {
+        norm: Some("layers.{b}.post_attention_layernorm"),
+        input: &["layers.{b}.mlp.gate_proj", "layers.{b}.mlp.up_proj"],
+        output: "layers.{b}.mlp.down_proj",
+        output_norm: None,
+        after: None,
+    },
+    experts: None,
+    transposed: false,
+    final_norm: Some("norm"),
+    head: Some("lm_head"),
+};
+
+const MIXTRAL_EXPERTS: ExpertNames = ExpertNames {
+    router: "layers.{b}.block_sparse_moe.gate",
+    input: ["layers.{b}.block_sparse_moe.experts.{e}.w1", "layers.{b}.block_sparse_moe.experts.{e}.w3"],
+    output: "layers.{b}.block_sparse_moe.experts.{e}.w2",
+    shared: None,
+};
+
+/// The decoder of Llama, and the defaults of those that differ from it in little.
+pub(super) fn decoder(settings: &Settings) -> Result<Config> {
+    with_heads(settings, None)
+}
+
+/// The same, with heads of `head_dim` columns unless config.json says otherwise.
+pub(super) fn with_heads(settings: &Settings, head_dim: Option<usize>) -> Result<Config> {
+    let (hidden, heads) = (settings.size(&["hidden_size"])?, settings.size(&["num_attention_heads"])?);
+    let head_dim = settings.optional(&["head_dim"])?.or(head_dim).unwrap_or(hidden / heads);
+    let context = settings.optional(&["max_position_embeddings"])?;
+    let rotary = Rotary::new(&Rope::from_config(settings.0), head_dim, context)?;
+    Ok(Config {
+        names: NAMES,
+        hidden,
+        heads,
+        kv_heads: settings.optional(&["num_key_value_heads"])?.unwrap_or(heads),
+        head_dim,
+        context,
+        norm: settings.rms_norm(),
+        positions: Positions::Rotary(vec![rotary]),
+        embedding_scale: None,
+        attention_scale: (head_dim as f32).powf(-0.5),
+        attention_cap: None,
+        qk_norm: QkNorm::Head,
+        causal: true,
+        activation: settings.activation(&["hidden_act"], Activation::Silu)?,
+        gated: true,
+        parallel: false,
+        experts: None,
+        logit_cap: None,
+        tied: false,
+        layers: settings.layers(None, |_| false)?,
+    })
+}
+
+/// Every layer slides where there is a window.
+fn mistral(settings: &Settings) -> Result<Config> {
+    let window = settings.optional(&["sliding_window"])?;
+    Ok(Config { layers: settings.layers(window, |_| true)?, ..decoder(settings)? })
+}
+
+fn mixtral(settings: &Settings) -> Result<Config> {
+    let names = Names { experts: Some(MIXTRAL_EXPERTS), ..NAMES };
+    Ok(Config { names, experts: settings.experts(true)?, ..mistral(settings)? })
+}
+
+/// Llama 1 to 3, SmolLM2; Mistral.
 pub static LLAMA: Arch = Arch {
-    gguf: "llama",
     models: &[("llama", "LlamaForCausalLM"), ("mistral", "MistralForCausalLM")],
+    decoder: mistral,
+    gguf: "llama",
     names: &[ENDS, PRE_NORMS, ATTENTION, FEED_FORWARD],
     keys: &[DECODER_KEYS, RMS_KEYS, HEAD_KEYS],
     fixed: FIXED,
@@ -63,8 +157,9 @@ pub static LLAMA: Arch = Arch {
 
 /// Mixtral.
 pub static MIXTRAL: Arch = Arch {
-    gguf: "llama",
     models: &[("mixtral", "MixtralForCausalLM")],
+    decoder: mixtral,
+    gguf: "llama",
     names: &[ENDS, PRE_NORMS, ATTENTION, EXPERTS],
     keys: &[DECODER_KEYS, RMS_KEYS, HEAD_KEYS, EXPERT_KEYS],
     fixed: FIXED,

@@ -1,23 +1,45 @@
-//! What an architecture calls its tensors and its settings, and how GGUF stores them. One file per family, one entry of
-//! [`ARCHITECTURES`] per model. Knows no scheme, reads no file: `io::gguf` and `export::gguf` walk these tables.
+//! Architectures: what each calls its tensors and its settings, how GGUF stores them, and how [`Decoder`], the one forward
+//! pass, is configured for it. One file per family, one entry of [`ARCHITECTURES`] per model. Knows no scheme, reads no
+//! file: `io::gguf` and `export::gguf` walk these tables, `engine` brings the weights.
 
+mod bert;
+mod block;
+mod bloom;
+mod cache;
+mod config;
+mod decoder;
+mod experts;
 mod gemma;
+mod gpt2;
+mod gpt_neox;
 mod llama;
 mod names;
-mod olmo2;
+mod olmo;
+mod opt;
 mod phi3;
 mod qwen;
 pub mod rope;
+mod rotary;
+mod settings;
 mod stablelm;
 mod transform;
+mod weights;
 
 use serde_json::{Map, Value};
 
+pub use block::Block;
+pub use cache::Cache;
+pub use config::{Config, Layer};
+pub use decoder::{Batch, Decoder};
 pub use names::{Name, Numbers};
+pub use rotary::Rotary;
+use settings::Settings;
 pub use transform::Transform;
+pub use weights::Weights;
 
-/// Every architecture whose tensors llmc can rename between Hugging Face and GGUF. Where two share GGUF's name, they
-/// differ in whether they have experts.
+use crate::error::{Error, Result};
+
+/// Every architecture that llmc can run. Where two share GGUF's name, they differ in whether they have experts.
 pub const ARCHITECTURES: &[&Arch] = &[
     &llama::LLAMA,
     &llama::MIXTRAL,
@@ -29,17 +51,26 @@ pub const ARCHITECTURES: &[&Arch] = &[
     &gemma::GEMMA2,
     &gemma::GEMMA3,
     &phi3::PHI3,
-    &olmo2::OLMO2,
+    &olmo::OLMO2,
+    &olmo::OLMOE,
     &stablelm::STABLELM,
+    &gpt2::GPT2,
+    &gpt_neox::GPT_NEOX,
+    &opt::OPT,
+    &bloom::BLOOM,
+    &bert::BERT,
 ];
 
 /// An architecture: plain tables, and one hook for what tables cannot say.
 #[derive(Debug)]
 pub struct Arch {
-    /// `general.architecture` of a GGUF, and the prefix of its settings' keys.
-    pub gguf: &'static str,
     /// Hugging Face `model_type` and class of the models that it covers; the first is what a GGUF is rebuilt as.
     pub models: &'static [(&'static str, &'static str)],
+    /// What config.json says of the forward pass.
+    decoder: fn(&Settings) -> Result<Config>,
+    /// `general.architecture` of a GGUF, and the prefix of its settings' keys; empty where llmc reads and writes no GGUF of
+    /// it, as is all that follows.
+    pub gguf: &'static str,
     /// Tensor names.
     pub names: &'static [&'static [Name]],
     /// Settings.
@@ -212,6 +243,20 @@ impl Content<'_> {
 }
 
 impl Arch {
+    /// An architecture without a GGUF form.
+    const HUGGING_FACE_ONLY: Arch = Arch {
+        models: &[],
+        decoder: llama::decoder,
+        gguf: "",
+        names: &[],
+        keys: &[],
+        fixed: &[],
+        changes: Changes::None,
+        experts: false,
+        tied_by_default: false,
+        complete,
+    };
+
     /// What a GGUF tensor holds; `None` for names that the architecture does not have.
     pub fn content<'a>(&self, gguf: &'a str) -> Option<Content<'a>> {
         self.names.iter().copied().flatten().find_map(|row| {
@@ -248,9 +293,36 @@ impl Arch {
 }
 
 /// The architecture that config.json's `model_type` names.
-pub fn find_hf(config: &Value) -> Option<&'static Arch> {
+fn find(config: &Value) -> Option<&'static Arch> {
     let model_type = config.get("model_type")?.as_str()?;
     ARCHITECTURES.iter().copied().find(|arch| arch.models.iter().any(|(name, _)| *name == model_type))
+}
+
+/// The architecture that config.json's `model_type` names, where it has a GGUF form.
+pub fn find_hf(config: &Value) -> Option<&'static Arch> {
+    find(config).filter(|arch| !arch.gguf.is_empty())
+}
+
+/// How the decoder runs the model that config.json describes.
+///
+/// # Errors
+/// [`Error::Unsupported`] where llmc does not know the architecture, or not one of its settings; [`Error::Malformed`] where
+/// a setting is missing or absurd.
+pub fn configure(config: &Value) -> Result<Config> {
+    let arch = find(config).ok_or_else(|| {
+        let found = config.get("model_type").and_then(Value::as_str).unwrap_or("no model_type in config.json");
+        let what = format!("llmc cannot run this architecture: {found}");
+        let hint = format!("it runs {}; inspect, plan, quantize, convert and verify work on any", runnable());
+        Error::unsupported(what, hint)
+    })?;
+    let mut decoder = (arch.decoder)(&Settings(config))?;
+    decoder.tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(arch.tied_by_default);
+    decoder.validate()?;
+    Ok(decoder)
+}
+
+fn runnable() -> String {
+    types(ARCHITECTURES.iter())
 }
 
 /// The architecture that a GGUF names, with or without experts.
@@ -259,10 +331,13 @@ pub fn find_gguf(name: &str, experts: bool) -> Option<&'static Arch> {
     named().find(|arch| arch.experts == experts).or_else(|| named().next())
 }
 
-/// The model types that can be renamed, for hints.
+/// The model types that have a GGUF form, for hints.
 pub fn known() -> String {
-    let types = ARCHITECTURES.iter().flat_map(|arch| arch.models).map(|(model_type, _)| *model_type);
-    types.collect::<Vec<_>>().join(", ")
+    types(ARCHITECTURES.iter().filter(|arch| !arch.gguf.is_empty()))
+}
+
+fn types<'a>(archs: impl Iterator<Item = &'a &'static Arch>) -> String {
+    archs.flat_map(|arch| arch.models).map(|(model_type, _)| *model_type).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -2,9 +2,12 @@
 
 use serde_json::{Map, Value};
 
-use super::llama::{ENDS, PRE_NORMS};
+use super::config::{Config, Names, Sublayer};
+use super::llama::{self, ENDS, PRE_NORMS};
 use super::names::{Name, name};
+use super::settings::Settings;
 use super::{Arch, Changes, DECODER_KEYS, Fixed, Has, Key, Missing, RMS_KEYS, int};
+use crate::error::Result;
 
 const FUSED: &[Name] = &[
     name("blk.{b}.attn_qkv", "model.layers.{b}.self_attn.qkv_proj"),
@@ -20,10 +23,22 @@ const KEYS: &[Key] = &[
         .or(Missing::Copy("max_position_embeddings")),
 ];
 
+const NAMES: Names = Names {
+    attention: Sublayer { input: &["layers.{b}.self_attn.qkv_proj"], ..llama::NAMES.attention },
+    feed_forward: Sublayer { input: &["layers.{b}.mlp.gate_up_proj"], ..llama::NAMES.feed_forward },
+    ..llama::NAMES
+};
+
+fn decoder(settings: &Settings) -> Result<Config> {
+    let window = settings.optional(&["sliding_window"])?;
+    Ok(Config { names: NAMES, layers: settings.layers(window, |_| true)?, ..llama::decoder(settings)? })
+}
+
 /// Phi-3 and Phi-4.
 pub static PHI3: Arch = Arch {
-    gguf: "phi3",
     models: &[("phi3", "Phi3ForCausalLM")],
+    decoder,
+    gguf: "phi3",
     names: &[ENDS, PRE_NORMS, FUSED],
     keys: &[DECODER_KEYS, RMS_KEYS, KEYS],
     fixed: &[("hidden_act", Fixed::Text("silu"))],

@@ -1,8 +1,11 @@
 //! Qwen2, Qwen3 and their mixtures of experts.
 
-use super::llama::{ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS};
+use super::config::{Config, ExpertNames, Layer, Names, SharedNames};
+use super::llama::{self, ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS};
 use super::names::{Name, name};
+use super::settings::Settings;
 use super::{Arch, Changes, DECODER_KEYS, Fixed, HEAD_KEYS, Key, Missing, RMS_KEYS, complete, int};
+use crate::error::Result;
 
 /// Norms of each head's queries and keys.
 pub(super) const QK_NORMS: &[Name] = &[
@@ -39,10 +42,57 @@ const SHARED_EXPERT_KEYS: &[Key] =
 const FIXED: &[(&str, Fixed)] =
     &[("hidden_act", Fixed::Text("silu")), ("use_sliding_window", Fixed::Bool(false))];
 
+/// What Qwen 3 calls the norms of q and k; OLMo too.
+pub(super) const QK_NORM_NAMES: [&str; 2] = ["layers.{b}.self_attn.q_norm", "layers.{b}.self_attn.k_norm"];
+
+/// Qwen's experts; OLMoE's too.
+pub(super) const EXPERT_NAMES: ExpertNames = ExpertNames {
+    router: "layers.{b}.mlp.gate",
+    input: ["layers.{b}.mlp.experts.{e}.gate_proj", "layers.{b}.mlp.experts.{e}.up_proj"],
+    output: "layers.{b}.mlp.experts.{e}.down_proj",
+    shared: None,
+};
+
+const SHARED_NAMES: SharedNames = SharedNames {
+    input: ["layers.{b}.mlp.shared_expert.gate_proj", "layers.{b}.mlp.shared_expert.up_proj"],
+    output: "layers.{b}.mlp.shared_expert.down_proj",
+    gate: "layers.{b}.mlp.shared_expert_gate",
+};
+
+/// Layers from `max_window_layers` on slide, where sliding is on at all.
+fn sliding(settings: &Settings) -> Result<Vec<Layer>> {
+    let window = settings.optional(&["sliding_window"])?.filter(|_| settings.flag("use_sliding_window", false));
+    let first = settings.optional(&["max_window_layers"])?.unwrap_or(usize::MAX);
+    settings.layers(window, |layer| layer >= first)
+}
+
+fn qwen2(settings: &Settings) -> Result<Config> {
+    Ok(Config { layers: sliding(settings)?, ..llama::decoder(settings)? })
+}
+
+fn qwen2_moe(settings: &Settings) -> Result<Config> {
+    let experts = Some(ExpertNames { shared: Some(SHARED_NAMES), ..EXPERT_NAMES });
+    let names = Names { experts, ..llama::NAMES };
+    let renormalize = settings.flag("norm_topk_prob", false);
+    Ok(Config { names, experts: settings.experts(renormalize)?, ..qwen2(settings)? })
+}
+
+fn qwen3(settings: &Settings) -> Result<Config> {
+    let names = Names { qk_norms: Some(QK_NORM_NAMES), ..llama::NAMES };
+    Ok(Config { names, layers: sliding(settings)?, ..llama::with_heads(settings, Some(128))? })
+}
+
+fn qwen3_moe(settings: &Settings) -> Result<Config> {
+    let names = Names { qk_norms: Some(QK_NORM_NAMES), experts: Some(EXPERT_NAMES), ..llama::NAMES };
+    let renormalize = settings.flag("norm_topk_prob", false);
+    Ok(Config { names, experts: settings.experts(renormalize)?, ..qwen2(settings)? })
+}
+
 /// Qwen2, Qwen2.5: biases on q, k and v.
 pub static QWEN2: Arch = Arch {
-    gguf: "qwen2",
     models: &[("qwen2", "Qwen2ForCausalLM")],
+    decoder: qwen2,
+    gguf: "qwen2",
     names: &[ENDS, PRE_NORMS, ATTENTION, FEED_FORWARD],
     keys: &[DECODER_KEYS, RMS_KEYS],
     fixed: FIXED,
@@ -54,8 +104,9 @@ pub static QWEN2: Arch = Arch {
 
 /// Qwen1.5-MoE, Qwen2-MoE: experts and one that all tokens share.
 pub static QWEN2_MOE: Arch = Arch {
-    gguf: "qwen2moe",
     models: &[("qwen2_moe", "Qwen2MoeForCausalLM")],
+    decoder: qwen2_moe,
+    gguf: "qwen2moe",
     names: &[ENDS, PRE_NORMS, ATTENTION, EXPERTS, SHARED_EXPERT],
     keys: &[DECODER_KEYS, RMS_KEYS, EXPERT_KEYS, SHARED_EXPERT_KEYS],
     fixed: &[
@@ -72,8 +123,9 @@ pub static QWEN2_MOE: Arch = Arch {
 
 /// Qwen3: norms on q and k.
 pub static QWEN3: Arch = Arch {
-    gguf: "qwen3",
     models: &[("qwen3", "Qwen3ForCausalLM")],
+    decoder: qwen3,
+    gguf: "qwen3",
     names: &[ENDS, PRE_NORMS, ATTENTION, QK_NORMS, FEED_FORWARD],
     keys: &[DECODER_KEYS, RMS_KEYS, HEAD_KEYS],
     fixed: FIXED,
@@ -85,8 +137,9 @@ pub static QWEN3: Arch = Arch {
 
 /// Qwen3-MoE.
 pub static QWEN3_MOE: Arch = Arch {
-    gguf: "qwen3moe",
     models: &[("qwen3_moe", "Qwen3MoeForCausalLM")],
+    decoder: qwen3_moe,
+    gguf: "qwen3moe",
     names: &[ENDS, PRE_NORMS, ATTENTION, QK_NORMS, EXPERTS],
     keys: &[DECODER_KEYS, RMS_KEYS, HEAD_KEYS, EXPERT_KEYS],
     fixed: &[

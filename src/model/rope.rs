@@ -27,23 +27,18 @@ pub enum Scaling {
         /// Divides positions.
         factor: f64,
     },
-    /// YaRN (Peng et al., 2023, <https://arxiv.org/abs/2309.00071>).
-    Yarn {
+    /// Dynamic NTK: the base grows with the sequence.
+    Dynamic {
         /// Stretch of the context.
         factor: f64,
-        /// Context before.
-        original: Option<u64>,
     },
+    /// YaRN.
+    Yarn(Yarn),
     /// Llama 3.1's, by wavelength.
     Llama3(Llama3),
-    /// LongRoPE (Ding et al., 2024, <https://arxiv.org/abs/2402.13753>): a factor per frequency.
-    LongRope {
-        /// Up to the original context, [rotated/2].
-        short: Vec<f32>,
-        /// Beyond it, [rotated/2].
-        long: Vec<f32>,
-    },
-    /// A type that GGUF has no form for.
+    /// LongRoPE.
+    LongRope(LongRope),
+    /// A type that llmc does not know.
     Other(String),
 }
 
@@ -58,21 +53,95 @@ pub struct Llama3 {
     pub original: u64,
 }
 
+/// YaRN (Peng et al., 2023, <https://arxiv.org/abs/2309.00071>): low frequencies are interpolated, high ones kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Yarn {
+    /// Stretch of the context; where it is not given, the whole context over the original one.
+    pub factor: Option<f64>,
+    /// Context before.
+    pub original: Option<u64>,
+    /// Turns within the original context above which a frequency is kept.
+    pub beta_fast: f64,
+    /// Turns below which it is interpolated.
+    pub beta_slow: f64,
+    /// What cosines and sines are multiplied by, where given.
+    pub attention_factor: Option<f64>,
+    /// Otherwise: the ratio of two temperatures (DeepSeek).
+    pub mscale: Option<[f64; 2]>,
+    /// Whether the bounds of the ramp are whole dimensions.
+    pub truncate: bool,
+}
+
+impl Yarn {
+    /// With the paper's settings.
+    pub fn new(factor: f64, original: Option<u64>) -> Yarn {
+        let (factor, attention_factor, mscale) = (Some(factor), None, None);
+        Yarn { factor, original, beta_fast: 32.0, beta_slow: 1.0, attention_factor, mscale, truncate: true }
+    }
+
+    /// What cosines and sines are multiplied by: the paper's temperature, 0.1·ln(factor) + 1, unless told otherwise.
+    pub fn attention(&self, factor: f64) -> f64 {
+        let temperature = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+        self.attention_factor.unwrap_or_else(|| match self.mscale {
+            Some([mscale, all]) => temperature(mscale) / temperature(all),
+            None => temperature(1.0),
+        })
+    }
+}
+
+/// LongRoPE (Ding et al., 2024, <https://arxiv.org/abs/2402.13753>): a divisor per frequency.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LongRope {
+    /// Up to the original context, [rotated/2].
+    pub short: Vec<f32>,
+    /// Beyond it, [rotated/2].
+    pub long: Vec<f32>,
+    /// Stretch of the context; where it is not given, the whole context over the original one.
+    pub factor: Option<f64>,
+    /// Context before.
+    pub original: Option<u64>,
+    /// What cosines and sines are multiplied by, where given.
+    pub attention_factor: Option<f64>,
+}
+
+impl LongRope {
+    /// Only the divisors, which is all that GGUF stores of it.
+    pub fn new(short: Vec<f32>, long: Vec<f32>) -> LongRope {
+        LongRope { short, long, factor: None, original: None, attention_factor: None }
+    }
+
+    /// What cosines and sines are multiplied by in a model of `context` positions: √(1 + ln(factor)/ln(original)), unless
+    /// told otherwise.
+    pub fn attention(&self, original: usize, context: Option<usize>) -> f64 {
+        let stretched = context.map_or(1.0, |context| context as f64 / original as f64);
+        let factor = self.factor.unwrap_or(stretched);
+        let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
+        self.attention_factor.unwrap_or(default)
+    }
+}
+
 impl Rope {
     /// Reads either spelling.
     pub fn from_config(config: &Value) -> Rope {
         let parameters = config.get("rope_parameters").filter(|p| p.is_object());
         let parameters = parameters.map(|p| p.get("full_attention").unwrap_or(p));
         let scaling = parameters.or_else(|| config.get("rope_scaling").filter(|s| s.is_object()));
-        let number = |key: &str| {
-            let inner = scaling.and_then(|s| s.get(key)).and_then(Value::as_f64);
-            inner.or_else(|| config.get(key).and_then(Value::as_f64))
+        let number = |keys: &[&str]| {
+            let inner = keys.iter().find_map(|key| scaling?.get(*key)?.as_f64());
+            inner.or_else(|| keys.iter().find_map(|key| config.get(*key)?.as_f64()))
         };
         Rope {
-            theta: number("rope_theta").unwrap_or(DEFAULT_THETA),
-            partial: number("partial_rotary_factor").filter(|part| *part != 1.0),
+            theta: number(&["rope_theta", "rotary_emb_base"]).unwrap_or(DEFAULT_THETA),
+            partial: number(&["partial_rotary_factor", "rotary_pct"]),
             scaling: scaling.and_then(|s| Scaling::from_json(s, config)),
         }
+    }
+
+    /// The rotations of Gemma 3's local layers, which nothing stretches.
+    pub fn local(config: &Value) -> Rope {
+        let new = config.get("rope_parameters").and_then(|p| p.get("sliding_attention")?.get("rope_theta"));
+        let theta = new.or_else(|| config.get("rope_local_base_freq")).and_then(Value::as_f64);
+        Rope { theta: theta.unwrap_or(DEFAULT_THETA), partial: None, scaling: None }
     }
 
     /// Writes transformers 4's spelling, which transformers 5 reads too.
@@ -96,17 +165,29 @@ impl Scaling {
         Some(match kind {
             "default" => return None,
             "linear" => Scaling::Linear { factor },
-            "yarn" => Scaling::Yarn { factor, original },
+            "dynamic" => Scaling::Dynamic { factor },
+            "yarn" => Scaling::Yarn(Yarn {
+                factor: number("factor"),
+                beta_fast: number("beta_fast").unwrap_or(32.0),
+                beta_slow: number("beta_slow").unwrap_or(1.0),
+                attention_factor: number("attention_factor"),
+                mscale: number("mscale").zip(number("mscale_all_dim")).map(|(m, all)| [m, all]),
+                truncate: scaling.get("truncate").and_then(Value::as_bool).unwrap_or(true),
+                original,
+            }),
             "llama3" => Scaling::Llama3(Llama3 {
                 factor,
                 low_freq_factor: number("low_freq_factor").unwrap_or(1.0),
                 high_freq_factor: number("high_freq_factor").unwrap_or(4.0),
                 original: original.unwrap_or(8192),
             }),
-            "longrope" | "su" => Scaling::LongRope {
+            "longrope" | "su" => Scaling::LongRope(LongRope {
                 short: factors(scaling.get("short_factor")?)?,
                 long: factors(scaling.get("long_factor")?)?,
-            },
+                factor: number("factor"),
+                attention_factor: number("attention_factor"),
+                original,
+            }),
             other => Scaling::Other(other.to_owned()),
         })
     }
@@ -116,8 +197,20 @@ impl Scaling {
             Scaling::Linear { factor } => {
                 json!({ "type": "linear", "rope_type": "linear", "factor": factor })
             }
-            Scaling::Yarn { factor, original } => json!({
-                "type": "yarn", "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original,
+            Scaling::Dynamic { factor } => {
+                json!({ "type": "dynamic", "rope_type": "dynamic", "factor": factor })
+            }
+            Scaling::Yarn(yarn) => json!({
+                "type": "yarn",
+                "rope_type": "yarn",
+                "factor": yarn.factor,
+                "original_max_position_embeddings": yarn.original,
+                "beta_fast": yarn.beta_fast,
+                "beta_slow": yarn.beta_slow,
+                "attention_factor": yarn.attention_factor,
+                "mscale": yarn.mscale.map(|[mscale, _]| mscale),
+                "mscale_all_dim": yarn.mscale.map(|[_, all]| all),
+                "truncate": yarn.truncate,
             }),
             Scaling::Llama3(llama3) => json!({
                 "rope_type": "llama3",
@@ -126,11 +219,14 @@ impl Scaling {
                 "high_freq_factor": llama3.high_freq_factor,
                 "original_max_position_embeddings": llama3.original,
             }),
-            Scaling::LongRope { short, long } => json!({
+            Scaling::LongRope(long) => json!({
                 "type": "longrope",
                 "rope_type": "longrope",
-                "short_factor": decimals(short),
-                "long_factor": decimals(long),
+                "short_factor": decimals(&long.short),
+                "long_factor": decimals(&long.long),
+                "factor": long.factor,
+                "original_max_position_embeddings": long.original,
+                "attention_factor": long.attention_factor,
             }),
             Scaling::Other(kind) => json!({ "type": kind, "rope_type": kind }),
         }
@@ -202,9 +298,10 @@ mod tests {
     fn what_is_written_reads_back() {
         let scalings = [
             Scaling::Linear { factor: 2.0 },
-            Scaling::Yarn { factor: 4.0, original: Some(32768) },
+            Scaling::Dynamic { factor: 2.0 },
+            Scaling::Yarn(Yarn { mscale: Some([1.0, 0.5]), ..Yarn::new(4.0, Some(32768)) }),
             Scaling::Llama3(LLAMA32),
-            Scaling::LongRope { short: vec![1.0, 1.05], long: vec![1.5, 60.25] },
+            Scaling::LongRope(LongRope::new(vec![1.0, 1.05], vec![1.5, 60.25])),
         ];
         for scaling in scalings {
             let rope = Rope { theta: 1e6, partial: Some(0.25), scaling: Some(scaling) };

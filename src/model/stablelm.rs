@@ -2,9 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::llama::{ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS};
+use super::config::{Config, Names, Positions, Sublayer};
+use super::llama::{self, ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS};
 use super::names::{Name, name};
+use super::rope::Rope;
+use super::rotary::Rotary;
+use super::settings::Settings;
 use super::{Arch, Changes, DECODER_KEYS, Fixed, Has, Key, Kind, Missing, float};
+use crate::error::Result;
 
 /// One norm per head, stacked by GGUF.
 const HEAD_NORMS: &[Name] = &[
@@ -22,10 +27,29 @@ const KEYS: &[Key] = &[
     },
 ];
 
+const QK_NORM_NAMES: [&str; 2] =
+    ["layers.{b}.self_attn.q_layernorm.norms.{e}", "layers.{b}.self_attn.k_layernorm.norms.{e}"];
+
+/// A quarter of each head is rotated where config.json does not say.
+fn decoder(settings: &Settings) -> Result<Config> {
+    let parallel = settings.flag("use_parallel_residual", false);
+    let qk_norms = Some(QK_NORM_NAMES).filter(|_| settings.flag("qk_layernorm", false));
+    let names = Names { qk_norms, ..llama::NAMES };
+    // In parallel, one norm serves both sub-layers.
+    let feed_forward = Sublayer { norm: names.feed_forward.norm.filter(|_| !parallel), ..names.feed_forward };
+    let names = Names { feed_forward, ..names };
+    let config = llama::decoder(settings)?;
+    let mut rope = Rope::from_config(settings.0);
+    rope.partial.get_or_insert(0.25);
+    let positions = Positions::Rotary(vec![Rotary::new(&rope, config.head_dim, config.context)?]);
+    Ok(Config { names, positions, parallel, norm: settings.layer_norm("layer_norm_eps"), ..config })
+}
+
 /// StableLM 2.
 pub static STABLELM: Arch = Arch {
-    gguf: "stablelm",
     models: &[("stablelm", "StableLmForCausalLM")],
+    decoder,
+    gguf: "stablelm",
     names: &[ENDS, PRE_NORMS, ATTENTION, HEAD_NORMS, FEED_FORWARD],
     keys: &[DECODER_KEYS, KEYS],
     fixed: &[("hidden_act", Fixed::Text("silu"))],

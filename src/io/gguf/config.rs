@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::value::{Metadata, Value};
 use crate::error::{Error, Result};
-use crate::model::rope::{Llama3, Rope, Scaling};
+use crate::model::rope::{Llama3, LongRope, Rope, Scaling, Yarn};
 use crate::model::{Arch, Key, Kind, Missing};
 
 /// Tensors that carry settings rather than weights: consumed by [`from_metadata`], made by [`setting_tensors`].
@@ -142,14 +142,14 @@ fn read_scaling(arch: &Arch, input: &Input, theta: f64) -> Option<Scaling> {
     }
     let long = (input.values)("rope_factors_long.weight");
     if let Some((long, short)) = long.zip((input.values)("rope_factors_short.weight")) {
-        return Some(Scaling::LongRope { short, long });
+        return Some(Scaling::LongRope(LongRope::new(short, long)));
     }
     let old = input.number(arch, "rope.scale_linear").map(|factor| Scaling::Linear { factor });
     let factor = input.number(arch, "rope.scaling.factor").unwrap_or(1.0);
     let original = input.get(arch, "rope.scaling.original_context_length").and_then(Value::as_u64);
     match input.get(arch, "rope.scaling.type").and_then(Value::as_str) {
         Some("linear") => Some(Scaling::Linear { factor }),
-        Some("yarn") => Some(Scaling::Yarn { factor, original }),
+        Some("yarn") => Some(Scaling::Yarn(Yarn::new(factor, original))),
         _ => old.filter(|scaling| *scaling != Scaling::Linear { factor: 1.0 }),
     }
 }
@@ -222,15 +222,18 @@ fn write_rope(arch: &Arch, config: &Json, metadata: &mut Metadata) -> Result<()>
     };
     match rope.scaling {
         Some(Scaling::Linear { factor }) => scaled("linear", factor),
-        Some(Scaling::Yarn { factor, original }) => {
-            scaled("yarn", factor);
+        Some(Scaling::Yarn(yarn)) => {
+            scaled("yarn", yarn.factor.unwrap_or(1.0));
             let context = config.get("max_position_embeddings").and_then(Json::as_u64);
-            if let Some(original) = original.or(context) {
+            if let Some(original) = yarn.original.or(context) {
                 put("scaling.original_context_length", Value::U32(original as u32));
             }
         }
-        Some(Scaling::LongRope { .. }) => {
+        Some(Scaling::LongRope(_)) => {
             put("scaling.attn_factor", Value::F32(long_attention_factor(config) as f32));
+        }
+        Some(Scaling::Dynamic { .. }) => {
+            tracing::warn!("GGUF has no form for dynamic rope scaling: left out")
         }
         Some(Scaling::Other(kind)) => {
             tracing::warn!(kind, "GGUF has no form for this rope scaling: left out")
@@ -278,8 +281,8 @@ pub fn setting_tensors(config: &Json) -> Result<Vec<(&'static str, Vec<f32>)>> {
         (Some(Scaling::Llama3(llama3)), Some(rotated)) => {
             vec![(SETTING_TENSORS[0], llama3.factors(rope.theta, rotated))]
         }
-        (Some(Scaling::LongRope { short, long }), _) => {
-            vec![(SETTING_TENSORS[1], long.clone()), (SETTING_TENSORS[2], short.clone())]
+        (Some(Scaling::LongRope(long)), _) => {
+            vec![(SETTING_TENSORS[1], long.long.clone()), (SETTING_TENSORS[2], long.short.clone())]
         }
         _ => Vec::new(),
     })

@@ -1,0 +1,271 @@
+//! Where a decoder's weights come from, and how they are fetched under an architecture's names: biases where there are
+//! any, fused projections cut into their parts, shapes checked against the configuration.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+use super::config::{Config, QkvOrder};
+use crate::backend::{Backend, Matrix, NormWeights};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Weight};
+
+/// The tensors of a model, by full Hugging Face name.
+pub trait Weights {
+    /// The shape of a tensor; `None` where there is none of that name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+    /// A matrix to be loaded. Missing: an error that says where it was looked for.
+    fn matrix(&self, name: &str) -> Result<Arc<dyn Matrix>>;
+    /// All values of a small tensor, in f32.
+    fn vector(&self, name: &str) -> Result<Vec<f32>>;
+}
+
+/// The number of a block and of an expert, for the patterns of [`super::config::Names`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Place {
+    pub block: usize,
+    pub part: usize,
+}
+
+/// Fetches what a decoder is made of.
+pub(super) struct Loader<'a, B> {
+    pub backend: &'a B,
+    pub weights: &'a dyn Weights,
+    pub config: &'a Config,
+    base: &'a str,
+}
+
+/// What full names may begin with instead of the architecture's own prefix: bare models, and text models within larger ones.
+const OTHER_BASES: &[&str] = &["", "language_model.model.", "model.language_model."];
+
+impl<'a, B: Backend> Loader<'a, B> {
+    /// Finds out what the file's names begin with.
+    pub fn new(backend: &'a B, weights: &'a dyn Weights, config: &'a Config) -> Self {
+        let names = &config.names;
+        let found = |base: &&str| weights.shape(&format!("{base}{}.weight", names.embedding)).is_some();
+        let other = || OTHER_BASES.iter().copied().find(found);
+        let base = Some(names.base).filter(found).or_else(other).unwrap_or(names.base);
+        Loader { backend, weights, config, base }
+    }
+
+    /// The full name of a tensor, without `.weight`.
+    pub fn name(&self, pattern: &str, place: Place) -> String {
+        let filled = pattern.replace("{b}", &place.block.to_string()).replace("{e}", &place.part.to_string());
+        format!("{}{filled}", self.base)
+    }
+
+    /// Whether the file has such a weight.
+    pub fn has(&self, pattern: &str, place: Place) -> bool {
+        self.weights.shape(&format!("{}.weight", self.name(pattern, place))).is_some()
+    }
+
+    /// A matrix that must be [rows, cols]; stored the other way round where the architecture's linears are.
+    fn matrix(&self, name: &str, [rows, cols]: [usize; 2]) -> Result<Arc<dyn Matrix>> {
+        let weight = format!("{name}.weight");
+        let mut matrix = self.weights.matrix(&weight)?;
+        if self.config.names.transposed {
+            matrix = Arc::new(Transposed(matrix));
+        }
+        if matrix.shape() != [rows, cols] {
+            return Err(misshapen(&weight, format!("{rows} x {cols}"), format!("{:?}", matrix.shape())));
+        }
+        Ok(matrix)
+    }
+
+    /// A bias of so many elements; `None` where there is none.
+    fn bias(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        let bias = format!("{name}.bias");
+        let Some(shape) = self.weights.shape(&bias) else { return Ok(None) };
+        if shape != [len] {
+            return Err(misshapen(&bias, format!("[{len}]"), format!("{shape:?}")));
+        }
+        self.weights.vector(&bias).map(Some)
+    }
+
+    /// A layer of several linears that read the same input: (pattern, rows) each.
+    pub fn linear(&self, parts: &[(&str, usize)], cols: usize, place: Place) -> Result<B::Linear> {
+        let names: Vec<_> = parts.iter().map(|(pattern, rows)| (self.name(pattern, place), *rows)).collect();
+        let matrices: Result<Vec<_>> =
+            names.iter().map(|(name, rows)| self.matrix(name, [*rows, cols])).collect();
+        let biases: Result<Vec<_>> = names.iter().map(|(name, rows)| self.bias(name, *rows)).collect();
+        self.backend.load_linear(&matrices?, joined(&biases?, parts))
+    }
+
+    /// The layer that makes q, k and v, in this order whatever the order in the file.
+    pub fn qkv(&self, place: Place) -> Result<B::Linear> {
+        let (config, names) = (self.config, &self.config.names);
+        let (q, kv) = (config.q_width(), config.kv_width());
+        match (names.attention.input, names.qkv) {
+            ([fused], QkvOrder::Stacked) => self.linear(&[(fused, q + 2 * kv)], config.hidden, place),
+            ([fused], QkvOrder::PerHead) => self.interleaved(fused, place),
+            (separate, _) => {
+                let parts: Vec<_> = separate.iter().copied().zip([q, kv, kv]).collect();
+                self.linear(&parts, config.hidden, place)
+            }
+        }
+    }
+
+    /// Cuts a q/k/v that is fused head by head.
+    fn interleaved(&self, pattern: &str, place: Place) -> Result<B::Linear> {
+        let (name, dim) = (self.name(pattern, place), self.config.head_dim);
+        let rows = 3 * self.config.heads * dim;
+        let whole = self.matrix(&name, [rows, self.config.hidden])?;
+        let starts = (0..3).flat_map(|part| (0..self.config.heads).map(move |head| (3 * head + part) * dim));
+        let slices: Vec<Arc<dyn Matrix>> = starts
+            .clone()
+            .map(|start| Arc::new(Slice { of: Arc::clone(&whole), rows: start..start + dim }) as Arc<dyn Matrix>)
+            .collect();
+        let bias = self.bias(&name, rows)?;
+        let bias = bias.map(|bias| starts.flat_map(|start| bias[start..start + dim].to_vec()).collect());
+        self.backend.load_linear(&slices, bias)
+    }
+
+    /// Rows that a linear's weight has in the file.
+    pub fn rows(&self, pattern: &str, place: Place) -> Result<usize> {
+        let matrix = self.weights.matrix(&format!("{}.weight", self.name(pattern, place)))?;
+        Ok(matrix.shape()[usize::from(self.config.names.transposed)])
+    }
+
+    /// Columns of the token embedding.
+    pub fn embedding_width(&self) -> Result<usize> {
+        let name = self.name(self.config.names.embedding, Place::default());
+        Ok(self.weights.matrix(&format!("{name}.weight"))?.shape()[1])
+    }
+
+    /// The output head: its own weights where the file has them and they are not tied, the embedding's otherwise.
+    pub fn head(&self, tokens: &B::Table, width: usize) -> Result<Option<B::Linear>> {
+        let Some(name) = self.config.names.head else { return Ok(None) };
+        let weight = format!("{name}.weight");
+        if self.config.tied || self.weights.shape(&weight).is_none() {
+            return self.backend.tied_head(tokens).map(Some);
+        }
+        let matrix = self.weights.matrix(&weight)?;
+        let [rows, cols] = matrix.shape();
+        if cols != width {
+            return Err(misshapen(&weight, format!("{width} columns"), format!("{:?}", [rows, cols])));
+        }
+        let bias = self.bias(name, rows)?;
+        self.backend.load_linear(&[matrix], bias).map(Some)
+    }
+
+    /// A table of `cols` columns.
+    pub fn table(&self, pattern: &str, cols: usize) -> Result<B::Table> {
+        let weight = format!("{}.weight", self.name(pattern, Place::default()));
+        let matrix = self.weights.matrix(&weight)?;
+        if matrix.shape()[1] != cols {
+            return Err(misshapen(&weight, format!("{cols} columns"), format!("{:?}", matrix.shape())));
+        }
+        self.backend.load_table(matrix)
+    }
+
+    /// A norm over the whole row.
+    pub fn norm(&self, pattern: &str, place: Place) -> Result<B::Norm> {
+        let name = self.name(pattern, place);
+        self.norm_of(self.norm_weight(&name, self.config.hidden)?, self.config.hidden, &name)
+    }
+
+    /// The norm of q or k: over each head by a shared weight, over each by its own (`{e}`), or over all at once.
+    pub fn head_norm(&self, pattern: &str, heads: usize, place: Place) -> Result<B::Norm> {
+        let (dim, name) = (self.config.head_dim, self.name(pattern, place));
+        if pattern.contains("{e}") {
+            let head = |part| self.norm_weight(&self.name(pattern, Place { part, ..place }), dim);
+            let weights: Result<Vec<_>> = (0..heads).map(head).collect();
+            return self.norm_of(weights?.concat(), dim, "");
+        }
+        let width = match self.config.qk_norm {
+            super::config::QkNorm::Head => dim,
+            super::config::QkNorm::Whole => heads * dim,
+        };
+        self.norm_of(self.norm_weight(&name, width)?, width, &name)
+    }
+
+    fn norm_weight(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let weight = format!("{name}.weight");
+        let mut values = self.weights.vector(&weight)?;
+        if values.len() != len {
+            return Err(misshapen(&weight, format!("[{len}]"), format!("{} values", values.len())));
+        }
+        if self.config.norm.plus_one {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
+        Ok(values)
+    }
+
+    fn norm_of(&self, weight: Vec<f32>, width: usize, name: &str) -> Result<B::Norm> {
+        let kind = self.config.norm;
+        let bias = if name.is_empty() { None } else { self.bias(name, weight.len())? };
+        let (epsilon, centered) = (kind.epsilon, kind.centered);
+        self.backend.load_norm(NormWeights { width, weight, bias, epsilon, centered })
+    }
+}
+
+/// One bias for all parts: zeros for those that have none; `None` where none has.
+fn joined(biases: &[Option<Vec<f32>>], parts: &[(&str, usize)]) -> Option<Vec<f32>> {
+    biases.iter().any(Option::is_some).then(|| {
+        let zeros = |rows: usize| vec![0.0; rows];
+        biases.iter().zip(parts).flat_map(|(b, (_, rows))| b.clone().unwrap_or_else(|| zeros(*rows))).collect()
+    })
+}
+
+pub(super) fn misshapen(name: &str, expected: String, found: String) -> Error {
+    let hint = "config.json does not belong to these weights, or the file is damaged";
+    Error::malformed_tensor("the checkpoint", name, expected, found, hint)
+}
+
+/// Some rows of a matrix.
+struct Slice {
+    of: Arc<dyn Matrix>,
+    rows: Range<usize>,
+}
+
+impl Matrix for Slice {
+    fn shape(&self) -> [usize; 2] {
+        [self.rows.len(), self.of.shape()[1]]
+    }
+
+    fn dtype(&self) -> DType {
+        self.of.dtype()
+    }
+
+    fn read(&self, rows: Range<usize>) -> Result<Weight> {
+        self.of.read(self.rows.start + rows.start..self.rows.start + rows.end)
+    }
+
+    fn release(&self) {}
+}
+
+/// A matrix stored [cols, rows]; each read goes over all of it.
+struct Transposed(Arc<dyn Matrix>);
+
+impl Matrix for Transposed {
+    fn shape(&self) -> [usize; 2] {
+        let [rows, cols] = self.0.shape();
+        [cols, rows]
+    }
+
+    fn dtype(&self) -> DType {
+        self.0.dtype()
+    }
+
+    fn read(&self, rows: Range<usize>) -> Result<Weight> {
+        let stored = dense(self.0.read(0..self.0.shape()[0])?);
+        let columns = stored.slice(ndarray::s![.., rows]);
+        Ok(Weight::Dense(columns.t().as_standard_layout().into_owned()))
+    }
+
+    fn release(&self) {
+        self.0.release();
+    }
+}
+
+fn dense(weight: Weight) -> Array2<f32> {
+    match weight {
+        Weight::Dense(values) => values,
+        Weight::Quantized(tensor) => {
+            let mut values = Array2::zeros((tensor.rows, tensor.cols));
+            tensor.dequantize(values.as_slice_mut().expect("a new array is contiguous"));
+            values
+        }
+    }
+}
