@@ -6,13 +6,14 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
+use ndarray::Array2;
 use serde_json::Value;
 
 use super::map::MappedFile;
 use crate::error::{Error, Result};
 use crate::model::Transform;
 use crate::numerics::Scheme;
-use crate::tensor::{DType, QTensor, rows_cols};
+use crate::tensor::{DType, Grid, QTensor, Weight, rows_cols};
 
 /// A tensor as a file stores it: validated to lie within the file and to be as long as its shape says.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,6 +101,14 @@ impl Source {
         }
     }
 
+    /// The element type that holds its values exactly; `None` where they are quantized.
+    pub fn dense_dtype(&self) -> Option<DType> {
+        match &self.stored {
+            Stored::Dense(raw) => Some(raw.dtype).filter(|dtype| dtype.block_elements() == 1),
+            Stored::Quantized { .. } => None,
+        }
+    }
+
     /// Bytes that store it.
     pub fn stored_bytes(&self) -> u64 {
         match &self.stored {
@@ -170,6 +179,42 @@ impl Checkpoint {
             Stored::Dense(_) => Ok(None),
             Stored::Quantized { .. } => super::quantized::read(self, source, rows).map(Some),
         }
+    }
+
+    /// Reads rows as they are stored: codes where they are quantized, GGUF blocks included, values in f32 where they are
+    /// dense.
+    pub fn read_weight(&self, source: &Source, rows: Range<usize>) -> Result<Weight> {
+        if let Some(codes) = self.read_codes(source, rows.clone())? {
+            return Ok(Weight::Quantized(codes));
+        }
+        if let Some(blocks) = self.read_blocks(source, rows.clone())? {
+            return Ok(Weight::Quantized(blocks));
+        }
+        let mut values = Array2::zeros((rows.len(), source.rows_cols()[1]));
+        self.read_rows(source, rows, values.as_slice_mut().expect("a new array is contiguous"))?;
+        Ok(Weight::Dense(values))
+    }
+
+    /// Rows of GGUF blocks. `None` where it is stored otherwise, or where a transform changes the values themselves.
+    fn read_blocks(&self, source: &Source, rows: Range<usize>) -> Result<Option<QTensor>> {
+        let Stored::Dense(raw @ RawTensor { dtype: DType::Block(block), .. }) = &source.stored else {
+            return Ok(None);
+        };
+        if source.transform != Transform::None && !source.transform.permutes_rows() {
+            return Ok(None);
+        }
+        let [all, cols] = source.rows_cols();
+        let file = self.files[raw.file].bytes();
+        let mut codes = Vec::new();
+        for row in rows.clone() {
+            let stored = source.first_row + source.transform.stored_row(row, all);
+            let bytes = raw.rows(stored..stored + 1).and_then(|range| file.get(range)).ok_or_else(|| {
+                self.wrong_request(source, format!("row {stored}"), format!("{:?}", raw.shape))
+            })?;
+            codes.extend_from_slice(bytes);
+        }
+        let (scheme, grid) = (Scheme::ggml(*block), Grid::default());
+        Ok(Some(QTensor { scheme, rows: rows.len(), cols, codes, grid, g_idx: None }))
     }
 
     /// Gives the pages of these rows back to the system. Codes lie in memory as their engine likes, so those of a

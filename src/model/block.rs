@@ -44,7 +44,8 @@ impl<B: Backend> Block<B> {
         let (config, place) = (loader.config, Place { block: index, part: 0 });
         let names = &config.names;
         let head_norms = names.qk_norms.map(|[q, k]| {
-            let (q, k) = (loader.head_norm(q, config.heads, place)?, loader.head_norm(k, config.kv_heads, place)?);
+            let (q, k) =
+                (loader.head_norm(q, config.heads, place)?, loader.head_norm(k, config.kv_heads, place)?);
             Ok([q, k])
         });
         Ok(Block {
@@ -73,7 +74,8 @@ impl<B: Backend> Block<B> {
         let before = norms.before.as_ref().map(|norm| backend.norm(&x, norm)).transpose()?;
         let attended = self.attend(backend, before.as_ref().unwrap_or(&x), rotations, spans, cache)?;
         if self.parallel {
-            let own = self.feed_forward_norms.before.as_ref().map(|norm| backend.norm(&x, norm)).transpose()?;
+            let own =
+                self.feed_forward_norms.before.as_ref().map(|norm| backend.norm(&x, norm)).transpose()?;
             let input = own.as_ref().or(before.as_ref()).unwrap_or(&x);
             let fed = self.feed_forward.forward(backend, input)?;
             return backend.add(backend.add(x, &attended)?, &fed);
@@ -93,7 +95,8 @@ impl<B: Backend> Block<B> {
         spans: &[Span],
         cache: Option<&mut B::KeyValues>,
     ) -> Result<B::Tensor> {
-        let (q_width, kv_width) = (self.spec.heads * self.spec.head_dim, self.spec.kv_heads * self.spec.head_dim);
+        let (q_width, kv_width) =
+            (self.spec.heads * self.spec.head_dim, self.spec.kv_heads * self.spec.head_dim);
         let fused = backend.linear(x, &self.qkv)?;
         let [mut q, mut k, v] = backend.split(&fused, [q_width, kv_width, kv_width])?;
         if let Some([q_norm, k_norm]) = &self.qk_norms {

@@ -1,7 +1,7 @@
 //! BLOOM: ALiBi, a norm on the embeddings, q/k/v fused head by head.
 
 use super::Arch;
-use super::config::{Config, Names, Positions, QkvOrder, QkNorm, Sublayer};
+use super::config::{Config, Names, Positions, QkNorm, QkvOrder, Sublayer};
 use super::llama;
 use super::settings::Settings;
 use crate::backend::Activation;

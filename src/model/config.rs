@@ -197,7 +197,8 @@ impl Config {
         if self.heads % self.kv_heads.max(1) != 0 || self.kv_heads == 0 || self.head_dim == 0 {
             let found = format!("{} heads over {}", self.heads, self.kv_heads);
             let expected = "query heads that are a multiple of the key/value heads, of a positive size";
-            let hint = "config.json is damaged or of another model: copy the one that belongs to these weights";
+            let hint =
+                "config.json is damaged or of another model: copy the one that belongs to these weights";
             return Err(Error::malformed_tensor("config.json", "num_key_value_heads", expected, found, hint));
         }
         Ok(())

@@ -16,6 +16,7 @@ pub struct Decoder<B: Backend> {
     final_norm: Option<B::Norm>,
     project_out: Option<B::Linear>,
     head: Option<B::Linear>,
+    vocabulary: usize,
 }
 
 /// What makes the first hidden state of a token.
@@ -59,7 +60,7 @@ impl<B: Backend> Decoder<B> {
         let loader = Loader::new(&backend, weights, &config);
         let place = Place::default();
         let (names, hidden) = (&config.names, config.hidden);
-        let width = loader.embedding_width()?;
+        let [vocabulary, width] = loader.embedding_shape()?;
         let project = |which: usize, [rows, cols]: [usize; 2]| {
             let names = names.projections.as_ref();
             names.map(|names| loader.linear(&[(names[which], rows)], cols, place)).transpose()
@@ -74,10 +75,11 @@ impl<B: Backend> Decoder<B> {
             types: table(names.token_types)?,
             norm: norm(names.embedding_norm)?,
         };
-        let blocks = (0..config.layers.len()).map(|index| Block::load(&loader, index)).collect::<Result<_>>()?;
+        let blocks =
+            (0..config.layers.len()).map(|index| Block::load(&loader, index)).collect::<Result<_>>()?;
         let final_norm = norm(names.final_norm)?;
         let head = loader.head(&embedding.tokens, width)?;
-        Ok(Decoder { embedding, blocks, final_norm, project_out, head, config, backend })
+        Ok(Decoder { embedding, blocks, final_norm, project_out, head, vocabulary, config, backend })
     }
 
     /// What it was configured as.
@@ -88,6 +90,11 @@ impl<B: Backend> Decoder<B> {
     /// What it computes with.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// Rows of the token embedding.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
     }
 
     /// An empty cache of so many sequences.
@@ -115,9 +122,13 @@ impl<B: Backend> Decoder<B> {
     /// [`Error::Unsupported`] for encoders, which have no head.
     pub fn logits(&self, hidden: &B::Tensor) -> Result<B::Tensor> {
         let head = self.head.as_ref().ok_or_else(|| {
-            Error::unsupported("an encoder has no output head", "it gives hidden states and embeddings, not logits")
+            Error::unsupported(
+                "an encoder has no output head",
+                "it gives hidden states and embeddings, not logits",
+            )
         })?;
-        let narrow = self.project_out.as_ref().map(|linear| self.backend.linear(hidden, linear)).transpose()?;
+        let narrow =
+            self.project_out.as_ref().map(|linear| self.backend.linear(hidden, linear)).transpose()?;
         let logits = self.backend.linear(narrow.as_ref().unwrap_or(hidden), head)?;
         match self.config.logit_cap {
             Some(cap) => self.backend.soft_cap(logits, cap),
@@ -157,7 +168,8 @@ impl<B: Backend> Decoder<B> {
         let Positions::Learned { offset } = self.config.positions else { return Ok(Vec::new()) };
         let last = spans.iter().map(|span| span.past + span.len).max().unwrap_or(0);
         if let Some(context) = self.config.context.filter(|context| last > *context) {
-            let what = format!("a sequence of {last} tokens, in a model that has learned {context} positions");
+            let what =
+                format!("a sequence of {last} tokens, in a model that has learned {context} positions");
             return Err(Error::usage(what, "shorten the text, or lower --ctx"));
         }
         let positions = spans.iter().flat_map(|span| span.past..span.past + span.len);

@@ -1,7 +1,7 @@
 //! GPT-2: learned positions, LayerNorm, linear weights stored [in, out] (Conv1D), fused q/k/v.
 
 use super::Arch;
-use super::config::{Config, Names, Positions, QkvOrder, QkNorm, Sublayer};
+use super::config::{Config, Names, Positions, QkNorm, QkvOrder, Sublayer};
 use super::llama;
 use super::settings::Settings;
 use crate::backend::Activation;

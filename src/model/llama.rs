@@ -64,11 +64,7 @@ pub(super) const NAMES: Names = Names {
     projections: None,
     attention: Sublayer {
         norm: Some("layers.{b}.input_layernorm"),
-        input: &[
-            "layers.{b}.self_attn.q_proj",
-            "layers.{b}.self_attn.k_proj",
-            "layers.{b}.self_attn.v_proj",
-        ],
+        input: &["layers.{b}.self_attn.q_proj", "layers.{b}.self_attn.k_proj", "layers.{b}.self_attn.v_proj"],
         output: "layers.{b}.self_attn.o_proj",
         output_norm: None,
         after: None,

@@ -310,7 +310,8 @@ pub fn find_hf(config: &Value) -> Option<&'static Arch> {
 /// a setting is missing or absurd.
 pub fn configure(config: &Value) -> Result<Config> {
     let arch = find(config).ok_or_else(|| {
-        let found = config.get("model_type").and_then(Value::as_str).unwrap_or("no model_type in config.json");
+        let found =
+            config.get("model_type").and_then(Value::as_str).unwrap_or("no model_type in config.json");
         let what = format!("llmc cannot run this architecture: {found}");
         let hint = format!("it runs {}; inspect, plan, quantize, convert and verify work on any", runnable());
         Error::unsupported(what, hint)

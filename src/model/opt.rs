@@ -27,12 +27,8 @@ const NAMES: Names = Names {
 };
 
 /// OPT.
-pub static OPT: Arch = Arch {
-    models: &[("opt", "OPTForCausalLM")],
-    decoder,
-    tied_by_default: true,
-    ..Arch::HUGGING_FACE_ONLY
-};
+pub static OPT: Arch =
+    Arch { models: &[("opt", "OPTForCausalLM")], decoder, tied_by_default: true, ..Arch::HUGGING_FACE_ONLY };
 
 fn decoder(settings: &Settings) -> Result<Config> {
     let config = llama::decoder(settings)?;

@@ -61,7 +61,8 @@ const SHARED_NAMES: SharedNames = SharedNames {
 
 /// Layers from `max_window_layers` on slide, where sliding is on at all.
 fn sliding(settings: &Settings) -> Result<Vec<Layer>> {
-    let window = settings.optional(&["sliding_window"])?.filter(|_| settings.flag("use_sliding_window", false));
+    let window =
+        settings.optional(&["sliding_window"])?.filter(|_| settings.flag("use_sliding_window", false));
     let first = settings.optional(&["max_window_layers"])?.unwrap_or(usize::MAX);
     settings.layers(window, |layer| layer >= first)
 }

@@ -32,7 +32,10 @@ impl Rotary {
         let rotated = (head_dim as f64 * rope.partial.unwrap_or(1.0)) as usize;
         if rotated % 2 != 0 || rotated > head_dim {
             let what = format!("config.json: rotates {rotated} of {head_dim} columns of a head");
-            return Err(Error::unsupported(what, "check head_dim and partial_rotary_factor: pairs are rotated"));
+            return Err(Error::unsupported(
+                what,
+                "check head_dim and partial_rotary_factor: pairs are rotated",
+            ));
         }
         let (frequencies, attention_factor) = scaled(rope, rotated, context)?;
         Ok(Rotary { head_dim, frequencies, attention_factor })
@@ -62,7 +65,11 @@ impl Frequencies {
         match self {
             Frequencies::Fixed(frequencies) => frequencies.into(),
             Frequencies::Long { short, long, original } => {
-                if len > *original { long.into() } else { short.into() }
+                if len > *original {
+                    long.into()
+                } else {
+                    short.into()
+                }
             }
             Frequencies::Dynamic { theta, factor, rotated, context } => {
                 let len = len.max(*context) as f64;
@@ -108,7 +115,12 @@ fn missing(key: &str) -> Error {
 }
 
 /// Interpolates low frequencies, keeps high ones, ramps between (YaRN, equations 20–23).
-fn yarn_frequencies(yarn: &Yarn, theta: f64, plain: &[f32], context: Option<usize>) -> Result<(Frequencies, f32)> {
+fn yarn_frequencies(
+    yarn: &Yarn,
+    theta: f64,
+    plain: &[f32],
+    context: Option<usize>,
+) -> Result<(Frequencies, f32)> {
     let rotated = 2 * plain.len();
     let original = yarn.original.or(context.map(|c| c as u64));
     let original = original.ok_or_else(|| missing("original_max_position_embeddings"))? as f64;
@@ -118,9 +130,8 @@ fn yarn_frequencies(yarn: &Yarn, theta: f64, plain: &[f32], context: Option<usiz
         (None, None) => return Err(missing("factor")),
     };
     // The dimension whose wavelength turns so often within the original context.
-    let dimension = |turns: f64| {
-        rotated as f64 * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * theta.ln())
-    };
+    let dimension =
+        |turns: f64| rotated as f64 * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * theta.ln());
     let (mut low, mut high) = (dimension(yarn.beta_fast), dimension(yarn.beta_slow));
     if yarn.truncate {
         (low, high) = (low.floor(), high.ceil());
@@ -140,7 +151,8 @@ fn long_frequencies(long: &LongRope, plain: &[f32], context: Option<usize>) -> R
     let original = original.ok_or_else(|| missing("original_max_position_embeddings"))?;
     let divided = |factors: &[f32]| {
         if factors.len() != plain.len() {
-            let what = format!("config.json: {} longrope factors for {} frequencies", factors.len(), plain.len());
+            let what =
+                format!("config.json: {} longrope factors for {} frequencies", factors.len(), plain.len());
             return Err(Error::unsupported(what, "check rope_scaling's short_factor and long_factor"));
         }
         Ok(plain.iter().zip(factors).map(|(f, by)| f / by).collect())

@@ -114,7 +114,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         let starts = (0..3).flat_map(|part| (0..self.config.heads).map(move |head| (3 * head + part) * dim));
         let slices: Vec<Arc<dyn Matrix>> = starts
             .clone()
-            .map(|start| Arc::new(Slice { of: Arc::clone(&whole), rows: start..start + dim }) as Arc<dyn Matrix>)
+            .map(|start| {
+                Arc::new(Slice { of: Arc::clone(&whole), rows: start..start + dim }) as Arc<dyn Matrix>
+            })
             .collect();
         let bias = self.bias(&name, rows)?;
         let bias = bias.map(|bias| starts.flat_map(|start| bias[start..start + dim].to_vec()).collect());
@@ -127,10 +129,10 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(matrix.shape()[usize::from(self.config.names.transposed)])
     }
 
-    /// Columns of the token embedding.
-    pub fn embedding_width(&self) -> Result<usize> {
+    /// [vocabulary, columns] of the token embedding.
+    pub fn embedding_shape(&self) -> Result<[usize; 2]> {
         let name = self.name(self.config.names.embedding, Place::default());
-        Ok(self.weights.matrix(&format!("{name}.weight"))?.shape()[1])
+        Ok(self.weights.matrix(&format!("{name}.weight"))?.shape())
     }
 
     /// The output head: its own weights where the file has them and they are not tied, the embedding's otherwise.
@@ -204,7 +206,11 @@ impl<'a, B: Backend> Loader<'a, B> {
 fn joined(biases: &[Option<Vec<f32>>], parts: &[(&str, usize)]) -> Option<Vec<f32>> {
     biases.iter().any(Option::is_some).then(|| {
         let zeros = |rows: usize| vec![0.0; rows];
-        biases.iter().zip(parts).flat_map(|(b, (_, rows))| b.clone().unwrap_or_else(|| zeros(*rows))).collect()
+        biases
+            .iter()
+            .zip(parts)
+            .flat_map(|(b, (_, rows))| b.clone().unwrap_or_else(|| zeros(*rows)))
+            .collect()
     })
 }
 
