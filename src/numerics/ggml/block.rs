@@ -166,6 +166,15 @@ pub fn blocks<'a, const BYTES: usize>(
     x.as_chunks().0.iter().zip(bytes.as_chunks_mut().0)
 }
 
+/// The first block's bytes.
+///
+/// # Panics
+/// Where there are fewer.
+#[inline(always)]
+pub fn first<const BYTES: usize>(bytes: &[u8]) -> &[u8; BYTES] {
+    bytes.first_chunk().expect("a whole block was given")
+}
+
 /// Pairs each block's bytes with its values.
 #[inline(always)]
 pub fn blocks_mut<'a, const BYTES: usize>(

@@ -28,6 +28,12 @@ pub fn level(code: u8) -> f32 {
     f32::from(LEVELS[usize::from(code & 15)])
 }
 
+/// Code → level + 128.
+#[inline(always)]
+pub fn shifted_level(code: u8) -> u8 {
+    LEVELS[usize::from(code & 15)].cast_unsigned() ^ 0x80
+}
+
 /// What the errors of a block count: as `weighing` says, without one as x².
 #[inline(always)]
 pub fn weights(x: &Block<f32>, weighing: Option<&Weighing>, index: usize) -> Block<f32> {

@@ -8,6 +8,7 @@ use half::f16;
 use super::block::{self, BLOCK};
 use super::iq4;
 use super::lanes::Lanes;
+use super::parts::Parts;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
@@ -34,4 +35,12 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         let codes = block::unpack_nibbles(nibbles);
         *out = block::each(|j| iq4::level(codes[j]) * d);
     }
+}
+
+/// A block's numbers: see [`parts`](super::parts).
+pub fn parts(bytes: &[u8]) -> Parts {
+    let [d0, d1, nibbles @ ..] = block::first::<BYTES>(bytes);
+    let codes = block::unpack_nibbles(nibbles);
+    let d = f16::from_le_bytes([*d0, *d1]);
+    Parts::of_one_group(d, f16::ZERO, block::each(|j| iq4::shifted_level(codes[j])))
 }

@@ -9,6 +9,7 @@ use half::f16;
 use super::block::{self, BLOCK, Block};
 use super::iq4;
 use super::lanes::Lanes;
+use super::parts::Parts;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
@@ -58,10 +59,10 @@ fn pack_head(d: f16, scales: [u8; BLOCKS]) -> [u8; 4 + BLOCKS / 2] {
 
 /// The inverse of [`pack_head`].
 #[inline(always)]
-fn unpack_head(&[d0, d1, h0, h1, ref low @ ..]: &[u8; 4 + BLOCKS / 2]) -> (f32, [u8; BLOCKS]) {
+fn unpack_head(&[d0, d1, h0, h1, ref low @ ..]: &[u8; 4 + BLOCKS / 2]) -> (f16, [u8; BLOCKS]) {
     let high = u16::from_le_bytes([h0, h1]);
     let scale = |i: usize| low[i / 2] >> (4 * (i % 2)) & 15 | ((high >> (2 * i) & 3) as u8) << 4;
-    (f16::from_le_bytes([d0, d1]).to_f32(), std::array::from_fn(scale))
+    (f16::from_le_bytes([d0, d1]), std::array::from_fn(scale))
 }
 
 #[inline(always)]
@@ -72,9 +73,24 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         let (d, scales) = unpack_head(head);
         for ((out, nibbles), scale) in out.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0).zip(scales)
         {
-            let d = d * (f32::from(scale) - 32.0);
+            let d = d.to_f32() * (f32::from(scale) - 32.0);
             let codes = block::unpack_nibbles(nibbles);
             *out = block::each(|j| d * iq4::level(codes[j]));
         }
     }
+}
+
+/// A block's numbers: see [`parts`](super::parts).
+pub fn parts(bytes: &[u8]) -> Parts {
+    let (head, nibbles) =
+        block::first::<BYTES>(bytes).split_first_chunk().expect("a block is longer than its head");
+    let (d, scales) = unpack_head(head);
+    let mut parts = Parts { d, dmin: f16::ZERO, scales: [0; 16], minimums: [0; 16], codes: [0; 256] };
+    for (scale, stored) in parts.scales.iter_mut().zip(scales) {
+        *scale = stored.cast_signed() - 32;
+    }
+    for (codes, nibbles) in parts.codes.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0) {
+        *codes = block::unpack_nibbles(nibbles).map(iq4::shifted_level);
+    }
+    parts
 }

@@ -16,6 +16,7 @@ mod lanes;
 mod lanes_avx2;
 #[cfg(target_arch = "aarch64")]
 mod lanes_neon;
+mod parts;
 mod q4_0;
 mod q4_1;
 mod q5_0;
@@ -25,6 +26,8 @@ mod symmetric;
 mod weighing;
 
 use ndarray::{ArrayView1, ArrayView2};
+
+pub use parts::{Formula, Parts, formula};
 
 use crate::tensor::BlockType;
 

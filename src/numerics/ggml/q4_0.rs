@@ -7,6 +7,7 @@ use half::f16;
 
 use super::block::{self, BLOCK};
 use super::lanes::Lanes;
+use super::parts::Parts;
 use super::symmetric::Scale;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
@@ -36,4 +37,11 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         let codes = block::unpack_nibbles(nibbles);
         *out = block::each(|j| (f32::from(codes[j]) - f32::from(LEVELS)) * d);
     }
+}
+
+/// A block's numbers: see [`parts`](super::parts).
+pub fn parts(bytes: &[u8]) -> Parts {
+    let [d0, d1, nibbles @ ..] = block::first::<BYTES>(bytes);
+    let d = f16::from_le_bytes([*d0, *d1]);
+    Parts::of_one_group(d, f16::ZERO, block::unpack_nibbles(nibbles))
 }

@@ -8,6 +8,7 @@ use half::f16;
 use super::affine::Line;
 use super::block::{self, BLOCK};
 use super::lanes::Lanes;
+use super::parts::Parts;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
@@ -38,4 +39,11 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         let codes = block::unpack_nibbles(nibbles);
         *out = block::each(|j| f32::from(codes[j]) * d + m);
     }
+}
+
+/// A block's numbers: see [`parts`](super::parts).
+pub fn parts(bytes: &[u8]) -> Parts {
+    let [d0, d1, m0, m1, nibbles @ ..] = block::first::<BYTES>(bytes);
+    let [d, m] = [[*d0, *d1], [*m0, *m1]].map(f16::from_le_bytes);
+    Parts::of_one_group(d, -m, block::unpack_nibbles(nibbles))
 }

@@ -8,6 +8,7 @@ use half::f16;
 use super::affine::Line;
 use super::block::{self, BLOCK};
 use super::lanes::Lanes;
+use super::parts::Parts;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
@@ -40,4 +41,12 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         let high = block::unpack_fifth_bits([*h0, *h1, *h2, *h3]);
         *out = block::each(|j| f32::from(codes[j] | high[j]) * d + m);
     }
+}
+
+/// A block's numbers: see [`parts`](super::parts).
+pub fn parts(bytes: &[u8]) -> Parts {
+    let [d0, d1, m0, m1, h0, h1, h2, h3, nibbles @ ..] = block::first::<BYTES>(bytes);
+    let (codes, high) = (block::unpack_nibbles(nibbles), block::unpack_fifth_bits([*h0, *h1, *h2, *h3]));
+    let [d, m] = [[*d0, *d1], [*m0, *m1]].map(f16::from_le_bytes);
+    Parts::of_one_group(d, -m, block::each(|j| codes[j] | high[j]))
 }

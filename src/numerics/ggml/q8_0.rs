@@ -7,6 +7,7 @@ use half::f16;
 
 use super::block::{self, BLOCK, Block};
 use super::lanes::Lanes;
+use super::parts::Parts;
 use super::symmetric;
 use super::weighing::Weighing;
 use crate::tensor::BlockType;
@@ -43,4 +44,11 @@ pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         let d = f16::from_le_bytes([*d0, *d1]).to_f32();
         *out = block::each(|j| f32::from(codes[j] as i8) * d);
     }
+}
+
+/// A block's numbers: see [`parts`](super::parts).
+pub fn parts(bytes: &[u8]) -> Parts {
+    let [d0, d1, codes @ ..] = block::first::<BYTES>(bytes);
+    // Signed codes plus 128.
+    Parts::of_one_group(f16::from_le_bytes([*d0, *d1]), f16::ZERO, codes.map(|code| code ^ 0x80))
 }

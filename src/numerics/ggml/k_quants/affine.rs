@@ -7,10 +7,10 @@
 
 use half::f16;
 
-use super::SUPER_BLOCK;
 use super::half_scale::Unit;
 use super::lanes::Lanes;
 use super::weights::{Rule, Scaled, SubBlocks, sub_blocks};
+use super::{Parts, SUPER_BLOCK};
 
 /// What a type searches.
 pub struct Plan {
@@ -66,6 +66,13 @@ impl AffineBlock {
                 *out = scale * f32::from(code) - min;
             }
         }
+    }
+}
+
+impl From<AffineBlock> for Parts {
+    fn from(block: AffineBlock) -> Parts {
+        let AffineBlock { d, dmin, scales, mins, codes } = block;
+        Parts { d, dmin, scales: scales.map(u8::cast_signed), minimums: mins, codes }
     }
 }
 

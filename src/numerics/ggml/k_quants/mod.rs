@@ -36,6 +36,7 @@ use super::lanes::{self, Lanes};
 use super::lanes_avx2;
 #[cfg(target_arch = "aarch64")]
 use super::lanes_neon;
+use super::parts::Parts;
 
 /// Values of a super-block.
 const SUPER_BLOCK: usize = 256;

@@ -2,12 +2,12 @@
 
 use half::f16;
 
-use super::SuperBlock;
 use super::affine::{AffineBlock, Plan, quantize};
 use super::lanes::Lanes;
 use super::layout::layout;
 use super::quarters;
 use super::weights::{Alone, Rule};
+use super::{Parts, SuperBlock};
 
 layout! {
     /// `block_q2_K` of <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
@@ -67,4 +67,9 @@ pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
 /// Dequantizes a row of whole super-blocks: any bytes, to the bit as ggml's `dequantize_row_q2_K`.
 pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
     super::dequantize_row::<Q2K>(bytes, out);
+}
+
+/// A block's numbers: see [`parts`](super::super::parts).
+pub fn parts(bytes: &[u8]) -> Parts {
+    unpack(&Layout::read(bytes)).into()
 }

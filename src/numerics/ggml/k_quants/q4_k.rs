@@ -7,7 +7,7 @@ use super::lanes::Lanes;
 use super::layout::layout;
 use super::six_bits;
 use super::weights::{Alone, Rule};
-use super::{SUPER_BLOCK, SuperBlock};
+use super::{Parts, SUPER_BLOCK, SuperBlock};
 
 layout! {
     /// `block_q4_K` of <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
@@ -77,4 +77,9 @@ pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
 /// Dequantizes a row of whole super-blocks: any bytes, to the bit as ggml's `dequantize_row_q4_K`.
 pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
     super::dequantize_row::<Q4K>(bytes, out);
+}
+
+/// A block's numbers: see [`parts`](super::super::parts).
+pub fn parts(bytes: &[u8]) -> Parts {
+    unpack(&Layout::read(bytes)).into()
 }

@@ -5,10 +5,10 @@
 
 use half::f16;
 
-use super::SUPER_BLOCK;
 use super::half_scale::Unit;
 use super::lanes::Lanes;
 use super::weights::{Rule, Scaled, SubBlocks, sub_blocks};
+use super::{Parts, SUPER_BLOCK};
 
 /// What a type searches.
 pub struct Plan {
@@ -56,6 +56,12 @@ impl SignedBlock {
                 *out = scale * f32::from(i16::from(code) - half);
             }
         }
+    }
+}
+
+impl From<SignedBlock> for Parts {
+    fn from(SignedBlock { d, scales, codes }: SignedBlock) -> Parts {
+        Parts { d, dmin: f16::ZERO, scales, minimums: [0; 16], codes }
     }
 }
 
