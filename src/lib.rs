@@ -10,6 +10,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod export;

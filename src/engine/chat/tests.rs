@@ -1,0 +1,126 @@
+//! Templates against what transformers makes of them (`fixtures/chat`), and where they are found.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::io::SideFile;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/chat")
+}
+
+fn template(text: &str) -> ChatTemplate {
+    let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+    let tokens = tokens.map(|(name, text)| (name, text.to_owned()));
+    ChatTemplate::parse("chat.jinja".into(), text, tokens.into()).unwrap()
+}
+
+fn messages(json: &Json) -> Vec<Message> {
+    let text = |message: &Json, key: &str| message[key].as_str().unwrap().to_owned();
+    json.as_array().unwrap().iter().map(|m| Message::new(text(m, "role"), text(m, "content"))).collect()
+}
+
+fn checkpoint(files: &[(&str, &str)]) -> Checkpoint {
+    let side = |(name, text): &(&str, &str)| SideFile {
+        name: (*name).to_owned(),
+        bytes: Some(text.as_bytes().to_vec()),
+        path: PathBuf::from(name),
+    };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llama");
+    let mut checkpoint = Checkpoint::open(folder.to_str().unwrap()).unwrap();
+    checkpoint.side_files = files.iter().map(side).collect();
+    checkpoint
+}
+
+fn opened(files: &[(&str, &str)]) -> Result<String> {
+    ChatTemplate::open(&checkpoint(files))?.render(&[Message::new("user", "hi")], true)
+}
+
+#[test]
+fn conversations_read_as_transformers_writes_them() {
+    let goldens = std::fs::read(fixtures().join("goldens.json")).unwrap();
+    let goldens: Vec<Json> = serde_json::from_slice(&goldens).unwrap();
+    assert!(goldens.len() >= 80, "{} goldens", goldens.len());
+    for golden in &goldens {
+        let name = golden["template"].as_str().unwrap();
+        let text = std::fs::read_to_string(fixtures().join(format!("{name}.jinja"))).unwrap();
+        let prompt = golden["add_generation_prompt"].as_bool().unwrap();
+        let rendered = template(&text).render(&messages(&golden["messages"]), prompt);
+        match (&golden["text"], &golden["error"], rendered) {
+            (Json::String(expected), _, Ok(found)) => assert_eq!(found, *expected, "{name}: {golden}"),
+            (_, Json::String(expected), Err(error)) => {
+                assert!(error.to_string().contains(expected), "{error}")
+            }
+            (_, _, rendered) => panic!("{name}: {golden}: {rendered:?}"),
+        }
+    }
+}
+
+#[test]
+fn templates_are_found_in_order() {
+    let config = |template: Json| json!({ "chat_template": template, "bos_token": "[B]" }).to_string();
+    let simple = config(json!("{{ bos_token }}config"));
+    let list = config(json!([
+        { "name": "tool_use", "template": "tools" },
+        { "name": "default", "template": "{{ bos_token }}default" },
+    ]));
+    let older = json!({ "chat_template": "older" }).to_string();
+    assert_eq!(opened(&[("tokenizer_config.json", &simple)]).unwrap(), "[B]config");
+    assert_eq!(opened(&[("tokenizer_config.json", &list)]).unwrap(), "[B]default");
+    assert_eq!(opened(&[("chat_template.json", &older)]).unwrap(), "older");
+    let both = [("tokenizer_config.json", simple.as_str()), ("chat_template.jinja", "{{ bos_token }}file\n")];
+    assert_eq!(opened(&both).unwrap(), "[B]file");
+}
+
+#[test]
+fn special_tokens_may_be_objects_or_in_the_older_file() {
+    let config = r#"{"chat_template": "{{ bos_token }}{{ eos_token }}{{ pad_token }}", "bos_token": {"content": "<b>"}}"#;
+    let map = r#"{"eos_token": "<e>", "bos_token": "other"}"#;
+    assert_eq!(
+        opened(&[("tokenizer_config.json", config), ("special_tokens_map.json", map)]).unwrap(),
+        "<b><e>"
+    );
+}
+
+#[test]
+fn what_cannot_be_rendered_says_why() {
+    let none = opened(&[("tokenizer_config.json", "{}")]).unwrap_err();
+    assert!(
+        none.to_string().contains("no chat template") && none.hint().unwrap().contains("--chat"),
+        "{none}"
+    );
+    let broken = opened(&[("chat_template.jinja", "{% for %}")]).unwrap_err();
+    assert!(broken.to_string().contains("expected a Jinja template"), "{broken}");
+    let json = opened(&[("tokenizer_config.json", "{")]).unwrap_err();
+    assert!(json.to_string().contains("tokenizer_config.json: expected JSON"), "{json}");
+    let refused = template("{{ raise_exception('no') }}").render(&[], false).unwrap_err();
+    assert!(refused.to_string().ends_with("does not take this conversation: no"), "{refused}");
+    assert!(template("{{ strftime_now('%Q') }}").render(&[], false).is_err());
+}
+
+#[test]
+fn a_template_that_never_ends_is_ended() {
+    let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    assert!(template(endless).render(&[], false).is_err());
+}
+
+#[test]
+fn dates_are_todays() {
+    let now = || chrono::Local::now().format("%d %b %Y").to_string();
+    let (before, date) = (now(), template("{{ strftime_now('%d %b %Y') }}").render(&[], false).unwrap());
+    assert!([before, now()].contains(&date), "{date}");
+}
+
+#[test]
+fn generation_tags_alone_are_rewritten() {
+    let check = |text: &str, expected: &str| assert_eq!(without_generation_tags(text), expected);
+    check("{%- generation -%}x{% endgeneration %}", "{%- if true -%}x{% endif %}");
+    check(
+        "{% if add_generation_prompt %}generation{% endif %}",
+        "{% if add_generation_prompt %}generation{% endif %}",
+    );
+    check("{{ generation }} {% unclosed generation", "{{ generation }} {% unclosed generation");
+}

@@ -1,0 +1,155 @@
+//! Tokenizers of the fixtures and of a GGUF's metadata, and what the files beside them say of special tokens.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::*;
+
+/// Two letters, a byte-level space, and three special tokens; ids 6 and 7 are added behind the vocabulary.
+fn tokenizer_json(post_processor: Value) -> Value {
+    let added = |id: u32, content: &str| {
+        json!({ "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false })
+    };
+    json!({
+        "version": "1.0",
+        "truncation": { "max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right" },
+        "padding": { "strategy": { "Fixed": 8 }, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "<p>" },
+        "added_tokens": [added(0, "<p>"), added(1, "<s>"), added(6, "</s>"), added(7, "<turn>")],
+        "normalizer": null,
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true },
+        "post_processor": post_processor,
+        "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true },
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": { "<p>": 0, "<s>": 1, "a": 2, "b": 3, "Ġ": 4, "ab": 5 }, "merges": ["a b"] },
+    })
+}
+
+fn adding_bos() -> Value {
+    json!({ "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "<s>", "type_id": 0 } },
+        { "Sequence": { "id": "A", "type_id": 0 } }], "pair": [{ "Sequence": { "id": "A", "type_id": 0 } },
+        { "Sequence": { "id": "B", "type_id": 1 } }],
+        "special_tokens": { "<s>": { "id": "<s>", "ids": [1], "tokens": ["<s>"] } } })
+}
+
+/// A checkpoint with these files beside it, the tokenizer among them.
+fn checkpoint(files: &[(&str, Value)]) -> Checkpoint {
+    let side = |(name, json): &(&str, Value)| SideFile {
+        name: (*name).to_owned(),
+        bytes: Some(json.to_string().into_bytes()),
+        path: PathBuf::from(name),
+    };
+    let mut checkpoint = fixture("tiny-llama");
+    checkpoint.config = None;
+    checkpoint.side_files = files.iter().map(side).collect();
+    checkpoint
+}
+
+fn fixture(name: &str) -> Checkpoint {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+    Checkpoint::open(folder.to_str().unwrap()).unwrap()
+}
+
+fn open(post_processor: Value, others: &[(&str, Value)]) -> Tokenizer {
+    let mut files = vec![("tokenizer.json", tokenizer_json(post_processor))];
+    files.extend_from_slice(others);
+    Tokenizer::open(&checkpoint(&files)).unwrap()
+}
+
+fn config(json: Value) -> (&'static str, Value) {
+    ("tokenizer_config.json", json)
+}
+
+#[test]
+fn texts_become_ids_and_come_back() {
+    let tokenizer = open(Value::Null, &[]);
+    // Longer than the truncation, shorter than the padding: neither is applied.
+    assert_eq!(tokenizer.encode("ab a b", true).unwrap(), [5, 4, 2, 4, 3]);
+    assert_eq!(tokenizer.decode(&[5, 4, 2, 4, 3], true).unwrap(), "ab a b");
+    assert_eq!(tokenizer.encode("", true).unwrap(), Vec::<u32>::new());
+    assert_eq!(tokenizer.encode("a<turn>b", false).unwrap(), [2, 7, 3]);
+    assert_eq!(tokenizer.decode(&[2, 7, 3], true).unwrap(), "ab");
+    assert_eq!(tokenizer.decode(&[2, 7, 3, 99], false).unwrap(), "a<turn>b");
+    assert_eq!((tokenizer.id("<turn>"), tokenizer.id("no")), (Some(7), None));
+}
+
+#[test]
+fn ids_are_those_of_transformers() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tokenizer_ids.json");
+    let goldens: Value = serde_json::from_slice(&std::fs::read(goldens).unwrap()).unwrap();
+    for (name, cases) in goldens.as_object().unwrap() {
+        let tokenizer = Tokenizer::open(&fixture(name)).unwrap();
+        for case in cases.as_array().unwrap() {
+            let ids = tokenizer.encode(case["text"].as_str().unwrap(), true).unwrap();
+            assert_eq!(json!(ids), case["ids"], "{name}: {case}");
+        }
+    }
+}
+
+#[test]
+fn bos_is_added_as_the_files_say() {
+    let check = |post: Value, files: &[(&str, Value)], adds: bool| {
+        let tokenizer = open(post, files);
+        assert_eq!(tokenizer.adds_bos(), adds, "{files:?}");
+        let expected: &[u32] = if adds { &[1, 2] } else { &[2] };
+        assert_eq!(tokenizer.encode("a", true).unwrap(), expected, "{files:?}");
+        assert_eq!(tokenizer.encode("a", false).unwrap(), [2], "{files:?}");
+    };
+    let bos = |add: Value| config(json!({ "bos_token": { "content": "<s>" }, "add_bos_token": add }));
+    check(Value::Null, &[bos(Value::Null)], false);
+    check(Value::Null, &[bos(true.into())], true);
+    check(adding_bos(), &[bos(Value::Null)], true);
+    check(adding_bos(), &[bos(true.into())], true);
+    check(adding_bos(), &[bos(false.into())], false);
+    // Without a BOS there is none to add.
+    check(Value::Null, &[config(json!({ "add_bos_token": true }))], false);
+    check(
+        Value::Null,
+        &[config(json!({ "add_bos_token": true })), ("generation_config.json", json!({ "bos_token_id": 1 }))],
+        true,
+    );
+}
+
+#[test]
+fn ends_are_those_numbered_and_those_named() {
+    let check =
+        |files: &[(&str, Value)], expected: &[u32]| assert_eq!(open(Value::Null, files).eos(), expected);
+    let generation = |ids: Value| ("generation_config.json", json!({ "eos_token_id": ids }));
+    check(&[], &[]);
+    check(&[generation(6.into())], &[6]);
+    check(&[generation(json!([6, 7]))], &[6, 7]);
+    check(&[generation(Value::Null), config(json!({ "eos_token": "<turn>" }))], &[7]);
+    check(&[generation(6.into()), config(json!({ "eos_token": { "content": "<turn>" } }))], &[6, 7]);
+    check(&[generation(6.into()), ("special_tokens_map.json", json!({ "eos_token": "</s>" }))], &[6]);
+    check(&[generation(json!(-1)), config(json!({ "eos_token": "no such token" }))], &[]);
+    let mut checkpoint = checkpoint(&[("tokenizer.json", tokenizer_json(Value::Null))]);
+    checkpoint.config = Some(json!({ "text_config": { "eos_token_id": 6 } }));
+    assert_eq!(Tokenizer::open(&checkpoint).unwrap().eos(), [6]);
+}
+
+#[test]
+fn a_vocabulary_must_fit_the_embedding() {
+    let tokenizer = open(Value::Null, &[]);
+    assert_eq!(tokenizer.vocabulary_size(), 8);
+    for rows in [6, 7, 8, 9] {
+        tokenizer.check_fits(rows).unwrap();
+    }
+    let error = tokenizer.check_fits(5).unwrap_err();
+    assert!(error.to_string().contains("5 embedding rows, found ids up to 5"), "{error}");
+    assert!(error.hint().unwrap().contains("another model's"));
+}
+
+#[test]
+fn no_tokenizer_says_what_to_do() {
+    let error = Tokenizer::open(&checkpoint(&[])).unwrap_err();
+    assert!(error.to_string().contains("expected a tokenizer.json, found none"), "{error}");
+    let error = Tokenizer::open(&checkpoint(&[("tokenizer.model", Value::Null)])).unwrap_err();
+    assert!(error.to_string().contains("found tokenizer.model"), "{error}");
+    assert!(error.hint().unwrap().contains("save_pretrained"));
+    let error = Tokenizer::open(&checkpoint(&[("tokenizer.json", json!({ "model": 1 }))])).unwrap_err();
+    assert!(error.to_string().contains("tokenizer.json: expected a tokenizer"), "{error}");
+}
