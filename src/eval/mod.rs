@@ -2,6 +2,7 @@
 //! people compare with. Loads models through `engine`; prints nothing.
 
 pub mod base;
+pub mod data;
 pub mod softmax;
 pub mod statistics;
 pub mod summary;

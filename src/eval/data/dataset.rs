@@ -1,0 +1,117 @@
+//! Datasets in the hub's cache (`datasets--org--name/snapshots/<commit>`): which files are a split.
+//!
+//! The files of a split carry its name: `config/test-00000-of-00001.parquet`, `data/test-*.parquet`, `test.jsonl`, or, as the
+//! hub converts them, `config/test/0000.parquet`.
+
+use std::path::{Path, PathBuf};
+
+use super::extension;
+use crate::error::{Error, Result};
+use crate::io::hub::{self, Id};
+
+/// The split where none is named.
+const SPLIT: &str = "test";
+/// Folders below a snapshot that are searched: `config/split/0000.parquet`.
+const DEPTH: usize = 2;
+
+/// A split of a dataset of the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dataset {
+    id: Id,
+    config: Option<String>,
+    split: String,
+}
+
+/// Parses `org/name[@revision][:[config/]split]`; `None` for what cannot be one.
+pub(super) fn parse(spec: &str) -> Option<Dataset> {
+    let (id, part) = spec.split_once(':').unwrap_or((spec, SPLIT));
+    let (config, split) = part.rsplit_once('/').map_or((None, part), |(config, split)| (Some(config), split));
+    let plain = |part: &str| !part.is_empty() && !part.contains(['/', '\\']) && part != "..";
+    let valid = plain(split) && config.is_none_or(plain);
+    let id = hub::parse_id(id).filter(|_| valid)?;
+    Some(Dataset { id, config: config.map(str::to_owned), split: split.to_owned() })
+}
+
+impl Dataset {
+    /// The files of the split, in name order.
+    pub(super) fn files(&self, cache: &Path) -> Result<Vec<PathBuf>> {
+        let snapshot = self.snapshot(cache).ok_or_else(|| self.not_cached(cache))?;
+        let mut names = Vec::new();
+        list(&snapshot, "", DEPTH, &mut names);
+        names.sort();
+        let (of_split, configs) = self.choose(&names);
+        match (of_split.as_slice(), configs.as_slice()) {
+            ([], _) => Err(self.no_files(&snapshot, &names)),
+            (_, [_, _, ..]) => Err(self.ambiguous(&configs)),
+            _ => Ok(of_split.iter().map(|name| snapshot.join(name)).collect()),
+        }
+    }
+
+    /// The folder of the revision, if there is one.
+    fn snapshot(&self, cache: &Path) -> Option<PathBuf> {
+        let folder = cache.join(format!("datasets--{}", self.id.model.replace('/', "--")));
+        let commit = std::fs::read_to_string(folder.join("refs").join(&self.id.revision));
+        let commit = commit.map_or_else(|_| self.id.revision.clone(), |commit| commit.trim().to_owned());
+        Some(folder.join("snapshots").join(commit)).filter(|folder| folder.is_dir())
+    }
+
+    /// The names that are the split's, and the configs that these are of.
+    fn choose<'a>(&self, names: &'a [String]) -> (Vec<&'a str>, Vec<&'a str>) {
+        let split = names.iter().filter_map(|name| Some((config(name, &self.split)?, name.as_str())));
+        let wanted = |config: &str| self.config.as_deref().is_none_or(|wanted| wanted == config);
+        let (mut configs, files): (Vec<_>, Vec<_>) = split.filter(|(config, _)| wanted(config)).unzip();
+        configs.dedup();
+        (files, configs)
+    }
+
+    fn not_cached(&self, cache: &Path) -> Error {
+        let Id { model, revision } = &self.id;
+        let what =
+            format!("{model}@{revision}: no such file here, and no such dataset in {}", cache.display());
+        let hint = format!("get it with `hf download {model} --repo-type dataset --revision {revision}`");
+        Error::unsupported(what, hint)
+    }
+
+    fn no_files(&self, snapshot: &Path, names: &[String]) -> Error {
+        let split = self.config.iter().chain([&self.split]).map(String::as_str).collect::<Vec<_>>().join("/");
+        let found = names.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let found = if found.is_empty() { "none that llmc reads".to_owned() } else { found };
+        let expected = format!("files of {split} (.parquet, .jsonl or .txt)");
+        let hint = format!("name the split: {}:[CONFIG/]SPLIT; or give the path of a file", self.id.model);
+        Error::malformed(snapshot, expected, found, hint)
+    }
+
+    fn ambiguous(&self, configs: &[&str]) -> Error {
+        let Dataset { id: Id { model, .. }, split, .. } = self;
+        let what =
+            format!("{model} has {} configs with a split {split}: {}", configs.len(), configs.join(", "));
+        Error::usage(what, format!("name one: {model}:{}/{split}", configs[0]))
+    }
+}
+
+/// The config of a file, if it is of that split: its folder, but for `data` and what is no folder.
+fn config<'a>(name: &'a str, split: &str) -> Option<&'a str> {
+    let parts: Vec<&str> = name.split('/').collect();
+    let (file, folders) = parts.split_last()?;
+    let stem = file.rsplit_once('.').map_or(*file, |(stem, _)| stem);
+    let folder = match folders {
+        _ if stem == split || stem.strip_prefix(split).is_some_and(|rest| rest.starts_with("-0")) => folders,
+        [above @ .., last] if *last == split => above,
+        _ => return None,
+    };
+    Some(folder.first().copied().filter(|folder| *folder != "data").unwrap_or("default"))
+}
+
+/// Adds the files that could be read, by their names below `root`. Links are followed: a snapshot is made of them.
+fn list(root: &Path, inside: &str, depth: usize, names: &mut Vec<String>) {
+    let Ok(entries) = std::fs::read_dir(root.join(inside)) else { return };
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let (path, name) = (entry.path(), format!("{inside}{name}"));
+        if path.is_dir() && depth > 0 {
+            list(root, &format!("{name}/"), depth - 1, names);
+        } else if path.is_file() && ["parquet", "jsonl", "txt"].contains(&extension(&path)) {
+            names.push(name);
+        }
+    }
+}

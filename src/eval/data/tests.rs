@@ -1,0 +1,189 @@
+//! Texts from every kind of source, and what is wrong with bad ones.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::sync::Arc;
+
+use parquet::basic::Compression;
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use tempfile::TempDir;
+
+use super::*;
+
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    folder
+}
+
+/// The text of a file of that name and content.
+fn text(name: &str, bytes: &[u8]) -> Result<String> {
+    let folder = folder(&[(name, bytes)]);
+    let spec = folder.path().join(name);
+    Text::open_with(spec.to_str().unwrap(), folder.path()).map(|text| text.text)
+}
+
+/// What is said of a bad one, with the hint.
+fn said(result: Result<String>) -> String {
+    let error = result.unwrap_err();
+    format!("{error}; {}", error.hint().unwrap())
+}
+
+fn parquet_of(column: &str, texts: &[&str], compression: Compression) -> Vec<u8> {
+    let schema = format!("message m {{ required int64 id; required binary {column} (STRING); }}");
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
+    let mut bytes = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, properties).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let ids: Vec<i64> = (0..texts.len() as i64).collect();
+    let mut ids_column = group.next_column().unwrap().unwrap();
+    ids_column.typed::<parquet::data_type::Int64Type>().write_batch(&ids, None, None).unwrap();
+    ids_column.close().unwrap();
+    let texts: Vec<ByteArray> = texts.iter().map(|text| ByteArray::from(*text)).collect();
+    let mut texts_column = group.next_column().unwrap().unwrap();
+    texts_column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+    texts_column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[test]
+fn text_is_taken_byte_for_byte() {
+    for content in ["one\r\ntwo\n\n", " naïve 🦙", "{\"text\": 1}"] {
+        assert_eq!(text("a.txt", content.as_bytes()).unwrap(), content);
+        assert_eq!(text("raw", content.as_bytes()).unwrap(), content);
+    }
+}
+
+#[test]
+fn rows_are_joined_by_an_empty_line() {
+    let lines = b"{\"text\": \"one\\n\", \"id\": 1}\n\n{\"text\": \"\"}\r\n{\"text\": \"two\"}";
+    assert_eq!(text("a.jsonl", lines).unwrap(), "one\n\n\n\n\ntwo");
+    for codec in [Compression::SNAPPY, Compression::UNCOMPRESSED] {
+        let table = parquet_of("text", &["one\n", "", "two 🦙"], codec);
+        assert_eq!(text("a.parquet", &table).unwrap(), "one\n\n\n\n\ntwo 🦙");
+    }
+}
+
+#[test]
+fn what_is_no_text_is_named() {
+    let utf8 = said(text("a.txt", b"ok \xe9t\xe9"));
+    assert!(
+        utf8.contains("a.txt: expected UTF-8 text, found byte 0xe9 at offset 3") && utf8.contains("iconv"),
+        "{utf8}"
+    );
+    let empty = said(text("a.txt", b" \n"));
+    assert!(empty.contains("expected text, found none in 2 bytes"), "{empty}");
+    let field = said(text("a.jsonl", b"{\"text\": \"\"}\n\n{\"txt\": \"\"}"));
+    assert!(field.contains("line 3: expected text under \"text\", found no such field"), "{field}");
+    let number = said(text("a.jsonl", b"{\"text\": 1}"));
+    assert!(number.contains("line 1: expected text under \"text\", found 1"), "{number}");
+    let json = said(text("a.jsonl", b"{\"text\": "));
+    assert!(json.contains("line 1: "), "{json}");
+    let none = said(text("a.jsonl", b""));
+    assert!(none.contains("expected text, found none"), "{none}");
+}
+
+/// Files that pyarrow wrote (`fixtures/text`), in row groups of two, with a column of lists beside the text.
+#[test]
+fn tables_of_other_tools_are_read() {
+    let table = |codec: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/text/{codec}.parquet"));
+        Text::open_with(path.to_str().unwrap(), Path::new("")).map(|text| text.text)
+    };
+    for codec in ["snappy", "none"] {
+        assert_eq!(table(codec).unwrap(), "\n\n = Title = \n\n\nnaïve 🦙\n\n\n\n\nthe last");
+    }
+    let zstd = said(table("zstd"));
+    assert!(zstd.contains("compressed with ZSTD") && zstd.contains("compression='snappy'"), "{zstd}");
+}
+
+#[test]
+fn parquet_that_cannot_be_read_is_named() {
+    let column = said(text("a.parquet", &parquet_of("body", &["x"], Compression::SNAPPY)));
+    assert!(column.contains("columns: expected text under \"text\", found id, body"), "{column}");
+    let broken = said(text("a.parquet", b"PAR1 not really PAR1"));
+    assert!(broken.contains("expected a parquet file"), "{broken}");
+    let mut cut = parquet_of("text", &["x"], Compression::SNAPPY);
+    cut.truncate(cut.len() - 9);
+    assert!(said(text("a.parquet", &cut)).contains("expected a parquet file"));
+}
+
+#[test]
+fn a_folder_is_no_text() {
+    let folder = folder(&[]);
+    let error = Text::open_with(folder.path().to_str().unwrap(), folder.path()).unwrap_err();
+    assert!(error.to_string().contains("a folder") && error.exit_code() == 2, "{error}");
+    let missing = folder.path().join("missing.txt");
+    assert!(Text::open_with(missing.to_str().unwrap(), folder.path()).is_err());
+}
+
+#[test]
+fn datasets_are_spelled_as_on_the_hub() {
+    let parts = |spec: &str| dataset::parse(spec).map(|d| format!("{d:?}"));
+    for spec in ["org/name", "org/name:test", "org/name@main", "org/name@main:c/validation"] {
+        assert!(parts(spec).is_some(), "{spec}");
+    }
+    for spec in ["name", "org/name:", "org/name:/x", "org/name:a/b/c", "org/name:../x", "a b/c", "/org/name"]
+    {
+        assert!(parts(spec).is_none(), "{spec}");
+    }
+}
+
+const COMMIT: &str = "0123456789012345678901234567890123456789";
+
+/// A cache with one dataset, `org/name`, of these files.
+fn cache(files: &[&str]) -> TempDir {
+    let line = |name: &str| format!("{{\"text\": \"{name}\"}}").into_bytes();
+    let folder = folder(&[("datasets--org--name/refs/main", COMMIT.as_bytes())]);
+    for name in files {
+        let path = folder.path().join("datasets--org--name/snapshots").join(COMMIT).join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, line(name)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn splits_are_found_in_the_cache() {
+    let check = |files: &[&str], spec: &str, expected: &[&str]| {
+        let found = Text::open_with(spec, cache(files).path()).unwrap();
+        assert_eq!(found.text, expected.join(BETWEEN_ROWS), "{spec} in {files:?}");
+    };
+    check(&["test.jsonl", "train.jsonl"], "org/name", &["test.jsonl"]);
+    check(&["test.jsonl", "train.jsonl"], "org/name@main:train", &["train.jsonl"]);
+    let shards = ["data/test-00000-of-00002.jsonl", "data/test-00001-of-00002.jsonl"];
+    check(&[shards[1], shards[0], "data/test-extra.jsonl", "README.md"], "org/name:test", &shards);
+    let configs = ["small/test-00000-of-00001.jsonl", "large/test-00000-of-00001.jsonl"];
+    check(&configs, "org/name:large/test", &configs[1..]);
+    check(
+        &["small/test/0000.jsonl", "small/train/0000.jsonl"],
+        "org/name:small/test",
+        &["small/test/0000.jsonl"],
+    );
+    check(&["only/test-0.jsonl"], &format!("org/name@{COMMIT}"), &["only/test-0.jsonl"]);
+}
+
+#[test]
+fn splits_that_are_not_there_say_how_to_get_them() {
+    let said =
+        |files: &[&str], spec: &str| said(Text::open_with(spec, cache(files).path()).map(|text| text.text));
+    let other = said(&[], "org/other:test");
+    assert!(other.contains("hf download org/other --repo-type dataset --revision main"), "{other}");
+    let split = said(&["train.jsonl"], "org/name:c/test");
+    assert!(split.contains("expected files of c/test") && split.contains("train.jsonl"), "{split}");
+    let two = said(&["a/test-0.jsonl", "b/test-0.jsonl"], "org/name");
+    assert!(
+        two.contains("2 configs with a split test: a, b") && two.contains("name one: org/name:a/test"),
+        "{two}"
+    );
+}
