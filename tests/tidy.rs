@@ -57,6 +57,9 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "src/numerics/simd.rs",
     "src/numerics/ggml/",
     "src/backend/cpu/int/",
+    "src/backend/cpu/dense/kernel.rs",
+    "src/backend/cpu/dense/unpacked.rs",
+    "src/backend/cpu/dense/x86.rs",
     "tests/hostile/alloc.rs",
 ];
 

@@ -3,41 +3,10 @@
 
 use std::ops::Range;
 
+pub(super) use super::inputs::{Form, Inputs};
+
 /// Rows of a weight (columns of the output) per panel: the lanes of one AVX-512 register, two of AVX2.
 pub(super) const PANEL: usize = 16;
-
-/// How inputs are given to a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// As they are.
-    F32,
-    /// Rounded to bfloat16.
-    Bf16,
-    /// 8-bit integers under one f32 scale per so many columns.
-    Int8 {
-        /// Columns per scale.
-        group: usize,
-    },
-}
-
-/// Rows of inputs in one form, prepared once for all the weights that share them.
-#[derive(Debug, Default)]
-pub(super) struct Inputs {
-    /// Rows.
-    pub rows: usize,
-    /// Columns held per row: those of the weight, rounded up to what the form needs, the rest zero.
-    pub stride: usize,
-    /// [rows, stride] where the form is `F32`.
-    pub values: Vec<f32>,
-    /// [rows, stride] bit patterns where it is `Bf16`.
-    pub halves: Vec<u16>,
-    /// [rows, stride] where it is `Int8`, within -127..=127.
-    pub codes: Vec<i8>,
-    /// [rows, stride/group].
-    pub scales: Vec<f32>,
-    /// Sum of each group's codes, [rows, stride/group]: for weights with zero points or offsets.
-    pub sums: Vec<i32>,
-}
 
 /// A weight [rows, cols] packed for one kind of kernel.
 pub(super) trait Packed: Send + Sync {
