@@ -1,8 +1,10 @@
 //! What a model is worth, in numbers: perplexity and divergence from a base, over text, by the definitions of the tools that
-//! people compare with. Loads models through `engine`; prints nothing.
+//! people compare with. Prints nothing.
 
+pub mod arrays;
 pub mod base;
 pub mod data;
+pub mod perplexity;
 pub mod softmax;
 pub mod statistics;
 pub mod summary;

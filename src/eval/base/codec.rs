@@ -7,6 +7,7 @@
 //!   steps. What lies below, or has a log-probability of −16 or less, is left out of the divergence.
 
 use std::io::{Read, Write};
+use std::ops::Range;
 
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
@@ -157,22 +158,30 @@ impl Rows {
         self.ends.is_empty()
     }
 
+    /// Forgets them; their memory stays for the next.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
     /// One of them, encoded.
     pub fn row(&self, index: usize) -> Option<&[u8]> {
         let end = *self.ends.get(index)?;
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        self.bytes.get(start..end)
+        self.bytes.get(self.start(index)..end)
     }
 
-    /// All of them as a record: each row's length (u32, little-endian), then their bytes.
-    pub fn lengths(&self) -> impl Iterator<Item = u32> + '_ {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| (end - start) as u32)
+    /// The length of each of some rows.
+    pub fn lengths(&self, rows: Range<usize>) -> impl Iterator<Item = u32> + '_ {
+        rows.map(|row| (self.ends[row] - self.start(row)) as u32)
     }
 
-    /// Their bytes.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The bytes of some rows.
+    pub fn bytes(&self, rows: Range<usize>) -> &[u8] {
+        &self.bytes[self.start(rows.start)..self.start(rows.end)]
+    }
+
+    fn start(&self, row: usize) -> usize {
+        row.checked_sub(1).map_or(0, |before| self.ends[before])
     }
 
     /// Puts the rows of a record of [`Rows::lengths`] and [`Rows::bytes`] at the end; `None` where the two do not fit.
@@ -255,12 +264,14 @@ mod tests {
     fn records_put_rows_together_again() {
         for precision in BOTH {
             let rows = encoded(precision, &logits(4, 50), 50);
-            let lengths: Vec<u8> = rows.lengths().flat_map(u32::to_le_bytes).collect();
+            let lengths: Vec<u8> = rows.lengths(0..4).flat_map(u32::to_le_bytes).collect();
             let mut found = Rows::default();
-            found.extend(&lengths, rows.bytes()).unwrap();
+            found.extend(&lengths, rows.bytes(0..4)).unwrap();
             assert_eq!(found, rows);
-            found.extend(&lengths, rows.bytes()).unwrap();
+            found.extend(&lengths, rows.bytes(0..4)).unwrap();
             assert_eq!((found.len(), found.row(5)), (8, rows.row(1)));
+            assert_eq!(found.bytes(5..7), rows.bytes(1..3));
+            assert!(found.bytes(8..8).is_empty());
         }
     }
 

@@ -97,19 +97,21 @@ impl Writer {
         Ok(Writer { target, temporary, file })
     }
 
-    /// Adds the rows of the next window.
-    pub fn push(&mut self, rows: &Rows) -> Result<()> {
-        self.write(rows).map_err(|e| Error::io(&self.target, e))
+    /// Adds the next window, whose rows are `range` of `rows`.
+    pub fn push(&mut self, rows: &Rows, range: Range<usize>) -> Result<()> {
+        self.write(rows, range).map_err(|e| Error::io(&self.target, e))
     }
 
-    fn write(&mut self, rows: &Rows) -> std::io::Result<()> {
-        let lengths: Vec<u8> = rows.lengths().flat_map(u32::to_le_bytes).collect();
-        let digest = blake3::Hasher::new().update(&lengths).update_rayon(rows.bytes()).finalize();
-        self.file.write_all(&(rows.len() as u32).to_le_bytes())?;
-        self.file.write_all(&(rows.bytes().len() as u64).to_le_bytes())?;
+    fn write(&mut self, rows: &Rows, range: Range<usize>) -> std::io::Result<()> {
+        let lengths: Vec<u8> = rows.lengths(range.clone()).flat_map(u32::to_le_bytes).collect();
+        let count = range.len() as u32;
+        let bytes = rows.bytes(range);
+        let digest = blake3::Hasher::new().update(&lengths).update_rayon(bytes).finalize();
+        self.file.write_all(&count.to_le_bytes())?;
+        self.file.write_all(&(bytes.len() as u64).to_le_bytes())?;
         self.file.write_all(digest.as_bytes())?;
         self.file.write_all(&lengths)?;
-        self.file.write_all(rows.bytes())
+        self.file.write_all(bytes)
     }
 
     /// Makes it durable, and puts it in its place.
@@ -163,20 +165,16 @@ impl Reader {
         Ok(Some(Reader { file, records }))
     }
 
-    /// The rows of a window.
-    pub fn window(&self, index: usize) -> Result<Rows> {
+    /// Puts the rows of a window behind those that `rows` holds.
+    pub fn window(&self, index: usize, rows: &mut Rows) -> Result<()> {
         let record = &self.records[index];
         let bytes = self.file.bytes();
-        let mut rows = Rows::default();
         let filled = rows.extend(&bytes[record.lengths.clone()], &bytes[record.bytes.clone()]);
         self.file.release(record.lengths.start..record.bytes.end);
-        filled.map(|()| rows).ok_or_else(|| self.damaged(index))
-    }
-
-    /// The error of a window whose rows hold something else than log-probabilities.
-    pub fn damaged(&self, index: usize) -> Error {
-        let found = format!("something else in window {index}");
-        Error::malformed(self.file.path(), "rows of log-probabilities", found, HINT)
+        filled.ok_or_else(|| {
+            let found = format!("lengths of window {index} that do not add up");
+            Error::malformed(self.file.path(), "rows of log-probabilities", found, HINT)
+        })
     }
 }
 
@@ -278,7 +276,7 @@ mod tests {
     fn written() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = Writer::create(&folder.path().join("new"), &identity()).unwrap();
-        (0..3).for_each(|index| writer.push(&window(index)).unwrap());
+        (0..3).for_each(|index| writer.push(&window(index), 0..ROWS[index]).unwrap());
         let path = writer.finish().unwrap();
         (folder, path)
     }
@@ -291,7 +289,11 @@ mod tests {
     fn what_was_written_is_read() {
         let (_folder, path) = written();
         let reader = open(&path).unwrap().unwrap();
-        (0..3).for_each(|index| assert_eq!(reader.window(index).unwrap(), window(index)));
+        for index in 0..3 {
+            let mut rows = Rows::default();
+            reader.window(index, &mut rows).unwrap();
+            assert_eq!(rows, window(index));
+        }
         let mut other = identity();
         other.tokens = "another text".into();
         assert!(Reader::open(path.parent().unwrap(), &other, &ROWS).unwrap().is_none());
@@ -301,7 +303,7 @@ mod tests {
     fn an_unfinished_file_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = Writer::create(folder.path(), &identity()).unwrap();
-        writer.push(&window(0)).unwrap();
+        writer.push(&window(0), 0..ROWS[0]).unwrap();
         drop(writer);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
