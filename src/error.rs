@@ -58,6 +58,14 @@ pub enum Error {
         /// Where to look next.
         hint: String,
     },
+    /// A computation that the device, its driver or candle refused.
+    #[error("{what}")]
+    Device {
+        /// The library's words.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// Another run's work is where this one would write.
     #[error("{what}")]
     Busy {
@@ -136,6 +144,22 @@ impl Error {
         Error::Usage { what: what.to_string(), hint: hint.to_string() }
     }
 
+    /// An [`Error::Device`]; a full memory and a build without CUDA get their hint here, once. (Not a `From`, of which a
+    /// second one would leave the error type of every `?` in a closure open.)
+    pub fn device(error: candle_core::Error) -> Self {
+        use candle_core::Error::*;
+        let error = without_backtrace(error);
+        let hint = match &error {
+            NotCompiledWithCudaSupport => "build with `--features candle-cuda`, or run on the CPU",
+            Cuda(cause) if is_out_of_memory(&cause.to_string()) => {
+                "the GPU's memory is full: take shorter or fewer sequences at a time, a smaller type, or the CPU"
+            }
+            Cuda(_) => "`nvidia-smi` shows the GPUs and their driver; the CPU needs neither",
+            _ => "this is a defect of llmc: please report it with the command that led here",
+        };
+        Error::Device { what: format!("candle: {error}"), hint: hint.to_owned() }
+    }
+
     /// What to do about it, if there is something to say.
     pub fn hint(&self) -> Option<&str> {
         match self {
@@ -144,6 +168,7 @@ impl Error {
             | Error::Unsupported { hint, .. }
             | Error::Usage { hint, .. }
             | Error::CheckFailed { hint, .. }
+            | Error::Device { hint, .. }
             | Error::Busy { hint, .. }
             | Error::Interrupted { hint } => Some(hint),
         }
@@ -152,10 +177,27 @@ impl Error {
     /// The process exit code: 1 failed, 2 usage, 3 a check did not hold, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Io { .. } | Error::Malformed { .. } | Error::Unsupported { .. } | Error::Busy { .. } => 1,
+            Error::Io { .. }
+            | Error::Malformed { .. }
+            | Error::Unsupported { .. }
+            | Error::Device { .. }
+            | Error::Busy { .. } => 1,
             Error::Usage { .. } => 2,
             Error::CheckFailed { .. } => 3,
             Error::Interrupted { .. } => 130,
         }
     }
+}
+
+/// The error itself: RUST_BACKTRACE makes candle wrap it.
+fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
+        other => other,
+    }
+}
+
+/// The driver's and cuBLAS's words for it.
+fn is_out_of_memory(message: &str) -> bool {
+    ["OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED"].iter().any(|words| message.contains(words))
 }

@@ -4,6 +4,7 @@
 //! Activations are matrices of one row per token. The tokens of several sequences lie one after the other, each sequence
 //! contiguous ([`Span`]), so that batches are ragged and nothing is padded. Knows no file and no architecture.
 
+pub mod candle;
 pub mod cpu;
 
 use std::ops::Range;
@@ -200,3 +201,6 @@ pub trait Backend: Send + Sync {
     /// Shows the values to the host, row-major in f32.
     fn read<R>(&self, x: &Self::Tensor, look: impl FnOnce(&[f32]) -> R) -> Result<R>;
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

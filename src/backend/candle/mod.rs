@@ -1,0 +1,190 @@
+//! The backend on candle: plain tensor operations, each of which passes gradients on to weights and activations, on the
+//! CPU or on a GPU (feature `candle-cuda`; without it the same calls return an error).
+//!
+//! Weights are dequantized when they are loaded. Activations are in one of f32, f16 and bf16; what transformers computes
+//! in f32 whatever the type (norms, rotations, softmax, the router, activation functions) is computed in f32 here too, and
+//! rounded once. Limits: the cache holds values without their history, so no gradient passes through it; second
+//! derivatives are not kept (candle detaches them).
+
+mod attention;
+mod cache;
+mod ops;
+mod weights;
+
+use candle_core::Tensor;
+
+pub use cache::KeyValues;
+pub use weights::{Linear, Norm, Table};
+
+use super::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+use std::sync::Arc;
+
+/// Where tensors live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The host.
+    Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(usize),
+}
+
+/// The backend: a device, and the type of weights and activations.
+#[derive(Debug, Clone)]
+pub struct Candle {
+    device: candle_core::Device,
+    dtype: candle_core::DType,
+    trainable: bool,
+}
+
+impl Candle {
+    /// A backend on `device` that computes in `dtype`: F32, F16 or BF16.
+    ///
+    /// # Errors
+    /// Another type; no such GPU, or a build without the feature `candle-cuda`.
+    pub fn new(device: Device, dtype: DType) -> Result<Self> {
+        let device = match device {
+            Device::Cpu => candle_core::Device::Cpu,
+            Device::Cuda(number) => candle_core::Device::new_cuda(number).map_err(Error::device)?,
+        };
+        let dtype = match dtype {
+            DType::F32 => candle_core::DType::F32,
+            DType::F16 => candle_core::DType::F16,
+            DType::BF16 => candle_core::DType::BF16,
+            other => {
+                let what = format!("a model cannot be run in {}", other.name());
+                return Err(Error::unsupported(what, "choose F32, F16 or BF16"));
+            }
+        };
+        Ok(Candle { device, dtype, trainable: false })
+    }
+
+    /// Whether what is loaded from now on are variables, which gradients are kept for: see [`Linear::parts`],
+    /// [`Linear::bias`], [`Table::weight`], [`Norm::weight`] and [`Norm::bias`].
+    pub fn trainable(self, trainable: bool) -> Self {
+        Candle { trainable, ..self }
+    }
+}
+
+impl Backend for Candle {
+    type Tensor = Tensor;
+    type Linear = Linear;
+    type Table = Table;
+    type Norm = Norm;
+    type KeyValues = KeyValues;
+
+    fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Linear> {
+        let parts = parts.iter().map(|part| self.load(part.as_ref())).collect::<Result<_>>()?;
+        let bias = bias.map(|bias| self.load_bias(bias)).transpose()?;
+        Ok(Linear::new(parts, bias))
+    }
+
+    fn load_table(&self, rows: Arc<dyn Matrix>) -> Result<Table> {
+        Ok(Table::new(self.load(rows.as_ref())?))
+    }
+
+    fn tied_head(&self, table: &Table) -> Result<Linear> {
+        Ok(Linear::new(vec![table.weight().clone()], None))
+    }
+
+    fn load_norm(&self, norm: NormWeights) -> Result<Norm> {
+        self.norm_weights(norm).map_err(Error::device)
+    }
+
+    fn key_values(&self, width: usize, slots: usize) -> Result<KeyValues> {
+        Ok(KeyValues::new(width, slots))
+    }
+
+    fn copy_slot(&self, cache: &mut KeyValues, from: usize, to: usize, len: usize) -> Result<()> {
+        cache.copy_slot(from, to, len).map_err(Error::device)
+    }
+
+    fn rows(&self, x: &Tensor) -> usize {
+        x.dims()[0]
+    }
+
+    fn embed(&self, table: &Table, ids: &[u32]) -> Result<Tensor> {
+        let rows = self.rows(table.weight());
+        if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
+            return Err(Error::unsupported(
+                format!("token {id} is not in the embedding table, which has {rows} rows"),
+                "check that tokenizer.json and the weights are of the same model",
+            ));
+        }
+        self.gather(table.weight(), ids)
+    }
+
+    fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+        ops::linear(x, linear).map_err(Error::device)
+    }
+
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        ops::norm(x, norm).map_err(Error::device)
+    }
+
+    fn split<const N: usize>(&self, x: &Tensor, widths: [usize; N]) -> Result<[Tensor; N]> {
+        let parts = ops::split(x, &widths).map_err(Error::device)?;
+        Ok(parts.try_into().expect("one part per width"))
+    }
+
+    fn rope(&self, x: Tensor, rotations: &Rotations) -> Result<Tensor> {
+        ops::rope(&x, rotations).map_err(Error::device)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spec: &Attention,
+        spans: &[Span],
+        cache: Option<&mut KeyValues>,
+    ) -> Result<Tensor> {
+        attention::attention([q, k, v], spec, spans, cache).map_err(Error::device)
+    }
+
+    fn activate(&self, x: Tensor, activation: Activation) -> Result<Tensor> {
+        ops::pointwise(&x, |x| ops::activate(x, activation)).map_err(Error::device)
+    }
+
+    fn gate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        ops::gate(x, activation).map_err(Error::device)
+    }
+
+    fn add(&self, x: Tensor, y: &Tensor) -> Result<Tensor> {
+        (x + y).map_err(Error::device)
+    }
+
+    fn scale(&self, x: Tensor, factor: f32) -> Result<Tensor> {
+        ops::pointwise(&x, |x| x.affine(f64::from(factor), 0.0)).map_err(Error::device)
+    }
+
+    fn soft_cap(&self, x: Tensor, cap: f32) -> Result<Tensor> {
+        ops::pointwise(&x, |x| ops::soft_cap(x, cap)).map_err(Error::device)
+    }
+
+    fn gather(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        ops::gather(x, rows).map_err(Error::device)
+    }
+
+    fn scatter_add(&self, x: Tensor, rows: &[u32], y: &Tensor, weights: &Tensor) -> Result<Tensor> {
+        ops::scatter_add(&x, rows, y, weights).map_err(Error::device)
+    }
+
+    fn route(&self, logits: &Tensor, routing: Routing) -> Result<Vec<Route<Tensor>>> {
+        ops::route(logits, routing).map_err(Error::device)
+    }
+
+    fn zeros_like(&self, x: &Tensor) -> Result<Tensor> {
+        Tensor::zeros(x.shape(), x.dtype(), x.device()).map_err(Error::device)
+    }
+
+    fn read<R>(&self, x: &Tensor, look: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        let values = ops::values(x).map_err(Error::device)?;
+        Ok(look(&values))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Weights as candle tensors: read by ranges of rows, dequantized, rounded to the backend's type, and made variables where
+//! they are to be trained.
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::{Candle, NormWeights};
+use crate::backend::Matrix;
+use crate::error::{Error, Result};
+use crate::tensor::Weight;
+
+/// Elements that are read at a time: 4 MiB in f32.
+const RANGE: usize = 1 << 20;
+
+/// A linear layer.
+#[derive(Debug)]
+pub struct Linear {
+    parts: Vec<Tensor>,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// y = x·[p₀; p₁; …]ᵀ + bias, of parts [rows, cols] and a bias of all their rows.
+    pub fn new(parts: Vec<Tensor>, bias: Option<Tensor>) -> Self {
+        Linear { parts, bias }
+    }
+
+    /// The stacked weights, [rows, cols] each, in the order they were loaded in.
+    pub fn parts(&self) -> &[Tensor] {
+        &self.parts
+    }
+
+    /// The bias of all parts.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+}
+
+/// A table of rows.
+#[derive(Debug)]
+pub struct Table {
+    weight: Tensor,
+}
+
+impl Table {
+    /// A table of these rows.
+    pub fn new(weight: Tensor) -> Self {
+        Table { weight }
+    }
+
+    /// [rows, cols].
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+}
+
+/// [`NormWeights`] in f32, on the device.
+#[derive(Debug)]
+pub struct Norm {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    pub(super) width: usize,
+    pub(super) epsilon: f64,
+    pub(super) centered: bool,
+}
+
+impl Norm {
+    /// What the normalized values are multiplied by: a whole number of widths.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// What is added to them.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+}
+
+impl Candle {
+    /// Reads a matrix, and gives its pages back.
+    pub(super) fn load(&self, matrix: &dyn Matrix) -> Result<Tensor> {
+        let [rows, cols] = matrix.shape();
+        let weight = self.zeros(rows, cols).map_err(Error::device)?;
+        let step = (RANGE / cols.max(1)).max(1);
+        for start in (0..rows).step_by(step) {
+            let end = rows.min(start + step);
+            let rows = (values(matrix.read(start..end)?), (end - start, cols));
+            self.set_rows(&weight, start, rows).map_err(Error::device)?;
+        }
+        matrix.release();
+        Ok(weight)
+    }
+
+    fn zeros(&self, rows: usize, cols: usize) -> candle_core::Result<Tensor> {
+        match self.trainable {
+            true => Ok(Var::zeros((rows, cols), self.dtype, &self.device)?.into_inner()),
+            false => Tensor::zeros((rows, cols), self.dtype, &self.device),
+        }
+    }
+
+    /// Rounds rows to the type before they travel to the device.
+    fn set_rows(
+        &self,
+        weight: &Tensor,
+        start: usize,
+        (values, shape): (Vec<f32>, (usize, usize)),
+    ) -> candle_core::Result<()> {
+        let values = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?;
+        weight.slice_set(&values.to_device(&self.device)?, 0, start)
+    }
+
+    fn vector(&self, values: Vec<f32>, dtype: DType) -> candle_core::Result<Tensor> {
+        let len = values.len();
+        let vector = Tensor::from_vec(values, len, &self.device)?.to_dtype(dtype)?;
+        match self.trainable {
+            true => Ok(Var::from_tensor(&vector)?.into_inner()),
+            false => Ok(vector),
+        }
+    }
+
+    /// A bias, in the type of the activations that it is added to.
+    pub(super) fn load_bias(&self, bias: Vec<f32>) -> Result<Tensor> {
+        self.vector(bias, self.dtype).map_err(Error::device)
+    }
+
+    /// The vectors of a norm, in f32.
+    pub(super) fn norm_weights(&self, norm: NormWeights) -> candle_core::Result<Norm> {
+        Ok(Norm {
+            weight: self.vector(norm.weight, DType::F32)?,
+            bias: norm.bias.map(|bias| self.vector(bias, DType::F32)).transpose()?,
+            width: norm.width,
+            epsilon: f64::from(norm.epsilon),
+            centered: norm.centered,
+        })
+    }
+}
+
+/// The values of some rows, row-major.
+fn values(weight: Weight) -> Vec<f32> {
+    match weight {
+        Weight::Dense(values) if values.is_standard_layout() => values.into_raw_vec_and_offset().0,
+        Weight::Dense(values) => values.iter().copied().collect(),
+        Weight::Quantized(codes) => {
+            let mut values = vec![0.0; codes.rows * codes.cols];
+            codes.dequantize(&mut values);
+            values
+        }
+    }
+}
