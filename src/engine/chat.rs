@@ -18,6 +18,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::Serialize;
 
+use super::Tokenizer;
 use super::companions::{self, Companions};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -27,6 +28,10 @@ const FUEL: u64 = 5_000_000;
 /// The special tokens that a template may name.
 const SPECIAL_TOKENS: &[&str] =
     &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// How well-known templates end a turn. Some base models name only the end of a text as their EOS.
+const TURN_ENDS: &[&str] =
+    &["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|END_OF_TURN_TOKEN|>"];
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -48,6 +53,7 @@ impl Message {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     /// What it was read from, for errors.
     file: PathBuf,
     /// By name, those that the model has.
@@ -78,7 +84,7 @@ impl ChatTemplate {
     ) -> Result<ChatTemplate> {
         let mut environment = environment();
         let source = without_generation_tags(template).into_owned();
-        environment.add_template_owned("chat", source).map_err(|e| {
+        environment.add_template_owned("chat", source.clone()).map_err(|e| {
             Error::malformed(
                 &file,
                 "a Jinja template",
@@ -86,7 +92,7 @@ impl ChatTemplate {
                 "take the model's chat template again from its source",
             )
         })?;
-        Ok(ChatTemplate { environment, file, special_tokens })
+        Ok(ChatTemplate { environment, source, file, special_tokens })
     }
 
     /// The text of a conversation. With `add_generation_prompt` it ends where the assistant's answer begins. The text
@@ -101,6 +107,12 @@ impl ChatTemplate {
         };
         let template = self.environment.get_template("chat").map_err(|e| self.refused(e))?;
         template.render(context).map_err(|e| self.refused(e))
+    }
+
+    /// Tokens that end a turn: those that the template writes, and that the tokenizer has as one token.
+    pub fn ends(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let written = |end: &&&str| self.source.contains(**end);
+        TURN_ENDS.iter().filter(written).filter_map(|end| tokenizer.id(end)).collect()
     }
 
     fn refused(&self, error: minijinja::Error) -> Error {

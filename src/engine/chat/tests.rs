@@ -124,3 +124,11 @@ fn generation_tags_alone_are_rewritten() {
     );
     check("{{ generation }} {% unclosed generation", "{{ generation }} {% unclosed generation");
 }
+
+#[test]
+fn turns_end_as_the_template_writes_them() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llama");
+    let tokenizer = Tokenizer::open(&Checkpoint::open(folder.to_str().unwrap()).unwrap()).unwrap();
+    assert_eq!(template("{{ '<|im_end|>' }}{{ '<|eot_id|>' }}").ends(&tokenizer), [2]);
+    assert_eq!(template("{{ messages }}").ends(&tokenizer), Vec::<u32>::new());
+}
