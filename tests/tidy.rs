@@ -60,6 +60,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "src/backend/cpu/dense/kernel.rs",
     "src/backend/cpu/dense/unpacked.rs",
     "src/backend/cpu/dense/x86.rs",
+    "src/backend/cpu/simd/x86.rs",
     "tests/hostile/alloc.rs",
 ];
 

@@ -1,15 +1,199 @@
 //! The CPU backend: packed weights, pooled buffers, f32 activations between operations.
+//!
+//! Operations run in the rayon pool they are called in, and give the same bits with any number of threads.
 
-#[allow(dead_code)]
+mod attention;
+mod buffers;
 mod dense;
-#[allow(dead_code)]
+mod elementwise;
+mod experts;
+mod functions;
 mod inputs;
-#[allow(dead_code)]
 mod int;
-#[allow(dead_code)]
+mod key_values;
 mod level;
-pub mod linear;
-#[allow(dead_code)]
+mod linear;
+mod logits;
+mod norm;
 mod packed;
-#[allow(dead_code)]
 mod pages;
+mod rope;
+mod simd;
+mod table;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span};
+use crate::error::Result;
+use buffers::Pool;
+use elementwise::Function;
+use level::Level;
+use linear::Scratch;
+
+pub use buffers::Tensor;
+pub use key_values::KeyValues;
+pub use linear::{Activations, Linear};
+pub use logits::{log_softmax, log_sum_exp};
+pub use table::Table;
+
+/// Runs models on the CPU.
+pub struct Cpu {
+    activations: Activations,
+    level: Level,
+    pool: Pool,
+    /// What linears work in: one for each that runs at the same time.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+impl Cpu {
+    /// A backend with empty pools, whose linear layers round their inputs as `activations` says.
+    pub fn new(activations: Activations) -> Self {
+        Cpu { activations, level: Level::detect(), pool: Pool::new(), scratch: Mutex::default() }
+    }
+
+    fn unwritten(&self, rows: usize, cols: usize) -> Tensor {
+        Tensor::unwritten(&self.pool, rows, cols)
+    }
+
+    fn with_scratch(&self, work: impl FnOnce(&mut Scratch)) {
+        let pool = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = pool().pop().unwrap_or_default();
+        work(&mut scratch);
+        pool().push(scratch);
+    }
+
+    fn apply(&self, mut x: Tensor, function: Function) -> Tensor {
+        elementwise::apply(self.level, &mut x.data, function);
+        x
+    }
+}
+
+impl Backend for Cpu {
+    type Tensor = Tensor;
+    type Linear = Linear;
+    type Table = Table;
+    type Norm = NormWeights;
+    type KeyValues = KeyValues;
+
+    fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Linear> {
+        Linear::load(parts, bias, self.activations)
+    }
+
+    fn load_table(&self, rows: Arc<dyn Matrix>) -> Result<Table> {
+        Ok(Table(rows))
+    }
+
+    fn tied_head(&self, table: &Table) -> Result<Linear> {
+        self.load_linear(&[table.0.clone()], None)
+    }
+
+    fn load_norm(&self, norm: NormWeights) -> Result<NormWeights> {
+        Ok(norm)
+    }
+
+    fn key_values(&self, width: usize, slots: usize) -> Result<KeyValues> {
+        Ok(KeyValues::new(width, slots))
+    }
+
+    fn copy_slot(&self, cache: &mut KeyValues, from: usize, to: usize, len: usize) -> Result<()> {
+        cache.copy(from, to, len);
+        Ok(())
+    }
+
+    fn rows(&self, x: &Tensor) -> usize {
+        x.rows
+    }
+
+    fn embed(&self, table: &Table, ids: &[u32]) -> Result<Tensor> {
+        let mut out = self.unwritten(ids.len(), table.cols());
+        table.look_up(ids, &mut out.data)?;
+        Ok(out)
+    }
+
+    fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+        let mut out = self.unwritten(x.rows, linear.rows());
+        self.with_scratch(|scratch| linear.forward(&x.data, x.rows, scratch, &mut out.data));
+        Ok(out)
+    }
+
+    fn norm(&self, x: &Tensor, norm: &NormWeights) -> Result<Tensor> {
+        let mut out = self.unwritten(x.rows, x.cols);
+        norm::normalize(self.level, &x.data, norm, x.cols, &mut out.data);
+        Ok(out)
+    }
+
+    fn split<const N: usize>(&self, x: &Tensor, widths: [usize; N]) -> Result<[Tensor; N]> {
+        assert_eq!(widths.iter().sum::<usize>(), x.cols, "split: the widths must add up to the columns");
+        let mut offset = 0;
+        Ok(widths.map(|width| {
+            let mut part = self.unwritten(x.rows, width);
+            elementwise::columns(&x.data, x.cols, offset, &mut part.data, width);
+            offset += width;
+            part
+        }))
+    }
+
+    fn rope(&self, mut x: Tensor, rotations: &Rotations) -> Result<Tensor> {
+        rope::rotate_heads(self.level, &mut x.data, x.cols, rotations);
+        Ok(x)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spec: &Attention,
+        spans: &[Span],
+        cache: Option<&mut KeyValues>,
+    ) -> Result<Tensor> {
+        Ok(attention::attend(self.level, &self.pool, q, k, v, spec, spans, cache))
+    }
+
+    fn activate(&self, x: Tensor, activation: Activation) -> Result<Tensor> {
+        Ok(self.apply(x, Function::Activation(activation)))
+    }
+
+    fn gate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let width = x.cols / 2;
+        let mut out = self.unwritten(x.rows, width);
+        elementwise::gate(self.level, &x.data, activation, width, &mut out.data);
+        Ok(out)
+    }
+
+    fn add(&self, mut x: Tensor, y: &Tensor) -> Result<Tensor> {
+        elementwise::add(&mut x.data, &y.data);
+        Ok(x)
+    }
+
+    fn scale(&self, x: Tensor, factor: f32) -> Result<Tensor> {
+        Ok(self.apply(x, Function::Scale(factor)))
+    }
+
+    fn soft_cap(&self, x: Tensor, cap: f32) -> Result<Tensor> {
+        Ok(self.apply(x, Function::SoftCap(cap)))
+    }
+
+    fn gather(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        Ok(experts::gather(&self.pool, x, rows))
+    }
+
+    fn scatter_add(&self, mut x: Tensor, rows: &[u32], y: &Tensor, weights: &Tensor) -> Result<Tensor> {
+        experts::scatter_add(&mut x, rows, y, &weights.data);
+        Ok(x)
+    }
+
+    fn route(&self, logits: &Tensor, routing: Routing) -> Result<Vec<Route<Tensor>>> {
+        Ok(experts::route(self.level, &self.pool, logits, routing))
+    }
+
+    fn zeros_like(&self, x: &Tensor) -> Result<Tensor> {
+        let mut zeros = self.unwritten(x.rows, x.cols);
+        zeros.data.fill(0.0);
+        Ok(zeros)
+    }
+
+    fn read<R>(&self, x: &Tensor, look: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        Ok(look(&x.data))
+    }
+}

@@ -1,0 +1,226 @@
+//! Queries that share a head of keys and values, and what they have gathered of it so far: online softmax (Milakov &
+//! Gimelshein 2018, <https://arxiv.org/abs/1805.02867>) over blocks of keys, as FlashAttention has it (Dao et al. 2022,
+//! <https://arxiv.org/abs/2205.14135>).
+//!
+//! Rows are (query, head of the group): with grouped queries, all heads that share keys meet a block together.
+
+use std::ops::Range;
+
+use super::super::functions;
+use super::super::key_values::{PANEL, Sequence};
+use super::super::simd::{Kernel, LANES, Simd};
+use super::tile::{self, BLOCK, Values};
+use crate::backend::Attention;
+
+/// What a unit reads: one head of a sequence.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub spec: &'a Attention,
+    pub sequence: Sequence<'a>,
+    /// The head of keys and values.
+    pub kv_head: usize,
+}
+
+impl Head<'_> {
+    /// Query heads that share it.
+    pub(super) fn group(&self) -> usize {
+        self.spec.heads / self.spec.kv_heads
+    }
+
+    /// The columns of these query heads.
+    pub(super) fn columns(&self) -> Range<usize> {
+        let width = self.group() * self.spec.head_dim;
+        self.kv_head * width..(self.kv_head + 1) * width
+    }
+
+    /// The positions that the query at `position` sees.
+    pub(super) fn visible(&self, position: usize) -> Range<usize> {
+        let end = if self.spec.causal { position + 1 } else { self.sequence.len };
+        let start = self.spec.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        start..end.min(self.sequence.len)
+    }
+}
+
+/// Queries of consecutive positions, and their sums.
+pub(super) struct Unit<'a> {
+    /// Position of the first query.
+    first: usize,
+    /// Queries times heads of the group.
+    rows: usize,
+    head_dim: usize,
+    /// `head_dim`, rounded up to whole vectors.
+    width: usize,
+    /// [rows, head_dim], scaled.
+    queries: &'a mut [f32],
+    /// Σ e^(score − largest)·value, [rows, width].
+    sums: &'a mut [f32],
+    /// The largest score of each row.
+    largest: &'a mut [f32],
+    /// Σ e^(score − largest) of each row.
+    totals: &'a mut [f32],
+    /// A block of values, [BLOCK, width], where heads are no whole vectors.
+    padded: &'a mut [f32],
+}
+
+impl<'a> Unit<'a> {
+    /// Floats that a unit of so many queries works in.
+    pub(super) fn storage_len(head: Head, queries: usize) -> usize {
+        let head_dim = head.spec.head_dim;
+        let width = head_dim.next_multiple_of(LANES);
+        let padded = if width == head_dim { 0 } else { BLOCK * width };
+        queries * head.group() * (head_dim + width + 2) + padded
+    }
+
+    /// The queries at positions from `first` on; `q` are their rows, [.., heads·head_dim].
+    pub(super) fn new(storage: &'a mut [f32], head: Head, q: &[f32], first: usize) -> Self {
+        let Attention { heads, head_dim, scale, .. } = *head.spec;
+        let rows = q.len() / (heads * head_dim) * head.group();
+        let width = head_dim.next_multiple_of(LANES);
+        let (queries, storage) = storage.split_at_mut(rows * head_dim);
+        let (sums, storage) = storage.split_at_mut(rows * width);
+        let (largest, storage) = storage.split_at_mut(rows);
+        let (totals, padded) = storage.split_at_mut(rows);
+        let shared = q.chunks_exact(heads * head_dim).map(|row| &row[head.columns()]);
+        for (to, from) in queries.chunks_exact_mut(head.columns().len()).zip(shared) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
+        }
+        sums.fill(0.0);
+        // The least finite score: -∞ less itself would be NaN.
+        largest.fill(f32::MIN);
+        totals.fill(0.0);
+        padded.fill(0.0);
+        Unit { first, rows, head_dim, width, queries, sums, largest, totals, padded }
+    }
+
+    /// The sums of each row, [head_dim], its largest score, and the total of its weights.
+    pub(super) fn sums(&self) -> impl Iterator<Item = (&[f32], f32, f32)> {
+        let rows = self.sums.chunks_exact(self.width).map(|row| &row[..self.head_dim]);
+        rows.zip(&*self.largest).zip(&*self.totals).map(|((sums, largest), total)| (sums, *largest, *total))
+    }
+}
+
+/// Adds what the queries of `unit` see of the positions in `range`, which begins at a whole block.
+pub(super) struct Absorb<'a, 'b> {
+    pub unit: &'a mut Unit<'b>,
+    pub head: Head<'a>,
+    pub range: Range<usize>,
+}
+
+impl Kernel for Absorb<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Absorb { unit, head, range } = self;
+        let last = unit.first + (unit.rows / head.group()).saturating_sub(1);
+        let start = range.start.max(head.visible(unit.first).start / BLOCK * BLOCK);
+        let end = range.end.min(head.visible(last).end);
+        for at in (start..end).step_by(BLOCK) {
+            absorb_block(simd, unit, head, at..end.min(at + BLOCK));
+        }
+    }
+}
+
+#[inline(always)]
+fn absorb_block<S: Simd>(simd: S, unit: &mut Unit, head: Head, positions: Range<usize>) {
+    let padded = std::mem::take(&mut unit.padded);
+    let values = values(head, &positions, padded);
+    let mut row = 0;
+    while row < unit.rows {
+        row += match unit.rows - row {
+            1 => step::<S, 1>(simd, unit, head, &positions, values, row),
+            2 => step::<S, 2>(simd, unit, head, &positions, values, row),
+            3..6 => step::<S, 3>(simd, unit, head, &positions, values, row),
+            _ => step::<S, 6>(simd, unit, head, &positions, values, row),
+        };
+    }
+    unit.padded = padded;
+}
+
+/// The values of a block: where they lie, or padded with zeros to whole vectors, as `padded` has room for.
+#[inline(always)]
+fn values<'a>(head: Head<'a>, positions: &Range<usize>, padded: &'a mut [f32]) -> Values<'a> {
+    let Sequence { values, width: stride, .. } = head.sequence;
+    let head_dim = head.spec.head_dim;
+    let data = &values[positions.start * stride + head.kv_head * head_dim..];
+    if padded.is_empty() {
+        return Values { data, stride };
+    }
+    let width = head_dim.next_multiple_of(LANES);
+    for (to, from) in padded.chunks_exact_mut(width).zip(data.chunks(stride)).take(positions.len()) {
+        to[..head_dim].copy_from_slice(&from[..head_dim]);
+    }
+    Values { data: padded, stride: width }
+}
+
+/// `R` rows from `row` on meet a block of keys. Returns `R`.
+#[inline(always)]
+fn step<S: Simd, const R: usize>(
+    simd: S,
+    unit: &mut Unit,
+    head: Head,
+    positions: &Range<usize>,
+    values: Values,
+    row: usize,
+) -> usize {
+    let position = |r: usize| unit.first + (row + r) / head.group();
+    let [start, end] = [positions.start, positions.end.min(head.visible(position(R - 1)).end)];
+    if end <= start || positions.end <= head.visible(position(0)).start {
+        return R;
+    }
+    let mut scores = [[0.0; BLOCK]; R];
+    let queries = std::array::from_fn(|r| &unit.queries[(row + r) * unit.head_dim..][..unit.head_dim]);
+    let width = head.sequence.width;
+    let keys = &head.sequence.keys[start * width + head.kv_head * unit.head_dim * PANEL..];
+    tile::score(simd, queries, keys, width * PANEL, (end - start).div_ceil(PANEL), &mut scores);
+    let mut factors = [0.0; R];
+    for (r, (scores, factor)) in scores.iter_mut().zip(&mut factors).enumerate() {
+        bend(simd, scores, head, (row + r) % head.group(), start as f32 - position(r) as f32);
+        mask(scores, start, head.visible(position(r)));
+        *factor = soften(simd, scores, &mut unit.largest[row + r], &mut unit.totals[row + r]);
+    }
+    let sums = &mut unit.sums[row * unit.width..][..R * unit.width];
+    tile::weigh(simd, &scores, factors, values, end - start, sums);
+    R
+}
+
+/// Caps scores, and adds ALiBi's bias: `distance` is that of the block's first key from the query.
+#[inline(always)]
+fn bend<S: Simd>(simd: S, scores: &mut [f32; BLOCK], head: Head, in_group: usize, distance: f32) {
+    if let Some(cap) = head.spec.soft_cap {
+        simd.map(scores, |v| functions::soft_cap(simd, v, cap));
+    }
+    if let Some(slopes) = &head.spec.slopes {
+        let slope = slopes[head.kv_head * head.group() + in_group];
+        for (i, score) in scores.iter_mut().enumerate() {
+            *score += slope * (distance + i as f32);
+        }
+    }
+}
+
+/// Keys from `start` on that are not among the visible positions get a score of -∞.
+#[inline(always)]
+fn mask(scores: &mut [f32; BLOCK], start: usize, visible: Range<usize>) {
+    let within = |position: usize| position.saturating_sub(start).min(BLOCK);
+    scores[..within(visible.start)].fill(f32::NEG_INFINITY);
+    scores[within(visible.end)..].fill(f32::NEG_INFINITY);
+}
+
+/// Makes weights of scores: e^(score − largest). Returns what the sums so far must be multiplied by, for they were made
+/// with a smaller largest score.
+#[inline(always)]
+fn soften<S: Simd>(simd: S, scores: &mut [f32; BLOCK], largest: &mut f32, total: &mut f32) -> f32 {
+    let mut vectors: [S::V; BLOCK / LANES] = std::array::from_fn(|i| simd.load(&scores.as_chunks().0[i]));
+    let [a, b, c, d] = vectors;
+    let new = simd.largest(simd.max(simd.max(a, b), simd.max(c, d))).max(*largest);
+    let shift = simd.splat(new);
+    for (vector, scores) in vectors.iter_mut().zip(scores.as_chunks_mut().0) {
+        *vector = functions::exp(simd, simd.sub(*vector, shift));
+        simd.store(*vector, scores);
+    }
+    let [a, b, c, d] = vectors;
+    let factor = if new == *largest { 1.0 } else { (*largest - new).exp() };
+    *largest = new;
+    *total = *total * factor + simd.sum(simd.add(simd.add(a, b), simd.add(c, d)));
+    factor
+}

@@ -1,0 +1,61 @@
+//! What mixtures of experts do beside their linears: choosing experts by a router's logits, collecting the rows of each,
+//! and adding their outputs up.
+
+use std::cmp::Ordering;
+
+use super::buffers::{Pool, Tensor};
+use super::level::Level;
+use super::logits::softmax;
+use crate::backend::{Route, Routing};
+
+/// The experts of each row: the `top_k` largest softmax probabilities, the first of equals. Routes are in the order of
+/// experts, their rows ascending.
+pub(super) fn route(level: Level, pool: &Pool, logits: &Tensor, routing: Routing) -> Vec<Route<Tensor>> {
+    let mut chosen: Vec<Vec<(u32, f32)>> = vec![Vec::new(); logits.cols];
+    let mut probabilities = pool.take(logits.cols);
+    let mut order: Vec<usize> = Vec::with_capacity(logits.cols);
+    for row in 0..logits.rows {
+        softmax(level, logits.row(row), &mut probabilities);
+        order.clear();
+        order.extend(0..logits.cols);
+        order.sort_unstable_by(|&a, &b| descending(&probabilities, a, b));
+        order.truncate(routing.top_k);
+        let total: f32 = order.iter().map(|&expert| probabilities[expert]).sum();
+        let divisor = if routing.renormalize { total } else { 1.0 };
+        for &expert in &order {
+            chosen[expert].push((row as u32, probabilities[expert] / divisor));
+        }
+    }
+    let taken = chosen.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty());
+    taken.map(|(expert, rows)| collect(pool, expert, &rows)).collect()
+}
+
+/// By probability, then by number.
+fn descending(probabilities: &[f32], a: usize, b: usize) -> Ordering {
+    probabilities[b].total_cmp(&probabilities[a]).then(a.cmp(&b))
+}
+
+fn collect(pool: &Pool, expert: usize, rows: &[(u32, f32)]) -> Route<Tensor> {
+    let mut weights = Tensor::unwritten(pool, rows.len(), 1);
+    for (weight, (_, probability)) in weights.data.iter_mut().zip(rows) {
+        *weight = *probability;
+    }
+    Route { expert, rows: rows.iter().map(|(row, _)| *row).collect(), weights }
+}
+
+/// Some rows of x, in this order.
+pub(super) fn gather(pool: &Pool, x: &Tensor, rows: &[u32]) -> Tensor {
+    let mut out = Tensor::unwritten(pool, rows.len(), x.cols);
+    for (i, &row) in rows.iter().enumerate() {
+        out.data[i * x.cols..][..x.cols].copy_from_slice(x.row(row as usize));
+    }
+    out
+}
+
+/// x[rows[i]] += weights[i]·y[i].
+pub(super) fn scatter_add(x: &mut Tensor, rows: &[u32], y: &Tensor, weights: &[f32]) {
+    for (i, (&row, &weight)) in rows.iter().zip(weights).enumerate() {
+        let to = &mut x.data[row as usize * x.cols..][..x.cols];
+        to.iter_mut().zip(y.row(i)).for_each(|(to, y)| *to += weight * y);
+    }
+}
