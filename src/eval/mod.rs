@@ -1,5 +1,5 @@
 //! What a model is worth, in numbers: perplexity and divergence from a base, over text, by the definitions of the tools that
-//! people compare with. Prints nothing.
+//! people compare with; and how well it answers benchmarks. Prints nothing.
 
 pub mod arrays;
 pub mod base;
@@ -8,4 +8,5 @@ pub mod perplexity;
 pub mod softmax;
 pub mod statistics;
 pub mod summary;
+pub mod tasks;
 pub mod windows;

@@ -1,0 +1,168 @@
+//! Reads the rows of a dataset: parquet (uncompressed or Snappy), JSON lines, a JSON list, CSV with a header. Every row
+//! becomes a JSON object, whatever it was; CSV knows texts alone. Files are hostile: what is wrong is said with file and row.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use parquet::basic::Compression;
+use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use serde_json::Value as Json;
+
+use super::template::Place;
+use crate::error::{Error, Result};
+
+/// One question's fields.
+pub type Row = serde_json::Map<String, Json>;
+
+/// The rows of a split, from one file or several.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    /// The rows of all the files.
+    pub rows: Vec<Row>,
+    /// Each file, and the first row that is its own.
+    files: Vec<(PathBuf, usize)>,
+}
+
+impl Table {
+    /// Reads files of a split, one after the other.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that is not what its name says; no rows at all.
+    pub fn read(files: &[PathBuf]) -> Result<Table> {
+        let mut table = Table::default();
+        for file in files {
+            table.files.push((file.clone(), table.rows.len()));
+            read_file(file, &mut table.rows)?;
+        }
+        match (table.rows.is_empty(), files.first()) {
+            (true, Some(file)) => {
+                Err(Error::malformed(file, "at least one row", "none", "is the file complete?"))
+            }
+            _ => Ok(table),
+        }
+    }
+
+    /// Where a row came from.
+    pub fn place(&self, row: usize) -> Place<'_> {
+        let after = self.files.partition_point(|(_, first)| *first <= row);
+        let (file, first) = &self.files[after.checked_sub(1).expect("the first file begins at row 0")];
+        Place { file, row: row - first }
+    }
+}
+
+fn read_file(file: &Path, rows: &mut Vec<Row>) -> Result<()> {
+    let opened = File::open(file).map_err(|e| Error::io(file, e))?;
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("parquet") => parquet(file, opened, rows),
+        Some("jsonl") => json_lines(file, BufReader::new(opened), rows),
+        Some("json") => json(file, BufReader::new(opened), rows),
+        Some("csv") => csv(file, opened, rows),
+        _ => Err(Error::unsupported(
+            format!("{}: no dataset that llmc reads", file.display()),
+            "give .parquet, .jsonl, .json or .csv files",
+        )),
+    }
+}
+
+fn json_lines(file: &Path, reader: impl BufRead, rows: &mut Vec<Row>) -> Result<()> {
+    let first = rows.len();
+    for line in reader.lines() {
+        let row = rows.len() - first;
+        let line = line.map_err(|e| wrong(file, row, "a line of UTF-8", e))?;
+        if !line.trim().is_empty() {
+            rows.push(
+                serde_json::from_str(&line).map_err(|e| wrong(file, row, "a JSON object in a line", e))?,
+            );
+        }
+    }
+    Ok(())
+}
+
+fn json(file: &Path, reader: impl BufRead, rows: &mut Vec<Row>) -> Result<()> {
+    let value: Json = serde_json::from_reader(reader).map_err(|e| {
+        Error::malformed(file, "a JSON list of objects", e, "JSON lines are read from files called *.jsonl")
+    })?;
+    let Json::Array(items) = value else {
+        return Err(Error::malformed(
+            file,
+            "a JSON list of objects",
+            "something else",
+            "see tasks/README.md",
+        ));
+    };
+    for (row, item) in items.into_iter().enumerate() {
+        match item {
+            Json::Object(fields) => rows.push(fields),
+            other => return Err(wrong(file, row, "a JSON object", other)),
+        }
+    }
+    Ok(())
+}
+
+fn csv(file: &Path, opened: File, rows: &mut Vec<Row>) -> Result<()> {
+    let mut reader = csv::Reader::from_reader(opened);
+    let headers = reader.headers().map_err(|e| wrong(file, 0, "a header", e))?.clone();
+    for (row, record) in reader.records().enumerate() {
+        let record = record.map_err(|e| wrong(file, row, "a record as long as the header", e))?;
+        let fields = headers.iter().zip(&record);
+        rows.push(fields.map(|(name, field)| (name.to_owned(), Json::from(field))).collect());
+    }
+    Ok(())
+}
+
+/// The `parquet` crate panics at some broken files: what escapes the checks here is caught.
+fn parquet(file: &Path, opened: File, rows: &mut Vec<Row>) -> Result<()> {
+    let read = std::panic::AssertUnwindSafe(|| parquet_rows(file, opened));
+    let read = std::panic::catch_unwind(read).unwrap_or_else(|_| Err(broken(file, "a reader that gave up")));
+    rows.extend(read?);
+    Ok(())
+}
+
+fn parquet_rows(file: &Path, opened: File) -> Result<Vec<Row>> {
+    let size = opened.metadata().map_err(|e| Error::io(file, e))?.len();
+    let reader = SerializedFileReader::new(opened).map_err(|e| broken(file, e))?;
+    for column in reader.metadata().row_groups().iter().flat_map(|group| group.columns()) {
+        check_column(file, size, column)?;
+    }
+    let mut rows = Vec::new();
+    for (row, record) in reader.get_row_iter(None).map_err(|e| broken(file, e))?.enumerate() {
+        match record.map_err(|e| wrong(file, row, "a row of the parquet file", e))?.to_json_value() {
+            Json::Object(fields) => rows.push(fields),
+            other => return Err(wrong(file, row, "a row of named columns", other)),
+        }
+    }
+    Ok(rows)
+}
+
+/// That a column lies in the file, and that it can be decompressed.
+fn check_column(file: &Path, size: u64, column: &ColumnChunkMetaData) -> Result<()> {
+    let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+    let place = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
+    let end = place.and_then(|(start, length)| start.checked_add(length));
+    if end.is_none_or(|end| end > size) || column.num_values() < 0 || column.uncompressed_size() < 0 {
+        return Err(broken(file, format!("column {} outside the file", column.column_path())));
+    }
+    match column.compression() {
+        Compression::UNCOMPRESSED | Compression::SNAPPY => Ok(()),
+        codec => Err(Error::unsupported(
+            format!("{}: columns are compressed with {codec}", file.display()),
+            "llmc reads Snappy and uncompressed parquet: rewrite it (pandas: read_parquet, then to_parquet), or as .jsonl",
+        )),
+    }
+}
+
+fn broken(file: &Path, found: impl std::fmt::Display) -> Error {
+    Error::malformed(file, "a parquet file", found, "is the download complete?")
+}
+
+fn wrong(file: &Path, row: usize, expected: &str, found: impl std::fmt::Display) -> Error {
+    Error::malformed_tensor(
+        file,
+        format!("row {row}"),
+        expected,
+        found,
+        "is the file complete, and what its name says?",
+    )
+}

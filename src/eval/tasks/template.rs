@@ -1,0 +1,140 @@
+//! Templates and expressions of a definition, over the fields of a row: minijinja, with Python's string methods and the two
+//! filters that the shipped tasks need. A field that a row lacks is an error, never an empty text.
+
+use std::path::Path;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, UndefinedBehavior, Value};
+use regex::Regex;
+use serde_json::Value as Json;
+
+use super::rows::Row;
+use crate::error::{Error, Result};
+
+/// A place in a dataset, for errors.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The file.
+    pub file: &'a Path,
+    /// Which of its rows, from 0.
+    pub row: usize,
+}
+
+impl Place<'_> {
+    /// An error about this row.
+    pub fn wrong(&self, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
+        let what = format!("row {}, `{key}` of the task", self.row);
+        let hint = "is this the dataset, configuration and split that the task is defined for? (llmc eval tasks --list)";
+        Error::malformed_tensor(self.file, what, expected, found, hint)
+    }
+}
+
+/// Evaluates a definition's texts.
+pub struct Templates {
+    environment: Environment<'static>,
+}
+
+impl Default for Templates {
+    fn default() -> Self {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+        environment.set_syntax(syntax.expect("the delimiters are the usual ones"));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("regex_replace", regex_replace);
+        environment.add_filter("index_of", index_of);
+        Templates { environment }
+    }
+}
+
+impl Templates {
+    /// Renders a template that sees these variables alone.
+    pub fn describe(&self, template: &str, variables: &[(&str, &str)]) -> Result<String> {
+        self.environment.render_str(template, Value::from_pairs(variables.iter().copied())).map_err(|e| {
+            Error::usage(
+                format!("description of the task: {}", chain(&e)),
+                "it may name `title` and `config`",
+            )
+        })
+    }
+
+    /// Renders a template over a row.
+    pub fn text(&self, key: &str, template: &str, row: &Row, place: Place) -> Result<String> {
+        self.environment
+            .render_str(template, Value::from(Serde(row)))
+            .map_err(|e| place.wrong(key, "a template that the row can fill", chain(&e)))
+    }
+
+    /// A list of texts.
+    pub fn texts(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<String>> {
+        let expected = "a list of texts";
+        self.list(key, expression, row, place)?
+            .into_iter()
+            .map(|item| match item {
+                Json::String(text) => Ok(text),
+                other => Err(place.wrong(key, expected, other)),
+            })
+            .collect()
+    }
+
+    /// A list of numbers that are 0 or 1.
+    pub fn labels(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<bool>> {
+        self.list(key, expression, row, place)?
+            .into_iter()
+            .map(|item| match item.as_i64() {
+                Some(0) => Ok(false),
+                Some(1) => Ok(true),
+                _ => Err(place.wrong(key, "a list of 0 and 1", item)),
+            })
+            .collect()
+    }
+
+    /// A place in a list of `count`.
+    pub fn index(&self, key: &str, expression: &str, row: &Row, place: Place, count: usize) -> Result<usize> {
+        let value = self.evaluate(key, expression, row, place)?;
+        let index =
+            value.as_u64().and_then(|index| usize::try_from(index).ok()).filter(|&index| index < count);
+        index.ok_or_else(|| place.wrong(key, &format!("a number from 0, below {count}"), value))
+    }
+
+    fn list(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<Json>> {
+        match self.evaluate(key, expression, row, place)? {
+            Json::Array(items) if !items.is_empty() => Ok(items),
+            other => Err(place.wrong(key, "a list that is not empty", other)),
+        }
+    }
+
+    fn evaluate(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Json> {
+        let value =
+            self.environment.compile_expression(expression).and_then(|e| e.eval(Value::from(Serde(row))));
+        value
+            .and_then(|value| match value.is_undefined() {
+                true => Err(TemplateError::from(ErrorKind::UndefinedError)),
+                false => Ok(value),
+            })
+            .and_then(|value| serde_json::to_value(value).map_err(|e| invalid(e.to_string())))
+            .map_err(|e| place.wrong(key, "an expression that the row can fill", chain(&e)))
+    }
+}
+
+/// Python's `re.sub(pattern, replacement, text)`.
+fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String, TemplateError> {
+    let regex = Regex::new(pattern).map_err(|e| invalid(e.to_string()))?;
+    Ok(regex.replace_all(text, replacement).into_owned())
+}
+
+/// Python's `list.index(item)`.
+fn index_of(list: Vec<Value>, item: Value) -> Result<usize, TemplateError> {
+    list.iter().position(|each| *each == item).ok_or_else(|| invalid(format!("{item:?} is none of {list:?}")))
+}
+
+fn invalid(what: String) -> TemplateError {
+    TemplateError::new(ErrorKind::InvalidOperation, what)
+}
+
+/// What went wrong, without the template's own line numbers.
+fn chain(error: &TemplateError) -> String {
+    error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
+}
