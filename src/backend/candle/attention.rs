@@ -32,7 +32,7 @@ pub(super) fn attention(
 }
 
 /// Cuts spans into runs to be computed together: of one length, and not too many of them.
-fn runs(spans: &[Span], heads: usize, cached: bool) -> impl Iterator<Item = &[Span]> {
+pub(super) fn runs(spans: &[Span], heads: usize, cached: bool) -> impl Iterator<Item = &[Span]> {
     let together = spans.chunk_by(move |a, b| !cached && a.len == b.len);
     together.filter(|run| run[0].len > 0).flat_map(move |run| {
         let scores = heads * run[0].len * run[0].len;

@@ -10,6 +10,8 @@ mod goldens;
 mod layers;
 pub(crate) mod reference;
 
+pub(crate) use layers::rotations;
+
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
