@@ -19,16 +19,12 @@ use minijinja::{Environment, ErrorKind, Value, context};
 use serde::Serialize;
 
 use super::Tokenizer;
-use super::companions::{self, Companions};
+use super::companions::{self, Companions, SPECIAL_TOKENS};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 
 /// Instructions that a template may take; a message takes some hundreds.
 const FUEL: u64 = 5_000_000;
-/// The special tokens that a template may name.
-const SPECIAL_TOKENS: &[&str] =
-    &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-
 /// How well-known templates end a turn. Some base models name only the end of a text as their EOS.
 const TURN_ENDS: &[&str] =
     &["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|END_OF_TURN_TOKEN|>"];

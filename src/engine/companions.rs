@@ -10,12 +10,16 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, SideFile};
 
+/// The special tokens that the files may name.
+pub(super) const SPECIAL_TOKENS: &[&str] =
+    &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
 /// tokenizer_config.json, special_tokens_map.json, generation_config.json and config.json of one checkpoint.
 pub(super) struct Companions {
     /// How transformers sets the tokenizer up.
     pub tokenizer: Value,
     /// The special tokens by name, where tokenizer_config.json does not give them.
-    special_tokens: Value,
+    special_tokens_map: Value,
     generation: Value,
     config: Value,
 }
@@ -25,7 +29,7 @@ impl Companions {
         let files = checkpoint.side_files()?;
         Ok(Companions {
             tokenizer: json(&files, "tokenizer_config.json")?,
-            special_tokens: json(&files, "special_tokens_map.json")?,
+            special_tokens_map: json(&files, "special_tokens_map.json")?,
             generation: json(&files, "generation_config.json")?,
             config: checkpoint.config.clone().unwrap_or_default(),
         })
@@ -33,11 +37,16 @@ impl Companions {
 
     /// The text of a special token (`bos_token`), which the files spell `"<s>"` or `{"content": "<s>", …}`.
     pub fn special_token(&self, name: &str) -> Option<&str> {
-        let places = [&self.tokenizer, &self.special_tokens];
+        let places = [&self.tokenizer, &self.special_tokens_map];
         places.into_iter().find_map(|file| {
             let token = file.get(name)?;
             token.as_str().or_else(|| token.get("content")?.as_str())
         })
+    }
+
+    /// The texts of all special tokens.
+    pub fn special_tokens(&self) -> impl Iterator<Item = &str> {
+        SPECIAL_TOKENS.iter().filter_map(|name| self.special_token(name))
     }
 
     /// The ids under a name (`eos_token_id`): one, several, or none. What the generation says goes before the model's

@@ -2,7 +2,8 @@
 //!
 //! A GGUF's tokenizer is rebuilt as a tokenizer.json by `io::tokenizer`, so there is one way for both. Ids are those of
 //! transformers. What tokenizer.json says of truncation and padding is switched off: they are a batch's business, not a
-//! text's. Models that come with a `tokenizer.model` or tiktoken file alone are refused, with a hint.
+//! text's. Models that come without tokenizer.json are refused, with a hint, but for GPT-2's vocab.json and merges.txt.
+mod gpt2;
 
 use std::path::{Path, PathBuf};
 
@@ -38,9 +39,13 @@ impl Tokenizer {
     /// There is none, or none that llmc reads; its files are not what they should be.
     pub fn open(checkpoint: &Checkpoint) -> Result<Tokenizer> {
         let files = checkpoint.side_files()?;
-        let (file, bytes) =
-            companions::content(&files, "tokenizer.json")?.ok_or_else(|| missing(checkpoint, &files))?;
-        Tokenizer::parse(file, &bytes, &Companions::read(checkpoint)?)
+        let companions = Companions::read(checkpoint)?;
+        if let Some((file, bytes)) = companions::content(&files, "tokenizer.json")? {
+            return Tokenizer::parse(file, &bytes, &companions);
+        }
+        let (file, rebuilt) =
+            gpt2::rebuild(&files, &companions)?.ok_or_else(|| missing(checkpoint, &files))?;
+        Tokenizer::parse(file, rebuilt.to_string().as_bytes(), &companions)
     }
 
     fn parse(file: PathBuf, bytes: &[u8], companions: &Companions) -> Result<Tokenizer> {
