@@ -17,6 +17,7 @@ pub struct Block<B: Backend> {
     spec: Attention,
     /// Which of the model's rotations it uses; `None` where positions are told otherwise.
     rotary: Option<usize>,
+    qkv_clip: Option<f32>,
     parallel: bool,
 }
 
@@ -57,6 +58,7 @@ impl<B: Backend> Block<B> {
             feed_forward: FeedForward::load(loader, place)?,
             spec: spec(config, index),
             rotary: matches!(config.positions, Positions::Rotary(_)).then_some(config.layers[index].rotary),
+            qkv_clip: config.qkv_clip,
             parallel: config.parallel,
         })
     }
@@ -121,7 +123,7 @@ fn spec(config: &Config, index: usize) -> Attention {
         heads: config.heads,
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
-        scale: config.attention_scale,
+        scale: config.attention_scale / if config.scale_by_block { index as f32 + 1.0 } else { 1.0 },
         soft_cap: config.attention_cap,
         window: config.layers[index].window,
         slopes: config.slopes(),

@@ -53,6 +53,8 @@ fn decoder(settings: &Settings) -> Result<Config> {
         positions: Positions::Alibi,
         embedding_scale: None,
         attention_scale: ((hidden / heads) as f32).powf(-0.5),
+        scale_by_block: false,
+        qkv_clip: None,
         attention_cap: None,
         qk_norm: QkNorm::Head,
         causal: true,

@@ -28,6 +28,10 @@ pub struct Config {
     pub embedding_scale: Option<f32>,
     /// Multiplies q·k.
     pub attention_scale: f32,
+    /// Whether block b divides it by b + 1 (a setting of GPT-2).
+    pub scale_by_block: bool,
+    /// Limit of the elements of q, k and v (a setting of OLMoE).
+    pub qkv_clip: Option<f32>,
     /// Cap of attention scores (Gemma 2).
     pub attention_cap: Option<f32>,
     /// What q and k are normalized over.

@@ -35,6 +35,8 @@ pub struct Batch {
     pub tokens: Vec<u32>,
     /// The sequences that they continue.
     pub spans: Vec<Span>,
+    /// Their types, for encoders that tell the halves of a pair apart; empty for zeros.
+    pub types: Vec<u32>,
 }
 
 impl Batch {
@@ -158,7 +160,9 @@ impl<B: Backend> Decoder<B> {
             x = backend.add(x, &backend.embed(table, &self.learned_rows(&batch.spans)?)?)?;
         }
         if let Some(table) = &embedding.types {
-            x = backend.add(x, &backend.embed(table, &vec![0; batch.tokens.len()])?)?;
+            let mut types = batch.types.clone();
+            types.resize(batch.tokens.len(), 0);
+            x = backend.add(x, &backend.embed(table, &types)?)?;
         }
         normed(backend, x, embedding.norm.as_ref())
     }

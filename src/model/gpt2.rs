@@ -40,7 +40,6 @@ pub static GPT2: Arch = Arch {
 };
 
 fn decoder(settings: &Settings) -> Result<Config> {
-    settings.refuse("scale_attn_by_inverse_layer_idx")?;
     let (hidden, heads) = (settings.size(&["n_embd", "hidden_size"])?, settings.size(&["n_head"])?);
     let scaled = settings.flag("scale_attn_weights", true);
     Ok(Config {
@@ -54,6 +53,8 @@ fn decoder(settings: &Settings) -> Result<Config> {
         positions: Positions::Learned { offset: 0 },
         embedding_scale: None,
         attention_scale: if scaled { ((hidden / heads) as f32).powf(-0.5) } else { 1.0 },
+        scale_by_block: settings.flag("scale_attn_by_inverse_layer_idx", false),
+        qkv_clip: None,
         attention_cap: None,
         qk_norm: QkNorm::Head,
         causal: true,

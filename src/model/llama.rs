@@ -113,6 +113,8 @@ pub(super) fn with_heads(settings: &Settings, head_dim: Option<usize>) -> Result
         positions: Positions::Rotary(vec![rotary]),
         embedding_scale: None,
         attention_scale: (head_dim as f32).powf(-0.5),
+        scale_by_block: false,
+        qkv_clip: None,
         attention_cap: None,
         qk_norm: QkNorm::Head,
         causal: true,

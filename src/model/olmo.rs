@@ -34,13 +34,13 @@ fn olmo2(settings: &Settings) -> Result<Config> {
 }
 
 fn olmoe(settings: &Settings) -> Result<Config> {
-    settings.refuse("clip_qkv")?;
+    let qkv_clip = settings.number(&["clip_qkv"]).map(|limit| limit as f32);
     let names = Names { qk_norms: Some(QK_NORM_NAMES), experts: Some(EXPERT_NAMES), ..llama::NAMES };
     let config = llama::decoder(settings)?;
     let norm =
         super::config::NormKind { epsilon: settings.number_or(&["rms_norm_eps"], 1e-5), ..config.norm };
     let experts = settings.experts(settings.flag("norm_topk_prob", false))?;
-    Ok(Config { names, norm, qk_norm: QkNorm::Whole, experts, ..config })
+    Ok(Config { names, norm, qk_norm: QkNorm::Whole, qkv_clip, experts, ..config })
 }
 
 /// OLMoE.

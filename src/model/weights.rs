@@ -37,7 +37,7 @@ pub(super) struct Loader<'a, B> {
 }
 
 /// What full names may begin with instead of the architecture's own prefix: bare models, and text models within larger ones.
-const OTHER_BASES: &[&str] = &["", "language_model.model.", "model.language_model."];
+const OTHER_BASES: &[&str] = &["", "decoder.", "language_model.model.", "model.language_model."];
 
 impl<'a, B: Backend> Loader<'a, B> {
     /// Finds out what the file's names begin with.
@@ -75,12 +75,19 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A bias of so many elements; `None` where there is none.
     fn bias(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        let bias = format!("{name}.bias");
+        let bias = self.either(name, "bias", "beta");
         let Some(shape) = self.weights.shape(&bias) else { return Ok(None) };
         if shape != [len] {
             return Err(misshapen(&bias, format!("[{len}]"), format!("{shape:?}")));
         }
         self.weights.vector(&bias).map(Some)
+    }
+
+    /// The name with one ending, or with the other where only that exists: the first BERTs call a norm's weight gamma.
+    fn either(&self, name: &str, ending: &str, old: &str) -> String {
+        let (name, old) = (format!("{name}.{ending}"), format!("{name}.{old}"));
+        let is_old = self.weights.shape(&name).is_none() && self.weights.shape(&old).is_some();
+        if is_old { old } else { name }
     }
 
     /// A layer of several linears that read the same input: (pattern, rows) each.
@@ -183,7 +190,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn norm_weight(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let weight = format!("{name}.weight");
+        let weight = self.either(name, "weight", "gamma");
         let mut values = self.weights.vector(&weight)?;
         if values.len() != len {
             return Err(misshapen(&weight, format!("[{len}]"), format!("{} values", values.len())));
