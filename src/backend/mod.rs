@@ -42,7 +42,7 @@ pub struct NormWeights {
 }
 
 /// Element-wise functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// x·σ(x).
     Silu,
@@ -54,6 +54,8 @@ pub enum Activation {
     Relu,
     /// σ(x).
     Sigmoid,
+    /// x, kept within this distance of zero.
+    Clip(f32),
 }
 
 /// Consecutive rows of a batch that continue one sequence.

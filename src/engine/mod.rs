@@ -1,17 +1,22 @@
-//! A checkpoint as something that reads and writes text.
+//! A checkpoint as a model that runs, and that reads and writes text.
 //!
-//! [`Tokenizer`] and [`ChatTemplate`] make token ids of text and conversations, [`Sampler`] chooses the next id,
-//! [`TextStream`] makes text of ids as they come, [`Generation`] is the loop over them. None of them knows a weight.
+//! [`Stored`] fetches a decoder's weights, [`LanguageModel`] runs it on the CPU. [`Tokenizer`] and [`ChatTemplate`] make
+//! token ids of text and conversations, [`Sampler`] chooses the next id, [`TextStream`] makes text of ids as they come,
+//! [`Generation`] is the loop over them.
 
 pub mod chat;
 mod companions;
 pub mod generate;
+mod model;
 pub mod sampling;
 pub mod stream;
 pub mod tokenizer;
+mod weights;
 
 pub use chat::{ChatTemplate, Message};
 pub use generate::{Finish, Generation, Limits};
+pub use model::{Cache, LanguageModel, Options};
 pub use sampling::{Sampler, Sampling};
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
+pub use weights::Stored;

@@ -3,7 +3,7 @@
 use super::config::{Config, Positions, Sublayer};
 use super::experts::FeedForward;
 use super::weights::{Loader, Place};
-use crate::backend::{Attention, Backend, Rotations, Span};
+use crate::backend::{Activation, Attention, Backend, Rotations, Span};
 use crate::error::Result;
 
 /// A block, loaded. Blocks can be loaded and run one at a time.
@@ -100,9 +100,13 @@ impl<B: Backend> Block<B> {
         let (q_width, kv_width) =
             (self.spec.heads * self.spec.head_dim, self.spec.kv_heads * self.spec.head_dim);
         let fused = backend.linear(x, &self.qkv)?;
-        let [mut q, mut k, v] = backend.split(&fused, [q_width, kv_width, kv_width])?;
+        let [mut q, mut k, mut v] = backend.split(&fused, [q_width, kv_width, kv_width])?;
         if let Some([q_norm, k_norm]) = &self.qk_norms {
             (q, k) = (backend.norm(&q, q_norm)?, backend.norm(&k, k_norm)?);
+        }
+        if let Some(limit) = self.qkv_clip {
+            let clip = |x| backend.activate(x, Activation::Clip(limit));
+            (q, k, v) = (clip(q)?, clip(k)?, clip(v)?);
         }
         if let Some(rotary) = self.rotary {
             (q, k) = (backend.rope(q, &rotations[rotary])?, backend.rope(k, &rotations[rotary])?);

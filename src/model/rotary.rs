@@ -30,7 +30,7 @@ impl Rotary {
     /// The rotations of heads of `head_dim` columns, in a model made for `context` positions.
     pub fn new(rope: &Rope, head_dim: usize, context: Option<usize>) -> Result<Rotary> {
         let rotated = (head_dim as f64 * rope.partial.unwrap_or(1.0)) as usize;
-        if rotated % 2 != 0 || rotated > head_dim {
+        if rotated == 0 || rotated.next_multiple_of(2) > head_dim {
             let what = format!("config.json: rotates {rotated} of {head_dim} columns of a head");
             return Err(Error::unsupported(
                 what,
@@ -81,9 +81,9 @@ impl Frequencies {
     }
 }
 
-/// θ^(−2i/rotated).
+/// θ^(−2i/rotated). Of an odd number of columns, transformers rotates one more.
 fn inverse(theta: f64, rotated: usize) -> Vec<f32> {
-    (0..rotated / 2).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / rotated as f32)).collect()
+    (0..rotated.div_ceil(2)).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / rotated as f32)).collect()
 }
 
 fn scaled(rope: &Rope, rotated: usize, context: Option<usize>) -> Result<(Frequencies, f32)> {

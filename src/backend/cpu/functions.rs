@@ -136,6 +136,7 @@ pub(super) fn activate<S: Simd>(simd: S, x: S::V, activation: Activation) -> S::
         // In this order NaN stays NaN.
         Activation::Relu => simd.max(simd.splat(0.0), x),
         Activation::Sigmoid => sigmoid(simd, x),
+        Activation::Clip(limit) => simd.max(simd.splat(-limit), simd.min(simd.splat(limit), x)),
     }
 }
 
@@ -255,6 +256,7 @@ mod tests {
             }
             Activation::Relu => x.max(0.0),
             Activation::Sigmoid => sigmoid,
+            Activation::Clip(limit) => x.clamp(-f64::from(limit), f64::from(limit)),
         }
     }
 
@@ -263,7 +265,7 @@ mod tests {
         use Activation::*;
         let x: Vec<f32> = (-30_001..30_000).map(|i| i as f32 * 1e-3).chain([-1e4, 1e4, 0.0]).collect();
         for level in Level::usable() {
-            for activation in [Silu, Gelu, GeluTanh, Relu, Sigmoid] {
+            for activation in [Silu, Gelu, GeluTanh, Relu, Sigmoid, Clip(0.7)] {
                 let mut y = x.clone();
                 apply(level, &mut y, Function::Activation(activation));
                 for (&x, &y) in x.iter().zip(&y) {

@@ -54,7 +54,9 @@ fn sum<S: Simd>(simd: S, x: &[f32], f: impl Fn(S::V) -> S::V) -> f32 {
             *sum = simd.add(*sum, f(simd.load(vector)));
         }
     }
-    sums[3] = simd.add(sums[3], f(simd.load_part(rest)));
+    if !rest.is_empty() {
+        sums[3] = simd.add(sums[3], f(simd.load_part(rest)));
+    }
     let [a, b, c, d] = sums;
     simd.sum(simd.add(simd.add(a, b), simd.add(c, d)))
 }

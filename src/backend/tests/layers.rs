@@ -180,7 +180,7 @@ enum Pointwise {
 
 fn pointwise() -> Vec<Pointwise> {
     use Activation::*;
-    let functions = [Silu, Gelu, GeluTanh, Relu, Sigmoid];
+    let functions = [Silu, Gelu, GeluTanh, Relu, Sigmoid, Clip(0.7)];
     let mut cases: Vec<_> =
         functions.into_iter().flat_map(|f| [Pointwise::Activate(f), Pointwise::Gate(f)]).collect();
     cases.extend([0.0, -0.5, 22.627417].map(Pointwise::Scale));

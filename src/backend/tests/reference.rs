@@ -66,6 +66,7 @@ fn activation(x: f64, activation: Activation) -> f64 {
         Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
         Activation::Relu => x.max(0.0),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Clip(limit) => x.clamp(-f64::from(limit), f64::from(limit)),
     }
 }
 

@@ -1,0 +1,57 @@
+//! The tensors of a checkpoint, as a decoder fetches them: packed as they are stored, read by ranges of rows.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::backend::Matrix;
+use crate::error::Result;
+use crate::io::{Checkpoint, Source};
+use crate::model::Weights;
+use crate::tensor::{DType, Weight};
+
+/// A checkpoint's tensors. Matrices keep it open.
+#[derive(Debug, Clone)]
+pub struct Stored(pub Arc<Checkpoint>);
+
+impl Weights for Stored {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.tensors.get(name).map(|source| source.shape.clone())
+    }
+
+    fn matrix(&self, name: &str) -> Result<Arc<dyn Matrix>> {
+        let source = self.0.source(name)?.clone();
+        Ok(Arc::new(StoredMatrix { checkpoint: Arc::clone(&self.0), source }))
+    }
+
+    fn vector(&self, name: &str) -> Result<Vec<f32>> {
+        let source = self.0.source(name)?;
+        let [rows, cols] = source.rows_cols();
+        let mut values = vec![0.0; rows * cols];
+        self.0.read_rows(source, 0..rows, &mut values)?;
+        Ok(values)
+    }
+}
+
+/// One tensor of an open checkpoint.
+struct StoredMatrix {
+    checkpoint: Arc<Checkpoint>,
+    source: Source,
+}
+
+impl Matrix for StoredMatrix {
+    fn shape(&self) -> [usize; 2] {
+        self.source.rows_cols()
+    }
+
+    fn dtype(&self) -> DType {
+        self.source.dense_dtype().unwrap_or(DType::F32)
+    }
+
+    fn read(&self, rows: Range<usize>) -> Result<Weight> {
+        self.checkpoint.read_weight(&self.source, rows)
+    }
+
+    fn release(&self) {
+        self.checkpoint.release(&self.source, 0..self.shape()[0]);
+    }
+}
