@@ -1,7 +1,9 @@
 //! The command line: one file per subcommand, its arguments and its `run`. Results go to stdout, all else to stderr.
 
+mod bench;
 mod completions;
 mod convert;
+mod engine_args;
 mod inspect;
 mod job;
 mod plan;
@@ -50,6 +52,7 @@ enum Command {
     Quantize(quantize::Arguments),
     Convert(convert::Arguments),
     Verify(verify::Arguments),
+    Bench(bench::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -101,6 +104,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Quantize(arguments) => quantize::run(&arguments, &context),
         Command::Convert(arguments) => convert::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
+        Command::Bench(arguments) => bench::run(&arguments, &context),
         Command::Completions(arguments) => completions::run(&arguments, &context),
     }
 }
@@ -158,6 +162,15 @@ impl Context {
         catch_signals(&self.interrupted)?;
         tracing::info!(path = %checkpoint.path.display(), tensors = checkpoint.tensors.len(), "opened");
         Ok(checkpoint)
+    }
+
+    /// Ends the command where the user has asked for it.
+    fn check_interrupted(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            Err(Error::Interrupted { hint: "nothing was written".into() })
+        } else {
+            Ok(())
+        }
     }
 
     /// A progress bar over bytes; silent with `--quiet` and away from a terminal.

@@ -64,6 +64,11 @@ impl LanguageModel {
         self.vocabulary
     }
 
+    /// Bytes of the linear weights, as they are held in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.decoder.backend().weight_bytes()
+    }
+
     /// Positions that the model was made for.
     pub fn context_limit(&self) -> Option<usize> {
         self.decoder.config().context

@@ -3,6 +3,7 @@
 //! Operations run in the rayon pool they are called in, and give the same bits with any number of threads.
 
 mod attention;
+mod bandwidth;
 mod buffers;
 mod dense;
 mod elementwise;
@@ -21,6 +22,7 @@ mod rope;
 mod simd;
 mod table;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span};
@@ -30,6 +32,7 @@ use elementwise::Function;
 use level::Level;
 use linear::Scratch;
 
+pub use bandwidth::read_bandwidth;
 pub use buffers::Tensor;
 pub use key_values::KeyValues;
 pub use linear::{Activations, Linear};
@@ -41,6 +44,8 @@ pub struct Cpu {
     activations: Activations,
     level: Level,
     pool: Pool,
+    /// Bytes of the linear weights loaded so far.
+    weights: AtomicUsize,
     /// What linears work in: one for each that runs at the same time.
     scratch: Mutex<Vec<Scratch>>,
 }
@@ -48,7 +53,18 @@ pub struct Cpu {
 impl Cpu {
     /// A backend with empty pools, whose linear layers round their inputs as `activations` says.
     pub fn new(activations: Activations) -> Self {
-        Cpu { activations, level: Level::detect(), pool: Pool::new(), scratch: Mutex::default() }
+        Cpu {
+            activations,
+            level: Level::detect(),
+            weights: AtomicUsize::new(0),
+            pool: Pool::new(),
+            scratch: Mutex::default(),
+        }
+    }
+
+    /// Bytes of the linear weights that were loaded, as they are held.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.load(Ordering::Relaxed)
     }
 
     fn unwritten(&self, rows: usize, cols: usize) -> Tensor {
@@ -76,7 +92,9 @@ impl Backend for Cpu {
     type KeyValues = KeyValues;
 
     fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Linear> {
-        Linear::load(parts, bias, self.activations)
+        let linear = Linear::load(parts, bias, self.activations)?;
+        self.weights.fetch_add(linear.bytes(), Ordering::Relaxed);
+        Ok(linear)
     }
 
     fn load_table(&self, rows: Arc<dyn Matrix>) -> Result<Table> {

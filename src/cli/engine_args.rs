@@ -1,0 +1,40 @@
+//! How a model is run: the arguments that every command that runs one has.
+
+use clap::{Args, ValueEnum};
+
+use super::Context;
+use crate::backend::cpu::Activations;
+use crate::engine::{LanguageModel, Options};
+use crate::error::Result;
+
+/// How a model is run.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// How linear layers round their inputs
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    activations: Rounding,
+}
+
+/// The choices of `--activations`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rounding {
+    /// To what is fastest: 8 bits for integer weights, bf16 for bf16 weights where the CPU multiplies it
+    Auto,
+    /// Not at all: exact, slower
+    F32,
+}
+
+impl Arguments {
+    /// How linear layers round their inputs.
+    pub fn activations(&self) -> Activations {
+        match self.activations {
+            Rounding::Auto => Activations::Auto,
+            Rounding::F32 => Activations::F32,
+        }
+    }
+
+    /// Loads a model.
+    pub(super) fn open(&self, model: &str, context: &Context) -> Result<LanguageModel> {
+        LanguageModel::open(context.open(model)?, Options { activations: self.activations() })
+    }
+}
