@@ -66,6 +66,11 @@ impl Lanes for Avx512 {
         unsafe { _mm512_set1_ps(value) }
     }
     #[inline(always)]
+    fn splat_integer(value: i32) -> __m512 {
+        // SAFETY: AVX-512 was detected, see the module.
+        unsafe { _mm512_cvtepi32_ps(_mm512_set1_epi32(value)) }
+    }
+    #[inline(always)]
     fn floats(values: &PerRow<f32>) -> __m512 {
         // SAFETY: AVX-512 was detected, see the module; 16 floats are readable.
         unsafe { _mm512_loadu_ps(values.as_ptr()) }

@@ -1,6 +1,6 @@
 //! The one loop of the packed integers, over any [`Lanes`], and the choice of them.
 //!
-//! A panel meets up to eight rows of inputs at a time, whose codes were laid side by side ([`Rows`]): each line of the
+//! Two panels meet up to four rows of inputs at a time, whose codes were laid side by side ([`Rows`]): each line of a
 //! panel is loaded and unpacked once, and multiplied with four columns of every row. Sums of a step stay integers; then
 //!
 //! - out += (sum·scale)·input scale, where the offset is one zero: sum begins with −zero·(sum of the inputs);
@@ -16,13 +16,16 @@ use super::rows::{Block, Rows};
 use crate::backend::cpu::packed::PANEL;
 
 #[cfg(target_arch = "x86_64")]
-use super::avx512::Avx512;
+use super::{avx2::Avx2, avx512::Avx512};
 
 /// An instruction set that the loop is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// The baseline.
     Plain,
+    /// AVX2 and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
     /// AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -34,6 +37,8 @@ impl Level {
         let mut all = vec![Level::Plain];
         #[cfg(target_arch = "x86_64")]
         {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c");
+            all.extend(avx2.then_some(Level::Avx2));
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vnni");
@@ -73,8 +78,17 @@ impl Job<'_> {
             Level::Plain => self.run_with::<Plain>(),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the level is one that this processor has.
+            Level::Avx2 => unsafe { self.run_avx2() },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the level is one that this processor has.
             Level::Avx512 => unsafe { self.run_avx512() },
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,f16c")]
+    fn run_avx2(self) {
+        self.run_with::<Avx2>();
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -94,30 +108,37 @@ impl Job<'_> {
         }
     }
 
-    /// Every block of rows meets a panel while it is in the nearest cache.
+    /// Every block of rows meets two panels while they are in the nearest cache; an odd last panel comes alone.
     #[inline(always)]
-    fn run_steps<L: Lanes, const LINES: usize, const QUADS: usize>(self) {
-        for (i, index) in self.range.clone().enumerate() {
-            let (at, panel) = (i * PANEL, Panel::new(self.panels, self.columns, index));
-            for block in self.rows.blocks() {
-                let out = &mut self.out[block.first * self.stride + at..];
-                let lanes = PANEL.min(self.width - at);
-                match block.rows {
-                    8 => write(panel.multiply::<L, LINES, QUADS, 8>(&block), out, self.stride, lanes),
-                    4 => write(panel.multiply::<L, LINES, QUADS, 4>(&block), out, self.stride, lanes),
-                    2 => write(panel.multiply::<L, LINES, QUADS, 2>(&block), out, self.stride, lanes),
-                    _ => write(panel.multiply::<L, LINES, QUADS, 1>(&block), out, self.stride, lanes),
-                }
+    fn run_steps<L: Lanes, const LINES: usize, const QUADS: usize>(mut self) {
+        let range = self.range.clone();
+        for index in range.clone().step_by(2) {
+            let at = (index - range.start) * PANEL;
+            let first = Panel::new(self.panels, self.columns, index);
+            if index + 1 < range.end {
+                let second = Panel::new(self.panels, self.columns, index + 1);
+                self.run_panels::<L, LINES, QUADS, 2>(&[first, second], at);
+            } else {
+                self.run_panels::<L, LINES, QUADS, 1>(&[first], at);
             }
         }
     }
-}
 
-/// Writes the existing lanes.
-#[inline(always)]
-fn write<const R: usize>(values: [PerRow<f32>; R], out: &mut [f32], stride: usize, lanes: usize) {
-    for (r, values) in values.iter().enumerate() {
-        out[r * stride..][..lanes].copy_from_slice(&values[..lanes]);
+    #[inline(always)]
+    fn run_panels<L: Lanes, const LINES: usize, const QUADS: usize, const P: usize>(
+        &mut self,
+        panels: &[Panel; P],
+        at: usize,
+    ) {
+        for block in self.rows.blocks() {
+            let out = &mut self.out[block.first * self.stride + at..];
+            let mut tile = Tile { panels, block, out, stride: self.stride, width: self.width - at };
+            match block.rows {
+                4 => tile.multiply::<L, LINES, QUADS, 4>(),
+                2 => tile.multiply::<L, LINES, QUADS, 2>(),
+                _ => tile.multiply::<L, LINES, QUADS, 1>(),
+            }
+        }
     }
 }
 
@@ -138,65 +159,99 @@ impl<'a> Panel<'a> {
         let lines = &panels.lines[index * columns.lines()..][..columns.lines()];
         Panel { lines, panels, entry: index * columns.groups(), group: columns.group }
     }
+}
 
-    /// The products of R rows of inputs with the rows of the panel.
+/// R rows of inputs and P panels, whose products stay in registers while the loop runs over the columns.
+struct Tile<'a, const P: usize> {
+    panels: &'a [Panel<'a>; P],
+    block: Block<'a>,
+    /// From the first row and column of the tile.
+    out: &'a mut [f32],
+    stride: usize,
+    /// Columns from there to the last.
+    width: usize,
+}
+
+impl<const P: usize> Tile<'_, P> {
     #[inline(always)]
-    fn multiply<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize>(
-        &self,
-        block: &Block,
-    ) -> [PerRow<f32>; R] {
-        let lines = self.lines.as_chunks::<LINES>().0;
-        let inputs = block.codes.as_chunks::<R>().0.as_chunks::<QUADS>().0;
-        let (scales, sums) = (block.scales.as_chunks::<R>().0, block.sums.as_chunks::<R>().0);
-        let mut out = [L::splat(0.0); R];
-        let (mut entry, mut left) = (self.entry, 0);
-        let mut scale = L::splat(0.0);
-        for (((lines, inputs), scales), sums) in lines.iter().zip(inputs).zip(scales).zip(sums) {
+    fn multiply<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize>(&mut self) {
+        let inputs = self.block.codes.as_chunks::<R>().0.as_chunks::<QUADS>().0;
+        let steps = inputs.len();
+        let lines: [&[[Line; LINES]]; P] = std::array::from_fn(|p| &self.panels[p].lines.as_chunks().0[..steps]);
+        let scales = &self.block.scales.as_chunks::<R>().0[..steps];
+        let sums = &self.block.sums.as_chunks::<R>().0[..steps];
+        let mut out = [[L::splat(0.0); R]; P];
+        let mut weight = [L::splat(0.0); P];
+        let (mut group, mut left) = (0, 0);
+        for step in 0..steps {
             if left == 0 {
-                scale = self.panels.scales.load::<L>(entry);
-                (entry, left) = (entry + 1, self.group);
+                for p in 0..P {
+                    weight[p] = self.panels[p].panels.scales.load::<L>(self.panels[p].entry + group);
+                }
+                (group, left) = (group + 1, self.panels[0].group);
             }
             left -= 1;
-            let values = self.step::<L, LINES, QUADS, R>(entry - 1, scale, lines, inputs, sums);
+            let lines: [&[Line; LINES]; P] = std::array::from_fn(|p| &lines[p][step]);
+            let values = self.step::<L, LINES, QUADS, R>(group - 1, weight, lines, &inputs[step], &sums[step]);
             for r in 0..R {
-                out[r] = L::add(out[r], L::mul(values[r], L::splat(scales[r])));
+                let scale = L::splat(scales[step][r]);
+                for p in 0..P {
+                    out[p][r] = L::add(out[p][r], L::mul(values[p][r], scale));
+                }
             }
         }
-        out.map(L::store)
+        for p in 0..P {
+            for r in 0..R {
+                self.write(p, r, L::store(out[p][r]));
+            }
+        }
+    }
+
+    /// Writes the existing lanes.
+    #[inline(always)]
+    fn write(&mut self, p: usize, r: usize, values: PerRow<f32>) {
+        let out = &mut self.out[r * self.stride + p * PANEL..];
+        let lanes = self.width - p * PANEL;
+        match out.first_chunk_mut() {
+            Some(out) if lanes >= PANEL => *out = values,
+            _ => out[..lanes].copy_from_slice(&values[..lanes]),
+        }
     }
 
     /// A step's products, input scales aside.
     #[inline(always)]
     fn step<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize>(
         &self,
-        entry: usize,
-        scale: L::Floats,
-        lines: &[Line; LINES],
+        group: usize,
+        scale: [L::Floats; P],
+        lines: [&[Line; LINES]; P],
         inputs: &[[i32; R]; QUADS],
         sums: &[i32; R],
-    ) -> [L::Floats; R] {
-        let mut values = [scale; R];
-        match &self.panels.offset {
-            Offset::Zero(_) => {
-                let dots = dots::<L, LINES, QUADS, R>(lines, inputs, sums);
-                for r in 0..R {
-                    values[r] = L::mul(dots[r], scale);
+    ) -> [[L::Floats; R]; P] {
+        // The panels of a weight have one kind of offset.
+        let bases = if matches!(self.panels[0].panels.offset, Offset::Zero(_)) { sums } else { &[0; R] };
+        let mut values = dots::<L, LINES, QUADS, R, P>(lines, inputs, bases);
+        for p in 0..P {
+            let entry = self.panels[p].entry + group;
+            match &self.panels[p].panels.offset {
+                Offset::Zero(_) => {
+                    for r in 0..R {
+                        values[p][r] = L::mul(values[p][r], scale[p]);
+                    }
                 }
-            }
-            Offset::Zeros(zeros) => {
-                let zero = L::floats_of_u8(&zeros[entry]);
-                let dots = dots::<L, LINES, QUADS, R>(lines, inputs, &[0; R]);
-                for r in 0..R {
-                    let excess = L::mul(L::splat(sums[r] as f32), zero);
-                    values[r] = L::mul(L::sub(dots[r], excess), scale);
+                Offset::Zeros(zeros) => {
+                    let zero = L::floats_of_u8(&zeros[entry]);
+                    for r in 0..R {
+                        let excess = L::mul(L::splat_integer(sums[r]), zero);
+                        values[p][r] = L::mul(L::sub(values[p][r], excess), scale[p]);
+                    }
                 }
-            }
-            Offset::Minimums(minimums) => {
-                let minimum = minimums.load::<L>(entry);
-                let dots = dots::<L, LINES, QUADS, R>(lines, inputs, &[0; R]);
-                for r in 0..R {
-                    let excess = L::mul(L::splat(sums[r] as f32), minimum);
-                    values[r] = L::sub(L::mul(dots[r], scale), excess);
+                Offset::Minimums(minimums) => {
+                    let minimum = minimums.load::<L>(entry);
+                    for r in 0..R {
+                        let excess = L::mul(L::splat_integer(sums[r]), minimum);
+                        values[p][r] = L::sub(L::mul(values[p][r], scale[p]), excess);
+                    }
                 }
             }
         }
@@ -204,36 +259,40 @@ impl<'a> Panel<'a> {
     }
 }
 
-/// Σ code·input of a step for each row of inputs, upon `bases`.
+/// Σ code·input of a step for each row of inputs and each panel, upon `bases`.
 #[inline(always)]
-fn dots<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize>(
-    lines: &[Line; LINES],
+fn dots<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize, const P: usize>(
+    lines: [&[Line; LINES]; P],
     inputs: &[[i32; R]; QUADS],
     bases: &[i32; R],
-) -> [L::Floats; R] {
-    let mut dots = [L::start(0); R];
+) -> [[L::Floats; R]; P] {
+    let mut dots = [[L::start(0); R]; P];
     for r in 0..R {
-        dots[r] = L::start(bases[r]);
+        for dots in &mut dots {
+            dots[r] = L::start(bases[r]);
+        }
     }
-    for (l, line) in lines.iter().enumerate() {
-        if LINES == QUADS {
-            let codes = L::bytes(line);
-            for r in 0..R {
-                dots[r] = L::add_bytes(dots[r], codes, inputs[l][r]);
-            }
-        } else {
-            let [low, high] = L::nibbles(line);
-            for r in 0..R {
-                dots[r] = L::add_nibbles(dots[r], low, inputs[2 * l][r]);
-            }
-            for r in 0..R {
-                dots[r] = L::add_nibbles(dots[r], high, inputs[2 * l + 1][r]);
+    for l in 0..LINES {
+        for p in 0..P {
+            if LINES == QUADS {
+                let codes = L::bytes(&lines[p][l]);
+                for r in 0..R {
+                    dots[p][r] = L::add_bytes(dots[p][r], codes, inputs[l][r]);
+                }
+            } else {
+                let [low, high] = L::nibbles(&lines[p][l]);
+                for r in 0..R {
+                    dots[p][r] = L::add_nibbles(dots[p][r], low, inputs[2 * l][r]);
+                    dots[p][r] = L::add_nibbles(dots[p][r], high, inputs[2 * l + 1][r]);
+                }
             }
         }
     }
-    let mut sums = [L::splat(0.0); R];
-    for r in 0..R {
-        sums[r] = L::finish(dots[r], bases[r]);
+    let mut sums = [[L::splat(0.0); R]; P];
+    for p in 0..P {
+        for r in 0..R {
+            sums[p][r] = L::finish(dots[p][r], bases[r]);
+        }
     }
     sums
 }

@@ -35,6 +35,8 @@ pub trait Lanes {
 
     /// One value in every lane.
     fn splat(value: f32) -> Self::Floats;
+    /// One integer, below 2^24 in magnitude, in every lane.
+    fn splat_integer(value: i32) -> Self::Floats;
     /// Loads.
     fn floats(values: &PerRow<f32>) -> Self::Floats;
     /// From the bit patterns of f16.

@@ -8,6 +8,8 @@
 //! [`QTensor::dequantize`](crate::tensor::QTensor::dequantize) gives, for inputs that must not be rounded.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod kernel;
 mod lanes;
@@ -38,7 +40,7 @@ use crate::tensor::{QTensor, Weight};
 const WEIGHTS_AT_ONCE: usize = 1 << 20;
 
 /// Rows of inputs that are laid out at once: a panel is read from memory once for them.
-const ROWS_AT_ONCE: usize = 64;
+const ROWS_AT_ONCE: usize = 96;
 
 thread_local! {
     static ROWS: RefCell<Rows> = RefCell::default();

@@ -76,6 +76,10 @@ impl Lanes for Plain {
         [value; PANEL]
     }
     #[inline(always)]
+    fn splat_integer(value: i32) -> PerRow<f32> {
+        [value as f32; PANEL]
+    }
+    #[inline(always)]
     fn floats(values: &PerRow<f32>) -> PerRow<f32> {
         *values
     }

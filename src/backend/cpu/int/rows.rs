@@ -1,4 +1,4 @@
-//! Rows of inputs as the kernel reads them: in blocks of 8, 4, 2 and 1 rows, the codes of each four columns side by side, so
+//! Rows of inputs as the kernel reads them: in blocks of 4, 2 and 1 rows, the codes of each four columns side by side, so
 //! that the inputs of all rows of a block are at small distances from one address.
 
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::backend::cpu::packed::Inputs;
 
 /// The most rows of a block.
-pub const BLOCK: usize = 8;
+const BLOCK: usize = 4;
 
 /// Buffers for some rows, kept from one use to the next.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ pub struct Rows {
 pub struct Block<'a> {
     /// The first of its rows.
     pub first: usize,
-    /// R: 8, 4, 2 or 1.
+    /// R: 4, 2 or 1.
     pub rows: usize,
     /// [quads, R].
     pub codes: &'a [i32],
