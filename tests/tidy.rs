@@ -61,6 +61,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "src/backend/cpu/dense/unpacked.rs",
     "src/backend/cpu/dense/x86.rs",
     "src/backend/cpu/simd/x86.rs",
+    "benches/int_linear.rs",
     "tests/hostile/alloc.rs",
 ];
 

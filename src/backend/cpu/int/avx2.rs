@@ -39,10 +39,10 @@ macro_rules! binary {
 /// A line's low and high halves of bytes.
 #[inline(always)]
 fn halves(line: &Line) -> [Pair; 2] {
-    // SAFETY: AVX2 was detected, see the module; a line is 64 aligned bytes.
+    // SAFETY: AVX2 was detected, see the module; a line is 64 bytes.
     unsafe {
-        let (at, mask) = (line.0.as_ptr().cast::<__m256i>(), _mm256_set1_epi8(15));
-        let [a, b] = [_mm256_load_si256(at), _mm256_load_si256(at.add(1))];
+        let (at, mask) = (line.as_ptr().cast::<__m256i>(), _mm256_set1_epi8(15));
+        let [a, b] = [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))];
         let low = [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)];
         let [a, b] = [_mm256_srli_epi16::<4>(a), _mm256_srli_epi16::<4>(b)];
         [low, [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)]]

@@ -30,16 +30,16 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn nibbles(line: &Line) -> [__m512i; 2] {
-        // SAFETY: AVX-512 was detected, see the module; a line is 64 aligned bytes.
+        // SAFETY: AVX-512 was detected, see the module; a line is 64 bytes.
         unsafe {
-            let (codes, low) = (_mm512_load_si512(line.0.as_ptr().cast()), _mm512_set1_epi8(15));
+            let (codes, low) = (_mm512_loadu_si512(line.as_ptr().cast()), _mm512_set1_epi8(15));
             [_mm512_and_si512(codes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low)]
         }
     }
     #[inline(always)]
     fn bytes(line: &Line) -> __m512i {
-        // SAFETY: AVX-512 was detected, see the module; a line is 64 aligned bytes.
-        unsafe { _mm512_load_si512(line.0.as_ptr().cast()) }
+        // SAFETY: AVX-512 was detected, see the module; a line is 64 bytes.
+        unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
     }
     #[inline(always)]
     fn start(base: i32) -> __m512i {

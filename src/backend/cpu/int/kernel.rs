@@ -10,56 +10,24 @@
 use std::ops::Range;
 
 use super::lanes::Lanes;
-use super::layout::{Columns, Line, Offset, Panels, PerRow, Width};
+use super::layout::{Columns, Grid, Line, Offset, PerRow, Width};
 use super::plain::Plain;
 use super::rows::{Block, Rows};
+use crate::backend::cpu::level::Level;
 use crate::backend::cpu::packed::PANEL;
 
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
 
-/// An instruction set that the loop is compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// The baseline.
-    Plain,
-    /// AVX2 and F16C.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// AVX-512 with VNNI.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Level {
-    /// Those that this processor has, the fastest last.
-    pub fn all() -> Vec<Level> {
-        let mut all = vec![Level::Plain];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c");
-            all.extend(avx2.then_some(Level::Avx2));
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vnni");
-            all.extend(avx512.then_some(Level::Avx512));
-        }
-        all
-    }
-
-    /// The fastest.
-    pub fn best() -> Level {
-        *Level::all().last().expect("the baseline is always there")
-    }
-}
-
 /// Some panels, to be multiplied with some rows.
 pub struct Job<'a> {
     /// What divides the columns.
     pub columns: &'a Columns,
-    /// Where the panels are.
-    pub panels: &'a Panels,
-    /// Which of them.
+    /// Those of the panels.
+    pub lines: &'a [Line],
+    /// What their codes are scaled and offset with.
+    pub grid: &'a Grid,
+    /// Their numbers there.
     pub range: Range<usize>,
     /// Inputs.
     pub rows: &'a Rows,
@@ -72,16 +40,16 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Multiplies at a level of [`Level::all`].
+    /// Multiplies at a level that this processor has.
     pub fn run(self, level: Level) {
         match level {
-            Level::Plain => self.run_with::<Plain>(),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the level is one that this processor has.
-            Level::Avx2 => unsafe { self.run_avx2() },
+            // SAFETY: the processor has the level.
+            Level::Avx512 { vnni: true, .. } => unsafe { self.run_avx512() },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the level is one that this processor has.
-            Level::Avx512 => unsafe { self.run_avx512() },
+            // SAFETY: as above, and AVX2 is part of AVX-512.
+            Level::Avx2 | Level::Avx512 { .. } => unsafe { self.run_avx2() },
+            _ => self.run_with::<Plain>(),
         }
     }
 
@@ -111,15 +79,14 @@ impl Job<'_> {
     /// Every block of rows meets two panels while they are in the nearest cache; an odd last panel comes alone.
     #[inline(always)]
     fn run_steps<L: Lanes, const LINES: usize, const QUADS: usize>(mut self) {
-        let range = self.range.clone();
-        for index in range.clone().step_by(2) {
-            let at = (index - range.start) * PANEL;
-            let first = Panel::new(self.panels, self.columns, index);
-            if index + 1 < range.end {
-                let second = Panel::new(self.panels, self.columns, index + 1);
-                self.run_panels::<L, LINES, QUADS, 2>(&[first, second], at);
+        let panels = self.range.len();
+        for i in (0..panels).step_by(2) {
+            let first = Panel::new(&self, i);
+            if i + 1 < panels {
+                let second = Panel::new(&self, i + 1);
+                self.run_panels::<L, LINES, QUADS, 2>(&[first, second], i * PANEL);
             } else {
-                self.run_panels::<L, LINES, QUADS, 1>(&[first], at);
+                self.run_panels::<L, LINES, QUADS, 1>(&[first], i * PANEL);
             }
         }
     }
@@ -146,18 +113,20 @@ impl Job<'_> {
 #[derive(Clone, Copy)]
 struct Panel<'a> {
     lines: &'a [Line],
-    panels: &'a Panels,
-    /// The entry of its first group in scales and offsets.
+    grid: &'a Grid,
+    /// The entry of its first group in the grid.
     entry: usize,
     /// Steps of a group.
     group: usize,
 }
 
 impl<'a> Panel<'a> {
+    /// The `i`-th of a job.
     #[inline(always)]
-    fn new(panels: &'a Panels, columns: &Columns, index: usize) -> Panel<'a> {
-        let lines = &panels.lines[index * columns.lines()..][..columns.lines()];
-        Panel { lines, panels, entry: index * columns.groups(), group: columns.group }
+    fn new(job: &Job<'a>, i: usize) -> Panel<'a> {
+        let columns = job.columns;
+        let lines = &job.lines[i * columns.lines()..][..columns.lines()];
+        Panel { lines, grid: job.grid, entry: (job.range.start + i) * columns.groups(), group: columns.group }
     }
 }
 
@@ -177,7 +146,8 @@ impl<const P: usize> Tile<'_, P> {
     fn multiply<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize>(&mut self) {
         let inputs = self.block.codes.as_chunks::<R>().0.as_chunks::<QUADS>().0;
         let steps = inputs.len();
-        let lines: [&[[Line; LINES]]; P] = std::array::from_fn(|p| &self.panels[p].lines.as_chunks().0[..steps]);
+        let lines: [&[[Line; LINES]]; P] =
+            std::array::from_fn(|p| &self.panels[p].lines.as_chunks().0[..steps]);
         let scales = &self.block.scales.as_chunks::<R>().0[..steps];
         let sums = &self.block.sums.as_chunks::<R>().0[..steps];
         let mut out = [[L::splat(0.0); R]; P];
@@ -186,13 +156,14 @@ impl<const P: usize> Tile<'_, P> {
         for step in 0..steps {
             if left == 0 {
                 for p in 0..P {
-                    weight[p] = self.panels[p].panels.scales.load::<L>(self.panels[p].entry + group);
+                    weight[p] = self.panels[p].grid.scales.load::<L>(self.panels[p].entry + group);
                 }
                 (group, left) = (group + 1, self.panels[0].group);
             }
             left -= 1;
             let lines: [&[Line; LINES]; P] = std::array::from_fn(|p| &lines[p][step]);
-            let values = self.step::<L, LINES, QUADS, R>(group - 1, weight, lines, &inputs[step], &sums[step]);
+            let values =
+                self.step::<L, LINES, QUADS, R>(group - 1, weight, lines, &inputs[step], &sums[step]);
             for r in 0..R {
                 let scale = L::splat(scales[step][r]);
                 for p in 0..P {
@@ -229,11 +200,11 @@ impl<const P: usize> Tile<'_, P> {
         sums: &[i32; R],
     ) -> [[L::Floats; R]; P] {
         // The panels of a weight have one kind of offset.
-        let bases = if matches!(self.panels[0].panels.offset, Offset::Zero(_)) { sums } else { &[0; R] };
+        let bases = if matches!(self.panels[0].grid.offset, Offset::Zero(_)) { sums } else { &[0; R] };
         let mut values = dots::<L, LINES, QUADS, R, P>(lines, inputs, bases);
         for p in 0..P {
             let entry = self.panels[p].entry + group;
-            match &self.panels[p].panels.offset {
+            match &self.panels[p].grid.offset {
                 Offset::Zero(_) => {
                     for r in 0..R {
                         values[p][r] = L::mul(values[p][r], scale[p]);

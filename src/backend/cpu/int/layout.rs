@@ -9,11 +9,7 @@ use half::{bf16, f16};
 
 use super::lanes::Lanes;
 use crate::backend::cpu::packed::PANEL;
-
-/// Codes of one panel that are loaded at once: a cache line and an AVX-512 register.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-pub struct Line(pub [u8; 4 * PANEL]);
+pub(super) use crate::backend::cpu::pages::Line;
 
 /// A number per row of a panel.
 pub type PerRow<T> = [T; PANEL];
@@ -146,20 +142,18 @@ impl Offset {
     }
 }
 
-/// Some panels of a weight.
+/// What the codes of some panels are scaled and offset with.
 #[derive(Debug)]
-pub struct Panels {
-    /// [panels, lines].
-    pub lines: Vec<Line>,
+pub struct Grid {
     /// [panels, groups].
     pub scales: Factors,
     /// [panels, groups].
     pub offset: Offset,
 }
 
-impl Panels {
+impl Grid {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice()) + self.scales.bytes() + self.offset.bytes()
+        self.scales.bytes() + self.offset.bytes()
     }
 }

@@ -27,10 +27,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::kernel::{Job, Level};
-use self::layout::{Columns, Offset, Panels};
+use self::kernel::Job;
+use self::layout::{Columns, Grid, Line, Offset};
 use self::rows::Rows;
+use super::level::Level;
 use super::packed::{Form, Inputs, PANEL, Packed, Unpack};
+use super::pages::Pages;
 use crate::backend::Matrix;
 use crate::error::Result;
 use crate::numerics::simd;
@@ -50,8 +52,10 @@ thread_local! {
 struct PackedInt {
     shape: [usize; 2],
     columns: Columns,
-    /// `panels_each` panels, the last may hold fewer.
-    chunks: Vec<Panels>,
+    /// [panels, lines].
+    lines: Pages,
+    /// Each of `panels_each` panels, the last of those that are left.
+    grids: Vec<Grid>,
     panels_each: usize,
     level: Level,
 }
@@ -76,34 +80,48 @@ fn read(matrix: &dyn Matrix, rows: Range<usize>) -> Result<Option<QTensor>> {
 
 impl PackedInt {
     fn read(matrix: &dyn Matrix) -> Result<Option<PackedInt>> {
-        let shape @ [rows, cols] = matrix.shape();
+        let [rows, cols] = matrix.shape();
         if rows == 0 || cols == 0 {
             return Ok(None);
         }
-        let Some(columns) = read(matrix, 0..1)?.as_ref().and_then(packing::columns) else { return Ok(None) };
-        let panels_each = (WEIGHTS_AT_ONCE / (PANEL * cols)).max(1);
-        let rows_each = panels_each * PANEL;
-        let chunks: Result<Option<Vec<Panels>>> = (0..rows.div_ceil(rows_each))
-            .into_par_iter()
-            .map(|i| {
-                let q = read(matrix, i * rows_each..rows.min((i + 1) * rows_each))?;
-                Ok(q.map(|q| packing::pack(&q, &columns)))
+        match read(matrix, 0..1)?.as_ref().and_then(packing::columns) {
+            Some(columns) => PackedInt::pack(matrix, columns, (WEIGHTS_AT_ONCE / (PANEL * cols)).max(1)),
+            None => Ok(None),
+        }
+    }
+
+    fn pack(matrix: &dyn Matrix, columns: Columns, panels_each: usize) -> Result<Option<PackedInt>> {
+        let shape @ [rows, _] = matrix.shape();
+        let mut lines = Pages::zeroed(rows.div_ceil(PANEL) * columns.lines())?;
+        let chunks = lines.lines_mut().par_chunks_mut(panels_each * columns.lines());
+        let grids: Result<Option<Vec<Grid>>> = chunks
+            .enumerate()
+            .map(|(i, lines)| {
+                let first = i * panels_each * PANEL;
+                let q = read(matrix, first..rows.min(first + panels_each * PANEL))?;
+                Ok(q.map(|q| packing::pack(&q, &columns, lines)))
             })
             .collect();
-        let level = Level::best();
-        Ok(chunks?.map(|chunks| PackedInt { shape, columns, chunks, panels_each, level }))
+        let level = Level::detect();
+        Ok(grids?.map(|grids| PackedInt { shape, columns, lines, grids, panels_each, level }))
     }
 
     fn bytes(&self) -> usize {
-        self.chunks.iter().map(Panels::bytes).sum()
+        self.lines.bytes() + self.grids.iter().map(Grid::bytes).sum::<usize>()
     }
 
     /// What the sums of inputs are multiplied by, so that a kernel can begin with them.
     fn sum_factor(&self) -> i32 {
-        match self.chunks.first().map(|panels| &panels.offset) {
+        match self.grids.first().map(|grid| &grid.offset) {
             Some(Offset::Zero(zero)) => -i32::from(*zero),
             _ => 1,
         }
+    }
+
+    /// Lines of some panels.
+    fn lines(&self, panels: Range<usize>) -> &[Line] {
+        let each = self.columns.lines();
+        &self.lines.lines()[panels.start * each..panels.end * each]
     }
 
     /// Multiplies rows that were laid out with panels; `out` begins at the first of the rows.
@@ -112,15 +130,15 @@ impl PackedInt {
         while panel < panels.end {
             let (chunk, first) = (panel / self.panels_each, panel % self.panels_each);
             let count = (self.panels_each - first).min(panels.end - panel);
-            let width = self.shape[0].min((panel + count) * PANEL) - panel * PANEL;
             let job = Job {
                 columns: &self.columns,
-                panels: &self.chunks[chunk],
+                lines: self.lines(panel..panel + count),
+                grid: &self.grids[chunk],
                 range: first..first + count,
                 rows,
                 out: &mut out[(panel - panels.start) * PANEL..],
                 stride,
-                width,
+                width: self.shape[0].min((panel + count) * PANEL) - panel * PANEL,
             };
             job.run(self.level);
             panel += count;
@@ -162,12 +180,8 @@ impl Unpack for PackedInt {
 
     fn unpack(&self, panel: usize, out: &mut [f32]) {
         let (chunk, index) = (panel / self.panels_each, panel % self.panels_each);
-        simd::dispatch(unpack::Unpack {
-            panels: &self.chunks[chunk],
-            columns: &self.columns,
-            index,
-            out: &mut *out,
-        });
+        let (columns, lines) = (&self.columns, self.lines(panel..panel + 1));
+        simd::dispatch(unpack::Unpack { columns, lines, grid: &self.grids[chunk], index, out: &mut *out });
         let lanes = PANEL.min(self.shape[0] - panel * PANEL);
         for row in out.as_chunks_mut::<PANEL>().0 {
             row[lanes..].fill(0.0);

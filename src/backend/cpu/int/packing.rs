@@ -4,7 +4,7 @@
 //! [`ggml::formula`]). Codes of up to 4 bits are held in 4, others in 8 (so Q6_K is held in 8.56 bits per weight, Q5_K in
 //! 8.63, Q2_K in 5.13). Scales keep the form in which they were stored: nothing is rounded.
 
-use super::layout::{Columns, Factors, Line, Offset, Panels, PerRow, Width};
+use super::layout::{Columns, Factors, Grid, Line, Offset, PerRow, Width};
 use crate::backend::cpu::packed::PANEL;
 use crate::numerics::ggml::{self, Parts};
 use crate::numerics::{Granularity, Number, Scheme};
@@ -33,18 +33,18 @@ fn group(scheme: &Scheme, cols: usize) -> Option<usize> {
     }
 }
 
-/// Lays rows out.
+/// Lays rows out in panels of zeroed lines.
 ///
 /// # Panics
-/// Where [`columns`] is `None`.
-pub fn pack(q: &QTensor, columns: &Columns) -> Panels {
+/// Where [`columns`] is `None`, or where there are fewer lines than the rows need.
+pub fn pack(q: &QTensor, columns: &Columns, lines: &mut [Line]) -> Grid {
     match q.scheme.number {
-        Number::Ggml(block) => pack_blocks(q, block, columns),
-        _ => pack_integers(q, columns),
+        Number::Ggml(block) => pack_blocks(q, block, columns, lines),
+        _ => pack_integers(q, columns, lines),
     }
 }
 
-fn pack_integers(q: &QTensor, columns: &Columns) -> Panels {
+fn pack_integers(q: &QTensor, columns: &Columns, lines: &mut [Line]) -> Grid {
     let Number::Int { bits } = q.scheme.number else { panic!("columns() refuses {:?}", q.scheme) };
     let width = columns.group * columns.step;
     let entries = move |row: usize| {
@@ -58,8 +58,8 @@ fn pack_integers(q: &QTensor, columns: &Columns) -> Panels {
             Offset::Zeros(side_by_side(&zeros, columns.groups()))
         }
     };
-    let scales = Factors::smallest(side_by_side(&scales, columns.groups()));
-    Panels { lines: lines(&q.codes, columns), scales, offset }
+    place_codes(&q.codes, columns, lines);
+    Grid { scales: Factors::smallest(side_by_side(&scales, columns.groups())), offset }
 }
 
 /// The numbers of blocks, row after row.
@@ -82,7 +82,7 @@ impl Rows {
     }
 }
 
-fn pack_blocks(q: &QTensor, block: BlockType, columns: &Columns) -> Panels {
+fn pack_blocks(q: &QTensor, block: BlockType, columns: &Columns, lines: &mut [Line]) -> Grid {
     let formula = ggml::formula(block);
     let groups = block.block_elements() / formula.group;
     let mut rows = Rows::default();
@@ -104,7 +104,8 @@ fn pack_blocks(q: &QTensor, block: BlockType, columns: &Columns) -> Panels {
         false => Offset::Zero(formula.zero),
         true => Offset::Minimums(factors(&rows.dmin, &rows.minimums)),
     };
-    Panels { lines: lines(&rows.codes, columns), scales: factors(&rows.d, &rows.scales), offset }
+    place_codes(&rows.codes, columns, lines);
+    Grid { scales: factors(&rows.d, &rows.scales), offset }
 }
 
 /// [rows, count] → [panels, count, PANEL]; rows beyond the last are zero.
@@ -122,23 +123,20 @@ fn side_by_side<T: Copy + Default>(rows: &[T], count: usize) -> Vec<PerRow<T>> {
     out
 }
 
-/// Codes, [rows, cols] → lines of panels; columns and rows beyond the last are zero.
-fn lines(codes: &[u8], columns: &Columns) -> Vec<Line> {
-    let panels = codes.chunks(PANEL * columns.count.max(1));
-    let mut out = Vec::with_capacity(panels.len() * columns.lines());
-    for panel in panels {
-        let first = out.len();
-        out.resize(first + columns.lines(), Line([0; 4 * PANEL]));
+/// Codes, [rows, cols] → lines of panels; columns and rows beyond the last stay zero.
+fn place_codes(codes: &[u8], columns: &Columns, lines: &mut [Line]) {
+    let panels = codes.chunks(PANEL * columns.count);
+    for (panel, lines) in panels.zip(lines.chunks_exact_mut(columns.lines())) {
         for (lane, row) in panel.chunks_exact(columns.count).enumerate() {
-            for (line, codes) in out[first..].iter_mut().zip(row.chunks(columns.width.columns())) {
-                place(codes, &mut line.0[4 * lane..][..4]);
+            for (line, codes) in lines.iter_mut().zip(row.chunks(columns.width.columns())) {
+                place(codes, &mut line[4 * lane..][..4]);
             }
         }
     }
-    out
 }
 
 /// The codes of a lane in a line: the first four in the bytes (their low halves), the next four in the high halves.
+#[inline]
 fn place(codes: &[u8], bytes: &mut [u8]) {
     for (i, code) in codes.iter().enumerate() {
         bytes[i % 4] |= code << (4 * (i / 4));

@@ -15,7 +15,7 @@ type Codes = [[u8; 4]; PANEL];
 #[inline(always)]
 fn codes(line: &Line, code: impl Fn(u8) -> u8) -> Codes {
     let mut codes = [[0; 4]; PANEL];
-    for (codes, bytes) in codes.iter_mut().zip(line.0.as_chunks::<4>().0) {
+    for (codes, bytes) in codes.iter_mut().zip(line.as_chunks::<4>().0) {
         *codes = bytes.map(&code);
     }
     codes
