@@ -1,5 +1,6 @@
-//! An allocator that remembers, per thread, how much was held at most: hostile headers must not make llmc allocate more
-//! than the file that claims them could back.
+//! An allocator that remembers, per thread, how much was held at most, and how much was asked for in all: hostile headers
+//! must not make llmc allocate more than the file that claims them could back, and a repeated pass of a model nothing.
+#![allow(dead_code)] // Each test asks one of the two questions.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -7,6 +8,7 @@ use std::cell::Cell;
 thread_local! {
     static HELD: Cell<usize> = const { Cell::new(0) };
     static PEAK: Cell<usize> = const { Cell::new(0) };
+    static ASKED: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -20,6 +22,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.set(HELD.get().saturating_add(layout.size()));
         PEAK.set(PEAK.get().max(HELD.get()));
+        ASKED.set(ASKED.get().saturating_add(layout.size()));
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
@@ -37,4 +40,11 @@ pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     PEAK.set(before);
     let result = work();
     (result, PEAK.get().saturating_sub(before))
+}
+
+/// All that `work` asked for, bytes, given back or not.
+pub fn allocated<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = ASKED.get();
+    let result = work();
+    (result, ASKED.get().saturating_sub(before))
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::functions;
 use super::level::Level;
-use super::simd::{Kernel, Simd};
+use super::simd::{Binary, Kernel, Simd, Unary};
 use crate::backend::Activation;
 
 /// Elements below which sharing out costs more than it saves.
@@ -32,6 +32,17 @@ pub(super) enum Function {
     SoftCap(f32),
 }
 
+impl Unary for Function {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, x: S::V) -> S::V {
+        match self {
+            Function::Activation(activation) => functions::activate(simd, x, activation),
+            Function::Scale(factor) => simd.mul(x, simd.splat(factor)),
+            Function::SoftCap(cap) => functions::soft_cap(simd, x, cap),
+        }
+    }
+}
+
 struct Apply<'a>(&'a mut [f32], Function);
 
 impl Kernel for Apply<'_> {
@@ -39,13 +50,7 @@ impl Kernel for Apply<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.1 {
-            Function::Activation(activation) => {
-                simd.map(self.0, |v| functions::activate(simd, v, activation));
-            }
-            Function::Scale(factor) => simd.map(self.0, |v| simd.mul(v, simd.splat(factor))),
-            Function::SoftCap(cap) => simd.map(self.0, |v| functions::soft_cap(simd, v, cap)),
-        }
+        simd.map(self.0, self.1);
     }
 }
 
@@ -69,8 +74,19 @@ impl Kernel for Gate<'_> {
         let rows = self.x.chunks_exact(2 * self.width).zip(self.out.chunks_exact_mut(self.width));
         for (x, out) in rows {
             let (gate, up) = x.split_at(self.width);
-            simd.zip(gate, up, out, |g, u| simd.mul(functions::activate(simd, g, self.activation), u));
+            simd.zip(gate, up, out, Gating(self.activation));
         }
+    }
+}
+
+/// activation(a)·b.
+#[derive(Clone, Copy)]
+struct Gating(Activation);
+
+impl Binary for Gating {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, a: S::V, b: S::V) -> S::V {
+        simd.mul(functions::activate(simd, a, self.0), b)
     }
 }
 

@@ -15,7 +15,8 @@ pub(super) fn route(level: Level, pool: &Pool, logits: &Tensor, routing: Routing
     let mut probabilities = pool.take(logits.cols);
     let mut order: Vec<usize> = Vec::with_capacity(logits.cols);
     for row in 0..logits.rows {
-        softmax(level, logits.row(row), &mut probabilities);
+        probabilities.copy_from_slice(logits.row(row));
+        softmax(level, &mut probabilities);
         order.clear();
         order.extend(0..logits.cols);
         order.sort_unstable_by(|&a, &b| descending(&probabilities, a, b));

@@ -120,7 +120,7 @@ pub(super) fn soft_cap<S: Simd>(simd: S, x: S::V, cap: f32) -> S::V {
 /// An element-wise function of [`Activation`].
 #[inline(always)]
 pub(super) fn activate<S: Simd>(simd: S, x: S::V, activation: Activation) -> S::V {
-    let [half, one] = [0.5, 1.0].map(|c| simd.splat(c));
+    let (half, one) = (simd.splat(0.5), simd.splat(1.0));
     match activation {
         Activation::Silu => simd.mul(x, sigmoid(simd, x)),
         Activation::Gelu => {
@@ -144,7 +144,7 @@ pub(super) fn activate<S: Simd>(simd: S, x: S::V, activation: Activation) -> S::
 mod tests {
     use super::super::elementwise::{Function, apply};
     use super::super::level::Level;
-    use super::super::simd::Kernel;
+    use super::super::simd::{Kernel, Unary};
     use super::*;
 
     #[derive(Clone, Copy)]
@@ -161,10 +161,17 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) {
-            match self.1 {
-                Of::Exp => simd.map(self.0, |v| exp(simd, v)),
-                Of::Tanh => simd.map(self.0, |v| tanh(simd, v)),
-                Of::Erf => simd.map(self.0, |v| erf(simd, v)),
+            simd.map(self.0, self.1);
+        }
+    }
+
+    impl Unary for Of {
+        #[inline(always)]
+        fn of<S: Simd>(self, simd: S, x: S::V) -> S::V {
+            match self {
+                Of::Exp => exp(simd, x),
+                Of::Tanh => tanh(simd, x),
+                Of::Erf => erf(simd, x),
             }
         }
     }

@@ -1,14 +1,14 @@
 //! The keys and values of one layer, as attention reads them.
 //!
-//! Values lie by rows, [positions, width]. Keys lie in panels of 16 positions, each [width, 16]: a column of 16 keys is one
-//! vector, and the columns of a head follow each other. Whatever is behind the last position of the last panel is garbage.
+//! Values lie by rows, [positions, width]. Keys lie in panels of 64 positions, each [width, 64]: a column of a panel is four
+//! vectors, and the columns of a head follow each other. Whatever is behind the last position of the last panel is garbage.
 
 use rayon::prelude::*;
 
 use super::simd::LANES;
 
 /// Positions of a panel of keys.
-pub(super) const PANEL: usize = LANES;
+pub(super) const PANEL: usize = 4 * LANES;
 
 /// Elements below which sharing out costs more than it saves.
 const WORTH_SHARING: usize = 50_000;
@@ -58,9 +58,13 @@ pub(super) fn pack_keys(rows: &[f32], width: usize, from: usize, panels: &mut [f
         let skipped = from.saturating_sub(start);
         let at = (start + skipped - from) * width;
         let rows = rows.get(at..).unwrap_or_default();
-        for (lane, row) in (skipped..PANEL).zip(rows.chunks_exact(width)) {
-            for (column, &value) in panel.as_chunks_mut::<PANEL>().0.iter_mut().zip(row) {
-                column[lane] = value;
+        // By as many keys as a cache line of a column holds.
+        for (lane, rows) in (skipped..PANEL).step_by(LANES).zip(rows.chunks(LANES * width)) {
+            let keys = (rows.len() / width).min(PANEL - lane);
+            for (i, column) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                for (j, key) in column[lane..lane + keys].iter_mut().enumerate() {
+                    *key = rows[j * width + i];
+                }
             }
         }
     };

@@ -4,7 +4,7 @@
 
 use super::functions::exp;
 use super::level::Level;
-use super::simd::{Kernel, LANES, Simd};
+use super::simd::{Kernel, LANES, Simd, Unary};
 
 /// Elements summed in f32.
 const RUN: usize = 256;
@@ -56,24 +56,31 @@ impl Kernel for ExpSum<'_> {
     }
 }
 
-/// x ← e^(x − shift)·factor, or only the difference where there is no factor.
-struct Shift<'a> {
-    x: &'a [f32],
-    shift: f32,
-    factor: Option<f32>,
-    out: &'a mut [f32],
+/// x ← e^(x − shift)·factor.
+struct Exponentiate<'a> {
+    x: &'a mut [f32],
+    function: Shifted,
 }
 
-impl Kernel for Shift<'_> {
+#[derive(Clone, Copy)]
+struct Shifted {
+    shift: f32,
+    factor: f32,
+}
+
+impl Unary for Shifted {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, x: S::V) -> S::V {
+        simd.mul(exp(simd, simd.sub(x, simd.splat(self.shift))), simd.splat(self.factor))
+    }
+}
+
+impl Kernel for Exponentiate<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let shift = simd.splat(self.shift);
-        let Some(factor) = self.factor.map(|factor| simd.splat(factor)) else {
-            return simd.zip(self.x, self.x, self.out, |x, _| simd.sub(x, shift));
-        };
-        simd.zip(self.x, self.x, self.out, |x, _| simd.mul(exp(simd, simd.sub(x, shift)), factor));
+        simd.map(self.x, self.function);
     }
 }
 
@@ -91,10 +98,10 @@ pub(super) fn log_sum_exp_at(level: Level, x: &[f32]) -> f64 {
     f64::from(largest) + sum.ln()
 }
 
-/// eˣ/Σ eˣ.
-pub(super) fn softmax(level: Level, x: &[f32], out: &mut [f32]) {
+/// x ← eˣ/Σ eˣ.
+pub(super) fn softmax(level: Level, x: &mut [f32]) {
     let (shift, sum) = largest_and_sum(level, x);
-    level.run(Shift { x, shift, factor: Some((1.0 / sum) as f32), out });
+    level.run(Exponentiate { x, function: Shifted { shift, factor: (1.0 / sum) as f32 } });
 }
 
 /// ln Σ eˣ over a row of logits; -∞ of an empty row.
@@ -108,10 +115,58 @@ pub fn log_sum_exp(x: &[f32]) -> f64 {
 /// Where `out` is not of the length of `x`.
 pub fn log_softmax(x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "log_softmax: wrong output length");
-    let level = Level::detect();
-    let (largest, sum) = largest_and_sum(level, x);
-    // In two steps: the logarithm of the sum is small beside large logits, and would lose its digits.
-    level.run(Shift { x, shift: largest, factor: None, out });
+    let (largest, sum) = largest_and_sum(Level::detect(), x);
+    // In two steps: the logarithm of the sum may be small beside the logits, and would lose its digits.
     let log = sum.ln() as f32;
-    out.iter_mut().for_each(|value| *value -= log);
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = (x - largest) - log);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_f64(x: &[f32]) -> f64 {
+        let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let difference = |x: &f32| f64::from(*x) - f64::from(largest);
+        f64::from(largest) + x.iter().map(|x| difference(x).exp()).sum::<f64>().ln()
+    }
+
+    /// Logits as models have them: most of them far below a few.
+    fn logits(len: usize, size: f32) -> Vec<f32> {
+        (0..len).map(|i| size * (i as f32 * 0.7).sin() - (i % 977) as f32 * 0.01).collect()
+    }
+
+    #[test]
+    fn agrees_with_f64_over_any_vocabulary() {
+        for len in [1, 2, 15, 16, 17, 255, 256, 257, 49_152, 256_001] {
+            for size in [0.0, 1.0, 15.0, 1e4] {
+                let x = logits(len, size);
+                let expected = in_f64(&x);
+                for level in Level::usable() {
+                    let error = (log_sum_exp_at(level, &x) - expected).abs();
+                    assert!(error <= 1e-6 * expected.abs().max(1.0), "{level:?} {len} {size}: {error}");
+                }
+                let mut logs = vec![0.0; len];
+                log_softmax(&x, &mut logs);
+                for (x, log) in x.iter().zip(&logs) {
+                    let expected = f64::from(*x) - expected;
+                    assert!(
+                        (f64::from(*log) - expected).abs() <= 1e-6 * expected.abs().max(1.0),
+                        "{len} {size}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_and_the_impossible_have_their_limits() {
+        let infinite = f32::NEG_INFINITY;
+        assert_eq!(log_sum_exp(&[]), f64::NEG_INFINITY);
+        assert_eq!(log_sum_exp(&[infinite; 20]), f64::NEG_INFINITY);
+        assert_eq!(log_sum_exp(&[infinite, 3.0]), 3.0);
+        assert!(log_sum_exp(&[0.0; 40].map(|_: f32| f32::NAN)).is_nan());
+        assert!(log_sum_exp(&[1.0, f32::NAN, 2.0]).is_nan());
+        assert_eq!(log_sum_exp(&[1e38; 3]), f64::from(1e38f32) + 3f64.ln());
+    }
 }

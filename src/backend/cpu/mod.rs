@@ -21,6 +21,8 @@ mod pages;
 mod rope;
 mod simd;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,7 +3,7 @@
 
 use super::elementwise::by_rows;
 use super::level::Level;
-use super::simd::{Kernel, LANES, Simd};
+use super::simd::{Binary, Kernel, LANES, Simd};
 use crate::backend::NormWeights;
 
 struct Normalize<'a> {
@@ -20,44 +20,60 @@ impl Kernel for Normalize<'_> {
         let NormWeights { width, weight, epsilon, centered, .. } = self.norm;
         let runs = self.x.chunks_exact(*width).zip(self.out.chunks_exact_mut(*width));
         for ((x, out), weight) in runs.zip(weight.chunks_exact(*width).cycle()) {
-            let mean = if *centered { sum(simd, x, |v| v) / *width as f32 } else { 0.0 };
-            let squares = if *centered { squared_deviations(simd, x, mean) } else { squared(simd, x) };
-            let factor = simd.splat(1.0 / (squares / *width as f32 + epsilon).sqrt());
-            let mean = simd.splat(mean);
-            simd.zip(x, weight, out, |v, w| simd.mul(simd.mul(simd.sub(v, mean), factor), w));
+            let mean = if *centered { sum(simd, x) / *width as f32 } else { 0.0 };
+            let factor = 1.0 / (squares(simd, x, mean) / *width as f32 + epsilon).sqrt();
+            simd.zip(x, weight, out, Normalized { mean, factor });
         }
     }
 }
 
-#[inline(always)]
-fn squared<S: Simd>(simd: S, x: &[f32]) -> f32 {
-    sum(simd, x, |v| simd.mul(v, v))
+/// (x − mean)·factor·weight.
+#[derive(Clone, Copy)]
+struct Normalized {
+    mean: f32,
+    factor: f32,
 }
 
-/// Σ(x − mean)². The zeros that fill up the last vector would count as mean², so that what is left over is summed apart.
-#[inline(always)]
-fn squared_deviations<S: Simd>(simd: S, x: &[f32], mean: f32) -> f32 {
-    let (whole, rest) = x.split_at(x.len() / LANES * LANES);
-    let shift = simd.splat(mean);
-    let deviation = |v| simd.sub(v, shift);
-    let squares = sum(simd, whole, |v| simd.mul(deviation(v), deviation(v)));
-    squares + rest.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>()
+impl Binary for Normalized {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, x: S::V, weight: S::V) -> S::V {
+        let centered = simd.sub(x, simd.splat(self.mean));
+        simd.mul(simd.mul(centered, simd.splat(self.factor)), weight)
+    }
 }
 
-/// Σf(x), in four running sums per lane; f(0) must be 0.
+/// Running sums per lane: they hide the latency of additions, and keep each short.
+const SUMS: usize = 4;
+
+/// Σx.
 #[inline(always)]
-fn sum<S: Simd>(simd: S, x: &[f32], f: impl Fn(S::V) -> S::V) -> f32 {
-    let mut sums = [simd.splat(0.0); 4];
+fn sum<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    let mut sums = [simd.splat(0.0); SUMS];
     let (vectors, rest) = x.as_chunks::<LANES>();
-    for four in vectors.chunks(4) {
-        for (sum, vector) in sums.iter_mut().zip(four) {
-            *sum = simd.add(*sum, f(simd.load(vector)));
+    for vectors in vectors.chunks(SUMS) {
+        for (sum, vector) in sums.iter_mut().zip(vectors) {
+            *sum = simd.add(*sum, simd.load(vector));
         }
     }
-    if !rest.is_empty() {
-        sums[3] = simd.add(sums[3], f(simd.load_part(rest)));
+    total(simd, sums) + rest.iter().sum::<f32>()
+}
+
+/// Σ(x − mean)².
+#[inline(always)]
+fn squares<S: Simd>(simd: S, x: &[f32], mean: f32) -> f32 {
+    let mut sums = [simd.splat(0.0); SUMS];
+    let (vectors, rest) = x.as_chunks::<LANES>();
+    for vectors in vectors.chunks(SUMS) {
+        for (sum, vector) in sums.iter_mut().zip(vectors) {
+            let deviation = simd.sub(simd.load(vector), simd.splat(mean));
+            *sum = simd.mul_add(deviation, deviation, *sum);
+        }
     }
-    let [a, b, c, d] = sums;
+    total(simd, sums) + rest.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>()
+}
+
+#[inline(always)]
+fn total<S: Simd>(simd: S, [a, b, c, d]: [S::V; SUMS]) -> f32 {
     simd.sum(simd.add(simd.add(a, b), simd.add(c, d)))
 }
 
@@ -78,4 +94,43 @@ pub(super) fn normalize(level: Level, x: &[f32], norm: &NormWeights, cols: usize
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected(x: &[f32], norm: &NormWeights, run: usize) -> Vec<f64> {
+        let width = norm.width as f64;
+        let mean = if norm.centered { x.iter().map(|&x| f64::from(x)).sum::<f64>() / width } else { 0.0 };
+        let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / width;
+        let factor = (variance + f64::from(norm.epsilon)).sqrt().recip();
+        let at = run * norm.width % norm.weight.len();
+        let bias = norm.bias.as_ref().map_or(vec![0.0; norm.weight.len()], Clone::clone);
+        let terms = x.iter().zip(&norm.weight[at..]).zip(&bias[at..]);
+        terms.map(|((&x, &w), &b)| (f64::from(x) - mean) * factor * f64::from(w) + f64::from(b)).collect()
+    }
+
+    #[test]
+    fn widths_around_whole_vectors() {
+        for width in [1, 15, 16, 17, 64, 80, 100, 576, 1030] {
+            for (weights, centered) in [(1, false), (1, true), (2, true)] {
+                let weight: Vec<f32> = (0..weights * width).map(|i| 0.5 + (i % 7) as f32 / 7.0).collect();
+                let bias = centered.then(|| weight.iter().map(|w| w - 1.0).collect());
+                let norm = NormWeights { width, weight, bias, epsilon: 1e-5, centered };
+                // A mean that is no zero, for what fills up the last vector is.
+                let x: Vec<f32> = (0..4 * width).map(|i| 3.0 + (i as f32 * 0.7).sin()).collect();
+                for level in Level::usable() {
+                    let mut out = vec![f32::NAN; x.len()];
+                    normalize(level, &x, &norm, 2 * width, &mut out);
+                    for (run, (x, out)) in x.chunks(width).zip(out.chunks(width)).enumerate() {
+                        for (found, expected) in out.iter().zip(expected(x, &norm, run)) {
+                            let near = (f64::from(*found) - expected).abs() <= 1e-4 * (1.0 + expected.abs());
+                            assert!(near, "{level:?} {width} {weights} {centered}: {found}, not {expected}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

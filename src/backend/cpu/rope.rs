@@ -34,25 +34,28 @@ impl Kernel for Rotate<'_> {
 /// (l, r) ← (l·cos − r·sin, r·cos + l·sin).
 #[inline(always)]
 fn rotate<S: Simd>(simd: S, left: &mut [f32], right: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let turn = |l, r, c, s| {
-        let negative = simd.sub(simd.splat(0.0), r);
-        (simd.mul_add(negative, s, simd.mul(l, c)), simd.mul_add(l, s, simd.mul(r, c)))
-    };
     let (lefts, left) = left.as_chunks_mut::<LANES>();
     let (rights, right) = right.as_chunks_mut::<LANES>();
     let ((coss, cos), (sins, sin)) = (cos.as_chunks::<LANES>(), sin.as_chunks::<LANES>());
     for (((l, r), c), s) in lefts.iter_mut().zip(rights).zip(coss).zip(sins) {
-        let turned = turn(simd.load(l), simd.load(r), simd.load(c), simd.load(s));
-        simd.store(turned.0, l);
-        simd.store(turned.1, r);
+        turn(simd, l, r, simd.load(c), simd.load(s));
     }
-    let (mut l, mut r) = ([0.0; LANES], [0.0; LANES]);
-    let parts = [&*left, &*right, cos, sin].map(|part| simd.load_part(part));
-    let turned = turn(parts[0], parts[1], parts[2], parts[3]);
-    simd.store(turned.0, &mut l);
-    simd.store(turned.1, &mut r);
-    left.copy_from_slice(&l[..left.len()]);
-    right.copy_from_slice(&r[..right.len()]);
+    if !left.is_empty() {
+        let (mut l, mut r) = ([0.0; LANES], [0.0; LANES]);
+        l[..left.len()].copy_from_slice(left);
+        r[..right.len()].copy_from_slice(right);
+        turn(simd, &mut l, &mut r, simd.load_part(cos), simd.load_part(sin));
+        left.copy_from_slice(&l[..left.len()]);
+        right.copy_from_slice(&r[..right.len()]);
+    }
+}
+
+#[inline(always)]
+fn turn<S: Simd>(simd: S, left: &mut [f32; LANES], right: &mut [f32; LANES], cos: S::V, sin: S::V) {
+    let (l, r) = (simd.load(left), simd.load(right));
+    let negative = simd.sub(simd.splat(0.0), r);
+    simd.store(simd.mul_add(negative, sin, simd.mul(l, cos)), left);
+    simd.store(simd.mul_add(l, sin, simd.mul(r, cos)), right);
 }
 
 /// Rotates every head of every row of x, [rows, cols].

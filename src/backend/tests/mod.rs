@@ -7,7 +7,7 @@
 mod attention;
 mod experts;
 mod goldens;
-mod layers;
+pub(crate) mod layers;
 pub(crate) mod reference;
 
 pub(crate) use layers::rotations;

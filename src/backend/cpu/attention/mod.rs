@@ -159,7 +159,8 @@ impl Job<'_> {
                 .chunks_exact_mut(cols)
                 .flat_map(|row| row[head.columns()].chunks_exact_mut(self.spec.head_dim));
             for (out, (sums, _, total)) in rows.zip(unit.sums()) {
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum / total);
+                let factor = 1.0 / total;
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * factor);
             }
         }
     }

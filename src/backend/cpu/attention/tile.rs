@@ -3,54 +3,48 @@
 use super::super::key_values::PANEL;
 use super::super::simd::{LANES, Simd};
 
-/// Keys of a block.
-pub(super) const BLOCK: usize = 64;
-/// Panels of a block.
-const PANELS: usize = BLOCK / PANEL;
+/// Vectors of a block of keys, which is a panel.
+const VECTORS: usize = PANEL / LANES;
 
 /// Scores of a tile's rows for a block's keys, then their weights.
-pub(super) type Scores<const R: usize> = [[f32; BLOCK]; R];
+pub(super) type Scores<const R: usize> = [[f32; PANEL]; R];
 
-/// Scores of `R` queries for the keys of `panels` panels: Σₖ q[r, k]·key[k].
-///
-/// `keys` begins at the head's columns in the first panel; panels are `stride` apart.
+/// Scores of `R` queries, [depth, R], for the first `vectors` vectors of a panel's keys, [depth, PANEL]:
+/// Σₖ query[k, r]·key[k].
 #[inline(always)]
 pub(super) fn score<S: Simd, const R: usize>(
     simd: S,
-    queries: [&[f32]; R],
+    queries: &[f32],
     keys: &[f32],
-    stride: usize,
-    panels: usize,
+    vectors: usize,
     out: &mut Scores<R>,
 ) {
-    if S::MANY_REGISTERS && panels == PANELS {
-        return score_panels::<S, R, PANELS>(simd, queries, keys, stride, 0, out);
+    if S::MANY_REGISTERS && vectors == VECTORS {
+        return score_vectors::<S, R, VECTORS>(simd, queries, keys, 0, out);
     }
-    for panel in 0..panels {
-        score_panels::<S, R, 1>(simd, queries, &keys[panel * stride..], stride, panel, out);
+    for at in 0..vectors {
+        score_vectors::<S, R, 1>(simd, queries, keys, at, out);
     }
 }
 
 #[inline(always)]
-fn score_panels<S: Simd, const R: usize, const P: usize>(
+fn score_vectors<S: Simd, const R: usize, const N: usize>(
     simd: S,
-    queries: [&[f32]; R],
+    queries: &[f32],
     keys: &[f32],
-    stride: usize,
     first: usize,
     out: &mut Scores<R>,
 ) {
-    let depth = queries[0].len();
-    let queries = queries.map(|query| &query[..depth]);
-    let panels: [&[[f32; LANES]]; P] =
-        std::array::from_fn(|p| &keys[p * stride..][..depth * PANEL].as_chunks().0[..depth]);
-    let mut sums = [[simd.splat(0.0); P]; R];
-    for k in 0..depth {
-        let columns: [S::V; P] = std::array::from_fn(|p| simd.load(&panels[p][k]));
-        for (sums, query) in sums.iter_mut().zip(queries) {
-            let query = simd.splat(query[k]);
-            for (sum, column) in sums.iter_mut().zip(columns) {
-                *sum = simd.mul_add(query, column, *sum);
+    let mut sums = [[simd.splat(0.0); N]; R];
+    for (query, column) in queries.as_chunks::<R>().0.iter().zip(keys.as_chunks::<PANEL>().0) {
+        let mut keys = [simd.splat(0.0); N];
+        for (key, column) in keys.iter_mut().zip(&column.as_chunks().0[first..]) {
+            *key = simd.load(column);
+        }
+        for (sums, query) in sums.iter_mut().zip(query) {
+            let query = simd.splat(*query);
+            for (sum, key) in sums.iter_mut().zip(keys) {
+                *sum = simd.mul_add(query, key, *sum);
             }
         }
     }
@@ -105,13 +99,19 @@ fn weigh_vectors<S: Simd, const R: usize, const N: usize>(
 ) {
     let width = out.len() / R / LANES;
     let out = out.as_chunks_mut::<LANES>().0;
-    let mut sums: [[S::V; N]; R] = std::array::from_fn(|r| {
+    let mut sums = [[simd.splat(0.0); N]; R];
+    for (r, sums) in sums.iter_mut().enumerate() {
         let factor = simd.splat(factors[r]);
-        std::array::from_fn(|n| simd.mul(factor, simd.load(&out[r * width + first + n])))
-    });
-    for k in 0..keys.min(BLOCK) {
-        let row = &values.data[k * values.stride + first * LANES..][..N * LANES];
-        let row: [S::V; N] = std::array::from_fn(|n| simd.load(&row.as_chunks().0[n]));
+        for (n, sum) in sums.iter_mut().enumerate() {
+            *sum = simd.mul(factor, simd.load(&out[r * width + first + n]));
+        }
+    }
+    for k in 0..keys.min(PANEL) {
+        let data = &values.data[k * values.stride + first * LANES..][..N * LANES];
+        let mut row = [simd.splat(0.0); N];
+        for (value, data) in row.iter_mut().zip(data.as_chunks().0) {
+            *value = simd.load(data);
+        }
         for (sums, weights) in sums.iter_mut().zip(weights) {
             let weight = simd.splat(weights[k]);
             for (sum, value) in sums.iter_mut().zip(row) {

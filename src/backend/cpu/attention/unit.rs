@@ -6,10 +6,11 @@
 
 use std::ops::Range;
 
+use super::super::elementwise::Function;
 use super::super::functions;
 use super::super::key_values::{PANEL, Sequence};
 use super::super::simd::{Kernel, LANES, Simd};
-use super::tile::{self, BLOCK, Values};
+use super::tile::{self, Values};
 use crate::backend::Attention;
 
 /// What a unit reads: one head of a sequence.
@@ -50,7 +51,7 @@ pub(super) struct Unit<'a> {
     head_dim: usize,
     /// `head_dim`, rounded up to whole vectors.
     width: usize,
-    /// [rows, head_dim], scaled.
+    /// Scaled; each of its [`tiles`] is [head_dim, rows].
     queries: &'a mut [f32],
     /// Σ e^(score − largest)·value, [rows, width].
     sums: &'a mut [f32],
@@ -58,7 +59,7 @@ pub(super) struct Unit<'a> {
     largest: &'a mut [f32],
     /// Σ e^(score − largest) of each row.
     totals: &'a mut [f32],
-    /// A block of values, [BLOCK, width], where heads are no whole vectors.
+    /// A block of values, [PANEL, width], where heads are no whole vectors.
     padded: &'a mut [f32],
 }
 
@@ -67,7 +68,7 @@ impl<'a> Unit<'a> {
     pub(super) fn storage_len(head: Head, queries: usize) -> usize {
         let head_dim = head.spec.head_dim;
         let width = head_dim.next_multiple_of(LANES);
-        let padded = if width == head_dim { 0 } else { BLOCK * width };
+        let padded = if width == head_dim { 0 } else { PANEL * width };
         queries * head.group() * (head_dim + width + 2) + padded
     }
 
@@ -80,9 +81,16 @@ impl<'a> Unit<'a> {
         let (sums, storage) = storage.split_at_mut(rows * width);
         let (largest, storage) = storage.split_at_mut(rows);
         let (totals, padded) = storage.split_at_mut(rows);
-        let shared = q.chunks_exact(heads * head_dim).map(|row| &row[head.columns()]);
-        for (to, from) in queries.chunks_exact_mut(head.columns().len()).zip(shared) {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
+        let query = |row: usize| {
+            let columns = &q[row / head.group() * heads * head_dim..][head.columns()];
+            &columns[row % head.group() * head_dim..][..head_dim]
+        };
+        for (first, count) in tiles(rows) {
+            let tile = &mut queries[first * head_dim..][..count * head_dim];
+            for row in 0..count {
+                let to = tile[row..].iter_mut().step_by(count);
+                to.zip(query(first + row)).for_each(|(to, from)| *to = from * scale);
+            }
         }
         sums.fill(0.0);
         // The least finite score: -∞ less itself would be NaN.
@@ -99,6 +107,17 @@ impl<'a> Unit<'a> {
     }
 }
 
+/// How rows fall into tiles of 6, 3, 2 and 1: the first row of each, and how many they are.
+fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let tile = move |row: usize| match rows - row {
+        0 => None,
+        1 | 2 => Some((row, rows - row)),
+        3..6 => Some((row, 3)),
+        _ => Some((row, 6)),
+    };
+    std::iter::successors(tile(0), move |(row, count)| tile(row + count))
+}
+
 /// Adds what the queries of `unit` see of the positions in `range`, which begins at a whole block.
 pub(super) struct Absorb<'a, 'b> {
     pub unit: &'a mut Unit<'b>,
@@ -113,10 +132,10 @@ impl Kernel for Absorb<'_, '_> {
     fn run<S: Simd>(self, simd: S) {
         let Absorb { unit, head, range } = self;
         let last = unit.first + (unit.rows / head.group()).saturating_sub(1);
-        let start = range.start.max(head.visible(unit.first).start / BLOCK * BLOCK);
+        let start = range.start.max(head.visible(unit.first).start / PANEL * PANEL);
         let end = range.end.min(head.visible(last).end);
-        for at in (start..end).step_by(BLOCK) {
-            absorb_block(simd, unit, head, at..end.min(at + BLOCK));
+        for at in (start..end).step_by(PANEL) {
+            absorb_block(simd, unit, head, at..end.min(at + PANEL));
         }
     }
 }
@@ -125,14 +144,13 @@ impl Kernel for Absorb<'_, '_> {
 fn absorb_block<S: Simd>(simd: S, unit: &mut Unit, head: Head, positions: Range<usize>) {
     let padded = std::mem::take(&mut unit.padded);
     let values = values(head, &positions, padded);
-    let mut row = 0;
-    while row < unit.rows {
-        row += match unit.rows - row {
+    for (row, count) in tiles(unit.rows) {
+        match count {
             1 => step::<S, 1>(simd, unit, head, &positions, values, row),
             2 => step::<S, 2>(simd, unit, head, &positions, values, row),
-            3..6 => step::<S, 3>(simd, unit, head, &positions, values, row),
+            3 => step::<S, 3>(simd, unit, head, &positions, values, row),
             _ => step::<S, 6>(simd, unit, head, &positions, values, row),
-        };
+        }
     }
     unit.padded = padded;
 }
@@ -153,7 +171,7 @@ fn values<'a>(head: Head<'a>, positions: &Range<usize>, padded: &'a mut [f32]) -
     Values { data: padded, stride: width }
 }
 
-/// `R` rows from `row` on meet a block of keys. Returns `R`.
+/// `R` rows from `row` on meet a block of keys.
 #[inline(always)]
 fn step<S: Simd, const R: usize>(
     simd: S,
@@ -162,33 +180,39 @@ fn step<S: Simd, const R: usize>(
     positions: &Range<usize>,
     values: Values,
     row: usize,
-) -> usize {
+) {
     let position = |r: usize| unit.first + (row + r) / head.group();
-    let [start, end] = [positions.start, positions.end.min(head.visible(position(R - 1)).end)];
-    if end <= start || positions.end <= head.visible(position(0)).start {
-        return R;
+    let [first, last] = [0, R - 1].map(|r| head.visible(position(r)));
+    let [start, end] = [positions.start, positions.end.min(last.end)];
+    if end <= start || end <= first.start {
+        return;
     }
-    let mut scores = [[0.0; BLOCK]; R];
-    let queries = std::array::from_fn(|r| &unit.queries[(row + r) * unit.head_dim..][..unit.head_dim]);
-    let width = head.sequence.width;
-    let keys = &head.sequence.keys[start * width + head.kv_head * unit.head_dim * PANEL..];
-    tile::score(simd, queries, keys, width * PANEL, (end - start).div_ceil(PANEL), &mut scores);
+    let all_visible = first.end >= start + PANEL && last.start <= start;
+    let bent = head.spec.soft_cap.is_some() || head.spec.slopes.is_some();
+    let mut scores = [[0.0; PANEL]; R];
+    let queries = &unit.queries[row * unit.head_dim..][..R * unit.head_dim];
+    let panel = start * head.sequence.width + head.kv_head * unit.head_dim * PANEL;
+    let keys = &head.sequence.keys[panel..][..unit.head_dim * PANEL];
+    tile::score(simd, queries, keys, (end - start).div_ceil(LANES), &mut scores);
     let mut factors = [0.0; R];
     for (r, (scores, factor)) in scores.iter_mut().zip(&mut factors).enumerate() {
-        bend(simd, scores, head, (row + r) % head.group(), start as f32 - position(r) as f32);
-        mask(scores, start, head.visible(position(r)));
+        if bent {
+            bend(simd, scores, head, (row + r) % head.group(), start as f32 - position(r) as f32);
+        }
+        if !all_visible {
+            mask(scores, start, head.visible(position(r)));
+        }
         *factor = soften(simd, scores, &mut unit.largest[row + r], &mut unit.totals[row + r]);
     }
     let sums = &mut unit.sums[row * unit.width..][..R * unit.width];
     tile::weigh(simd, &scores, factors, values, end - start, sums);
-    R
 }
 
 /// Caps scores, and adds ALiBi's bias: `distance` is that of the block's first key from the query.
 #[inline(always)]
-fn bend<S: Simd>(simd: S, scores: &mut [f32; BLOCK], head: Head, in_group: usize, distance: f32) {
+fn bend<S: Simd>(simd: S, scores: &mut [f32; PANEL], head: Head, in_group: usize, distance: f32) {
     if let Some(cap) = head.spec.soft_cap {
-        simd.map(scores, |v| functions::soft_cap(simd, v, cap));
+        simd.map(scores, Function::SoftCap(cap));
     }
     if let Some(slopes) = &head.spec.slopes {
         let slope = slopes[head.kv_head * head.group() + in_group];
@@ -200,8 +224,8 @@ fn bend<S: Simd>(simd: S, scores: &mut [f32; BLOCK], head: Head, in_group: usize
 
 /// Keys from `start` on that are not among the visible positions get a score of -∞.
 #[inline(always)]
-fn mask(scores: &mut [f32; BLOCK], start: usize, visible: Range<usize>) {
-    let within = |position: usize| position.saturating_sub(start).min(BLOCK);
+fn mask(scores: &mut [f32; PANEL], start: usize, visible: Range<usize>) {
+    let within = |position: usize| position.saturating_sub(start).min(PANEL);
     scores[..within(visible.start)].fill(f32::NEG_INFINITY);
     scores[within(visible.end)..].fill(f32::NEG_INFINITY);
 }
@@ -209,8 +233,11 @@ fn mask(scores: &mut [f32; BLOCK], start: usize, visible: Range<usize>) {
 /// Makes weights of scores: e^(score − largest). Returns what the sums so far must be multiplied by, for they were made
 /// with a smaller largest score.
 #[inline(always)]
-fn soften<S: Simd>(simd: S, scores: &mut [f32; BLOCK], largest: &mut f32, total: &mut f32) -> f32 {
-    let mut vectors: [S::V; BLOCK / LANES] = std::array::from_fn(|i| simd.load(&scores.as_chunks().0[i]));
+fn soften<S: Simd>(simd: S, scores: &mut [f32; PANEL], largest: &mut f32, total: &mut f32) -> f32 {
+    let mut vectors = [simd.splat(0.0); PANEL / LANES];
+    for (vector, scores) in vectors.iter_mut().zip(scores.as_chunks().0) {
+        *vector = simd.load(scores);
+    }
     let [a, b, c, d] = vectors;
     let new = simd.largest(simd.max(simd.max(a, b), simd.max(c, d))).max(*largest);
     let shift = simd.splat(new);

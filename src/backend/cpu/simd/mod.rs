@@ -14,8 +14,8 @@ pub(super) const LANES: usize = 16;
 
 /// One level's operations on vectors of [`LANES`] floats.
 ///
-/// Every function that takes a `Simd` must be `#[inline(always)]` up to its [`Kernel::run`]: code that is not inlined keeps
-/// the baseline's instructions.
+/// Every function that takes a `Simd` must be `#[inline(always)]` up to its [`Kernel::run`], and no closure may touch a
+/// vector: code that is not inlined keeps the baseline's instructions, and each operation becomes a call.
 pub(super) trait Simd: Copy {
     /// A vector.
     type V: Copy;
@@ -75,35 +75,45 @@ pub(super) trait Simd: Copy {
 
     /// Replaces every element by a function of it. The end that fills no vector goes through the same function.
     #[inline(always)]
-    fn map(self, x: &mut [f32], f: impl Fn(Self::V) -> Self::V) {
+    fn map(self, x: &mut [f32], f: impl Unary) {
         let (vectors, rest) = x.as_chunks_mut::<LANES>();
         for vector in vectors {
-            self.store(f(self.load(vector)), vector);
+            self.store(f.of(self, self.load(vector)), vector);
         }
         if !rest.is_empty() {
             let mut lanes = [0.0; LANES];
-            self.store(f(self.load_part(rest)), &mut lanes);
+            self.store(f.of(self, self.load_part(rest)), &mut lanes);
             rest.copy_from_slice(&lanes[..rest.len()]);
         }
     }
 
     /// Writes a function of two rows, element by element.
     #[inline(always)]
-    fn zip(self, a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(Self::V, Self::V) -> Self::V) {
+    fn zip(self, a: &[f32], b: &[f32], out: &mut [f32], f: impl Binary) {
         let (vectors, rest) = out.as_chunks_mut::<LANES>();
-        let ([a, b], [a_rest, b_rest]) = {
-            let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-            ([a, b], [a_rest, b_rest])
-        };
+        let (a, a_rest) = a.as_chunks::<LANES>();
+        let (b, b_rest) = b.as_chunks::<LANES>();
         for ((vector, a), b) in vectors.iter_mut().zip(a).zip(b) {
-            self.store(f(self.load(a), self.load(b)), vector);
+            self.store(f.of(self, self.load(a), self.load(b)), vector);
         }
         if !rest.is_empty() {
             let mut lanes = [0.0; LANES];
-            self.store(f(self.load_part(a_rest), self.load_part(b_rest)), &mut lanes);
+            self.store(f.of(self, self.load_part(a_rest), self.load_part(b_rest)), &mut lanes);
             rest.copy_from_slice(&lanes[..rest.len()]);
         }
     }
+}
+
+/// A function of one vector; `#[inline(always)]`, as a closure could not be.
+pub(super) trait Unary: Copy {
+    /// f(x).
+    fn of<S: Simd>(self, simd: S, x: S::V) -> S::V;
+}
+
+/// A function of two vectors; `#[inline(always)]`.
+pub(super) trait Binary: Copy {
+    /// f(a, b).
+    fn of<S: Simd>(self, simd: S, a: S::V, b: S::V) -> S::V;
 }
 
 /// A computation that is compiled for every level. Its fields are its arguments.

@@ -91,14 +91,21 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn where_less(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
-        call!([0, 1].map(|i| _mm256_blendv_ps(y[i], x[i], _mm256_cmp_ps::<_CMP_LT_OQ>(a[i], b[i]))))
+        call!([
+            _mm256_blendv_ps(y[0], x[0], _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0])),
+            _mm256_blendv_ps(y[1], x[1], _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1])),
+        ])
     }
     #[inline(always)]
     fn times_power_of_two(self, v: Self::V, n: Self::V) -> Self::V {
         // In two steps, so that neither power leaves the exponent's range.
         let half = self.round(self.mul(n, self.splat(0.5)));
         let rest = self.sub(n, half);
-        self.mul(self.mul(v, self.power_of_two(half)), self.power_of_two(rest))
+        let [first, second] = call!([
+            [power_of_two(half[0]), power_of_two(half[1])],
+            [power_of_two(rest[0]), power_of_two(rest[1])],
+        ]);
+        self.mul(self.mul(v, first), second)
     }
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
@@ -120,17 +127,12 @@ impl Simd for Avx2 {
     }
 }
 
-impl Avx2 {
-    /// 2ⁿ for whole n of -126..=127, by the bits of its exponent.
-    #[inline(always)]
-    fn power_of_two(self, n: [__m256; 2]) -> [__m256; 2] {
-        n.map(|n| {
-            call!({
-                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-            })
-        })
-    }
+/// 2ⁿ for whole n of -126..=127, by the bits of its exponent.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn power_of_two(n: __m256) -> __m256 {
+    let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
 }
 
 impl Simd for Avx512 {
