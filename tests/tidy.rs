@@ -62,6 +62,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "src/backend/cpu/dense/x86.rs",
     "src/backend/cpu/simd/x86.rs",
     "benches/int_linear.rs",
+    "benches/linear/peaks.rs",
     "tests/hostile/alloc.rs",
 ];
 

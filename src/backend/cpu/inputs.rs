@@ -26,7 +26,7 @@ pub(super) enum Form {
 pub(super) struct Inputs {
     /// Rows.
     pub rows: usize,
-    /// Columns held per row: those of the weight, rounded up to what the form needs, the rest zero.
+    /// Columns held per row: those of the weight, rounded up to what suits the form, the rest zero.
     pub stride: usize,
     /// [rows, stride] where the form is `F32`.
     pub values: Vec<f32>,
@@ -41,11 +41,16 @@ pub(super) struct Inputs {
 }
 
 impl Form {
-    /// Columns are rounded up to a multiple of this.
-    fn multiple(self) -> usize {
+    /// Columns that a row of `cols` takes. Rows that lie some KB apart fall into the same few places of the nearest cache
+    /// and drive each other out, so they are moved apart.
+    fn stride(self, cols: usize) -> usize {
+        let apart = |stride: usize, bytes: usize| {
+            if stride * bytes % 1024 == 0 { stride + 64 / bytes } else { stride }
+        };
         match self {
-            Form::F32 | Form::Bf16 => 2,
-            Form::Int8 { group } => group,
+            Form::F32 => apart(cols.next_multiple_of(2), 4),
+            Form::Bf16 => apart(cols.next_multiple_of(2), 2),
+            Form::Int8 { group } => cols.next_multiple_of(group),
         }
     }
 }
@@ -54,7 +59,7 @@ impl Inputs {
     /// Rounds `x`, [rows, cols] with neither 0, to a form, in place of what was held.
     pub fn prepare(&mut self, form: Form, x: &[f32], cols: usize) {
         self.rows = x.len() / cols;
-        self.stride = cols.next_multiple_of(form.multiple());
+        self.stride = form.stride(cols);
         match form {
             Form::F32 => self.keep(x, cols),
             Form::Bf16 => self.halve(x, cols),

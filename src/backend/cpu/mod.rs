@@ -32,12 +32,11 @@ use crate::error::Result;
 use buffers::Pool;
 use elementwise::Function;
 use level::Level;
-use linear::Scratch;
 
 pub use bandwidth::read_bandwidth;
 pub use buffers::Tensor;
 pub use key_values::KeyValues;
-pub use linear::{Activations, Linear};
+pub use linear::{Activations, Linear, Scratch};
 pub use logits::{log_softmax, log_sum_exp};
 pub use table::Table;
 

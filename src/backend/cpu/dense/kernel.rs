@@ -4,6 +4,8 @@
 //! A panel is a run of lines, each of 16 rows × 1, 2 columns. A tile of R rows and P panels loads P lines and R inputs for
 //! R·P products, so that arithmetic, not loading, is what takes its time.
 
+use std::ops::Range;
+
 use super::super::level::Level;
 use super::super::packed::PANEL;
 use super::super::pages::Line;
@@ -94,6 +96,12 @@ impl Format for PairsByPairs {
     }
 }
 
+/// Lines that stay in the second cache beside inputs: 256 KB.
+const SLICE: usize = 4096;
+
+/// Lines ahead that a lone row asks for.
+const AHEAD: usize = 16;
+
 /// Inputs [rows, stride] × consecutive panels → out.
 pub(in super::super) struct Product<'a, I> {
     /// [rows, stride], of which each row's first `lines`·[`Format::COLUMNS`] are multiplied.
@@ -130,37 +138,48 @@ impl<I: Copy> Product<'_, I> {
         }
     }
 
-    /// Panels outside, tiles of rows inside: a pair of panels stays in the nearest caches while all rows pass.
+    /// Some panels outside, slices of their columns within, tiles of rows inside: a slice stays in the second cache while
+    /// all rows pass. Each sum goes on from where the slice before it left it.
     #[inline(always)]
     fn sweep<V: Lanes, F: Format<Input = I>>(mut self) {
         let panels = self.width.div_ceil(PANEL);
-        let [most_rows, most_panels] = V::TILE;
+        let tiles = self.rows.div_ceil(V::most_rows(F::COLUMNS));
+        let slice = if tiles > 1 { SLICE / V::PANELS } else { self.lines };
         // One row alone waits for its sums: more panels at once keep the units busy.
-        let step = if self.rows == 1 && most_panels > 1 { 4 } else { most_panels };
+        let step = if self.rows == 1 { V::ROW_PANELS } else { V::PANELS };
         for panel in (0..panels).step_by(step) {
-            let tiles = self.rows.div_ceil(most_rows);
-            for tile in 0..tiles {
-                // Tiles of nearly equal height, rather than a rest of one row.
-                let (from, to) = (self.rows * tile / tiles, self.rows * (tile + 1) / tiles);
-                let together = step.min(panels - panel);
-                self.tile::<V, F>(from, to - from, panel, together);
+            let together = panel..panels.min(panel + step);
+            for line in (0..self.lines).step_by(slice) {
+                let lines = line..self.lines.min(line + slice);
+                for tile in 0..tiles {
+                    // Tiles of nearly equal height, rather than a rest of one row.
+                    let rows = self.rows * tile / tiles..self.rows * (tile + 1) / tiles;
+                    self.tile::<V, F>(rows, together.clone(), lines.clone());
+                }
             }
         }
     }
 
     #[inline(always)]
-    fn tile<V: Lanes, F: Format<Input = I>>(&mut self, row: usize, rows: usize, panel: usize, panels: usize) {
-        let at = panel * PANEL;
+    fn tile<V: Lanes, F: Format<Input = I>>(
+        &mut self,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        lines: Range<usize>,
+    ) {
+        let column = panels.start * PANEL;
         let mut args = Tile {
-            inputs: &self.inputs[row * self.stride..],
+            inputs: &self.inputs[rows.start * self.stride + lines.start * F::COLUMNS..],
             stride: self.stride,
-            weights: &self.weights[panel * self.lines..],
-            lines: self.lines,
-            width: (self.width - at).min(panels * PANEL),
-            out: &mut self.out[row * self.out_stride + at..],
+            weights: &self.weights[panels.start * self.lines + lines.start..],
+            panel_stride: self.lines,
+            lines: lines.len(),
+            goes_on: lines.start > 0,
+            width: (self.width - column).min(panels.len() * PANEL),
+            out: &mut self.out[rows.start * self.out_stride + column..],
             out_stride: self.out_stride,
         };
-        V::tile::<F>(&mut args, rows, panels);
+        V::tile::<F>(&mut args, rows.len(), panels.len());
     }
 }
 
@@ -169,43 +188,75 @@ pub(in super::super) struct Tile<'a, I> {
     inputs: &'a [I],
     stride: usize,
     weights: &'a [Line],
+    /// Lines from a panel to the next.
+    panel_stride: usize,
+    /// Lines multiplied of each panel.
     lines: usize,
+    /// Whether `out` holds sums to go on with.
+    goes_on: bool,
     width: usize,
     out: &'a mut [f32],
     out_stride: usize,
 }
 
-/// Lines ahead that a lone row asks for.
-const AHEAD: usize = 16;
-
 #[inline(always)]
 pub(super) fn tile<V: Lanes, F: Format, const R: usize, const P: usize>(args: &mut Tile<F::Input>) {
-    assert!((R - 1) * args.stride + args.lines * F::COLUMNS <= args.inputs.len(), "tile: inputs too short");
-    assert!(P * args.lines <= args.weights.len(), "tile: weights too short");
-    let (inputs, weights) = (args.inputs.as_ptr(), args.weights.as_ptr());
     let mut sums = [[V::zero(); P]; R];
-    for line in 0..args.lines {
-        // SAFETY: P·lines lines are readable, see above.
-        let at = |p: usize| unsafe { &*weights.add(p * args.lines + line) };
-        let loaded: [F::Weights<V>; P] = std::array::from_fn(|p| F::load(at(p)));
-        if R == 1 {
-            (0..P).for_each(|p| V::prefetch(weights.wrapping_add(p * args.lines + line + AHEAD)));
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: (R − 1)·stride + lines·COLUMNS inputs are readable, see above.
-            let inputs = unsafe {
-                std::slice::from_raw_parts(inputs.add(r * args.stride + line * F::COLUMNS), F::COLUMNS)
-            };
-            for (sum, &weights) in sums.iter_mut().zip(&loaded) {
-                *sum = F::add(*sum, weights, inputs);
+    if args.goes_on {
+        for (sums, out) in sums.iter_mut().zip(args.out.chunks(args.out_stride)) {
+            for (sum, out) in sums.iter_mut().zip(out[..args.width].chunks(PANEL)) {
+                *sum = read(out);
             }
         }
     }
+    sums = add_lines::<V, F, R, P>(args, sums);
     for (sums, out) in sums.iter().zip(args.out.chunks_mut(args.out_stride)) {
         for (sum, out) in sums.iter().zip(out[..args.width].chunks_mut(PANEL)) {
             write(*sum, out);
         }
     }
+}
+
+#[inline(always)]
+fn add_lines<V: Lanes, F: Format, const R: usize, const P: usize>(
+    args: &Tile<F::Input>,
+    mut sums: [[V; P]; R],
+) -> [[V; P]; R] {
+    let Tile { inputs, stride, weights, panel_stride, lines, .. } = *args;
+    assert!((R - 1) * stride + lines * F::COLUMNS <= inputs.len(), "tile: inputs too short");
+    assert!((P - 1) * panel_stride + lines <= weights.len(), "tile: weights too short");
+    let (inputs, weights) = (inputs.as_ptr(), weights.as_ptr());
+    for line in 0..lines {
+        for p in 0..P * usize::from(R == 1) {
+            V::prefetch(weights.wrapping_add(p * panel_stride + line + AHEAD));
+        }
+        // SAFETY: `lines` lines are readable of each panel, see above.
+        let mut loaded = [F::load::<V>(unsafe { &*weights.add(line) }); P];
+        for (p, loaded) in loaded.iter_mut().enumerate().skip(1) {
+            // SAFETY: as above.
+            *loaded = F::load::<V>(unsafe { &*weights.add(p * panel_stride + line) });
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let at = r * stride + line * F::COLUMNS;
+            // SAFETY: lines·COLUMNS inputs are readable of each row, see above.
+            let inputs = unsafe { std::slice::from_raw_parts(inputs.add(at), F::COLUMNS) };
+            for (sum, &weights) in sums.iter_mut().zip(&loaded) {
+                *sum = F::add(*sum, weights, inputs);
+            }
+        }
+    }
+    sums
+}
+
+/// Reads the lanes that exist.
+#[inline(always)]
+fn read<V: Lanes>(values: &[f32]) -> V {
+    if let Ok(values) = <&[f32; PANEL]>::try_from(values) {
+        return V::load(values);
+    }
+    let mut all = [0.0; PANEL];
+    all[..values.len()].copy_from_slice(values);
+    V::load(&all)
 }
 
 /// Writes the lanes that exist.

@@ -13,9 +13,13 @@ pub(in super::super) trait Lanes: Copy {
     /// A line as it was loaded.
     type Raw: Copy;
 
-    /// The most rows and panels of a tile that keep their accumulators in registers.
-    const TILE: [usize; 2];
+    /// Panels of a tile.
+    const PANELS: usize;
+    /// Panels that a lone row meets at once.
+    const ROW_PANELS: usize;
 
+    /// The most rows of a tile whose sums stay in registers, for lines of so many columns.
+    fn most_rows(columns: usize) -> usize;
     fn zero() -> Self;
     fn splat(value: f32) -> Self;
     /// self + a·b, fused where the CPU fuses.
@@ -29,10 +33,12 @@ pub(in super::super) trait Lanes: Copy {
     fn halves(raw: Self::Raw) -> [Self; 2];
     /// self + the products of 16 pairs of bfloat16 with one pair of inputs.
     fn add_pairs(self, raw: Self::Raw, inputs: [u16; 2]) -> Self;
+    fn load(values: &[f32; 16]) -> Self;
     fn store(self, out: &mut [f32; 16]);
     /// Asks for a line that will be needed; it need not exist.
     fn prefetch(line: *const Line);
-    /// Computes a tile of so many rows and panels, at most [`Lanes::TILE`].
+    /// Computes a tile of so many rows and panels, at most [`Lanes::most_rows`] and [`Lanes::PANELS`];
+    /// of one row, at most [`Lanes::ROW_PANELS`].
     fn tile<F: Format>(args: &mut Tile<F::Input>, rows: usize, panels: usize);
 }
 
@@ -53,15 +59,20 @@ fn half_at(line: &Line, at: usize) -> u16 {
 }
 
 #[inline(always)]
-fn widen(bits: u16) -> f32 {
+pub(super) fn widen(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
 impl Lanes for Plain {
     type Raw = Line;
 
-    const TILE: [usize; 2] = [4, 1];
+    const PANELS: usize = 1;
+    const ROW_PANELS: usize = 1;
 
+    #[inline(always)]
+    fn most_rows(_: usize) -> usize {
+        4
+    }
     #[inline(always)]
     fn zero() -> Self {
         Plain([0.0; 16])
@@ -95,6 +106,10 @@ impl Lanes for Plain {
         let [even, odd] = Self::pairs(raw);
         let sum = self.add_product(odd, Self::splat(widen(inputs[1])));
         sum.add_product(even, Self::splat(widen(inputs[0])))
+    }
+    #[inline(always)]
+    fn load(values: &[f32; 16]) -> Self {
+        Plain(*values)
     }
     #[inline(always)]
     fn store(self, out: &mut [f32; 16]) {

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::super::pages::Line;
 use super::kernel::{Format, Tile, tile};
-use super::lanes::Lanes;
+use super::lanes::{Lanes, widen};
 
 /// Dispatches a number of rows to the tile of that height.
 macro_rules! tiles {
@@ -26,8 +26,14 @@ pub(in super::super) struct Avx2(__m256, __m256);
 impl Lanes for Avx2 {
     type Raw = (__m256i, __m256i);
 
-    const TILE: [usize; 2] = [6, 1];
+    const PANELS: usize = 1;
+    const ROW_PANELS: usize = 4;
 
+    #[inline(always)]
+    fn most_rows(columns: usize) -> usize {
+        // Of 16 registers, two hold each column of weights, and one an input.
+        if columns == 1 { 6 } else { 5 }
+    }
     #[inline(always)]
     fn zero() -> Self {
         // SAFETY: AVX2 was detected, see the module.
@@ -59,25 +65,32 @@ impl Lanes for Avx2 {
         // SAFETY: AVX2 was detected, see the module.
         unsafe {
             let upper = _mm256_set1_epi32(-65_536);
-            let even = |pairs| _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
-            let odd = |pairs| _mm256_castsi256_ps(_mm256_and_si256(pairs, upper));
-            [Avx2(even(raw.0), even(raw.1)), Avx2(odd(raw.0), odd(raw.1))]
+            let even = (_mm256_slli_epi32(raw.0, 16), _mm256_slli_epi32(raw.1, 16));
+            let odd = (_mm256_and_si256(raw.0, upper), _mm256_and_si256(raw.1, upper));
+            [Self::singles(even), Self::singles(odd)]
         }
     }
     #[inline(always)]
     fn halves(raw: Self::Raw) -> [Self; 2] {
         // SAFETY: AVX2 and F16C were detected, see the module.
         unsafe {
-            let low = |halves| _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
-            let high = |halves| _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
-            [Avx2(low(raw.0), high(raw.0)), Avx2(low(raw.1), high(raw.1))]
+            let low = [_mm256_castsi256_si128(raw.0), _mm256_castsi256_si128(raw.1)];
+            let high = [_mm256_extracti128_si256(raw.0, 1), _mm256_extracti128_si256(raw.1, 1)];
+            [
+                Avx2(_mm256_cvtph_ps(low[0]), _mm256_cvtph_ps(high[0])),
+                Avx2(_mm256_cvtph_ps(low[1]), _mm256_cvtph_ps(high[1])),
+            ]
         }
     }
     #[inline(always)]
     fn add_pairs(self, raw: Self::Raw, inputs: [u16; 2]) -> Self {
         let [even, odd] = Self::pairs(raw);
-        let [first, second] = inputs.map(|bits| Self::splat(f32::from_bits(u32::from(bits) << 16)));
-        self.add_product(odd, second).add_product(even, first)
+        self.add_product(odd, Self::splat(widen(inputs[1]))).add_product(even, Self::splat(widen(inputs[0])))
+    }
+    #[inline(always)]
+    fn load(values: &[f32; 16]) -> Self {
+        // SAFETY: AVX2 was detected, see the module; 16 floats are readable.
+        unsafe { Avx2(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) }
     }
     #[inline(always)]
     fn store(self, out: &mut [f32; 16]) {
@@ -93,8 +106,13 @@ impl Lanes for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
     }
     #[inline(always)]
-    fn tile<F: Format>(args: &mut Tile<F::Input>, rows: usize, _: usize) {
-        tiles!(Self, F, args, rows, 1; 1 2 3 4 5 | 6);
+    fn tile<F: Format>(args: &mut Tile<F::Input>, rows: usize, panels: usize) {
+        match panels {
+            1 => tiles!(Self, F, args, rows, 1; 1 2 3 4 5 | 6),
+            2 => tile::<Self, F, 1, 2>(args),
+            3 => tile::<Self, F, 1, 3>(args),
+            _ => tile::<Self, F, 1, 4>(args),
+        }
     }
 }
 
@@ -105,8 +123,13 @@ pub(in super::super) struct Avx512<const BF16: bool>(__m512);
 impl<const BF16: bool> Lanes for Avx512<BF16> {
     type Raw = __m512i;
 
-    const TILE: [usize; 2] = [12, 2];
+    const PANELS: usize = 2;
+    const ROW_PANELS: usize = 4;
 
+    #[inline(always)]
+    fn most_rows(_: usize) -> usize {
+        12
+    }
     #[inline(always)]
     fn zero() -> Self {
         // SAFETY: AVX-512 was detected, see the module.
@@ -138,7 +161,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         unsafe {
             let even = _mm512_slli_epi32::<16>(raw);
             let odd = _mm512_and_si512(raw, _mm512_set1_epi32(-65_536));
-            [Avx512(_mm512_castsi512_ps(even)), Avx512(_mm512_castsi512_ps(odd))]
+            [Self::singles(even), Self::singles(odd)]
         }
     }
     #[inline(always)]
@@ -162,8 +185,12 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
             };
         }
         let [even, odd] = Self::pairs(raw);
-        let [first, second] = inputs.map(|bits| Self::splat(f32::from_bits(u32::from(bits) << 16)));
-        self.add_product(odd, second).add_product(even, first)
+        self.add_product(odd, Self::splat(widen(inputs[1]))).add_product(even, Self::splat(widen(inputs[0])))
+    }
+    #[inline(always)]
+    fn load(values: &[f32; 16]) -> Self {
+        // SAFETY: AVX-512 was detected, see the module; 16 floats are readable.
+        unsafe { Avx512(_mm512_loadu_ps(values.as_ptr())) }
     }
     #[inline(always)]
     fn store(self, out: &mut [f32; 16]) {
