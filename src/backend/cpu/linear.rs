@@ -38,6 +38,8 @@ pub struct Linear {
     cols: usize,
     /// Panels of all parts.
     panels: usize,
+    /// Held by all parts and the bias.
+    bytes: usize,
 }
 
 struct Part {
@@ -48,6 +50,7 @@ struct Part {
     columns: Range<usize>,
     /// Its panels' numbers among those of all parts.
     panels: Range<usize>,
+    bytes: usize,
 }
 
 /// Buffers that layers share, one set per caller.
@@ -108,7 +111,8 @@ impl Linear {
         activations: Activations,
         level: Level,
     ) -> Result<Linear> {
-        let mut linear = Linear { parts: vec![], forms: vec![], bias, rows: 0, cols: 0, panels: 0 };
+        let bytes = bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()));
+        let mut linear = Linear { parts: vec![], forms: vec![], bias, rows: 0, cols: 0, panels: 0, bytes };
         for matrix in parts {
             linear.push(pack(matrix.as_ref(), activations, level)?)?;
             matrix.release();
@@ -131,8 +135,10 @@ impl Linear {
         });
         let panels = self.panels..self.panels + rows.div_ceil(PANEL);
         let columns = self.rows..self.rows + rows;
+        let bytes = weight.bytes();
         (self.rows, self.cols, self.panels) = (columns.end, cols, panels.end);
-        self.parts.push(Part { weight, form, columns, panels });
+        self.bytes += bytes;
+        self.parts.push(Part { weight, form, columns, panels, bytes });
         Ok(())
     }
 
@@ -148,8 +154,7 @@ impl Linear {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let bias = self.bias.as_ref().map_or(0, |bias| 4 * bias.len());
-        self.parts.iter().map(|part| part.weight.bytes()).sum::<usize>() + bias
+        self.bytes
     }
 
     /// Multiplies `x` [rows, cols] into `out` [rows, self.rows()], on the threads of the current rayon pool.
@@ -180,7 +185,7 @@ impl Linear {
 
     /// Threads worth waking.
     fn threads(&self, rows: usize) -> usize {
-        let bytes = self.bytes() * rows.div_ceil(16);
+        let bytes = self.bytes * rows.div_ceil(16);
         rayon::current_num_threads().min(bytes / BYTES + 1)
     }
 
@@ -232,7 +237,7 @@ impl Linear {
         if threads < 2 || panels.len() < 2 {
             return None;
         }
-        let bytes = |part: &Part, count: usize| count * part.weight.bytes() / part.panels.len();
+        let bytes = |part: &Part, count: usize| count * part.bytes / part.panels.len();
         let overlaps = || self.parts.iter().map(|part| (part, overlap(&part.panels, panels)));
         let all: usize = overlaps().map(|(part, held)| bytes(part, held.len())).sum();
         let mut wanted = all * (threads / 2) / threads;

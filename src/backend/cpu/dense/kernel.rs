@@ -24,7 +24,10 @@ pub(in super::super) trait Format {
 
     fn load<V: Lanes>(line: &Line) -> Self::Weights<V>;
     /// sum + the products of a line with [`Format::COLUMNS`] inputs.
-    fn add<V: Lanes>(sum: V, weights: Self::Weights<V>, inputs: &[Self::Input]) -> V;
+    ///
+    /// # Safety
+    /// So many inputs must be readable.
+    unsafe fn add<V: Lanes>(sum: V, weights: Self::Weights<V>, inputs: *const Self::Input) -> V;
 }
 
 /// f32, one column per line.
@@ -46,8 +49,9 @@ impl Format for Singles {
         V::singles(V::raw(line))
     }
     #[inline(always)]
-    fn add<V: Lanes>(sum: V, weights: V, inputs: &[f32]) -> V {
-        sum.add_product(weights, V::splat(inputs[0]))
+    unsafe fn add<V: Lanes>(sum: V, weights: V, inputs: *const f32) -> V {
+        // SAFETY: the caller's.
+        sum.add_product(weights, V::splat(unsafe { *inputs }))
     }
 }
 
@@ -61,8 +65,10 @@ impl Format for Pairs {
         V::pairs(V::raw(line))
     }
     #[inline(always)]
-    fn add<V: Lanes>(sum: V, [even, odd]: [V; 2], inputs: &[f32]) -> V {
-        sum.add_product(even, V::splat(inputs[0])).add_product(odd, V::splat(inputs[1]))
+    unsafe fn add<V: Lanes>(sum: V, [even, odd]: [V; 2], inputs: *const f32) -> V {
+        // SAFETY: the caller's.
+        let [first, second] = unsafe { [*inputs, *inputs.add(1)] };
+        sum.add_product(even, V::splat(first)).add_product(odd, V::splat(second))
     }
 }
 
@@ -76,8 +82,9 @@ impl Format for Halves {
         V::halves(V::raw(line))
     }
     #[inline(always)]
-    fn add<V: Lanes>(sum: V, weights: [V; 2], inputs: &[f32]) -> V {
-        Pairs::add(sum, weights, inputs)
+    unsafe fn add<V: Lanes>(sum: V, weights: [V; 2], inputs: *const f32) -> V {
+        // SAFETY: the caller's.
+        unsafe { Pairs::add(sum, weights, inputs) }
     }
 }
 
@@ -91,8 +98,9 @@ impl Format for PairsByPairs {
         V::raw(line)
     }
     #[inline(always)]
-    fn add<V: Lanes>(sum: V, weights: V::Raw, inputs: &[u16]) -> V {
-        sum.add_pairs(weights, [inputs[0], inputs[1]])
+    unsafe fn add<V: Lanes>(sum: V, weights: V::Raw, inputs: *const u16) -> V {
+        // SAFETY: the caller's.
+        sum.add_pairs(weights, unsafe { [*inputs, *inputs.add(1)] })
     }
 }
 
@@ -199,20 +207,21 @@ pub(in super::super) struct Tile<'a, I> {
     out_stride: usize,
 }
 
+// Plain loops over numbers: adapters of iterators are not always inlined in functions with instruction sets of their own,
+// and what is not inlined neither uses these nor keeps the sums in registers.
+
 #[inline(always)]
 pub(super) fn tile<V: Lanes, F: Format, const R: usize, const P: usize>(args: &mut Tile<F::Input>) {
     let mut sums = [[V::zero(); P]; R];
-    if args.goes_on {
-        for (sums, out) in sums.iter_mut().zip(args.out.chunks(args.out_stride)) {
-            for (sum, out) in sums.iter_mut().zip(out[..args.width].chunks(PANEL)) {
-                *sum = read(out);
-            }
+    for r in 0..R * usize::from(args.goes_on) {
+        for p in 0..P {
+            sums[r][p] = read(&args.out[r * args.out_stride..][..args.width][p * PANEL..]);
         }
     }
     sums = add_lines::<V, F, R, P>(args, sums);
-    for (sums, out) in sums.iter().zip(args.out.chunks_mut(args.out_stride)) {
-        for (sum, out) in sums.iter().zip(out[..args.width].chunks_mut(PANEL)) {
-            write(*sum, out);
+    for r in 0..R {
+        for p in 0..P {
+            write(sums[r][p], &mut args.out[r * args.out_stride..][..args.width][p * PANEL..]);
         }
     }
 }
@@ -227,47 +236,51 @@ fn add_lines<V: Lanes, F: Format, const R: usize, const P: usize>(
     assert!((P - 1) * panel_stride + lines <= weights.len(), "tile: weights too short");
     let (inputs, weights) = (inputs.as_ptr(), weights.as_ptr());
     for line in 0..lines {
+        // SAFETY: `lines` lines are readable of each panel, see above.
+        let mut loaded = [F::load::<V>(unsafe { &*weights.add(line) }); P];
+        for p in 1..P {
+            // SAFETY: as above.
+            loaded[p] = F::load::<V>(unsafe { &*weights.add(p * panel_stride + line) });
+        }
         for p in 0..P * usize::from(R == 1) {
             V::prefetch(weights.wrapping_add(p * panel_stride + line + AHEAD));
         }
-        // SAFETY: `lines` lines are readable of each panel, see above.
-        let mut loaded = [F::load::<V>(unsafe { &*weights.add(line) }); P];
-        for (p, loaded) in loaded.iter_mut().enumerate().skip(1) {
-            // SAFETY: as above.
-            *loaded = F::load::<V>(unsafe { &*weights.add(p * panel_stride + line) });
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let at = r * stride + line * F::COLUMNS;
+        for r in 0..R {
             // SAFETY: lines·COLUMNS inputs are readable of each row, see above.
-            let inputs = unsafe { std::slice::from_raw_parts(inputs.add(at), F::COLUMNS) };
-            for (sum, &weights) in sums.iter_mut().zip(&loaded) {
-                *sum = F::add(*sum, weights, inputs);
+            let inputs = unsafe { inputs.add(r * stride + line * F::COLUMNS) };
+            for p in 0..P {
+                // SAFETY: as above.
+                sums[r][p] = unsafe { F::add(sums[r][p], loaded[p], inputs) };
             }
         }
     }
     sums
 }
 
-/// Reads the lanes that exist.
+/// Reads the first lanes, as many as exist.
 #[inline(always)]
 fn read<V: Lanes>(values: &[f32]) -> V {
-    if let Ok(values) = <&[f32; PANEL]>::try_from(values) {
-        return V::load(values);
+    match values.first_chunk() {
+        Some(values) => V::load(values),
+        None => {
+            let mut all = [0.0; PANEL];
+            all[..values.len()].copy_from_slice(values);
+            V::load(&all)
+        }
     }
-    let mut all = [0.0; PANEL];
-    all[..values.len()].copy_from_slice(values);
-    V::load(&all)
 }
 
-/// Writes the lanes that exist.
+/// Writes the first lanes, as many as exist.
 #[inline(always)]
 fn write<V: Lanes>(sum: V, out: &mut [f32]) {
-    if let Ok(out) = <&mut [f32; PANEL]>::try_from(&mut *out) {
-        return sum.store(out);
+    match out.first_chunk_mut() {
+        Some(out) => sum.store(out),
+        None => {
+            let mut all = [0.0; PANEL];
+            sum.store(&mut all);
+            out.copy_from_slice(&all[..out.len()]);
+        }
     }
-    let mut all = [0.0; PANEL];
-    sum.store(&mut all);
-    out.copy_from_slice(&all[..out.len()]);
 }
 
 #[cfg(target_arch = "x86_64")]
