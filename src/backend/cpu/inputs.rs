@@ -45,7 +45,7 @@ impl Form {
     /// and drive each other out, so they are moved apart.
     fn stride(self, cols: usize) -> usize {
         let apart = |stride: usize, bytes: usize| {
-            if stride * bytes % 1024 == 0 { stride + 64 / bytes } else { stride }
+            if (stride * bytes).is_multiple_of(1024) { stride + 64 / bytes } else { stride }
         };
         match self {
             Form::F32 => apart(cols.next_multiple_of(2), 4),

@@ -180,7 +180,8 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
             // SAFETY: AVX512_BF16 was detected, see the module; both types are 512 bits of anything.
             return unsafe {
                 let inputs = _mm512_set1_epi32(both.cast_signed());
-                let (weights, inputs) = (std::mem::transmute(raw), std::mem::transmute(inputs));
+                let weights = std::mem::transmute::<__m512i, __m512bh>(raw);
+                let inputs = std::mem::transmute::<__m512i, __m512bh>(inputs);
                 Avx512(_mm512_dpbf16_ps(self.0, weights, inputs))
             };
         }

@@ -150,6 +150,9 @@ fn check_dtype(dtype: DType) {
             for level in Level::usable() {
                 for activations in [Activations::F32, Activations::Auto] {
                     let linear = load(&parts, Some(bias.clone()), activations, level);
+                    if activations == Activations::Auto && linear.forms == [Form::F32] {
+                        continue; // as before
+                    }
                     let expected = if linear.forms == [Form::Bf16] { &rounded } else { &exact };
                     let all = forward(&linear, &x, &mut scratch);
                     for n in ROWS_OF_INPUTS {
