@@ -1,16 +1,18 @@
 //! The text that a model is measured on: a file, standard input, or a dataset of the hub's cache.
 //!
-//! A `.jsonl` or `.parquet` file has one text a row; rows are joined by an empty line, as the papers' scripts do with
+//! A `.jsonl`, `.json` or `.parquet` file has one text a row; rows are joined by an empty line, as the papers' scripts do with
 //! wikitext (`"\n\n".join(test["text"])`, e.g. <https://github.com/IST-DASLab/gptq/blob/main/datautils.py>). Note that
 //! llama.cpp's `wiki.test.raw` is the same text with single line breaks: figures from one do not compare with the other.
 //! Every other file is the text itself, byte for byte. Nothing is downloaded.
 
 mod dataset;
-mod rows;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
+use super::tasks::rows::{Row, Table};
 use crate::error::{Error, Result};
 use crate::io::hub::Hub;
 
@@ -32,7 +34,7 @@ impl Text {
     /// Opens what the user names, the first of these that it is:
     ///
     /// - `-`: standard input;
-    /// - a path: a `.jsonl` or `.parquet` file with a column `text`, or a file of UTF-8 text;
+    /// - a path: a `.jsonl`, `.json` or `.parquet` file with a column `text`, or a file of UTF-8 text;
     /// - `org/name[@revision][:[config/]split]`: a dataset of the hub, from its cache; the split is `test` where none
     ///   is given, and the config may be left out where there is one only.
     ///
@@ -63,12 +65,29 @@ fn joined(files: &[PathBuf]) -> Result<String> {
     let mut texts = Vec::new();
     for file in files {
         match extension(file) {
-            "jsonl" => rows::json_lines(file, &utf8(file, read(file)?)?, COLUMN, &mut texts)?,
-            "parquet" => rows::parquet(file, COLUMN, &mut texts)?,
+            "jsonl" | "json" | "parquet" => texts.extend(column(file)?),
             _ => texts.push(utf8(file, read(file)?)?),
         }
     }
     Ok(texts.join(BETWEEN_ROWS))
+}
+
+/// The text of every row.
+fn column(file: &Path) -> Result<Vec<String>> {
+    let text = |(number, mut row): (usize, Row)| match row.remove(COLUMN) {
+        Some(Value::String(text)) => Ok(text),
+        other => {
+            let found = other.map_or_else(|| names(&row), |value| value.to_string());
+            let (place, expected) = (format!("row {number}"), format!("text under {COLUMN:?}"));
+            let hint = "each row is a text of its own, under the name text";
+            Err(Error::malformed_tensor(file, place, expected, found, hint))
+        }
+    };
+    Table::read(&[file.to_owned()])?.rows.into_iter().enumerate().map(text).collect()
+}
+
+fn names(row: &Row) -> String {
+    row.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn extension(file: &Path) -> &str {

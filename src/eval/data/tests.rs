@@ -84,13 +84,15 @@ fn what_is_no_text_is_named() {
     let empty = said(text("a.txt", b" \n"));
     assert!(empty.contains("expected text, found none in 2 bytes"), "{empty}");
     let field = said(text("a.jsonl", b"{\"text\": \"\"}\n\n{\"txt\": \"\"}"));
-    assert!(field.contains("line 3: expected text under \"text\", found no such field"), "{field}");
+    assert!(field.contains("row 1: expected text under \"text\", found txt"), "{field}");
     let number = said(text("a.jsonl", b"{\"text\": 1}"));
-    assert!(number.contains("line 1: expected text under \"text\", found 1"), "{number}");
+    assert!(number.contains("row 0: expected text under \"text\", found 1"), "{number}");
     let json = said(text("a.jsonl", b"{\"text\": "));
-    assert!(json.contains("line 1: "), "{json}");
+    assert!(json.contains("row 0: "), "{json}");
     let none = said(text("a.jsonl", b""));
-    assert!(none.contains("expected text, found none"), "{none}");
+    assert!(none.contains("at least one row"), "{none}");
+    let mixed = said(text("a.jsonl", b"{\"text\": \"\xff\"}"));
+    assert!(mixed.contains("row 0: expected a line of UTF-8"), "{mixed}");
 }
 
 /// Files that pyarrow wrote (`fixtures/text`), in row groups of two, with a column of lists beside the text.
@@ -104,13 +106,13 @@ fn tables_of_other_tools_are_read() {
         assert_eq!(table(codec).unwrap(), "\n\n = Title = \n\n\nnaïve 🦙\n\n\n\n\nthe last");
     }
     let zstd = said(table("zstd"));
-    assert!(zstd.contains("compressed with ZSTD") && zstd.contains("compression='snappy'"), "{zstd}");
+    assert!(zstd.contains("compressed with ZSTD") && zstd.contains("rewrite it"), "{zstd}");
 }
 
 #[test]
 fn parquet_that_cannot_be_read_is_named() {
     let column = said(text("a.parquet", &parquet_of("body", &["x"], Compression::SNAPPY)));
-    assert!(column.contains("columns: expected text under \"text\", found id, body"), "{column}");
+    assert!(column.contains("row 0: expected text under \"text\", found id, body"), "{column}");
     let broken = said(text("a.parquet", b"PAR1 not really PAR1"));
     assert!(broken.contains("expected a parquet file"), "{broken}");
     let mut cut = parquet_of("text", &["x"], Compression::SNAPPY);
