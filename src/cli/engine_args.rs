@@ -9,6 +9,8 @@ use crate::error::Result;
 
 /// How a model is run.
 #[derive(Debug, Args)]
+// clap names a group after each struct, and the commands' own are called the same.
+#[group(skip)]
 pub struct Arguments {
     /// How linear layers round their inputs
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]

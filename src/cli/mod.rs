@@ -4,6 +4,7 @@ mod bench;
 mod completions;
 mod convert;
 mod engine_args;
+mod generate;
 mod inspect;
 mod job;
 mod plan;
@@ -53,6 +54,7 @@ enum Command {
     Convert(convert::Arguments),
     Verify(verify::Arguments),
     Bench(bench::Arguments),
+    Generate(generate::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -105,6 +107,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Convert(arguments) => convert::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Bench(arguments) => bench::run(&arguments, &context),
+        Command::Generate(arguments) => generate::run(&arguments, &context),
         Command::Completions(arguments) => completions::run(&arguments, &context),
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! [`Stored`] fetches a decoder's weights, [`LanguageModel`] runs it on the CPU. [`Tokenizer`] and [`ChatTemplate`] make
 //! token ids of text and conversations, [`Sampler`] chooses the next id, [`TextStream`] makes text of ids as they come,
-//! [`Generation`] is the loop over them.
+//! [`Generation`] is the loop over them, [`Sequence`] the model in it.
 
 pub mod chat;
 mod companions;
 pub mod generate;
 mod model;
 pub mod sampling;
+mod sequence;
 pub mod stream;
 pub mod tokenizer;
 mod weights;
@@ -17,6 +18,7 @@ pub use chat::{ChatTemplate, Message};
 pub use generate::{Finish, Generation, Limits};
 pub use model::{Cache, LanguageModel, Options};
 pub use sampling::{Sampler, Sampling};
+pub use sequence::Sequence;
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use weights::Stored;

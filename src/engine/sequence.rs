@@ -1,0 +1,38 @@
+//! One sequence of a model: what generation runs.
+
+use super::{Cache, LanguageModel};
+use crate::error::Result;
+use crate::model::Batch;
+
+/// Tokens of a prompt that go through the model at a time: enough to keep it busy, few enough to need little memory.
+const PREFILL: usize = 512;
+
+/// One sequence of a model, and the cache of what it has seen.
+pub struct Sequence<'a> {
+    model: &'a LanguageModel,
+    cache: Cache,
+}
+
+impl<'a> Sequence<'a> {
+    /// An empty sequence.
+    pub fn new(model: &'a LanguageModel) -> Result<Sequence<'a>> {
+        Ok(Sequence { cache: model.cache(1)?, model })
+    }
+
+    /// Appends tokens; gives the logits after the last, [vocabulary].
+    pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let mut logits = Vec::new();
+        let mut chunks = tokens.chunks(PREFILL).peekable();
+        while let Some(chunk) = chunks.next() {
+            let mut batch = Batch::default();
+            batch.push(0, self.cache.len(0), chunk);
+            let last = chunk.len() as u32 - 1;
+            let rows = if chunks.peek().is_some() { &[][..] } else { &[last] };
+            self.model.logits(&batch, Some(&mut self.cache), rows, |_, values| {
+                logits.extend_from_slice(values);
+                Ok(())
+            })?;
+        }
+        Ok(logits)
+    }
+}
