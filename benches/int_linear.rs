@@ -90,8 +90,9 @@ fn time(block: BlockType, shape: [usize; 2]) {
     let cpu = Cpu::new(Activations::Auto);
     let matrix = blocks(block, shape);
     let copies = ((48 << 20) / bytes).clamp(1, 128);
+    let parts = [matrix];
     let layers: Vec<_> =
-        (0..copies).map(|_| cpu.load_linear(&[matrix.clone()], None).expect("a matrix in memory")).collect();
+        (0..copies).map(|_| cpu.load_linear(&parts, None).expect("a matrix in memory")).collect();
     let values = Array2::from_shape_fn((512, cols), |(i, k)| ((i * 7919 + k * 104_729) % 997) as f32 - 498.0);
     let table = cpu.load_table(Arc::new(Held(Weight::Dense(values)))).expect("a matrix in memory");
     print!("{:6} {outputs:5}×{cols:4}", block.name());

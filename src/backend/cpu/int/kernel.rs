@@ -7,6 +7,9 @@
 //! - out += ((sum − inputs·zero)·scale)·input scale, where rows and groups have their zeros;
 //! - out += (sum·scale − inputs·minimum)·input scale, where they have minimums.
 
+// Rows and panels are counted, several arrays by one number: that is what the compiler unrolls into registers.
+#![allow(clippy::needless_range_loop)]
+
 use std::ops::Range;
 
 use super::lanes::Lanes;
@@ -146,8 +149,10 @@ impl<const P: usize> Tile<'_, P> {
     fn multiply<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize>(&mut self) {
         let inputs = self.block.codes.as_chunks::<R>().0.as_chunks::<QUADS>().0;
         let steps = inputs.len();
-        let lines: [&[[Line; LINES]]; P] =
-            std::array::from_fn(|p| &self.panels[p].lines.as_chunks().0[..steps]);
+        let mut lines: [&[[Line; LINES]]; P] = [&[]; P];
+        for p in 0..P {
+            lines[p] = &self.panels[p].lines.as_chunks().0[..steps];
+        }
         let scales = &self.block.scales.as_chunks::<R>().0[..steps];
         let sums = &self.block.sums.as_chunks::<R>().0[..steps];
         let mut out = [[L::splat(0.0); R]; P];
@@ -161,7 +166,7 @@ impl<const P: usize> Tile<'_, P> {
                 (group, left) = (group + 1, self.panels[0].group);
             }
             left -= 1;
-            let lines: [&[Line; LINES]; P] = std::array::from_fn(|p| &lines[p][step]);
+            let lines = each_line(&lines, step);
             let values =
                 self.step::<L, LINES, QUADS, R>(group - 1, weight, lines, &inputs[step], &sums[step]);
             for r in 0..R {
@@ -228,6 +233,19 @@ impl<const P: usize> Tile<'_, P> {
         }
         values
     }
+}
+
+/// The lines of a step. (`array::map` and `from_fn` are not always inlined here.)
+#[inline(always)]
+fn each_line<'a, const LINES: usize, const P: usize>(
+    lines: &[&'a [[Line; LINES]]; P],
+    step: usize,
+) -> [&'a [Line; LINES]; P] {
+    let mut out = [&lines[0][step]; P];
+    for p in 1..P {
+        out[p] = &lines[p][step];
+    }
+    out
 }
 
 /// Σ code·input of a step for each row of inputs and each panel, upon `bases`.
