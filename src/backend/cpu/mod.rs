@@ -103,7 +103,7 @@ impl Backend for Cpu {
     }
 
     fn tied_head(&self, table: &Table) -> Result<Linear> {
-        self.load_linear(&[table.0.clone()], None)
+        self.load_linear(std::slice::from_ref(&table.0), None)
     }
 
     fn load_norm(&self, norm: NormWeights) -> Result<NormWeights> {

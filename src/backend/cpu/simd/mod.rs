@@ -197,6 +197,7 @@ impl Simd for Portable {
         lanes(|i| a[i] / b[i])
     }
     #[inline(always)]
+    #[allow(clippy::disallowed_methods)] // Levels need not agree to the bit here.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // Without the instruction, f32::mul_add is a call.
         let fused = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
