@@ -60,7 +60,9 @@ fn expected(spec: &Attention, history: &History, position: usize, head: usize, q
 }
 
 fn compare(case: &str, spec: &Attention, q: &Tensor, out: &Tensor, places: &[(usize, usize, &History)]) {
-    for (row, (position, _, history)) in places.iter().enumerate() {
+    // Of long batches, the last rows and some of the others: the reference is slow.
+    let looked_at = |row: usize| row + 24 >= places.len() || row.is_multiple_of(7);
+    for (row, (position, _, history)) in places.iter().enumerate().filter(|(row, _)| looked_at(*row)) {
         for head in 0..spec.heads {
             let columns = head * spec.head_dim..(head + 1) * spec.head_dim;
             let expected = expected(spec, history, *position, head, &q.row(row)[columns.clone()]);
