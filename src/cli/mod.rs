@@ -4,6 +4,7 @@ mod bench;
 mod completions;
 mod convert;
 mod engine_args;
+mod eval;
 mod generate;
 mod inspect;
 mod job;
@@ -55,6 +56,7 @@ enum Command {
     Verify(verify::Arguments),
     Bench(bench::Arguments),
     Generate(generate::Arguments),
+    Eval(eval::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -108,6 +110,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Bench(arguments) => bench::run(&arguments, &context),
         Command::Generate(arguments) => generate::run(&arguments, &context),
+        Command::Eval(arguments) => eval::run(&arguments, &context),
         Command::Completions(arguments) => completions::run(&arguments, &context),
     }
 }
@@ -176,14 +179,17 @@ impl Context {
         }
     }
 
-    /// A progress bar over bytes; silent with `--quiet` and away from a terminal.
+    /// A progress bar over bytes.
     fn progress(&self, bytes: u64, what: &'static str) -> ProgressBar {
+        self.bar(bytes, "{msg} [{wide_bar}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}", what)
+    }
+
+    /// A progress bar over anything; silent with `--quiet` and away from a terminal.
+    fn bar(&self, len: u64, template: &str, what: &'static str) -> ProgressBar {
         let hidden = self.global.quiet || !std::io::stderr().is_terminal();
         let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let style = ProgressStyle::with_template(
-            "{msg} [{wide_bar}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}",
-        );
-        let bar = ProgressBar::with_draw_target(Some(bytes), target).with_message(what);
+        let style = ProgressStyle::with_template(template);
+        let bar = ProgressBar::with_draw_target(Some(len), target).with_message(what);
         style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")))
     }
 

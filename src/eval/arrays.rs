@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::{Builder, TempPath};
 
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -42,7 +42,8 @@ impl Arrays {
         })?;
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
         let begin = || {
-            let (file, temporary) = NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?.into_parts();
+            let (file, temporary) =
+                readable_by_all().tempfile_in(folder.unwrap_or(Path::new(".")))?.into_parts();
             let mut file = BufWriter::with_capacity(1 << 20, file);
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
@@ -71,6 +72,15 @@ impl Arrays {
         };
         end().map_err(|e| Error::io(&target, e))
     }
+}
+
+/// Temporary files are their owner's alone where nothing else is said; results are as other files are.
+fn readable_by_all() -> Builder<'static, 'static> {
+    let mut builder = Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.prefix(".partial-");
+    builder
 }
 
 /// The header, padded to eight bytes, and how many bytes follow it.

@@ -3,8 +3,11 @@
 
 pub mod arrays;
 pub mod base;
+pub mod corpus;
 pub mod data;
+mod model;
 pub mod perplexity;
+pub mod positions;
 pub mod softmax;
 pub mod statistics;
 pub mod summary;

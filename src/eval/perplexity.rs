@@ -2,7 +2,9 @@
 //! base's rows where there is a base. Never more than the rows of one forward pass are held, and those encoded.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -21,6 +23,16 @@ pub trait Logits: Sync {
     fn vocabulary(&self) -> usize;
     /// Runs sequences together, and shows the rows wanted of each in order, a block of whole rows at a time.
     fn logits(&self, sequences: &[Sequence], see: &mut See) -> Result<()>;
+}
+
+impl<T: Logits + ?Sized> Logits for &T {
+    fn vocabulary(&self) -> usize {
+        (**self).vocabulary()
+    }
+
+    fn logits(&self, sequences: &[Sequence], see: &mut See) -> Result<()> {
+        (**self).logits(sequences, see)
+    }
 }
 
 /// Tokens that are run from an empty context.
@@ -46,6 +58,11 @@ pub struct Task<'a> {
 }
 
 impl Task<'_> {
+    /// How many tokens are scored.
+    pub fn targets(&self) -> usize {
+        self.windows.iter().map(|window| window.targets.len()).sum()
+    }
+
     fn sequence(&self, window: &Window) -> Sequence {
         let mut tokens = self.tokens[window.tokens.clone()].to_vec();
         if let (Some(first), Some(token)) = (self.first, tokens.first_mut()) {
@@ -74,7 +91,7 @@ pub enum Base<'a> {
     /// The base, run beside the model; what it says is written down for the next time.
     Run {
         /// The base.
-        model: &'a dyn Logits,
+        model: Box<dyn Logits + 'a>,
         /// The form of its rows: the same as where they are stored, so that figures are the same.
         precision: Precision,
         /// Where to write them.
@@ -114,13 +131,10 @@ impl Base<'_> {
         }
     }
 
-    /// Puts what was written down in its place.
-    pub fn finish(self) {
-        if let Base::Run { writer: Some(writer), .. } = self
-            && let Err(error) = writer.finish()
-        {
-            tracing::warn!("the base's log-probabilities are not kept: {error}");
-        }
+    /// Puts what was written down in its place, and says where.
+    pub fn finish(self) -> Option<PathBuf> {
+        let Base::Run { writer: Some(writer), .. } = self else { return None };
+        writer.finish().inspect_err(not_kept).ok()
     }
 }
 
@@ -134,9 +148,13 @@ fn write_down(writer: &mut Option<Writer>, sequences: &[Sequence], rows: &Rows) 
         open.push(rows, range)
     });
     if let Err(error) = written {
-        tracing::warn!("the base's log-probabilities are not kept: {error}");
+        not_kept(&error);
         *writer = None;
     }
+}
+
+fn not_kept(error: &Error) {
+    tracing::warn!("the base's log-probabilities are not kept: {error}");
 }
 
 /// How far the work is.
@@ -146,6 +164,8 @@ pub struct Progress {
     pub windows: usize,
     /// Tokens that the model has run.
     pub tokens: usize,
+    /// Seconds that it took for them, the scoring included and the base left out.
+    pub seconds: f64,
     /// Perplexity so far.
     pub perplexity: f64,
 }
@@ -162,28 +182,43 @@ pub fn scores(
     mut tell: impl FnMut(Progress),
 ) -> Result<Vec<Score>> {
     task.check(model.vocabulary())?;
-    let mut scores = Vec::with_capacity(task.windows.iter().map(|window| window.targets.len()).sum());
-    let (mut rows, mut tokens, mut nll) = (Rows::default(), 0, 0.0);
-    for (group, windows) in task.windows.chunks(task.batch.max(1)).enumerate() {
+    check_vocabularies(model, base.as_deref())?;
+    let mut scores = Vec::with_capacity(task.targets());
+    let mut rows = Rows::default();
+    let mut progress = Progress { windows: 0, tokens: 0, seconds: 0.0, perplexity: f64::NAN };
+    let mut nll = 0.0;
+    for windows in task.windows.chunks(task.batch.max(1)) {
         let sequences: Vec<Sequence> = windows.iter().map(|window| task.sequence(window)).collect();
-        let first = group * task.batch.max(1);
         if let Some(base) = base.as_deref_mut() {
-            base.rows(first, &sequences, &mut rows, stop)?;
+            base.rows(progress.windows, &sequences, &mut rows, stop)?;
         }
-        let before = scores.len();
         let targets: Vec<u32> =
             windows.iter().flat_map(|w| &task.tokens[w.targets.clone()]).copied().collect();
-        let beside = base.as_deref().map(|base| (&rows, base.precision()));
+        let against = base.as_deref().map(|base| (&rows, base.precision()));
+        let (start, before) = (Instant::now(), scores.len());
         model.logits(&sequences, &mut |row, block| {
             check_running(stop)?;
-            block_scores(block, &targets[row..], beside, row, model.vocabulary(), &mut scores)
+            block_scores(block, &targets[row..], against, row, model.vocabulary(), &mut scores)
         })?;
-        tokens += sequences.iter().map(|sequence| sequence.tokens.len()).sum::<usize>();
         nll += scores[before..].iter().map(|score| score.nll).sum::<f64>();
-        let perplexity = (nll / scores.len() as f64).exp();
-        tell(Progress { windows: first + windows.len(), tokens, perplexity });
+        progress.windows += windows.len();
+        progress.tokens += sequences.iter().map(|sequence| sequence.tokens.len()).sum::<usize>();
+        progress.seconds += start.elapsed().as_secs_f64();
+        progress.perplexity = (nll / scores.len() as f64).exp();
+        tell(progress);
     }
     Ok(scores)
+}
+
+fn check_vocabularies(model: &dyn Logits, base: Option<&Base>) -> Result<()> {
+    let Some(Base::Run { model: base, .. }) = base else { return Ok(()) };
+    if base.vocabulary() == model.vocabulary() {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        format!("the model's vocabulary is {}, that of the base {}", model.vocabulary(), base.vocabulary()),
+        "probabilities compare token by token: name the base that the model was made from",
+    ))
 }
 
 /// Scores the rows of a block, which is row `first` and following of the group.

@@ -3,10 +3,13 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// How a text is cut and scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
 pub enum Protocol {
     /// Chunks of `context` tokens one after the other, a remainder left out; the first token of each replaced by BOS where
     /// the tokenizer adds one; the targets of the second half are scored: context − 1 − context/2 of each.
@@ -16,6 +19,7 @@ pub enum Protocol {
     },
     /// Windows of `context` tokens that begin `stride` apart, the last one shorter; each scores the targets that none
     /// before it did. The first token of a text is no target, nor is that of a window that overlaps no other.
+    #[serde(rename = "hf")]
     Strided {
         /// Tokens of a window.
         context: usize,

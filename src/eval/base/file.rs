@@ -18,11 +18,13 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::{Precision, Rows};
 use crate::error::{Error, Result};
+use crate::eval::windows::Protocol;
 use crate::io::map::MappedFile;
 
 const MAGIC: &[u8; 8] = b"LLMCBASE";
@@ -46,8 +48,10 @@ pub struct Identity {
     pub config: String,
     /// blake3 of the tokens (u32, little-endian): the text, as tokenized.
     pub tokens: String,
-    /// Name, context and stride of the protocol, and what stands for the first token of a window.
-    pub protocol: String,
+    /// How the text was cut.
+    pub protocol: Protocol,
+    /// What took the place of the first token of each window.
+    pub first: Option<u32>,
     /// How many windows were run.
     pub windows: usize,
     /// Values of a row.
@@ -78,11 +82,22 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins the file of this identity in a folder, which is made where it is missing.
-    pub fn create(folder: &Path, identity: &Identity) -> Result<Writer> {
+    /// Begins the file of this identity, about so many bytes long, in a folder, which is made where it is missing.
+    ///
+    /// # Errors
+    /// The file would take more than half of what is free; the folder cannot be written to.
+    pub fn create(folder: &Path, identity: &Identity, bytes: u64) -> Result<Writer> {
         let target = folder.join(identity.file_name());
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        if let Some(free) = free_bytes(folder).filter(|free| bytes > free / 2) {
+            let (bytes, free) = (HumanBytes(bytes), HumanBytes(free));
+            let what = format!("{}: {bytes} would take more than half of the {free} free", folder.display());
+            return Err(Error::unsupported(
+                what,
+                "--base-cache DIR on another disk, or --base-precision 16bit",
+            ));
+        }
         let begin = || {
-            fs::create_dir_all(folder)?;
             let (file, temporary) = NamedTempFile::with_prefix_in(".partial-", folder)?.into_parts();
             let mut file = BufWriter::with_capacity(1 << 20, file);
             let header = identity.to_json();
@@ -128,6 +143,14 @@ impl Writer {
         end().map_err(|e: std::io::Error| Error::io(&target, e))?;
         Ok(target)
     }
+}
+
+/// What the disk of a folder has room for, where the system says.
+fn free_bytes(folder: &Path) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    return rustix::fs::statvfs(folder).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    #[cfg(not(target_os = "linux"))]
+    return None;
 }
 
 /// Where a record's parts lie in the file.
@@ -257,7 +280,8 @@ mod tests {
             weights: "w".into(),
             config: "c".into(),
             tokens: "t".into(),
-            protocol: "chunks".into(),
+            protocol: Protocol::Chunks { context: 8 },
+            first: None,
             windows: ROWS.len(),
             vocabulary: 30,
             activations: "f32".into(),
@@ -275,7 +299,7 @@ mod tests {
     /// A whole file in a folder of its own.
     fn written() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(&folder.path().join("new"), &identity()).unwrap();
+        let mut writer = Writer::create(&folder.path().join("new"), &identity(), 0).unwrap();
         (0..3).for_each(|index| writer.push(&window(index), 0..ROWS[index]).unwrap());
         let path = writer.finish().unwrap();
         (folder, path)
@@ -302,9 +326,18 @@ mod tests {
     #[test]
     fn an_unfinished_file_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(folder.path(), &identity()).unwrap();
+        let mut writer = Writer::create(folder.path(), &identity(), 0).unwrap();
         writer.push(&window(0), 0..ROWS[0]).unwrap();
         drop(writer);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_disk_is_not_filled() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Writer::create(folder.path(), &identity(), u64::MAX).unwrap_err();
+        assert!(error.to_string().contains("more than half"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

@@ -35,7 +35,7 @@ impl Logits for Successor {
     }
 }
 
-const GO_ON: AtomicBool = AtomicBool::new(false);
+static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn successor(p: f32) -> Successor {
     Successor { p, vocabulary: 10, block: 3 }
@@ -86,7 +86,8 @@ fn identity(precision: Precision, windows: usize) -> Identity {
         weights: String::new(),
         config: String::new(),
         tokens: String::new(),
-        protocol: "chunks".into(),
+        protocol: Protocol::Chunks { context: 8 },
+        first: None,
         windows,
         vocabulary: 10,
         activations: "f32".into(),
@@ -104,8 +105,8 @@ fn a_stored_base_gives_the_figures_of_one_beside() {
     for precision in [Precision::F32, Precision::Bits16] {
         let identity = identity(precision, windows.len());
         let task = Task { tokens: &tokens, windows: &windows, first: None, batch: 3 };
-        let writer = Some(Writer::create(folder.path(), &identity).unwrap());
-        let mut running = Base::Run { model: &base, precision, writer };
+        let writer = Some(Writer::create(folder.path(), &identity, 0).unwrap());
+        let mut running = Base::Run { model: Box::new(&base), precision, writer };
         let beside = scores(&model, Some(&mut running), &task, &GO_ON, |_| {}).unwrap();
         running.finish();
         // p_base = ½, 1/18 …; p = ¼, 1/12 …: ½ ln 2 + ½ ln ⅔.
@@ -130,7 +131,7 @@ fn a_model_beside_itself_diverges_by_nothing() {
     let windows = Protocol::Chunks { context: 20 }.windows(40).unwrap();
     let task = Task { tokens: &tokens, windows: &windows, first: None, batch: 1 };
     let model = successor(0.3);
-    let mut base = Base::Run { model: &model, precision: Precision::F32, writer: None };
+    let mut base = Base::Run { model: Box::new(&model), precision: Precision::F32, writer: None };
     let found = scores(&model, Some(&mut base), &task, &GO_ON, |_| {}).unwrap();
     assert!(found.iter().all(|score| score.against.unwrap().kld == 0.0 && score.delta_p() == Some(0.0)));
 }
@@ -147,6 +148,9 @@ fn what_goes_wrong_is_said() {
     assert_eq!(error(&successor(0.5), &task, true).exit_code(), 130);
     let small = Successor { vocabulary: 9, ..successor(0.5) };
     assert!(error(&small, &task, false).to_string().contains("token 9"));
+    let mut base = Base::Run { model: Box::new(&small), precision: Precision::F32, writer: None };
+    let found = scores(&successor(0.5), Some(&mut base), &task, &GO_ON, |_| {}).unwrap_err();
+    assert!(found.to_string().contains("vocabulary is 10, that of the base 9"), "{found}");
     let task = Task { first: Some(10), ..task };
     assert!(error(&successor(0.5), &task, false).to_string().contains("token 10"));
 }
