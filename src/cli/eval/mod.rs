@@ -4,6 +4,7 @@ mod base_args;
 mod logits;
 mod perplexity;
 mod report;
+mod tasks;
 
 use clap::{Args, Subcommand};
 
@@ -11,7 +12,7 @@ use super::Context;
 use crate::engine::LanguageModel;
 use crate::error::{Error, Result};
 
-/// Measure a model: perplexity, divergence from a base, logits
+/// Measure a model: perplexity, divergence from a base, logits, benchmarks
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   llmc eval perplexity org/name --data wiki.test.txt --chunks 24
@@ -25,6 +26,7 @@ pub struct Arguments {
 enum Command {
     Perplexity(perplexity::Arguments),
     Logits(logits::Arguments),
+    Tasks(tasks::Arguments),
 }
 
 /// Measures.
@@ -32,6 +34,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     match &arguments.command {
         Command::Perplexity(arguments) => perplexity::run(arguments, context),
         Command::Logits(arguments) => logits::run(arguments, context),
+        Command::Tasks(arguments) => tasks::run(arguments, context),
     }
 }
 

@@ -4,7 +4,7 @@
 //! 1. [`definition`]: a task's TOML, or a shipped one, says what to ask ([`find`]).
 //! 2. [`files`] finds the dataset, [`rows`] reads it.
 //! 3. [`question`] makes prompts of rows ([`template`]), with examples drawn as Python draws them ([`python_random`]).
-//! 4. A [`Respondent`] says how likely texts are, or writes.
+//! 4. A [`Respondent`] says how likely texts are, or writes: [`model`].
 //! 5. [`scoring`] and [`extract`] judge, [`results`] reports.
 //!
 //! Downloads nothing, and runs no code of a dataset or a task: templates and regular expressions are all that a task has.
@@ -12,6 +12,7 @@
 pub mod definition;
 pub mod extract;
 pub mod files;
+pub mod model;
 pub mod python_random;
 pub mod question;
 pub mod results;

@@ -2,6 +2,8 @@
 //! hand-worked ones, broken data against its errors.
 #![allow(clippy::unwrap_used)]
 
+mod command;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -223,4 +225,22 @@ fn too_many_examples_are_refused() {
     let options = Options { fewshot: Some(9), ..OPTIONS };
     let error = ask("hellaswag", &fixture(""), options, by_length, nothing).unwrap_err();
     assert!(error.to_string().contains("10 examples are to be chosen from 9 rows"), "{error}");
+}
+
+/// The example of tasks/README.md: "Rome" is shorter, and right.
+#[test]
+fn tasks_can_be_defined_by_the_user() {
+    let readme = include_str!("../../tasks/README.md");
+    let definition = readme.split_once("    name = ").unwrap().1.split_once("\n|").unwrap().0;
+    let definition: String =
+        format!("name = {definition}").lines().map(|line| format!("{}\n", line.trim())).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("own.toml");
+    std::fs::write(&own, definition).unwrap();
+    let row = r#"{"country": "Italy", "cities": ["Milan", "Rome"], "right": 1}"#;
+    std::fs::create_dir(folder.path().join("capitals")).unwrap();
+    std::fs::write(folder.path().join("capitals/test.jsonl"), row).unwrap();
+    let (scores, asked, _) = ask(own.to_str().unwrap(), folder.path(), OPTIONS, by_length, nothing).unwrap();
+    assert_eq!(asked[0][1], json!(["The capital of Italy is", " Rome"]));
+    assert_eq!((scores.name.as_str(), scores.metrics[0].1.value), ("capitals", 1.0));
 }
