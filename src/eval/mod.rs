@@ -5,6 +5,7 @@ pub mod arrays;
 pub mod base;
 pub mod corpus;
 pub mod data;
+pub mod embeddings;
 mod model;
 pub mod perplexity;
 pub mod positions;

@@ -1,6 +1,7 @@
 //! `llmc eval`: what a model is worth.
 
 mod base_args;
+mod embeddings;
 mod logits;
 mod perplexity;
 mod report;
@@ -26,6 +27,7 @@ pub struct Arguments {
 enum Command {
     Perplexity(perplexity::Arguments),
     Logits(logits::Arguments),
+    Embeddings(embeddings::Arguments),
     Tasks(tasks::Arguments),
 }
 
@@ -34,6 +36,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     match &arguments.command {
         Command::Perplexity(arguments) => perplexity::run(arguments, context),
         Command::Logits(arguments) => logits::run(arguments, context),
+        Command::Embeddings(arguments) => embeddings::run(arguments, context),
         Command::Tasks(arguments) => tasks::run(arguments, context),
     }
 }
