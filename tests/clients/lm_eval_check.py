@@ -2,7 +2,7 @@
 metric with its standard error.
 
     pip install lm-eval==0.4.13 torch transformers pyarrow
-    python tests/clients/lm_eval_check.py MODEL [--llmc target/release/llmc] [--tasks hellaswag,gsm8k] [--fewshot 3]
+    python tests/clients/lm_eval_check.py MODEL [--llmc target/release/llmc] [--tasks hellaswag,gsm8k] [--fewshot 3] [--chat]
 
     python tests/clients/lm_eval_check.py fixtures/tiny-llama --tasks hellaswag,winogrande,truthfulqa_mc2,gsm8k --record FILE
 
@@ -29,13 +29,19 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 TOLERANCE = 2e-4
 
 
-def harness(model, name, yaml, files, make, fewshot, scratch):
+def harness(model, name, yaml, files, make, fewshot, chat, scratch):
     data = {}
     for split, rows in rows_of(name, make, files).items():
         data[split] = scratch / f"{name}_{split}.jsonl"
         write(data[split], rows)
     result = lm_eval.simple_evaluate(
-        model=model, tasks=[harness_task(yaml, data)], num_fewshot=fewshot, log_samples=True, fewshot_random_seed=SEED
+        model=model,
+        tasks=[harness_task(yaml, data)],
+        num_fewshot=fewshot,
+        log_samples=True,
+        fewshot_random_seed=SEED,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
     )
     return result["results"][name], result["samples"][name]
 
@@ -45,6 +51,7 @@ def llmc(arguments, name, fewshot, scratch):
     command = [arguments.llmc, "eval", "tasks", arguments.model, "--tasks", name, "--data", str(ROOT / "fixtures/tasks")]
     command += ["--activations", "f32", "--json", "--samples", str(samples), "--fewshot", str(fewshot)]
     command += ["--batch", str(arguments.batch)] if arguments.batch else []
+    command += ["--chat"] if arguments.chat else []
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
     return json.loads(out)["tasks"][0]["metrics"], lines
@@ -102,6 +109,7 @@ def main():
     parser.add_argument("--tasks", default="")
     parser.add_argument("--fewshot", type=int, default=3)
     parser.add_argument("--batch", type=int)
+    parser.add_argument("--chat", action="store_true")
     parser.add_argument("--record", type=argparse.FileType("w", encoding="utf-8"))
     arguments = parser.parse_args()
     wanted = [name for name in arguments.tasks.split(",") if name]
@@ -113,7 +121,7 @@ def main():
                 continue
             for fewshot in (0,) if name == "toxigen" or name.startswith("truthfulqa") else (0, arguments.fewshot):
                 metrics, samples = llmc(arguments, name, fewshot, Path(scratch))
-                scores, answers = harness(model, name, yaml, files, make, fewshot, Path(scratch))
+                scores, answers = harness(model, name, yaml, files, make, fewshot, arguments.chat, Path(scratch))
                 if arguments.record:
                     record(arguments.record, name, fewshot, answers, scores)
                 worst, wrong = compare_samples(samples, answers)
