@@ -84,6 +84,49 @@ impl Kernel for Exponentiate<'_> {
     }
 }
 
+/// Σ p·(ln p − ln q), where ln p is `base` and ln q is x − log_sum_exp; only over ln p above `floor`.
+#[derive(Clone, Copy)]
+struct Divergence<'a> {
+    base: &'a [f32],
+    x: &'a [f32],
+    log_sum_exp: f32,
+    floor: f32,
+}
+
+impl Divergence<'_> {
+    #[inline(always)]
+    fn terms<S: Simd>(&self, simd: S, base: &[f32; LANES], x: &[f32; LANES]) -> S::V {
+        let base = simd.load(base);
+        let log_q = simd.sub(simd.load(x), simd.splat(self.log_sum_exp));
+        let terms = simd.mul(exp(simd, base), simd.sub(base, log_q));
+        simd.where_less(simd.splat(self.floor), base, terms, simd.splat(0.0))
+    }
+}
+
+impl Kernel for Divergence<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let mut total = 0.0;
+        for (base, x) in self.base.chunks(RUN).zip(self.x.chunks(RUN)) {
+            let ((bases, base_rest), (xs, x_rest)) = (base.as_chunks(), x.as_chunks());
+            let mut sum = simd.splat(0.0);
+            for (base, x) in bases.iter().zip(xs) {
+                sum = simd.add(sum, self.terms(simd, base, x));
+            }
+            if !base_rest.is_empty() {
+                let (mut base, mut x) = ([f32::NEG_INFINITY; LANES], [0.0; LANES]);
+                base[..base_rest.len()].copy_from_slice(base_rest);
+                x[..x_rest.len()].copy_from_slice(x_rest);
+                sum = simd.add(sum, self.terms(simd, &base, &x));
+            }
+            total += f64::from(simd.sum(sum));
+        }
+        total
+    }
+}
+
 /// The largest element and Σ e^(x − largest).
 fn largest_and_sum(level: Level, x: &[f32]) -> (f32, f64) {
     let largest = level.run(Largest(x));
@@ -119,6 +162,21 @@ pub fn log_softmax(x: &[f32], out: &mut [f32]) {
     // In two steps: the logarithm of the sum may be small beside the logits, and would lose its digits.
     let log = sum.ln() as f32;
     out.iter_mut().zip(x).for_each(|(out, x)| *out = (x - largest) - log);
+}
+
+fn divergence_at(level: Level, base: &[f32], x: &[f32], log_sum_exp: f32, floor: f32) -> f64 {
+    assert_eq!(base.len(), x.len(), "divergence: rows of two lengths");
+    // Below -104, e^x is 0 in f32, and 0·∞ would be NaN.
+    level.run(Divergence { base, x, log_sum_exp, floor: floor.max(-104.0) })
+}
+
+/// The divergence Σ p·(ln p − ln q) of a row of logits `x`, whose [`log_sum_exp`] is given, from the log-probabilities
+/// `base`: over those of its values that are larger than `floor`.
+///
+/// # Panics
+/// Where the rows are not of one length.
+pub fn divergence(base: &[f32], x: &[f32], log_sum_exp: f32, floor: f32) -> f64 {
+    divergence_at(Level::detect(), base, x, log_sum_exp, floor)
 }
 
 #[cfg(test)]
@@ -157,6 +215,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn divergence_agrees_with_f64() {
+        for len in [1, 2, 15, 16, 17, 255, 256, 257, 49_152] {
+            let (x, y) = (logits(len, 7.0), logits(len, 5.0));
+            let (of_x, of_y) = (in_f64(&x), in_f64(&y));
+            let base: Vec<f32> = y.iter().map(|y| y - of_y as f32).collect();
+            for floor in [f32::NEG_INFINITY, -9.0] {
+                let terms = base.iter().zip(&x).filter(|(base, _)| **base > floor);
+                let expected: f64 = terms
+                    .map(|(base, x)| (f64::from(*base), f64::from(*x) - of_x))
+                    .map(|(base, x)| base.exp() * (base - x))
+                    .sum();
+                for level in Level::usable() {
+                    let error = (divergence_at(level, &base, &x, of_x as f32, floor) - expected).abs();
+                    assert!(error < 3e-6, "{level:?} {len} above {floor}: {error}");
+                }
+            }
+            assert_eq!(divergence(&base, &y, of_y as f32, f32::NEG_INFINITY), 0.0, "itself");
+        }
+        let never = [f32::NEG_INFINITY, 0.0];
+        assert_eq!(divergence(&never, &[5.0, 1.0], 1.0, f32::NEG_INFINITY), 0.0);
+        assert_eq!(divergence(&[0.0, 0.0], &[f32::NEG_INFINITY, 0.0], 0.0, -1.0), f64::INFINITY);
     }
 
     #[test]

@@ -138,7 +138,8 @@ fn spreads(comparison: &Comparison) -> String {
         "root mean square", "", "", rms.value, rms.error
     );
     for (name, kld, delta_p) in places(kld, delta_p) {
-        let kld = kld.map(|value| format!("{value:.6}")).unwrap_or_default();
+        // Rounding may leave a divergence of nothing a hair below 0.
+        let kld = kld.map(|value| format!("{value:.6}").replace("-0.000000", "0.000000")).unwrap_or_default();
         let _ = writeln!(text, "{name:NAME$} {kld:>12}   {:9} {:>12.4}", "", 100.0 * delta_p);
     }
     text
