@@ -109,7 +109,7 @@ impl Case {
         let mut compare = |what: &str, found: &[f32], expected: &[f32]| {
             assert_eq!(found.len(), expected.len(), "{} {what}", self.name());
             let worst = found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, nan_max);
-            if !(worst <= TOLERANCE) {
+            if worst.is_nan() || worst > TOLERANCE {
                 problems.push(format!("{}: {what} differs by {worst}", self.name()));
             }
         };

@@ -41,6 +41,10 @@ pub struct Arguments {
 /// Tokens that stand before those decoded.
 const PROMPT: usize = 16;
 
+/// Longest sequence of a model that does not say what it takes.
+const MOST_TOKENS: usize = 1 << 20;
+const MOST_SEQUENCES: usize = 1024;
+
 /// What was measured of one test.
 struct Measurement {
     test: String,
@@ -56,6 +60,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let start = Instant::now();
     let model = arguments.engine.open(&arguments.model, context)?;
     let load = start.elapsed().as_secs_f64();
+    arguments.check_context(&model)?;
     let mut measurements = Vec::new();
     for length in &arguments.prefill {
         measurements.push(arguments.prefill(&model, *length, context)?);
@@ -72,6 +77,10 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
 impl Arguments {
     fn validate(&self) -> Result<()> {
         let positive = [&self.prefill[..], &self.batch[..], &[self.decode, self.runs]].concat();
+        if self.batch.iter().any(|sequences| *sequences > MOST_SEQUENCES) {
+            let what = format!("--batch: at most {MOST_SEQUENCES} sequences are decoded together");
+            return Err(Error::usage(what, "give smaller batches"));
+        }
         match positive.contains(&0) {
             true => Err(Error::usage(
                 "nothing to measure: a length or a number of runs is 0",
@@ -79,6 +88,18 @@ impl Arguments {
             )),
             false => Ok(()),
         }
+    }
+
+    /// Refuses sequences that are longer than what the model was made for.
+    fn check_context(&self, model: &LanguageModel) -> Result<()> {
+        let limit = model.context_limit().unwrap_or(MOST_TOKENS);
+        let longest =
+            self.prefill.iter().copied().chain([self.decode.saturating_add(PROMPT)]).max().unwrap_or(0);
+        if longest <= limit {
+            return Ok(());
+        }
+        let what = format!("{longest} tokens, with a model that takes {limit}");
+        Err(Error::usage(what, "lower --prefill or --decode"))
     }
 
     fn prefill(&self, model: &LanguageModel, length: usize, context: &Context) -> Result<Measurement> {
@@ -107,7 +128,9 @@ impl Arguments {
             }
             Ok((self.decode * sequences) as f64 / start.elapsed().as_secs_f64())
         })?;
-        let bytes_per_token = Some(model.weight_bytes() as f64 / sequences as f64);
+        // Of experts, how many are read depends on the tokens.
+        let dense = model.decoder().config().experts.is_none();
+        let bytes_per_token = dense.then(|| model.weight_bytes() as f64 / sequences as f64);
         let test = if sequences == 1 { "decode".into() } else { format!("decode, batch of {sequences}") };
         Ok(Measurement { test, speeds, bytes_per_token })
     }

@@ -4,7 +4,7 @@
 //! <https://arxiv.org/abs/1908.10084>), scaled to length 1.
 
 use crate::engine::{LanguageModel, Tokenizer};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Batch;
 
 /// Tokens that run together.
@@ -37,15 +37,18 @@ impl Embeddings {
         mut done: impl FnMut(usize) -> Result<()>,
     ) -> Result<Embeddings> {
         let limit = model.context_limit().unwrap_or(usize::MAX);
-        let sequences: Result<Vec<Vec<u32>>> = texts
-            .iter()
-            .map(|text| Ok(tokenizer.encode(text, true)?.into_iter().take(limit).collect()))
-            .collect();
+        let sequences: Result<Vec<Vec<u32>>> =
+            texts.iter().map(|text| Ok(cut(tokenizer.encode(text, true)?, limit))).collect();
         let width = model.decoder().config().hidden;
         let mut embeddings = Embeddings { width, values: Vec::new() };
         let mut finished = 0;
         for batch in batches(&sequences?) {
-            embeddings.append(&model.hidden(&Batch::whole(batch))?, batch);
+            let hidden = model.hidden(&Batch::whole(batch))?;
+            if hidden.iter().any(|value| !value.is_finite()) {
+                let what = "a hidden state is not a finite number";
+                return Err(Error::unsupported(what, "the weights are damaged: `llmc verify` compares them"));
+            }
+            embeddings.append(&hidden, batch);
             finished += batch.len();
             done(finished)?;
         }
@@ -90,6 +93,14 @@ impl Embeddings {
         };
         self.rows().enumerate().map(nearest_to).collect()
     }
+}
+
+/// At most `limit` tokens: the first ones, and the last, which ends every text.
+fn cut(mut tokens: Vec<u32>, limit: usize) -> Vec<u32> {
+    if tokens.len() > limit {
+        tokens.drain(limit.saturating_sub(1)..tokens.len() - 1);
+    }
+    tokens
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

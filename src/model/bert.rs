@@ -2,7 +2,7 @@
 
 use super::Arch;
 use super::config::{Config, Names, Positions, QkvOrder, Sublayer};
-use super::llama;
+use super::llama::{self, Defaults};
 use super::settings::Settings;
 use crate::backend::Activation;
 use crate::error::{Error, Result};
@@ -46,16 +46,13 @@ fn decoder(settings: &Settings) -> Result<Config> {
         let what = format!("config.json: position_embedding_type {kind}");
         return Err(Error::unsupported(what, "llmc runs encoders with absolute positions"));
     }
+    let positions = Some(Positions::Learned { offset: 0 });
     Ok(Config {
         names: NAMES,
-        norm: crate::model::config::NormKind {
-            epsilon: settings.number_or(&["layer_norm_eps"], 1e-12),
-            ..settings.layer_norm("layer_norm_eps")
-        },
-        positions: Positions::Learned { offset: 0 },
+        norm: settings.layer_norm("layer_norm_eps", 1e-12)?,
         causal: false,
         activation: settings.activation(&["hidden_act"], Activation::Gelu)?,
         gated: false,
-        ..llama::decoder(settings)?
+        ..llama::with(settings, Defaults { positions, ..Defaults::default() })?
     })
 }

@@ -49,7 +49,7 @@ fn decoder(settings: &Settings) -> Result<Config> {
         kv_heads: heads,
         head_dim: hidden / heads,
         context: None,
-        norm: settings.layer_norm("layer_norm_epsilon"),
+        norm: settings.layer_norm("layer_norm_epsilon", 1e-5)?,
         positions: Positions::Alibi,
         embedding_scale: None,
         attention_scale: ((hidden / heads) as f32).powf(-0.5),

@@ -198,7 +198,7 @@ impl Sublayer {
 impl Config {
     /// Refuses numbers that do not belong together.
     pub fn validate(&self) -> Result<()> {
-        if self.heads % self.kv_heads.max(1) != 0 || self.kv_heads == 0 || self.head_dim == 0 {
+        if !self.heads.is_multiple_of(self.kv_heads.max(1)) || self.kv_heads == 0 || self.head_dim == 0 {
             let found = format!("{} heads over {}", self.heads, self.kv_heads);
             let expected = "query heads that are a multiple of the key/value heads, of a positive size";
             let hint =

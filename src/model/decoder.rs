@@ -80,7 +80,7 @@ impl<B: Backend> Decoder<B> {
         let blocks =
             (0..config.layers.len()).map(|index| Block::load(&loader, index)).collect::<Result<_>>()?;
         let final_norm = norm(names.final_norm)?;
-        let head = loader.head(&embedding.tokens, width)?;
+        let head = loader.head(&embedding.tokens, [vocabulary, width])?;
         Ok(Decoder { embedding, blocks, final_norm, project_out, head, vocabulary, config, backend })
     }
 

@@ -1,7 +1,7 @@
 //! Feed-forward networks: dense, gated or not, and mixtures of experts.
 
 use super::config::{Config, ExpertNames, Sublayer};
-use super::weights::{Loader, Place};
+use super::weights::{Loader, Place, misshapen};
 use crate::backend::{Activation, Backend, Routing};
 use crate::error::Result;
 
@@ -55,6 +55,11 @@ impl<B: Backend> Network<B> {
         // Every network says by its weights how wide it is: a shared expert may be wider than the others.
         let rows: Result<Vec<_>> = input.iter().map(|name| loader.rows(name, place)).collect();
         let rows = rows?;
+        let even = rows.iter().all(|r| *r == rows[0]) && (rows.len() > 1 || rows[0] % 2 == 0);
+        if gated && !even {
+            let name = loader.name(input[0], place);
+            return Err(misshapen(&name, "as many rows of gate as of up".into(), format!("{rows:?}")));
+        }
         let parts: Vec<_> = input.iter().copied().zip(rows.iter().copied()).collect();
         let width = rows.iter().sum::<usize>() / if gated { 2 } else { 1 };
         let input = loader.linear(&parts, hidden, place)?;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::config::{Config, Layer, Names, NormKind, Positions, Sublayer};
-use super::llama::{self, ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS};
+use super::llama::{self, ATTENTION, Defaults, ENDS, FEED_FORWARD, PRE_NORMS};
 use super::names::{Name, name};
 use super::qwen::{QK_NORM_NAMES, QK_NORMS};
 use super::rope::Rope;
@@ -60,7 +60,11 @@ const SANDWICHED: Names = Names {
 };
 
 fn gemma(settings: &Settings) -> Result<Config> {
-    let config = llama::with_heads(settings, Some(256))?;
+    gemma_with(settings, 10_000.0)
+}
+
+fn gemma_with(settings: &Settings, theta: f64) -> Result<Config> {
+    let config = llama::with(settings, Defaults { head_dim: Some(256), theta, ..Defaults::default() })?;
     Ok(Config {
         norm: NormKind { plus_one: true, ..config.norm },
         embedding_scale: Some((config.hidden as f32).sqrt()),
@@ -72,37 +76,40 @@ fn gemma(settings: &Settings) -> Result<Config> {
 
 /// Every other layer slides, the first one does.
 fn gemma2(settings: &Settings) -> Result<Config> {
-    let window = settings.optional(&["sliding_window"])?;
-    let cap = |key: &str| settings.number(&[key]).map(|cap| cap as f32);
     Ok(Config {
         names: SANDWICHED,
-        attention_scale: query_scale(settings),
-        attention_cap: cap("attn_logit_softcapping"),
-        logit_cap: cap("final_logit_softcapping"),
-        layers: settings.layers(window, |layer| layer % 2 == 0)?,
+        attention_scale: query_scale(settings)?,
+        attention_cap: settings.nullable("attn_logit_softcapping", 50.0)?,
+        logit_cap: settings.nullable("final_logit_softcapping", 30.0)?,
+        layers: settings.layers(settings.window(Some(4096))?, |layer| layer % 2 == 0)?,
         ..gemma(settings)?
     })
 }
 
 /// Five local layers, with rotations of their own, to a global one.
 fn gemma3(settings: &Settings) -> Result<Config> {
-    let config = gemma2(settings)?;
-    let window = settings.optional(&["sliding_window"])?;
+    let config = gemma_with(settings, 1e6)?;
     let pattern = settings.optional(&["sliding_window_pattern"])?.unwrap_or(6).max(1);
-    let layers = settings.layers(window, |layer| (layer + 1) % pattern != 0)?;
+    let layers = settings.layers(settings.window(Some(4096))?, |layer| (layer + 1) % pattern != 0)?;
     let layers = layers.into_iter().map(|l| Layer { rotary: usize::from(l.window.is_some()), ..l }).collect();
-    let global = Rotary::new(&Rope::from_config(settings.0), config.head_dim, config.context)?;
     let local = Rotary::new(&Rope::local(settings.0), config.head_dim, config.context)?;
+    let positions = match config.positions {
+        Positions::Rotary(global) => Positions::Rotary([global, vec![local]].concat()),
+        other => other,
+    };
     Ok(Config {
         names: Names { qk_norms: Some(QK_NORM_NAMES), ..SANDWICHED },
-        positions: Positions::Rotary(vec![global, local]),
+        attention_scale: query_scale(settings)?,
+        attention_cap: settings.number(&["attn_logit_softcapping"])?.map(|cap| cap as f32),
+        logit_cap: settings.number(&["final_logit_softcapping"])?.map(|cap| cap as f32),
+        positions,
         layers,
         ..config
     })
 }
 
-fn query_scale(settings: &Settings) -> f32 {
-    settings.number_or(&["query_pre_attn_scalar"], 256.0).powf(-0.5)
+fn query_scale(settings: &Settings) -> Result<f32> {
+    Ok(settings.number_or("query_pre_attn_scalar", 256.0)?.powf(-0.5))
 }
 
 /// Gemma, CodeGemma.

@@ -41,7 +41,7 @@ pub static GPT2: Arch = Arch {
 
 fn decoder(settings: &Settings) -> Result<Config> {
     let (hidden, heads) = (settings.size(&["n_embd", "hidden_size"])?, settings.size(&["n_head"])?);
-    let scaled = settings.flag("scale_attn_weights", true);
+    let scaled = settings.flag("scale_attn_weights", true)?;
     Ok(Config {
         names: NAMES,
         hidden,
@@ -49,11 +49,11 @@ fn decoder(settings: &Settings) -> Result<Config> {
         kv_heads: heads,
         head_dim: hidden / heads,
         context: settings.optional(&["n_positions", "n_ctx"])?,
-        norm: settings.layer_norm("layer_norm_epsilon"),
+        norm: settings.layer_norm("layer_norm_epsilon", 1e-5)?,
         positions: Positions::Learned { offset: 0 },
         embedding_scale: None,
         attention_scale: if scaled { ((hidden / heads) as f32).powf(-0.5) } else { 1.0 },
-        scale_by_block: settings.flag("scale_attn_by_inverse_layer_idx", false),
+        scale_by_block: settings.flag("scale_attn_by_inverse_layer_idx", false)?,
         qkv_clip: None,
         attention_cap: None,
         qk_norm: QkNorm::Head,

@@ -1,10 +1,8 @@
 //! GPT-NeoX and Pythia: attention and feed-forward in parallel, a part of each head rotated, q/k/v fused head by head.
 
 use super::Arch;
-use super::config::{Config, Names, Positions, QkvOrder, Sublayer};
-use super::llama;
-use super::rope::Rope;
-use super::rotary::Rotary;
+use super::config::{Config, Names, QkvOrder, Sublayer};
+use super::llama::{self, Defaults};
 use super::settings::Settings;
 use crate::backend::Activation;
 use crate::error::Result;
@@ -33,16 +31,14 @@ pub static GPT_NEOX: Arch =
     Arch { models: &[("gpt_neox", "GPTNeoXForCausalLM")], decoder, ..Arch::HUGGING_FACE_ONLY };
 
 fn decoder(settings: &Settings) -> Result<Config> {
-    let config = llama::decoder(settings)?;
-    let mut rope = Rope::from_config(settings.0);
-    rope.partial.get_or_insert(0.25);
+    let config = llama::with(settings, Defaults { partial: 0.25, ..Defaults::default() })?;
     Ok(Config {
         names: NAMES,
-        norm: settings.layer_norm("layer_norm_eps"),
-        positions: Positions::Rotary(vec![Rotary::new(&rope, config.head_dim, config.context)?]),
+        kv_heads: config.heads,
+        norm: settings.layer_norm("layer_norm_eps", 1e-5)?,
         activation: settings.activation(&["hidden_act"], Activation::Gelu)?,
         gated: false,
-        parallel: settings.flag("use_parallel_residual", true),
+        parallel: settings.flag("use_parallel_residual", true)?,
         ..config
     })
 }

@@ -91,17 +91,42 @@ const MIXTRAL_EXPERTS: ExpertNames = ExpertNames {
     shared: None,
 };
 
-/// The decoder of Llama, and the defaults of those that differ from it in little.
-pub(super) fn decoder(settings: &Settings) -> Result<Config> {
-    with_heads(settings, None)
+/// What stands for settings that config.json leaves out: the defaults of transformers' configuration class.
+pub(super) struct Defaults {
+    /// Columns of a head; `None` for hidden_size / heads.
+    pub head_dim: Option<usize>,
+    /// Base of the rotations.
+    pub theta: f64,
+    /// Part of a head that is rotated.
+    pub partial: f64,
+    /// Of RMSNorms.
+    pub epsilon: f64,
+    /// Positions that are not told by rotations.
+    pub positions: Option<Positions>,
 }
 
-/// The same, with heads of `head_dim` columns unless config.json says otherwise.
-pub(super) fn with_heads(settings: &Settings, head_dim: Option<usize>) -> Result<Config> {
+impl Default for Defaults {
+    fn default() -> Self {
+        Defaults { head_dim: None, theta: 10_000.0, partial: 1.0, epsilon: 1e-6, positions: None }
+    }
+}
+
+/// The decoder of Llama.
+pub(super) fn decoder(settings: &Settings) -> Result<Config> {
+    with(settings, Defaults::default())
+}
+
+/// The decoder of a model that differs from Llama in little.
+pub(super) fn with(settings: &Settings, defaults: Defaults) -> Result<Config> {
     let (hidden, heads) = (settings.size(&["hidden_size"])?, settings.size(&["num_attention_heads"])?);
-    let head_dim = settings.optional(&["head_dim"])?.or(head_dim).unwrap_or(hidden / heads);
+    let head_dim = settings.optional(&["head_dim"])?.or(defaults.head_dim).unwrap_or(hidden / heads);
     let context = settings.optional(&["max_position_embeddings"])?;
-    let rotary = Rotary::new(&Rope::from_config(settings.0), head_dim, context)?;
+    let rotary = || {
+        let mut rope = Rope::read(settings.0, defaults.theta);
+        rope.partial.get_or_insert(defaults.partial);
+        Ok(Positions::Rotary(vec![Rotary::new(&rope, head_dim, context)?]))
+    };
+    let positions = defaults.positions.map_or_else(rotary, Ok)?;
     Ok(Config {
         names: NAMES,
         hidden,
@@ -109,8 +134,8 @@ pub(super) fn with_heads(settings: &Settings, head_dim: Option<usize>) -> Result
         kv_heads: settings.optional(&["num_key_value_heads"])?.unwrap_or(heads),
         head_dim,
         context,
-        norm: settings.rms_norm(),
-        positions: Positions::Rotary(vec![rotary]),
+        norm: settings.rms_norm(defaults.epsilon)?,
+        positions,
         embedding_scale: None,
         attention_scale: (head_dim as f32).powf(-0.5),
         scale_by_block: false,
@@ -128,15 +153,17 @@ pub(super) fn with_heads(settings: &Settings, head_dim: Option<usize>) -> Result
     })
 }
 
-/// Every layer slides where there is a window.
+/// Every layer of Mistral slides where there is a window.
 fn mistral(settings: &Settings) -> Result<Config> {
-    let window = settings.optional(&["sliding_window"])?;
+    let window = settings.window(None)?.filter(|_| settings.text("model_type") == Some("mistral"));
     Ok(Config { layers: settings.layers(window, |_| true)?, ..decoder(settings)? })
 }
 
 fn mixtral(settings: &Settings) -> Result<Config> {
     let names = Names { experts: Some(MIXTRAL_EXPERTS), ..NAMES };
-    Ok(Config { names, experts: settings.experts(true)?, ..mistral(settings)? })
+    let config = with(settings, Defaults { theta: 1e6, epsilon: 1e-5, ..Defaults::default() })?;
+    let layers = settings.layers(settings.window(None)?, |_| true)?;
+    Ok(Config { names, experts: settings.experts(true)?, layers, ..config })
 }
 
 /// Llama 1 to 3, SmolLM2; Mistral.

@@ -317,7 +317,7 @@ pub fn configure(config: &Value) -> Result<Config> {
         Error::unsupported(what, hint)
     })?;
     let mut decoder = (arch.decoder)(&Settings(config))?;
-    decoder.tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(arch.tied_by_default);
+    decoder.tied = Settings(config).flag("tie_word_embeddings", arch.tied_by_default)?;
     decoder.validate()?;
     Ok(decoder)
 }

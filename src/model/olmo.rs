@@ -1,7 +1,7 @@
 //! OLMo 2: norms after attention and feed-forward, and over whole q and k.
 
 use super::config::{Config, Names, QkNorm, Sublayer};
-use super::llama::{self, ATTENTION, ENDS, FEED_FORWARD};
+use super::llama::{self, ATTENTION, Defaults, ENDS, FEED_FORWARD};
 use super::names::{Name, name};
 use super::qwen::{EXPERT_NAMES, QK_NORM_NAMES, QK_NORMS};
 use super::settings::Settings;
@@ -12,6 +12,9 @@ const POST_NORMS: &[Name] = &[
     name("blk.{b}.post_attention_norm", "model.layers.{b}.post_attention_layernorm"),
     name("blk.{b}.post_ffw_norm", "model.layers.{b}.post_feedforward_layernorm"),
 ];
+
+const DEFAULTS: Defaults =
+    Defaults { head_dim: None, theta: 10_000.0, partial: 1.0, epsilon: 1e-5, positions: None };
 
 /// OLMo 2 has norms after its sub-layers only.
 const OLMO2_NAMES: Names = Names {
@@ -30,17 +33,19 @@ const OLMO2_NAMES: Names = Names {
 };
 
 fn olmo2(settings: &Settings) -> Result<Config> {
-    Ok(Config { names: OLMO2_NAMES, qk_norm: QkNorm::Whole, ..llama::decoder(settings)? })
+    let config = llama::with(settings, DEFAULTS)?;
+    Ok(Config { names: OLMO2_NAMES, qk_norm: QkNorm::Whole, ..config })
 }
 
 fn olmoe(settings: &Settings) -> Result<Config> {
-    let qkv_clip = settings.number(&["clip_qkv"]).map(|limit| limit as f32);
     let names = Names { qk_norms: Some(QK_NORM_NAMES), experts: Some(EXPERT_NAMES), ..llama::NAMES };
-    let config = llama::decoder(settings)?;
-    let norm =
-        super::config::NormKind { epsilon: settings.number_or(&["rms_norm_eps"], 1e-5), ..config.norm };
-    let experts = settings.experts(settings.flag("norm_topk_prob", false))?;
-    Ok(Config { names, norm, qk_norm: QkNorm::Whole, qkv_clip, experts, ..config })
+    Ok(Config {
+        names,
+        qk_norm: QkNorm::Whole,
+        qkv_clip: settings.number(&["clip_qkv"])?.map(|limit| limit as f32),
+        experts: settings.experts(settings.flag("norm_topk_prob", false)?)?,
+        ..llama::with(settings, DEFAULTS)?
+    })
 }
 
 /// OLMoE.

@@ -3,7 +3,7 @@
 
 use super::Arch;
 use super::config::{Config, Names, NormKind, Positions, Sublayer};
-use super::llama;
+use super::llama::{self, Defaults};
 use super::settings::Settings;
 use crate::backend::Activation;
 use crate::error::Result;
@@ -31,10 +31,11 @@ pub static OPT: Arch =
     Arch { models: &[("opt", "OPTForCausalLM")], decoder, tied_by_default: true, ..Arch::HUGGING_FACE_ONLY };
 
 fn decoder(settings: &Settings) -> Result<Config> {
-    let config = llama::decoder(settings)?;
-    let before = settings.flag("do_layer_norm_before", true);
+    let positions = Some(Positions::Learned { offset: 2 });
+    let config = llama::with(settings, Defaults { positions, ..Defaults::default() })?;
+    let before = settings.flag("do_layer_norm_before", true)?;
     let narrow = settings.optional(&["word_embed_proj_dim"])?.is_some_and(|width| width != config.hidden);
-    let last = before && !settings.flag("_remove_final_layer_norm", false);
+    let last = before && !settings.flag("_remove_final_layer_norm", false)?;
     let placed = |sublayer: Sublayer| if before { sublayer } else { sublayer.norm_after() };
     Ok(Config {
         names: Names {
@@ -45,7 +46,6 @@ fn decoder(settings: &Settings) -> Result<Config> {
             ..NAMES
         },
         norm: NormKind { centered: true, epsilon: 1e-5, plus_one: false },
-        positions: Positions::Learned { offset: 2 },
         activation: settings.activation(&["activation_function"], Activation::Relu)?,
         gated: false,
         ..config

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::config::{Config, Names, Sublayer};
-use super::llama::{self, ENDS, PRE_NORMS};
+use super::llama::{self, Defaults, ENDS, PRE_NORMS};
 use super::names::{Name, name};
 use super::settings::Settings;
 use super::{Arch, Changes, DECODER_KEYS, Fixed, Has, Key, Missing, RMS_KEYS, int};
@@ -30,8 +30,8 @@ const NAMES: Names = Names {
 };
 
 fn decoder(settings: &Settings) -> Result<Config> {
-    let window = settings.optional(&["sliding_window"])?;
-    Ok(Config { names: NAMES, layers: settings.layers(window, |_| true)?, ..llama::decoder(settings)? })
+    let config = llama::with(settings, Defaults { epsilon: 1e-5, ..Defaults::default() })?;
+    Ok(Config { names: NAMES, layers: settings.layers(settings.window(None)?, |_| true)?, ..config })
 }
 
 /// Phi-3 and Phi-4.

@@ -1,7 +1,7 @@
 //! Qwen2, Qwen3 and their mixtures of experts.
 
 use super::config::{Config, ExpertNames, Layer, Names, SharedNames};
-use super::llama::{self, ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS};
+use super::llama::{self, ATTENTION, Defaults, ENDS, FEED_FORWARD, PRE_NORMS};
 use super::names::{Name, name};
 use super::settings::Settings;
 use super::{Arch, Changes, DECODER_KEYS, Fixed, HEAD_KEYS, Key, Missing, RMS_KEYS, complete, int};
@@ -59,34 +59,47 @@ const SHARED_NAMES: SharedNames = SharedNames {
     gate: "layers.{b}.mlp.shared_expert_gate",
 };
 
-/// Layers from `max_window_layers` on slide, where sliding is on at all.
-fn sliding(settings: &Settings) -> Result<Vec<Layer>> {
-    let window =
-        settings.optional(&["sliding_window"])?.filter(|_| settings.flag("use_sliding_window", false));
-    let first = settings.optional(&["max_window_layers"])?.unwrap_or(usize::MAX);
-    settings.layers(window, |layer| layer >= first)
+/// The window, where sliding is on at all.
+fn window(settings: &Settings) -> Result<Option<usize>> {
+    let slides = settings.flag("use_sliding_window", false)?;
+    Ok(settings.window(Some(4096))?.filter(|_| slides))
+}
+
+/// Qwen 2 and 3: layers from `max_window_layers` on slide.
+fn last_slide(settings: &Settings) -> Result<Vec<Layer>> {
+    let first = settings.optional(&["max_window_layers"])?.unwrap_or(28);
+    settings.layers(window(settings)?, |layer| layer >= first)
 }
 
 fn qwen2(settings: &Settings) -> Result<Config> {
-    Ok(Config { layers: sliding(settings)?, ..llama::decoder(settings)? })
+    Ok(Config { layers: last_slide(settings)?, ..llama::decoder(settings)? })
 }
 
+/// Every other layer before `max_window_layers` slides.
 fn qwen2_moe(settings: &Settings) -> Result<Config> {
     let experts = Some(ExpertNames { shared: Some(SHARED_NAMES), ..EXPERT_NAMES });
-    let names = Names { experts, ..llama::NAMES };
-    let renormalize = settings.flag("norm_topk_prob", false);
-    Ok(Config { names, experts: settings.experts(renormalize)?, ..qwen2(settings)? })
+    let end = settings.optional(&["max_window_layers"])?.unwrap_or(28);
+    Ok(Config {
+        names: Names { experts, ..llama::NAMES },
+        experts: settings.experts(settings.flag("norm_topk_prob", false)?)?,
+        layers: settings.layers(window(settings)?, |layer| layer % 2 == 0 && layer < end)?,
+        ..llama::decoder(settings)?
+    })
 }
 
 fn qwen3(settings: &Settings) -> Result<Config> {
     let names = Names { qk_norms: Some(QK_NORM_NAMES), ..llama::NAMES };
-    Ok(Config { names, layers: sliding(settings)?, ..llama::with_heads(settings, Some(128))? })
+    let config = llama::with(settings, Defaults { head_dim: Some(128), ..Defaults::default() })?;
+    Ok(Config { names, layers: last_slide(settings)?, ..config })
 }
 
 fn qwen3_moe(settings: &Settings) -> Result<Config> {
-    let names = Names { qk_norms: Some(QK_NORM_NAMES), experts: Some(EXPERT_NAMES), ..llama::NAMES };
-    let renormalize = settings.flag("norm_topk_prob", false);
-    Ok(Config { names, experts: settings.experts(renormalize)?, ..qwen2(settings)? })
+    Ok(Config {
+        names: Names { qk_norms: Some(QK_NORM_NAMES), experts: Some(EXPERT_NAMES), ..llama::NAMES },
+        experts: settings.experts(settings.flag("norm_topk_prob", false)?)?,
+        layers: settings.layers(window(settings)?, |_| true)?,
+        ..llama::decoder(settings)?
+    })
 }
 
 /// Qwen2, Qwen2.5: biases on q, k and v.

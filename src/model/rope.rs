@@ -123,6 +123,11 @@ impl LongRope {
 impl Rope {
     /// Reads either spelling.
     pub fn from_config(config: &Value) -> Rope {
+        Rope::read(config, DEFAULT_THETA)
+    }
+
+    /// The same, with the base of an architecture whose config.json may leave it out.
+    pub fn read(config: &Value, theta: f64) -> Rope {
         let parameters = config.get("rope_parameters").filter(|p| p.is_object());
         let parameters = parameters.map(|p| p.get("full_attention").unwrap_or(p));
         let scaling = parameters.or_else(|| config.get("rope_scaling").filter(|s| s.is_object()));
@@ -131,7 +136,7 @@ impl Rope {
             inner.or_else(|| keys.iter().find_map(|key| config.get(*key)?.as_f64()))
         };
         Rope {
-            theta: number(&["rope_theta", "rotary_emb_base"]).unwrap_or(DEFAULT_THETA),
+            theta: number(&["rope_theta", "rotary_emb_base"]).unwrap_or(theta),
             partial: number(&["partial_rotary_factor", "rotary_pct"]),
             scaling: scaling.and_then(|s| Scaling::from_json(s, config)),
         }
@@ -157,7 +162,10 @@ impl Rope {
 
 impl Scaling {
     fn from_json(scaling: &Value, config: &Value) -> Option<Scaling> {
-        let kind = scaling.get("rope_type").or_else(|| scaling.get("type"))?.as_str()?;
+        let Some(kind) = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str)
+        else {
+            return scaling.get("factor").map(|_| Scaling::Other("without a type".to_owned()));
+        };
         let number = |key: &str| scaling.get(key).and_then(Value::as_f64);
         let original = scaling.get("original_max_position_embeddings").and_then(Value::as_u64);
         let original = original.or_else(|| config.get("original_max_position_embeddings")?.as_u64());
@@ -182,8 +190,8 @@ impl Scaling {
                 original: original.unwrap_or(8192),
             }),
             "longrope" | "su" => Scaling::LongRope(LongRope {
-                short: factors(scaling.get("short_factor")?)?,
-                long: factors(scaling.get("long_factor")?)?,
+                short: scaling.get("short_factor").and_then(factors).unwrap_or_default(),
+                long: scaling.get("long_factor").and_then(factors).unwrap_or_default(),
                 factor: number("factor"),
                 attention_factor: number("attention_factor"),
                 original,
@@ -249,7 +257,7 @@ impl Llama3 {
     /// <https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py>.
     pub fn factors(&self, theta: f64, rotated: usize) -> Vec<f32> {
         let wavelength = |i: usize| std::f64::consts::TAU * theta.powf((2 * i) as f64 / rotated as f64);
-        (0..rotated / 2).map(|i| self.divisor(wavelength(i)) as f32).collect()
+        (0..rotated.div_ceil(2)).map(|i| self.divisor(wavelength(i)) as f32).collect()
     }
 
     fn divisor(&self, wavelength: f64) -> f64 {

@@ -29,7 +29,8 @@ enum Frequencies {
 impl Rotary {
     /// The rotations of heads of `head_dim` columns, in a model made for `context` positions.
     pub fn new(rope: &Rope, head_dim: usize, context: Option<usize>) -> Result<Rotary> {
-        let rotated = (head_dim as f64 * rope.partial.unwrap_or(1.0)) as usize;
+        let partial = rope.partial.unwrap_or(1.0);
+        let rotated = if (0.0..=1.0).contains(&partial) { (head_dim as f64 * partial) as usize } else { 0 };
         if rotated == 0 || rotated.next_multiple_of(2) > head_dim {
             let what = format!("config.json: rotates {rotated} of {head_dim} columns of a head");
             return Err(Error::unsupported(

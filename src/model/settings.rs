@@ -8,6 +8,8 @@ use crate::error::{Error, Result};
 
 /// Beyond any model: what a damaged config.json must not make llmc allocate.
 const LARGEST: u64 = 1 << 24;
+/// Likewise, of decoder blocks.
+const MOST_LAYERS: usize = 4096;
 
 /// A config.json.
 #[derive(Debug, Clone, Copy)]
@@ -32,19 +34,38 @@ impl Settings<'_> {
         }
     }
 
+    /// Whether config.json has the key, be it null.
+    pub fn mentions(&self, key: &str) -> bool {
+        self.0.get(key).is_some()
+    }
+
     /// A real number.
-    pub fn number(&self, keys: &[&str]) -> Option<f64> {
-        self.first(keys)?.1.as_f64()
+    pub fn number(&self, keys: &[&str]) -> Result<Option<f64>> {
+        let Some((key, value)) = self.first(keys) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| wrong(key, "a number", value))
     }
 
     /// A real number, or its default.
-    pub fn number_or(&self, keys: &[&str], default: f64) -> f32 {
-        self.number(keys).unwrap_or(default) as f32
+    pub fn number_or(&self, key: &str, default: f64) -> Result<f32> {
+        Ok(self.number(&[key])?.unwrap_or(default) as f32)
+    }
+
+    /// A real number or null; its default where the key is not there.
+    pub fn nullable(&self, key: &str, default: f64) -> Result<Option<f32>> {
+        let number = if self.mentions(key) { self.number(&[key])? } else { Some(default) };
+        Ok(number.map(|number| number as f32))
     }
 
     /// A flag, or its default.
-    pub fn flag(&self, key: &str, default: bool) -> bool {
-        self.0.get(key).and_then(Value::as_bool).unwrap_or(default)
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        let Some((key, value)) = self.first(&[key]) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| wrong(key, "true or false", value))
+    }
+
+    /// The window of sliding layers; its default where the key is not there.
+    pub fn window(&self, default: Option<usize>) -> Result<Option<usize>> {
+        let key = "sliding_window";
+        if self.mentions(key) { self.optional(&[key]) } else { Ok(default) }
     }
 
     /// A string.
@@ -76,20 +97,29 @@ impl Settings<'_> {
     }
 
     /// An RMSNorm's settings.
-    pub fn rms_norm(&self) -> NormKind {
-        let epsilon = self.number_or(&["rms_norm_eps"], 1e-6);
-        NormKind { centered: false, epsilon, plus_one: false }
+    pub fn rms_norm(&self, epsilon: f64) -> Result<NormKind> {
+        let epsilon = self.number_or("rms_norm_eps", epsilon)?;
+        Ok(NormKind { centered: false, epsilon, plus_one: false })
     }
 
     /// A LayerNorm's settings.
-    pub fn layer_norm(&self, key: &str) -> NormKind {
-        NormKind { centered: true, epsilon: self.number_or(&[key], 1e-5), plus_one: false }
+    pub fn layer_norm(&self, key: &str, epsilon: f64) -> Result<NormKind> {
+        Ok(NormKind { centered: true, epsilon: self.number_or(key, epsilon)?, plus_one: false })
     }
 
     /// One [`Layer`] per block: sliding where `layer_types` says so, or, where config.json has none, where `slides` does.
     pub fn layers(&self, window: Option<usize>, slides: impl Fn(usize) -> bool) -> Result<Vec<Layer>> {
         let count = self.size(&["num_hidden_layers", "n_layer"])?;
+        if count > MOST_LAYERS {
+            return Err(wrong("num_hidden_layers", "a number of blocks that some model has", &count.into()));
+        }
         let types = self.0.get("layer_types").and_then(Value::as_array);
+        for kind in types.into_iter().flatten() {
+            if !matches!(kind.as_str(), Some("full_attention" | "sliding_attention")) {
+                let what = format!("config.json: a layer of type {kind}");
+                return Err(Error::unsupported(what, "llmc runs layers of full and of sliding attention"));
+            }
+        }
         let is_sliding = |i: usize| match types.and_then(|types| types.get(i)?.as_str()) {
             Some(kind) => kind == "sliding_attention",
             None => slides(i),

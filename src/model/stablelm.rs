@@ -2,11 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::config::{Config, Names, Positions, Sublayer};
-use super::llama::{self, ATTENTION, ENDS, FEED_FORWARD, PRE_NORMS};
+use super::config::{Config, Names, Sublayer};
+use super::llama::{self, ATTENTION, Defaults, ENDS, FEED_FORWARD, PRE_NORMS};
 use super::names::{Name, name};
-use super::rope::Rope;
-use super::rotary::Rotary;
 use super::settings::Settings;
 use super::{Arch, Changes, DECODER_KEYS, Fixed, Has, Key, Kind, Missing, float};
 use crate::error::Result;
@@ -32,17 +30,17 @@ const QK_NORM_NAMES: [&str; 2] =
 
 /// A quarter of each head is rotated where config.json does not say.
 fn decoder(settings: &Settings) -> Result<Config> {
-    let parallel = settings.flag("use_parallel_residual", false);
-    let qk_norms = Some(QK_NORM_NAMES).filter(|_| settings.flag("qk_layernorm", false));
-    let names = Names { qk_norms, ..llama::NAMES };
+    let parallel = settings.flag("use_parallel_residual", false)?;
+    let per_head = settings.flag("qk_layernorm", false)?;
+    let names = Names { qk_norms: Some(QK_NORM_NAMES).filter(|_| per_head), ..llama::NAMES };
     // In parallel, one norm serves both sub-layers.
     let feed_forward = Sublayer { norm: names.feed_forward.norm.filter(|_| !parallel), ..names.feed_forward };
-    let names = Names { feed_forward, ..names };
-    let config = llama::decoder(settings)?;
-    let mut rope = Rope::from_config(settings.0);
-    rope.partial.get_or_insert(0.25);
-    let positions = Positions::Rotary(vec![Rotary::new(&rope, config.head_dim, config.context)?]);
-    Ok(Config { names, positions, parallel, norm: settings.layer_norm("layer_norm_eps"), ..config })
+    Ok(Config {
+        names: Names { feed_forward, ..names },
+        parallel,
+        norm: settings.layer_norm("layer_norm_eps", 1e-5)?,
+        ..llama::with(settings, Defaults { partial: 0.25, ..Defaults::default() })?
+    })
 }
 
 /// StableLM 2.

@@ -65,7 +65,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let weight = format!("{name}.weight");
         let mut matrix = self.weights.matrix(&weight)?;
         if self.config.names.transposed {
-            matrix = Arc::new(Transposed(matrix));
+            matrix = Arc::new(Transposed::of(matrix.as_ref())?);
         }
         if matrix.shape() != [rows, cols] {
             return Err(misshapen(&weight, format!("{rows} x {cols}"), format!("{:?}", matrix.shape())));
@@ -143,16 +143,16 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// The output head: its own weights where the file has them and they are not tied, the embedding's otherwise.
-    pub fn head(&self, tokens: &B::Table, width: usize) -> Result<Option<B::Linear>> {
+    pub fn head(&self, tokens: &B::Table, [vocabulary, width]: [usize; 2]) -> Result<Option<B::Linear>> {
         let Some(name) = self.config.names.head else { return Ok(None) };
         let weight = format!("{name}.weight");
         if self.config.tied || self.weights.shape(&weight).is_none() {
             return self.backend.tied_head(tokens).map(Some);
         }
         let matrix = self.weights.matrix(&weight)?;
-        let [rows, cols] = matrix.shape();
-        if cols != width {
-            return Err(misshapen(&weight, format!("{width} columns"), format!("{:?}", [rows, cols])));
+        let rows = vocabulary;
+        if matrix.shape() != [rows, width] {
+            return Err(misshapen(&weight, format!("{rows} x {width}"), format!("{:?}", matrix.shape())));
         }
         let bias = self.bias(name, rows)?;
         self.backend.load_linear(&[matrix], bias).map(Some)
@@ -245,40 +245,44 @@ impl Matrix for Slice {
         self.of.read(self.rows.start + rows.start..self.rows.start + rows.end)
     }
 
-    fn release(&self) {}
+    fn release(&self) {
+        self.of.release();
+    }
 }
 
-/// A matrix stored [cols, rows]; each read goes over all of it.
-struct Transposed(Arc<dyn Matrix>);
+/// A matrix stored [cols, rows], turned round in memory.
+struct Transposed {
+    values: Array2<f32>,
+    dtype: DType,
+}
+
+impl Transposed {
+    fn of(stored: &dyn Matrix) -> Result<Self> {
+        let values = match stored.read(0..stored.shape()[0])? {
+            Weight::Dense(values) => values,
+            Weight::Quantized(tensor) => {
+                let mut values = Array2::zeros((tensor.rows, tensor.cols));
+                tensor.dequantize(values.as_slice_mut().expect("a new array is contiguous"));
+                values
+            }
+        };
+        stored.release();
+        Ok(Transposed { values: values.t().as_standard_layout().into_owned(), dtype: stored.dtype() })
+    }
+}
 
 impl Matrix for Transposed {
     fn shape(&self) -> [usize; 2] {
-        let [rows, cols] = self.0.shape();
-        [cols, rows]
+        [self.values.nrows(), self.values.ncols()]
     }
 
     fn dtype(&self) -> DType {
-        self.0.dtype()
+        self.dtype
     }
 
     fn read(&self, rows: Range<usize>) -> Result<Weight> {
-        let stored = dense(self.0.read(0..self.0.shape()[0])?);
-        let columns = stored.slice(ndarray::s![.., rows]);
-        Ok(Weight::Dense(columns.t().as_standard_layout().into_owned()))
+        Ok(Weight::Dense(self.values.slice(ndarray::s![rows, ..]).to_owned()))
     }
 
-    fn release(&self) {
-        self.0.release();
-    }
-}
-
-fn dense(weight: Weight) -> Array2<f32> {
-    match weight {
-        Weight::Dense(values) => values,
-        Weight::Quantized(tensor) => {
-            let mut values = Array2::zeros((tensor.rows, tensor.cols));
-            tensor.dequantize(values.as_slice_mut().expect("a new array is contiguous"));
-            values
-        }
-    }
+    fn release(&self) {}
 }

@@ -108,7 +108,10 @@ fn corpus(
     let of_base = base.map(Tokenizer::open);
     let (tokenizer, other) = match (Tokenizer::open(model.checkpoint()), of_base) {
         (Ok(tokenizer), of_base) => (tokenizer, of_base.and_then(Result::ok)),
-        (Err(_), Some(Ok(tokenizer))) => (tokenizer, None),
+        (Err(error), Some(Ok(tokenizer))) => {
+            eprintln!("warning: {error}: the base's tokenizer is used");
+            (tokenizer, None)
+        }
         (Err(error), _) => return Err(error),
     };
     tokenizer.check_fits(model.vocabulary())?;
@@ -169,7 +172,10 @@ impl Arguments {
         task: &Task,
         context: &Context,
     ) -> Result<(Vec<Score>, Progress)> {
-        let metadata = json!({ "model": self.model, "data": self.data, "against": self.base.against });
+        let mut metadata = json!({ "model": self.model, "data": self.data });
+        if let Some(base) = &self.base.against {
+            metadata["against"] = base.as_str().into();
+        }
         let positions = self.per_position.as_deref();
         let positions = positions.map(|path| Positions::create(path, task, base.is_some(), metadata));
         let positions = positions.transpose()?;

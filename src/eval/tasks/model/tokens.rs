@@ -50,10 +50,8 @@ fn question(tokenizer: &Tokenizer, limit: usize, pairs: &[Pair]) -> Result<Vec<R
 
 /// The tokens of a context; of an empty one, that with which a text begins.
 fn context(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
-    match text.is_empty() {
-        true => first_token(tokenizer).map(|first| vec![first]),
-        false => encode(tokenizer, text),
-    }
+    let tokens = if text.is_empty() { Vec::new() } else { encode(tokenizer, text)? };
+    if tokens.is_empty() { first_token(tokenizer).map(|first| vec![first]) } else { Ok(tokens) }
 }
 
 fn request(tokenizer: &Tokenizer, limit: usize, pair: &Pair, before: &[u32]) -> Result<Request> {
