@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::{Context, engine_args};
-use super::check_tokens;
+use super::{check_output, check_tokens};
 use crate::engine::{LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::arrays::{Array, Arrays};
@@ -44,6 +44,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         None => arguments.tokens.clone(),
     };
     check(&model, &tokens)?;
+    check_output(&arguments.output, &model)?;
     write(&model, &tokens, arguments)?;
     let (output, shape) = (arguments.output.display().to_string(), [tokens.len(), model.vocabulary()]);
     context.print(

@@ -7,6 +7,8 @@ mod perplexity;
 mod report;
 mod tasks;
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 
 use super::Context;
@@ -38,6 +40,21 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         Command::Logits(arguments) => logits::run(arguments, context),
         Command::Embeddings(arguments) => embeddings::run(arguments, context),
         Command::Tasks(arguments) => tasks::run(arguments, context),
+    }
+}
+
+/// Refuses to write over the weights of the model that is measured.
+fn check_output(output: &Path, model: &LanguageModel) -> Result<()> {
+    let place = |path: &Path| path.canonicalize().ok();
+    let is_input = place(output).is_some_and(|output| {
+        model.checkpoint().files.iter().any(|file| place(file.path()).is_some_and(|file| file == output))
+    });
+    match is_input {
+        true => Err(Error::usage(
+            format!("{}: holds the weights of the model that is measured", output.display()),
+            "write to another file",
+        )),
+        false => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use indicatif::ProgressBar;
+use indicatif::{HumanBytes, ProgressBar};
 use serde_json::json;
 
 use super::super::{Context, engine_args};
@@ -177,6 +177,7 @@ impl Arguments {
             metadata["against"] = base.as_str().into();
         }
         let positions = self.per_position.as_deref();
+        positions.map_or(Ok(()), |path| super::check_output(path, model))?;
         let positions = positions.map(|path| Positions::create(path, task, base.is_some(), metadata));
         let positions = positions.transpose()?;
         let bar =
@@ -188,7 +189,13 @@ impl Arguments {
         })?;
         bar.finish_and_clear();
         if let Some(path) = base.and_then(Base::finish) {
-            tracing::info!("the base's log-probabilities are kept in {}", path.display());
+            let size = std::fs::metadata(&path).map_or(0, |file| file.len());
+            if !context.global.quiet {
+                let (path, size) = (path.display(), HumanBytes(size));
+                eprintln!(
+                    "note: the base's log-probabilities are kept for the next comparison: {path}, {size}"
+                );
+            }
         }
         positions.map_or(Ok(()), |positions| positions.write(task, &scores))?;
         Ok((scores, last.expect("a task has a window")))

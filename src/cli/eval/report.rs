@@ -71,13 +71,18 @@ impl Report<'_> {
             }
         };
         format!(
-            "{} on {}\n{cut}, {} targets; {} tokens in {:.1} s, {:.0} tokens/s\n\n",
+            "{} on {}\n{cut}, {} targets; {} tokens in {:.1} s, {:.0} tokens/s\n{}\n\n",
             self.model,
             self.data,
             self.summary.targets,
             self.progress.tokens,
             self.progress.seconds,
-            self.tokens_per_second()
+            self.tokens_per_second(),
+            match self.activations {
+                Activations::Auto =>
+                    "inputs of linear layers rounded to suit the weights (--activations f32: exact)",
+                Activations::F32 => "inputs of linear layers exact",
+            }
         )
     }
 
