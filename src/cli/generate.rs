@@ -182,7 +182,9 @@ impl Answer {
         let prompt_rate = rate(self.prompt_seconds.map(|seconds| *prompt_tokens as f64 / seconds));
         let rate = rate(self.speed());
         let finish = match self.finish {
-            Some(Finish::End) if *tokens == 0 => "; the model ended at once: --chat asks as its template does",
+            Some(Finish::End) if *tokens == 0 => {
+                "; the model ended at once: --chat asks as its template does"
+            }
             Some(Finish::End) => "",
             Some(Finish::Stop) => "; stopped at a stop text",
             Some(Finish::Length) => "; stopped at --max-tokens",

@@ -155,15 +155,16 @@ mod tests {
 
     #[test]
     fn strides_score_every_target_once() {
-        let cases: [(usize, usize, usize, &[(usize, usize, usize)]); 6] = [
-            (10, 4, 4, &[(0, 1, 4), (4, 5, 8), (8, 9, 10)]),
-            (10, 4, 2, &[(0, 1, 4), (2, 4, 6), (4, 6, 8), (6, 8, 10)]),
-            (9, 4, 3, &[(0, 1, 4), (3, 4, 7), (6, 7, 9)]),
-            (9, 4, 4, &[(0, 1, 4), (4, 5, 8)]),
-            (3, 8, 8, &[(0, 1, 3)]),
-            (4, 2, 1, &[(0, 1, 2), (1, 2, 3), (2, 3, 4)]),
+        type Cut = (usize, usize, usize);
+        let cases: [(Cut, &[Cut]); 6] = [
+            ((10, 4, 4), &[(0, 1, 4), (4, 5, 8), (8, 9, 10)]),
+            ((10, 4, 2), &[(0, 1, 4), (2, 4, 6), (4, 6, 8), (6, 8, 10)]),
+            ((9, 4, 3), &[(0, 1, 4), (3, 4, 7), (6, 7, 9)]),
+            ((9, 4, 4), &[(0, 1, 4), (4, 5, 8)]),
+            ((3, 8, 8), &[(0, 1, 3)]),
+            ((4, 2, 1), &[(0, 1, 2), (1, 2, 3), (2, 3, 4)]),
         ];
-        for (tokens, context, stride, expected) in cases {
+        for ((tokens, context, stride), expected) in cases {
             let windows = Protocol::Strided { context, stride }.windows(tokens).unwrap();
             let found: Vec<_> =
                 windows.iter().map(|w| (w.tokens.start, w.targets.start, w.targets.end)).collect();
