@@ -157,6 +157,17 @@ fn scores_of_each_position() {
     close(&found["nll"]["value"], nll.iter().sum::<f64>() / 93.0, 1e-6);
 }
 
+#[test]
+fn scores_of_each_position_need_no_base() {
+    let here = tempfile::tempdir().unwrap();
+    perplexity(here.path(), "--ctx 64 --chunks 2 --per-position p.safetensors");
+    let bytes = fs::read(here.path().join("p.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut names = file.names();
+    names.sort();
+    assert_eq!(names, ["nll", "position", "token"]);
+}
+
 fn float(bytes: &[u8]) -> f32 {
     f32::from_le_bytes(bytes.try_into().unwrap())
 }

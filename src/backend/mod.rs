@@ -188,7 +188,7 @@ pub trait Backend: Send + Sync {
     fn soft_cap(&self, x: Self::Tensor, cap: f32) -> Result<Self::Tensor>;
     /// Some rows of x, in this order.
     fn gather(&self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor>;
-    /// Adds weights[i]·y[i] to row rows[i] of x.
+    /// Adds weights\[i\]·y\[i\] to row rows\[i\] of x.
     fn scatter_add(
         &self,
         x: Self::Tensor,

@@ -19,7 +19,7 @@ impl<'a> Sequence<'a> {
         Ok(Sequence { cache: model.cache(1)?, model })
     }
 
-    /// Appends tokens; gives the logits after the last, [vocabulary].
+    /// Appends tokens; gives the logits after the last, \[vocabulary\].
     pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let mut logits = Vec::new();
         let mut chunks = tokens.chunks(PREFILL).peekable();

@@ -218,7 +218,7 @@ impl Config {
         self.kv_heads * self.head_dim
     }
 
-    /// ALiBi's slopes, [heads]; `None` where positions are told otherwise.
+    /// ALiBi's slopes, \[heads\]; `None` where positions are told otherwise.
     ///
     /// Source: `get_slopes` of the paper's code: 2^(−8i/n) for a power of two n; of other counts, those of the power of two
     /// below, then every other of the one above.

@@ -50,3 +50,68 @@ fn transforms_follow_the_family() {
     assert_eq!(gemma::GEMMA3.transform(k_norm, 8, 4), Transform::AddOne);
     assert_eq!(qwen::QWEN3.transform(k_norm, 8, 4), Transform::None);
 }
+
+/// A Llama of 2 blocks with some settings replaced; null takes one away.
+fn changed(changes: serde_json::Value) -> serde_json::Value {
+    let mut config = json!({
+        "model_type": "llama", "hidden_size": 30, "num_attention_heads": 3, "num_hidden_layers": 2,
+        "max_position_embeddings": 64,
+    });
+    let settings = config.as_object_mut().expect("an object");
+    settings.extend(changes.as_object().expect("an object").clone());
+    settings.retain(|_, value| !value.is_null());
+    config
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused_by_name() {
+    let cases = [
+        (json!({ "num_hidden_layers": 16_777_216 }), "num_hidden_layers"),
+        (json!({ "num_attention_heads": 0 }), "num_attention_heads"),
+        (json!({ "num_key_value_heads": 2 }), "num_key_value_heads"),
+        (json!({ "rms_norm_eps": "1e-5" }), "rms_norm_eps"),
+        (json!({ "tie_word_embeddings": "false" }), "tie_word_embeddings"),
+        (json!({ "hidden_act": "relu6" }), "hidden_act"),
+        (json!({ "layer_types": ["full_attention", "linear_attention"] }), "linear_attention"),
+        (json!({ "partial_rotary_factor": 1e30 }), "rotates"),
+        (json!({ "rope_scaling": { "factor": 8.0 } }), "rope scaling"),
+        (json!({ "rope_scaling": { "type": "longrope", "short_factor": [1.0] } }), "longrope factors"),
+        (json!({ "rope_scaling": { "type": "mystery" } }), "mystery"),
+        (json!({ "model_type": "foobar" }), "foobar"),
+        (json!({ "model_type": null }), "model_type"),
+        (
+            json!({ "model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 3 }),
+            "num_experts_per_tok",
+        ),
+    ];
+    assert!(configure(&changed(json!({}))).is_ok());
+    for (changes, named) in cases {
+        let error = configure(&changed(changes.clone())).expect_err(named).to_string();
+        assert!(error.contains(named), "{changes}: {error}");
+    }
+}
+
+#[test]
+fn what_config_json_leaves_out_is_the_default_of_its_class() {
+    let gemma2 = configure(&changed(json!({ "model_type": "gemma2", "head_dim": 10 }))).expect("a Gemma 2");
+    assert_eq!((gemma2.attention_cap, gemma2.logit_cap), (Some(50.0), Some(30.0)));
+    assert_eq!((gemma2.layers[0].window, gemma2.layers[1].window), (Some(4096), None));
+    let window = json!({ "sliding_window": 5 });
+    assert_eq!(configure(&changed(window.clone())).expect("a Llama").layers[0].window, None);
+    let mut mistral = changed(window);
+    mistral["model_type"] = "mistral".into();
+    assert_eq!(configure(&mistral).expect("a Mistral").layers[0].window, Some(5));
+    // Encoders and OPT do not rotate: an odd size of head is none of their business.
+    assert!(configure(&changed(json!({ "model_type": "bert", "num_attention_heads": 2 }))).is_ok());
+}
+
+#[test]
+fn slopes_are_those_of_the_paper() {
+    let bloom = |heads: usize| {
+        let settings = json!({ "model_type": "bloom", "hidden_size": heads, "n_head": heads });
+        configure(&changed(settings)).expect("a BLOOM").slopes().expect("slopes")
+    };
+    assert_eq!(bloom(8), [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625]);
+    // Two heads of the power of two below, 2⁻⁴ and 2⁻⁸, and the first of the four above, 2⁻².
+    assert_eq!(bloom(3), [0.0625, 0.00390625, 0.25]);
+}

@@ -52,8 +52,8 @@ impl Report<'_> {
             text += &compared(comparison);
             text += &spreads(comparison);
             if self.precision == Precision::Bits16 {
-                text += "The base was held in 16 bits over 16 nats, as llama.cpp holds it: rounding and what lies below the\n\
-                         window move the divergence by some 5e-4; --base-precision f32 is exact.\n";
+                text += "The base was held in 16 bits over 16 nats, as llama.cpp holds it: what lies below the window is left out,\n\
+                         which moves a divergence by some thousandths of itself; --base-precision f32 is exact.\n";
             }
         }
         text

@@ -4,7 +4,8 @@
 //!   varies, is deflated: 3.02 bytes a value on SmolLM2. The planes of the mantissa are noise: deflating the next one
 //!   would save 3 % more at a tenth of the speed.
 //! - `16bit`: the form of llama-perplexity's `--kl-divergence-base`: the 16 nats below the row's largest value in 65535
-//!   steps. What lies below, or has a log-probability of −16 or less, is left out of the divergence.
+//!   steps. What lies below, or has a log-probability of −16 or less, is left out of the divergence. On SmolLM2 that makes
+//!   0.24412 of 0.24367 (Q4_0) and 0.003557 of 0.003552 (Q8_0).
 
 use std::io::{Read, Write};
 use std::ops::Range;
