@@ -272,7 +272,7 @@ fn sample_config(arch: &llmc::model::Arch) -> Value {
 
 #[test]
 fn settings_of_every_architecture_survive_the_round_trip() {
-    for arch in ARCHITECTURES {
+    for arch in ARCHITECTURES.iter().filter(|arch| !arch.gguf.is_empty()) {
         let config = sample_config(arch);
         let metadata = config::to_metadata(arch, &config).unwrap();
         let mut builder = Builder::default();
