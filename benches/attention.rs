@@ -18,6 +18,10 @@ use ndarray::Array2;
 struct Noise([usize; 2]);
 
 impl Matrix for Noise {
+    fn name(&self) -> &str {
+        "matrix"
+    }
+
     fn shape(&self) -> [usize; 2] {
         self.0
     }

@@ -28,6 +28,10 @@ const BLOCKS: [BlockType; 5] =
 struct Held(Weight);
 
 impl Matrix for Held {
+    fn name(&self) -> &str {
+        "matrix"
+    }
+
     fn shape(&self) -> [usize; 2] {
         match &self.0 {
             Weight::Dense(values) => [values.nrows(), values.ncols()],

@@ -47,6 +47,10 @@ struct Made {
 }
 
 impl Matrix for Made {
+    fn name(&self) -> &str {
+        "matrix"
+    }
+
     fn shape(&self) -> [usize; 2] {
         self.shape
     }

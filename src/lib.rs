@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod quant;
 pub mod recipe;
+pub mod statistics;
 pub mod tensor;
 
 pub use error::{Error, Result};

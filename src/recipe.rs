@@ -2,10 +2,13 @@
 //! travels in the output's metadata, so that `verify` can do the same work again.
 
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use crate::error::{Error, Result};
 use crate::export::{FORMATS, Format};
-use crate::method::{Def, METHODS};
+use std::sync::Arc;
+
+use crate::method::{Def, Effect, METHODS, Method, unknown_key};
 use crate::numerics::presets::{self, Activations, PRESETS, Preset};
 use crate::numerics::{Fp8, Granularity, Number, Scheme};
 use crate::tensor::DType;
@@ -23,8 +26,6 @@ pub struct Recipe {
     /// Without zero points, for integer schemes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub symmetric: Option<bool>,
-    /// A name from METHODS.
-    pub method: String,
     /// A name from FORMATS; `None` for what the scheme usually goes into.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
@@ -43,6 +44,26 @@ pub struct Recipe {
     pub allow_nonfinite: bool,
     /// Accept an input that is quantized already, and start from its dequantized values.
     pub dequantize: bool,
+    /// What is done to the weights, in order: rewritings, then one quantization. None: rounding to nearest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
+}
+
+/// One step of a recipe: a method, and those of its parameters that are not left at their defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// A name from METHODS.
+    pub method: String,
+    /// Under the names of the method's paper.
+    #[serde(flatten)]
+    pub parameters: Table,
+}
+
+impl Stage {
+    /// A method with its default parameters.
+    pub fn new(method: impl Into<String>) -> Stage {
+        Stage { method: method.into(), parameters: Table::new() }
+    }
 }
 
 impl Default for Recipe {
@@ -51,7 +72,6 @@ impl Default for Recipe {
             scheme: None,
             group_size: None,
             symmetric: None,
-            method: "rtn".into(),
             format: None,
             dtype: None,
             include: Vec::new(),
@@ -60,19 +80,22 @@ impl Default for Recipe {
             strict: false,
             allow_nonfinite: false,
             dequantize: false,
+            stages: Vec::new(),
         }
     }
 }
 
 /// A recipe whose names have been looked up and found to go together.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Request {
     /// What linears become; `None` to convert only.
     pub scheme: Option<Scheme>,
     /// What the engine is to do to activations.
     pub activations: Option<Activations>,
-    /// How they become it.
-    pub method: &'static Def,
+    /// What is done to weights before they are quantized, in order.
+    pub rewriting: Vec<Arc<dyn Method>>,
+    /// How they are quantized.
+    pub method: Arc<dyn Method>,
     /// Where it goes.
     pub format: &'static dyn Format,
     /// Type of what is not quantized.
@@ -105,15 +128,7 @@ impl Recipe {
             ),
         };
         let scheme = preset.map(|preset| self.adjust(preset)).transpose()?;
-        let method = METHODS
-            .iter()
-            .find(|def| def.name == self.method)
-            .ok_or_else(|| unknown("method", &self.method, METHODS.iter().map(|def| def.name)))?;
-        if let Some(scheme) = &scheme {
-            (method.supports)(scheme).map_err(|why| {
-                Error::usage(format!("method {} cannot work with {scheme}", method.name), why)
-            })?;
-        }
+        let (rewriting, method) = self.build_stages(scheme.as_ref())?;
         let activations = preset.and_then(|preset| preset.activations);
         let format = find_format(self.format_name(scheme.as_ref()))?;
         if activations.is_some() && !matches!(format.name(), "compressed-tensors" | "dense") {
@@ -125,10 +140,48 @@ impl Recipe {
         Ok(Request {
             scheme,
             activations,
+            rewriting,
             method,
             format,
             dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
         })
+    }
+
+    /// The names of the methods, in order: `rotate, gptq`.
+    pub fn method_names(&self) -> String {
+        let names: Vec<&str> = self.stages.iter().map(|stage| stage.method.as_str()).collect();
+        if names.is_empty() { DEFAULT_METHOD.into() } else { names.join(", ") }
+    }
+
+    /// The methods of the stages: those that rewrite, and the one that quantizes.
+    fn build_stages(&self, scheme: Option<&Scheme>) -> Result<(Vec<Arc<dyn Method>>, Arc<dyn Method>)> {
+        let mut rewriting = Vec::new();
+        let mut quantizing = None;
+        for stage in &self.stages {
+            let def = find_method(&stage.method)?;
+            let method: Arc<dyn Method> = (def.build)(&stage.parameters)?.into();
+            match (def.effect, &quantizing) {
+                (_, Some(first)) => return Err(after_quantizing(first, def)),
+                (Effect::Rewrites, None) => rewriting.push(method),
+                (Effect::Quantizes, None) => quantizing = Some((def, method)),
+            }
+        }
+        let (def, method) = match quantizing {
+            Some(found) => found,
+            None => {
+                let def = find_method(DEFAULT_METHOD)?;
+                (def, (def.build)(&Table::new())?.into())
+            }
+        };
+        if let Some(Err(why)) = scheme.map(def.supports) {
+            let what = format!(
+                "method {} cannot work with {}",
+                def.name,
+                scheme.map(ToString::to_string).unwrap_or_default()
+            );
+            return Err(Error::usage(what, why));
+        }
+        Ok((rewriting, method))
     }
 
     /// The preset's scheme with the recipe's group size and symmetry.
@@ -174,6 +227,19 @@ impl Recipe {
     }
 }
 
+/// What quantizes where no stage does.
+const DEFAULT_METHOD: &str = "rtn";
+
+fn find_method(name: &str) -> Result<&'static Def> {
+    let names: Vec<&str> = METHODS.iter().map(|def| def.name).collect();
+    METHODS.iter().find(|def| def.name == name).ok_or_else(|| unknown_key("method", name, &names))
+}
+
+fn after_quantizing((first, _): &(&Def, Arc<dyn Method>), second: &Def) -> Error {
+    let what = format!("stage {} comes after {}, which quantizes", second.name, first.name);
+    Error::usage(what, "a recipe's stages rewrite weights first, and quantize them once, last")
+}
+
 fn find_format(name: &str) -> Result<&'static dyn Format> {
     FORMATS
         .iter()
@@ -211,7 +277,12 @@ mod tests {
 
     #[test]
     fn toml_round_trip() {
-        let recipe = Recipe { scheme: Some("w4a16".into()), group_size: Some(64), ..Recipe::default() };
+        let recipe = Recipe {
+            scheme: Some("w4a16".into()),
+            group_size: Some(64),
+            stages: vec![Stage::new("mse")],
+            ..Recipe::default()
+        };
         assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
         assert_eq!(Recipe::from_toml("").unwrap(), Recipe::default());
     }
@@ -225,7 +296,9 @@ mod tests {
         check("scheme = 'w8a8'\ngroup_size = 64", "fixed (int8 channel");
         check("scheme = 'fp8-block'\ngroup_size = 64", "fixed (fp8 128x128)");
         check("scheme = 'w8a8'\nformat = 'gptq'", "w8a16");
-        check("method = 'magic'", "known: rtn, mse, hqq");
+        check("[[stages]]\nmethod = 'magic'", "known: rtn, mse, hqq");
+        check("[[stages]]\nmethod = 'rtm'", "did you mean rtn?");
+        check("[[stages]]\nmethod = 'rtn'\n[[stages]]\nmethod = 'mse'", "quantizes");
         check("format = 'zip'", "compressed-tensors");
         check("dtype = 'f64'", "bf16");
     }

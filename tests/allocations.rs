@@ -17,6 +17,10 @@ use ndarray::Array2;
 struct Dense(Array2<f32>);
 
 impl Matrix for Dense {
+    fn name(&self) -> &str {
+        "matrix"
+    }
+
     fn shape(&self) -> [usize; 2] {
         [self.0.nrows(), self.0.ncols()]
     }

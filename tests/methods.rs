@@ -56,9 +56,9 @@ fn extent(w: &Array2<f32>) -> Extent {
 
 fn apply(def: &Def, scheme: Scheme, w: Array2<f32>, extent: Extent, importance: Option<Vec<f32>>) -> QTensor {
     let weight = Weight::Dense(w);
-    let linear = Linear { name: "proj.weight".into(), scheme, extent: Some(extent), importance, weight };
-    let mut block = Block { linears: vec![linear] };
-    def.method.apply(&mut block).unwrap();
+    let linear = Linear { extent: Some(extent), importance, ..Linear::alone("proj.weight", scheme, weight) };
+    let mut block = Block { linears: vec![linear], ..Block::default() };
+    (def.build)(&toml::Table::new()).unwrap().apply(&mut block).unwrap();
     match block.linears.remove(0).weight {
         Weight::Quantized(q) => q,
         Weight::Dense(_) => panic!("{}: left dense", def.name),
@@ -258,10 +258,10 @@ fn what_is_quantized_already_is_refused() {
     let w = weights(2, 32, 1);
     let weight = Weight::Quantized(quantize(method("rtn"), scheme, &w));
     for def in METHODS {
-        let (extent, importance) = (Some(extent(&w)), None);
         let linear =
-            Linear { name: "proj.weight".into(), scheme, extent, importance, weight: weight.clone() };
-        let error = def.method.apply(&mut Block { linears: vec![linear] }).unwrap_err();
+            Linear { extent: Some(extent(&w)), ..Linear::alone("proj.weight", scheme, weight.clone()) };
+        let mut block = Block { linears: vec![linear], ..Block::default() };
+        let error = (def.build)(&toml::Table::new()).unwrap().apply(&mut block).unwrap_err();
         assert!(error.to_string().contains("proj.weight"), "{error}");
     }
 }

@@ -16,6 +16,8 @@ use crate::tensor::{DType, Weight};
 /// A stored matrix [rows, cols] that a backend loads: read by ranges of rows, so that no more than a range is ever held
 /// beside the packed copy.
 pub trait Matrix: Send + Sync {
+    /// The tensor's name in the file.
+    fn name(&self) -> &str;
     /// [rows, cols].
     fn shape(&self) -> [usize; 2];
     /// The element type that holds its values exactly: that of the file for dense weights, f32 for others.
@@ -198,8 +200,10 @@ pub trait Backend: Send + Sync {
     ) -> Result<Self::Tensor>;
     /// Chooses experts by the softmax of a router's logits [rows, experts]; experts that get no token are left out.
     fn route(&self, logits: &Self::Tensor, routing: Routing) -> Result<Vec<Route<Self::Tensor>>>;
-    /// Zeros of the shape of x.
-    fn zeros_like(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+    /// Zeros, [rows, cols].
+    fn zeros(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// A tensor of these values, row-major [rows, cols].
+    fn tensor(&self, rows: usize, cols: usize, values: &[f32]) -> Result<Self::Tensor>;
     /// Shows the values to the host, row-major in f32.
     fn read<R>(&self, x: &Self::Tensor, look: impl FnOnce(&[f32]) -> R) -> Result<R>;
 }

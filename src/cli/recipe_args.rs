@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::method::METHODS;
 use crate::numerics::presets::PRESETS;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Stage};
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
 pub fn catalogue(examples: &str) -> String {
@@ -78,7 +78,6 @@ pub struct StorageArguments {
 impl RecipeArguments {
     /// The recipe these flags ask for.
     pub fn recipe(&self) -> Result<Recipe> {
-        let default = Recipe::default();
         let scheme = match (&self.bits, &self.scheme) {
             (Some(bits), _) => format!("w{bits}a16"),
             (None, Some(scheme)) => scheme.to_lowercase(),
@@ -96,7 +95,6 @@ impl RecipeArguments {
             scheme: Some(scheme),
             group_size: self.group_size,
             symmetric,
-            method: method.unwrap_or(default.method),
             format: self.format.clone(),
             dtype: self.dtype.clone(),
             include: self.include.clone(),
@@ -105,6 +103,7 @@ impl RecipeArguments {
             strict: self.strict,
             allow_nonfinite: self.storage.allow_nonfinite,
             dequantize: self.dequantize,
+            stages: method.into_iter().map(Stage::new).collect(),
         })
     }
 }

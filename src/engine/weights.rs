@@ -39,6 +39,10 @@ struct StoredMatrix {
 }
 
 impl Matrix for StoredMatrix {
+    fn name(&self) -> &str {
+        &self.source.name
+    }
+
     fn shape(&self) -> [usize; 2] {
         self.source.rows_cols()
     }

@@ -24,6 +24,8 @@ pub(super) struct Experts<B: Backend> {
     router: B::Linear,
     routing: Routing,
     experts: Vec<Network<B>>,
+    /// Width of the residual stream.
+    hidden: usize,
     /// The shared expert, and the linear that weighs it.
     shared: Option<(Network<B>, B::Linear)>,
 }
@@ -93,13 +95,14 @@ impl<B: Backend> Experts<B> {
             router: loader.linear(&[(names.router, settings.count)], hidden, place)?,
             routing: settings.routing,
             experts: (0..settings.count).map(expert).collect::<Result<_>>()?,
+            hidden,
             shared: shared.transpose()?,
         })
     }
 
     fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
         let logits = backend.linear(x, &self.router)?;
-        let mut sum = backend.zeros_like(x)?;
+        let mut sum = backend.zeros(backend.rows(x), self.hidden)?;
         for route in backend.route(&logits, self.routing)? {
             let chosen = backend.gather(x, &route.rows)?;
             let output = self.experts[route.expert].forward(backend, &chosen)?;

@@ -233,6 +233,10 @@ struct Slice {
 }
 
 impl Matrix for Slice {
+    fn name(&self) -> &str {
+        self.of.name()
+    }
+
     fn shape(&self) -> [usize; 2] {
         [self.rows.len(), self.of.shape()[1]]
     }
@@ -252,6 +256,7 @@ impl Matrix for Slice {
 
 /// A matrix stored [cols, rows], turned round in memory.
 struct Transposed {
+    name: String,
     values: Array2<f32>,
     dtype: DType,
 }
@@ -267,11 +272,19 @@ impl Transposed {
             }
         };
         stored.release();
-        Ok(Transposed { values: values.t().as_standard_layout().into_owned(), dtype: stored.dtype() })
+        Ok(Transposed {
+            name: stored.name().to_owned(),
+            values: values.t().as_standard_layout().into_owned(),
+            dtype: stored.dtype(),
+        })
     }
 }
 
 impl Matrix for Transposed {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn shape(&self) -> [usize; 2] {
         [self.values.nrows(), self.values.ncols()]
     }

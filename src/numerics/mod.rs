@@ -12,6 +12,7 @@ pub mod ggml;
 #[allow(clippy::unwrap_used)]
 mod goldens;
 pub mod int;
+pub mod linalg;
 mod minifloat;
 pub mod nf4;
 pub mod pack;

@@ -222,7 +222,7 @@ impl<'a> Run<'a> {
             clear_nonfinite(&mut values);
         }
         let extent = self.extents.of(chunk.step, step);
-        let method = self.plan.request.method.method;
+        let method = self.plan.request.method.as_ref();
         let weight = quantize_rows(method, step, scheme, extent, chunk.rows.len(), values)?;
         let Weight::Quantized(q) = weight else { unreachable!("a quantization method returns codes") };
         let mut sink =
@@ -316,14 +316,8 @@ fn quantize_rows(
 ) -> Result<Weight> {
     let [_, cols] = step.rows_cols();
     let dense = Array2::from_shape_vec((rows, cols), values).expect("gather returns rows x cols values");
-    let linear = Linear {
-        name: step.output.name.clone(),
-        scheme: *scheme,
-        extent,
-        importance: None,
-        weight: Weight::Dense(dense),
-    };
-    let mut block = Block { linears: vec![linear] };
+    let linear = Linear { extent, ..Linear::alone(&step.output.name, *scheme, Weight::Dense(dense)) };
+    let mut block = Block { linears: vec![linear], ..Block::default() };
     method.apply(&mut block)?;
     Ok(block.linears.pop().expect("methods keep the linears of a block").weight)
 }

@@ -206,7 +206,7 @@ fn expected(plan: &Plan, extents: &Extents, step: &Step, chunk: &Chunk, rows: &[
         Action::Quantize(scheme) => {
             clear_nonfinite(&mut values);
             let extent = extents.of(chunk.step, step);
-            let method = plan.request.method.method;
+            let method = plan.request.method.as_ref();
             let weight = quantize_rows(method, step, scheme, extent, chunk.rows.len(), values.clone())?;
             if let Weight::Quantized(q) = weight {
                 q.dequantize(&mut values);

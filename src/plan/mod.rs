@@ -74,8 +74,13 @@ impl Plan {
         let request = recipe.resolve()?;
         refuse_quantized(recipe, &request, checkpoint)?;
         let dtype = request.dtype.unwrap_or_else(|| common_dtype(checkpoint));
-        let mut planner =
-            Planner { request, checkpoint, dtype, globs: Globs::new(recipe)?, common_group: None };
+        let mut planner = Planner {
+            request: request.clone(),
+            checkpoint,
+            dtype,
+            globs: Globs::new(recipe)?,
+            common_group: None,
+        };
         let outputs = request.format.arrange(checkpoint)?;
         if request.format.one_group_size() {
             planner.common_group = planner.find_common_group(&outputs)?;

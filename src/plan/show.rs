@@ -104,7 +104,7 @@ impl Plan {
         let total = self.total();
         json!({
             "format": self.request.format.name(),
-            "method": self.request.method.name,
+            "method": self.recipe.method_names(),
             "scheme": self.request.scheme.map(|scheme| scheme.to_string()),
             "tensors": self.steps.iter().map(step_json).collect::<Vec<_>>(),
             "bytes": total.bytes,

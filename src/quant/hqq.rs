@@ -34,10 +34,11 @@
 //! <https://mobiusml.github.io/hqq_blog/>, <https://github.com/mobiusml/hqq> (`hqq/core/optimize.py`).
 
 use ndarray::ArrayView2;
+use serde::{Deserialize, Serialize};
 
 use super::mse;
 use crate::error::Result;
-use crate::method::{Block, Def, Linear, Method, map_linears};
+use crate::method::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::numerics::simd::{self, Kernel};
 use crate::numerics::{Context, Granularity, Number, ScaleType, Scheme};
 use crate::tensor::{Grid, QTensor, Weight};
@@ -47,7 +48,8 @@ pub const DEF: Def = Def {
     name: "hqq",
     summary: "fit scales and zero points to the many weights rather than to the outliers: no data, about 2.5 times the time of mse",
     supports,
-    method: &Hqq::DEFAULT,
+    effect: Effect::Quantizes,
+    build: |table| Ok(Box::new(method::parse::<Hqq>("hqq", table)?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -62,7 +64,7 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 }
 
 /// Parameters, named as in the paper.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Hqq {
     /// p: the norm whose error is minimized, 0 < p < 1.
     pub lp_norm: f32,
@@ -74,13 +76,17 @@ pub struct Hqq {
     pub iters: usize,
 }
 
-impl Hqq {
+impl Default for Hqq {
     /// The reference implementation's values.
-    pub const DEFAULT: Hqq = Hqq { lp_norm: 0.7, beta: 10.0, kappa: 1.01, iters: 20 };
+    fn default() -> Self {
+        Hqq { lp_norm: 0.7, beta: 10.0, kappa: 1.01, iters: 20 }
+    }
+}
 
-    fn quantize(&self, linear: &Linear) -> Result<QTensor> {
+impl Hqq {
+    fn quantize(&self, linear: &Linear, scheme: &Scheme) -> Result<QTensor> {
         let (w, context) = (linear.dense()?, linear.context());
-        Ok(linear.scheme.round(w, self.search(&linear.scheme, w, &context), &context))
+        Ok(scheme.round(w, self.search(scheme, w, &context), &context))
     }
 
     /// The grid of least norm found, group by group.
@@ -112,7 +118,7 @@ impl Hqq {
 
 impl Method for Hqq {
     fn apply(&self, block: &mut Block) -> Result<()> {
-        map_linears(block, |linear| Ok(Weight::Quantized(self.quantize(linear)?)))
+        map_linears(block, |linear, scheme| Ok(Weight::Quantized(self.quantize(linear, &scheme)?)))
     }
 }
 
@@ -309,7 +315,7 @@ mod tests {
         let mut values: Vec<f32> = (0..64).map(|i| 3.0 * (f32::from(i as u8 % 16) - 5.0)).collect();
         values[7] = 75.0;
         let descent = Descent {
-            parameters: &Hqq::DEFAULT,
+            parameters: &Hqq::default(),
             values: &values,
             kind: ScaleType::F32,
             max: 15.0,
@@ -325,7 +331,7 @@ mod tests {
         for (cols, group) in [(1, 1), (7, 4), (130, 65), (200, 128)] {
             let w = ArrayView2::from_shape((3, cols), &WAVE[..3 * cols]).expect("as many values");
             let scheme = Scheme::int(3, Granularity::Group(group), false, ScaleType::F16);
-            let find = || Hqq::DEFAULT.search(&scheme, w, &Context::default());
+            let find = || Hqq::default().search(&scheme, w, &Context::default());
             let fast = find();
             simd::PORTABLE.set(true);
             let plain = find();

@@ -26,9 +26,10 @@
 //! <https://arxiv.org/abs/2512.02010>.
 
 use ndarray::{ArrayView2, Axis};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::method::{Block, Def, Linear, Method, map_linears};
+use crate::method::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::numerics::{Context, Granularity, Number, ScaleType, Scheme};
 use crate::tensor::{BlockType, Grid, QTensor, Weight};
 
@@ -37,7 +38,8 @@ pub const DEF: Def = Def {
     name: "mse",
     summary: "clip each group's range where that leaves less squared error: no data, about 5 times the time of rtn",
     supports,
-    method: &Mse,
+    effect: Effect::Quantizes,
+    build: |table| Ok(Box::new(method::parse::<Mse>("mse", table)?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -51,20 +53,20 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 }
 
 /// Clip search by squared error. It has no parameters.
-#[derive(Debug)]
-pub struct Mse;
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Mse {}
 
 impl Method for Mse {
     fn apply(&self, block: &mut Block) -> Result<()> {
-        map_linears(block, |linear| Ok(Weight::Quantized(quantize(linear)?)))
+        map_linears(block, |linear, scheme| Ok(Weight::Quantized(quantize(linear, &scheme)?)))
     }
 }
 
-fn quantize(linear: &Linear) -> Result<QTensor> {
+fn quantize(linear: &Linear, scheme: &Scheme) -> Result<QTensor> {
     let (w, context) = (linear.dense()?, linear.context());
-    Ok(match linear.scheme.number {
-        Number::Ggml(block) => quantize_blocks(block, &linear.scheme, w, &context),
-        _ => linear.scheme.round(w, search(&linear.scheme, w, &context), &context),
+    Ok(match scheme.number {
+        Number::Ggml(block) => quantize_blocks(block, scheme, w, &context),
+        _ => scheme.round(w, search(scheme, w, &context), &context),
     })
 }
 

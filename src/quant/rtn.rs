@@ -17,8 +17,10 @@
 //! Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 //! Inference", <https://arxiv.org/abs/1712.05877>, section 2.1.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
-use crate::method::{Block, Def, Method, map_linears};
+use crate::method::{self, Block, Def, Effect, Method, map_linears};
 use crate::tensor::Weight;
 
 /// Registry entry.
@@ -26,17 +28,18 @@ pub const DEF: Def = Def {
     name: "rtn",
     summary: "round to nearest on the min-max grid: any scheme, no data, the speed of memory",
     supports: |_| Ok(()),
-    method: &Rtn,
+    effect: Effect::Quantizes,
+    build: |table| Ok(Box::new(method::parse::<Rtn>("rtn", table)?)),
 };
 
 /// Round to nearest. It has no parameters.
-#[derive(Debug)]
-pub struct Rtn;
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Rtn {}
 
 impl Method for Rtn {
     fn apply(&self, block: &mut Block) -> Result<()> {
-        map_linears(block, |linear| {
-            Ok(Weight::Quantized(linear.scheme.quantize(linear.dense()?, &linear.context())))
+        map_linears(block, |linear, scheme| {
+            Ok(Weight::Quantized(scheme.quantize(linear.dense()?, &linear.context())))
         })
     }
 }

@@ -176,8 +176,13 @@ impl Backend for Candle {
         ops::route(logits, routing).map_err(Error::device)
     }
 
-    fn zeros_like(&self, x: &Tensor) -> Result<Tensor> {
-        Tensor::zeros(x.shape(), x.dtype(), x.device()).map_err(Error::device)
+    fn zeros(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        Tensor::zeros((rows, cols), self.dtype, &self.device).map_err(Error::device)
+    }
+
+    fn tensor(&self, rows: usize, cols: usize, values: &[f32]) -> Result<Tensor> {
+        let tensor = Tensor::from_slice(values, (rows, cols), &self.device);
+        tensor.and_then(|tensor| tensor.to_dtype(self.dtype)).map_err(Error::device)
     }
 
     fn read<R>(&self, x: &Tensor, look: impl FnOnce(&[f32]) -> R) -> Result<R> {

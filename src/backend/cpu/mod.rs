@@ -206,10 +206,16 @@ impl Backend for Cpu {
         Ok(experts::route(self.level, &self.pool, logits, routing))
     }
 
-    fn zeros_like(&self, x: &Tensor) -> Result<Tensor> {
-        let mut zeros = self.unwritten(x.rows, x.cols);
+    fn zeros(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        let mut zeros = self.unwritten(rows, cols);
         zeros.data.fill(0.0);
         Ok(zeros)
+    }
+
+    fn tensor(&self, rows: usize, cols: usize, values: &[f32]) -> Result<Tensor> {
+        let mut tensor = self.unwritten(rows, cols);
+        tensor.data.copy_from_slice(values);
+        Ok(tensor)
     }
 
     fn read<R>(&self, x: &Tensor, look: impl FnOnce(&[f32]) -> R) -> Result<R> {

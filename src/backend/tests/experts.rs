@@ -37,7 +37,7 @@ impl Case for Mixture {
     fn run<B: Backend>(&self, backend: &B) -> Result<Vec<Vec<f32>>> {
         let rows = self.logits.nrows();
         let x = random(backend, rows, 7, 6)?;
-        let mut sum = backend.zeros_like(&x)?;
+        let mut sum = backend.zeros(rows, 7)?;
         let mut results = Vec::new();
         for route in backend.route(&tensor(backend, &self.logits)?, self.routing)? {
             results.push(vec![route.expert as f32]);

@@ -203,7 +203,7 @@ impl Case for Pointwise {
                 Pointwise::Scale(factor) => backend.scale(x, factor)?,
                 Pointwise::SoftCap(cap) => backend.soft_cap(x, cap)?,
                 Pointwise::Add => backend.add(x, &random(backend, input.nrows(), input.ncols(), 2)?)?,
-                Pointwise::Zeros => backend.zeros_like(&x)?,
+                Pointwise::Zeros => backend.zeros(input.nrows(), input.ncols())?,
             };
             shown(backend, &y)
         };

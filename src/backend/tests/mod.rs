@@ -110,6 +110,10 @@ pub(crate) fn dense(values: Array2<f32>) -> Arc<dyn Matrix> {
 }
 
 impl Matrix for Stored {
+    fn name(&self) -> &str {
+        "matrix"
+    }
+
     fn shape(&self) -> [usize; 2] {
         [self.values.nrows(), self.values.ncols()]
     }

@@ -280,8 +280,12 @@ impl Backend for Reference {
             .collect())
     }
 
-    fn zeros_like(&self, x: &Array2<f64>) -> Result<Array2<f64>> {
-        Ok(Array2::zeros(x.dim()))
+    fn zeros(&self, rows: usize, cols: usize) -> Result<Array2<f64>> {
+        Ok(Array2::zeros((rows, cols)))
+    }
+
+    fn tensor(&self, rows: usize, cols: usize, values: &[f32]) -> Result<Array2<f64>> {
+        Ok(Array2::from_shape_fn((rows, cols), |(row, col)| f64::from(values[row * cols + col])))
     }
 
     fn read<R>(&self, x: &Array2<f64>, look: impl FnOnce(&[f32]) -> R) -> Result<R> {

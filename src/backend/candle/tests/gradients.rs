@@ -97,7 +97,7 @@ impl<B: Backend> Model<B> {
 
     fn mix(&self, b: &B, x: B::Tensor) -> Result<B::Tensor> {
         let routes = b.route(&b.linear(&x, &self.router)?, Routing { top_k: 2, renormalize: true })?;
-        let mut sum = b.zeros_like(&x)?;
+        let mut sum = b.zeros(b.rows(&x), 8)?;
         for route in routes {
             let y = b.linear(&b.gather(&x, &route.rows)?, &self.experts[route.expert])?;
             sum = b.scatter_add(sum, &route.rows, &y, &route.weights)?;

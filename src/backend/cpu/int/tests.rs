@@ -12,6 +12,10 @@ use crate::tensor::{self, BlockType, DType};
 struct Held(QTensor);
 
 impl Matrix for Held {
+    fn name(&self) -> &str {
+        "matrix"
+    }
+
     fn shape(&self) -> [usize; 2] {
         [self.0.rows, self.0.cols]
     }

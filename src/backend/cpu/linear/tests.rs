@@ -27,6 +27,10 @@ impl Held {
 }
 
 impl Matrix for Held {
+    fn name(&self) -> &str {
+        "matrix"
+    }
+
     fn shape(&self) -> [usize; 2] {
         match &self.weight {
             Weight::Dense(values) => [values.nrows(), values.ncols()],

@@ -1,0 +1,105 @@
+//! What calibration gathers of the inputs of linear layers, and methods read: sums over tokens, divided only when they are
+//! read, so that statistics of several runs, of several ranks, or of a resumed run add up.
+
+use ndarray::{Array2, ArrayView2};
+
+use crate::numerics::linalg;
+
+/// Which statistics a method asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The largest magnitude of each column.
+    pub absmax: bool,
+    /// The mean magnitude of each column.
+    pub mean_abs: bool,
+    /// The mean square of each column: the diagonal of the Hessian, and llama.cpp's importance.
+    pub second_moment: bool,
+    /// The whole second moment, \[cols, cols\].
+    pub hessian: bool,
+}
+
+impl Needs {
+    /// What either asks for.
+    pub fn union(self, other: Needs) -> Needs {
+        Needs {
+            absmax: self.absmax || other.absmax,
+            mean_abs: self.mean_abs || other.mean_abs,
+            second_moment: self.second_moment || other.second_moment,
+            hessian: self.hessian || other.hessian,
+        }
+    }
+}
+
+/// Statistics of what one or several linears read, x: [tokens, cols]. What was not asked for is empty.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Statistics {
+    /// Tokens seen.
+    pub tokens: u64,
+    /// max |x|, \[cols\].
+    pub absmax: Vec<f32>,
+    /// Σ |x|, \[cols\].
+    pub sum_abs: Vec<f64>,
+    /// Σ x², \[cols\].
+    pub sum_squares: Vec<f64>,
+    /// Σ xᵀx, [cols, cols], both triangles.
+    pub gram: Option<Array2<f32>>,
+}
+
+impl Statistics {
+    /// Of no tokens yet.
+    pub fn new(cols: usize, needs: Needs) -> Statistics {
+        let of = |needed: bool| if needed { cols } else { 0 };
+        Statistics {
+            tokens: 0,
+            absmax: vec![0.0; of(needs.absmax)],
+            sum_abs: vec![0.0; of(needs.mean_abs)],
+            sum_squares: vec![0.0; of(needs.second_moment)],
+            gram: needs.hessian.then(|| Array2::zeros((cols, cols))),
+        }
+    }
+
+    /// Adds tokens, [rows, cols] each. Sums run in the order of the rows, whatever the number of threads.
+    pub fn observe(&mut self, x: ArrayView2<f32>) {
+        self.tokens += x.nrows() as u64;
+        for row in x.rows() {
+            self.absmax.iter_mut().zip(row).for_each(|(max, x)| *max = max.max(x.abs()));
+            self.sum_abs.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x.abs()));
+            self.sum_squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+        }
+        if let Some(gram) = &mut self.gram {
+            linalg::add_gram(gram, x);
+        }
+    }
+
+    /// Adds what was gathered elsewhere of the same columns.
+    pub fn merge(&mut self, other: &Statistics) {
+        self.tokens += other.tokens;
+        self.absmax.iter_mut().zip(&other.absmax).for_each(|(max, other)| *max = max.max(*other));
+        self.sum_abs.iter_mut().zip(&other.sum_abs).for_each(|(sum, other)| *sum += other);
+        self.sum_squares.iter_mut().zip(&other.sum_squares).for_each(|(sum, other)| *sum += other);
+        if let (Some(gram), Some(other)) = (&mut self.gram, &other.gram) {
+            *gram += other;
+        }
+    }
+
+    /// Mean |x| of each column; empty where it was not gathered.
+    pub fn mean_abs(&self) -> Vec<f32> {
+        self.mean(&self.sum_abs)
+    }
+
+    /// Mean x² of each column; empty where it was not gathered.
+    pub fn second_moment(&self) -> Vec<f32> {
+        self.mean(&self.sum_squares)
+    }
+
+    /// The mean of xᵀx, [cols, cols]: half the Hessian of the squared error of a linear's output in its weights. `None`
+    /// where it was not gathered.
+    pub fn hessian(&self) -> Option<Array2<f32>> {
+        let tokens = self.tokens.max(1) as f32;
+        self.gram.as_ref().map(|gram| gram / tokens)
+    }
+
+    fn mean(&self, sums: &[f64]) -> Vec<f32> {
+        sums.iter().map(|sum| (sum / self.tokens.max(1) as f64) as f32).collect()
+    }
+}
