@@ -2,7 +2,7 @@
 
 use super::config::{Config, Positions, Sublayer};
 use super::experts::FeedForward;
-use super::weights::{Loader, Place};
+use super::weights::{Loader, Place, Weights};
 use crate::backend::{Activation, Attention, Backend, Rotations, Span};
 use crate::error::Result;
 
@@ -41,7 +41,12 @@ pub(super) fn normed<B: Backend>(backend: &B, x: B::Tensor, norm: Option<&B::Nor
 }
 
 impl<B: Backend> Block<B> {
-    pub(super) fn load(loader: &Loader<B>, index: usize) -> Result<Self> {
+    /// Loads one block alone.
+    pub fn load(backend: &B, config: &Config, weights: &dyn Weights, index: usize) -> Result<Self> {
+        Self::load_with(&Loader::new(backend, weights, config), index)
+    }
+
+    pub(super) fn load_with(loader: &Loader<B>, index: usize) -> Result<Self> {
         let (config, place) = (loader.config, Place { block: index, part: 0 });
         let names = &config.names;
         let head_norms = names.qk_norms.map(|[q, k]| {

@@ -2,9 +2,10 @@
 
 use super::block::{Block, normed};
 use super::cache::Cache;
-use super::config::{Config, Positions};
+use super::config::Config;
+use super::embedding::Embedding;
 use super::weights::{Loader, Place, Weights};
-use crate::backend::{Backend, Rotations, Span};
+use crate::backend::{Backend, Span};
 use crate::error::{Error, Result};
 
 /// A transformer, loaded into a backend.
@@ -17,15 +18,6 @@ pub struct Decoder<B: Backend> {
     project_out: Option<B::Linear>,
     head: Option<B::Linear>,
     vocabulary: usize,
-}
-
-/// What makes the first hidden state of a token.
-struct Embedding<B: Backend> {
-    tokens: B::Table,
-    project_in: Option<B::Linear>,
-    positions: Option<B::Table>,
-    types: Option<B::Table>,
-    norm: Option<B::Norm>,
 }
 
 /// Tokens to run: those of each span in turn.
@@ -60,26 +52,14 @@ impl<B: Backend> Decoder<B> {
     /// Loads every weight.
     pub fn load(backend: B, config: Config, weights: &dyn Weights) -> Result<Self> {
         let loader = Loader::new(&backend, weights, &config);
-        let place = Place::default();
-        let (names, hidden) = (&config.names, config.hidden);
         let [vocabulary, width] = loader.embedding_shape()?;
-        let project = |which: usize, [rows, cols]: [usize; 2]| {
-            let names = names.projections.as_ref();
-            names.map(|names| loader.linear(&[(names[which], rows)], cols, place)).transpose()
-        };
-        let (project_in, project_out) = (project(0, [hidden, width])?, project(1, [width, hidden])?);
-        let table = |name: Option<&str>| name.map(|name| loader.table(name, hidden)).transpose();
-        let norm = |name: Option<&str>| name.map(|name| loader.norm(name, place)).transpose();
-        let embedding = Embedding {
-            tokens: loader.table(names.embedding, width)?,
-            project_in,
-            positions: table(names.positions)?,
-            types: table(names.token_types)?,
-            norm: norm(names.embedding_norm)?,
-        };
+        let embedding = Embedding::load_with(&loader)?;
+        let place = Place::default();
+        let project = |names: [&str; 2]| loader.linear(&[(names[1], width)], config.hidden, place);
+        let project_out = config.names.projections.map(project).transpose()?;
         let blocks =
-            (0..config.layers.len()).map(|index| Block::load(&loader, index)).collect::<Result<_>>()?;
-        let final_norm = norm(names.final_norm)?;
+            (0..config.layers.len()).map(|index| Block::load_with(&loader, index)).collect::<Result<_>>()?;
+        let final_norm = config.names.final_norm.map(|name| loader.norm(name, place)).transpose()?;
         let head = loader.head(&embedding.tokens, [vocabulary, width])?;
         Ok(Decoder { embedding, blocks, final_norm, project_out, head, vocabulary, config, backend })
     }
@@ -106,8 +86,8 @@ impl<B: Backend> Decoder<B> {
 
     /// The final hidden states, [tokens, hidden]. With a cache, the spans continue what their slots hold.
     pub fn hidden(&self, batch: &Batch, mut cache: Option<&mut Cache<B>>) -> Result<B::Tensor> {
-        let rotations = self.rotations(&batch.spans);
-        let mut x = self.embed(batch)?;
+        let rotations = self.config.rotations(&batch.spans);
+        let mut x = self.embedding.embed(&self.backend, &self.config, batch)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let layer = cache.as_deref_mut().map(|cache| &mut cache.layers[index]);
             x = block.forward(&self.backend, x, &rotations, &batch.spans, layer)?;
@@ -136,47 +116,5 @@ impl<B: Backend> Decoder<B> {
             Some(cap) => self.backend.soft_cap(logits, cap),
             None => Ok(logits),
         }
-    }
-
-    /// The rotations of a batch, one per kind of layer.
-    pub fn rotations(&self, spans: &[Span]) -> Vec<Rotations> {
-        match &self.config.positions {
-            Positions::Rotary(rotaries) => rotaries.iter().map(|rotary| rotary.rotations(spans)).collect(),
-            Positions::Learned { .. } | Positions::Alibi => Vec::new(),
-        }
-    }
-
-    /// The first hidden states, [tokens, hidden].
-    pub fn embed(&self, batch: &Batch) -> Result<B::Tensor> {
-        let (backend, embedding) = (&self.backend, &self.embedding);
-        let mut x = backend.embed(&embedding.tokens, &batch.tokens)?;
-        if let Some(linear) = &embedding.project_in {
-            x = backend.linear(&x, linear)?;
-        }
-        if let Some(factor) = self.config.embedding_scale {
-            x = backend.scale(x, factor)?;
-        }
-        if let Some(table) = &embedding.positions {
-            x = backend.add(x, &backend.embed(table, &self.learned_rows(&batch.spans)?)?)?;
-        }
-        if let Some(table) = &embedding.types {
-            let mut types = batch.types.clone();
-            types.resize(batch.tokens.len(), 0);
-            x = backend.add(x, &backend.embed(table, &types)?)?;
-        }
-        normed(backend, x, embedding.norm.as_ref())
-    }
-
-    /// The rows of the learned positions of a batch.
-    fn learned_rows(&self, spans: &[Span]) -> Result<Vec<u32>> {
-        let Positions::Learned { offset } = self.config.positions else { return Ok(Vec::new()) };
-        let last = spans.iter().map(|span| span.past + span.len).max().unwrap_or(0);
-        if let Some(context) = self.config.context.filter(|context| last > *context) {
-            let what =
-                format!("a sequence of {last} tokens, in a model that has learned {context} positions");
-            return Err(Error::usage(what, "shorten the text, or lower --ctx"));
-        }
-        let positions = spans.iter().flat_map(|span| span.past..span.past + span.len);
-        Ok(positions.map(|position| (position + offset) as u32).collect())
     }
 }
