@@ -10,6 +10,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod corpus;
 pub mod engine;
 pub mod error;
 pub mod eval;

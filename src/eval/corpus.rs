@@ -1,7 +1,7 @@
 //! A text as the tokens that a model is measured on.
 
-use super::data::Text;
 use super::windows::Protocol;
+use crate::corpus::Text;
 use crate::engine::Tokenizer;
 use crate::error::Result;
 

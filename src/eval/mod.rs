@@ -4,7 +4,6 @@
 pub mod arrays;
 pub mod base;
 pub mod corpus;
-pub mod data;
 pub mod embeddings;
 mod model;
 pub mod perplexity;

@@ -4,9 +4,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::{Context, engine_args};
+use crate::corpus::Text;
 use crate::engine::Tokenizer;
 use crate::error::{Error, Result};
-use crate::eval::data::Text;
 use crate::eval::embeddings::{Agreement, Embeddings};
 
 /// Compare an encoder's sentence embeddings with those of the model that it was made from

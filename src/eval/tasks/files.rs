@@ -1,4 +1,4 @@
-//! Where a split of a dataset lies: in a folder that the user names, or in the hub's cache. Finds files; [`super::rows`] reads
+//! Where a split of a dataset lies: in a folder that the user names, or in the hub's cache. Finds files; [`crate::corpus::rows`] reads
 //! them. Downloads nothing.
 //!
 //! Of the names below, relative to a folder, the first that is there counts; a `*` stands for the numbers of shards. They are
@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use super::definition::Task;
+use crate::corpus::cache::{list, snapshots};
 use crate::error::{Error, Result};
 use crate::io::hub::Hub;
 
@@ -52,9 +53,7 @@ impl Source {
                 let own = [name, short, dataset].map(|part| folder.join(part));
                 own.into_iter().filter(|root| root.is_dir()).chain([folder.clone()]).collect()
             }
-            Source::HubCache(cache) => {
-                snapshots(&cache.join(format!("datasets--{}", dataset.replace('/', "--"))))
-            }
+            Source::HubCache(cache) => snapshots(cache, dataset),
         }
     }
 
@@ -76,16 +75,6 @@ impl Source {
         );
         Error::unsupported(format!("{}: the data of the {split} split is missing: {place}", task.name), hint)
     }
-}
-
-/// The snapshots of a cached dataset: that of `main` first.
-fn snapshots(folder: &Path) -> Vec<PathBuf> {
-    let main = std::fs::read_to_string(folder.join("refs/main")).unwrap_or_default();
-    let mut all: Vec<PathBuf> = std::fs::read_dir(folder.join("snapshots"))
-        .map(|entries| entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
-        .unwrap_or_default();
-    all.sort_by_key(|path| (!path.ends_with(main.trim()), path.clone()));
-    all
 }
 
 /// The names that a split may have, with at most one `*`.
@@ -116,31 +105,12 @@ fn names(task: &Task, split: &str) -> Vec<String> {
 }
 
 fn first_match(root: &Path, names: &[String]) -> Option<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    list(root, "", DEPTH, &mut files);
-    files.sort();
+    let files = list(root, DEPTH);
     names.iter().find_map(|name| {
         let found: Vec<_> =
             files.iter().filter(|file| matches(name, file)).map(|file| root.join(file)).collect();
         (!found.is_empty()).then_some(found)
     })
-}
-
-/// The files below a folder, as names relative to it. What cannot be read is not there.
-fn list(root: &Path, inside: &str, depth: usize, files: &mut Vec<String>) {
-    let Ok(entries) = std::fs::read_dir(root.join(inside)) else { return };
-    for entry in entries.flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let name = format!("{inside}{name}");
-        // Follows links: a snapshot of the hub's cache is made of them.
-        match std::fs::metadata(entry.path()) {
-            Ok(metadata) if metadata.is_dir() && depth > 0 => {
-                list(root, &format!("{name}/"), depth - 1, files)
-            }
-            Ok(metadata) if metadata.is_file() => files.push(name),
-            _ => {}
-        }
-    }
 }
 
 fn matches(name: &str, file: &str) -> bool {

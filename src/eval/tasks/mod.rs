@@ -2,7 +2,7 @@
 //! (<https://github.com/EleutherAI/lm-evaluation-harness>), so that figures compare.
 //!
 //! 1. [`definition`]: a task's TOML, or a shipped one, says what to ask ([`find`]).
-//! 2. [`files`] finds the dataset, [`rows`] reads it.
+//! 2. [`files`] finds the dataset, [`crate::corpus::rows`] reads it.
 //! 3. [`question`] makes prompts of rows ([`template`]), with examples drawn as Python draws them ([`python_random`]).
 //! 4. A [`Respondent`] says how likely texts are, or writes: [`model`].
 //! 5. [`scoring`] and [`extract`] judge, [`results`] reports.
@@ -16,7 +16,6 @@ pub mod model;
 pub mod python_random;
 pub mod question;
 pub mod results;
-pub mod rows;
 pub mod scoring;
 pub mod template;
 
@@ -29,8 +28,8 @@ pub use self::results::Scores;
 use self::definition::{Form, Generate, MetricName};
 use self::extract::Extractor;
 use self::question::{Asker, Chat, Pair, Question, Right};
-use self::rows::Table;
 use self::scoring::Likelihood;
+use crate::corpus::rows::Table;
 use crate::error::Result;
 
 /// What is examined: a model, or in tests a table of answers.

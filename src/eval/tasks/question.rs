@@ -3,8 +3,8 @@
 
 use super::definition::{Fewshot, Form, Sampler, Task};
 use super::python_random::PythonRandom;
-use super::rows::{Row, Table};
-use super::template::{Place, Templates};
+use super::template::{Templates, wrong};
+use crate::corpus::rows::{Place, Row, Table};
 use crate::error::{Error, Result};
 
 /// A continuation to be scored after a context.
@@ -114,7 +114,7 @@ impl<'a> Asker<'a> {
                 let choices = self.templates.texts("choices", choices, fields, place)?;
                 let labels = self.templates.labels("labels", labels, fields, place)?;
                 if labels.len() != choices.len() {
-                    return Err(place.wrong("labels", &format!("{} labels", choices.len()), labels.len()));
+                    return Err(wrong(place, "labels", &format!("{} labels", choices.len()), labels.len()));
                 }
                 self.choose(&examples, context, fields, place, choices, Right::Some(labels))
             }
@@ -211,7 +211,7 @@ impl<'a> Asker<'a> {
                 let choices = self.templates.texts("choices", choices, fields, place)?;
                 let labels = self.templates.labels("labels", labels, fields, place)?;
                 let right = choices.into_iter().zip(labels).find(|(_, label)| *label);
-                let right = right.ok_or_else(|| place.wrong("labels", "a true choice", "none"))?;
+                let right = right.ok_or_else(|| wrong(place, "labels", "a true choice", "none"))?;
                 Ok((text("context", context)?, right.0))
             }
             Form::Generate(generate) => {

@@ -1,33 +1,21 @@
 //! Templates and expressions of a definition, over the fields of a row: minijinja, with Python's string methods and the two
 //! filters that the shipped tasks need. A field that a row lacks is an error, never an empty text.
 
-use std::path::Path;
-
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, UndefinedBehavior, Value};
 use regex::Regex;
 use serde_json::Value as Json;
 
-use super::rows::Row;
+use crate::corpus::rows::{Place, Row};
 use crate::error::{Error, Result};
 
-/// A place in a dataset, for errors.
-#[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
-    /// The file.
-    pub file: &'a Path,
-    /// Which of its rows, from 0.
-    pub row: usize,
-}
-
-impl Place<'_> {
-    /// An error about this row.
-    pub fn wrong(&self, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
-        let what = format!("row {}, `{key}` of the task", self.row);
-        let hint = "is this the dataset, configuration and split that the task is defined for? (llmc eval tasks --list)";
-        Error::malformed_tensor(self.file, what, expected, found, hint)
-    }
+/// A row that a key of the task's definition cannot be filled from.
+pub fn wrong(place: Place, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
+    let what = format!("row {}, `{key}` of the task", place.row);
+    let hint =
+        "is this the dataset, configuration and split that the task is defined for? (llmc eval tasks --list)";
+    Error::malformed_tensor(place.file, what, expected, found, hint)
 }
 
 /// Evaluates a definition's texts.
@@ -64,7 +52,7 @@ impl Templates {
     pub fn text(&self, key: &str, template: &str, row: &Row, place: Place) -> Result<String> {
         self.environment
             .render_str(template, Value::from(Serde(row)))
-            .map_err(|e| place.wrong(key, "a template that the row can fill", chain(&e)))
+            .map_err(|e| wrong(place, key, "a template that the row can fill", chain(&e)))
     }
 
     /// A list of texts.
@@ -74,7 +62,7 @@ impl Templates {
             .into_iter()
             .map(|item| match item {
                 Json::String(text) => Ok(text),
-                other => Err(place.wrong(key, expected, other)),
+                other => Err(wrong(place, key, expected, other)),
             })
             .collect()
     }
@@ -86,7 +74,7 @@ impl Templates {
             .map(|item| match item.as_i64() {
                 Some(0) => Ok(false),
                 Some(1) => Ok(true),
-                _ => Err(place.wrong(key, "a list of 0 and 1", item)),
+                _ => Err(wrong(place, key, "a list of 0 and 1", item)),
             })
             .collect()
     }
@@ -96,13 +84,13 @@ impl Templates {
         let value = self.evaluate(key, expression, row, place)?;
         let index =
             value.as_u64().and_then(|index| usize::try_from(index).ok()).filter(|&index| index < count);
-        index.ok_or_else(|| place.wrong(key, &format!("a number from 0, below {count}"), value))
+        index.ok_or_else(|| wrong(place, key, &format!("a number from 0, below {count}"), value))
     }
 
     fn list(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<Json>> {
         match self.evaluate(key, expression, row, place)? {
             Json::Array(items) if !items.is_empty() => Ok(items),
-            other => Err(place.wrong(key, "a list that is not empty", other)),
+            other => Err(wrong(place, key, "a list that is not empty", other)),
         }
     }
 
@@ -115,7 +103,7 @@ impl Templates {
                 false => Ok(value),
             })
             .and_then(|value| serde_json::to_value(value).map_err(|e| invalid(e.to_string())))
-            .map_err(|e| place.wrong(key, "an expression that the row can fill", chain(&e)))
+            .map_err(|e| wrong(place, key, "an expression that the row can fill", chain(&e)))
     }
 }
 

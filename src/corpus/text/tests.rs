@@ -11,6 +11,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use tempfile::TempDir;
 
+use super::super::dataset;
 use super::*;
 
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
@@ -131,7 +132,7 @@ fn a_folder_is_no_text() {
 
 #[test]
 fn datasets_are_spelled_as_on_the_hub() {
-    let parts = |spec: &str| dataset::parse(spec).map(|d| format!("{d:?}"));
+    let parts = |spec: &str| dataset::parse(spec, "test").map(|d| format!("{d:?}"));
     for spec in ["org/name", "org/name:test", "org/name@main", "org/name@main:c/validation"] {
         assert!(parts(spec).is_some(), "{spec}");
     }

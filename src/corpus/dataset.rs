@@ -5,14 +5,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::extension;
+use super::cache;
+use super::source::extension;
 use crate::error::{Error, Result};
 use crate::io::hub::{self, Id};
 
-/// The split where none is named.
-const SPLIT: &str = "test";
 /// Folders below a snapshot that are searched: `config/split/0000.parquet`.
 const DEPTH: usize = 2;
+/// Forms of files that are read.
+const READ: [&str; 3] = ["parquet", "jsonl", "txt"];
 
 /// A split of a dataset of the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +23,10 @@ pub(super) struct Dataset {
     split: String,
 }
 
-/// Parses `org/name[@revision][:[config/]split]`; `None` for what cannot be one.
-pub(super) fn parse(spec: &str) -> Option<Dataset> {
-    let (id, part) = spec.split_once(':').unwrap_or((spec, SPLIT));
+/// Parses `org/name[@revision][:[config/]split]`, of which `split` is assumed where it names none; `None` for what cannot be
+/// one.
+pub(super) fn parse(spec: &str, split: &str) -> Option<Dataset> {
+    let (id, part) = spec.split_once(':').unwrap_or((spec, split));
     let (config, split) = part.rsplit_once('/').map_or((None, part), |(config, split)| (Some(config), split));
     let plain = |part: &str| !part.is_empty() && !part.contains(['/', '\\']) && part != "..";
     let valid = plain(split) && config.is_none_or(plain);
@@ -35,24 +37,16 @@ pub(super) fn parse(spec: &str) -> Option<Dataset> {
 impl Dataset {
     /// The files of the split, in name order.
     pub(super) fn files(&self, cache: &Path) -> Result<Vec<PathBuf>> {
-        let snapshot = self.snapshot(cache).ok_or_else(|| self.not_cached(cache))?;
-        let mut names = Vec::new();
-        list(&snapshot, "", DEPTH, &mut names);
-        names.sort();
+        let snapshot = cache::snapshot(cache, &self.id.model, &self.id.revision);
+        let snapshot = snapshot.ok_or_else(|| self.not_cached(cache))?;
+        let mut names = cache::list(&snapshot, DEPTH);
+        names.retain(|name| READ.contains(&extension(Path::new(name))));
         let (of_split, configs) = self.choose(&names);
         match (of_split.as_slice(), configs.as_slice()) {
             ([], _) => Err(self.no_files(&snapshot, &names)),
             (_, [_, _, ..]) => Err(self.ambiguous(&configs)),
             _ => Ok(of_split.iter().map(|name| snapshot.join(name)).collect()),
         }
-    }
-
-    /// The folder of the revision, if there is one.
-    fn snapshot(&self, cache: &Path) -> Option<PathBuf> {
-        let folder = cache.join(format!("datasets--{}", self.id.model.replace('/', "--")));
-        let commit = std::fs::read_to_string(folder.join("refs").join(&self.id.revision));
-        let commit = commit.map_or_else(|_| self.id.revision.clone(), |commit| commit.trim().to_owned());
-        Some(folder.join("snapshots").join(commit)).filter(|folder| folder.is_dir())
     }
 
     /// The names that are the split's, and the configs that these are of.
@@ -100,18 +94,4 @@ fn config<'a>(name: &'a str, split: &str) -> Option<&'a str> {
         _ => return None,
     };
     Some(folder.first().copied().filter(|folder| *folder != "data").unwrap_or("default"))
-}
-
-/// Adds the files that could be read, by their names below `root`. Links are followed: a snapshot is made of them.
-fn list(root: &Path, inside: &str, depth: usize, names: &mut Vec<String>) {
-    let Ok(entries) = std::fs::read_dir(root.join(inside)) else { return };
-    for entry in entries.flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let (path, name) = (entry.path(), format!("{inside}{name}"));
-        if path.is_dir() && depth > 0 {
-            list(root, &format!("{name}/"), depth - 1, names);
-        } else if path.is_file() && ["parquet", "jsonl", "txt"].contains(&extension(&path)) {
-            names.push(name);
-        }
-    }
 }

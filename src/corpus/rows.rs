@@ -10,11 +10,19 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value as Json;
 
-use super::template::Place;
 use crate::error::{Error, Result};
 
-/// One question's fields.
+/// A row's columns by name, or an object's fields.
 pub type Row = serde_json::Map<String, Json>;
+
+/// A place in a dataset, for errors.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The file.
+    pub file: &'a Path,
+    /// Which of its rows, from 0.
+    pub row: usize,
+}
 
 /// The rows of a split, from one file or several.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +97,7 @@ fn json(file: &Path, reader: impl BufRead, rows: &mut Vec<Row>) -> Result<()> {
             file,
             "a JSON list of objects",
             "something else",
-            "see tasks/README.md",
+            "llmc reads a list of rows, or JSON lines from files called *.jsonl",
         ));
     };
     for (row, item) in items.into_iter().enumerate() {
