@@ -34,7 +34,7 @@ impl<B: Backend> FeedForward<B> {
     /// Loads experts where the block has a router, a dense network otherwise.
     pub fn load(loader: &Loader<B>, place: Place) -> Result<Self> {
         let names = &loader.config.names;
-        match names.experts.filter(|experts| loader.has(experts.router, place)) {
+        match names.experts.filter(|experts| loader.tensors.has(experts.router, place)) {
             Some(experts) => Experts::load(loader, &experts, place).map(Box::new).map(FeedForward::Experts),
             None => {
                 let Sublayer { input, output, .. } = names.feed_forward;
@@ -59,7 +59,7 @@ impl<B: Backend> Network<B> {
         let rows = rows?;
         let even = rows.iter().all(|r| *r == rows[0]) && (rows.len() > 1 || rows[0] % 2 == 0);
         if gated && !even {
-            let name = loader.name(input[0], place);
+            let name = loader.tensors.name(input[0], place);
             return Err(misshapen(&name, "as many rows of gate as of up".into(), format!("{rows:?}")));
         }
         let parts: Vec<_> = input.iter().copied().zip(rows.iter().copied()).collect();

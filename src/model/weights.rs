@@ -28,25 +28,24 @@ pub(super) struct Place {
     pub part: usize,
 }
 
-/// Fetches what a decoder is made of.
-pub(super) struct Loader<'a, B> {
-    pub backend: &'a B,
-    pub weights: &'a dyn Weights,
-    pub config: &'a Config,
-    base: &'a str,
-}
-
 /// What full names may begin with instead of the architecture's own prefix: bare models, and text models within larger ones.
 const OTHER_BASES: &[&str] = &["", "decoder.", "language_model.model.", "model.language_model."];
 
-impl<'a, B: Backend> Loader<'a, B> {
+/// The tensors of a model under the names that the architecture has for them.
+#[derive(Clone, Copy)]
+pub(super) struct Tensors<'a> {
+    weights: &'a dyn Weights,
+    base: &'a str,
+}
+
+impl<'a> Tensors<'a> {
     /// Finds out what the file's names begin with.
-    pub fn new(backend: &'a B, weights: &'a dyn Weights, config: &'a Config) -> Self {
+    pub fn new(weights: &'a dyn Weights, config: &'a Config) -> Self {
         let names = &config.names;
         let found = |base: &&str| weights.shape(&format!("{base}{}.weight", names.embedding)).is_some();
         let other = || OTHER_BASES.iter().copied().find(found);
         let base = Some(names.base).filter(found).or_else(other).unwrap_or(names.base);
-        Loader { backend, weights, config, base }
+        Tensors { weights, base }
     }
 
     /// The full name of a tensor, without `.weight`.
@@ -58,6 +57,39 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// Whether the file has such a weight.
     pub fn has(&self, pattern: &str, place: Place) -> bool {
         self.weights.shape(&format!("{}.weight", self.name(pattern, place))).is_some()
+    }
+
+    /// The full name of a weight; of a norm of the first BERTs, `gamma`.
+    pub fn weight(&self, name: &str) -> String {
+        self.either(name, "weight", "gamma")
+    }
+
+    /// The full name of a bias, where there is one; of a norm of the first BERTs, `beta`.
+    pub fn bias(&self, name: &str) -> Option<String> {
+        let bias = self.either(name, "bias", "beta");
+        self.weights.shape(&bias).is_some().then_some(bias)
+    }
+
+    /// The name with one ending, or with the other where only that exists.
+    fn either(&self, name: &str, ending: &str, old: &str) -> String {
+        let (name, old) = (format!("{name}.{ending}"), format!("{name}.{old}"));
+        let is_old = self.weights.shape(&name).is_none() && self.weights.shape(&old).is_some();
+        if is_old { old } else { name }
+    }
+}
+
+/// Fetches what a decoder is made of.
+pub(super) struct Loader<'a, B> {
+    pub backend: &'a B,
+    pub weights: &'a dyn Weights,
+    pub config: &'a Config,
+    pub tensors: Tensors<'a>,
+}
+
+impl<'a, B: Backend> Loader<'a, B> {
+    /// From a file whose names begin as they will.
+    pub fn new(backend: &'a B, weights: &'a dyn Weights, config: &'a Config) -> Self {
+        Loader { backend, weights, config, tensors: Tensors::new(weights, config) }
     }
 
     /// A matrix that must be [rows, cols]; stored the other way round where the architecture's linears are.
@@ -75,24 +107,18 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A bias of so many elements; `None` where there is none.
     fn bias(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        let bias = self.either(name, "bias", "beta");
-        let Some(shape) = self.weights.shape(&bias) else { return Ok(None) };
+        let Some(bias) = self.tensors.bias(name) else { return Ok(None) };
+        let shape = self.weights.shape(&bias).unwrap_or_default();
         if shape != [len] {
             return Err(misshapen(&bias, format!("[{len}]"), format!("{shape:?}")));
         }
         self.weights.vector(&bias).map(Some)
     }
 
-    /// The name with one ending, or with the other where only that exists: the first BERTs call a norm's weight gamma.
-    fn either(&self, name: &str, ending: &str, old: &str) -> String {
-        let (name, old) = (format!("{name}.{ending}"), format!("{name}.{old}"));
-        let is_old = self.weights.shape(&name).is_none() && self.weights.shape(&old).is_some();
-        if is_old { old } else { name }
-    }
-
     /// A layer of several linears that read the same input: (pattern, rows) each.
     pub fn linear(&self, parts: &[(&str, usize)], cols: usize, place: Place) -> Result<B::Linear> {
-        let names: Vec<_> = parts.iter().map(|(pattern, rows)| (self.name(pattern, place), *rows)).collect();
+        let names: Vec<_> =
+            parts.iter().map(|(pattern, rows)| (self.tensors.name(pattern, place), *rows)).collect();
         let matrices: Result<Vec<_>> =
             names.iter().map(|(name, rows)| self.matrix(name, [*rows, cols])).collect();
         let biases: Result<Vec<_>> = names.iter().map(|(name, rows)| self.bias(name, *rows)).collect();
@@ -115,7 +141,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// Cuts a q/k/v that is fused head by head.
     fn interleaved(&self, pattern: &str, place: Place) -> Result<B::Linear> {
-        let (name, dim) = (self.name(pattern, place), self.config.head_dim);
+        let (name, dim) = (self.tensors.name(pattern, place), self.config.head_dim);
         let rows = 3 * self.config.heads * dim;
         let whole = self.matrix(&name, [rows, self.config.hidden])?;
         let starts = (0..3).flat_map(|part| (0..self.config.heads).map(move |head| (3 * head + part) * dim));
@@ -132,13 +158,13 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// Rows that a linear's weight has in the file.
     pub fn rows(&self, pattern: &str, place: Place) -> Result<usize> {
-        let matrix = self.weights.matrix(&format!("{}.weight", self.name(pattern, place)))?;
+        let matrix = self.weights.matrix(&format!("{}.weight", self.tensors.name(pattern, place)))?;
         Ok(matrix.shape()[usize::from(self.config.names.transposed)])
     }
 
     /// [vocabulary, columns] of the token embedding.
     pub fn embedding_shape(&self) -> Result<[usize; 2]> {
-        let name = self.name(self.config.names.embedding, Place::default());
+        let name = self.tensors.name(self.config.names.embedding, Place::default());
         Ok(self.weights.matrix(&format!("{name}.weight"))?.shape())
     }
 
@@ -160,7 +186,7 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A table of `cols` columns.
     pub fn table(&self, pattern: &str, cols: usize) -> Result<B::Table> {
-        let weight = format!("{}.weight", self.name(pattern, Place::default()));
+        let weight = format!("{}.weight", self.tensors.name(pattern, Place::default()));
         let matrix = self.weights.matrix(&weight)?;
         if matrix.shape()[1] != cols {
             return Err(misshapen(&weight, format!("{cols} columns"), format!("{:?}", matrix.shape())));
@@ -170,15 +196,15 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A norm over the whole row.
     pub fn norm(&self, pattern: &str, place: Place) -> Result<B::Norm> {
-        let name = self.name(pattern, place);
+        let name = self.tensors.name(pattern, place);
         self.norm_of(self.norm_weight(&name, self.config.hidden)?, self.config.hidden, &name)
     }
 
     /// The norm of q or k: over each head by a shared weight, over each by its own (`{e}`), or over all at once.
     pub fn head_norm(&self, pattern: &str, heads: usize, place: Place) -> Result<B::Norm> {
-        let (dim, name) = (self.config.head_dim, self.name(pattern, place));
+        let (dim, name) = (self.config.head_dim, self.tensors.name(pattern, place));
         if pattern.contains("{e}") {
-            let head = |part| self.norm_weight(&self.name(pattern, Place { part, ..place }), dim);
+            let head = |part| self.norm_weight(&self.tensors.name(pattern, Place { part, ..place }), dim);
             let weights: Result<Vec<_>> = (0..heads).map(head).collect();
             return self.norm_of(weights?.concat(), dim, "");
         }
@@ -190,7 +216,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn norm_weight(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let weight = self.either(name, "weight", "gamma");
+        let weight = self.tensors.weight(name);
         let mut values = self.weights.vector(&weight)?;
         if values.len() != len {
             return Err(misshapen(&weight, format!("[{len}]"), format!("{} values", values.len())));

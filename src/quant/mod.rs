@@ -3,3 +3,4 @@
 pub mod hqq;
 pub mod mse;
 pub mod rtn;
+pub mod scaling;

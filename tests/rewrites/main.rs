@@ -1,0 +1,206 @@
+//! Rewritings of a model's weights that must leave what it computes as it was, over every architecture of
+//! `fixtures/models`.
+#![allow(clippy::unwrap_used)]
+
+mod model;
+
+use llmc::model::{BlockLayout, Feeder, Fold, LinearPlace};
+use llmc::quant::scaling;
+use model::{Model, folders};
+
+/// The largest distance between logits of two models that should be the same.
+const TOLERANCE: f32 = 1e-4;
+
+/// Reproducible numbers in [0, 1).
+fn uniform(state: &mut u64) -> f32 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    (*state >> 40) as f32 / (1u32 << 24) as f32
+}
+
+/// A random scale for each element of a fold's feeder, given to all columns that it makes.
+fn random_scales(fold: &Fold, state: &mut u64) -> Vec<f32> {
+    let elements = fold.columns.iter().max().map_or(0, |max| *max as usize + 1);
+    let by_element: Vec<f32> = (0..elements).map(|_| 0.25 + 2.0 * uniform(state)).collect();
+    fold.columns.iter().map(|&element| by_element[element as usize]).collect()
+}
+
+#[track_caller]
+fn check_same(name: &str, before: &[f32], after: &[f32]) {
+    assert_eq!(before.len(), after.len());
+    let worst = before.iter().zip(after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= TOLERANCE && after.iter().all(|x| x.is_finite()), "{name}: {worst}");
+}
+
+#[test]
+fn scales_pass_every_fold_of_every_architecture() {
+    let mut state = 7;
+    for folder in folders() {
+        let mut model = Model::open(&folder);
+        if model.config.names.transposed {
+            assert!(model.layout(0).unwrap_err().to_string().contains("[in, out]"));
+            continue;
+        }
+        let before = model.run();
+        for index in 0..model.config.layers.len() {
+            let layout = model.layout(index).unwrap();
+            let mut block = model.block(index, &layout);
+            for fold in 0..block.folds.len() {
+                let scales = random_scales(&block.folds[fold], &mut state);
+                scaling::scale(&mut block, fold, &scales).unwrap();
+            }
+            model.put(block, &layout);
+        }
+        check_same(&model.name, &before, &model.run());
+    }
+}
+
+/// The linears of a block as "step input name", `+` before those that write to the residual stream, and its folds as
+/// "feeder => readers".
+fn described(layout: &BlockLayout) -> Vec<String> {
+    let end = |name: &str| name.trim_end_matches(".weight").rsplit_once('.').unwrap().1.to_owned();
+    let expert = |linear: &LinearPlace| linear.expert.map_or(String::new(), |expert| format!("{expert}."));
+    let short = |&i: &usize| format!("{}{}", expert(&layout.linears[i]), end(&layout.linears[i].name));
+    let linear = |(i, linear): (usize, &LinearPlace)| {
+        let writes = if linear.writes_residual { "+" } else { "" };
+        format!("{} {} {writes}{}", linear.step, linear.input, short(&i))
+    };
+    let fold = |fold: &Fold| {
+        let feeder = match fold.feeder {
+            Feeder::Norm(norm) => end(&layout.norms[norm].weight),
+            Feeder::Linear(linear) => short(&linear),
+        };
+        format!("{feeder} => {}", fold.readers.iter().map(short).collect::<Vec<_>>().join(" "))
+    };
+    layout.linears.iter().enumerate().map(linear).chain(layout.folds.iter().map(fold)).collect()
+}
+
+#[track_caller]
+fn check_layout(name: &str, block: usize, expected: &[&str]) {
+    let folder = folders().into_iter().find(|folder| folder.ends_with(name)).unwrap();
+    assert_eq!(described(&Model::open(&folder).layout(block).unwrap()), expected, "{name}");
+}
+
+#[test]
+fn norms_before_sublayers_feed_what_reads_them() {
+    let expected = [
+        "0 0 q_proj",
+        "0 0 k_proj",
+        "0 0 v_proj",
+        "1 1 +o_proj",
+        "2 2 gate_proj",
+        "2 2 up_proj",
+        "3 3 +down_proj",
+        "input_layernorm => q_proj k_proj v_proj",
+        "v_proj => o_proj",
+        "post_attention_layernorm => gate_proj up_proj",
+        "up_proj => down_proj",
+    ];
+    check_layout("llama", 0, &expected);
+    check_layout("qwen3", 1, &expected);
+    // The second of Gemma 2's four norms stands between o and the residual stream.
+    let own = expected.map(|line| line.replace('+', "").replace("post_attention", "pre_feedforward"));
+    check_layout("gemma2", 0, &own.each_ref().map(String::as_str));
+}
+
+#[test]
+fn fused_projections_are_linears_and_feeders_themselves() {
+    let phi3 = [
+        "0 0 qkv_proj",
+        "1 1 +o_proj",
+        "2 2 gate_up_proj",
+        "3 3 +down_proj",
+        "input_layernorm => qkv_proj",
+        "qkv_proj => o_proj",
+        "post_attention_layernorm => gate_up_proj",
+        "gate_up_proj => down_proj",
+    ];
+    check_layout("phi3", 0, &phi3);
+}
+
+#[test]
+fn parallel_blocks_have_two_steps() {
+    let neox = [
+        "0 0 query_key_value",
+        "0 2 dense_h_to_4h",
+        "1 1 +dense",
+        "1 3 +dense_4h_to_h",
+        "input_layernorm => query_key_value",
+        "query_key_value => dense",
+        "post_attention_layernorm => dense_h_to_4h",
+    ];
+    check_layout("gpt_neox", 0, &neox);
+    let one_norm = [
+        "0 0 q_proj",
+        "0 0 k_proj",
+        "0 0 v_proj",
+        "0 0 gate_proj",
+        "0 0 up_proj",
+        "1 1 +o_proj",
+        "1 2 +down_proj",
+        "input_layernorm => q_proj k_proj v_proj gate_proj up_proj",
+        "v_proj => o_proj",
+        "up_proj => down_proj",
+    ];
+    check_layout("stablelm-parallel", 0, &one_norm);
+}
+
+#[test]
+fn norms_after_sublayers_feed_nothing_and_relu_lets_scales_pass() {
+    let bert =
+        ["0 0 query", "0 0 key", "0 0 value", "1 1 +dense", "2 2 dense", "3 3 +dense", "value => dense"];
+    check_layout("bert", 0, &bert);
+    let opt = [
+        "0 0 q_proj",
+        "0 0 k_proj",
+        "0 0 v_proj",
+        "1 1 +out_proj",
+        "2 2 fc1",
+        "3 3 +fc2",
+        "v_proj => out_proj",
+        "fc1 => fc2",
+    ];
+    check_layout("opt-post-norm", 0, &opt);
+}
+
+#[test]
+fn experts_have_inputs_of_their_own_and_one_norm() {
+    let expert = |e: usize, [own, active]: [usize; 2]| {
+        [format!("2 {own} {e}.w1"), format!("2 {own} {e}.w3"), format!("3 {active} +{e}.w2")]
+    };
+    let experts = (0..4).map(|e| expert(e, [3 + 2 * e, 4 + 2 * e])).collect::<Vec<_>>();
+    let attention = ["0 0 q_proj", "0 0 k_proj", "0 0 v_proj", "1 1 +o_proj", "2 2 gate"].map(str::to_owned);
+    let inputs = experts.iter().flat_map(|[gate, up, _]| [gate.clone(), up.clone()]);
+    let outputs = experts.iter().map(|[.., down]| down.clone());
+    let folds = [
+        "input_layernorm => q_proj k_proj v_proj",
+        "v_proj => o_proj",
+        "post_attention_layernorm => gate 0.w1 0.w3 1.w1 1.w3 2.w1 2.w3 3.w1 3.w3",
+    ];
+    let own = (0..4).map(|e| format!("{e}.w3 => {e}.w2"));
+    let lines: Vec<String> = attention
+        .into_iter()
+        .chain(inputs)
+        .chain(outputs)
+        .chain(folds.map(str::to_owned))
+        .chain(own)
+        .collect();
+    check_layout("mixtral", 0, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let shared = [
+        "post_attention_layernorm => gate 0.gate_proj 0.up_proj 1.gate_proj 1.up_proj 2.gate_proj 2.up_proj \
+         3.gate_proj 3.up_proj 4.gate_proj 4.up_proj gate_proj up_proj shared_expert_gate",
+        "up_proj => down_proj",
+    ];
+    let folder = folders().into_iter().find(|folder| folder.ends_with("qwen2_moe")).unwrap();
+    let found = described(&Model::open(&folder).layout(0).unwrap());
+    assert!(shared.iter().all(|line| found.iter().any(|found| found == line)), "{found:?}");
+}
+
+/// OLMoE clips q, k and v: a scale of v would be clipped elsewhere.
+#[test]
+fn nothing_is_folded_through_a_clip() {
+    let folder = folders().into_iter().find(|folder| folder.ends_with("olmoe")).unwrap();
+    let found = described(&Model::open(&folder).layout(0).unwrap());
+    assert!(!found.iter().any(|line| line.starts_with("v_proj =>")), "{found:?}");
+}
