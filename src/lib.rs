@@ -9,6 +9,7 @@
 //! 7. `verify` reads back what was written.
 
 pub mod backend;
+pub mod calib;
 pub mod cli;
 pub mod corpus;
 pub mod engine;

@@ -35,8 +35,8 @@ impl LanguageModel {
     ///
     /// # Errors
     /// An unknown architecture, a checkpoint without config.json, tensors that are missing or of another shape.
-    pub fn open(checkpoint: Checkpoint, options: Options) -> Result<LanguageModel> {
-        let checkpoint = Arc::new(checkpoint);
+    pub fn open(checkpoint: impl Into<Arc<Checkpoint>>, options: Options) -> Result<LanguageModel> {
+        let checkpoint = checkpoint.into();
         let config = checkpoint.config.as_ref().ok_or_else(|| {
             let what = format!("{}: no config.json beside the weights", checkpoint.path.display());
             Error::unsupported(what, "name the folder that holds the model with its config.json")

@@ -142,14 +142,21 @@ fn draw(candidates: &[Candidate], unit: f64) -> u32 {
 /// Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators" (Java's SplittableRandom). Written out
 /// because a seed must give the same text for ever, and the crates of random numbers do not promise that of theirs.
 #[derive(Debug, Clone)]
-struct SplitMix64(u64);
+pub struct SplitMix64(pub u64);
 
 impl SplitMix64 {
-    fn next(&mut self) -> u64 {
+    /// 64 random bits.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// Uniform below `limit`, but for a bias of limit/2⁶⁴; 0 where `limit` is.
+    pub fn below(&mut self, limit: usize) -> usize {
+        ((u128::from(self.next()) * limit as u128) >> 64) as usize
     }
 
     /// Uniform in [0, 1), with 53 bits.

@@ -1,0 +1,201 @@
+//! Calibration sequences: which texts, how they are cut, and which of the pieces are taken.
+//!
+//! 1. Each source (`sources`) is asked for its share of the sequences, by its weight.
+//! 2. Its files are read as documents (`documents`): a text is one, a row of a table is one, a conversation is rendered
+//!    with the model's chat template.
+//! 3. Documents become token sequences (`pieces`), packed or one each; the source `self` is written by the model (`own`).
+//!
+//! The same calibration, tokenizer and files give the same sequences, on any machine; `self` the same on the same kind of
+//! CPU. Limits: a source is read whole into memory, and `self` needs the whole model in memory.
+
+mod documents;
+mod own;
+mod pieces;
+mod sources;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::corpus::Source;
+use crate::engine::sampling::SplitMix64;
+use crate::engine::{LanguageModel, Options, Tokenizer};
+use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::io::hub::Hub;
+use crate::model;
+use documents::Encoder;
+use pieces::Cut;
+use sources::Share;
+
+/// The source that is the model itself.
+pub const SELF: &str = "self";
+/// The split of a hub dataset that is taken where none is named.
+const SPLIT: &str = "train";
+
+/// What a model is calibrated on: `[calibration]` of a recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Calibration {
+    /// Sources, each a path, `-`, `org/name[@revision][:[config/]split]` or `self`; `0.7*` before one is its weight, 1
+    /// where none is given. Each gives its weight's part of the sequences.
+    pub data: Vec<String>,
+    /// Sequences in all.
+    pub samples: usize,
+    /// Tokens of a sequence: exactly with packing, at most without.
+    pub seq_len: usize,
+    /// Whether documents are joined and cut into full sequences; else each is a sequence by itself, cut at `seq_len`, and
+    /// nothing is padded.
+    pub packing: bool,
+    /// Begins the random numbers that choose the sequences.
+    pub seed: u32,
+}
+
+impl Default for Calibration {
+    fn default() -> Calibration {
+        Calibration { data: Vec::new(), samples: 128, seq_len: 512, packing: true, seed: 0 }
+    }
+}
+
+/// Token sequences, and where they are from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Samples {
+    /// Token ids: sources in their order, the sequences of each in the order of its text.
+    pub sequences: Vec<Vec<u32>>,
+    /// What each source gave.
+    pub sources: Vec<Drawn>,
+    /// blake3, in hexadecimal, of the sequences: each its length and its token ids, as little-endian u32.
+    pub digest: String,
+}
+
+/// What a source gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drawn {
+    /// As the user named it, without its weight.
+    pub source: String,
+    /// Documents that it was chosen from; 0 where the model wrote them.
+    pub documents: usize,
+    /// Sequences taken.
+    pub sequences: usize,
+    /// Their tokens.
+    pub tokens: usize,
+    /// Documents left out because they are shorter than 16 tokens.
+    pub too_short: usize,
+}
+
+impl Samples {
+    /// Tokens of all sequences.
+    pub fn tokens(&self) -> usize {
+        self.sequences.iter().map(Vec::len).sum()
+    }
+}
+
+/// What is said of long work as it goes on.
+pub struct Watch<'a> {
+    /// Set to stop.
+    pub interrupted: &'a AtomicBool,
+    /// Is given how many tokens the model has written, and how many it is to write.
+    pub progress: &'a (dyn Fn(usize, usize) + Sync),
+}
+
+impl Watch<'_> {
+    fn written(&self, tokens: usize, of: usize) -> Result<()> {
+        (self.progress)(tokens, of);
+        match self.interrupted.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted { hint: "nothing was kept: run the same command again".into() }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Calibration {
+    /// The sequences for a model.
+    ///
+    /// # Errors
+    /// Settings that make no sense; sources that are not there, hold no text, or too little; a model without a tokenizer,
+    /// or, for conversations, without a chat template.
+    pub fn sequences(&self, checkpoint: &Arc<Checkpoint>, watch: &Watch) -> Result<Samples> {
+        self.sequences_from(checkpoint, watch, &Hub::from_env().cache)
+    }
+
+    fn sequences_from(&self, checkpoint: &Arc<Checkpoint>, watch: &Watch, cache: &Path) -> Result<Samples> {
+        let shares = sources::shares(&self.data, self.samples)?;
+        self.check_length(checkpoint)?;
+        let tokenizer = Tokenizer::open(checkpoint)?;
+        let encoder = Encoder::new(checkpoint, &tokenizer);
+        let mut random = SplitMix64(u64::from(self.seed));
+        let (mut sequences, mut drawn) = (Vec::new(), Vec::new());
+        for Share { source, samples } in &shares {
+            let cut = Cut { samples: *samples, seq_len: self.seq_len, packing: self.packing };
+            let found = match source.as_str() {
+                SELF => own::written(&open(checkpoint)?, &tokenizer, &cut, &mut random, watch)?,
+                _ => pieces::of(source, &Source::find(source, SPLIT, cache)?, &encoder, &cut, &mut random)?,
+            };
+            drawn.push(Drawn {
+                source: source.clone(),
+                documents: found.documents,
+                sequences: found.sequences.len(),
+                tokens: found.sequences.iter().map(Vec::len).sum(),
+                too_short: found.too_short,
+            });
+            sequences.extend(found.sequences);
+        }
+        check_ids(checkpoint, &sequences)?;
+        Ok(Samples { digest: digest(&sequences), sequences, sources: drawn })
+    }
+
+    /// That sequences have a length, and that the model has positions for it.
+    fn check_length(&self, checkpoint: &Checkpoint) -> Result<()> {
+        if self.seq_len < 2 || self.samples.checked_mul(self.seq_len).is_none() {
+            let what = format!("{} sequences of {} tokens", self.samples, self.seq_len);
+            return Err(Error::usage(what, "--samples 128 --seq-len 512 is usual"));
+        }
+        let config = checkpoint.config.as_ref().map(model::configure).transpose()?;
+        match config.and_then(|config| config.context).filter(|context| *context < self.seq_len) {
+            Some(context) => {
+                let what =
+                    format!("sequences of {} tokens, for a model of {context} positions", self.seq_len);
+                Err(Error::usage(what, format!("set --seq-len to {context} at most")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn open(checkpoint: &Arc<Checkpoint>) -> Result<LanguageModel> {
+    LanguageModel::open(Arc::clone(checkpoint), Options::default())
+}
+
+/// That every token has a row in the embedding, where that can be told.
+fn check_ids(checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Result<()> {
+    let Some(config) = &checkpoint.config else { return Ok(()) };
+    let name = format!("{}.weight", model::configure(config)?.names.embedding);
+    let embedding = checkpoint.tensors.iter().find(|(full, _)| full.ends_with(&name));
+    let Some((name, source)) = embedding else { return Ok(()) };
+    let (rows, largest) = (source.rows_cols()[0], sequences.iter().flatten().max());
+    match largest.filter(|id| **id as usize >= rows) {
+        Some(id) => Err(Error::malformed_tensor(
+            &checkpoint.path,
+            name,
+            format!("a row for token {id}"),
+            format!("{rows} rows"),
+            "this tokenizer is another model's: take tokenizer.json from where the weights came from",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn digest(sequences: &[Vec<u32>]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for sequence in sequences {
+        hasher.update(&(sequence.len() as u32).to_le_bytes());
+        let bytes: Vec<u8> = sequence.iter().flat_map(|token| token.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! The flags that say what to calibrate on, of every command that does.
+
+use clap::Args;
+
+use crate::calib::Calibration;
+
+/// What to calibrate on.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CalibrationArguments {
+    /// Calibrate on this: a text, .jsonl, .parquet, a hub dataset (org/name:split), or self, which the model writes; with a
+    /// weight: 0.7*FILE (repeatable)
+    #[arg(long, value_name = "SOURCE")]
+    data: Vec<String>,
+    /// Calibration sequences [default: 128]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Tokens of a calibration sequence [default: 512]
+    #[arg(long, value_name = "N")]
+    seq_len: Option<usize>,
+    /// Take each document as a sequence by itself, instead of joining them
+    #[arg(long)]
+    no_packing: bool,
+    /// Chooses other sequences [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
+}
+
+impl CalibrationArguments {
+    /// Whether a source is named.
+    pub fn names_data(&self) -> bool {
+        !self.data.is_empty()
+    }
+
+    /// What the flags say, and where they say nothing, what the recipe (or the default) does.
+    pub fn over(&self, recipe: Calibration) -> Calibration {
+        Calibration {
+            data: if self.data.is_empty() { recipe.data } else { self.data.clone() },
+            samples: self.samples.unwrap_or(recipe.samples),
+            seq_len: self.seq_len.unwrap_or(recipe.seq_len),
+            packing: recipe.packing && !self.no_packing,
+            seed: self.seed.unwrap_or(recipe.seed),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        calibration: CalibrationArguments,
+    }
+
+    fn parse(flags: &str) -> CalibrationArguments {
+        let words = std::iter::once("llmc").chain(flags.split_whitespace());
+        Command::try_parse_from(words).unwrap().calibration
+    }
+
+    #[test]
+    fn flags_come_before_the_recipe() {
+        let recipe = Calibration { data: vec!["a".into()], samples: 7, ..Calibration::default() };
+        assert_eq!(parse("").over(recipe.clone()), recipe);
+        assert!(!parse("--samples 3").names_data());
+        let flags = parse("--data 2*b --data self --seq-len 64 --no-packing --seed 9");
+        let expected = Calibration {
+            data: vec!["2*b".into(), "self".into()],
+            samples: 7,
+            seq_len: 64,
+            packing: false,
+            seed: 9,
+        };
+        assert!(flags.names_data());
+        assert_eq!(flags.over(recipe), expected);
+    }
+}
