@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::export::{FORMATS, Format};
 use std::sync::Arc;
 
-use crate::method::{Def, Effect, METHODS, Method, unknown_key};
+use crate::method::{Def, Effect, METHODS, Method, Scope, unknown_key};
 use crate::numerics::presets::{self, Activations, PRESETS, Preset};
 use crate::numerics::{Fp8, Granularity, Number, Scheme};
 use crate::tensor::DType;
@@ -44,10 +44,33 @@ pub struct Recipe {
     pub allow_nonfinite: bool,
     /// Accept an input that is quantized already, and start from its dequantized values.
     pub dequantize: bool,
+    /// Other schemes for some tensors; the first that matches counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
     /// What is done to the weights, in order: rewritings, then one quantization. None: rounding to nearest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
 }
+
+/// Another scheme for tensors whose names match.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Override {
+    /// A glob over tensor names.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// A preset's name, or `dense`.
+    pub scheme: String,
+    /// Columns per scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<usize>,
+    /// Without zero points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symmetric: Option<bool>,
+}
+
+/// What an override leaves tensors as they are with.
+const DENSE: &str = "dense";
 
 /// One step of a recipe: a method, and those of its parameters that are not left at their defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +103,7 @@ impl Default for Recipe {
             strict: false,
             allow_nonfinite: false,
             dequantize: false,
+            overrides: Vec::new(),
             stages: Vec::new(),
         }
     }
@@ -96,21 +120,54 @@ pub struct Request {
     pub rewriting: Vec<Arc<dyn Method>>,
     /// How they are quantized.
     pub method: Arc<dyn Method>,
+    /// How rows are quantized that no block has, and that the method has no statistics for: the method itself where it
+    /// takes rows one by one.
+    pub rowwise: Arc<dyn Method>,
     /// Where it goes.
     pub format: &'static dyn Format,
     /// Type of what is not quantized.
     pub dtype: Option<DType>,
+    /// The schemes of [`Recipe::overrides`], in order; `None` for dense.
+    pub overrides: Vec<Option<Scheme>>,
 }
 
 impl Recipe {
     /// Parses TOML; unknown keys are errors that name the known ones.
     pub fn from_toml(text: &str) -> Result<Recipe> {
         toml::from_str(text).map_err(|e| {
-            Error::usage(
-                format!("recipe: {}", e.to_string().trim()),
-                "the keys of a recipe are the long flags of `llmc quantize`",
-            )
+            let hint = nearest_key(e.message());
+            let hint = hint.unwrap_or_else(|| "recipes/ holds examples of every key".to_owned());
+            Error::usage(format!("recipe: {}", e.to_string().trim()), hint)
         })
+    }
+
+    /// Sets a key by its path: `group_size=64`, `calibration.samples=256`, or a parameter of a stage by the name of its
+    /// method, `gptq.damping=0.05`. What is no TOML value is taken as text.
+    ///
+    /// # Errors
+    /// What is not `key=value`; unknown keys, naming the nearest known one.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let (key, text) = assignment.split_once('=').ok_or_else(|| {
+            Error::usage(format!("--set {assignment}: not key=value"), "for example --set gptq.damping=0.05")
+        })?;
+        let value = format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+        let value = value.unwrap_or_else(|| toml::Value::String(text.to_owned()));
+        let (first, rest) = key.split_once('.').unwrap_or(("", key));
+        if let Some(stage) = self.stages.iter_mut().find(|stage| stage.method == first) {
+            stage.parameters.insert(rest.to_owned(), value);
+            return self.build_stages(&[]).map(drop);
+        }
+        let mut table = Table::try_from(&*self).expect("a recipe is plain values");
+        let mut inner = &mut table;
+        if !first.is_empty() {
+            let entry = inner.entry(first).or_insert_with(|| Table::new().into());
+            inner = entry.as_table_mut().ok_or_else(|| {
+                Error::usage(format!("--set {key}: {first} has no keys in it"), "use method.parameter for stages")
+            })?;
+        }
+        inner.insert(rest.to_owned(), value);
+        *self = Recipe::from_toml(&table.to_string())?;
+        Ok(())
     }
 
     /// The recipe as TOML, keys in the order of the struct.
@@ -120,15 +177,15 @@ impl Recipe {
 
     /// Looks the names up and checks that they go together.
     pub fn resolve(&self) -> Result<Request> {
-        let preset = match &self.scheme {
-            None => None,
-            Some(name) => Some(
-                presets::find(name)
-                    .ok_or_else(|| unknown("scheme", name, PRESETS.iter().map(|preset| preset.name)))?,
-            ),
+        let preset = self.scheme.as_deref().map(find_preset).transpose()?;
+        let scheme = preset.map(|preset| adjust(preset, self.group_size, self.symmetric)).transpose()?;
+        let overrides = self.overrides.iter().map(Override::resolve).collect::<Result<Vec<_>>>()?;
+        let schemes: Vec<Scheme> = scheme.into_iter().chain(overrides.iter().copied().flatten()).collect();
+        let (rewriting, method) = self.build_stages(&schemes)?;
+        let rowwise = match method.scope() {
+            Scope::Rows => Arc::clone(&method),
+            Scope::Input | Scope::Block => default_method()?.1,
         };
-        let scheme = preset.map(|preset| self.adjust(preset)).transpose()?;
-        let (rewriting, method) = self.build_stages(scheme.as_ref())?;
         let activations = preset.and_then(|preset| preset.activations);
         let format = find_format(self.format_name(scheme.as_ref()))?;
         if activations.is_some() && !matches!(format.name(), "compressed-tensors" | "dense") {
@@ -141,9 +198,11 @@ impl Recipe {
             scheme,
             activations,
             rewriting,
+            rowwise,
             method,
             format,
             dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
+            overrides,
         })
     }
 
@@ -154,7 +213,7 @@ impl Recipe {
     }
 
     /// The methods of the stages: those that rewrite, and the one that quantizes.
-    fn build_stages(&self, scheme: Option<&Scheme>) -> Result<(Vec<Arc<dyn Method>>, Arc<dyn Method>)> {
+    fn build_stages(&self, schemes: &[Scheme]) -> Result<(Vec<Arc<dyn Method>>, Arc<dyn Method>)> {
         let mut rewriting = Vec::new();
         let mut quantizing = None;
         for stage in &self.stages {
@@ -168,53 +227,14 @@ impl Recipe {
         }
         let (def, method) = match quantizing {
             Some(found) => found,
-            None => {
-                let def = find_method(DEFAULT_METHOD)?;
-                (def, (def.build)(&Table::new())?.into())
-            }
+            None => default_method()?,
         };
-        if let Some(Err(why)) = scheme.map(def.supports) {
-            let what = format!(
-                "method {} cannot work with {}",
-                def.name,
-                scheme.map(ToString::to_string).unwrap_or_default()
-            );
-            return Err(Error::usage(what, why));
-        }
+        let refused = |scheme| match (def.supports)(scheme) {
+            Ok(()) => Ok(()),
+            Err(why) => Err(Error::usage(format!("method {} cannot work with {scheme}", def.name), why)),
+        };
+        schemes.iter().try_for_each(refused)?;
         Ok((rewriting, method))
-    }
-
-    /// The preset's scheme with the recipe's group size and symmetry.
-    fn adjust(&self, preset: &Preset) -> Result<Scheme> {
-        let mut scheme = preset.scheme;
-        if preset.activations.is_some() && (self.group_size.is_some() || self.symmetric == Some(false)) {
-            return Err(Error::usage(
-                format!(
-                    "{} quantizes inputs too: its scales are fixed ({scheme}), without zero points",
-                    preset.name
-                ),
-                "leave --group-size and --asymmetric out, or choose a scheme for weights alone such as w8a16",
-            ));
-        }
-        let grouped = matches!(scheme.number, Number::Int { .. } | Number::Nf4);
-        match self.group_size {
-            Some(_) if !grouped => {
-                return Err(Error::usage(
-                    format!("--group-size has no meaning for {scheme}, whose format fixes its groups"),
-                    "leave it out, or choose an integer scheme such as w4a16",
-                ));
-            }
-            Some(0) => scheme.granularity = Granularity::Channel,
-            Some(size) => scheme.granularity = Granularity::Group(size),
-            None => {}
-        }
-        match self.symmetric {
-            Some(false) if !matches!(scheme.number, Number::Int { .. }) => Err(Error::usage(
-                format!("{scheme} has no zero points"),
-                "--asymmetric goes with integer schemes such as w4a16",
-            )),
-            symmetric => Ok(Scheme { symmetric: symmetric.unwrap_or(scheme.symmetric), ..scheme }),
-        }
     }
 
     fn format_name(&self, scheme: Option<&Scheme>) -> &str {
@@ -230,6 +250,11 @@ impl Recipe {
 /// What quantizes where no stage does.
 const DEFAULT_METHOD: &str = "rtn";
 
+fn default_method() -> Result<(&'static Def, Arc<dyn Method>)> {
+    let def = find_method(DEFAULT_METHOD)?;
+    Ok((def, (def.build)(&Table::new())?.into()))
+}
+
 fn find_method(name: &str) -> Result<&'static Def> {
     let names: Vec<&str> = METHODS.iter().map(|def| def.name).collect();
     METHODS.iter().find(|def| def.name == name).ok_or_else(|| unknown_key("method", name, &names))
@@ -238,6 +263,61 @@ fn find_method(name: &str) -> Result<&'static Def> {
 fn after_quantizing((first, _): &(&Def, Arc<dyn Method>), second: &Def) -> Error {
     let what = format!("stage {} comes after {}, which quantizes", second.name, first.name);
     Error::usage(what, "a recipe's stages rewrite weights first, and quantize them once, last")
+}
+
+impl Override {
+    fn resolve(&self) -> Result<Option<Scheme>> {
+        if self.scheme == DENSE {
+            return Ok(None);
+        }
+        adjust(find_preset(&self.scheme)?, self.group_size, self.symmetric).map(Some)
+    }
+}
+
+fn find_preset(name: &str) -> Result<&'static Preset> {
+    presets::find(name).ok_or_else(|| unknown("scheme", name, PRESETS.iter().map(|preset| preset.name)))
+}
+
+/// The preset's scheme with another group size and symmetry.
+fn adjust(preset: &Preset, group_size: Option<usize>, symmetric: Option<bool>) -> Result<Scheme> {
+    let mut scheme = preset.scheme;
+    if preset.activations.is_some() && (group_size.is_some() || symmetric == Some(false)) {
+        return Err(Error::usage(
+            format!(
+                "{} quantizes inputs too: its scales are fixed ({scheme}), without zero points",
+                preset.name
+            ),
+            "leave --group-size and --asymmetric out, or choose a scheme for weights alone such as w8a16",
+        ));
+    }
+    let grouped = matches!(scheme.number, Number::Int { .. } | Number::Nf4);
+    match group_size {
+        Some(_) if !grouped => {
+            return Err(Error::usage(
+                format!("--group-size has no meaning for {scheme}, whose format fixes its groups"),
+                "leave it out, or choose an integer scheme such as w4a16",
+            ));
+        }
+        Some(0) => scheme.granularity = Granularity::Channel,
+        Some(size) => scheme.granularity = Granularity::Group(size),
+        None => {}
+    }
+    match symmetric {
+        Some(false) if !matches!(scheme.number, Number::Int { .. }) => Err(Error::usage(
+            format!("{scheme} has no zero points"),
+            "--asymmetric goes with integer schemes such as w4a16",
+        )),
+        symmetric => Ok(Scheme { symmetric: symmetric.unwrap_or(scheme.symmetric), ..scheme }),
+    }
+}
+
+
+/// The known key that is nearest to the unknown one that serde speaks of.
+fn nearest_key(message: &str) -> Option<String> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = quoted.next().filter(|_| message.starts_with("unknown field"))?;
+    let known: Vec<&str> = quoted.collect();
+    unknown_key("key", unknown, &known).hint().map(str::to_owned)
 }
 
 fn find_format(name: &str) -> Result<&'static dyn Format> {
@@ -289,7 +369,10 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        check("sheme = 'w4a16'", "unknown field `sheme`");
+        check("sheme = 'w4a16'", "did you mean scheme?");
+        check("[[overrides]]\nmatsh = 'x'", "did you mean match?");
+        check("[[stages]]\nmethod = 'hqq'\nkapa = 1", "did you mean kappa?");
+        check("[[overrides]]\nmatch = 'x'\nscheme = 'w4a17'", "known: ");
         check("scheme = 'w4a17'", "known: ");
         check("scheme = 'q4_k'\ngroup_size = 64", "fixes its groups");
         check("scheme = 'fp8-e5m2'\nsymmetric = false", "no zero points");
@@ -301,6 +384,22 @@ mod tests {
         check("[[stages]]\nmethod = 'rtn'\n[[stages]]\nmethod = 'mse'", "quantizes");
         check("format = 'zip'", "compressed-tensors");
         check("dtype = 'f64'", "bf16");
+    }
+
+    #[test]
+    fn keys_are_set_by_their_path() {
+        let mut recipe = Recipe { stages: vec![Stage::new("hqq")], ..Recipe::default() };
+        for assignment in ["scheme=w4a16-asym", "group_size=64", "hqq.iters=7", "exclude=['*.v_proj*']"] {
+            recipe.set(assignment).unwrap();
+        }
+        assert_eq!(recipe.group_size, Some(64));
+        assert_eq!(recipe.scheme.as_deref(), Some("w4a16-asym"));
+        assert_eq!(recipe.exclude, ["*.v_proj*"]);
+        assert_eq!(recipe.stages[0].parameters["iters"].as_integer(), Some(7));
+        for (wrong, hint) in [("hqq.itres=7", "iters"), ("group_siz=64", "group_size"), ("hqq", "damping")] {
+            let error = recipe.set(wrong).unwrap_err();
+            assert!(error.hint().unwrap().contains(hint), "{wrong}: {error}");
+        }
     }
 
     #[test]

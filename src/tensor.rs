@@ -232,3 +232,17 @@ pub enum Weight {
     /// Codes and their grid.
     Quantized(QTensor),
 }
+
+impl Weight {
+    /// The values, [rows, cols], dequantized where they are codes.
+    pub fn into_values(self) -> Array2<f32> {
+        match self {
+            Weight::Dense(values) => values,
+            Weight::Quantized(q) => {
+                let mut values = Array2::zeros((q.rows, q.cols));
+                q.dequantize(values.as_slice_mut().expect("a new array is contiguous"));
+                values
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -12,7 +13,7 @@ use super::Context;
 use crate::error::Result;
 use crate::export;
 use crate::io::Checkpoint;
-use crate::pipeline::{self, Options, Outcome};
+use crate::pipeline::{self, Options, Outcome, Target};
 use crate::plan::{Action, Plan};
 use crate::recipe::Recipe;
 
@@ -43,7 +44,7 @@ impl OutputArguments {
 /// Opens `model`, carries `recipe` out on it, prints what was done.
 pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Context) -> Result<()> {
     let start = Instant::now();
-    let checkpoint = context.open(model)?;
+    let checkpoint = Arc::new(context.open(model)?);
     let mut plan = super::plan::make(recipe, &checkpoint, context)?;
     if output.dry_run {
         return super::plan::print(&plan, context);
@@ -53,10 +54,15 @@ pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Con
     plan.metadata = pipeline::provenance(&plan, &checkpoint, &context.interrupted)?;
     let card = export::card::model_card(&plan, &command_line(), model);
     let progress = context.progress(pipeline::total_input_bytes(&plan, &checkpoint), "writing");
-    let options =
-        Options { resume: !output.no_resume, interrupted: &context.interrupted, progress: &progress };
+    let options = Options {
+        resume: !output.no_resume,
+        interrupted: &context.interrupted,
+        progress: &progress,
+        events: &|_| (),
+    };
     let documents = if plan.request.format.single_file() { vec![] } else { vec![card_file(card)] };
-    let outcome = pipeline::run(&plan, &checkpoint, &target, &documents, &options)?;
+    let targets = [Target { plan: &plan, path: &target, documents: &documents }];
+    let outcome = pipeline::run(&targets, &checkpoint, None, &options)?;
     progress.finish_and_clear();
     warn(&plan, &outcome, context);
     report(&plan, &checkpoint, &target, &outcome, start, context)

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::method::METHODS;
 use crate::numerics::presets::PRESETS;
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{Override, Recipe, Stage};
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
 pub fn catalogue(examples: &str) -> String {
@@ -54,6 +54,12 @@ pub struct RecipeArguments {
     /// Leave tensors matching this glob alone (repeatable)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
+    /// Another scheme for tensors matching a glob, `GLOB=SCHEME` or `GLOB=dense` (repeatable)
+    #[arg(long = "override", value_name = "GLOB=SCHEME", value_parser = parse_override)]
+    overrides: Vec<Override>,
+    /// A parameter of a method, or any key of a recipe: `gptq.damping=0.05` (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Make every substitution an error
     #[arg(long)]
     strict: bool,
@@ -91,7 +97,7 @@ impl RecipeArguments {
             _ => None,
         };
         let method = self.method.clone().or(self.bits.as_ref().map(|_| "mse".to_owned()));
-        Ok(Recipe {
+        let mut recipe = Recipe {
             scheme: Some(scheme),
             group_size: self.group_size,
             symmetric,
@@ -103,9 +109,19 @@ impl RecipeArguments {
             strict: self.strict,
             allow_nonfinite: self.storage.allow_nonfinite,
             dequantize: self.dequantize,
-            stages: method.into_iter().map(Stage::new).collect(),
-        })
+            overrides: self.overrides.clone(),
+            stages: method.iter().flat_map(|names| names.split(',')).map(Stage::new).collect(),
+            ..Recipe::default()
+        };
+        self.set.iter().try_for_each(|assignment| recipe.set(assignment))?;
+        Ok(recipe)
     }
+}
+
+/// `*.down_proj*=w8a16`.
+fn parse_override(text: &str) -> Result<Override, String> {
+    let (pattern, scheme) = text.split_once('=').ok_or("expected GLOB=SCHEME")?;
+    Ok(Override { pattern: pattern.into(), scheme: scheme.into(), ..Override::default() })
 }
 
 /// `5GB`, `500MB`, `64KB` (powers of ten), or bytes.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use ndarray::ArrayView2;
+use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use crate::error::{Error, Result};
 use crate::model::{Fold, NormPlace};
-use crate::numerics::{Context, Extent, Scheme};
+use crate::numerics::{Context, Extent, Scheme, linalg};
 use crate::statistics::Statistics;
-use crate::tensor::Weight;
+use crate::tensor::{QTensor, Weight};
 
 /// A linear layer (or a range of its rows) on its way through the stages of a recipe.
 #[derive(Debug, Clone)]
@@ -121,4 +121,21 @@ pub trait Trainable: Send + Sync + std::fmt::Debug {
         weight: &dyn Fn(&str) -> candle_core::Result<Option<Tensor>>,
         samples: &[usize],
     ) -> Result<Tensor>;
+}
+
+/// ‖(W − Q)·X‖ / ‖W·X‖ over the inputs X that the statistics are of; the error of the weights alone where there are none.
+pub fn relative_error(w: ArrayView2<f32>, q: &QTensor, statistics: Option<&Statistics>) -> f64 {
+    let mut error = Array2::zeros(w.dim());
+    q.dequantize(error.as_slice_mut().expect("a new array is contiguous"));
+    error -= &w;
+    let power = |values: ArrayView2<f32>| match statistics {
+        Some(Statistics { gram: Some(gram), .. }) => linalg::quadratic(values, gram.view()),
+        Some(Statistics { sum_squares, .. }) if !sum_squares.is_empty() => {
+            let row = |row: ArrayView1<f32>| row.iter().zip(sum_squares).map(|(w, h)| f64::from(w * w) * h).sum::<f64>();
+            values.rows().into_iter().map(row).sum()
+        }
+        _ => values.iter().map(|value| f64::from(value * value)).sum(),
+    };
+    let whole = power(w);
+    if whole > 0.0 { (power(error.view()) / whole).max(0.0).sqrt() } else { 0.0 }
 }

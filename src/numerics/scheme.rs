@@ -1,6 +1,7 @@
 //! `Scheme`: what stored numbers mean, and the one dispatch from a scheme to its codec.
 
 use std::fmt;
+use std::ops::Range;
 
 use ndarray::ArrayView2;
 use serde::Serialize;
@@ -269,6 +270,60 @@ impl QTensor {
             Number::Nf4 => nf4::dequantize(self, out),
             Number::Ggml(block) => ggml::dequantize(block, &self.codes, out),
         }
+    }
+}
+
+impl QTensor {
+    /// Some of its rows; a range that begins at a multiple of [`Scheme::row_multiple`].
+    pub fn rows(&self, range: Range<usize>) -> QTensor {
+        let bytes = self.codes.len() / self.rows.max(1);
+        let entries = self.grid_rows(&range);
+        let of = |values: Range<usize>, len: usize| values.start.min(len)..values.end.min(len);
+        let (scales, zeros) = (&self.grid.scales, &self.grid.zero_points);
+        QTensor {
+            rows: range.len(),
+            codes: self.codes[range.start * bytes..range.end * bytes].to_vec(),
+            grid: Grid {
+                scales: scales[of(entries.clone(), scales.len())].to_vec(),
+                zero_points: zeros[of(entries, zeros.len())].to_vec(),
+                global_scale: self.grid.global_scale,
+            },
+            g_idx: self.g_idx.clone(),
+            ..*self
+        }
+    }
+
+    /// The grid entries of some rows.
+    fn grid_rows(&self, range: &Range<usize>) -> Range<usize> {
+        match self.scheme.granularity {
+            Granularity::Tensor => 0..1,
+            Granularity::Block(height, _) => {
+                let [_, per_row] = self.scheme.grid_shape(height, self.cols);
+                range.start / height * per_row..range.end.div_ceil(height) * per_row
+            }
+            Granularity::Channel | Granularity::Group(_) => {
+                let [_, per_row] = self.scheme.grid_shape(1, self.cols);
+                range.start * per_row..range.end * per_row
+            }
+        }
+    }
+
+    /// Tensors of one scheme and as many columns, one below the other. One scale for all is that of the first.
+    ///
+    /// # Panics
+    /// Of no tensor at all.
+    pub fn stack(tensors: Vec<QTensor>) -> QTensor {
+        let mut tensors = tensors.into_iter();
+        let mut all = tensors.next().expect("at least one tensor is stacked");
+        for tensor in tensors {
+            all.rows += tensor.rows;
+            all.codes.extend(tensor.codes);
+            if all.scheme.granularity != Granularity::Tensor {
+                all.grid.scales.extend(tensor.grid.scales);
+                all.grid.zero_points.extend(tensor.grid.zero_points);
+            }
+        }
+        all
     }
 }
 

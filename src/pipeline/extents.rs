@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::chunks::chunks_of;
 use super::gather::{clear_nonfinite, gather};
+use super::made::Input;
 use super::interrupted;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -35,7 +36,7 @@ impl Extents {
                     return Err(interrupted());
                 }
                 let mut values = Vec::new();
-                gather(checkpoint, &plan.steps[chunk.step].output, chunk.rows, &mut values)?;
+                gather(Input::plain(checkpoint), &plan.steps[chunk.step].output, chunk.rows, &mut values)?;
                 clear_nonfinite(&mut values);
                 Ok((chunk.step, Extent::of(&values)))
             })

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use super::chunks::CHUNK_ELEMENTS;
+use super::made::Input;
 use crate::error::Result;
 use crate::export::{Output, rows_cols};
 use crate::io::{Checkpoint, Source, Stored, nonfinite_count};
 use crate::model::Transform;
 use crate::numerics::convert;
-use crate::tensor::DType;
+use crate::tensor::{DType, QTensor};
 
 /// How many values are not numbers one can round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,18 +86,13 @@ struct RowRun<'a> {
 }
 
 /// Reads output rows into `values`, [rows.len(), cols].
-pub fn gather(
-    checkpoint: &Checkpoint,
-    output: &Output,
-    rows: Range<usize>,
-    values: &mut Vec<f32>,
-) -> Result<()> {
+pub fn gather(input: Input, output: &Output, rows: Range<usize>, values: &mut Vec<f32>) -> Result<()> {
     let [_, cols] = rows_cols(&output.shape);
     values.resize(rows.len() * cols, 0.0);
     let mut rest = values.as_mut_slice();
-    for run in runs(checkpoint, output, rows)? {
+    for run in runs(input.checkpoint, output, rows)? {
         let (now, later) = rest.split_at_mut(run.rows.len() * cols);
-        checkpoint.read_rows(run.source, run.rows, now)?;
+        input.read_rows(run.source, run.rows, now)?;
         rest = later;
     }
     output.transform.apply(values);
@@ -105,7 +101,7 @@ pub fn gather(
 
 /// The stored bytes of output rows, where they can be passed through as they are.
 pub fn raw_runs<'a>(
-    checkpoint: &'a Checkpoint,
+    input: Input<'a>,
     output: &Output,
     rows: Range<usize>,
     dtype: DType,
@@ -114,13 +110,21 @@ pub fn raw_runs<'a>(
     let row_bytes = cols / dtype.block_elements() * dtype.block_bytes();
     let slice = |run: RowRun| {
         let same = matches!(&run.source.stored, Stored::Dense(raw) if raw.dtype == dtype);
-        let bytes = checkpoint.bytes(run.source).filter(|_| same)?;
+        let bytes = input.checkpoint.bytes(run.source).filter(|_| same)?;
         bytes.get(run.rows.start * row_bytes..run.rows.end * row_bytes)
     };
-    if output.transform != Transform::None && !output.transform.permutes_rows() {
+    let changes = output.transform != Transform::None && !output.transform.permutes_rows();
+    if changes || output.pieces.iter().any(|piece| input.rewrites(&piece.source)) {
         return Ok(None);
     }
-    Ok(runs(checkpoint, output, rows)?.into_iter().map(slice).collect())
+    Ok(runs(input.checkpoint, output, rows)?.into_iter().map(slice).collect())
+}
+
+/// The codes of output rows, where calibration has made them of every source.
+pub fn gather_codes(input: Input, output: &Output, rows: Range<usize>) -> Result<Option<QTensor>> {
+    let rows_of = |run: RowRun| Some(input.codes(&run.source.name)?.rows(run.rows));
+    let codes: Option<Vec<QTensor>> = runs(input.checkpoint, output, rows)?.into_iter().map(rows_of).collect();
+    Ok(codes.filter(|codes| !codes.is_empty()).map(QTensor::stack))
 }
 
 /// Where output rows come from.

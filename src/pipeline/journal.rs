@@ -24,6 +24,7 @@ const SYNC_EVERY: u64 = 1 << 30;
 pub struct Journal {
     path: PathBuf,
     finished: BTreeSet<usize>,
+    blocks: usize,
     file: Mutex<File>,
     unsynced: AtomicU64,
 }
@@ -42,20 +43,35 @@ impl Journal {
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(|e| Error::io(&path, e))?;
         let key = key(layout);
-        let mut finished = if resume { counted(workspace, &key, &text)? } else { BTreeSet::new() };
+        let mut counted = if resume { counted(workspace, &key, &text)? } else { Counted::default() };
         if !workspace.holds(layout) {
-            finished.clear();
+            counted = Counted::default();
         }
-        if finished.is_empty() {
+        let Counted { finished, blocks } = counted;
+        if finished.is_empty() && blocks == 0 {
             workspace.clear()?;
         }
-        begin(&mut file, &key, &finished).map_err(|e| Error::io(&path, e))?;
-        Ok(Journal { path, finished, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
+        begin(&mut file, &key, &finished, blocks).map_err(|e| Error::io(&path, e))?;
+        Ok(Journal { path, finished, blocks, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
     }
 
     /// Whether a step was finished by an earlier run.
     pub fn has(&self, step: usize) -> bool {
         self.finished.contains(&step)
+    }
+
+    /// How many blocks, from the first, an earlier run finished.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Records a finished block, after waiting for what it wrote to be on the disk: what it was made from is removed next.
+    pub fn block_done(&self, index: usize, files: &OutputFiles, sync: impl Fn() -> Result<()>) -> Result<()> {
+        files.sync()?;
+        sync()?;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = format!("{BLOCK}{index}\n{SYNCED}\n");
+        file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e))
     }
 
     /// How many steps an earlier run finished.
@@ -80,6 +96,14 @@ impl Journal {
 /// The journal's name in the partial output.
 pub const JOURNAL_NAME: &str = "llmc.journal";
 const SYNCED: &str = "synced";
+const BLOCK: &str = "block ";
+
+/// What a journal vouches for.
+#[derive(Debug, Default)]
+struct Counted {
+    finished: BTreeSet<usize>,
+    blocks: usize,
+}
 
 fn key(layout: &[OutputFile]) -> String {
     let mut hasher = blake3::Hasher::new();
@@ -90,13 +114,13 @@ fn key(layout: &[OutputFile]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// The finished steps that a journal's text vouches for.
-fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<BTreeSet<usize>> {
+/// The finished steps and blocks that a journal's text vouches for.
+fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<Counted> {
     // A line that was cut short says nothing.
     let mut lines: Vec<&str> =
         text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).collect();
     if lines.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(Counted::default());
     }
     let (found, boot) = lines[0].split_once(' ').unwrap_or((lines[0], ""));
     if found != key {
@@ -111,12 +135,17 @@ fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<BTreeSet<usiz
     if boot.is_empty() || boot != boot_id() {
         lines.truncate(lines.iter().rposition(|&line| line == SYNCED).unwrap_or(0));
     }
-    Ok(lines.iter().skip(1).filter_map(|line| line.parse().ok()).collect())
+    let block = |line: &&str| line.strip_prefix(BLOCK)?.parse::<usize>().ok();
+    Ok(Counted {
+        finished: lines.iter().skip(1).filter_map(|line| line.parse().ok()).collect(),
+        blocks: lines.iter().filter_map(block).max().map_or(0, |last| last + 1),
+    })
 }
 
-/// Writes the journal anew. What counts is not marked as synced: the next flush does that.
-fn begin(file: &mut File, key: &str, finished: &BTreeSet<usize>) -> std::io::Result<()> {
-    let steps: String = finished.iter().map(|step| format!("{step}\n")).collect();
+/// Writes the journal anew. Steps that count are not marked as synced, which the next flush does; blocks always are.
+fn begin(file: &mut File, key: &str, finished: &BTreeSet<usize>, blocks: usize) -> std::io::Result<()> {
+    let last = blocks.checked_sub(1).map(|last| format!("{BLOCK}{last}\n{SYNCED}\n"));
+    let steps: String = last.into_iter().chain(finished.iter().map(|step| format!("{step}\n"))).collect();
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(format!("{key} {}\n{steps}", boot_id()).as_bytes())

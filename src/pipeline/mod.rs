@@ -4,42 +4,41 @@
 //! Each chunk is read, quantized, laid out and written to its place by itself, so that memory is a few chunks, whatever
 //! the size of the checkpoint, and the bytes do not depend on the number of threads.
 
+mod blocks;
 mod chunks;
 mod digest;
 mod extents;
 mod gather;
 mod journal;
+mod made;
 mod output;
+mod stream;
 mod verify;
 
-use std::collections::HashMap;
-use std::ops::Range;
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
-use ndarray::Array2;
-use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::export::{Output, OutputFile, Piece};
 use crate::io::Checkpoint;
-use crate::method::{Block, Linear, Method};
-use crate::numerics::{Extent, Scheme, convert};
-use crate::plan::{Action, Plan, Step};
-use crate::tensor::{DType, Weight};
+use crate::plan::Plan;
 
-use chunks::{Chunk, chunk_rows, chunks_of, refuse_long_rows};
+pub use blocks::{BlockReport, ExpertReport, LinearReport, Material};
+use blocks::Blocks;
+use chunks::{chunk_rows, refuse_long_rows};
 pub use digest::{input_digest, provenance};
-use extents::Extents;
-use gather::{NonFinite, clear_nonfinite, gather, raw_runs};
 use journal::Journal;
+use made::Made;
 pub use output::check_target;
 use output::{OutputFiles, Workspace};
+use stream::{NonFinites, Run, input_bytes};
 pub use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};
 
 /// How to run a plan.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Options<'a> {
     /// Go on from what an interrupted run left; otherwise start afresh.
     pub resume: bool,
@@ -47,6 +46,38 @@ pub struct Options<'a> {
     pub interrupted: &'a AtomicBool,
     /// Advanced by input bytes.
     pub progress: &'a ProgressBar,
+    /// Told what happens in the block loop.
+    pub events: &'a (dyn Fn(&Event) + Sync),
+}
+
+/// What happens in the block loop.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// A linear was quantized.
+    Linear {
+        /// Its block.
+        block: usize,
+        /// What became of it.
+        linear: &'a LinearReport,
+    },
+    /// A block is finished and journaled.
+    Block {
+        /// Its number.
+        index: usize,
+        /// Blocks of the model.
+        of: usize,
+    },
+}
+
+/// One output to be made.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// What it holds.
+    pub plan: &'a Plan,
+    /// Where it goes.
+    pub path: &'a Path,
+    /// What stands beside the weights, besides what the format itself writes: (name, content).
+    pub documents: &'a [(String, Vec<u8>)],
 }
 
 /// What a run did.
@@ -58,56 +89,93 @@ pub struct Outcome {
     pub resumed_bytes: u64,
     /// Tensors with NaN or infinities that were let pass: (name, NaN, infinities).
     pub nonfinite: Vec<(String, usize, usize)>,
+    /// What was done to each block, where the recipe was carried out block by block.
+    pub blocks: Vec<BlockReport>,
 }
 
-/// Carries out a plan and publishes the result at `target`, with `documents` (name, content) beside the weights.
+/// A target being made.
+struct Output<'a> {
+    target: Target<'a>,
+    workspace: Workspace,
+    run: Run<'a>,
+}
+
+/// Carries out the plans of several targets in one go, and publishes the results. With calibration, the recipe of the
+/// first target is carried out block by block; the others store what it makes, as far as their schemes are the same.
 ///
 /// # Errors
-/// Whatever reading, quantizing and writing meet. What was finished stays in `target` + `.partial`, and the same command
+/// Whatever reading, quantizing and writing meet. What was finished stays in `path` + `.partial`, and the same command
 /// goes on from there.
 pub fn run(
-    plan: &Plan,
-    checkpoint: &Checkpoint,
-    target: &Path,
-    documents: &[(String, Vec<u8>)],
+    targets: &[Target],
+    checkpoint: &Arc<Checkpoint>,
+    material: Option<Material>,
     options: &Options,
 ) -> Result<Outcome> {
-    let format = plan.request.format;
-    refuse_long_rows(plan)?;
-    let layout = format.files(plan, checkpoint)?;
-    let workspace = Workspace::open(target, format.single_file())?;
-    let journal = Journal::open(&workspace, &layout, options.resume)?; // its lock is held until all is published
-    tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
-    let result = fill(&workspace, &layout, &journal, plan, checkpoint, documents, options);
+    targets.iter().try_for_each(|target| refuse_long_rows(target.plan))?;
+    let outputs = targets.iter().map(|target| Output::open(*target, checkpoint, options));
+    let outputs = outputs.collect::<Result<Vec<_>>>()?; // the journals' locks are held until all is published
+    let result = fill(&outputs, checkpoint, material, options);
     match &result {
-        Ok(_) => workspace.publish()?,
+        Ok(_) => outputs.iter().try_for_each(|output| output.workspace.publish())?,
         // These leave something that the same command can go on from.
         Err(Error::Io { .. } | Error::Interrupted { .. }) => {}
-        Err(_) => workspace.discard()?,
+        Err(_) if material.is_some() => {}
+        Err(_) => outputs.iter().try_for_each(|output| output.workspace.discard())?,
     }
     result
 }
 
-/// Makes the whole output in the workspace.
+impl<'a> Output<'a> {
+    fn open(target: Target<'a>, checkpoint: &'a Checkpoint, options: &'a Options) -> Result<Output<'a>> {
+        let Target { plan, path, .. } = target;
+        let layout = plan.request.format.files(plan, checkpoint)?;
+        let workspace = Workspace::open(path, plan.request.format.single_file())?;
+        let journal = Journal::open(&workspace, &layout, options.resume)?;
+        tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
+        let files = OutputFiles::create(&workspace, &layout, plan)?;
+        Ok(Output { target, workspace, run: Run::new(plan, checkpoint, files, journal, options) })
+    }
+
+    /// Writes what no block has, and what stands beside the weights.
+    fn finish(&self, checkpoint: &Checkpoint, made: &Made, in_blocks: &HashSet<usize>) -> Result<NonFinites> {
+        let plan = self.target.plan;
+        let rest = (0..plan.steps.len()).filter(|step| !in_blocks.contains(step));
+        let nonfinite = self.run.stream(rest, made)?;
+        self.run.files.sync()?;
+        let format = plan.request.format;
+        let own = [format.side_files(plan, checkpoint)?, self.target.documents.to_vec()].concat();
+        self.workspace.write_beside(checkpoint, format, &own)?;
+        tracing::info!(documents = own.len(), "written and flushed");
+        Ok(nonfinite)
+    }
+}
+
+/// Makes the whole outputs in their workspaces.
 fn fill(
-    workspace: &Workspace,
-    layout: &[OutputFile],
-    journal: &Journal,
-    plan: &Plan,
-    checkpoint: &Checkpoint,
-    documents: &[(String, Vec<u8>)],
+    outputs: &[Output],
+    checkpoint: &Arc<Checkpoint>,
+    material: Option<Material>,
     options: &Options,
 ) -> Result<Outcome> {
-    let format = plan.request.format;
-    let files = OutputFiles::create(workspace, layout, plan)?;
-    let (resumed, resumed_bytes) = skip_finished(plan, checkpoint, journal, options.progress);
-    let state = Run::new(plan, checkpoint, files, journal, options)?;
-    let nonfinite = state.stream()?;
-    state.files.sync()?;
-    let own = [format.side_files(plan, checkpoint)?, documents.to_vec()].concat();
-    workspace.write_beside(checkpoint, format, &own)?;
-    tracing::info!(files = layout.len(), documents = own.len(), "written and flushed");
-    Ok(Outcome { resumed, resumed_bytes, nonfinite })
+    let mut outcome = Outcome::default();
+    for output in outputs {
+        let (steps, bytes) = skip_finished(output.target.plan, checkpoint, &output.run.journal, options.progress);
+        outcome.resumed += steps;
+        outcome.resumed_bytes += bytes;
+        output.run.find_extents()?;
+    }
+    let ends = Made::default();
+    let runs: Vec<&Run> = outputs.iter().map(|output| &output.run).collect();
+    let blocks = material.map(|material| Blocks::new(runs[0], checkpoint, material, &ends, options)).transpose()?;
+    if let Some(blocks) = &blocks {
+        outcome.blocks = blocks.run(&runs, &outputs[0].workspace)?;
+    }
+    for output in outputs {
+        let in_blocks = blocks.as_ref().map(|blocks| blocks.all_steps(&output.run)).unwrap_or_default();
+        outcome.nonfinite.extend(output.finish(checkpoint, &ends, &in_blocks)?);
+    }
+    Ok(outcome)
 }
 
 /// Anonymous memory that a run of this plan needs at most, in bytes: the chunks in hand, and what the process itself takes.
@@ -119,169 +187,6 @@ pub fn peak_memory(plan: &Plan, threads: usize) -> u64 {
         (chunk_rows(plan.request.format, step).min(rows) * cols) as u64
     });
     PROCESS + threads as u64 * BYTES_PER_ELEMENT * largest.max().unwrap_or(0)
-}
-
-/// A run in progress.
-struct Run<'a> {
-    plan: &'a Plan,
-    checkpoint: &'a Checkpoint,
-    files: OutputFiles,
-    journal: &'a Journal,
-    extents: Extents,
-    remaining: Vec<AtomicUsize>,
-    options: &'a Options<'a>,
-}
-
-impl<'a> Run<'a> {
-    fn new(
-        plan: &'a Plan,
-        checkpoint: &'a Checkpoint,
-        files: OutputFiles,
-        journal: &'a Journal,
-        options: &'a Options,
-    ) -> Result<Self> {
-        let extents = Extents::new(plan, checkpoint, options.interrupted)?;
-        let format = plan.request.format;
-        let remaining =
-            plan.steps.iter().map(|step| AtomicUsize::new(chunks_of(format, 0, step).count())).collect();
-        Ok(Run { plan, checkpoint, files, journal, extents, remaining, options })
-    }
-
-    /// Processes every chunk that the journal does not have; returns what was not finite.
-    fn stream(&self) -> Result<Vec<(String, usize, usize)>> {
-        let format = self.plan.request.format;
-        let todo = self.plan.steps.iter().enumerate().filter(|(index, _)| !self.journal.has(*index));
-        let counts: HashMap<usize, NonFinite> = todo
-            .flat_map(|(index, step)| chunks_of(format, index, step))
-            .par_bridge()
-            .map(|chunk| {
-                let found = self.process(&chunk)?;
-                self.finish(&chunk)?;
-                Ok((chunk.step, found))
-            })
-            .filter(|result| !matches!(result, Ok((_, found)) if found.none()))
-            .try_fold(HashMap::new, |mut counts: HashMap<usize, NonFinite>, result| {
-                let (step, found) = result?;
-                counts.entry(step).or_default().add(found);
-                Ok::<_, Error>(counts)
-            })
-            .try_reduce(HashMap::new, |mut all, counts| {
-                counts.into_iter().for_each(|(step, found)| all.entry(step).or_default().add(found));
-                Ok(all)
-            })?;
-        let mut counts: Vec<_> = counts.into_iter().collect();
-        counts.sort_by_key(|(step, _)| *step);
-        Ok(counts
-            .into_iter()
-            .map(|(step, f)| (self.plan.steps[step].output.name.clone(), f.nan, f.inf))
-            .collect())
-    }
-
-    fn process(&self, chunk: &Chunk) -> Result<NonFinite> {
-        if self.options.interrupted.load(Ordering::Relaxed) {
-            return Err(interrupted());
-        }
-        let step = &self.plan.steps[chunk.step];
-        match &step.action {
-            Action::Store(dtype) => self.store(step, chunk, *dtype),
-            Action::Quantize(scheme) => self.quantize(step, chunk, scheme),
-        }
-    }
-
-    fn store(&self, step: &Step, chunk: &Chunk, dtype: DType) -> Result<NonFinite> {
-        let offset = (chunk.rows.start * row_bytes(step, dtype)) as u64;
-        if let Some(runs) = raw_runs(self.checkpoint, &step.output, chunk.rows.clone(), dtype)? {
-            let found = runs.iter().map(|run| NonFinite::count_stored(dtype, run)).sum();
-            self.check_finite(step, found)?;
-            self.write_runs(chunk.step, offset, &runs)?;
-            return Ok(found);
-        }
-        let mut values = Vec::new();
-        gather(self.checkpoint, &step.output, chunk.rows.clone(), &mut values)?;
-        let found = self.check_finite(step, NonFinite::count(&values))?;
-        let mut bytes = Vec::new();
-        convert::from_f32(dtype, &values, &mut bytes);
-        self.write_runs(chunk.step, offset, &[&bytes])?;
-        Ok(found)
-    }
-
-    /// Writes runs of bytes one after the other into a step's only part.
-    fn write_runs(&self, step: usize, mut offset: u64, runs: &[&[u8]]) -> Result<()> {
-        runs.iter().try_for_each(|run| {
-            self.files.write(step, 0, offset, run)?;
-            offset += run.len() as u64;
-            Ok(())
-        })
-    }
-
-    fn quantize(&self, step: &Step, chunk: &Chunk, scheme: &Scheme) -> Result<NonFinite> {
-        let mut values = Vec::new();
-        gather(self.checkpoint, &step.output, chunk.rows.clone(), &mut values)?;
-        let found = self.check_finite(step, NonFinite::count(&values))?;
-        if !found.none() {
-            clear_nonfinite(&mut values);
-        }
-        let extent = self.extents.of(chunk.step, step);
-        let method = self.plan.request.method.as_ref();
-        let weight = quantize_rows(method, step, scheme, extent, chunk.rows.len(), values)?;
-        let Weight::Quantized(q) = weight else { unreachable!("a quantization method returns codes") };
-        let mut sink =
-            |part: usize, offset: u64, bytes: &[u8]| self.files.write(chunk.step, part, offset, bytes);
-        self.plan.request.format.encode(&q, chunk.rows.start, &step.parts, &mut sink)?;
-        Ok(found)
-    }
-
-    /// Passes on what was found, where it is nothing, or allowed; else counts it in the whole tensor for the error.
-    fn check_finite(&self, step: &Step, found: NonFinite) -> Result<NonFinite> {
-        if found.none() || self.plan.recipe.allow_nonfinite {
-            return Ok(found);
-        }
-        let [rows, _] = step.rows_cols();
-        let mut all = Vec::new();
-        let mut total = NonFinite::default();
-        for row in 0..rows {
-            gather(self.checkpoint, &step.output, row..row + 1, &mut all)?;
-            total.add(NonFinite::count(&all));
-        }
-        Err(Error::malformed_tensor(
-            &self.checkpoint.path,
-            &step.output.name,
-            "finite weights",
-            format!("{} NaN and {} infinities among {} values", total.nan, total.inf, step.elements()),
-            "the checkpoint is probably damaged: compare its checksum with the publisher's; --allow-nonfinite lets such values pass, as 0 where they are quantized",
-        ))
-    }
-
-    /// Gives the input pages of a chunk back to the system: chunk by chunk where its rows are consecutive in one source,
-    /// and else with the step's last chunk.
-    fn release(&self, step: &Step, chunk: &Chunk) {
-        let release = |piece: &Piece, rows: Range<usize>| {
-            if let Some(source) = self.checkpoint.tensors.get(&piece.source) {
-                self.checkpoint.release(source, rows);
-            }
-        };
-        match step.output.pieces.as_slice() {
-            [piece] if !step.output.transform.permutes_rows() => {
-                release(piece, piece.rows.start + chunk.rows.start..piece.rows.start + chunk.rows.end);
-            }
-            pieces if self.remaining[chunk.step].load(Ordering::Relaxed) == 1 => {
-                pieces.iter().for_each(|piece| release(piece, piece.rows.clone()));
-            }
-            _ => {}
-        }
-    }
-
-    /// Counts the chunk as done; the step's last one is journaled.
-    fn finish(&self, chunk: &Chunk) -> Result<()> {
-        let step = &self.plan.steps[chunk.step];
-        self.release(step, chunk);
-        self.options.progress.inc(chunk_input_bytes(self.checkpoint, step, chunk));
-        if self.remaining[chunk.step].fetch_sub(1, Ordering::AcqRel) == 1 {
-            tracing::debug!(tensor = step.output.name, stored = %step.action, "finished");
-            self.journal.done(chunk.step, step.bytes(), &self.files)?;
-        }
-        Ok(())
-    }
 }
 
 /// Says what an earlier run finished, and moves the progress bar past it: (steps, their input bytes).
@@ -305,46 +210,13 @@ fn skip_finished(
     (journal.finished(), bytes)
 }
 
-/// Runs a method on rows of one linear.
-fn quantize_rows(
-    method: &dyn Method,
-    step: &Step,
-    scheme: &Scheme,
-    extent: Option<Extent>,
-    rows: usize,
-    values: Vec<f32>,
-) -> Result<Weight> {
-    let [_, cols] = step.rows_cols();
-    let dense = Array2::from_shape_vec((rows, cols), values).expect("gather returns rows x cols values");
-    let linear = Linear { extent, ..Linear::alone(&step.output.name, *scheme, Weight::Dense(dense)) };
-    let mut block = Block { linears: vec![linear], ..Block::default() };
-    method.apply(&mut block)?;
-    Ok(block.linears.pop().expect("methods keep the linears of a block").weight)
-}
-
-fn row_bytes(step: &Step, dtype: DType) -> usize {
-    let [_, cols] = step.rows_cols();
-    cols / dtype.block_elements() * dtype.block_bytes()
+/// Ends a run where the user has asked for it.
+fn check_interrupted(options: &Options) -> Result<()> {
+    if options.interrupted.load(Ordering::Relaxed) { Err(interrupted()) } else { Ok(()) }
 }
 
 fn interrupted() -> Error {
     Error::Interrupted { hint: "run the same command again: it goes on from the last finished tensor".into() }
-}
-
-/// Bytes of the input that an output is made from.
-fn input_bytes(checkpoint: &Checkpoint, output: &Output) -> u64 {
-    let piece_bytes = |piece: &Piece| {
-        let source = checkpoint.tensors.get(&piece.source)?;
-        let [rows, _] = crate::export::rows_cols(&source.shape);
-        Some(source.stored_bytes() * piece.rows.len() as u64 / rows.max(1) as u64)
-    };
-    output.pieces.iter().filter_map(piece_bytes).sum()
-}
-
-/// The chunk's share of them.
-fn chunk_input_bytes(checkpoint: &Checkpoint, step: &Step, chunk: &Chunk) -> u64 {
-    let [rows, _] = step.rows_cols();
-    input_bytes(checkpoint, &step.output) * chunk.rows.len() as u64 / rows.max(1) as u64
 }
 
 /// Total input bytes of a plan: the length of its progress bar.

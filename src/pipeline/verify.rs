@@ -13,8 +13,10 @@ use serde::Serialize;
 
 use super::chunks::{CHUNK_ELEMENTS, Chunk, chunks_of};
 use super::extents::Extents;
-use super::gather::{NonFinite, clear_nonfinite, gather};
-use super::{chunk_input_bytes, interrupted, quantize_rows};
+use super::gather::{NonFinite, clear_nonfinite, gather, raw_runs};
+use super::made::Input;
+use super::interrupted;
+use super::stream::{chunk_input_bytes, quantize_rows};
 use crate::error::{Error, Result};
 use crate::export::{Output, Piece, rows_cols};
 use crate::io::{Checkpoint, Source, Stored};
@@ -22,7 +24,7 @@ use crate::model::Transform;
 use crate::numerics::convert;
 use crate::plan::{Action, Plan, Step};
 use crate::recipe::Recipe;
-use crate::tensor::{DType, Weight};
+use crate::tensor::DType;
 
 /// How one tensor of the output compares with the input.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -181,7 +183,7 @@ fn check_chunk(
         return check_bytes(input, written, step, chunk);
     }
     let mut original = Vec::new();
-    gather(input, &step.output, chunk.rows.clone(), &mut original)?;
+    gather(Input::plain(input), &step.output, chunk.rows.clone(), &mut original)?;
     let expected = expected(plan, extents, step, chunk, &original)?;
     let mut found = Vec::new();
     match read_back(written, &step.output, chunk.rows.clone(), &mut found) {
@@ -207,10 +209,7 @@ fn expected(plan: &Plan, extents: &Extents, step: &Step, chunk: &Chunk, rows: &[
             clear_nonfinite(&mut values);
             let extent = extents.of(chunk.step, step);
             let method = plan.request.method.as_ref();
-            let weight = quantize_rows(method, step, scheme, extent, chunk.rows.len(), values.clone())?;
-            if let Weight::Quantized(q) = weight {
-                q.dequantize(&mut values);
-            }
+            quantize_rows(method, step, scheme, extent, None, values.clone())?.dequantize(&mut values);
             if let Some(dtype) = stored_dequantized(step) {
                 round_to(dtype, &mut values);
             }
@@ -237,7 +236,7 @@ fn stored_dequantized(step: &Step) -> Option<DType> {
 /// it was made from.
 fn read_back(written: &Checkpoint, output: &Output, rows: Range<usize>, values: &mut Vec<f32>) -> Result<()> {
     let Some(source) = written.tensors.get(&output.name) else {
-        return check_shapes(written, output).and_then(|()| gather(written, output, rows, values));
+        return check_shapes(written, output).and_then(|()| gather(Input::plain(written), output, rows, values));
     };
     if source.shape != output.shape {
         return Err(shape_error(written, &output.name, &output.shape, &source.shape));
@@ -245,7 +244,7 @@ fn read_back(written: &Checkpoint, output: &Output, rows: Range<usize>, values: 
     let [total, _] = rows_cols(&output.shape);
     let pieces = vec![Piece { source: output.name.clone(), rows: 0..total }];
     let direct = Output { transform: Transform::None, pieces, ..output.clone() };
-    gather(written, &direct, rows, values)
+    gather(Input::plain(written), &direct, rows, values)
 }
 
 fn check_shapes(written: &Checkpoint, output: &Output) -> Result<()> {
@@ -291,7 +290,7 @@ fn compare(step: &Step, original: &[f32], expected: &[f32], found: &[f32]) -> Su
 
 fn check_bytes(input: &Checkpoint, written: &Checkpoint, step: &Step, chunk: &Chunk) -> Result<Sums> {
     let bytes = |checkpoint: &Checkpoint, dtype: DType| -> Option<Vec<u8>> {
-        let runs = super::raw_runs(checkpoint, &step.output, chunk.rows.clone(), dtype).ok()??;
+        let runs = raw_runs(Input::plain(checkpoint), &step.output, chunk.rows.clone(), dtype).ok()??;
         Some(runs.concat())
     };
     let Action::Store(dtype) = step.action else { unreachable!("only stored tensors are compared as bytes") };

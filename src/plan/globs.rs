@@ -36,6 +36,7 @@ impl Pattern {
 pub struct Globs {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
+    overrides: Vec<Pattern>,
 }
 
 impl Globs {
@@ -47,6 +48,7 @@ impl Globs {
         Ok(Globs {
             include: compile("--include", &recipe.include)?,
             exclude: compile("--exclude", &recipe.exclude)?,
+            overrides: recipe.overrides.iter().map(|o| Pattern::new("override", &o.pattern)).collect::<Result<_>>()?,
         })
     }
 
@@ -60,9 +62,15 @@ impl Globs {
         self.include.iter().fold(false, |any, pattern| pattern.matches(names) | any)
     }
 
+    /// The first override that matches one of a tensor's names.
+    pub fn overridden(&self, names: &[&str]) -> Option<usize> {
+        let matching = self.overrides.iter().enumerate().filter(|(_, pattern)| pattern.matches(names));
+        matching.map(|(index, _)| index).min()
+    }
+
     /// Checks that every glob matched some tensor.
     pub fn all_matched(&self) -> Result<()> {
-        let idle = self.include.iter().chain(&self.exclude).find(|p| !p.matched.load(Ordering::Relaxed));
+        let idle = self.include.iter().chain(&self.exclude).chain(&self.overrides).find(|p| !p.matched.load(Ordering::Relaxed));
         match idle {
             None => Ok(()),
             Some(pattern) => Err(Error::usage(

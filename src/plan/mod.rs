@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::export::{Admission, KERNEL_GROUPS, Output, Part, Target, rows_cols, slow_group};
 use crate::io::{Checkpoint, Source, Stored};
+use crate::numerics::ggml::integers;
 use crate::numerics::{Granularity, Number, Scheme};
 use crate::recipe::{Recipe, Request};
 use crate::tensor::{BlockType, DType};
@@ -218,9 +219,8 @@ impl Planner<'_> {
     fn wanted(&self, scheme: Scheme, role: Role, source: &Source, output: &Output) -> Result<Option<Scheme>> {
         let names = [source.name.as_str(), output.name.as_str()];
         let (excluded, included) = (self.globs.excluded(&names), self.globs.included(&names));
-        if excluded {
-            return Ok(None);
-        }
+        let overridden = self.globs.overridden(&names).map(|index| self.request.overrides[index]);
+        let Some(scheme) = overridden.unwrap_or(Some(scheme)).filter(|_| !excluded) else { return Ok(None) };
         if included {
             let floats = source.shape.len() >= 2 && float_dtype(source).is_none_or(DType::is_float);
             return if floats { Ok(Some(scheme)) } else { Err(cannot_include(source)) };
@@ -228,8 +228,8 @@ impl Planner<'_> {
         Ok(match role {
             Role::Linear => Some(scheme),
             Role::Embedding | Role::Head if !self.request.format.quantizes_heads() => None,
-            Role::Embedding if !self.tied() => Some(scheme),
-            Role::Embedding | Role::Head => Some(head_scheme(scheme)),
+            Role::Embedding if !self.tied() => Some(block_scheme(scheme)),
+            Role::Embedding | Role::Head => Some(head_scheme(block_scheme(scheme))),
             Role::Other(_) => None,
         })
     }
@@ -279,6 +279,7 @@ impl Planner<'_> {
         self.request.scheme?;
         Some(match role {
             _ if self.globs.excluded(&[&source.name]) => "excluded".to_owned(),
+            _ if self.globs.overridden(&[&source.name]).is_some() => "dense, by an override".to_owned(),
             Role::Other(why) => why.to_owned(),
             Role::Embedding => "an embedding".to_owned(),
             Role::Head => "the head".to_owned(),
@@ -307,6 +308,11 @@ impl Planner<'_> {
     fn tied(&self) -> bool {
         !self.checkpoint.tensors.contains_key("lm_head.weight")
     }
+}
+
+/// The block type that holds a scheme's integers, where there is one: what no method has calibrated is rounded as it.
+fn block_scheme(scheme: Scheme) -> Scheme {
+    integers::holding(&scheme).map_or(scheme, Scheme::ggml)
 }
 
 /// What a head (or the embedding tied to it) becomes where heads are quantized: no less than 6 bits, as llama.cpp makes them.

@@ -11,7 +11,8 @@ mod metadata;
 use super::{Admission, Format, Output, OutputFile, Part, Sink, Target, rows_cols};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::{Number, Scheme};
+use crate::numerics::ggml::integers;
+use crate::numerics::{Number, ScaleType, Scheme};
 use crate::plan::Plan;
 use crate::tensor::{BlockType, DType, QTensor};
 
@@ -29,16 +30,18 @@ impl Format for Gguf {
     }
 
     fn admit(&self, scheme: &Scheme, shape: &[usize], _dtype: DType) -> Admission {
-        let Number::Ggml(block) = scheme.number else {
+        let Some(block) = block_of(scheme) else {
             return Admission::Never(
-                "GGUF holds its own block types: --scheme q4_k, q8_0 and so on (llmc quantize --help)".into(),
+                "GGUF holds its own block types: --scheme q4_k, q8_0 and so on (llmc quantize --help); and symmetric \
+                 integers of 4, 5 or 8 bits in groups of 32, as q4_0, q5_0 and q8_0"
+                    .into(),
             );
         };
         let [_, cols] = rows_cols(shape);
         let fits = |block: BlockType| cols.is_multiple_of(block.block_elements());
         let reason = format!("{cols} columns are not a multiple of {}", block.block_elements());
         match substitute(block) {
-            _ if fits(block) => Admission::As(*scheme),
+            _ if fits(block) => Admission::As(Scheme { scale: ScaleType::F16, ..*scheme }),
             Some(other) if fits(other) => {
                 Admission::Instead(Scheme::ggml(other), format!("{reason}: {}", other.name()))
             }
@@ -63,7 +66,7 @@ impl Format for Gguf {
     fn parts(&self, output: &Output, scheme: &Scheme, _target: &Target) -> Vec<Part> {
         vec![Part {
             name: output.name.clone(),
-            dtype: DType::Block(block_of(scheme)),
+            dtype: DType::Block(block_of(scheme).expect(ADMITTED)),
             shape: output.shape.clone(),
         }]
     }
@@ -73,9 +76,13 @@ impl Format for Gguf {
     }
 
     fn encode(&self, q: &QTensor, first_row: usize, _parts: &[Part], sink: &mut Sink) -> Result<()> {
-        let block = block_of(&q.scheme);
+        let block = block_of(&q.scheme).expect(ADMITTED);
         let row_bytes = q.cols / block.block_elements() * block.block_bytes();
-        sink(0, (first_row * row_bytes) as u64, &q.codes)
+        let offset = (first_row * row_bytes) as u64;
+        match q.scheme.number {
+            Number::Ggml(_) => sink(0, offset, &q.codes),
+            _ => sink(0, offset, &integers::pack(q)),
+        }
     }
 
     fn files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
@@ -108,22 +115,26 @@ fn substitute(block: BlockType) -> Option<BlockType> {
     }
 }
 
-/// The block type of a scheme that [`Gguf::admit`] let in.
-fn block_of(scheme: &Scheme) -> BlockType {
+const ADMITTED: &str = "admit lets in what block types hold";
+
+/// The block type that holds a scheme.
+fn block_of(scheme: &Scheme) -> Option<BlockType> {
     match scheme.number {
-        Number::Ggml(block) => block,
-        _ => unreachable!("admit lets only block types in"),
+        Number::Ggml(block) => Some(block),
+        _ => integers::holding(scheme),
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::numerics::Granularity;
 
     fn check(block: BlockType, cols: usize, expected: &str) {
         let found = match Gguf.admit(&Scheme::ggml(block), &[8, cols], DType::BF16) {
-            Admission::As(scheme) => format!("as {}", block_of(&scheme).name()),
-            Admission::Instead(scheme, why) => format!("{} because {why}", block_of(&scheme).name()),
+            Admission::As(scheme) => format!("as {}", block_of(&scheme).unwrap().name()),
+            Admission::Instead(scheme, why) => format!("{} because {why}", block_of(&scheme).unwrap().name()),
             Admission::Dense(why) => format!("dense because {why}"),
             Admission::Never(_) => "never".into(),
         };
@@ -138,6 +149,17 @@ mod tests {
         check(BlockType::IQ4_XS, 32, "iq4_nl because 32 columns are not a multiple of 256: iq4_nl");
         check(BlockType::Q4_K, 100, "dense because 100 columns are not a multiple of 256");
         check(BlockType::Q8_0, 100, "dense because 100 columns are not a multiple of 32");
+    }
+
+    #[test]
+    fn integers_in_groups_of_32_are_blocks() {
+        let admit = |group| {
+            let scheme = Scheme::int(4, Granularity::Group(group), true, ScaleType::BF16);
+            Gguf.admit(&scheme, &[8, 256], DType::BF16)
+        };
+        let Admission::As(scheme) = admit(32) else { panic!("refused") };
+        assert_eq!((block_of(&scheme), scheme.scale), (Some(BlockType::Q4_0), ScaleType::F16));
+        assert!(matches!(admit(64), Admission::Never(_)));
     }
 
     #[test]

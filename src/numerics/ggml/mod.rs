@@ -8,6 +8,7 @@ mod affine;
 mod best;
 mod block;
 mod iq4;
+pub mod integers;
 mod iq4_nl;
 mod iq4_xs;
 mod k_quants;

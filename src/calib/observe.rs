@@ -1,0 +1,270 @@
+//! A backend that computes as another does, and looks at what linears read on the way: the forward pass is not written
+//! twice for calibration.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ndarray::ArrayView2;
+
+use crate::backend::{
+    Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span,
+};
+use crate::error::Result;
+use crate::model::BlockLayout;
+use crate::statistics::{Needs, Statistics};
+
+/// What one pass over a block looks at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// Statistics to gather.
+    pub needs: Needs,
+    /// The step of the forward pass whose inputs are looked at; `None` looks at all.
+    pub step: Option<usize>,
+    /// Experts that every token is shown to, whatever the router says of it; their outputs count as little as before.
+    pub shown_all: BTreeSet<usize>,
+    /// Whether the largest keys and values are looked for.
+    pub key_values: bool,
+}
+
+/// What a pass saw.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    /// By [`crate::model::LinearPlace::input`]; of inputs that were not looked at, or saw no token: `None`.
+    pub inputs: Vec<Option<Statistics>>,
+    /// max |k| as it is cached (rotated), and max |v|.
+    pub key_values: [f32; 2],
+}
+
+/// The wrapper. Linears that the layout names are watched while a [`Watch`] is set.
+pub struct Observing<B> {
+    inner: B,
+    places: HashMap<String, Place>,
+    inputs: usize,
+    /// Input and step of what was loaded so far.
+    loaded: Mutex<Vec<[usize; 2]>>,
+    state: Mutex<State>,
+}
+
+/// Where a linear stands in the layout.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    step: usize,
+    input: usize,
+    /// Whether no linear loaded before it reads the same input; and none of the same step.
+    first: bool,
+    first_of_step: bool,
+}
+
+#[derive(Default)]
+struct State {
+    watch: Option<Watch>,
+    seen: Seen,
+}
+
+/// A linear layer, and which one it is.
+pub struct Linear<L> {
+    inner: L,
+    place: Option<Place>,
+    rows: usize,
+}
+
+impl<B: Backend> Observing<B> {
+    /// Wraps a backend for one block.
+    pub fn new(inner: B, layout: &BlockLayout) -> Self {
+        let place = |linear: &crate::model::LinearPlace| {
+            let place = Place { step: linear.step, input: linear.input, first: true, first_of_step: true };
+            (linear.name.clone(), place)
+        };
+        let inputs = layout.linears.iter().map(|linear| linear.input + 1).max().unwrap_or(0);
+        let places = layout.linears.iter().map(place).collect();
+        Observing { inner, places, inputs, loaded: Mutex::default(), state: Mutex::default() }
+    }
+
+    /// Begins to watch.
+    pub fn watch(&self, watch: Watch) {
+        let seen = Seen { inputs: vec![None; self.inputs], ..Seen::default() };
+        *self.state() = State { watch: Some(watch), seen };
+    }
+
+    /// Ends it, and tells what was seen.
+    pub fn seen(&self) -> Seen {
+        std::mem::take(&mut *self.state()).seen
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at an input; tells whether the pass ends with it, and its linears need not be computed.
+    fn look(&self, x: &B::Tensor, place: Place) -> Result<bool> {
+        let state = &mut *self.state();
+        let Some(watch) = &state.watch else { return Ok(false) };
+        let looks = watch.step.map_or(place.first, |step| step == place.step && place.first_of_step);
+        if looks {
+            let rows = self.inner.rows(x);
+            let needs = watch.needs;
+            let slot = &mut state.seen.inputs[place.input];
+            self.inner.read(x, |values| {
+                let cols = values.len() / rows.max(1);
+                if let Ok(x) = ArrayView2::from_shape((rows, cols), values) {
+                    slot.get_or_insert_with(|| Statistics::new(cols, needs)).observe(x);
+                }
+            })?;
+        }
+        Ok(watch.step.is_some_and(|step| place.step >= step))
+    }
+
+    /// Tells whether a linear is the first to read its input.
+    fn claim(&self, place: Place) -> Place {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = loaded.iter().all(|[input, _]| *input != place.input);
+        let first_of_step = !loaded.contains(&[place.input, place.step]);
+        loaded.push([place.input, place.step]);
+        Place { first, first_of_step, ..place }
+    }
+
+    /// Adds all tokens that the router has not sent there to the experts that are to see all: with a weight of zero.
+    fn show_all(
+        &self,
+        logits: &B::Tensor,
+        experts: &BTreeSet<usize>,
+        routes: &mut Vec<Route<B::Tensor>>,
+    ) -> Result<()> {
+        let tokens = self.inner.rows(logits);
+        for &expert in experts {
+            let sent: BTreeSet<u32> =
+                routes.iter().filter(|route| route.expert == expert).flat_map(|route| route.rows.clone()).collect();
+            let rows: Vec<u32> = (0..tokens as u32).filter(|row| !sent.contains(row)).collect();
+            let weights = self.inner.zeros(rows.len(), 1)?;
+            routes.push(Route { expert, rows, weights });
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Backend for Observing<B> {
+    type Tensor = B::Tensor;
+    type Linear = Linear<B::Linear>;
+    type Table = B::Table;
+    type Norm = B::Norm;
+    type KeyValues = B::KeyValues;
+
+    fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Self::Linear> {
+        let place = parts.first().and_then(|part| self.places.get(part.name())).map(|place| self.claim(*place));
+        let rows = parts.iter().map(|part| part.shape()[0]).sum();
+        Ok(Linear { inner: self.inner.load_linear(parts, bias)?, place, rows })
+    }
+
+    fn load_table(&self, rows: Arc<dyn Matrix>) -> Result<B::Table> {
+        self.inner.load_table(rows)
+    }
+
+    fn tied_head(&self, table: &B::Table) -> Result<Self::Linear> {
+        Ok(Linear { inner: self.inner.tied_head(table)?, place: None, rows: 0 })
+    }
+
+    fn load_norm(&self, norm: NormWeights) -> Result<B::Norm> {
+        self.inner.load_norm(norm)
+    }
+
+    fn key_values(&self, width: usize, slots: usize) -> Result<B::KeyValues> {
+        self.inner.key_values(width, slots)
+    }
+
+    fn copy_slot(&self, cache: &mut B::KeyValues, from: usize, to: usize, len: usize) -> Result<()> {
+        self.inner.copy_slot(cache, from, to, len)
+    }
+
+    fn rows(&self, x: &B::Tensor) -> usize {
+        self.inner.rows(x)
+    }
+
+    fn embed(&self, table: &B::Table, ids: &[u32]) -> Result<B::Tensor> {
+        self.inner.embed(table, ids)
+    }
+
+    fn linear(&self, x: &B::Tensor, linear: &Self::Linear) -> Result<B::Tensor> {
+        match linear.place {
+            Some(place) if self.look(x, place)? => self.inner.zeros(self.inner.rows(x), linear.rows),
+            _ => self.inner.linear(x, &linear.inner),
+        }
+    }
+
+    fn norm(&self, x: &B::Tensor, norm: &B::Norm) -> Result<B::Tensor> {
+        self.inner.norm(x, norm)
+    }
+
+    fn split<const N: usize>(&self, x: &B::Tensor, widths: [usize; N]) -> Result<[B::Tensor; N]> {
+        self.inner.split(x, widths)
+    }
+
+    fn rope(&self, x: B::Tensor, rotations: &Rotations) -> Result<B::Tensor> {
+        self.inner.rope(x, rotations)
+    }
+
+    fn attention(
+        &self,
+        q: &B::Tensor,
+        k: &B::Tensor,
+        v: &B::Tensor,
+        spec: &Attention,
+        spans: &[Span],
+        cache: Option<&mut B::KeyValues>,
+    ) -> Result<B::Tensor> {
+        let state = &mut *self.state();
+        if state.watch.as_ref().is_some_and(|watch| watch.key_values) {
+            for (largest, x) in state.seen.key_values.iter_mut().zip([k, v]) {
+                let absmax = |values: &[f32]| values.iter().fold(*largest, |max, x| max.max(x.abs()));
+                *largest = self.inner.read(x, absmax)?;
+            }
+        }
+        self.inner.attention(q, k, v, spec, spans, cache)
+    }
+
+    fn activate(&self, x: B::Tensor, activation: Activation) -> Result<B::Tensor> {
+        self.inner.activate(x, activation)
+    }
+
+    fn gate(&self, x: &B::Tensor, activation: Activation) -> Result<B::Tensor> {
+        self.inner.gate(x, activation)
+    }
+
+    fn add(&self, x: B::Tensor, y: &B::Tensor) -> Result<B::Tensor> {
+        self.inner.add(x, y)
+    }
+
+    fn scale(&self, x: B::Tensor, factor: f32) -> Result<B::Tensor> {
+        self.inner.scale(x, factor)
+    }
+
+    fn soft_cap(&self, x: B::Tensor, cap: f32) -> Result<B::Tensor> {
+        self.inner.soft_cap(x, cap)
+    }
+
+    fn gather(&self, x: &B::Tensor, rows: &[u32]) -> Result<B::Tensor> {
+        self.inner.gather(x, rows)
+    }
+
+    fn scatter_add(&self, x: B::Tensor, rows: &[u32], y: &B::Tensor, weights: &B::Tensor) -> Result<B::Tensor> {
+        self.inner.scatter_add(x, rows, y, weights)
+    }
+
+    fn route(&self, logits: &B::Tensor, routing: Routing) -> Result<Vec<Route<B::Tensor>>> {
+        let mut routes = self.inner.route(logits, routing)?;
+        let shown_all = self.state().watch.as_ref().map(|watch| watch.shown_all.clone()).unwrap_or_default();
+        self.show_all(logits, &shown_all, &mut routes)?;
+        Ok(routes)
+    }
+
+    fn zeros(&self, rows: usize, cols: usize) -> Result<B::Tensor> {
+        self.inner.zeros(rows, cols)
+    }
+
+    fn tensor(&self, rows: usize, cols: usize, values: &[f32]) -> Result<B::Tensor> {
+        self.inner.tensor(rows, cols, values)
+    }
+
+    fn read<R>(&self, x: &B::Tensor, look: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        self.inner.read(x, look)
+    }
+}

@@ -1,0 +1,79 @@
+//! Integers in groups of 32 under one scale, which are blocks already: Q4_0, Q5_0 and Q8_0 hold them to the bit.
+
+use half::f16;
+
+use super::block::{self, BLOCK, Block};
+use crate::numerics::{Granularity, Number, Scheme};
+use crate::tensor::{BlockType, QTensor};
+
+/// The block type that holds a scheme's integers; `None` where none does.
+pub fn holding(scheme: &Scheme) -> Option<BlockType> {
+    match (scheme.number, scheme.granularity) {
+        (Number::Int { bits }, Granularity::Group(BLOCK)) if scheme.symmetric => match bits {
+            4 => Some(BlockType::Q4_0),
+            5 => Some(BlockType::Q5_0),
+            8 => Some(BlockType::Q8_0),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The blocks of rows that [`holding`] has a type for. Scales are rounded to half precision, which those of
+/// [`ScaleType::F16`](crate::numerics::ScaleType) are already.
+///
+/// # Panics
+/// Where a row is not a whole number of blocks, or no type holds the scheme.
+pub fn pack(q: &QTensor) -> Vec<u8> {
+    let block = holding(&q.scheme).expect("the scheme's integers are those of a block type");
+    assert_eq!(q.cols % BLOCK, 0, "pack: a row is not a whole number of blocks");
+    let mut bytes = Vec::with_capacity(q.codes.len() / BLOCK * block.block_bytes());
+    for (codes, scale) in q.codes.as_chunks::<BLOCK>().0.iter().zip(&q.grid.scales) {
+        bytes.extend(f16::from_f32(*scale).to_le_bytes());
+        pack_codes(block, codes, &mut bytes);
+    }
+    bytes
+}
+
+fn pack_codes(block: BlockType, codes: &Block<u8>, bytes: &mut Vec<u8>) {
+    match block {
+        BlockType::Q8_0 => bytes.extend(codes.map(|code| code ^ 0x80)),
+        BlockType::Q5_0 => {
+            bytes.extend(block::pack_fifth_bits(codes));
+            bytes.extend(block::pack_nibbles(codes));
+        }
+        _ => bytes.extend(block::pack_nibbles(codes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+    use crate::numerics::{Context, ScaleType};
+
+    #[test]
+    fn blocks_give_the_values_of_the_integers() {
+        let w = Array2::from_shape_fn((3, 96), |(row, col)| ((row * 96 + col) as f32 * 0.37).sin() * 0.1);
+        for bits in [4, 5, 8] {
+            let scheme = Scheme::int(bits, Granularity::Group(32), true, ScaleType::F16);
+            let q = scheme.quantize(w.view(), &Context::default());
+            let [mut expected, mut found] = [vec![0.0; w.len()], vec![0.0; w.len()]];
+            q.dequantize(&mut expected);
+            super::super::dequantize(holding(&scheme).expect("a type"), &pack(&q), &mut found);
+            assert_eq!(found, expected, "{bits} bits");
+        }
+    }
+
+    #[test]
+    fn other_schemes_have_no_block_type() {
+        let int = |bits, group, symmetric| {
+            holding(&Scheme::int(bits, Granularity::Group(group), symmetric, ScaleType::F16))
+        };
+        assert_eq!(int(4, 32, true), Some(BlockType::Q4_0));
+        assert_eq!(int(4, 64, true), None);
+        assert_eq!(int(4, 32, false), None);
+        assert_eq!(int(3, 32, true), None);
+    }
+}

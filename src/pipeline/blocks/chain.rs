@@ -1,0 +1,82 @@
+//! The hidden states of the calibration set between two blocks, in a file: memory holds a batch of them at a time, and an
+//! interrupted run finds them where it left them.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::numerics::convert;
+use crate::pipeline::output::write_at;
+use crate::tensor::DType;
+
+/// Hidden states, [tokens, hidden] in f32, sequence after sequence.
+#[derive(Debug)]
+pub struct Chain {
+    path: PathBuf,
+    file: File,
+    hidden: usize,
+}
+
+impl Chain {
+    /// Makes a file for so many tokens; the space is taken at once, so that a disk that is too small is found out early.
+    pub fn create(path: &Path, tokens: usize, hidden: usize) -> Result<Chain> {
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
+        let file = file.map_err(|e| Error::io(path, e))?;
+        let bytes = (tokens * hidden * size_of::<f32>()) as u64;
+        crate::pipeline::output::reserve(&file, bytes).map_err(|e| Error::io(path, e))?;
+        Ok(Chain { path: path.to_owned(), file, hidden })
+    }
+
+    /// Opens what an interrupted run left; `None` where it is not there, or not whole.
+    pub fn open(path: &Path, tokens: usize, hidden: usize) -> Result<Option<Chain>> {
+        let Ok(file) = File::options().read(true).write(true).open(path) else { return Ok(None) };
+        let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
+        let whole = len == (tokens * hidden * size_of::<f32>()) as u64;
+        Ok(whole.then(|| Chain { path: path.to_owned(), file, hidden }))
+    }
+
+    /// Writes the rows of some tokens.
+    pub fn write(&self, tokens: &Range<usize>, values: &[f32]) -> Result<()> {
+        let mut bytes = Vec::new();
+        convert::from_f32(DType::F32, values, &mut bytes);
+        write_at(&self.file, &bytes, self.offset(tokens.start)).map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// Reads the rows of some tokens, [tokens, hidden].
+    pub fn read(&self, tokens: &Range<usize>) -> Result<Vec<f32>> {
+        let mut bytes = vec![0; tokens.len() * self.hidden * size_of::<f32>()];
+        let read = read_at(&self.file, &mut bytes, self.offset(tokens.start));
+        read.map_err(|e| Error::io(&self.path, e))?;
+        let mut values = vec![0.0; tokens.len() * self.hidden];
+        convert::to_f32(DType::F32, &bytes, &mut values);
+        Ok(values)
+    }
+
+    /// Waits until it is on the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io(&self.path, e))
+    }
+
+    fn offset(&self, token: usize) -> u64 {
+        (token * self.hidden * size_of::<f32>()) as u64
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, offset)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[read..];
+        offset += read as u64;
+    }
+    Ok(())
+}

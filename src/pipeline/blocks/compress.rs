@@ -1,0 +1,257 @@
+//! One block through the stages of a recipe.
+
+use ndarray::Array2;
+
+use super::chain::Chain;
+use super::passes::Gathered;
+use super::weights::{Current, vectors};
+use super::{BlockReport, Blocks, LinearReport};
+use crate::calib::observe::Watch;
+use crate::error::{Error, Result};
+use crate::method::{self, Method, Norm, Scope, relative_error};
+use crate::model::{LinearPlace, NormPlace};
+use crate::numerics::Extent;
+use crate::pipeline::Event;
+use crate::pipeline::gather::{NonFinite, clear_nonfinite};
+use crate::pipeline::made::Made;
+use crate::statistics::{Needs, Statistics};
+use crate::tensor::Weight;
+
+/// A block on its way.
+struct Work {
+    block: method::Block,
+    /// Whether a stage has changed weights or norms.
+    rewritten: bool,
+    report: BlockReport,
+}
+
+impl Blocks<'_> {
+    /// Makes codes of a block's linears; runs the result from the chains of this block into those of the next.
+    pub(super) fn compress(&self, index: usize, chains: &[Chain], next: &[Chain]) -> Result<(Made, BlockReport)> {
+        let mut work = Work { block: self.load(index)?, rewritten: false, report: BlockReport::of(index) };
+        for stage in &self.request.rewriting {
+            self.observe(&mut work, stage.needs(), None, &chains[0], None)?;
+            stage.apply(&mut work.block)?;
+            work.rewritten = true;
+        }
+        let method = self.request.method.as_ref();
+        match method.scope() {
+            Scope::Rows => self.weigh(&mut work, &chains[0], &next[0])?,
+            Scope::Input => self.by_input(&mut work, method, &chains[0])?,
+            Scope::Block => self.whole(&mut work, method, chains, next)?,
+        }
+        if method.scope() != Scope::Rows {
+            let weights = self.current(&work);
+            self.pass(index, &weights, &chains[0], None, Some(&next[0]))?;
+        }
+        self.tell(&work.report);
+        Ok((made(work.block, work.rewritten || method.scope() == Scope::Block), work.report))
+    }
+
+    fn tell(&self, report: &BlockReport) {
+        for linear in &report.linears {
+            (self.options.events)(&Event::Linear { block: report.block, linear });
+        }
+    }
+
+    /// The weights as the stages so far have left them.
+    fn current(&self, work: &Work) -> Current<'_> {
+        Current::new(&self.checkpoint, self.ends).with(&work.block, work.rewritten)
+    }
+
+    /// Gathers statistics of the inputs of a step, or of all, into the block.
+    fn observe(
+        &self,
+        work: &mut Work,
+        needs: Needs,
+        step: Option<usize>,
+        input: &Chain,
+        output: Option<&Chain>,
+    ) -> Result<()> {
+        if needs == Needs::default() && output.is_none() {
+            return Ok(());
+        }
+        let index = work.block.index;
+        let watch = Watch { needs, step, ..Watch::default() };
+        let Gathered { seen, experts } = self.gather(index, &self.current(work), input, watch, output)?;
+        for report in experts {
+            if work.report.experts.iter().all(|known| known.expert != report.expert) {
+                work.report.experts.push(report);
+            }
+        }
+        let known: Vec<bool> = seen.inputs.iter().map(Option::is_some).collect();
+        work.block.inputs = seen.inputs.into_iter().map(Option::unwrap_or_default).collect();
+        for (linear, place) in work.block.linears.iter_mut().zip(&self.layouts[index].linears) {
+            linear.input = Some(place.input).filter(|input| known[*input]);
+        }
+        refuse_nonfinite(&work.block)
+    }
+
+    /// For methods that take rows by themselves: the importance of columns, on the uncompressed chain.
+    fn weigh(&self, work: &mut Work, input: &Chain, output: &Chain) -> Result<()> {
+        let needs = Needs { second_moment: true, ..self.request.method.needs() };
+        self.observe(work, needs, None, input, Some(output))?;
+        let inputs = &work.block.inputs;
+        for linear in &mut work.block.linears {
+            linear.importance = linear.input.map(|input| inputs[input].second_moment());
+        }
+        Ok(())
+    }
+
+    /// For methods that take the linears of one step at a time: later steps see what the earlier ones have become.
+    fn by_input(&self, work: &mut Work, method: &dyn Method, input: &Chain) -> Result<()> {
+        let places = &self.layouts[work.block.index].linears;
+        let steps: std::collections::BTreeSet<usize> = places.iter().map(|place| place.step).collect();
+        for step in steps {
+            let of_step: Vec<usize> = (0..places.len())
+                .filter(|&i| places[i].step == step && work.block.linears[i].scheme.is_some())
+                .collect();
+            if of_step.is_empty() {
+                continue;
+            }
+            self.observe(work, method.needs(), Some(step), input, None)?;
+            let linears = of_step.iter().map(|&i| work.block.linears[i].clone()).collect();
+            let inputs = std::mem::take(&mut work.block.inputs);
+            let mut part =
+                method::Block { index: work.block.index, linears, inputs, ..method::Block::default() };
+            method.apply(&mut part)?;
+            for (&i, linear) in of_step.iter().zip(part.linears) {
+                work.report.linears.push(compare(&work.block.linears[i], &linear, &part.inputs)?);
+                work.block.linears[i] = linear;
+            }
+        }
+        Ok(())
+    }
+
+    /// For methods that take the block as a whole.
+    fn whole(&self, work: &mut Work, method: &dyn Method, chains: &[Chain], next: &[Chain]) -> Result<()> {
+        if let [_, reference] = chains {
+            self.pass(work.block.index, &self.current(work), reference, None, Some(&next[1]))?;
+        }
+        self.observe(work, method.needs(), None, &chains[0], None)?;
+        method.apply(&mut work.block)?;
+        work.rewritten = true;
+        Ok(())
+    }
+
+    /// Reads a block's weights.
+    fn load(&self, index: usize) -> Result<method::Block> {
+        let layout = &self.layouts[index];
+        let linears = layout.linears.iter().map(|place| self.load_linear(place)).collect::<Result<_>>()?;
+        let norms = layout.norms.iter().map(|place| self.load_norm(place)).collect::<Result<_>>()?;
+        let folds = layout.folds.clone();
+        let mut block = method::Block { index, linears, norms, folds, ..method::Block::default() };
+        self.set_extents(&mut block)?;
+        Ok(block)
+    }
+
+    fn load_linear(&self, place: &LinearPlace) -> Result<method::Linear> {
+        let values = self.read(&place.name)?;
+        let scheme = self.schemes.get(&place.name).copied();
+        let bias = place.bias.as_deref().map(|name| self.read(name)).transpose()?;
+        Ok(method::Linear {
+            name: place.name.clone(),
+            scheme,
+            extent: None,
+            importance: None,
+            weight: Weight::Dense(values),
+            bias: bias.map(|values| values.into_iter().collect()),
+            input: None,
+            writes_residual: place.writes_residual,
+        })
+    }
+
+    fn load_norm(&self, place: &NormPlace) -> Result<Norm> {
+        let more = if place.plus_one { 1.0 } else { 0.0 };
+        let bias = place.bias.as_deref().map(|name| self.read(name)).transpose()?;
+        Ok(Norm {
+            place: place.clone(),
+            weight: self.read(&place.weight)?.iter().map(|w| w + more).collect(),
+            bias: bias.map(|values| values.into_iter().collect()),
+        })
+    }
+
+    /// All values of a tensor, [rows, cols].
+    fn read(&self, name: &str) -> Result<Array2<f32>> {
+        let source = self.checkpoint.source(name)?;
+        let [rows, cols] = source.rows_cols();
+        let mut values = vec![0.0; rows * cols];
+        self.checkpoint.read_rows(source, 0..rows, &mut values)?;
+        let found = NonFinite::count(&values);
+        if !found.none() && !self.allow_nonfinite {
+            let found = format!("{} NaN and {} infinities", found.nan, found.inf);
+            let hint = "the checkpoint is probably damaged: compare its checksum with the publisher's; --allow-nonfinite takes such values as 0";
+            return Err(Error::malformed_tensor(&self.checkpoint.path, name, "finite weights", found, hint));
+        }
+        clear_nonfinite(&mut values);
+        Ok(Array2::from_shape_vec((rows, cols), values).expect("as many values as the shape says"))
+    }
+
+    /// The extents that schemes need, of all linears that share theirs.
+    fn set_extents(&self, block: &mut method::Block) -> Result<()> {
+        let group = |linear: &method::Linear| self.fused.get(&linear.name).copied();
+        let mut extents: Vec<Option<Extent>> = Vec::new();
+        for linear in &block.linears {
+            let needed = linear.scheme.is_some_and(|scheme| scheme.needs_extent());
+            let values = needed.then(|| linear.dense()).transpose()?;
+            extents.push(values.map(|values| Extent::of(&values.iter().copied().collect::<Vec<_>>())));
+        }
+        for index in 0..block.linears.len() {
+            let own = group(&block.linears[index]);
+            let shares = |other: &usize| *other == index || own.is_some() && group(&block.linears[*other]) == own;
+            let all = (0..extents.len()).filter(shares).filter_map(|other| extents[other]);
+            block.linears[index].extent = all.reduce(Extent::union);
+        }
+        Ok(())
+    }
+}
+
+/// How far a linear's output is from what it was, on the calibration set.
+fn compare(
+    before: &method::Linear,
+    after: &method::Linear,
+    inputs: &[Statistics],
+) -> Result<LinearReport> {
+    let statistics = before.input.map(|input| &inputs[input]);
+    let relative_error = match &after.weight {
+        Weight::Quantized(q) => Some(relative_error(before.dense()?, q, statistics)),
+        Weight::Dense(_) => None,
+    };
+    let scheme = after.scheme.map(|scheme| scheme.to_string()).unwrap_or_default();
+    Ok(LinearReport { name: after.name.clone(), scheme, relative_error })
+}
+
+/// Inputs that are not finite make every statistic worthless.
+fn refuse_nonfinite(block: &method::Block) -> Result<()> {
+    for linear in &block.linears {
+        let Some(input) = linear.input.map(|input| &block.inputs[input]) else { continue };
+        let diagonal = input.gram.iter().flat_map(|gram| gram.diag().to_vec());
+        let sums = input.sum_squares.iter().map(|sum| *sum as f32).chain(diagonal);
+        if sums.chain(input.absmax.iter().copied()).any(|value| !value.is_finite()) {
+            return Err(Error::unsupported(
+                format!("{}: its inputs are not finite on the calibration text", linear.name),
+                "`llmc eval perplexity` shows whether the model itself computes finite values; weights or activations overflow",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What a finished block leaves for the outputs.
+fn made(block: method::Block, rewritten: bool) -> Made {
+    let mut made = Made::default();
+    if rewritten {
+        let row = |values: Vec<f32>| Array2::from_shape_vec((1, values.len()), values);
+        let rows = vectors(&block).into_iter().filter_map(|(name, values)| Some((name, row(values).ok()?)));
+        made.values.extend(rows);
+    }
+    for linear in block.linears {
+        made.importance.extend(linear.importance.map(|importance| (linear.name.clone(), importance)));
+        match linear.weight {
+            Weight::Quantized(q) => drop(made.codes.insert(linear.name, q)),
+            Weight::Dense(values) if rewritten => drop(made.values.insert(linear.name, values)),
+            Weight::Dense(_) => {}
+        }
+    }
+    made
+}

@@ -1,0 +1,148 @@
+//! Passes of the calibration set over a block, a batch of sequences at a time.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::chain::Chain;
+use super::{Blocks, ExpertReport};
+use crate::backend::cpu::{Activations, Cpu};
+use crate::backend::{Backend, Span};
+use crate::calib::observe::Watch;
+use crate::calib::{Observing, Seen};
+use crate::error::Result;
+use crate::model::{Batch, Block, Config, Embedding, Weights};
+use crate::pipeline::check_interrupted;
+
+/// Tokens that are run together: few enough to stay in the caches, and the same whatever the number of threads, so that
+/// sums are added up in the same order.
+const BATCH_TOKENS: usize = 4096;
+
+/// The calibration set, in batches of whole sequences.
+pub struct Batches<'a> {
+    sequences: &'a [Vec<u32>],
+    batches: Vec<Range<usize>>,
+    /// The first token of each sequence, and the end.
+    starts: Vec<usize>,
+}
+
+impl<'a> Batches<'a> {
+    /// Consecutive sequences of up to [`BATCH_TOKENS`].
+    pub fn new(sequences: &'a [Vec<u32>]) -> Self {
+        let mut starts = vec![0];
+        let mut batches: Vec<Range<usize>> = Vec::new();
+        for (index, sequence) in sequences.iter().enumerate() {
+            let end = starts[index] + sequence.len();
+            starts.push(end);
+            match batches.last_mut() {
+                Some(last) if end - starts[last.start] <= BATCH_TOKENS => last.end = index + 1,
+                _ => batches.push(index..index + 1),
+            }
+        }
+        Batches { sequences, batches, starts }
+    }
+
+    /// Tokens of all sequences.
+    pub fn tokens(&self) -> usize {
+        self.starts[self.sequences.len()]
+    }
+
+    /// The tokens of a batch, among all.
+    fn range(&self, batch: &Range<usize>) -> Range<usize> {
+        self.starts[batch.start]..self.starts[batch.end]
+    }
+
+    fn spans(&self, batch: &Range<usize>) -> Vec<Span> {
+        let span = |(slot, sequence): (usize, &Vec<u32>)| Span { slot, past: 0, len: sequence.len() };
+        self.sequences[batch.clone()].iter().enumerate().map(span).collect()
+    }
+
+    /// Writes the first hidden states to each of the chains.
+    pub fn embed<B: Backend>(
+        &self,
+        backend: &B,
+        config: &Config,
+        embedding: &Embedding<B>,
+        chains: &[Chain],
+    ) -> Result<()> {
+        self.batches.iter().try_for_each(|batch| {
+            let tokens = Batch::whole(&self.sequences[batch.clone()]);
+            let x = embedding.embed(backend, config, &tokens)?;
+            let write = |values: &[f32]| chains.iter().try_for_each(|chain| chain.write(&self.range(batch), values));
+            backend.read(&x, write)?
+        })
+    }
+}
+
+/// What the experts of a block were calibrated with, beside the statistics.
+pub struct Gathered {
+    pub seen: Seen,
+    pub experts: Vec<ExpertReport>,
+}
+
+impl Blocks<'_> {
+    /// Runs the calibration set through a block, looking at what is to be watched, and keeps the outputs where asked.
+    pub(super) fn pass(
+        &self,
+        index: usize,
+        weights: &dyn Weights,
+        input: &Chain,
+        watch: Option<Watch>,
+        output: Option<&Chain>,
+    ) -> Result<Seen> {
+        let backend = Observing::new(Cpu::new(Activations::F32), &self.layouts[index]);
+        let block = Block::load(&backend, &self.config, weights, index)?;
+        if let Some(watch) = watch {
+            backend.watch(watch);
+        }
+        for batch in &self.batches.batches {
+            check_interrupted(self.options)?;
+            let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
+            let x = backend.tensor(tokens.len(), self.config.hidden, &input.read(&tokens)?)?;
+            let y = block.forward(&backend, x, &self.config.rotations(&spans), &spans, None)?;
+            if let Some(output) = output {
+                backend.read(&y, |values| output.write(&tokens, values))??;
+            }
+        }
+        Ok(backend.seen())
+    }
+
+    /// Gathers statistics, and where an expert was sent too few tokens, those of all tokens instead.
+    pub(super) fn gather(
+        &self,
+        index: usize,
+        weights: &dyn Weights,
+        input: &Chain,
+        watch: Watch,
+        output: Option<&Chain>,
+    ) -> Result<Gathered> {
+        let mut seen = self.pass(index, weights, input, Some(watch.clone()), output)?;
+        let experts = self.coverage(index, &seen, &watch);
+        let shown_all: BTreeSet<usize> =
+            experts.iter().filter(|expert| expert.shown_all).map(|expert| expert.expert).collect();
+        if !shown_all.is_empty() {
+            let all = self.pass(index, weights, input, Some(Watch { shown_all: shown_all.clone(), ..watch }), None)?;
+            for linear in &self.layouts[index].linears {
+                if linear.expert.is_some_and(|expert| shown_all.contains(&expert)) {
+                    seen.inputs[linear.input] = all.inputs[linear.input].clone();
+                }
+            }
+        }
+        Ok(Gathered { seen, experts })
+    }
+
+    /// How many tokens each expert was sent, of those whose inputs were looked at.
+    fn coverage(&self, index: usize, seen: &Seen, watch: &Watch) -> Vec<ExpertReport> {
+        let mut experts: Vec<ExpertReport> = Vec::new();
+        for linear in &self.layouts[index].linears {
+            let Some(expert) = linear.expert.filter(|_| watch.step.is_none_or(|step| step == linear.step)) else {
+                continue;
+            };
+            let tokens = seen.inputs[linear.input].as_ref().map_or(0, |statistics| statistics.tokens);
+            if experts.iter().all(|report| report.expert != expert) {
+                let shown_all = tokens < self.material.expert_tokens;
+                experts.push(ExpertReport { expert, tokens, shown_all });
+            }
+        }
+        experts
+    }
+}

@@ -1,0 +1,147 @@
+//! The weights of a block as it stands: what stages have made of them, the checkpoint's for the rest.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use ndarray::s;
+
+use crate::backend::Matrix;
+use crate::engine::Stored;
+use crate::error::Result;
+use crate::io::Checkpoint;
+use crate::method;
+use crate::model::Weights;
+use crate::pipeline::made::{Made, RowEdit};
+use crate::tensor::{DType, Weight};
+
+/// A checkpoint under what replaces some of it.
+pub struct Current<'a> {
+    stored: Stored,
+    matrices: HashMap<String, Arc<Weight>>,
+    vectors: HashMap<String, Vec<f32>>,
+    made: &'a Made,
+}
+
+impl<'a> Current<'a> {
+    /// The checkpoint, with the edits that are done to rows as they are read.
+    pub fn new(checkpoint: &Arc<Checkpoint>, made: &'a Made) -> Self {
+        let stored = Stored(Arc::clone(checkpoint));
+        Current { stored, matrices: HashMap::new(), vectors: HashMap::new(), made }
+    }
+
+    /// With a block as it stands. Dense weights that no stage has touched are read from the checkpoint, which takes less
+    /// memory than the f32 they are worked on in.
+    pub fn with(mut self, block: &method::Block, rewritten: bool) -> Self {
+        for linear in &block.linears {
+            if rewritten || matches!(linear.weight, Weight::Quantized(_)) {
+                self.matrices.insert(linear.name.clone(), Arc::new(linear.weight.clone()));
+            }
+        }
+        if rewritten {
+            self.vectors.extend(vectors(block));
+        }
+        self
+    }
+}
+
+/// The vectors of a block under their names in the file, as the file holds them.
+pub fn vectors(block: &method::Block) -> Vec<(String, Vec<f32>)> {
+    let biases = block.linears.iter().filter_map(|linear| {
+        let name = format!("{}.bias", linear.name.strip_suffix(".weight")?);
+        Some((name, linear.bias.clone()?))
+    });
+    let norms = block.norms.iter().flat_map(|norm| {
+        let less = if norm.place.plus_one { 1.0 } else { 0.0 };
+        let weight = norm.weight.iter().map(|w| w - less).collect();
+        let bias = norm.place.bias.clone().zip(norm.bias.clone());
+        [Some((norm.place.weight.clone(), weight)), bias].into_iter().flatten()
+    });
+    biases.chain(norms).collect()
+}
+
+impl Weights for Current<'_> {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.stored.shape(name)
+    }
+
+    fn matrix(&self, name: &str) -> Result<Arc<dyn Matrix>> {
+        if let Some(weight) = self.matrices.get(name) {
+            return Ok(Arc::new(Held { name: name.to_owned(), weight: Arc::clone(weight) }));
+        }
+        let stored = self.stored.matrix(name)?;
+        Ok(match self.made.edits.get(name) {
+            Some(edit) => Arc::new(Edited { stored, edit: Arc::clone(edit) }),
+            None => stored,
+        })
+    }
+
+    fn vector(&self, name: &str) -> Result<Vec<f32>> {
+        match self.vectors.get(name) {
+            Some(values) => Ok(values.clone()),
+            None => self.stored.vector(name),
+        }
+    }
+}
+
+/// A matrix in memory.
+struct Held {
+    name: String,
+    weight: Arc<Weight>,
+}
+
+impl Matrix for Held {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        match self.weight.as_ref() {
+            Weight::Dense(values) => [values.nrows(), values.ncols()],
+            Weight::Quantized(q) => [q.rows, q.cols],
+        }
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn read(&self, rows: Range<usize>) -> Result<Weight> {
+        Ok(match self.weight.as_ref() {
+            Weight::Dense(values) => Weight::Dense(values.slice(s![rows, ..]).to_owned()),
+            Weight::Quantized(q) => Weight::Quantized(q.rows(rows)),
+        })
+    }
+
+    fn release(&self) {}
+}
+
+/// A stored matrix whose rows are rewritten as they are read.
+struct Edited {
+    stored: Arc<dyn Matrix>,
+    edit: RowEdit,
+}
+
+impl Matrix for Edited {
+    fn name(&self) -> &str {
+        self.stored.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.stored.shape()
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn read(&self, rows: Range<usize>) -> Result<Weight> {
+        let mut values = self.stored.read(rows)?.into_values();
+        (self.edit)(&mut values)?;
+        Ok(Weight::Dense(values))
+    }
+
+    fn release(&self) {
+        self.stored.release();
+    }
+}

@@ -1,0 +1,93 @@
+//! What calibration has made of tensors: read in the place of what the checkpoint holds.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+use crate::error::Result;
+use crate::export::Output;
+use crate::io::{Checkpoint, Source};
+use crate::tensor::QTensor;
+
+/// Results by the name of the source that they replace.
+#[derive(Default)]
+pub struct Made {
+    /// Rewritten values, [rows, cols]; a vector is one row.
+    pub values: HashMap<String, Array2<f32>>,
+    /// Codes.
+    pub codes: HashMap<String, QTensor>,
+    /// How much each column matters, for methods that quantize row by row.
+    pub importance: HashMap<String, Vec<f32>>,
+    /// What is done to rows as they are read, of matrices too large to be held.
+    pub edits: HashMap<String, RowEdit>,
+}
+
+/// Rewrites rows of so many columns.
+pub type RowEdit = Arc<dyn Fn(&mut Array2<f32>) -> Result<()> + Send + Sync>;
+
+impl Made {
+    /// Whether a source has other values than in the checkpoint.
+    pub fn rewrites(&self, source: &str) -> bool {
+        self.values.contains_key(source) || self.edits.contains_key(source)
+    }
+
+    /// Rows of an output in runs of one source each, and the importance of the source's columns.
+    pub fn by_importance<'a>(
+        &'a self,
+        output: &'a Output,
+        rows: Range<usize>,
+    ) -> impl Iterator<Item = (Range<usize>, Option<&'a Vec<f32>>)> {
+        let mut end = 0;
+        output.pieces.iter().filter_map(move |piece| {
+            let start = end;
+            end += piece.rows.len();
+            let run = rows.start.max(start)..rows.end.min(end);
+            (!run.is_empty()).then(|| (run, self.importance.get(&piece.source)))
+        })
+    }
+}
+
+/// A checkpoint, and what calibration has made of it so far.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// What was opened.
+    pub checkpoint: &'a Checkpoint,
+    /// What replaces some of it.
+    pub made: Option<&'a Made>,
+}
+
+impl<'a> Input<'a> {
+    /// A checkpoint as it is.
+    pub fn plain(checkpoint: &'a Checkpoint) -> Self {
+        Input { checkpoint, made: None }
+    }
+
+    /// Whether a source has other values than in the checkpoint.
+    pub fn rewrites(&self, source: &str) -> bool {
+        self.made.is_some_and(|made| made.rewrites(source))
+    }
+
+    /// The codes that were made of a source.
+    pub fn codes(&self, source: &str) -> Option<&'a QTensor> {
+        self.made.and_then(|made| made.codes.get(source))
+    }
+
+    /// Reads rows of a source in f32.
+    pub fn read_rows(&self, source: &Source, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        if let Some(values) = self.made.and_then(|made| made.values.get(&source.name)) {
+            let cols = values.ncols();
+            let values = values.as_slice().expect("results are stored by rows");
+            out.copy_from_slice(&values[rows.start * cols..rows.end * cols]);
+            return Ok(());
+        }
+        self.checkpoint.read_rows(source, rows.clone(), out)?;
+        let Some(edit) = self.made.and_then(|made| made.edits.get(&source.name)) else { return Ok(()) };
+        let shape = (rows.len(), out.len() / rows.len().max(1));
+        let mut values = Array2::from_shape_vec(shape, out.to_vec()).expect("rows are whole");
+        edit(&mut values)?;
+        out.copy_from_slice(values.as_slice().expect("edits keep the order of rows"));
+        Ok(())
+    }
+}
