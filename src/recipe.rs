@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::export::{FORMATS, Format};
 use std::sync::Arc;
 
-use crate::method::{Def, Effect, METHODS, Method, Scope, unknown_key};
+use crate::method::{Def, Effect, METHODS, Method, Scope, nearest_key, unknown_key};
 use crate::numerics::presets::{self, Activations, PRESETS, Preset};
 use crate::numerics::{Fp8, Granularity, Number, Scheme};
 use crate::tensor::DType;
@@ -150,7 +150,8 @@ impl Recipe {
         let (key, text) = assignment.split_once('=').ok_or_else(|| {
             Error::usage(format!("--set {assignment}: not key=value"), "for example --set gptq.damping=0.05")
         })?;
-        let value = format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+        let value =
+            format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
         let value = value.unwrap_or_else(|| toml::Value::String(text.to_owned()));
         let (first, rest) = key.split_once('.').unwrap_or(("", key));
         if let Some(stage) = self.stages.iter_mut().find(|stage| stage.method == first) {
@@ -162,7 +163,10 @@ impl Recipe {
         if !first.is_empty() {
             let entry = inner.entry(first).or_insert_with(|| Table::new().into());
             inner = entry.as_table_mut().ok_or_else(|| {
-                Error::usage(format!("--set {key}: {first} has no keys in it"), "use method.parameter for stages")
+                Error::usage(
+                    format!("--set {key}: {first} has no keys in it"),
+                    "use method.parameter for stages",
+                )
             })?;
         }
         inner.insert(rest.to_owned(), value);
@@ -309,15 +313,6 @@ fn adjust(preset: &Preset, group_size: Option<usize>, symmetric: Option<bool>) -
         )),
         symmetric => Ok(Scheme { symmetric: symmetric.unwrap_or(scheme.symmetric), ..scheme }),
     }
-}
-
-
-/// The known key that is nearest to the unknown one that serde speaks of.
-fn nearest_key(message: &str) -> Option<String> {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = quoted.next().filter(|_| message.starts_with("unknown field"))?;
-    let known: Vec<&str> = quoted.collect();
-    unknown_key("key", unknown, &known).hint().map(str::to_owned)
 }
 
 fn find_format(name: &str) -> Result<&'static dyn Format> {

@@ -34,7 +34,39 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("export", &["error", "io", "model", "numerics", "plan", "tensor"]),
     ("recipe", &["error", "export", "method", "numerics", "tensor"]),
     ("plan", &["error", "export", "io", "model", "numerics", "recipe", "tensor"]),
-    ("pipeline", &["error", "export", "io", "method", "model", "numerics", "plan", "recipe", "tensor"]),
+    (
+        "calib",
+        &[
+            "backend",
+            "corpus",
+            "engine",
+            "error",
+            "io",
+            "method",
+            "model",
+            "numerics",
+            "statistics",
+            "tensor",
+        ],
+    ),
+    (
+        "pipeline",
+        &[
+            "backend",
+            "calib",
+            "engine",
+            "error",
+            "export",
+            "io",
+            "method",
+            "model",
+            "numerics",
+            "plan",
+            "recipe",
+            "statistics",
+            "tensor",
+        ],
+    ),
 ];
 
 /// Modules that are pure: what of the outside world they must not name.

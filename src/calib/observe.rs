@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ndarray::ArrayView2;
 
-use crate::backend::{
-    Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span,
-};
+use crate::backend::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span};
 use crate::error::Result;
 use crate::model::BlockLayout;
 use crate::statistics::{Needs, Statistics};
@@ -132,8 +130,11 @@ impl<B: Backend> Observing<B> {
     ) -> Result<()> {
         let tokens = self.inner.rows(logits);
         for &expert in experts {
-            let sent: BTreeSet<u32> =
-                routes.iter().filter(|route| route.expert == expert).flat_map(|route| route.rows.clone()).collect();
+            let sent: BTreeSet<u32> = routes
+                .iter()
+                .filter(|route| route.expert == expert)
+                .flat_map(|route| route.rows.clone())
+                .collect();
             let rows: Vec<u32> = (0..tokens as u32).filter(|row| !sent.contains(row)).collect();
             let weights = self.inner.zeros(rows.len(), 1)?;
             routes.push(Route { expert, rows, weights });
@@ -150,7 +151,8 @@ impl<B: Backend> Backend for Observing<B> {
     type KeyValues = B::KeyValues;
 
     fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Self::Linear> {
-        let place = parts.first().and_then(|part| self.places.get(part.name())).map(|place| self.claim(*place));
+        let place =
+            parts.first().and_then(|part| self.places.get(part.name())).map(|place| self.claim(*place));
         let rows = parts.iter().map(|part| part.shape()[0]).sum();
         Ok(Linear { inner: self.inner.load_linear(parts, bias)?, place, rows })
     }
@@ -245,7 +247,13 @@ impl<B: Backend> Backend for Observing<B> {
         self.inner.gather(x, rows)
     }
 
-    fn scatter_add(&self, x: B::Tensor, rows: &[u32], y: &B::Tensor, weights: &B::Tensor) -> Result<B::Tensor> {
+    fn scatter_add(
+        &self,
+        x: B::Tensor,
+        rows: &[u32],
+        y: &B::Tensor,
+        weights: &B::Tensor,
+    ) -> Result<B::Tensor> {
         self.inner.scatter_add(x, rows, y, weights)
     }
 

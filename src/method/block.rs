@@ -131,7 +131,9 @@ pub fn relative_error(w: ArrayView2<f32>, q: &QTensor, statistics: Option<&Stati
     let power = |values: ArrayView2<f32>| match statistics {
         Some(Statistics { gram: Some(gram), .. }) => linalg::quadratic(values, gram.view()),
         Some(Statistics { sum_squares, .. }) if !sum_squares.is_empty() => {
-            let row = |row: ArrayView1<f32>| row.iter().zip(sum_squares).map(|(w, h)| f64::from(w * w) * h).sum::<f64>();
+            let row = |row: ArrayView1<f32>| {
+                row.iter().zip(sum_squares).map(|(w, h)| f64::from(w * w) * h).sum::<f64>()
+            };
             values.rows().into_iter().map(row).sum()
         }
         _ => values.iter().map(|value| f64::from(value * value)).sum(),

@@ -4,7 +4,7 @@ mod block;
 mod parameters;
 
 pub use block::{Block, Linear, Norm, Trainable, relative_error};
-pub use parameters::{parse, unknown_key};
+pub use parameters::{nearest_key, parse, unknown_key};
 
 use ndarray::Array2;
 

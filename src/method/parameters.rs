@@ -1,27 +1,25 @@
 //! A method's parameters, as recipes give them: TOML keys that are the fields of its struct.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// Fills a method's parameters in from a table, the rest from the defaults.
+/// Fills a method's parameters in from a table. Its struct is `#[serde(default, deny_unknown_fields)]`.
 ///
 /// # Errors
 /// Unknown keys, naming the nearest known one; values of another type.
-pub fn parse<P: Serialize + DeserializeOwned + Default>(method: &str, table: &toml::Table) -> Result<P> {
-    let known = toml::Table::try_from(P::default()).expect("parameters are plain values");
-    if let Some(key) = table.keys().find(|key| !known.contains_key(*key)) {
-        let known: Vec<&str> = known.keys().map(String::as_str).collect();
-        return Err(unknown_key(&format!("parameter of {method}"), key, &known));
-    }
+pub fn parse<P: DeserializeOwned>(method: &str, table: &toml::Table) -> Result<P> {
     table.clone().try_into().map_err(|e: toml::de::Error| {
-        let what = format!("parameters of {method}: {}", e.to_string().trim());
-        Error::usage(what, format!("its defaults: {}", known.to_string().trim().replace('\n', ", ")))
+        let what = format!("parameters of {method}: {}", e.message());
+        let hint = nearest_key(e.message());
+        Error::usage(
+            what,
+            hint.unwrap_or_else(|| "`llmc quantize --help` tells what the method takes".to_owned()),
+        )
     })
 }
 
-/// An unknown key, with the known one that is nearest to it, or all of them.
+/// An unknown name, with the known one that is nearest to it, or all of them.
 pub fn unknown_key(what: &str, key: &str, known: &[&str]) -> Error {
     let similarity = |name: &str| strsim::jaro_winkler(name, key);
     let nearest = known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
@@ -30,4 +28,12 @@ pub fn unknown_key(what: &str, key: &str, known: &[&str]) -> Error {
         None => format!("known: {}", known.join(", ")),
     };
     Error::usage(format!("unknown {what} {key:?}"), hint)
+}
+
+/// For serde's words on an unknown field: the known one that is nearest to it.
+pub fn nearest_key(message: &str) -> Option<String> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = quoted.next().filter(|_| message.starts_with("unknown field"))?;
+    let known: Vec<&str> = quoted.collect();
+    unknown_key("key", unknown, &known).hint().map(str::to_owned)
 }

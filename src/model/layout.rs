@@ -15,8 +15,8 @@ pub struct LinearPlace {
     pub name: String,
     /// Full name of its bias, where it has one.
     pub bias: Option<String>,
-    /// Step of the forward pass: linears of one step depend on those of earlier steps only (q, k and v; o; gate, up and
-    /// the router; down).
+    /// Step of the forward pass: linears of one step depend on those of earlier steps only (q, k and v; o; the router;
+    /// gate and up; down).
     pub step: usize,
     /// Linears with the same number read the same input.
     pub input: usize,
@@ -166,7 +166,7 @@ impl Walk<'_> {
         self.linear(names.router, None, source, false)?;
         for expert in 0..self.config.experts.map_or(0, |experts| experts.count) {
             // An expert reads only the tokens that are sent to it.
-            let own = Source { input: self.source(0).input, ..source };
+            let own = Source { input: self.source(0).input, step: source.step + 1, ..source };
             let expert = Some(expert);
             let output = names.output;
             self.network(Network { input: &names.input, output, expert, writes_residual }, own)?;

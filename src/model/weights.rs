@@ -289,14 +289,7 @@ struct Transposed {
 
 impl Transposed {
     fn of(stored: &dyn Matrix) -> Result<Self> {
-        let values = match stored.read(0..stored.shape()[0])? {
-            Weight::Dense(values) => values,
-            Weight::Quantized(tensor) => {
-                let mut values = Array2::zeros((tensor.rows, tensor.cols));
-                tensor.dequantize(values.as_slice_mut().expect("a new array is contiguous"));
-                values
-            }
-        };
+        let values = stored.read(0..stored.shape()[0])?.into_values();
         stored.release();
         Ok(Transposed {
             name: stored.name().to_owned(),

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::chunks::chunks_of;
 use super::gather::{clear_nonfinite, gather};
-use super::made::Input;
 use super::interrupted;
+use super::made::Input;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::numerics::Extent;

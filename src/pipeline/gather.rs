@@ -123,7 +123,8 @@ pub fn raw_runs<'a>(
 /// The codes of output rows, where calibration has made them of every source.
 pub fn gather_codes(input: Input, output: &Output, rows: Range<usize>) -> Result<Option<QTensor>> {
     let rows_of = |run: RowRun| Some(input.codes(&run.source.name)?.rows(run.rows));
-    let codes: Option<Vec<QTensor>> = runs(input.checkpoint, output, rows)?.into_iter().map(rows_of).collect();
+    let codes: Option<Vec<QTensor>> =
+        runs(input.checkpoint, output, rows)?.into_iter().map(rows_of).collect();
     Ok(codes.filter(|codes| !codes.is_empty()).map(QTensor::stack))
 }
 

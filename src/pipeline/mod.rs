@@ -26,8 +26,8 @@ use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::plan::Plan;
 
-pub use blocks::{BlockReport, ExpertReport, LinearReport, Material};
 use blocks::Blocks;
+pub use blocks::{BlockReport, ExpertReport, LinearReport, Material};
 use chunks::{chunk_rows, refuse_long_rows};
 pub use digest::{input_digest, provenance};
 use journal::Journal;
@@ -160,14 +160,16 @@ fn fill(
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for output in outputs {
-        let (steps, bytes) = skip_finished(output.target.plan, checkpoint, &output.run.journal, options.progress);
+        let (steps, bytes) =
+            skip_finished(output.target.plan, checkpoint, &output.run.journal, options.progress);
         outcome.resumed += steps;
         outcome.resumed_bytes += bytes;
         output.run.find_extents()?;
     }
     let ends = Made::default();
     let runs: Vec<&Run> = outputs.iter().map(|output| &output.run).collect();
-    let blocks = material.map(|material| Blocks::new(runs[0], checkpoint, material, &ends, options)).transpose()?;
+    let blocks =
+        material.map(|material| Blocks::new(runs[0], checkpoint, material, &ends, options)).transpose()?;
     if let Some(blocks) = &blocks {
         outcome.blocks = blocks.run(&runs, &outputs[0].workspace)?;
     }

@@ -228,7 +228,9 @@ fn runs_of<'a>(input: Input<'a>, step: &'a Step, chunk: &Chunk) -> Vec<(Range<us
     let all = chunk.rows.clone();
     match input.made.filter(|made| !made.importance.is_empty() && !all.is_empty()) {
         None => vec![(all, None)],
-        Some(made) => made.by_importance(&step.output, all).map(|(rows, table)| (rows, table.cloned())).collect(),
+        Some(made) => {
+            made.by_importance(&step.output, all).map(|(rows, table)| (rows, table.cloned())).collect()
+        }
     }
 }
 
@@ -273,4 +275,3 @@ pub fn chunk_input_bytes(checkpoint: &Checkpoint, step: &Step, chunk: &Chunk) ->
     let [rows, _] = step.rows_cols();
     input_bytes(checkpoint, &step.output) * chunk.rows.len() as u64 / rows.max(1) as u64
 }
-

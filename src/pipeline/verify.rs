@@ -14,8 +14,8 @@ use serde::Serialize;
 use super::chunks::{CHUNK_ELEMENTS, Chunk, chunks_of};
 use super::extents::Extents;
 use super::gather::{NonFinite, clear_nonfinite, gather, raw_runs};
-use super::made::Input;
 use super::interrupted;
+use super::made::Input;
 use super::stream::{chunk_input_bytes, quantize_rows};
 use crate::error::{Error, Result};
 use crate::export::{Output, Piece, rows_cols};
@@ -236,7 +236,8 @@ fn stored_dequantized(step: &Step) -> Option<DType> {
 /// it was made from.
 fn read_back(written: &Checkpoint, output: &Output, rows: Range<usize>, values: &mut Vec<f32>) -> Result<()> {
     let Some(source) = written.tensors.get(&output.name) else {
-        return check_shapes(written, output).and_then(|()| gather(Input::plain(written), output, rows, values));
+        return check_shapes(written, output)
+            .and_then(|()| gather(Input::plain(written), output, rows, values));
     };
     if source.shape != output.shape {
         return Err(shape_error(written, &output.name, &output.shape, &source.shape));

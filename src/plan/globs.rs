@@ -48,7 +48,11 @@ impl Globs {
         Ok(Globs {
             include: compile("--include", &recipe.include)?,
             exclude: compile("--exclude", &recipe.exclude)?,
-            overrides: recipe.overrides.iter().map(|o| Pattern::new("override", &o.pattern)).collect::<Result<_>>()?,
+            overrides: recipe
+                .overrides
+                .iter()
+                .map(|o| Pattern::new("override", &o.pattern))
+                .collect::<Result<_>>()?,
         })
     }
 
@@ -70,7 +74,12 @@ impl Globs {
 
     /// Checks that every glob matched some tensor.
     pub fn all_matched(&self) -> Result<()> {
-        let idle = self.include.iter().chain(&self.exclude).chain(&self.overrides).find(|p| !p.matched.load(Ordering::Relaxed));
+        let idle = self
+            .include
+            .iter()
+            .chain(&self.exclude)
+            .chain(&self.overrides)
+            .find(|p| !p.matched.load(Ordering::Relaxed));
         match idle {
             None => Ok(()),
             Some(pattern) => Err(Error::usage(

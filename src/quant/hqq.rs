@@ -65,6 +65,7 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 
 /// Parameters, named as in the paper.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Hqq {
     /// p: the norm whose error is minimized, 0 < p < 1.
     pub lp_norm: f32,

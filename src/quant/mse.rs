@@ -54,6 +54,7 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 
 /// Clip search by squared error. It has no parameters.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Mse {}
 
 impl Method for Mse {

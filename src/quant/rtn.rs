@@ -34,6 +34,7 @@ pub const DEF: Def = Def {
 
 /// Round to nearest. It has no parameters.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rtn {}
 
 impl Method for Rtn {

@@ -167,7 +167,7 @@ fn norms_after_sublayers_feed_nothing_and_relu_lets_scales_pass() {
 #[test]
 fn experts_have_inputs_of_their_own_and_one_norm() {
     let expert = |e: usize, [own, active]: [usize; 2]| {
-        [format!("2 {own} {e}.w1"), format!("2 {own} {e}.w3"), format!("3 {active} +{e}.w2")]
+        [format!("3 {own} {e}.w1"), format!("3 {own} {e}.w3"), format!("4 {active} +{e}.w2")]
     };
     let experts = (0..4).map(|e| expert(e, [3 + 2 * e, 4 + 2 * e])).collect::<Vec<_>>();
     let attention = ["0 0 q_proj", "0 0 k_proj", "0 0 v_proj", "1 1 +o_proj", "2 2 gate"].map(str::to_owned);

@@ -7,8 +7,8 @@
 mod affine;
 mod best;
 mod block;
-mod iq4;
 pub mod integers;
+mod iq4;
 mod iq4_nl;
 mod iq4_xs;
 mod k_quants;

@@ -27,7 +27,12 @@ struct Work {
 
 impl Blocks<'_> {
     /// Makes codes of a block's linears; runs the result from the chains of this block into those of the next.
-    pub(super) fn compress(&self, index: usize, chains: &[Chain], next: &[Chain]) -> Result<(Made, BlockReport)> {
+    pub(super) fn compress(
+        &self,
+        index: usize,
+        chains: &[Chain],
+        next: &[Chain],
+    ) -> Result<(Made, BlockReport)> {
         let mut work = Work { block: self.load(index)?, rewritten: false, report: BlockReport::of(index) };
         for stage in &self.request.rewriting {
             self.observe(&mut work, stage.needs(), None, &chains[0], None)?;
@@ -198,7 +203,8 @@ impl Blocks<'_> {
         }
         for index in 0..block.linears.len() {
             let own = group(&block.linears[index]);
-            let shares = |other: &usize| *other == index || own.is_some() && group(&block.linears[*other]) == own;
+            let shares =
+                |other: &usize| *other == index || own.is_some() && group(&block.linears[*other]) == own;
             let all = (0..extents.len()).filter(shares).filter_map(|other| extents[other]);
             block.linears[index].extent = all.reduce(Extent::union);
         }
@@ -207,11 +213,7 @@ impl Blocks<'_> {
 }
 
 /// How far a linear's output is from what it was, on the calibration set.
-fn compare(
-    before: &method::Linear,
-    after: &method::Linear,
-    inputs: &[Statistics],
-) -> Result<LinearReport> {
+fn compare(before: &method::Linear, after: &method::Linear, inputs: &[Statistics]) -> Result<LinearReport> {
     let statistics = before.input.map(|input| &inputs[input]);
     let relative_error = match &after.weight {
         Weight::Quantized(q) => Some(relative_error(before.dense()?, q, statistics)),

@@ -67,7 +67,8 @@ impl<'a> Batches<'a> {
         self.batches.iter().try_for_each(|batch| {
             let tokens = Batch::whole(&self.sequences[batch.clone()]);
             let x = embedding.embed(backend, config, &tokens)?;
-            let write = |values: &[f32]| chains.iter().try_for_each(|chain| chain.write(&self.range(batch), values));
+            let write =
+                |values: &[f32]| chains.iter().try_for_each(|chain| chain.write(&self.range(batch), values));
             backend.read(&x, write)?
         })
     }
@@ -120,7 +121,13 @@ impl Blocks<'_> {
         let shown_all: BTreeSet<usize> =
             experts.iter().filter(|expert| expert.shown_all).map(|expert| expert.expert).collect();
         if !shown_all.is_empty() {
-            let all = self.pass(index, weights, input, Some(Watch { shown_all: shown_all.clone(), ..watch }), None)?;
+            let all = self.pass(
+                index,
+                weights,
+                input,
+                Some(Watch { shown_all: shown_all.clone(), ..watch }),
+                None,
+            )?;
             for linear in &self.layouts[index].linears {
                 if linear.expert.is_some_and(|expert| shown_all.contains(&expert)) {
                     seen.inputs[linear.input] = all.inputs[linear.input].clone();
@@ -134,7 +141,8 @@ impl Blocks<'_> {
     fn coverage(&self, index: usize, seen: &Seen, watch: &Watch) -> Vec<ExpertReport> {
         let mut experts: Vec<ExpertReport> = Vec::new();
         for linear in &self.layouts[index].linears {
-            let Some(expert) = linear.expert.filter(|_| watch.step.is_none_or(|step| step == linear.step)) else {
+            let Some(expert) = linear.expert.filter(|_| watch.step.is_none_or(|step| step == linear.step))
+            else {
                 continue;
             };
             let tokens = seen.inputs[linear.input].as_ref().map_or(0, |statistics| statistics.tokens);
