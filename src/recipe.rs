@@ -4,11 +4,13 @@
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use crate::calib::Calibration;
 use crate::error::{Error, Result};
 use crate::export::{FORMATS, Format};
 use std::sync::Arc;
 
 use crate::method::{Def, Effect, METHODS, Method, Scope, nearest_key, unknown_key};
+use crate::numerics::ggml::integers;
 use crate::numerics::presets::{self, Activations, PRESETS, Preset};
 use crate::numerics::{Fp8, Granularity, Number, Scheme};
 use crate::tensor::DType;
@@ -44,6 +46,9 @@ pub struct Recipe {
     pub allow_nonfinite: bool,
     /// Accept an input that is quantized already, and start from its dequantized values.
     pub dequantize: bool,
+    /// What it is calibrated on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Other schemes for some tensors; the first that matches counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
@@ -103,6 +108,7 @@ impl Default for Recipe {
             strict: false,
             allow_nonfinite: false,
             dequantize: false,
+            calibration: None,
             overrides: Vec::new(),
             stages: Vec::new(),
         }
@@ -186,6 +192,7 @@ impl Recipe {
         let overrides = self.overrides.iter().map(Override::resolve).collect::<Result<Vec<_>>>()?;
         let schemes: Vec<Scheme> = scheme.into_iter().chain(overrides.iter().copied().flatten()).collect();
         let (rewriting, method) = self.build_stages(&schemes)?;
+        self.refuse_uncalibrated(&rewriting, &method)?;
         let rowwise = match method.scope() {
             Scope::Rows => Arc::clone(&method),
             Scope::Input | Scope::Block => default_method()?.1,
@@ -208,6 +215,44 @@ impl Recipe {
             dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
             overrides,
         })
+    }
+
+    /// Methods that look at what flows through the model need text to run it on.
+    fn refuse_uncalibrated(&self, rewriting: &[Arc<dyn Method>], method: &Arc<dyn Method>) -> Result<()> {
+        let mut methods = rewriting.iter().chain([method]);
+        if self.calibration.is_some() || !methods.any(|method| method.needs().any() || method.trains()) {
+            return Ok(());
+        }
+        let what = format!("{}: needs text to calibrate on", self.method_names());
+        Err(Error::usage(what, "name some with --data FILE; --data self lets the model write it"))
+    }
+
+    /// One recipe per format, where several are asked for: `compressed-tensors,gptq,gguf`. Where GGUF is one of several
+    /// and has no block type for the scheme, it gets the one of as many bits.
+    pub fn per_format(&self) -> Vec<Recipe> {
+        let formats: Vec<&str> =
+            self.format.iter().flat_map(|names| names.split(',')).map(str::trim).collect();
+        if formats.len() < 2 {
+            return vec![self.clone()];
+        }
+        formats.into_iter().map(|format| self.for_format(format)).collect()
+    }
+
+    fn for_format(&self, format: &str) -> Recipe {
+        let recipe = Recipe { format: Some(format.to_owned()), ..self.clone() };
+        let scheme =
+            || adjust(find_preset(self.scheme.as_deref()?).ok()?, self.group_size, self.symmetric).ok();
+        match scheme().map(|scheme| (scheme.number, integers::holding(&scheme))) {
+            Some((Number::Int { bits }, None)) if format == "gguf" => Recipe {
+                scheme: Some(blocks_of(bits).to_owned()),
+                group_size: None,
+                symmetric: None,
+                overrides: Vec::new(),
+                stages: Vec::new(),
+                ..recipe
+            },
+            _ => recipe,
+        }
     }
 
     /// The names of the methods, in order: `rotate, gptq`.
@@ -248,6 +293,18 @@ impl Recipe {
             (None, Some(Number::Nf4 | Number::Fp8(Fp8::E5M2)) | None) => "dense",
             (None, Some(_)) => "compressed-tensors",
         }
+    }
+}
+
+/// The preset of GGUF's block type of about as many bits.
+fn blocks_of(bits: u8) -> &'static str {
+    match bits {
+        2 => "q2_k",
+        3 => "q3_k",
+        4 => "q4_k",
+        5 => "q5_k",
+        6 => "q6_k",
+        _ => "q8_0",
     }
 }
 

@@ -19,6 +19,11 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// Whether anything is asked for.
+    pub fn any(self) -> bool {
+        self != Needs::default()
+    }
+
     /// What either asks for.
     pub fn union(self, other: Needs) -> Needs {
         Needs {

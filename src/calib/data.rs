@@ -51,11 +51,20 @@ pub struct Calibration {
     pub packing: bool,
     /// Begins the random numbers that choose the sequences.
     pub seed: u32,
+    /// Experts that the router sends fewer tokens than this are shown all tokens instead.
+    pub expert_tokens: u64,
 }
 
 impl Default for Calibration {
     fn default() -> Calibration {
-        Calibration { data: Vec::new(), samples: 128, seq_len: 512, packing: true, seed: 0 }
+        Calibration {
+            data: Vec::new(),
+            samples: 128,
+            seq_len: 512,
+            packing: true,
+            seed: 0,
+            expert_tokens: 128,
+        }
     }
 }
 

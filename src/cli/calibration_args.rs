@@ -39,6 +39,7 @@ impl CalibrationArguments {
             seq_len: self.seq_len.unwrap_or(recipe.seq_len),
             packing: recipe.packing && !self.no_packing,
             seed: self.seed.unwrap_or(recipe.seed),
+            expert_tokens: recipe.expert_tokens,
         }
     }
 }
@@ -73,6 +74,7 @@ mod tests {
             seq_len: 64,
             packing: false,
             seed: 9,
+            ..Calibration::default()
         };
         assert!(flags.names_data());
         assert_eq!(flags.over(recipe), expected);

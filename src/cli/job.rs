@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use indicatif::HumanBytes;
-use serde_json::json;
+use indicatif::{HumanBytes, ProgressBar};
+use serde_json::{Value, json};
 
 use super::Context;
+use crate::calib::data::Watch;
+use crate::calib::{Calibration, Samples};
 use crate::error::Result;
 use crate::export;
 use crate::io::Checkpoint;
-use crate::pipeline::{self, Options, Outcome, Target};
+use crate::pipeline::{self, Event, Material, Options, Outcome, Target};
 use crate::plan::{Action, Plan};
 use crate::recipe::Recipe;
 
@@ -45,43 +47,135 @@ impl OutputArguments {
 pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Context) -> Result<()> {
     let start = Instant::now();
     let checkpoint = Arc::new(context.open(model)?);
-    let mut plan = super::plan::make(recipe, &checkpoint, context)?;
+    let recipes = recipe.per_format();
+    let plans = recipes.iter().map(|recipe| super::plan::make(recipe, &checkpoint, context));
+    let mut plans = plans.collect::<Result<Vec<Plan>>>()?;
     if output.dry_run {
-        return super::plan::print(&plan, context);
+        return plans.iter().try_for_each(|plan| super::plan::print(plan, context));
     }
-    let target = target(model, output, &plan);
-    pipeline::check_target(&checkpoint, &target, plan.request.format.single_file(), output.overwrite)?;
-    plan.metadata = pipeline::provenance(&plan, &checkpoint, &context.interrupted)?;
-    let card = export::card::model_card(&plan, &command_line(), model);
-    let progress = context.progress(pipeline::total_input_bytes(&plan, &checkpoint), "writing");
+    let paths = targets(model, output, &plans);
+    for (plan, path) in plans.iter().zip(&paths) {
+        pipeline::check_target(&checkpoint, path, plan.request.format.single_file(), output.overwrite)?;
+    }
+    let samples = recipe.calibration.as_ref().map(|calibration| draw(calibration, &checkpoint, context));
+    let samples = samples.transpose()?;
+    for plan in &mut plans {
+        plan.metadata = pipeline::provenance(plan, &checkpoint, &context.interrupted)?;
+        let digest =
+            samples.iter().map(|samples| ("llmc.calibration.blake3".to_owned(), samples.digest.clone()));
+        plan.metadata.extend(digest);
+    }
+    let documents: Vec<Vec<(String, Vec<u8>)>> = plans.iter().map(|plan| cards(plan, model)).collect();
+    let targets: Vec<Target> = plans
+        .iter()
+        .zip(&paths)
+        .zip(&documents)
+        .map(|((plan, path), documents)| Target { plan, path, documents })
+        .collect();
+    let outcome = carry_out(&targets, &checkpoint, recipe, samples.as_ref(), output, context)?;
+    for target in &targets {
+        warn(target.plan, &outcome, context);
+    }
+    report(&targets, &checkpoint, &outcome, start, context)
+}
+
+fn carry_out(
+    targets: &[Target],
+    checkpoint: &Arc<Checkpoint>,
+    recipe: &Recipe,
+    samples: Option<&Samples>,
+    output: &OutputArguments,
+    context: &Context,
+) -> Result<Outcome> {
+    let bytes = targets.iter().map(|target| pipeline::total_input_bytes(target.plan, checkpoint)).sum();
+    let by_block = samples.is_some() || !targets[0].plan.request.rewriting.is_empty();
+    let progress = if by_block { context.bar(0, BLOCKS, "") } else { context.progress(bytes, "writing") };
     let options = Options {
         resume: !output.no_resume,
         interrupted: &context.interrupted,
-        progress: &progress,
-        events: &|_| (),
+        progress: if by_block { &ProgressBar::hidden() } else { &progress },
+        events: &|event| tell(event, &progress, context),
     };
-    let documents = if plan.request.format.single_file() { vec![] } else { vec![card_file(card)] };
-    let targets = [Target { plan: &plan, path: &target, documents: &documents }];
-    let outcome = pipeline::run(&targets, &checkpoint, None, &options)?;
+    let material = by_block.then(|| Material {
+        sequences: samples.map_or(&[], |samples| &samples.sequences),
+        expert_tokens: recipe.calibration.as_ref().map_or(0, |calibration| calibration.expert_tokens),
+    });
+    let outcome = pipeline::run(targets, checkpoint, material, &options)?;
     progress.finish_and_clear();
-    warn(&plan, &outcome, context);
-    report(&plan, &checkpoint, &target, &outcome, start, context)
+    Ok(outcome)
 }
 
-fn card_file(card: String) -> (String, Vec<u8>) {
-    ("README.md".to_owned(), card.into_bytes())
+/// The progress of the block loop.
+const BLOCKS: &str = "{pos}/{len} blocks [{wide_bar}] eta {eta} {msg}";
+
+/// Draws the calibration sequences.
+fn draw(calibration: &Calibration, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Samples> {
+    let bar =
+        context.bar(0, "{msg} [{wide_bar}] {pos}/{len} tokens eta {eta}", "the model writes its own text");
+    let progress = |done: usize, of: usize| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    };
+    let samples = calibration
+        .sequences(checkpoint, &Watch { interrupted: &context.interrupted, progress: &progress })?;
+    bar.finish_and_clear();
+    tracing::info!(sequences = samples.sequences.len(), tokens = samples.tokens(), "calibration set");
+    Ok(samples)
 }
 
-/// The output that was named, or one named after the model and the scheme, here.
-fn target(model: &str, output: &OutputArguments, plan: &Plan) -> PathBuf {
-    output.output.clone().unwrap_or_else(|| {
-        let local = Path::new(model);
-        let name = if local.exists() { model } else { model.split('@').next().unwrap_or(model) };
-        let name = if local.is_file() { Path::new(name).file_stem() } else { Path::new(name).file_name() };
-        let stem = name.map_or("model".into(), |name| name.to_string_lossy());
-        let suffix = plan.recipe.scheme.as_deref().or(plan.recipe.dtype.as_deref());
-        export::default_path(&stem, suffix.unwrap_or(plan.request.format.name()), plan.request.format)
-    })
+/// Shows what happens in the block loop: on the bar, or as lines of JSON on stderr.
+fn tell(event: &Event, bar: &ProgressBar, context: &Context) {
+    let json = |value: Value| {
+        if context.global.json && !context.global.quiet {
+            eprintln!("{value}");
+        }
+    };
+    match event {
+        Event::Linear { block, linear } => {
+            let error =
+                linear.relative_error.map_or(String::new(), |error| format!("{:.2} %", 100.0 * error));
+            tracing::info!(linear = linear.name, scheme = linear.scheme, error, "quantized");
+            bar.set_message(format!("{} {error}", linear.name));
+            json(json!({ "event": "linear", "block": block, "name": linear.name, "scheme": linear.scheme,
+                         "relative_error": linear.relative_error }));
+        }
+        Event::Block { index, of } => {
+            bar.set_length(*of as u64);
+            bar.set_position(*index as u64 + 1);
+            json(json!({ "event": "block", "block": index, "of": of }));
+        }
+    }
+}
+
+/// The model card, where the output is a folder.
+fn cards(plan: &Plan, model: &str) -> Vec<(String, Vec<u8>)> {
+    let card = || export::card::model_card(plan, &command_line(), model).into_bytes();
+    if plan.request.format.single_file() { vec![] } else { vec![("README.md".to_owned(), card())] }
+}
+
+/// Where outputs go: as named; several into the folder that was named, under their formats.
+fn targets(model: &str, output: &OutputArguments, plans: &[Plan]) -> Vec<PathBuf> {
+    let within = |folder: &PathBuf, plan: &Plan| {
+        let name = plan.request.format.name();
+        folder.join(if plan.request.format.single_file() { format!("model.{name}") } else { name.to_owned() })
+    };
+    match (&output.output, plans) {
+        (Some(path), [_]) => vec![path.clone()],
+        (Some(folder), plans) => plans.iter().map(|plan| within(folder, plan)).collect(),
+        (None, plans) => plans.iter().map(|plan| default_target(model, plan, plans.len() > 1)).collect(),
+    }
+}
+
+/// Named after the model and the scheme, and where there are several after the format, here.
+fn default_target(model: &str, plan: &Plan, several: bool) -> PathBuf {
+    let local = Path::new(model);
+    let name = if local.exists() { model } else { model.split('@').next().unwrap_or(model) };
+    let name = if local.is_file() { Path::new(name).file_stem() } else { Path::new(name).file_name() };
+    let stem = name.map_or("model".into(), |name| name.to_string_lossy());
+    let format = plan.request.format;
+    let suffix = plan.recipe.scheme.as_deref().or(plan.recipe.dtype.as_deref()).unwrap_or(format.name());
+    let suffix = if several { format!("{suffix}-{}", format.name()) } else { suffix.to_owned() };
+    export::default_path(&stem, &suffix, format)
 }
 
 /// Reasons that are printed after the work; the plan has them all.
@@ -115,41 +209,56 @@ fn warn(plan: &Plan, outcome: &Outcome, context: &Context) {
 }
 
 fn report(
-    plan: &Plan,
+    targets: &[Target],
     checkpoint: &Checkpoint,
-    target: &Path,
     outcome: &Outcome,
     start: Instant,
     context: &Context,
 ) -> Result<()> {
-    let read = pipeline::total_input_bytes(plan, checkpoint) - outcome.resumed_bytes;
     let seconds = start.elapsed().as_secs_f64();
-    let text = || {
-        format!(
-            "{}{}\n{}in {seconds:.2} s: {} -> {}, {}/s\n",
-            target.display(),
-            match outcome.resumed {
-                0 => String::new(),
-                n => format!(" (resumed: {n} of {} tensors were finished already)", plan.steps.len()),
-            },
-            plan.summary(),
-            HumanBytes(read),
-            HumanBytes(plan.bytes()),
-            HumanBytes((read as f64 / seconds) as u64)
-        )
+    let text = || targets.iter().map(|target| target_text(target, checkpoint, outcome, seconds)).collect();
+    let json = || {
+        let mut all: Vec<Value> =
+            targets.iter().map(|target| target_json(target, checkpoint, outcome, seconds)).collect();
+        if all.len() == 1 { all.remove(0) } else { all.into() }
     };
-    context.print(text, || {
-        json!({
-            "output": target.display().to_string(),
-            "format": plan.request.format.name(),
-            "quantized": plan.steps.iter().filter(|s| matches!(s.action, Action::Quantize(_))).count(),
-            "tensors": plan.steps.len(),
-            "substituted": plan.steps.iter().filter(|step| step.substituted).count(),
-            "resumed": outcome.resumed,
-            "input_bytes": read,
-            "output_bytes": plan.bytes(),
-            "bits_per_weight": plan.total().bits_per_weight(),
-            "seconds": seconds,
-        })
+    context.print(text, json)
+}
+
+/// Input bytes that a run had to read.
+fn bytes_read(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome) -> u64 {
+    pipeline::total_input_bytes(target.plan, checkpoint).saturating_sub(outcome.resumed_bytes)
+}
+
+fn target_text(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome, seconds: f64) -> String {
+    let (plan, read) = (target.plan, bytes_read(target, checkpoint, outcome));
+    let resumed = match outcome.resumed {
+        0 => String::new(),
+        n => format!(" (resumed: {n} of {} tensors were finished already)", plan.steps.len()),
+    };
+    format!(
+        "{}{resumed}\n{}in {seconds:.2} s: {} -> {}, {}/s\n",
+        target.path.display(),
+        plan.summary(),
+        HumanBytes(read),
+        HumanBytes(plan.bytes()),
+        HumanBytes((read as f64 / seconds) as u64)
+    )
+}
+
+fn target_json(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome, seconds: f64) -> Value {
+    let plan = target.plan;
+    json!({
+        "output": target.path.display().to_string(),
+        "format": plan.request.format.name(),
+        "quantized": plan.steps.iter().filter(|s| matches!(s.action, Action::Quantize(_))).count(),
+        "tensors": plan.steps.len(),
+        "substituted": plan.steps.iter().filter(|step| step.substituted).count(),
+        "resumed": outcome.resumed,
+        "input_bytes": bytes_read(target, checkpoint, outcome),
+        "output_bytes": plan.bytes(),
+        "bits_per_weight": plan.total().bits_per_weight(),
+        "blocks": outcome.blocks,
+        "seconds": seconds,
     })
 }

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::calibration_args::CalibrationArguments;
+use crate::calib::Calibration;
 use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::method::METHODS;
@@ -39,10 +41,10 @@ pub struct RecipeArguments {
     /// With zero points
     #[arg(long)]
     asymmetric: bool,
-    /// rtn (round to nearest), mse (clip search), hqq (half-quadratic) [default: rtn; mse with --bits]
+    /// One method, or several in order (rotate,gptq): see --help [default: rtn; mse with --bits]
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
-    /// compressed-tensors, gptq, gptq-v2, awq, gguf, dense [default: what the scheme usually goes into]
+    /// compressed-tensors, gptq, gptq-v2, awq, gguf, dense; several: a,b [default: what the scheme usually goes into]
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
     /// Type of what is not quantized: f32, f16, bf16 [default: as it is]
@@ -66,6 +68,8 @@ pub struct RecipeArguments {
     /// Start from an input that is quantized already
     #[arg(long)]
     dequantize: bool,
+    #[command(flatten)]
+    calibration: CalibrationArguments,
     #[command(flatten)]
     storage: StorageArguments,
 }
@@ -109,6 +113,7 @@ impl RecipeArguments {
             strict: self.strict,
             allow_nonfinite: self.storage.allow_nonfinite,
             dequantize: self.dequantize,
+            calibration: self.calibration.names_data().then(|| self.calibration.over(Calibration::default())),
             overrides: self.overrides.clone(),
             stages: method.iter().flat_map(|names| names.split(',')).map(Stage::new).collect(),
             ..Recipe::default()
