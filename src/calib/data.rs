@@ -20,12 +20,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Source;
-use crate::engine::sampling::SplitMix64;
 use crate::engine::{LanguageModel, Options, Tokenizer};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::hub::Hub;
 use crate::model;
+use crate::numerics::random::SplitMix64;
 use documents::Encoder;
 use pieces::Cut;
 use sources::Share;

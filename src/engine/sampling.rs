@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 
 use crate::error::{Error, Result};
+use crate::numerics::random::SplitMix64;
 
 /// How to choose.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,32 +140,6 @@ fn draw(candidates: &[Candidate], unit: f64) -> u32 {
     hit.or_else(last).expect("the likeliest has a share of 1").0
 }
 
-/// Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators" (Java's SplittableRandom). Written out
-/// because a seed must give the same text for ever, and the crates of random numbers do not promise that of theirs.
-#[derive(Debug, Clone)]
-pub struct SplitMix64(pub u64);
-
-impl SplitMix64 {
-    /// 64 random bits.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform below `limit`, but for a bias of limit/2⁶⁴; 0 where `limit` is.
-    pub fn below(&mut self, limit: usize) -> usize {
-        ((u128::from(self.next()) * limit as u128) >> 64) as usize
-    }
-
-    /// Uniform in [0, 1), with 53 bits.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -274,21 +249,6 @@ mod tests {
         };
         assert_eq!(run(5), run(5));
         assert_ne!(run(5), run(6));
-    }
-
-    /// The vectors are those of <https://rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64>.
-    #[test]
-    fn random_numbers_are_the_published_ones() {
-        let mut random = SplitMix64(1_234_567);
-        let found: Vec<u64> = (0..5).map(|_| random.next()).collect();
-        let published = [
-            6_457_827_717_110_365_317,
-            3_203_168_211_198_807_973,
-            9_817_491_932_198_370_423,
-            4_593_380_528_125_082_431,
-            16_408_922_859_458_223_821,
-        ];
-        assert_eq!(found, published);
     }
 
     #[test]

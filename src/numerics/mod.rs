@@ -11,12 +11,14 @@ pub mod ggml;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod goldens;
+pub mod hadamard;
 pub mod int;
 pub mod linalg;
 mod minifloat;
 pub mod nf4;
 pub mod pack;
 pub mod presets;
+pub mod random;
 mod scale;
 mod scheme;
 pub(crate) mod simd;

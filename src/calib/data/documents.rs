@@ -18,10 +18,10 @@ use serde_json::Value;
 use super::pieces;
 use crate::corpus::rows::Row;
 use crate::corpus::{Content, Source};
-use crate::engine::sampling::SplitMix64;
 use crate::engine::{ChatTemplate, Message, Tokenizer};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
+use crate::numerics::random::SplitMix64;
 
 /// Where a large source is thinned, texts are cut into parts of about so many bytes.
 const PART: usize = 1 << 14;

@@ -11,10 +11,10 @@ use rayon::prelude::*;
 
 use super::Watch;
 use super::pieces::{Cut, Found};
-use crate::engine::sampling::SplitMix64;
 use crate::engine::{LanguageModel, Sampler, Sampling, Tokenizer};
 use crate::error::Result;
 use crate::model::Batch;
+use crate::numerics::random::SplitMix64;
 
 /// Tokens that are drawn at more than the model's own temperature.
 const WARM: usize = 10;

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::documents::{self, Document, Encoder};
 use crate::corpus::Source;
-use crate::engine::sampling::SplitMix64;
 use crate::error::{Error, Result};
+use crate::numerics::random::SplitMix64;
 
 /// Documents of fewer tokens are no sequences of their own: mostly headings, and a prompt's first tokens are unlike others.
 pub const SHORTEST: usize = 16;
