@@ -2,9 +2,10 @@
 //! some schemes beside them, over shapes that are awkward.
 #![allow(clippy::unwrap_used)]
 
-use llmc::method::{Block, Def, Linear, METHODS};
+use llmc::method::{Block, Def, Effect, Linear, METHODS};
 use llmc::numerics::presets::PRESETS;
 use llmc::numerics::{Context, Extent, Granularity, Number, ScaleType, Scheme};
+use llmc::statistics::{Needs, Statistics};
 use llmc::tensor::{QTensor, Weight};
 use ndarray::{Array2, Axis, s};
 
@@ -20,10 +21,14 @@ fn schemes() -> Vec<Scheme> {
     schemes
 }
 
+/// The methods that make codes; those that rewrite weights are tested in `tests/rewrites`.
+fn quantizing() -> impl Iterator<Item = &'static Def> {
+    METHODS.iter().filter(|def| def.effect == Effect::Quantizes)
+}
+
 /// Every method with every scheme that it supports.
 fn supported() -> impl Iterator<Item = (&'static Def, Scheme)> {
-    METHODS
-        .iter()
+    quantizing()
         .flat_map(|def| schemes().into_iter().filter(|s| (def.supports)(s).is_ok()).map(move |s| (def, s)))
 }
 
@@ -54,11 +59,26 @@ fn extent(w: &Array2<f32>) -> Extent {
     Extent::of(w.as_slice().unwrap())
 }
 
+/// What a method asks for, of inputs whose columns have something in common.
+fn statistics(cols: usize, needs: Needs) -> Statistics {
+    let mut statistics = Statistics::new(cols, needs);
+    let tokens = 2 * cols + 3;
+    statistics.observe((weights(tokens, cols, 17) + weights(tokens, 1, 18)).view());
+    statistics
+}
+
 fn apply(def: &Def, scheme: Scheme, w: Array2<f32>, extent: Extent, importance: Option<Vec<f32>>) -> QTensor {
-    let weight = Weight::Dense(w);
-    let linear = Linear { extent: Some(extent), importance, ..Linear::alone("proj.weight", scheme, weight) };
-    let mut block = Block { linears: vec![linear], ..Block::default() };
-    (def.build)(&toml::Table::new()).unwrap().apply(&mut block).unwrap();
+    let (cols, weight) = (w.ncols(), Weight::Dense(w));
+    let method = (def.build)(&toml::Table::new()).unwrap();
+    let linear = Linear {
+        extent: Some(extent),
+        importance,
+        input: Some(0),
+        ..Linear::alone("proj.weight", scheme, weight)
+    };
+    let inputs = vec![statistics(cols, method.needs())];
+    let mut block = Block { linears: vec![linear], inputs, ..Block::default() };
+    method.apply(&mut block).unwrap();
     match block.linears.remove(0).weight {
         Weight::Quantized(q) => q,
         Weight::Dense(_) => panic!("{}: left dense", def.name),
@@ -257,7 +277,7 @@ fn what_is_quantized_already_is_refused() {
     let scheme = Scheme::int(4, Granularity::Group(32), false, ScaleType::F16);
     let w = weights(2, 32, 1);
     let weight = Weight::Quantized(quantize(method("rtn"), scheme, &w));
-    for def in METHODS {
+    for def in quantizing() {
         let linear =
             Linear { extent: Some(extent(&w)), ..Linear::alone("proj.weight", scheme, weight.clone()) };
         let mut block = Block { linears: vec![linear], ..Block::default() };

@@ -16,7 +16,15 @@ use crate::tensor::Weight;
 
 /// Every method, in the order `--help` lists them. The CLI's choices, recipe validation and the conformance tests
 /// iterate this list.
-pub const METHODS: &[Def] = &[quant::rtn::DEF, quant::mse::DEF, quant::hqq::DEF];
+pub const METHODS: &[Def] = &[
+    quant::rtn::DEF,
+    quant::mse::DEF,
+    quant::hqq::DEF,
+    quant::awq::DEF,
+    quant::awq::SCALE,
+    quant::smoothquant::DEF,
+    quant::rotate::DEF,
+];
 
 /// A registry entry.
 #[derive(Debug, Clone, Copy)]

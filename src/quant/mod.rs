@@ -1,6 +1,9 @@
 //! Quantization methods: one method, one file.
 
+pub mod awq;
 pub mod hqq;
 pub mod mse;
+pub mod rotate;
 pub mod rtn;
 pub mod scaling;
+pub mod smoothquant;

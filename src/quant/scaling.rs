@@ -30,7 +30,7 @@ pub fn scale(block: &mut Block, fold: usize, scales: &[f32]) -> Result<()> {
     inputs.sort_unstable();
     inputs.dedup();
     inputs.into_iter().for_each(|input| divide_inputs(&mut block.inputs[input], scales));
-    let divisors = by_element(columns, scales);
+    let divisors = by_element(columns, scales, 1.0, |_, scale| scale);
     match *feeder {
         Feeder::Norm(norm) => {
             let norm = &mut block.norms[norm];
@@ -40,6 +40,32 @@ pub fn scale(block: &mut Block, fold: usize, scales: &[f32]) -> Result<()> {
         Feeder::Linear(linear) => divide_rows(&mut block.linears[linear], &divisors)?,
     }
     Ok(())
+}
+
+/// The mean of what columns of one element of the feeder have, for each column. \[cols\].
+pub fn shared_mean(columns: &[u32], values: &[f32]) -> Vec<f32> {
+    let sums = by_element(columns, values, (0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    columns.iter().map(|&element| sums[element as usize]).map(|(sum, count)| sum / count).collect()
+}
+
+/// The largest of what columns of one element of the feeder have, for each column. \[cols\].
+pub fn shared_max(columns: &[u32], values: &[f32]) -> Vec<f32> {
+    let largest = by_element(columns, values, 0f32, f32::max);
+    columns.iter().map(|&element| largest[element as usize]).collect()
+}
+
+/// Folds the values of the columns of each element; elements without columns keep `start`.
+fn by_element<T: Clone + Copy>(
+    columns: &[u32],
+    values: &[f32],
+    start: T,
+    join: impl Fn(T, f32) -> T,
+) -> Vec<T> {
+    let mut joined = vec![start; columns.iter().max().map_or(0, |&max| max as usize + 1)];
+    for (&element, &value) in columns.iter().zip(values) {
+        joined[element as usize] = join(joined[element as usize], value);
+    }
+    joined
 }
 
 /// The values of a linear, to be rewritten.
@@ -54,23 +80,14 @@ pub fn dense_mut(linear: &mut Linear) -> Result<&mut Array2<f32>> {
     }
 }
 
-/// (element of the feeder, divisor), each element once.
-fn by_element(columns: &[u32], scales: &[f32]) -> Vec<(usize, f32)> {
-    let mut pairs: Vec<_> =
-        columns.iter().map(|&element| element as usize).zip(scales.iter().copied()).collect();
-    pairs.sort_by_key(|(element, _)| *element);
-    pairs.dedup_by_key(|(element, _)| *element);
-    pairs
+/// Divides leading values by what they have; others stay.
+fn divide(values: &mut [f32], divisors: &[f32]) {
+    values.iter_mut().zip(divisors).for_each(|(value, divisor)| *value /= divisor);
 }
 
-fn divide(values: &mut [f32], divisors: &[(usize, f32)]) {
-    divisors.iter().for_each(|&(element, divisor)| values[element] /= divisor);
-}
-
-fn divide_rows(linear: &mut Linear, divisors: &[(usize, f32)]) -> Result<()> {
-    let values = dense_mut(linear)?;
-    for &(row, divisor) in divisors {
-        values.row_mut(row).iter_mut().for_each(|w| *w /= divisor);
+fn divide_rows(linear: &mut Linear, divisors: &[f32]) -> Result<()> {
+    for (mut row, divisor) in dense_mut(linear)?.rows_mut().into_iter().zip(divisors) {
+        row.iter_mut().for_each(|w| *w /= divisor);
     }
     linear.bias.iter_mut().for_each(|bias| divide(bias, divisors));
     Ok(())
@@ -86,5 +103,33 @@ fn divide_inputs(statistics: &mut Statistics, scales: &[f32]) {
         for (mut row, s) in gram.rows_mut().into_iter().zip(scales) {
             row.iter_mut().zip(scales).for_each(|(value, t)| *value /= s * t);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::Needs;
+    use ndarray::array;
+
+    #[test]
+    fn statistics_follow_the_inputs() {
+        let needs = Needs { absmax: true, mean_abs: true, second_moment: true, hessian: true };
+        let of = |x: Array2<f32>| {
+            let mut statistics = Statistics::new(2, needs);
+            statistics.observe(x.view());
+            statistics
+        };
+        let x = array![[1.0, -8.0], [3.0, 2.0], [-2.0, 0.0]];
+        let mut divided = of(x.clone());
+        divide_inputs(&mut divided, &[0.5, 4.0]);
+        assert_eq!(divided, of(x / array![0.5, 4.0]));
+    }
+
+    #[test]
+    fn columns_of_one_element_share() {
+        let columns = [2, 2, 0, 0, 2];
+        assert_eq!(shared_max(&columns, &[1.0, 5.0, 2.0, 3.0, 4.0]), [5.0, 5.0, 3.0, 3.0, 5.0]);
+        assert_eq!(shared_mean(&columns, &[1.0, 5.0, 2.0, 3.0, 3.0]), [3.0, 3.0, 2.5, 2.5, 3.0]);
     }
 }

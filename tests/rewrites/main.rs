@@ -4,9 +4,14 @@
 
 mod model;
 
+use llmc::method::{Block, Def, relative_error};
 use llmc::model::{BlockLayout, Feeder, Fold, LinearPlace};
-use llmc::quant::scaling;
+use llmc::numerics::{Granularity, ScaleType, Scheme};
+use llmc::quant::{awq, rotate, rtn, scaling, smoothquant};
+use llmc::statistics::{Needs, Statistics};
+use llmc::tensor::Weight;
 use model::{Model, folders};
+use ndarray::Array2;
 
 /// The largest distance between logits of two models that should be the same.
 const TOLERANCE: f32 = 1e-4;
@@ -203,4 +208,129 @@ fn nothing_is_folded_through_a_clip() {
     let folder = folders().into_iter().find(|folder| folder.ends_with("olmoe")).unwrap();
     let found = described(&Model::open(&folder).layout(0).unwrap());
     assert!(!found.iter().any(|line| line.starts_with("v_proj =>")), "{found:?}");
+}
+
+const INT4: Scheme = Scheme::int(4, Granularity::Group(16), false, ScaleType::F16);
+
+/// Statistics of inputs some columns of which are far larger than others.
+fn uneven(cols: usize, needs: Needs, state: &mut u64) -> Statistics {
+    let size: Vec<f32> = (0..cols).map(|_| if uniform(state) < 0.1 { 20.0 } else { 1.0 }).collect();
+    let mut statistics = Statistics::new(cols, needs);
+    statistics
+        .observe(Array2::from_shape_fn((3 * cols, cols), |(_, c)| size[c] * (uniform(state) - 0.4)).view());
+    statistics
+}
+
+/// Gives every linear a scheme and statistics of its input.
+fn calibrate(block: &mut Block, layout: &BlockLayout, needs: Needs) {
+    let mut state = 11;
+    for (linear, place) in block.linears.iter_mut().zip(&layout.linears) {
+        let cols = linear.dense().unwrap().ncols();
+        if block.inputs.len() <= place.input {
+            block.inputs.resize(place.input + 1, Statistics::default());
+        }
+        if block.inputs[place.input].tokens == 0 {
+            block.inputs[place.input] = uneven(cols, needs, &mut state);
+        }
+        (linear.scheme, linear.input) = (Some(INT4), Some(place.input));
+    }
+}
+
+/// Rewrites all blocks and both ends of a model: what the pipeline does.
+fn rewrite(model: &mut Model, def: &Def, parameters: &str) -> llmc::Result<()> {
+    let method = (def.build)(&parameters.parse().unwrap())?;
+    for index in 0..model.config.layers.len() {
+        let layout = model.layout(index)?;
+        let mut block = model.block(index, &layout);
+        calibrate(&mut block, &layout, method.needs());
+        method.apply(&mut block)?;
+        model.put(block, &layout);
+    }
+    match method.ends() {
+        Some(ends) => model.rewrite_ends(ends),
+        None => Ok(()),
+    }
+}
+
+/// The families with RMSNorm before their sub-layers and nowhere else.
+const ROTATED: &[&str] = &[
+    "gemma",
+    "llama",
+    "llama3",
+    "mistral",
+    "mixtral",
+    "olmoe",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+];
+
+#[test]
+fn rotations_change_no_logit_where_they_are_possible_and_are_refused_elsewhere() {
+    for folder in folders() {
+        let mut model = Model::open(&folder);
+        let before = model.run();
+        let family = model.name.split('-').next().unwrap().to_owned();
+        let found = rewrite(&mut model, &rotate::DEF, "");
+        match ROTATED.contains(&family.as_str()) {
+            true => {
+                found.unwrap();
+                check_same(&model.name, &before, &model.run());
+            }
+            false => {
+                let error = found.unwrap_err().to_string();
+                assert!(
+                    error.contains("rotate cannot") || error.contains("[in, out]"),
+                    "{}: {error}",
+                    model.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn smoothing_and_scaling_change_no_logit() {
+    for folder in folders().iter().filter(|folder| !folder.to_string_lossy().contains("gpt2")) {
+        for (def, parameters) in [(smoothquant::DEF, "folds = \"all\""), (awq::SCALE, "n_grid = 3")] {
+            let mut model = Model::open(folder);
+            let before = model.run();
+            rewrite(&mut model, &def, parameters).unwrap();
+            check_same(&format!("{} {}", def.name, model.name), &before, &model.run());
+        }
+    }
+}
+
+/// The error of the outputs of a block's linears, after a rewriting method and a quantizing one.
+fn errors(first: Option<&Def>, second: &Def) -> Vec<f64> {
+    let folder = folders().into_iter().find(|folder| folder.ends_with("qwen3")).unwrap();
+    let model = Model::open(&folder);
+    let layout = model.layout(0).unwrap();
+    let mut block = model.block(0, &layout);
+    calibrate(
+        &mut block,
+        &layout,
+        Needs { mean_abs: true, hessian: true, absmax: true, second_moment: true },
+    );
+    let apply = |def: &Def, block: &mut Block| {
+        (def.build)(&toml::Table::new()).unwrap().apply(block).unwrap();
+    };
+    first.into_iter().for_each(|def| apply(def, &mut block));
+    let before = block.clone();
+    apply(second, &mut block);
+    let error = |(before, after): (&llmc::method::Linear, &llmc::method::Linear)| {
+        let Weight::Quantized(q) = &after.weight else { panic!("{}: left dense", after.name) };
+        relative_error(before.dense().unwrap(), q, Some(&block.inputs[after.input.unwrap()]))
+    };
+    before.linears.iter().zip(&block.linears).map(error).collect()
+}
+
+/// Statistics are scaled with the weights, so that relative errors before and after are of the same outputs.
+#[test]
+fn scales_spare_what_meets_large_inputs() {
+    let (plain, scaled) = (errors(None, &rtn::DEF), errors(Some(&awq::SCALE), &rtn::DEF));
+    let sum = |errors: &[f64]| errors.iter().map(|error| error * error).sum::<f64>();
+    assert!(sum(&scaled) < 0.7 * sum(&plain), "{scaled:?} {plain:?}");
 }

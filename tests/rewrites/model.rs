@@ -11,7 +11,7 @@ use llmc::backend::cpu::{Activations, Cpu};
 use llmc::backend::{Backend, Matrix};
 use llmc::engine::Stored;
 use llmc::io::Checkpoint;
-use llmc::method::{Block, Linear, Norm};
+use llmc::method::{Block, Ends, Linear, Norm};
 use llmc::model::{self, Batch, BlockLayout, Config, Decoder, LinearPlace, NormPlace, Weights};
 use llmc::tensor::{DType, Weight};
 use ndarray::{Array2, s};
@@ -104,6 +104,24 @@ impl Model {
             self.set_vector(&place.weight, weight.into_iter().map(|w| w - shift).collect());
             bias.into_iter().zip(&place.bias).for_each(|(bias, name)| self.set_vector(name, bias));
         }
+    }
+
+    /// Rewrites the embedding, the final norm and the head, which is no longer the embedding.
+    pub fn rewrite_ends(&mut self, ends: &dyn Ends) -> llmc::Result<()> {
+        let shift = if self.config.norm.plus_one { 1.0 } else { 0.0 };
+        let base = if self.shape("model.embed_tokens.weight").is_some() { "model." } else { "" };
+        let (embedding, norm) = (format!("{base}embed_tokens.weight"), format!("{base}norm.weight"));
+        let mut rows = self.values(&embedding);
+        let tied = self.config.tied || self.shape("lm_head.weight").is_none();
+        let mut head = if tied { rows.clone() } else { self.values("lm_head.weight") };
+        let weight: Vec<f32> = self.vector(&norm)?.into_iter().map(|w| w + shift).collect();
+        ends.embedding(&mut rows)?;
+        ends.head(&mut head, &weight)?;
+        self.set(&embedding, rows);
+        self.set("lm_head.weight", head);
+        self.set_vector(&norm, vec![1.0 - shift; weight.len()]);
+        self.config.tied = false;
+        Ok(())
     }
 
     /// Logits of some tokens, or hidden states of an encoder.

@@ -1,0 +1,286 @@
+//! `awq`: scales that spare the columns with large inputs, then a clip search.
+//!
+//! **What.** Column j of the linears that read an input is multiplied by s_j before rounding, and the norm or linear that
+//! makes the input divided by it, so that the model computes the same and the weights that meet large inputs are rounded
+//! more finely. s = x̄^α / w̄^(1−α), normalized by √(max s · min s): x̄_j is the mean |x_j|, w̄_j the mean of |w_j| relative to
+//! the largest of its group (`duo_scaling`; without, s = x̄^α). α is the one of `n_grid` steps that leaves the least error
+//! of the outputs,
+//!
+//! ```text
+//! argmin over α of Σ tr(ΔW·H·ΔWᵀ),  ΔW = Q(W·diag(s))·diag(s)⁻¹ − W,  H = Σ xᵀx
+//! ```
+//!
+//! over the linears of the input that are to be quantized: exact on the calibration set, without its activations. Where
+//! nothing beats s = 1, nothing is scaled. Then each group is clipped as `mse` does, weighted by H's diagonal, and rounded.
+//!
+//! Pairs are those of the architecture: norm → q/k/v, v → o (one scale for the columns that a key-value head serves),
+//! norm → gate/up and router, up → down. `awq-scale` moves the scales and leaves the weights dense, for another method.
+//!
+//! **Why.** A hundredth of the columns carries most of the output; rounding does not know which, calibration does.
+//!
+//! **When.** 3 and 4 bits, in groups, where `gptq` takes too long or is to be helped.
+//!
+//! **Cost.** rows·cols² multiplications per linear and step of α; a Hessian per input.
+//!
+//! ```text
+//! llmc quantize --scheme w4a16-asym --method awq --data calibration.txt model/
+//! ```
+//!
+//! Reference: Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration",
+//! <https://arxiv.org/abs/2306.00978>; duo scaling: <https://github.com/casper-hansen/AutoAWQ>, `awq/quantize/quantizer.py`.
+
+use ndarray::{Array2, ArrayView2, s};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::mse;
+use super::scaling::{scale, shared_mean};
+use crate::error::{Error, Result};
+use crate::method::{self, Block, Def, Effect, Linear, Method, Scope, map_linears};
+use crate::model::Fold;
+use crate::numerics::{Context, Number, Scheme, linalg};
+use crate::statistics::{Needs, Statistics};
+use crate::tensor::Weight;
+
+/// Registry entry.
+pub const DEF: Def = Def {
+    name: "awq",
+    summary: "scale columns by the size of their inputs, clip, round: calibration, minutes per billion weights",
+    supports,
+    effect: Effect::Quantizes,
+    build: |table| Ok(Box::new(method::parse::<Awq>("awq", table)?)),
+};
+
+/// Registry entry of the scales alone.
+pub const SCALE: Def = Def {
+    name: "awq-scale",
+    summary: "awq's scales alone, for another method to round: the model computes the same",
+    supports,
+    effect: Effect::Rewrites,
+    build: |table| Ok(Box::new(method::parse::<AwqScale>("awq-scale", table)?)),
+};
+
+fn supports(scheme: &Scheme) -> Result<(), &'static str> {
+    match scheme.needs_extent() {
+        true => Err(
+            "awq changes the range of whole tensors, which this scheme must know before: use rtn or mse, or \
+                     scales per channel or group",
+        ),
+        false => Ok(()),
+    }
+}
+
+/// Scale search, clip search, rounding.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Awq {
+    /// Steps of α between 0 and 1.
+    pub n_grid: usize,
+    /// Whether small weights are favoured too.
+    pub duo_scaling: bool,
+    /// Whether groups are clipped.
+    pub clip: bool,
+}
+
+impl Default for Awq {
+    fn default() -> Self {
+        let AwqScale { n_grid, duo_scaling } = AwqScale::default();
+        Awq { n_grid, duo_scaling, clip: true }
+    }
+}
+
+/// Scale search alone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AwqScale {
+    /// Steps of α between 0 and 1.
+    pub n_grid: usize,
+    /// Whether small weights are favoured too.
+    pub duo_scaling: bool,
+}
+
+impl Default for AwqScale {
+    fn default() -> Self {
+        AwqScale { n_grid: 20, duo_scaling: true }
+    }
+}
+
+const NEEDS: Needs = Needs { absmax: false, mean_abs: true, second_moment: false, hessian: true };
+
+impl Method for Awq {
+    fn needs(&self) -> Needs {
+        NEEDS
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Block
+    }
+
+    fn apply(&self, block: &mut Block) -> Result<()> {
+        AwqScale { n_grid: self.n_grid, duo_scaling: self.duo_scaling }.apply(block)?;
+        weigh_columns(block)?;
+        map_linears(block, |linear, scheme| {
+            let (w, context) = (linear.dense()?, linear.context());
+            let searched = self.clip && !matches!(scheme.number, Number::Ggml(_));
+            let grid = if searched { mse::search(&scheme, w, &context) } else { scheme.fit(w, &context) };
+            Ok(Weight::Quantized(scheme.round(w, grid, &context)))
+        })
+    }
+}
+
+impl Method for AwqScale {
+    fn needs(&self) -> Needs {
+        NEEDS
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Block
+    }
+
+    fn apply(&self, block: &mut Block) -> Result<()> {
+        for fold in 0..block.folds.len() {
+            if let Some(scales) = self.search(block, &block.folds[fold])? {
+                scale(block, fold, &scales)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives every linear the second moment of its inputs as the importance of its columns.
+fn weigh_columns(block: &mut Block) -> Result<()> {
+    for index in 0..block.linears.len() {
+        if block.linears[index].scheme.is_some() {
+            let input = block.input(&block.linears[index])?;
+            let tokens = input.tokens.max(1) as f32;
+            let importance = gram(&block.linears[index], input)?.diag().mapv(|sum| sum / tokens).to_vec();
+            block.linears[index].importance = Some(importance);
+        }
+    }
+    Ok(())
+}
+
+fn gram<'a>(linear: &Linear, input: &'a Statistics) -> Result<&'a Array2<f32>> {
+    input.gram.as_ref().ok_or_else(|| {
+        let what = format!("{}: the Hessian of its inputs was not gathered", linear.name);
+        Error::unsupported(what, "calibrate with the statistics that awq needs")
+    })
+}
+
+/// A linear whose outputs are to stay as they are.
+struct Reader<'a> {
+    linear: &'a Linear,
+    w: ArrayView2<'a, f32>,
+    scheme: Scheme,
+    input: &'a Statistics,
+    /// Σ xᵀx, [cols, cols].
+    gram: &'a Array2<f32>,
+}
+
+impl<'a> Reader<'a> {
+    /// `None` for linears that stay dense.
+    fn new(block: &'a Block, linear: &'a Linear) -> Result<Option<Reader<'a>>> {
+        let Some(scheme) = linear.scheme else { return Ok(None) };
+        let input = block.input(linear)?;
+        Ok(Some(Reader { linear, w: linear.dense()?, scheme, input, gram: gram(linear, input)? }))
+    }
+}
+
+impl AwqScale {
+    /// The scale of every column that a fold's readers have; `None` where nothing is to be gained.
+    fn search(&self, block: &Block, fold: &Fold) -> Result<Option<Vec<f32>>> {
+        let readers = fold.readers.iter().map(|&reader| Reader::new(block, &block.linears[reader]));
+        let readers: Vec<Reader> = readers.filter_map(Result::transpose).collect::<Result<_>>()?;
+        if readers.is_empty() {
+            return Ok(None);
+        }
+        let x = shared_mean(&fold.columns, &input_size(&readers));
+        let w = shared_mean(&fold.columns, &weight_size(&readers));
+        let mut least = error(&readers, &vec![1.0; x.len()])?;
+        let mut best = None;
+        for step in 0..=self.n_grid {
+            let scales = self.scales(&x, &w, step as f32 / self.n_grid.max(1) as f32);
+            let error = error(&readers, &scales)?;
+            if error < least {
+                (least, best) = (error, Some(scales));
+            }
+        }
+        Ok(best)
+    }
+
+    /// x^α / w^(1−α), between the inverse and the double of which lies 1.
+    fn scales(&self, x: &[f32], w: &[f32], alpha: f32) -> Vec<f32> {
+        let favoured = |w: f32| if self.duo_scaling { w.powf(1.0 - alpha) + 1e-4 } else { 1.0 };
+        let scales: Vec<f32> =
+            x.iter().zip(w).map(|(&x, &w)| (x.powf(alpha) / favoured(w)).max(1e-4)).collect();
+        let extremes = scales.iter().fold((f32::MAX, 0f32), |(min, max), &s| (min.min(s), max.max(s)));
+        let middle = (extremes.0 * extremes.1).sqrt();
+        scales.into_iter().map(|s| s / middle).collect()
+    }
+}
+
+/// The mean |x| of each column relative to the mean of all, over the readers' inputs; 1 for columns that were always zero,
+/// which say nothing. \[cols\].
+fn input_size(readers: &[Reader]) -> Vec<f32> {
+    let mut sums = vec![0f64; readers[0].w.ncols()];
+    for reader in readers {
+        sums.iter_mut().zip(&reader.input.sum_abs).for_each(|(sum, x)| *sum += x);
+    }
+    let mean = sums.iter().sum::<f64>() / sums.len().max(1) as f64;
+    sums.into_iter().map(|sum| if sum > 0.0 { (sum / mean) as f32 } else { 1.0 }).collect()
+}
+
+/// The mean |w| of each column relative to the largest of its group. \[cols\].
+fn weight_size(readers: &[Reader]) -> Vec<f32> {
+    let mut sums = vec![0f64; readers[0].w.ncols()];
+    for Reader { w, scheme, .. } in readers {
+        let width = scheme.width(w.ncols());
+        for row in w.rows() {
+            for start in (0..row.len()).step_by(width) {
+                let group = row.slice(s![start..row.len().min(start + width)]);
+                let largest = group.iter().fold(f32::MIN_POSITIVE, |max, w| max.max(w.abs()));
+                sums[start..].iter_mut().zip(group).for_each(|(sum, w)| *sum += f64::from(w.abs() / largest));
+            }
+        }
+    }
+    let rows: usize = readers.iter().map(|reader| reader.w.nrows()).sum();
+    sums.into_iter().map(|sum| (sum / rows.max(1) as f64) as f32).collect()
+}
+
+/// Rows of a linear that one task rounds.
+const TILE: usize = 128;
+
+/// Σ tr(ΔW·H·ΔWᵀ) over the readers.
+fn error(readers: &[Reader], scales: &[f32]) -> Result<f64> {
+    readers.iter().map(|reader| reader_error(reader, scales)).sum()
+}
+
+fn reader_error(reader: &Reader, scales: &[f32]) -> Result<f64> {
+    let Reader { linear, w, scheme, gram, .. } = reader;
+    let importance = linear.importance.as_ref();
+    let importance: Option<Vec<f32>> =
+        importance.map(|values| values.iter().zip(scales).map(|(value, s)| value / (s * s)).collect());
+    let context = Context { extent: None, importance: importance.as_deref() };
+    let tile = TILE.next_multiple_of(scheme.row_multiple());
+    let starts: Vec<usize> = (0..w.nrows()).step_by(tile).collect();
+    let tile_error = |&start: &usize| {
+        let rows = w.slice(s![start..w.nrows().min(start + tile), ..]);
+        linalg::quadratic(rounding_error(rows, scheme, scales, &context).view(), gram.view())
+    };
+    let errors: Vec<f64> = starts.par_iter().map(tile_error).collect();
+    let sum: f64 = errors.iter().sum();
+    if sum.is_finite() {
+        return Ok(sum);
+    }
+    let what = format!("{}: the statistics of its inputs, or its weights, are not finite", linear.name);
+    Err(Error::unsupported(what, "look for NaN in the model and for activations that overflow"))
+}
+
+/// Q(w·diag(s))·diag(s)⁻¹ − w, [rows, cols].
+fn rounding_error(w: ArrayView2<f32>, scheme: &Scheme, scales: &[f32], context: &Context) -> Array2<f32> {
+    let scales = ndarray::aview1(scales);
+    let mut values = vec![0.0; w.len()];
+    scheme.quantize((&w * &scales).view(), context).dequantize(&mut values);
+    let rounded = Array2::from_shape_vec(w.dim(), values).expect("as many values as weights");
+    rounded / scales - w
+}

@@ -1,0 +1,171 @@
+//! `smoothquant`: moves the size of outlying inputs into the weights, before both are rounded to 8 bits.
+//!
+//! **What.** Column j of the linears that read an input is multiplied by s_j, and what makes the input divided by it:
+//!
+//! ```text
+//! s_j = max|x_j|^α / max|w_j|^(1−α)
+//! ```
+//!
+//! the maxima over the calibration set and over the rows of the linears that are to be quantized. The model computes the
+//! same; the weights stay dense, for `rtn` or another method to round.
+//!
+//! **Why.** A few columns of the activations are a hundred times the others; an 8-bit scale per token or tensor that
+//! covers them leaves no codes for the rest. Weights have room.
+//!
+//! **When.** INT8 activations (w8a8). α is higher (0.75 to 0.85) for models with larger outliers. By default scales go into
+//! norms only, as in the paper; `folds = "all"` smooths the inputs of o and down too.
+//!
+//! **Cost.** One pass over the weights; the largest magnitude of each input column.
+//!
+//! Reference: Xiao et al. 2022, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
+//! <https://arxiv.org/abs/2211.10438>, equation 4.
+
+use serde::{Deserialize, Serialize};
+
+use super::scaling::{scale, shared_max};
+use crate::error::{Error, Result};
+use crate::method::{self, Block, Def, Effect, Linear, Method, Scope};
+use crate::model::{Feeder, Fold};
+use crate::statistics::Needs;
+
+/// Registry entry.
+pub const DEF: Def = Def {
+    name: "smoothquant",
+    summary: "move outliers of activations into the weights, before both become 8 bits: calibration, seconds",
+    supports: |_| Ok(()),
+    effect: Effect::Rewrites,
+    build: |table| Ok(Box::new(build(method::parse("smoothquant", table)?)?)),
+};
+
+/// Smoothing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SmoothQuant {
+    /// How much of the difficulty goes to the weights: 0 to 1.
+    pub alpha: f32,
+    /// Where scales may go.
+    pub folds: Folds,
+}
+
+/// Where scales may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Folds {
+    /// Into norms.
+    Norms,
+    /// Into v and up too.
+    All,
+}
+
+impl Default for SmoothQuant {
+    fn default() -> Self {
+        SmoothQuant { alpha: 0.5, folds: Folds::Norms }
+    }
+}
+
+fn build(parameters: SmoothQuant) -> Result<SmoothQuant> {
+    if (0.0..=1.0).contains(&parameters.alpha) {
+        return Ok(parameters);
+    }
+    let what = format!("smoothquant: alpha is {}", parameters.alpha);
+    Err(Error::usage(what, "it goes from 0 (inputs stay) to 1 (all goes to the weights)"))
+}
+
+impl Method for SmoothQuant {
+    fn needs(&self) -> Needs {
+        Needs { absmax: true, ..Needs::default() }
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Block
+    }
+
+    fn apply(&self, block: &mut Block) -> Result<()> {
+        for index in 0..block.folds.len() {
+            let fold = &block.folds[index];
+            if self.folds == Folds::Norms && !matches!(fold.feeder, Feeder::Norm(_)) {
+                continue;
+            }
+            if let Some(scales) = self.scales(block, fold)? {
+                scale(block, index, &scales)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SmoothQuant {
+    /// The scale of each column; `None` where no reader is to be quantized.
+    fn scales(&self, block: &Block, fold: &Fold) -> Result<Option<Vec<f32>>> {
+        let readers = fold.readers.iter().map(|&reader| &block.linears[reader]);
+        let readers: Vec<&Linear> = readers.filter(|linear| linear.scheme.is_some()).collect();
+        if readers.is_empty() {
+            return Ok(None);
+        }
+        let (mut x, mut w) = (vec![0f32; fold.columns.len()], vec![0f32; fold.columns.len()]);
+        for linear in readers {
+            let largest = |max: &mut f32, value: &f32| *max = max.max(value.abs());
+            x.iter_mut().zip(&block.input(linear)?.absmax).for_each(|(max, value)| largest(max, value));
+            for row in linear.dense()?.rows() {
+                w.iter_mut().zip(row).for_each(|(max, value)| largest(max, value));
+            }
+        }
+        let (x, w) = (shared_max(&fold.columns, &x), shared_max(&fold.columns, &w));
+        Ok(Some(x.iter().zip(&w).map(|(&x, &w)| self.scale(x, w)).collect()))
+    }
+
+    /// x^α / w^(1−α); 1 where either is zero (nothing to move), or where no f32 holds the scale.
+    fn scale(&self, x: f32, w: f32) -> f32 {
+        let scale = x.powf(self.alpha) / w.powf(1.0 - self.alpha);
+        if x > 0.0 && w > 0.0 && scale.is_normal() { scale } else { 1.0 }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::method::Norm;
+    use crate::model::NormPlace;
+    use crate::numerics::{Granularity, ScaleType, Scheme};
+    use crate::statistics::Statistics;
+    use crate::tensor::Weight;
+    use ndarray::array;
+
+    fn block() -> Block {
+        let scheme = Scheme::int(8, Granularity::Channel, true, ScaleType::F32);
+        let weight = Weight::Dense(array![[1.0, 4.0, 0.0], [-0.5, 2.0, 0.0]]);
+        let linear = Linear { input: Some(0), ..Linear::alone("up.weight", scheme, weight) };
+        let norm =
+            Norm { place: NormPlace::default(), weight: vec![2.0, 3.0, 5.0], bias: Some(vec![1.0; 3]) };
+        let fold = Fold { feeder: Feeder::Norm(0), readers: vec![0], columns: vec![0, 1, 2], head_dim: None };
+        let inputs = vec![Statistics { tokens: 1, absmax: vec![4.0, 1.0, 9.0], ..Statistics::default() }];
+        Block { linears: vec![linear], norms: vec![norm], folds: vec![fold], inputs, ..Block::default() }
+    }
+
+    /// √(4/1) = 2, √(1/4) = ½; the third column has no weights to take anything.
+    #[test]
+    fn scales_are_the_ratio_of_the_largest() {
+        let mut block = block();
+        SmoothQuant::default().apply(&mut block).unwrap();
+        let smoothed = array![[2.0, 2.0, 0.0], [-1.0, 1.0, 0.0]];
+        assert_eq!(block.linears[0].dense().unwrap(), smoothed);
+        assert_eq!(block.norms[0].weight, [1.0, 6.0, 5.0]);
+        assert_eq!(block.norms[0].bias, Some(vec![0.5, 2.0, 1.0]));
+        assert_eq!(block.inputs[0].absmax, [2.0, 2.0, 9.0]);
+    }
+
+    #[test]
+    fn an_alpha_beyond_its_range_is_refused() {
+        let error = (DEF.build)(&"alpha = 1.5".parse().unwrap()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn without_calibration_it_says_what_is_missing() {
+        let mut block = block();
+        block.linears[0].input = None;
+        let error = SmoothQuant::default().apply(&mut block).unwrap_err();
+        assert!(error.to_string().contains("up.weight"), "{error}");
+    }
+}
