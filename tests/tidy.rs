@@ -28,7 +28,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &["backend", "error", "tensor"]),
     ("engine", &["backend", "error", "io", "model", "numerics", "tensor"]),
     ("corpus", &["error", "io"]),
-    ("calib", &["corpus", "engine", "error", "io", "model", "numerics", "statistics", "tensor"]),
+    ("calib", &["corpus", "engine", "error", "export", "io", "model", "numerics", "statistics", "tensor"]),
     ("eval", &["backend", "corpus", "engine", "error", "io", "model", "tensor"]),
     ("io", &["error", "model", "numerics", "tensor"]),
     ("export", &["error", "io", "model", "numerics", "plan", "tensor"]),

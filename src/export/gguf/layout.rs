@@ -14,16 +14,24 @@ use crate::tensor::DType;
 const ALIGNMENT: u64 = 32;
 
 /// A tensor that is known before any work.
+#[derive(Debug, Clone)]
 pub struct Constant {
+    /// Its name, type and shape.
     pub part: Part,
+    /// As they are stored.
     pub bytes: Vec<u8>,
 }
 
 impl Constant {
     /// A vector in F32.
     pub fn vector(name: &str, values: &[f32]) -> Constant {
+        Constant::new(name.to_owned(), vec![values.len()], values)
+    }
+
+    /// A tensor in F32, of a row-major shape that has so many values.
+    pub fn new(name: String, shape: Vec<usize>, values: &[f32]) -> Constant {
         Constant {
-            part: Part { name: name.to_owned(), dtype: DType::F32, shape: vec![values.len()] },
+            part: Part { name, dtype: DType::F32, shape },
             bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         }
     }
@@ -34,6 +42,22 @@ impl Constant {
 /// # Errors
 /// Two tensors of one name; an element type that ggml does not have.
 pub fn file(plan: &Plan, metadata: &Metadata, constants: &[Constant]) -> Result<OutputFile> {
+    lay_out(parts(plan), metadata, constants)
+}
+
+/// The bytes of a file whose tensors are all known: what is no model.
+///
+/// # Errors
+/// Two tensors of one name.
+pub fn whole(metadata: &Metadata, constants: &[Constant]) -> Result<Vec<u8>> {
+    Ok(lay_out(std::iter::empty(), metadata, constants)?.header)
+}
+
+fn lay_out<'a>(
+    parts: impl Iterator<Item = (usize, usize, &'a Part)>,
+    metadata: &Metadata,
+    constants: &[Constant],
+) -> Result<OutputFile> {
     let mut names = HashSet::new();
     let mut end = 0;
     let mut infos = Vec::new();
@@ -41,7 +65,7 @@ pub fn file(plan: &Plan, metadata: &Metadata, constants: &[Constant]) -> Result<
         put_info(&mut infos, &constant.part, &mut end, &mut names)?;
     }
     let mut places = Vec::new();
-    for (step, part_index, part) in parts(plan) {
+    for (step, part_index, part) in parts {
         let offset = put_info(&mut infos, part, &mut end, &mut names)?;
         places.push(PartPlace { step, part: part_index, offset });
     }

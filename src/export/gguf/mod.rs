@@ -8,6 +8,8 @@ mod arrange;
 mod layout;
 mod metadata;
 
+pub use layout::{Constant, whole};
+
 use super::{Admission, Format, Output, OutputFile, Part, Sink, Target, rows_cols};
 use crate::error::Result;
 use crate::io::Checkpoint;
