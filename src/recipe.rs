@@ -296,6 +296,15 @@ impl Recipe {
     }
 }
 
+/// The recipes that the binary carries: (name, text).
+pub const SHIPPED: &[(&str, &str)] = &[
+    ("w4a16-gptq", include_str!("../recipes/w4a16-gptq.toml")),
+    ("w4a16-awq", include_str!("../recipes/w4a16-awq.toml")),
+    ("w8a8-smoothquant", include_str!("../recipes/w8a8-smoothquant.toml")),
+    ("w4a16-rotate-gptq", include_str!("../recipes/w4a16-rotate-gptq.toml")),
+    ("q4_0-imatrix", include_str!("../recipes/q4_0-imatrix.toml")),
+];
+
 /// The preset of GGUF's block type of about as many bits.
 fn blocks_of(bits: u8) -> &'static str {
     match bits {

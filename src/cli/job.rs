@@ -46,7 +46,7 @@ impl OutputArguments {
 /// Opens `model`, carries `recipe` out on it, prints what was done.
 pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Context) -> Result<()> {
     let start = Instant::now();
-    let checkpoint = Arc::new(context.open(model)?);
+    let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, context.open(model)?)?);
     let recipes = recipe.per_format();
     let plans = recipes.iter().map(|recipe| super::plan::make(recipe, &checkpoint, context));
     let mut plans = plans.collect::<Result<Vec<Plan>>>()?;

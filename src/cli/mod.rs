@@ -12,6 +12,7 @@ mod job;
 mod plan;
 mod quantize;
 mod recipe_args;
+mod run;
 mod verify;
 
 use std::io::{IsTerminal, Write};
@@ -54,6 +55,7 @@ enum Command {
     Plan(plan::Arguments),
     Quantize(quantize::Arguments),
     Convert(convert::Arguments),
+    Run(run::Arguments),
     Verify(verify::Arguments),
     Bench(bench::Arguments),
     Generate(generate::Arguments),
@@ -108,6 +110,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Plan(arguments) => plan::run(&arguments, &context),
         Command::Quantize(arguments) => quantize::run(&arguments, &context),
         Command::Convert(arguments) => convert::run(&arguments, &context),
+        Command::Run(arguments) => run::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Bench(arguments) => bench::run(&arguments, &context),
         Command::Generate(arguments) => generate::run(&arguments, &context),

@@ -124,6 +124,17 @@ impl Source {
 }
 
 impl Checkpoint {
+    /// Gives a model whose head is its embedding a head of its own, with the same values.
+    pub fn untie(&mut self, embedding: &str, head: &str) {
+        if let Some(source) = self.tensors.get(embedding) {
+            let own = Source { name: head.to_owned(), ..source.clone() };
+            self.tensors.insert(head.to_owned(), own);
+        }
+        if let Some(config) = self.config.as_mut().and_then(Value::as_object_mut) {
+            config.insert("tie_word_embeddings".into(), false.into());
+        }
+    }
+
     /// Everything worth copying beside the weights; for GGUF, rebuilt from the metadata.
     pub fn side_files(&self) -> Result<Cow<'_, [SideFile]>> {
         match self.files.first().filter(|file| super::gguf::is_gguf(file)) {

@@ -93,6 +93,46 @@ pub fn block_layout(config: &Config, weights: &dyn Weights, block: usize) -> Res
     Ok(walk.in_order())
 }
 
+/// The tensors where the residual stream begins and ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelEnds {
+    /// Full name of the token embedding.
+    pub embedding: String,
+    /// The norm before the head.
+    pub final_norm: NormPlace,
+    /// Full name of the head's weight, whether the file has it or shares the embedding's.
+    pub head: String,
+}
+
+/// The ends of a model whose stream nothing else is added to.
+///
+/// # Errors
+/// [`Error::Unsupported`] where positions, norms or projections stand between the embedding and the first block, or where
+/// there is no plain final norm and head.
+pub fn model_ends(config: &Config, weights: &dyn Weights) -> Result<ModelEnds> {
+    let names = &config.names;
+    let between = names.positions.or(names.token_types).or(names.embedding_norm);
+    let between = between.or(names.projections.map(|projections| projections[0]));
+    let (Some(norm), Some(head), None) = (names.final_norm, names.head, between) else {
+        let what = between.unwrap_or("an encoder without a head");
+        return Err(Error::unsupported(
+            format!("the residual stream of this model cannot be turned: {what} stands at its end"),
+            "leave `rotate` out of the recipe",
+        ));
+    };
+    let tensors = Tensors::new(weights, config);
+    let place = Place::default();
+    let name = tensors.name(norm, place);
+    let final_norm = NormPlace {
+        weight: tensors.weight(&name),
+        bias: tensors.bias(&name),
+        centered: config.norm.centered,
+        plus_one: config.norm.plus_one,
+    };
+    let embedding = tensors.weight(&tensors.name(names.embedding, place));
+    Ok(ModelEnds { embedding, final_norm, head: format!("{head}.weight") })
+}
+
 /// What a linear reads.
 #[derive(Debug, Clone, Copy)]
 struct Source {

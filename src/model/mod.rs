@@ -34,7 +34,7 @@ pub use cache::Cache;
 pub use config::{Config, Layer};
 pub use decoder::{Batch, Decoder};
 pub use embedding::Embedding;
-pub use layout::{BlockLayout, Feeder, Fold, LinearPlace, NormPlace, block_layout};
+pub use layout::{BlockLayout, Feeder, Fold, LinearPlace, ModelEnds, NormPlace, block_layout, model_ends};
 pub use names::{Name, Numbers};
 pub use rotary::Rotary;
 use settings::Settings;

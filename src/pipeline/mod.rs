@@ -7,6 +7,7 @@
 mod blocks;
 mod chunks;
 mod digest;
+mod ends;
 mod extents;
 mod gather;
 mod journal;
@@ -30,6 +31,7 @@ use blocks::Blocks;
 pub use blocks::{BlockReport, ExpertReport, LinearReport, Material};
 use chunks::{chunk_rows, refuse_long_rows};
 pub use digest::{input_digest, provenance};
+pub use ends::untie;
 use journal::Journal;
 use made::Made;
 pub use output::check_target;
@@ -166,7 +168,7 @@ fn fill(
         outcome.resumed_bytes += bytes;
         output.run.find_extents()?;
     }
-    let ends = Made::default();
+    let ends = ends::ends(&outputs[0].target.plan.request, checkpoint)?;
     let runs: Vec<&Run> = outputs.iter().map(|output| &output.run).collect();
     let blocks =
         material.map(|material| Blocks::new(runs[0], checkpoint, material, &ends, options)).transpose()?;

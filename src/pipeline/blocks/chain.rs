@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::numerics::convert;
@@ -11,10 +12,10 @@ use crate::pipeline::output::write_at;
 use crate::tensor::DType;
 
 /// Hidden states, [tokens, hidden] in f32, sequence after sequence.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Chain {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     hidden: usize,
 }
 
@@ -25,7 +26,7 @@ impl Chain {
         let file = file.map_err(|e| Error::io(path, e))?;
         let bytes = (tokens * hidden * size_of::<f32>()) as u64;
         crate::pipeline::output::reserve(&file, bytes).map_err(|e| Error::io(path, e))?;
-        Ok(Chain { path: path.to_owned(), file, hidden })
+        Ok(Chain { path: path.to_owned(), file: Arc::new(file), hidden })
     }
 
     /// Opens what an interrupted run left; `None` where it is not there, or not whole.
@@ -33,7 +34,7 @@ impl Chain {
         let Ok(file) = File::options().read(true).write(true).open(path) else { return Ok(None) };
         let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
         let whole = len == (tokens * hidden * size_of::<f32>()) as u64;
-        Ok(whole.then(|| Chain { path: path.to_owned(), file, hidden }))
+        Ok(whole.then(|| Chain { path: path.to_owned(), file: Arc::new(file), hidden }))
     }
 
     /// Writes the rows of some tokens.

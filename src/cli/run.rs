@@ -1,0 +1,73 @@
+//! `llmc run`.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::Context;
+use super::calibration_args::CalibrationArguments;
+use super::job::{self, OutputArguments};
+use crate::error::{Error, Result};
+use crate::method::unknown_key;
+use crate::recipe::{Recipe, SHIPPED};
+
+/// Carry out a recipe: stages in order, overrides by name, calibration, one output or several
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:
+  llmc run w4a16-gptq --model models/qwen --data corpus.jsonl
+  llmc run my-recipe.toml --model org/name --set gptq.damping=0.05 --dry-run",
+    after_long_help = shipped()
+)]
+pub struct Arguments {
+    /// A TOML file, or the name of a shipped recipe (--help lists them)
+    recipe: String,
+    /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
+    #[arg(long)]
+    model: String,
+    /// Set a key of the recipe: group_size=64, gptq.damping=0.05 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    calibration: CalibrationArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+/// The shipped recipes and what each says of itself.
+fn shipped() -> String {
+    let first_lines = |text: &str| {
+        let comment = text.lines().map_while(|line| line.strip_prefix('#'));
+        comment.map(|line| format!("     {line}\n")).collect::<String>()
+    };
+    let entry = |(name, text): &(&str, &str)| format!("  {name}\n{}", first_lines(text));
+    format!("Shipped recipes:\n{}", SHIPPED.iter().map(entry).collect::<String>())
+}
+
+/// Runs.
+pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    let mut recipe = Recipe::from_toml(&read(&arguments.recipe)?)?;
+    arguments.set.iter().try_for_each(|assignment| recipe.set(assignment))?;
+    if arguments.calibration.names_data() || recipe.calibration.is_some() {
+        let own = recipe.calibration.take().unwrap_or_default();
+        recipe.calibration = Some(arguments.calibration.over(own));
+    }
+    job::run(&arguments.model, &recipe, &arguments.output, context)
+}
+
+/// A recipe's text: a file, or a shipped one.
+fn read(name: &str) -> Result<String> {
+    if Path::new(name).exists() {
+        return std::fs::read_to_string(name).map_err(|e| Error::io(name, e));
+    }
+    match SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
+        Some((_, text)) => Ok((*text).to_owned()),
+        None if name.ends_with(".toml") => {
+            Err(Error::io(name, std::io::Error::from(std::io::ErrorKind::NotFound)))
+        }
+        None => {
+            let names: Vec<&str> = SHIPPED.iter().map(|(shipped, _)| *shipped).collect();
+            Err(unknown_key("recipe", name, &names))
+        }
+    }
+}

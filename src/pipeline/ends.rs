@@ -1,0 +1,78 @@
+//! What rewriting stages do outside the blocks, where the residual stream begins and ends: to the rows of the embedding
+//! and of the head, as they are read, and to the final norm.
+
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+use super::made::{Made, RowEdit};
+use crate::engine::Stored;
+use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::method::{Ends, Method};
+use crate::model::{self, ModelEnds, Weights, model_ends};
+use crate::recipe::Request;
+
+/// Gives a checkpoint a head of its own, where a recipe turns the embedding and the head into different matrices.
+///
+/// # Errors
+/// An architecture that llmc cannot run.
+pub fn untie(request: &Request, checkpoint: Checkpoint) -> Result<Checkpoint> {
+    if request.rewriting.iter().all(|stage| stage.ends().is_none()) {
+        return Ok(checkpoint);
+    }
+    let checkpoint = Arc::new(checkpoint);
+    let (tied, ends) = find(&checkpoint)?;
+    let mut checkpoint = Arc::into_inner(checkpoint).expect("what was looked up holds no part of it");
+    if tied {
+        checkpoint.untie(&ends.embedding, &ends.head);
+    }
+    Ok(checkpoint)
+}
+
+/// The edits of a recipe's stages.
+pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<Made> {
+    let mut made = Made::default();
+    let stages: Vec<Arc<dyn Method>> =
+        request.rewriting.iter().filter(|stage| stage.ends().is_some()).cloned().collect();
+    if stages.is_empty() {
+        return Ok(made);
+    }
+    let (_, places) = find(checkpoint)?;
+    let less = if places.final_norm.plus_one { 1.0 } else { 0.0 };
+    let stored = Stored(Arc::clone(checkpoint)).vector(&places.final_norm.weight)?;
+    let ones = Array2::from_elem((1, stored.len()), 1.0 - less);
+    let norm: Vec<f32> = stored.iter().map(|weight| weight + less).collect();
+    made.values.insert(places.final_norm.weight, ones);
+    made.edits.insert(places.embedding, edit(stages.clone(), |ends, _, rows| ends.embedding(rows)));
+    // The first stage multiplies the norm's weight into the head; for those after it, it is one.
+    let head = move |ends: &dyn Ends, first: bool, rows: &mut Array2<f32>| match first {
+        true => ends.head(rows, &norm),
+        false => ends.head(rows, &vec![1.0; norm.len()]),
+    };
+    made.edits.insert(places.head, edit(stages, head));
+    Ok(made)
+}
+
+/// One edit of all stages in order; `apply` is told which is the first.
+fn edit(
+    stages: Vec<Arc<dyn Method>>,
+    apply: impl Fn(&dyn Ends, bool, &mut Array2<f32>) -> Result<()> + Send + Sync + 'static,
+) -> RowEdit {
+    Arc::new(move |rows| {
+        let ends = stages.iter().filter_map(|stage| stage.ends()).enumerate();
+        ends.into_iter().try_for_each(|(index, ends)| apply(ends, index == 0, rows))
+    })
+}
+
+/// Whether head and embedding are tied, and the tensors at the ends of the stream.
+fn find(checkpoint: &Arc<Checkpoint>) -> Result<(bool, ModelEnds)> {
+    let config = checkpoint.config.as_ref().ok_or_else(|| {
+        let what = format!("{}: no config.json beside the weights", checkpoint.path.display());
+        Error::unsupported(what, "name the folder that holds the model with its config.json")
+    })?;
+    let config = model::configure(config)?;
+    let ends = model_ends(&config, &Stored(Arc::clone(checkpoint)))?;
+    let tied = config.tied || !checkpoint.tensors.contains_key(&ends.head);
+    Ok((tied, ends))
+}
