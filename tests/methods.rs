@@ -21,9 +21,10 @@ fn schemes() -> Vec<Scheme> {
     schemes
 }
 
-/// The methods that make codes; those that rewrite weights are tested in `tests/rewrites`.
+/// The methods that make codes; those that rewrite weights are tested in `tests/rewrites`, those that train beside their code.
 fn quantizing() -> impl Iterator<Item = &'static Def> {
-    METHODS.iter().filter(|def| def.effect == Effect::Quantizes)
+    let trains = |def: &Def| (def.build)(&toml::Table::new()).unwrap().trains();
+    METHODS.iter().filter(move |def| def.effect == Effect::Quantizes && !trains(def))
 }
 
 /// Every method with every scheme that it supports.

@@ -37,6 +37,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "error",
             "export",
             "io",
+            "method",
             "model",
             "numerics",
             "statistics",

@@ -20,6 +20,10 @@ pub trait Matrix: Send + Sync {
     fn name(&self) -> &str;
     /// [rows, cols].
     fn shape(&self) -> [usize; 2];
+    /// Which row of the tensor is its first, where it is a part of one.
+    fn first_row(&self) -> usize {
+        0
+    }
     /// The element type that holds its values exactly: that of the file for dense weights, f32 for others.
     fn dtype(&self) -> DType;
     /// Reads rows: values where they are stored dense, codes where they are quantized (GGUF blocks too).

@@ -24,6 +24,7 @@ pub const METHODS: &[Def] = &[
     quant::awq::SCALE,
     quant::smoothquant::DEF,
     quant::rotate::DEF,
+    quant::autoround::DEF,
 ];
 
 /// A registry entry.

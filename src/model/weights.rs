@@ -267,6 +267,10 @@ impl Matrix for Slice {
         [self.rows.len(), self.of.shape()[1]]
     }
 
+    fn first_row(&self) -> usize {
+        self.rows.start
+    }
+
     fn dtype(&self) -> DType {
         self.of.dtype()
     }

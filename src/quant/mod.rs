@@ -1,5 +1,6 @@
 //! Quantization methods: one method, one file.
 
+pub mod autoround;
 pub mod awq;
 pub mod hqq;
 pub mod mse;

@@ -1,0 +1,185 @@
+//! `autoround`: rounding and clipping learned by signed gradient descent, a decoder block at a time.
+//!
+//! **What.** Every weight gets an offset V in [−½, ½] that may tip it to the other neighbour, and every group two factors
+//! α, β in [0, 1] of its largest and smallest value:
+//!
+//! ```text
+//! s = (max·α − min·β)/(2ᵇ − 1)      z = round(−min·β/s)      (symmetric: s from the larger magnitude, no z)
+//! W̃ = s·(clamp(round(W/s + V) + z) − z)
+//! ```
+//!
+//! They start at V = 0, α = β = 1, which is `rtn`, and take `iters` steps against the sign of the gradient of the squared
+//! error of the block's output, each on `batch_size` of the calibration sequences; a step is `lr` at first and falls to 0
+//! along a line. Rounding passes gradients on as if it were not there. The block reads what the compressed blocks before it
+//! give, and aims at what the uncompressed model gives there. Scales are rounded to the type they are stored in before
+//! anything is rounded with them: what is trained is what is stored.
+//!
+//! **Why.** Errors of many weights cancel in what a block computes, through its attention and its feed-forward too, which
+//! methods that look at one linear cannot see. The sign makes every weight travel alike: ½ in all, enough to tip any.
+//!
+//! **When.** 4 bits and fewer, where time allows: several times that of `gptq`.
+//!
+//! **Cost.** A step is a forward and a backward pass of the block over `batch_size` sequences: 6 operations per weight and
+//! token, and memory for three copies of the block's weights in f32 beside the activations of the batch. Of SmolLM2-135M's
+//! first block in INT4 symmetric g64, 128 sequences of 512 tokens: the block's squared error on text that it was not
+//! trained on falls from 0.0541 (`rtn`; `mse` 0.0529) to 0.0183 in 50 steps of 4 sequences, and to 0.0149 in 200 steps of
+//! 2 or of 4; 100 steps of 8 give 0.0154, so that few sequences and many steps is the way to spend a given time.
+//!
+//! References: Cheng et al. 2023, "Optimize Weight Rounding via Signed Gradient Descent for the Quantization of LLMs",
+//! <https://arxiv.org/abs/2309.05516>; <https://github.com/intel/auto-round> (`data_type/int.py`, `sign_sgd.py`).
+
+mod batches;
+mod cell;
+mod rounding;
+
+use std::collections::HashMap;
+
+use candle_core::{Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::method::{self, Block, Def, Effect, Method, Scope, Trainable};
+use crate::numerics::{Granularity, Number, Scheme};
+use crate::tensor::Weight;
+use batches::Batches;
+use rounding::{Rounding, Steps};
+
+/// Registry entry.
+pub const DEF: Def = Def {
+    name: "autoround",
+    summary: "learn how each weight is rounded and each group clipped, block by block: needs calibration text and time",
+    supports,
+    effect: Effect::Quantizes,
+    build: |table| Ok(Box::new(method::parse::<AutoRound>("autoround", table)?)),
+};
+
+fn supports(scheme: &Scheme) -> Result<(), &'static str> {
+    match (scheme.number, scheme.granularity) {
+        (Number::Int { .. }, Granularity::Channel | Granularity::Group(_)) => Ok(()),
+        (Number::Int { .. }, _) => Err("autoround learns scales per channel or group"),
+        _ => Err("autoround learns how to round integers"),
+    }
+}
+
+/// Learned rounding.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AutoRound {
+    /// Steps per block.
+    pub iters: usize,
+    /// Calibration sequences per step.
+    pub batch_size: usize,
+    /// First step of V; 0 stands for 1/iters.
+    pub lr: f32,
+    /// First step of α and β; 0 stands for `lr`.
+    pub minmax_lr: f32,
+    /// Whether α and β are learned.
+    pub enable_minmax_tuning: bool,
+    /// Of the order of the sequences.
+    pub seed: u64,
+}
+
+impl Default for AutoRound {
+    fn default() -> Self {
+        AutoRound { iters: 200, batch_size: 2, lr: 0.0, minmax_lr: 0.0, enable_minmax_tuning: true, seed: 42 }
+    }
+}
+
+impl Method for AutoRound {
+    fn scope(&self) -> Scope {
+        Scope::Block
+    }
+
+    fn trains(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, block: &mut Block) -> Result<()> {
+        let trainable = block.trainable.clone().ok_or_else(|| {
+            Error::unsupported(
+                "autoround: there is nothing to train on",
+                "this method needs calibration text: name some with --data",
+            )
+        })?;
+        let mut roundings = Vec::new();
+        for linear in &block.linears {
+            if let Some(scheme) = linear.scheme {
+                roundings.push((linear.name.clone(), Rounding::new(linear.dense()?, scheme)));
+            }
+        }
+        let mut codes: HashMap<String, Weight> = self
+            .train(roundings, trainable.as_ref())?
+            .into_iter()
+            .map(|(name, rounding)| (name, Weight::Quantized(rounding.codes())))
+            .collect();
+        for linear in &mut block.linears {
+            if let Some(weight) = codes.remove(&linear.name) {
+                linear.weight = weight;
+            }
+        }
+        Ok(())
+    }
+}
+
+type Roundings = Vec<(String, Rounding)>;
+
+impl AutoRound {
+    /// Takes all steps; what it returns is what had the least loss.
+    fn train(&self, mut roundings: Roundings, trainable: &dyn Trainable) -> Result<Roundings> {
+        let mut batches = Batches::new(trainable.samples(), self.batch_size, self.seed);
+        let mut weights = Vec::new();
+        for (name, rounding) in &roundings {
+            weights.push((name.clone(), variable(rounding.values(), rounding.shape())?));
+        }
+        let (mut best, mut least) = (roundings.clone(), f32::INFINITY);
+        for step in 0..self.iters {
+            let (loss, gradients) = descend(trainable, &weights, &batches.next())?;
+            if loss < least {
+                (best, least) = (roundings.clone(), loss);
+            }
+            let steps = self.steps(step);
+            for (((_, rounding), (_, weight)), gradient) in
+                roundings.iter_mut().zip(&mut weights).zip(gradients)
+            {
+                if let Some(gradient) = gradient {
+                    *weight = variable(rounding.step(&gradient, steps), rounding.shape())?;
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    /// How far V, α and β move in a step.
+    fn steps(&self, step: usize) -> Steps {
+        let or = |given: f32, default: f32| if given > 0.0 { given } else { default };
+        let lr = or(self.lr, 1.0 / self.iters as f32);
+        let left = 1.0 - step as f32 / self.iters as f32;
+        let clip = if self.enable_minmax_tuning { or(self.minmax_lr, lr) * left } else { 0.0 };
+        Steps { offset: lr * left, clip }
+    }
+}
+
+/// The loss of some weights over some samples, and its gradients: `None` for weights that nothing reached.
+fn descend(
+    trainable: &dyn Trainable,
+    weights: &[(String, Var)],
+    samples: &[usize],
+) -> Result<(f32, Vec<Option<Vec<f32>>>)> {
+    let given: HashMap<&str, &Var> = weights.iter().map(|(name, weight)| (name.as_str(), weight)).collect();
+    let weight = |name: &str| Ok(given.get(name).map(|weight| weight.as_tensor().clone()));
+    let loss = trainable.loss(&weight, samples)?;
+    let gradients = || {
+        let store = loss.backward()?;
+        let values = |gradient: &Tensor| gradient.flatten_all()?.to_vec1::<f32>();
+        let all = weights.iter().map(|(_, weight)| store.get(weight).map(values).transpose());
+        Ok((loss.to_scalar::<f32>()?, all.collect::<candle_core::Result<Vec<_>>>()?))
+    };
+    gradients().map_err(Error::device)
+}
+
+fn variable(values: Vec<f32>, shape: (usize, usize)) -> Result<Var> {
+    Var::from_vec(values, shape, &candle_core::Device::Cpu).map_err(Error::device)
+}
+
+#[cfg(test)]
+mod tests;
