@@ -56,8 +56,10 @@ pub const DEF: Def = Def {
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
     match (scheme.number, scheme.granularity) {
         (Number::Int { .. }, Granularity::Channel | Granularity::Group(_)) => Ok(()),
-        (Number::Int { .. }, _) => Err("autoround learns scales per channel or group"),
-        _ => Err("autoround learns how to round integers"),
+        (Number::Int { .. }, _) => {
+            Err("autoround learns scales per channel or group: use a scheme with one of them, or rtn")
+        }
+        _ => Err("autoround learns how to round integers: use an integer scheme, or mse"),
     }
 }
 
