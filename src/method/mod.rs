@@ -20,6 +20,7 @@ pub const METHODS: &[Def] = &[
     quant::rtn::DEF,
     quant::mse::DEF,
     quant::hqq::DEF,
+    quant::gptq::DEF,
     quant::awq::DEF,
     quant::awq::SCALE,
     quant::smoothquant::DEF,

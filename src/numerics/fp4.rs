@@ -14,7 +14,7 @@ use ndarray::ArrayView2;
 
 use super::codec::{self, Codec};
 use super::minifloat::{E2M1, E4M3};
-use super::{Context, ScaleType, Scheme, simd};
+use super::{Cells, Column, Context, ScaleType, Scheme, simd};
 use crate::tensor::{Grid, QTensor};
 
 /// The values of the codes.
@@ -77,6 +77,17 @@ fn nv_scale(absmax: f32, global: f32) -> f32 {
 /// Rounds to the nearest codes.
 pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
     codec::round(E2m1, scheme, w, &effective_scales(grid), &[])
+}
+
+/// The grid as the codec reads it.
+pub fn cells(grid: &Grid) -> Cells {
+    let scales = effective_scales(grid);
+    Cells { zeros: vec![0.0; scales.len()], scales }
+}
+
+/// Rounds a column of several rows.
+pub fn round_column(column: Column) {
+    column.round(E2m1);
 }
 
 /// Squared error per grid entry.

@@ -11,7 +11,7 @@ use ndarray::ArrayView2;
 use super::codec::{self, Codec};
 use super::minifloat::{E4M3, E5M2, Minifloat};
 use super::simd::{self, Kernel};
-use super::{Context, Fp8, Number, Scheme};
+use super::{Column, Context, Fp8, Number, Scheme};
 use crate::tensor::{Grid, QTensor};
 
 const NAN: u8 = 0x7F;
@@ -124,6 +124,11 @@ pub fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
 /// Rounds to the nearest codes.
 pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
     codec::round(Codes::new(scheme), scheme, w, &grid.scales, &[])
+}
+
+/// Rounds a column of several rows.
+pub fn round_column(scheme: &Scheme, column: Column) {
+    column.round(Codes::new(scheme));
 }
 
 /// Squared error per grid entry.

@@ -14,7 +14,7 @@
 use ndarray::ArrayView2;
 
 use super::codec::{self, Codec};
-use super::{Context, Extent, Number, ScaleType, Scheme, simd};
+use super::{Cells, Column, Context, Extent, Number, ScaleType, Scheme, simd};
 use crate::tensor::{Grid, QTensor};
 
 /// Integer codes, unsigned: the signed integer plus `offset`.
@@ -92,6 +92,17 @@ pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
     let int = Int::new(scheme);
     let zeros = int.zeros(grid);
     codec::round(int, scheme, w, &grid.scales, &zeros)
+}
+
+/// The grid as the codec reads it.
+pub fn cells(scheme: &Scheme, grid: &Grid) -> Cells {
+    let zeros = if scheme.symmetric { vec![0.0; grid.scales.len()] } else { Int::new(scheme).zeros(grid) };
+    Cells { scales: grid.scales.clone(), zeros }
+}
+
+/// Rounds a column of several rows.
+pub fn round_column(scheme: &Scheme, column: Column) {
+    column.round(Int::new(scheme));
 }
 
 /// Squared error per grid entry.

@@ -1,7 +1,13 @@
-//! Dense linear algebra for the methods: products, on top of faer, cut into tiles whose sums do not depend on how many
-//! threads share them.
+//! Dense linear algebra for the methods: products and the Cholesky factorization, on top of faer, cut into tiles whose sums
+//! do not depend on how many threads share them.
 
+use std::ops::Range;
+
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor as llt;
 use faer::linalg::matmul::matmul;
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::prelude::default;
 use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
@@ -37,4 +43,116 @@ pub fn quadratic(w: ArrayView2<f32>, h: ArrayView2<f32>) -> f64 {
     };
     let sums: Vec<f64> = w.par_chunks(TILE * cols).map(tile).collect();
     sums.iter().sum()
+}
+
+/// c += a\[rows, cols\]ᵀ·b, on the calling thread: b is row-major [rows, n], c is row-major [cols, n].
+///
+/// # Panics
+/// Where the shapes disagree.
+pub fn add_transposed_product(
+    c: &mut [f32],
+    a: &Array2<f32>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    b: &[f32],
+) {
+    if rows.is_empty() || cols.is_empty() {
+        return;
+    }
+    let whole = MatRef::from_row_major_slice(row_major(a), a.nrows(), a.ncols());
+    let part = whole.submatrix(rows.start, cols.start, rows.len(), cols.len());
+    let b = MatRef::from_row_major_slice(b, rows.len(), b.len() / rows.len());
+    let c = MatMut::from_row_major_slice_mut(c, cols.len(), b.ncols());
+    matmul(c, Accum::Add, part.transpose(), b, 1.0, Par::Seq);
+}
+
+/// Replaces the lower triangle of a symmetric matrix by its Cholesky factor L, a = L·Lᵀ; what lies above is not read, and
+/// left undefined. False, with the matrix spoiled, where it is not positive definite.
+pub fn cholesky(a: &mut Array2<f64>) -> bool {
+    let n = a.nrows();
+    let a = a.as_slice_mut().expect("an owned array is contiguous");
+    (0..n).step_by(TILE).all(|first| eliminate(a, n, first..n.min(first + TILE)))
+}
+
+/// One step of the right-looking factorization: the factor's columns `tile`, and what is left of the columns behind.
+fn eliminate(a: &mut [f64], n: usize, tile: Range<usize>) -> bool {
+    let width = tile.len();
+    let (above, below) = a.split_at_mut(tile.end * n);
+    let corner = MatMut::from_row_major_slice_mut(&mut above[tile.start * n..], width, n);
+    let mut corner = corner.subcols_mut(tile.start, width);
+    let mut scratch = MemBuffer::new(llt::cholesky_in_place_scratch::<f64>(width, Par::Seq, default()));
+    let stack = MemStack::new(&mut scratch);
+    if llt::cholesky_in_place(corner.as_mut(), default(), Par::Seq, stack, default()).is_err() {
+        return false;
+    }
+    let corner = corner.as_ref();
+    below.par_chunks_mut(TILE * n).for_each(|rows| {
+        let rows = MatMut::from_row_major_slice_mut(rows, rows.len() / n, n).subcols_mut(tile.start, width);
+        solve_lower_triangular_in_place(corner, rows.transpose_mut(), Par::Seq);
+    });
+    let panel: Vec<f64> = below.chunks_exact(n).flat_map(|row| &row[tile.clone()]).copied().collect();
+    let panel = MatRef::from_row_major_slice(&panel, n - tile.end, width);
+    below.par_chunks_mut(TILE * n).enumerate().for_each(|(index, rows)| {
+        let (done, count) = (index * TILE, rows.len() / n);
+        let rows = MatMut::from_row_major_slice_mut(rows, count, n).subcols_mut(tile.end, done + count);
+        let ours = panel.subrows(done, count);
+        matmul(rows, Accum::Add, ours, panel.subrows(0, done + count).transpose(), -1.0, Par::Seq);
+    });
+    true
+}
+
+fn row_major(a: &Array2<f32>) -> &[f32] {
+    a.as_slice().expect("an owned array is contiguous")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Values without a pattern in [−1, 1).
+    fn noise(rows: usize, cols: usize) -> Array2<f32> {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        };
+        Array2::from_shape_simple_fn((rows, cols), &mut next)
+    }
+
+    #[test]
+    fn a_factor_times_its_transpose_is_the_matrix() {
+        for n in [0, 1, 2, 7, TILE, TILE + 1, 2 * TILE + 37] {
+            let x = noise(n + 20, n).mapv(f64::from);
+            let a = x.t().dot(&x);
+            let mut l = a.clone();
+            assert!(cholesky(&mut l), "{n}");
+            l.indexed_iter_mut().filter(|((r, c), _)| c > r).for_each(|(_, above)| *above = 0.0);
+            let difference = (l.dot(&l.t()) - &a).mapv(f64::abs).fold(0.0, |a: f64, &b| a.max(b));
+            assert!(difference < 1e-9, "{n}: {difference}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_positive_definite_has_no_factor() {
+        for n in [1, 3, TILE + 5] {
+            for bad in [0.0, -1.0, f64::NAN] {
+                let mut a = Array2::eye(n);
+                a[[n - 1, n - 1]] = bad;
+                assert!(!cholesky(&mut a), "{n} {bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_parts_are_those_of_the_plain_sum() {
+        let (a, b) = (noise(50, 40), noise(20, 3));
+        let mut c = noise(9, 3);
+        let expected = &c + &a.slice(ndarray::s![10..30, 31..40]).t().dot(&b);
+        add_transposed_product(c.as_slice_mut().unwrap(), &a, 10..30, 31..40, b.as_slice().unwrap());
+        assert!((c - expected).iter().all(|difference| difference.abs() < 1e-5));
+        add_transposed_product(&mut [], &a, 3..3, 5..9, &[]);
+    }
 }

@@ -4,6 +4,7 @@
 //! values); `pack` lays codes out in bits. Fast paths choose AVX2 at run time and equal their plain twins to the bit.
 
 mod codec;
+mod column;
 pub mod convert;
 pub mod fp4;
 pub mod fp8;
@@ -26,4 +27,5 @@ pub(crate) mod simd;
 #[allow(clippy::unwrap_used)]
 mod twins;
 
+pub use column::{Cells, Column};
 pub use scheme::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme};

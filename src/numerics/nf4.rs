@@ -7,7 +7,7 @@
 use ndarray::ArrayView2;
 
 use super::codec::{self, Codec};
-use super::{Context, Scheme};
+use super::{Column, Context, Scheme};
 use crate::tensor::{Grid, QTensor};
 
 /// The values of the codes.
@@ -73,6 +73,11 @@ pub fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
 /// Rounds to the nearest codes; a value in the middle takes the lower one.
 pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
     codec::round(Nf4, scheme, w, &grid.scales, &[])
+}
+
+/// Rounds a column of several rows.
+pub fn round_column(column: Column) {
+    column.round(Nf4);
 }
 
 /// Squared error per grid entry.
