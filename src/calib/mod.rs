@@ -12,3 +12,4 @@ pub mod trainable;
 
 pub use data::{Calibration, Drawn, Samples};
 pub use observe::{Observing, Seen};
+pub use trainable::TrainableBlock;

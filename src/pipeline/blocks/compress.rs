@@ -1,11 +1,14 @@
 //! One block through the stages of a recipe.
 
+use std::sync::Arc;
+
 use ndarray::Array2;
 
 use super::chain::Chain;
 use super::passes::Gathered;
 use super::weights::{Current, vectors};
 use super::{BlockReport, Blocks, LinearReport};
+use crate::calib::TrainableBlock;
 use crate::calib::observe::Watch;
 use crate::error::{Error, Result};
 use crate::method::{self, Method, Norm, Scope, relative_error};
@@ -130,11 +133,16 @@ impl Blocks<'_> {
 
     /// For methods that take the block as a whole.
     fn whole(&self, work: &mut Work, method: &dyn Method, chains: &[Chain], next: &[Chain]) -> Result<()> {
-        if let [_, reference] = chains {
-            self.pass(work.block.index, &self.current(work), reference, None, Some(&next[1]))?;
+        let index = work.block.index;
+        if let [compressed, reference] = chains {
+            self.pass(index, &self.current(work), reference, None, Some(&next[1]))?;
+            let states = self.batches.between(compressed, &next[1]);
+            let trainable = TrainableBlock::load(&self.config, &self.current(work), index, Box::new(states))?;
+            work.block.trainable = Some(Arc::new(trainable));
         }
         self.observe(work, method.needs(), None, &chains[0], None)?;
         method.apply(&mut work.block)?;
+        work.block.trainable = None;
         work.rewritten = true;
         Ok(())
     }

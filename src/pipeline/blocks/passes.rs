@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use super::chain::Chain;
 use super::{Blocks, ExpertReport};
-use crate::backend::cpu::{Activations, Cpu};
+use crate::backend::cpu::{self, Cpu};
 use crate::backend::{Backend, Span};
 use crate::calib::observe::Watch;
+use crate::calib::trainable::Activations;
 use crate::calib::{Observing, Seen};
 use crate::error::Result;
 use crate::model::{Batch, Block, Config, Embedding, Weights};
@@ -56,6 +57,11 @@ impl<'a> Batches<'a> {
         self.sequences[batch.clone()].iter().enumerate().map(span).collect()
     }
 
+    /// Each sequence's states before a block, and what the uncompressed one makes of them.
+    pub fn between(&self, input: &Chain, target: &Chain) -> States {
+        States { starts: self.starts.clone(), input: input.clone(), target: target.clone() }
+    }
+
     /// Writes the first hidden states to each of the chains.
     pub fn embed<B: Backend>(
         &self,
@@ -71,6 +77,33 @@ impl<'a> Batches<'a> {
                 |values: &[f32]| chains.iter().try_for_each(|chain| chain.write(&self.range(batch), values));
             backend.read(&x, write)?
         })
+    }
+}
+
+/// The hidden states around a block, sequence by sequence.
+pub struct States {
+    starts: Vec<usize>,
+    input: Chain,
+    target: Chain,
+}
+
+impl States {
+    fn tokens(&self, sequence: usize) -> Range<usize> {
+        self.starts[sequence]..self.starts[sequence + 1]
+    }
+}
+
+impl Activations for States {
+    fn sequences(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    fn input(&self, sequence: usize) -> Result<Vec<f32>> {
+        self.input.read(&self.tokens(sequence))
+    }
+
+    fn target(&self, sequence: usize) -> Result<Vec<f32>> {
+        self.target.read(&self.tokens(sequence))
     }
 }
 
@@ -90,7 +123,7 @@ impl Blocks<'_> {
         watch: Option<Watch>,
         output: Option<&Chain>,
     ) -> Result<Seen> {
-        let backend = Observing::new(Cpu::new(Activations::F32), &self.layouts[index]);
+        let backend = Observing::new(Cpu::new(cpu::Activations::F32), &self.layouts[index]);
         let block = Block::load(&backend, &self.config, weights, index)?;
         if let Some(watch) = watch {
             backend.watch(watch);
