@@ -258,6 +258,7 @@ fn target_json(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome, seco
         "input_bytes": bytes_read(target, checkpoint, outcome),
         "output_bytes": plan.bytes(),
         "bits_per_weight": plan.total().bits_per_weight(),
+        "quantized_bits_per_weight": plan.quantized().bits_per_weight(),
         "blocks": outcome.blocks,
         "seconds": seconds,
     })

@@ -59,6 +59,14 @@ impl Plan {
         total
     }
 
+    /// The sum over the quantized tensors.
+    pub fn quantized(&self) -> Total {
+        let mut total = Total::default();
+        let quantized = self.steps.iter().filter(|step| matches!(step.action, Action::Quantize(_)));
+        quantized.for_each(|step| total.add(step));
+        total
+    }
+
     /// A line a tensor, then totals, then what was substituted.
     pub fn table(&self) -> String {
         let mut text = String::new();

@@ -36,11 +36,11 @@ use serde::{Deserialize, Serialize};
 use super::mse;
 use super::scaling::{scale, shared_mean};
 use crate::error::{Error, Result};
-use crate::method::{self, Block, Def, Effect, Linear, Method, Scope, map_linears};
+use crate::method::{self, Block, Def, Effect, Linear, Method, Scope, relative_error};
 use crate::model::Fold;
 use crate::numerics::{Context, Number, Scheme, linalg};
 use crate::statistics::{Needs, Statistics};
-use crate::tensor::Weight;
+use crate::tensor::{QTensor, Weight};
 
 /// Registry entry.
 pub const DEF: Def = Def {
@@ -119,12 +119,25 @@ impl Method for Awq {
     fn apply(&self, block: &mut Block) -> Result<()> {
         AwqScale { n_grid: self.n_grid, duo_scaling: self.duo_scaling }.apply(block)?;
         weigh_columns(block)?;
-        map_linears(block, |linear, scheme| {
-            let (w, context) = (linear.dense()?, linear.context());
-            let searched = self.clip && !matches!(scheme.number, Number::Ggml(_));
-            let grid = if searched { mse::search(&scheme, w, &context) } else { scheme.fit(w, &context) };
-            Ok(Weight::Quantized(scheme.round(w, grid, &context)))
-        })
+        for index in 0..block.linears.len() {
+            let linear = &block.linears[index];
+            let Some(scheme) = linear.scheme else { continue };
+            let q = self.round(linear, &scheme)?;
+            let error = relative_error(linear.dense()?, &q, Some(block.input(linear)?));
+            let linear = &mut block.linears[index];
+            (linear.weight, linear.relative_error) = (Weight::Quantized(q), Some(error));
+        }
+        Ok(())
+    }
+}
+
+impl Awq {
+    /// Clips where that leaves less error, and rounds.
+    fn round(&self, linear: &Linear, scheme: &Scheme) -> Result<QTensor> {
+        let (w, context) = (linear.dense()?, linear.context());
+        let searched = self.clip && !matches!(scheme.number, Number::Ggml(_));
+        let grid = if searched { mse::search(scheme, w, &context) } else { scheme.fit(w, &context) };
+        Ok(scheme.round(w, grid, &context))
     }
 }
 

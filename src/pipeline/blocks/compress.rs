@@ -52,6 +52,7 @@ impl Blocks<'_> {
             let weights = self.current(&work);
             self.pass(index, &weights, &chains[0], None, Some(&next[0]))?;
         }
+        work.report.linears = work.block.linears.iter().filter_map(reported).collect();
         self.tell(&work.report);
         Ok((made(work.block, work.rewritten || method.scope() == Scope::Block), work.report))
     }
@@ -123,8 +124,8 @@ impl Blocks<'_> {
             let mut part =
                 method::Block { index: work.block.index, linears, inputs, ..method::Block::default() };
             method.apply(&mut part)?;
-            for (&i, linear) in of_step.iter().zip(part.linears) {
-                work.report.linears.push(compare(&work.block.linears[i], &linear, &part.inputs)?);
+            for (&i, mut linear) in of_step.iter().zip(part.linears) {
+                linear.relative_error = compare(&work.block.linears[i], &linear, &part.inputs)?;
                 work.block.linears[i] = linear;
             }
         }
@@ -171,6 +172,7 @@ impl Blocks<'_> {
             bias: bias.map(|values| values.into_iter().collect()),
             input: None,
             writes_residual: place.writes_residual,
+            relative_error: None,
         })
     }
 
@@ -221,14 +223,18 @@ impl Blocks<'_> {
 }
 
 /// How far a linear's output is from what it was, on the calibration set.
-fn compare(before: &method::Linear, after: &method::Linear, inputs: &[Statistics]) -> Result<LinearReport> {
+fn compare(before: &method::Linear, after: &method::Linear, inputs: &[Statistics]) -> Result<Option<f64>> {
     let statistics = before.input.map(|input| &inputs[input]);
-    let relative_error = match &after.weight {
-        Weight::Quantized(q) => Some(relative_error(before.dense()?, q, statistics)),
-        Weight::Dense(_) => None,
-    };
-    let scheme = after.scheme.map(|scheme| scheme.to_string()).unwrap_or_default();
-    Ok(LinearReport { name: after.name.clone(), scheme, relative_error })
+    match &after.weight {
+        Weight::Quantized(q) => Ok(Some(relative_error(before.dense()?, q, statistics))),
+        Weight::Dense(_) => Ok(None),
+    }
+}
+
+/// What is told of a linear that has a scheme.
+fn reported(linear: &method::Linear) -> Option<LinearReport> {
+    let scheme = linear.scheme?.to_string();
+    Some(LinearReport { name: linear.name.clone(), scheme, relative_error: linear.relative_error })
 }
 
 /// Inputs that are not finite make every statistic worthless.
