@@ -180,6 +180,17 @@ impl Recipe {
         Ok(())
     }
 
+    /// A recipe that the binary carries.
+    ///
+    /// # Errors
+    /// An unknown name, naming the nearest known one.
+    pub fn shipped(name: &str) -> Result<Recipe> {
+        let names: Vec<&str> = SHIPPED.iter().map(|(shipped, _)| *shipped).collect();
+        let found = SHIPPED.iter().find(|(shipped, _)| *shipped == name);
+        let (_, text) = found.ok_or_else(|| unknown_key("recipe", name, &names))?;
+        Recipe::from_toml(text)
+    }
+
     /// The recipe as TOML, keys in the order of the struct.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a struct of strings, numbers and lists is always valid TOML")
@@ -295,6 +306,9 @@ impl Recipe {
         }
     }
 }
+
+/// The shipped recipe that `--bits 4` stands for where there is text to calibrate on.
+pub const CALIBRATED_4_BITS: &str = "w4a16-gptq";
 
 /// The recipes that the binary carries: (name, text).
 pub const SHIPPED: &[(&str, &str)] = &[

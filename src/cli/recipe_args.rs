@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::method::METHODS;
 use crate::numerics::presets::PRESETS;
-use crate::recipe::{Override, Recipe, Stage};
+use crate::recipe::{CALIBRATED_4_BITS, Override, Recipe, Stage};
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
 pub fn catalogue(examples: &str) -> String {
@@ -26,7 +26,8 @@ pub fn catalogue(examples: &str) -> String {
 /// What to quantize to.
 #[derive(Debug, Args)]
 pub struct RecipeArguments {
-    /// Bits per weight: 4 is --scheme w4a16 --method mse (INT4 in groups of 128 with clip search), and so on
+    /// Bits per weight: 4 is --scheme w4a16 --method mse (INT4 in groups of 128 with clip search), and so on; with --data,
+    /// --method gptq, and for 4 bits the shipped recipe w4a16-gptq
     #[arg(long, value_name = "N", conflicts_with = "scheme", value_parser = ["2", "3", "4", "5", "6", "8"])]
     bits: Option<String>,
     /// A preset: w4a16, w4a16-asym, w8a16, w8a8, fp8, fp8-block, nvfp4, mxfp4, nf4, q4_0, q8_0, q4_k, q6_k, …
@@ -41,7 +42,7 @@ pub struct RecipeArguments {
     /// With zero points
     #[arg(long)]
     asymmetric: bool,
-    /// One method, or several in order (rotate,gptq): see --help [default: rtn; mse with --bits]
+    /// One method, or several in order (rotate,gptq): see --help [default: rtn; with --bits mse, or gptq where there is --data]
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
     /// compressed-tensors, gptq, gptq-v2, awq, gguf, dense; several: a,b [default: what the scheme usually goes into]
@@ -88,22 +89,16 @@ pub struct StorageArguments {
 impl RecipeArguments {
     /// The recipe these flags ask for.
     pub fn recipe(&self) -> Result<Recipe> {
-        let scheme = match (&self.bits, &self.scheme) {
-            (Some(bits), _) => format!("w{bits}a16"),
-            (None, Some(scheme)) => scheme.to_lowercase(),
-            (None, None) => {
-                return Err(Error::usage("neither --bits nor --scheme", "--bits 4 is a good start"));
-            }
-        };
+        let base = self.base()?;
         let symmetric = match (self.symmetric, self.asymmetric) {
             (true, _) => Some(true),
             (_, true) => Some(false),
-            _ => None,
+            _ => base.symmetric,
         };
-        let method = self.method.clone().or(self.bits.as_ref().map(|_| "mse".to_owned()));
+        let calibration = self.calibration.names_data();
+        let stages = self.method.as_ref().map(|names| names.split(',').map(Stage::new).collect());
         let mut recipe = Recipe {
-            scheme: Some(scheme),
-            group_size: self.group_size,
+            group_size: self.group_size.or(base.group_size),
             symmetric,
             format: self.format.clone(),
             dtype: self.dtype.clone(),
@@ -113,13 +108,27 @@ impl RecipeArguments {
             strict: self.strict,
             allow_nonfinite: self.storage.allow_nonfinite,
             dequantize: self.dequantize,
-            calibration: self.calibration.names_data().then(|| self.calibration.over(Calibration::default())),
+            calibration: calibration.then(|| self.calibration.over(Calibration::default())),
             overrides: self.overrides.clone(),
-            stages: method.iter().flat_map(|names| names.split(',')).map(Stage::new).collect(),
-            ..Recipe::default()
+            stages: stages.unwrap_or_else(|| base.stages.clone()),
+            ..base
         };
         self.set.iter().try_for_each(|assignment| recipe.set(assignment))?;
         Ok(recipe)
+    }
+
+    /// What the flags start from: `--bits` stands for a method too, the better one where there is text to calibrate on.
+    fn base(&self) -> Result<Recipe> {
+        let of = |scheme: String, stages| Recipe { scheme: Some(scheme), stages, ..Recipe::default() };
+        match (&self.bits, &self.scheme, self.calibration.names_data()) {
+            (Some(bits), _, true) if bits == "4" && self.method.is_none() => {
+                Recipe::shipped(CALIBRATED_4_BITS)
+            }
+            (Some(bits), _, true) => Ok(of(format!("w{bits}a16"), vec![Stage::new("gptq")])),
+            (Some(bits), _, false) => Ok(of(format!("w{bits}a16"), vec![Stage::new("mse")])),
+            (None, Some(scheme), _) => Ok(of(scheme.to_lowercase(), Vec::new())),
+            (None, None, _) => Err(Error::usage("neither --bits nor --scheme", "--bits 4 is a good start")),
+        }
     }
 }
 

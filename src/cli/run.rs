@@ -8,7 +8,6 @@ use super::Context;
 use super::calibration_args::CalibrationArguments;
 use super::job::{self, OutputArguments};
 use crate::error::{Error, Result};
-use crate::method::unknown_key;
 use crate::recipe::{Recipe, SHIPPED};
 
 /// Carry out a recipe: stages in order, overrides by name, calibration, one output or several
@@ -46,7 +45,7 @@ fn shipped() -> String {
 
 /// Runs.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let mut recipe = Recipe::from_toml(&read(&arguments.recipe)?)?;
+    let mut recipe = read(&arguments.recipe)?;
     arguments.set.iter().try_for_each(|assignment| recipe.set(assignment))?;
     if arguments.calibration.names_data() || recipe.calibration.is_some() {
         let own = recipe.calibration.take().unwrap_or_default();
@@ -55,19 +54,10 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     job::run(&arguments.model, &recipe, &arguments.output, context)
 }
 
-/// A recipe's text: a file, or a shipped one.
-fn read(name: &str) -> Result<String> {
-    if Path::new(name).exists() {
-        return std::fs::read_to_string(name).map_err(|e| Error::io(name, e));
+/// A recipe: a file, or a shipped one.
+fn read(name: &str) -> Result<Recipe> {
+    if Path::new(name).exists() || name.ends_with(".toml") {
+        return Recipe::from_toml(&std::fs::read_to_string(name).map_err(|e| Error::io(name, e))?);
     }
-    match SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
-        Some((_, text)) => Ok((*text).to_owned()),
-        None if name.ends_with(".toml") => {
-            Err(Error::io(name, std::io::Error::from(std::io::ErrorKind::NotFound)))
-        }
-        None => {
-            let names: Vec<&str> = SHIPPED.iter().map(|(shipped, _)| *shipped).collect();
-            Err(unknown_key("recipe", name, &names))
-        }
-    }
+    Recipe::shipped(name)
 }

@@ -39,7 +39,7 @@ struct Subject<'a> {
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let written = context.open(&arguments.output)?;
     let (verification, same_input) = match &arguments.against {
-        Some(input) => against(&written, &context.open(input)?, context)?,
+        Some(input) => against(&written, context.open(input)?, context)?,
         None => (pipeline::verify_alone(&written, &context.interrupted)?, true),
     };
     let subject = Subject { output: &arguments.output, against: arguments.against.as_deref(), same_input };
@@ -51,8 +51,9 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     verdict(&verification, &subject)
 }
 
-fn against(written: &Checkpoint, input: &Checkpoint, context: &Context) -> Result<(Verification, bool)> {
+fn against(written: &Checkpoint, input: Checkpoint, context: &Context) -> Result<(Verification, bool)> {
     let recipe = pipeline::recorded_recipe(written)?;
+    let input = &pipeline::untie(&recipe.resolve()?, input)?;
     let plan = Plan::new(&recipe, input)?;
     let digest = pipeline::input_digest(input, &context.interrupted)?;
     let same_input = written.metadata.get("llmc.input.blake3").is_none_or(|recorded| *recorded == digest);

@@ -13,6 +13,7 @@ mod gather;
 mod journal;
 mod made;
 mod output;
+mod recorded;
 mod stream;
 mod verify;
 
@@ -36,6 +37,7 @@ use journal::Journal;
 use made::Made;
 pub use output::check_target;
 use output::{OutputFiles, Workspace};
+use recorded::{RECORD, Record};
 use stream::{NonFinites, Run, input_bytes};
 pub use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};
 
@@ -140,13 +142,23 @@ impl<'a> Output<'a> {
     }
 
     /// Writes what no block has, and what stands beside the weights.
-    fn finish(&self, checkpoint: &Checkpoint, made: &Made, in_blocks: &HashSet<usize>) -> Result<NonFinites> {
+    fn finish(
+        &self,
+        checkpoint: &Checkpoint,
+        made: &Made,
+        in_blocks: &HashSet<usize>,
+        blocks: &[BlockReport],
+    ) -> Result<NonFinites> {
         let plan = self.target.plan;
         let rest = (0..plan.steps.len()).filter(|step| !in_blocks.contains(step));
         let nonfinite = self.run.stream(rest, made)?;
         self.run.files.sync()?;
         let format = plan.request.format;
-        let own = [format.side_files(plan, checkpoint)?, self.target.documents.to_vec()].concat();
+        let mut own = [format.side_files(plan, checkpoint)?, self.target.documents.to_vec()].concat();
+        if !blocks.is_empty() && !format.single_file() {
+            let record = serde_json::json!(Record { blocks: blocks.to_vec() });
+            own.push((RECORD.to_owned(), crate::export::pretty(&record)));
+        }
         self.workspace.write_beside(checkpoint, format, &own)?;
         tracing::info!(documents = own.len(), "written and flushed");
         Ok(nonfinite)
@@ -177,7 +189,7 @@ fn fill(
     }
     for output in outputs {
         let in_blocks = blocks.as_ref().map(|blocks| blocks.all_steps(&output.run)).unwrap_or_default();
-        outcome.nonfinite.extend(output.finish(checkpoint, &ends, &in_blocks)?);
+        outcome.nonfinite.extend(output.finish(checkpoint, &ends, &in_blocks, &outcome.blocks)?);
     }
     Ok(outcome)
 }

@@ -17,8 +17,9 @@ use crate::numerics::Extent;
 use crate::pipeline::Event;
 use crate::pipeline::gather::{NonFinite, clear_nonfinite};
 use crate::pipeline::made::Made;
+use crate::pipeline::recorded::digest;
 use crate::statistics::{Needs, Statistics};
-use crate::tensor::Weight;
+use crate::tensor::{QTensor, Weight};
 
 /// A block on its way.
 struct Work {
@@ -42,6 +43,7 @@ impl Blocks<'_> {
             stage.apply(&mut work.block)?;
             work.rewritten = true;
         }
+        self.set_extents(&mut work.block)?;
         let method = self.request.method.as_ref();
         match method.scope() {
             Scope::Rows => self.weigh(&mut work, &chains[0], &next[0])?,
@@ -154,9 +156,7 @@ impl Blocks<'_> {
         let linears = layout.linears.iter().map(|place| self.load_linear(place)).collect::<Result<_>>()?;
         let norms = layout.norms.iter().map(|place| self.load_norm(place)).collect::<Result<_>>()?;
         let folds = layout.folds.clone();
-        let mut block = method::Block { index, linears, norms, folds, ..method::Block::default() };
-        self.set_extents(&mut block)?;
-        Ok(block)
+        Ok(method::Block { index, linears, norms, folds, ..method::Block::default() })
     }
 
     fn load_linear(&self, place: &LinearPlace) -> Result<method::Linear> {
@@ -231,10 +231,20 @@ fn compare(before: &method::Linear, after: &method::Linear, inputs: &[Statistics
     }
 }
 
+fn dequantized(q: &QTensor) -> Vec<f32> {
+    let mut values = vec![0.0; q.rows * q.cols];
+    q.dequantize(&mut values);
+    values
+}
+
 /// What is told of a linear that has a scheme.
 fn reported(linear: &method::Linear) -> Option<LinearReport> {
     let scheme = linear.scheme?.to_string();
-    Some(LinearReport { name: linear.name.clone(), scheme, relative_error: linear.relative_error })
+    let digest = match &linear.weight {
+        Weight::Quantized(q) => digest(&dequantized(q)),
+        Weight::Dense(_) => String::new(),
+    };
+    Some(LinearReport { name: linear.name.clone(), scheme, relative_error: linear.relative_error, digest })
 }
 
 /// Inputs that are not finite make every statistic worthless.

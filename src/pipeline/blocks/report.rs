@@ -31,6 +31,9 @@ pub struct LinearReport {
     pub scheme: String,
     /// ‖(W − Q)·X‖ / ‖W·X‖ over the calibration set X, as the compressed model before it makes that.
     pub relative_error: Option<f64>,
+    /// blake3 of the values that its codes stand for, as little-endian f32; empty where it was left to be rounded later.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub digest: String,
 }
 
 /// What an expert was calibrated with.
