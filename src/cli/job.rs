@@ -51,7 +51,7 @@ pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Con
     let plans = recipes.iter().map(|recipe| super::plan::make(recipe, &checkpoint, context));
     let mut plans = plans.collect::<Result<Vec<Plan>>>()?;
     if output.dry_run {
-        return plans.iter().try_for_each(|plan| super::plan::print(plan, context));
+        return plans.iter().try_for_each(|plan| super::plan::print(plan, &checkpoint, context));
     }
     let paths = targets(model, output, &plans);
     for (plan, path) in plans.iter().zip(&paths) {

@@ -1,14 +1,17 @@
 //! `llmc plan`.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use clap::Args;
-use indicatif::HumanBytes;
+use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
 
 use super::Context;
 use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::pipeline;
+use crate::pipeline::{self, Estimate};
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 
@@ -29,36 +32,55 @@ pub struct Arguments {
 /// Plans.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let recipe = arguments.recipe.recipe()?;
-    let checkpoint = context.open(&arguments.model)?;
-    print(&make(&recipe, &checkpoint, context)?, context)
+    let opened = context.open(&arguments.model)?;
+    let recipes = recipe.per_format();
+    let checkpoint = Arc::new(pipeline::untie(&recipes[0].resolve()?, opened)?);
+    recipes.iter().try_for_each(|recipe| print(&make(recipe, &checkpoint, context)?, &checkpoint, context))
 }
 
 /// The plan of a recipe. Where `strict` refuses it, the plan without `strict` is printed before the error, to show why.
-pub fn make(recipe: &Recipe, checkpoint: &Checkpoint, context: &Context) -> Result<Plan> {
+pub fn make(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Plan> {
     let plan = Plan::new(recipe, checkpoint);
     if plan.is_err()
         && recipe.strict
         && let Ok(lenient) = Plan::new(&Recipe { strict: false, ..recipe.clone() }, checkpoint)
     {
-        print(&lenient, context)?;
+        print(&lenient, checkpoint, context)?;
     }
     plan
 }
 
 /// Prints a plan.
-pub fn print(plan: &Plan, context: &Context) -> Result<()> {
-    let memory = pipeline::peak_memory(plan, rayon::current_num_threads());
+pub fn print(plan: &Plan, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<()> {
     let threads = rayon::current_num_threads();
+    let calibration = plan.recipe.calibration.as_ref();
+    let tokens = calibration.map(|calibration| calibration.samples * calibration.seq_len);
+    let estimate = tokens.map(|tokens| pipeline::estimate(plan, checkpoint, tokens, threads)).transpose()?;
+    let memory = estimate.map_or_else(|| pipeline::peak_memory(plan, threads), |estimate| estimate.memory);
+    let calibrating = |Estimate { disk, seconds, .. }: Estimate| {
+        format!(
+            "calibration on {} tokens: about {} for hidden states beside the output, about {}{}\n",
+            tokens.unwrap_or_default(),
+            HumanBytes(disk),
+            HumanDuration(Duration::from_secs_f64(seconds)),
+            if plan.request.method.trains() { ", and what training takes" } else { "" },
+        )
+    };
     let text = || {
         format!(
-            "{}peak memory about {} besides the mapped input, threads: {threads}\n",
+            "{}{}peak memory about {} besides the mapped input, threads: {threads}\n",
             plan.table(),
+            estimate.map(calibrating).unwrap_or_default(),
             HumanBytes(memory)
         )
     };
     context.print(text, || {
         let mut value = plan.json();
         value["peak_memory"] = json!(memory);
+        if let Some(Estimate { disk, seconds, .. }) = estimate {
+            value["hidden_states"] = json!(disk);
+            value["estimated_seconds"] = json!(seconds);
+        }
         value
     })
 }

@@ -1,0 +1,76 @@
+//! What a calibrated run will take: said before it begins.
+
+use std::sync::Arc;
+
+use crate::engine::Stored;
+use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::method::Scope;
+use crate::model::{self, BlockLayout, block_layout};
+use crate::plan::Plan;
+
+/// A run's needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Anonymous memory at the most, bytes.
+    pub memory: u64,
+    /// Space for hidden states beside the output, bytes.
+    pub disk: u64,
+    /// Seconds, at the speed of the cores that llmc was tuned on.
+    pub seconds: f64,
+}
+
+/// What the process takes besides: code, pools, a batch of hidden states and what a block makes of it.
+const PROCESS: u64 = 64 << 20;
+/// Tokens that are run together, and f32 values that a pass holds for each, in widths of the block's widest linear.
+const BATCH_TOKENS: u64 = 4096;
+const WIDTHS: u64 = 4;
+/// Multiplications and additions a second and core, as passes and products of a calibrated run reach them together.
+const SPEED: f64 = 6e10;
+/// Passes over a block that only observe, and cost about half of one, for each step of a method that goes step by step.
+const STEP_PASSES: f64 = 0.5;
+
+/// Estimates a plan that calibrates on so many tokens.
+///
+/// # Errors
+/// A model whose blocks llmc cannot take apart.
+pub fn estimate(plan: &Plan, checkpoint: &Arc<Checkpoint>, tokens: usize, threads: usize) -> Result<Estimate> {
+    let what = || Error::unsupported("no config.json beside the weights", "calibration runs the model: name its folder");
+    let config = model::configure(checkpoint.config.as_ref().ok_or_else(what)?)?;
+    let stored = Stored(Arc::clone(checkpoint));
+    let layout = block_layout(&config, &stored, 0)?;
+    let shapes = shapes(checkpoint, &layout)?;
+    let weights: u64 = shapes.iter().map(|[rows, cols]| rows * cols).sum();
+    let widest = shapes.iter().flatten().copied().max().unwrap_or(0);
+    let method = plan.request.method.as_ref();
+    let hessian = method.needs().hessian;
+    // The sums in f32 of every input held at a time, and one factorization in f64.
+    let inputs: u64 = distinct_inputs(&layout, &shapes).iter().map(|cols| cols * cols).sum();
+    let statistics = if hessian { 4 * inputs + 12 * widest * widest } else { 16 * widest };
+    // As read in f32, as packed for the passes, and the codes; a method that trains holds gradients and offsets too.
+    let per_weight = if method.trains() { 32 } else { 10 };
+    let memory = PROCESS + per_weight * weights + statistics + 4 * WIDTHS * BATCH_TOKENS * widest;
+    let chains = if method.trains() { 4 } else { 2 };
+    let disk = (chains * tokens * config.hidden * size_of::<f32>()) as u64;
+    let passes = match method.scope() {
+        Scope::Rows => 1.0,
+        Scope::Input => 1.0 + STEP_PASSES * 4.0,
+        Scope::Block => 2.0,
+    };
+    let products = if hessian { inputs as f64 } else { 0.0 };
+    let per_block = 2.0 * tokens as f64 * (passes * weights as f64 + products);
+    let seconds = config.layers.len() as f64 * per_block / (SPEED * threads as f64);
+    Ok(Estimate { memory, disk, seconds })
+}
+
+fn shapes(checkpoint: &Checkpoint, layout: &BlockLayout) -> Result<Vec<[u64; 2]>> {
+    let shape = |name: &str| Ok(checkpoint.source(name)?.rows_cols().map(|n| n as u64));
+    layout.linears.iter().map(|linear| shape(&linear.name)).collect()
+}
+
+/// The columns of each distinct input.
+fn distinct_inputs(layout: &BlockLayout, shapes: &[[u64; 2]]) -> Vec<u64> {
+    let inputs: std::collections::BTreeMap<usize, u64> =
+        layout.linears.iter().zip(shapes).map(|(linear, [_, cols])| (linear.input, *cols)).collect();
+    inputs.into_values().collect()
+}
