@@ -164,6 +164,10 @@ impl Recipe {
             stage.parameters.insert(rest.to_owned(), value);
             return self.build_stages(&[]).map(drop);
         }
+        if METHODS.iter().any(|def| def.name == first) {
+            let what = format!("--set {key}: the recipe has no stage {first}");
+            return Err(Error::usage(what, format!("its stages: {}", self.method_names())));
+        }
         let mut table = Table::try_from(&*self).expect("a recipe is plain values");
         let mut inner = &mut table;
         if !first.is_empty() {

@@ -110,11 +110,14 @@ fn comparison(verification: &Verification, all: bool) -> String {
 }
 
 fn comparison_line(check: &TensorCheck, width: usize) -> String {
-    let TensorCheck { name, stored, max_error, rms_error, relative_error, mismatches, failure } = check;
+    let TensorCheck { name, stored, max_error, rms_error, relative_error, mismatches, unknown, failure } = check;
     let named = format!("{name:width$}  {stored:24}");
     match (failure, mismatches) {
         (Some(failure), _) => format!("{named}  {:>9}  {:>9}  {:>8}  {failure}\n", "-", "-", "-"),
-        (None, 0) => format!("{named}  {max_error:>9.3e}  {rms_error:>9.3e}  {relative_error:>8.5}  equal\n"),
+        (None, 0) => {
+            let bits = if *unknown { "rewritten, readable" } else { "equal" };
+            format!("{named}  {max_error:>9.3e}  {rms_error:>9.3e}  {relative_error:>8.5}  {bits}\n")
+        }
         (None, n) => format!(
             "{named}  {max_error:>9.3e}  {rms_error:>9.3e}  {relative_error:>8.5}  {n} values differ\n"
         ),

@@ -42,6 +42,8 @@ pub struct TensorCheck {
     pub relative_error: f64,
     /// Values that are not, to the bit, what the recipe gives.
     pub mismatches: u64,
+    /// Whether what it ought to hold is not known: a calibrated run changed it, and has not recorded what it made.
+    pub unknown: bool,
     /// Why it could not be read, if it could not.
     pub failure: Option<String>,
 }
@@ -137,9 +139,11 @@ fn compare_recorded(
 ) -> Result<()> {
     let digests = record.digests();
     for (step, check) in plan.steps.iter().zip(tensors).filter(|(_, check)| check.failure.is_none()) {
+        check.unknown = !repeatable(plan, step);
         let source = step.output.pieces.first().map(|piece| piece.source.as_str());
         if let Some(digest) = source.and_then(|source| digests.get(source)) {
             check.failure = mismatch(written, &step.output, digest)?;
+            check.unknown = false;
         }
     }
     Ok(())
@@ -195,6 +199,7 @@ fn tensor_check(step: &Step, sums: Sums) -> TensorCheck {
         rms_error: (sums.squared_error / count).sqrt(),
         relative_error: if sums.squared > 0.0 { (sums.squared_error / sums.squared).sqrt() } else { 0.0 },
         mismatches: sums.mismatches,
+        unknown: false,
         failure: sums.failure,
     }
 }
