@@ -15,7 +15,8 @@ use rayon::prelude::*;
 /// Rows of the result that one task computes.
 const TILE: usize = 128;
 
-/// gram += xᵀ·x, of x: [rows, cols] and gram: [cols, cols].
+/// gram += xᵀ·x, of x: [rows, cols] and gram: [cols, cols], which is symmetric before and after: the upper triangle is
+/// computed, in whole tiles, and mirrored.
 pub fn add_gram(gram: &mut Array2<f32>, x: ArrayView2<f32>) {
     let x = x.as_standard_layout();
     let cols = x.ncols();
@@ -23,10 +24,16 @@ pub fn add_gram(gram: &mut Array2<f32>, x: ArrayView2<f32>) {
         MatRef::from_row_major_slice(x.as_slice().expect("standard layout is contiguous"), x.nrows(), cols);
     let gram = gram.as_slice_mut().expect("an owned array is contiguous");
     gram.par_chunks_mut(TILE * cols.max(1)).enumerate().for_each(|(tile, rows)| {
-        let count = rows.len() / cols;
-        let target = MatMut::from_row_major_slice_mut(rows, count, cols);
-        matmul(target, Accum::Add, whole.subcols(tile * TILE, count).transpose(), whole, 1.0, Par::Seq);
+        let (first, count) = (tile * TILE, rows.len() / cols);
+        let target = MatMut::from_row_major_slice_mut(rows, count, cols).subcols_mut(first, cols - first);
+        let (left, right) = (whole.subcols(first, count), whole.subcols(first, cols - first));
+        matmul(target, Accum::Add, left.transpose(), right, 1.0, Par::Seq);
     });
+    for row in TILE.min(cols)..cols {
+        for col in 0..row / TILE * TILE {
+            gram[row * cols + col] = gram[col * cols + row];
+        }
+    }
 }
 
 /// Σ w·H·wᵀ over the rows w of W: [rows, cols] and H: [cols, cols].
@@ -120,6 +127,22 @@ mod tests {
             (state >> 40) as f32 / 8_388_608.0 - 1.0
         };
         Array2::from_shape_simple_fn((rows, cols), &mut next)
+    }
+
+    #[test]
+    fn grams_add_up_on_both_sides_of_the_diagonal() {
+        for cols in [1, 5, TILE, TILE + 1, 2 * TILE + 44] {
+            let x = Array2::from_shape_fn((7, cols), |(row, col)| ((row * cols + col) as f32 * 0.7).sin());
+            let mut gram = x.t().dot(&x);
+            let expected = &gram * 2.0;
+            add_gram(&mut gram, x.view());
+            let apart = (&gram - &expected).iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            assert!(apart < 1e-4, "{cols} columns: {apart}");
+            let w = Array2::from_shape_fn((3, cols), |(row, col)| (row + col) as f32 * 0.01);
+            let plain = w.dot(&gram).iter().zip(&w).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            let found = quadratic(w.view(), gram.view());
+            assert!((found - plain).abs() <= 1e-4 * plain.abs().max(1.0), "{cols}: {found} {plain}");
+        }
     }
 
     #[test]

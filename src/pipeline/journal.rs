@@ -65,10 +65,8 @@ impl Journal {
         self.blocks
     }
 
-    /// Records a finished block, after waiting for what it wrote to be on the disk: what it was made from is removed next.
-    pub fn block_done(&self, index: usize, files: &OutputFiles, sync: impl Fn() -> Result<()>) -> Result<()> {
-        files.sync()?;
-        sync()?;
+    /// Records a finished block, all of which is on the disk.
+    pub fn block_done(&self, index: usize) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = format!("{BLOCK}{index}\n{SYNCED}\n");
         file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e))

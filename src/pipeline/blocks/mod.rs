@@ -108,10 +108,11 @@ impl<'a> Blocks<'a> {
         })
     }
 
-    /// Carries the recipe out, block by block, from the first that the journal of the first run does not have.
+    /// Carries the recipe out, block by block, from the first that any of the journals does not have.
     pub fn run(&self, runs: &[&Run], workspace: &Workspace) -> Result<Vec<BlockReport>> {
         let trains = self.request.method.trains();
-        let mut reports = Reports::open(workspace, runs[0].journal.blocks())?;
+        let done = runs.iter().map(|run| run.journal.blocks()).min().unwrap_or(0);
+        let mut reports = Reports::open(workspace, done)?;
         let mut chains = self.start(workspace, &mut reports, trains)?;
         for index in reports.len()..self.layouts.len() {
             let next = self.create(workspace, index + 1, trains)?;
@@ -121,8 +122,10 @@ impl<'a> Blocks<'a> {
             }
             reports.push(report)?;
             chains = next;
-            let sync = || chains.iter().try_for_each(Chain::sync);
-            runs[0].journal.block_done(index, &runs[0].files, sync)?;
+            // The next block is made from nothing else: all of it must be on the disk before the old chains go.
+            runs.iter().try_for_each(|run| run.files.sync())?;
+            chains.iter().try_for_each(Chain::sync)?;
+            runs.iter().try_for_each(|run| run.journal.block_done(index))?;
             self.forget(workspace, index);
             (self.options.events)(&Event::Block { index, of: self.layouts.len() });
         }
