@@ -277,7 +277,7 @@ impl Recipe {
     }
 
     /// The methods of the stages: those that rewrite, and the one that quantizes.
-    fn build_stages(&self, schemes: &[Scheme]) -> Result<(Vec<Arc<dyn Method>>, Arc<dyn Method>)> {
+    fn build_stages(&self, schemes: &[Scheme]) -> Result<Stages> {
         let mut rewriting = Vec::new();
         let mut quantizing = None;
         for stage in &self.stages {
@@ -335,6 +335,9 @@ fn blocks_of(bits: u8) -> &'static str {
         _ => "q8_0",
     }
 }
+
+/// Methods that rewrite, in order, and the one that quantizes.
+type Stages = (Vec<Arc<dyn Method>>, Arc<dyn Method>);
 
 /// What quantizes where no stage does.
 const DEFAULT_METHOD: &str = "rtn";

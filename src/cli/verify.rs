@@ -110,7 +110,8 @@ fn comparison(verification: &Verification, all: bool) -> String {
 }
 
 fn comparison_line(check: &TensorCheck, width: usize) -> String {
-    let TensorCheck { name, stored, max_error, rms_error, relative_error, mismatches, unknown, failure } = check;
+    let TensorCheck { name, stored, max_error, rms_error, relative_error, mismatches, unknown, failure } =
+        check;
     let named = format!("{name:width$}  {stored:24}");
     match (failure, mismatches) {
         (Some(failure), _) => format!("{named}  {:>9}  {:>9}  {:>8}  {failure}\n", "-", "-", "-"),

@@ -77,12 +77,12 @@ fn inner(width: usize, random: &mut SplitMix64) -> Array2<f32> {
 /// Paley 1933, "On Orthogonal Matrices".
 fn paley(order: usize) -> Option<Array2<f32>> {
     let norm = (order as f32).sqrt().recip();
-    if order % 4 == 0 && is_prime(order - 1) {
+    if order.is_multiple_of(4) && is_prime(order - 1) {
         let conference = conference(order - 1, -1.0);
         return Some((conference + Array2::<f32>::eye(order)) * norm);
     }
     let half = order / 2;
-    if order % 4 != 0 || half % 4 != 2 || !is_prime(half - 1) {
+    if !order.is_multiple_of(4) || half % 4 != 2 || !is_prime(half - 1) {
         return None;
     }
     let conference = conference(half - 1, 1.0);
@@ -113,7 +113,7 @@ fn conference(prime: usize, sign: f32) -> Array2<f32> {
 }
 
 fn is_prime(n: usize) -> bool {
-    n > 1 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n > 1 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 /// A random orthogonal matrix: Gram–Schmidt, twice for accuracy, on normal vectors.
@@ -169,7 +169,8 @@ mod tests {
     fn the_fast_product_is_that_with_the_matrix() {
         let rotation = Rotation::new(24, 3);
         let m = rotation.inner.nrows();
-        let sign = |row: usize, col: usize| if (row & col).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+        let sign =
+            |row: usize, col: usize| if (row & col).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
         let p = 24 / m;
         let plain = Array2::from_shape_fn((24, 24), |(row, col)| {
             let walsh = sign(row / m, col / m) / (p as f32).sqrt();

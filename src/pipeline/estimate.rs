@@ -34,8 +34,15 @@ const STEP_PASSES: f64 = 0.5;
 ///
 /// # Errors
 /// A model whose blocks llmc cannot take apart.
-pub fn estimate(plan: &Plan, checkpoint: &Arc<Checkpoint>, tokens: usize, threads: usize) -> Result<Estimate> {
-    let what = || Error::unsupported("no config.json beside the weights", "calibration runs the model: name its folder");
+pub fn estimate(
+    plan: &Plan,
+    checkpoint: &Arc<Checkpoint>,
+    tokens: usize,
+    threads: usize,
+) -> Result<Estimate> {
+    let what = || {
+        Error::unsupported("no config.json beside the weights", "calibration runs the model: name its folder")
+    };
     let config = model::configure(checkpoint.config.as_ref().ok_or_else(what)?)?;
     let stored = Stored(Arc::clone(checkpoint));
     let layout = block_layout(&config, &stored, 0)?;

@@ -76,6 +76,7 @@ impl Model {
             bias: place.bias.as_ref().map(|bias| self.vector(bias).unwrap()),
             input: None,
             writes_residual: place.writes_residual,
+            relative_error: None,
         };
         let norm = |place: &NormPlace| {
             let shift = if place.plus_one { 1.0 } else { 0.0 };

@@ -12,8 +12,11 @@ use crate::statistics::Needs;
 pub const INDEX_FILE: &str = "index.json";
 /// Of the layout of the folder.
 const VERSION: u32 = 1;
+/// Where [`Needs`] says whether a statistic is there.
+type Flag = fn(&mut Needs) -> &mut bool;
+
 /// Names of statistics, and where [`Needs`] has them.
-const STATISTICS: [(&str, fn(&mut Needs) -> &mut bool); 4] = [
+const STATISTICS: [(&str, Flag); 4] = [
     ("absmax", |needs| &mut needs.absmax),
     ("mean_abs", |needs| &mut needs.mean_abs),
     ("second_moment", |needs| &mut needs.second_moment),

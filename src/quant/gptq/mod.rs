@@ -39,6 +39,7 @@
 //! al. 2023, "QuIP", <https://arxiv.org/abs/2307.13304>.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
 
@@ -137,11 +138,14 @@ impl Method for Gptq {
             let linear = &block.linears[index];
             let Some(scheme) = linear.scheme else { continue };
             let w = linear.dense()?;
-            if !factors.contains_key(&linear.input) {
-                let hessian = block.input(linear)?.hessian().ok_or_else(|| no_hessian(&linear.name))?;
-                factors.insert(linear.input, Factor::new(&hessian, self, &linear.name)?);
-            }
-            let q = rounding::quantize(self, &scheme, w, &linear.context(), &factors[&linear.input]);
+            let factor = match factors.entry(linear.input) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let hessian = block.input(linear)?.hessian().ok_or_else(|| no_hessian(&linear.name))?;
+                    new.insert(Factor::new(&hessian, self, &linear.name)?)
+                }
+            };
+            let q = rounding::quantize(self, &scheme, w, &linear.context(), factor);
             block.linears[index].weight = Weight::Quantized(q);
         }
         Ok(())
