@@ -14,7 +14,7 @@ fn json(folder: &std::path::Path, line: &str) -> Value {
 fn every_help_fits_a_screen_and_ends_with_two_examples() {
     let here = tempfile::tempdir().unwrap();
     let plain = ["inspect", "plan", "quantize", "convert", "verify", "generate", "bench", "completions"];
-    for command in plain.into_iter().chain(["eval", "eval perplexity", "eval logits"]) {
+    for command in plain.into_iter().chain(["calibrate", "run", "eval", "eval perplexity", "eval logits"]) {
         let help = ok(here.path(), &format!("{command} -h"));
         assert!(help.lines().count() <= 50, "{command}: {} lines", help.lines().count());
         let examples = help.split("Examples:").nth(1).unwrap_or_default();

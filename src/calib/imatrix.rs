@@ -150,7 +150,11 @@ impl Imatrix {
     }
 }
 
-fn architecture(checkpoint: &Checkpoint) -> Result<&'static Arch> {
+/// The architecture that gives a checkpoint's tensors their names in GGUF.
+///
+/// # Errors
+/// A model without a GGUF form.
+pub fn architecture(checkpoint: &Checkpoint) -> Result<&'static Arch> {
     checkpoint.config.as_ref().and_then(model::find_hf).ok_or_else(|| {
         let what = format!("{}: no architecture with names in GGUF", checkpoint.path.display());
         Error::unsupported(

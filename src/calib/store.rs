@@ -24,10 +24,12 @@ use crate::statistics::{Needs, Statistics};
 #[derive(Debug, Clone)]
 pub struct Store {
     folders: Vec<(PathBuf, Index)>,
+    needs: Needs,
 }
 
 impl Store {
-    /// Opens folders for a model, known by its digest, and checks that each has the statistics that are needed.
+    /// Opens folders for a model, known by its digest, and checks that each has the statistics that are needed: only these
+    /// are read.
     ///
     /// # Errors
     /// No folder; an index that is missing or broken; another model; statistics that were not gathered.
@@ -40,7 +42,7 @@ impl Store {
         let folders = opened.collect::<Result<Vec<_>>>()?;
         match folders.is_empty() {
             true => Err(Error::usage("no folder of statistics", "`llmc calibrate MODEL --data … -o stats/`")),
-            false => Ok(Store { folders }),
+            false => Ok(Store { folders, needs }),
         }
     }
 
@@ -51,9 +53,8 @@ impl Store {
 
     /// Opens the files of one block.
     pub fn block(&self, number: usize) -> Result<StoredBlock> {
-        let open = |(folder, index): &(PathBuf, Index)| {
-            BlockFile::open(&folder.join(file_name(number)), index.needs()?)
-        };
+        let open =
+            |(folder, _): &(PathBuf, Index)| BlockFile::open(&folder.join(file_name(number)), self.needs);
         Ok(StoredBlock { files: self.folders.iter().map(open).collect::<Result<_>>()? })
     }
 }

@@ -18,11 +18,17 @@ pub struct CalibrationArguments {
     #[arg(long, value_name = "N")]
     seq_len: Option<usize>,
     /// Take each document as a sequence by itself, instead of joining them
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     no_packing: bool,
     /// Chooses other sequences [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     seed: Option<u32>,
+    /// Show experts that fewer tokens are sent to all tokens instead [default: 128]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    expert_tokens: Option<u64>,
+    /// End with exit code 3 where an expert is sent fewer tokens, after writing the output
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub min_coverage: Option<u64>,
 }
 
 impl CalibrationArguments {
@@ -39,7 +45,7 @@ impl CalibrationArguments {
             seq_len: self.seq_len.unwrap_or(recipe.seq_len),
             packing: recipe.packing && !self.no_packing,
             seed: self.seed.unwrap_or(recipe.seed),
-            expert_tokens: recipe.expert_tokens,
+            expert_tokens: self.expert_tokens.unwrap_or(recipe.expert_tokens),
         }
     }
 }

@@ -48,5 +48,5 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         allow_nonfinite: arguments.storage.allow_nonfinite,
         ..Recipe::default()
     };
-    job::run(&arguments.model, &recipe, &arguments.output, context)
+    job::run(&arguments.model, &recipe, &arguments.output, None, context)
 }

@@ -9,10 +9,10 @@ use clap::Args;
 use indicatif::{HumanBytes, ProgressBar};
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, coverage};
 use crate::calib::data::Watch;
 use crate::calib::{Calibration, Samples};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::export;
 use crate::io::Checkpoint;
 use crate::pipeline::{self, Event, Material, Options, Outcome, Target};
@@ -22,7 +22,7 @@ use crate::recipe::Recipe;
 /// Where the output goes.
 #[derive(Debug, Args)]
 pub struct OutputArguments {
-    /// Output folder (or .gguf file) [default: the model's name and the scheme, here]
+    /// Output folder (or .gguf file) [default: named after the model]
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Replace an output that exists, once the new one is complete
@@ -43,9 +43,19 @@ impl OutputArguments {
     }
 }
 
-/// Opens `model`, carries `recipe` out on it, prints what was done.
-pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Context) -> Result<()> {
+/// Opens `model`, carries `recipe` out on it, prints what was done; then checks that every expert was sent the tokens
+/// that are asked for.
+pub fn run(
+    model: &str,
+    recipe: &Recipe,
+    output: &OutputArguments,
+    min_coverage: Option<u64>,
+    context: &Context,
+) -> Result<()> {
     let start = Instant::now();
+    if min_coverage.is_some() && recipe.calibration.is_none() {
+        return Err(Error::usage("--min-coverage without calibration", "name a text with --data"));
+    }
     let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, context.open(model)?)?);
     let recipes = recipe.per_format();
     let plans = recipes.iter().map(|recipe| super::plan::make(recipe, &checkpoint, context));
@@ -76,7 +86,8 @@ pub fn run(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Con
     for target in &targets {
         warn(target.plan, &outcome, context);
     }
-    report(&targets, &checkpoint, &outcome, start, context)
+    report(&targets, &checkpoint, &outcome, start, context)?;
+    coverage::check(&outcome.blocks, min_coverage)
 }
 
 fn carry_out(
@@ -106,10 +117,10 @@ fn carry_out(
 }
 
 /// The progress of the block loop.
-const BLOCKS: &str = "{pos}/{len} blocks [{wide_bar}] eta {eta} {msg}";
+pub const BLOCKS: &str = "{pos}/{len} blocks [{wide_bar}] eta {eta} {msg}";
 
 /// Draws the calibration sequences.
-fn draw(calibration: &Calibration, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Samples> {
+pub fn draw(calibration: &Calibration, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Samples> {
     let bar =
         context.bar(0, "{msg} [{wide_bar}] {pos}/{len} tokens eta {eta}", "the model writes its own text");
     let progress = |done: usize, of: usize| {
@@ -124,7 +135,7 @@ fn draw(calibration: &Calibration, checkpoint: &Arc<Checkpoint>, context: &Conte
 }
 
 /// Shows what happens in the block loop: on the bar, or as lines of JSON on stderr.
-fn tell(event: &Event, bar: &ProgressBar, context: &Context) {
+pub fn tell(event: &Event, bar: &ProgressBar, context: &Context) {
     let json = |value: Value| {
         if context.global.json && !context.global.quiet {
             eprintln!("{value}");
@@ -216,7 +227,10 @@ fn report(
     context: &Context,
 ) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
-    let text = || targets.iter().map(|target| target_text(target, checkpoint, outcome, seconds)).collect();
+    let text = || {
+        let targets = targets.iter().map(|target| target_text(target, checkpoint, outcome, seconds));
+        targets.chain([coverage::table(&outcome.blocks)]).collect()
+    };
     let json = || {
         let mut all: Vec<Value> =
             targets.iter().map(|target| target_json(target, checkpoint, outcome, seconds)).collect();

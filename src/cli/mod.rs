@@ -1,9 +1,11 @@
 //! The command line: one file per subcommand, its arguments and its `run`. Results go to stdout, all else to stderr.
 
 mod bench;
+mod calibrate;
 pub mod calibration_args;
 mod completions;
 mod convert;
+mod coverage;
 mod engine_args;
 mod eval;
 mod generate;
@@ -56,6 +58,7 @@ enum Command {
     Quantize(quantize::Arguments),
     Convert(convert::Arguments),
     Run(run::Arguments),
+    Calibrate(calibrate::Arguments),
     Verify(verify::Arguments),
     Bench(bench::Arguments),
     Generate(generate::Arguments),
@@ -111,6 +114,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Quantize(arguments) => quantize::run(&arguments, &context),
         Command::Convert(arguments) => convert::run(&arguments, &context),
         Command::Run(arguments) => run::run(&arguments, &context),
+        Command::Calibrate(arguments) => calibrate::run(&arguments, &context),
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Bench(arguments) => bench::run(&arguments, &context),
         Command::Generate(arguments) => generate::run(&arguments, &context),

@@ -25,5 +25,6 @@ pub struct Arguments {
 
 /// Quantizes.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    job::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, context)
+    let minimum = arguments.recipe.calibration.min_coverage;
+    job::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, minimum, context)
 }

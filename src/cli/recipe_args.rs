@@ -33,7 +33,7 @@ pub struct RecipeArguments {
     /// A preset: w4a16, w4a16-asym, w8a16, w8a8, fp8, fp8-block, nvfp4, mxfp4, nf4, q4_0, q8_0, q4_k, q6_k, …
     #[arg(long, value_name = "NAME")]
     scheme: Option<String>,
-    /// Columns that share a scale; 0 for one scale per row [default: the scheme's]
+    /// Columns per scale, 0 for one per row [default: the scheme's]
     #[arg(long, value_name = "N")]
     group_size: Option<usize>,
     /// Without zero points
@@ -57,10 +57,10 @@ pub struct RecipeArguments {
     /// Leave tensors matching this glob alone (repeatable)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// Another scheme for tensors matching a glob, `GLOB=SCHEME` or `GLOB=dense` (repeatable)
+    /// Another scheme for tensors matching a glob, or dense (repeatable)
     #[arg(long = "override", value_name = "GLOB=SCHEME", value_parser = parse_override)]
     overrides: Vec<Override>,
-    /// A parameter of a method, or any key of a recipe: `gptq.damping=0.05` (repeatable)
+    /// Any key of a recipe: group_size=64, gptq.damping=0.05 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Make every substitution an error
@@ -70,7 +70,7 @@ pub struct RecipeArguments {
     #[arg(long)]
     dequantize: bool,
     #[command(flatten)]
-    calibration: CalibrationArguments,
+    pub calibration: CalibrationArguments,
     #[command(flatten)]
     storage: StorageArguments,
 }
@@ -79,10 +79,10 @@ pub struct RecipeArguments {
 #[derive(Debug, Args)]
 pub struct StorageArguments {
     /// Largest shard: 5GB, 500MB, …
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", hide_short_help = true, default_value = "5GB", value_parser = parse_size)]
     pub max_shard_size: u64,
     /// Let NaN and infinite weights pass (as 0 where they are quantized) instead of failing
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub allow_nonfinite: bool,
 }
 

@@ -51,7 +51,8 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         let own = recipe.calibration.take().unwrap_or_default();
         recipe.calibration = Some(arguments.calibration.over(own));
     }
-    job::run(&arguments.model, &recipe, &arguments.output, context)
+    let minimum = arguments.calibration.min_coverage;
+    job::run(&arguments.model, &recipe, &arguments.output, minimum, context)
 }
 
 /// A recipe: a file, or a shipped one.

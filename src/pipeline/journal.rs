@@ -36,22 +36,31 @@ impl Journal {
     /// Where another process is at the partial output, or it belongs to another run (another input, recipe or version)
     /// and is to be resumed.
     pub fn open(workspace: &Workspace, layout: &[OutputFile], resume: bool) -> Result<Journal> {
+        Journal::keyed(workspace, &key(layout), || workspace.holds(layout), resume)
+    }
+
+    /// The same for work that is known by a key; `whole` tells whether what the journal vouches for is still there.
+    pub fn keyed(
+        workspace: &Workspace,
+        key: &str,
+        whole: impl Fn() -> bool,
+        resume: bool,
+    ) -> Result<Journal> {
         let path = workspace.path(JOURNAL_NAME);
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.map_err(|e| Error::io(&path, e))?;
         file.try_lock().map_err(|_| busy(workspace))?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(|e| Error::io(&path, e))?;
-        let key = key(layout);
-        let mut counted = if resume { counted(workspace, &key, &text)? } else { Counted::default() };
-        if !workspace.holds(layout) {
+        let mut counted = if resume { counted(workspace, key, &text)? } else { Counted::default() };
+        if !whole() {
             counted = Counted::default();
         }
         let Counted { finished, blocks } = counted;
         if finished.is_empty() && blocks == 0 {
             workspace.clear()?;
         }
-        begin(&mut file, &key, &finished, blocks).map_err(|e| Error::io(&path, e))?;
+        begin(&mut file, key, &finished, blocks).map_err(|e| Error::io(&path, e))?;
         Ok(Journal { path, finished, blocks, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
     }
 
@@ -65,7 +74,7 @@ impl Journal {
         self.blocks
     }
 
-    /// Records a finished block, all of which is on the disk.
+    /// Records a finished block. What it wrote must be on the disk: what it was made from is removed next.
     pub fn block_done(&self, index: usize) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = format!("{BLOCK}{index}\n{SYNCED}\n");

@@ -5,6 +5,7 @@
 //! the size of the checkpoint, and the bytes do not depend on the number of threads.
 
 mod blocks;
+mod calibrate;
 mod chunks;
 mod digest;
 mod ends;
@@ -31,6 +32,7 @@ use crate::plan::Plan;
 
 use blocks::Blocks;
 pub use blocks::{BlockReport, ExpertReport, LinearReport, Material};
+pub use calibrate::{Survey, calibrate};
 use chunks::{chunk_rows, refuse_long_rows};
 pub use digest::{input_digest, provenance};
 pub use ends::untie;

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,12 +100,18 @@ impl Workspace {
         })
     }
 
-    fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+    /// Writes a file, and flushes it to the disk.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.write_with(name, |file| file.write_all(content))
+    }
+
+    /// The same, of a file whose content comes in pieces.
+    pub fn write_with(&self, name: &str, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
         let path = self.path(name);
         self.make_parent(&path)?;
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&path)?;
-            std::io::Write::write_all(&mut file, content)?;
+            fill(&mut file)?;
             file.sync_all()
         };
         write().map_err(|e| Error::io(&path, e))

@@ -124,18 +124,18 @@ pub struct BlockFile {
     file: MappedFile,
     inputs: Vec<Described>,
     tensors: Vec<RawTensor>,
-    gathered: Needs,
+    needs: Needs,
 }
 
 impl BlockFile {
-    pub fn open(path: &Path, gathered: Needs) -> Result<BlockFile> {
+    pub fn open(path: &Path, needs: Needs) -> Result<BlockFile> {
         let file = MappedFile::open(path)?;
         let header = safetensors::parse(path, 0, file.bytes())?;
         let described = header.metadata.get(INPUTS).map(String::as_str).unwrap_or_default();
         let inputs = serde_json::from_str(described).map_err(|e| {
             Error::malformed_tensor(path, INPUTS, "a list of inputs and their linears", e, AGAIN)
         })?;
-        Ok(BlockFile { file, inputs, tensors: header.tensors, gathered })
+        Ok(BlockFile { file, inputs, tensors: header.tensors, needs })
     }
 
     /// What is known of the input of a linear with so many columns.
@@ -147,16 +147,16 @@ impl BlockFile {
         })?;
         let mut statistics = Statistics { tokens: self.inputs[number].tokens, ..Statistics::default() };
         let name = |statistic: &str| format!("{number}.{statistic}");
-        if self.gathered.absmax {
+        if self.needs.absmax {
             statistics.absmax = self.f32s(&name("absmax"), &[cols], Sign::NotNegative)?;
         }
-        if self.gathered.mean_abs {
+        if self.needs.mean_abs {
             statistics.sum_abs = self.f64s(&name("sum_abs"), cols)?;
         }
-        if self.gathered.second_moment {
+        if self.needs.second_moment {
             statistics.sum_squares = self.f64s(&name("sum_squares"), cols)?;
         }
-        if self.gathered.hessian {
+        if self.needs.hessian {
             let values = self.f32s(&name("gram"), &[cols, cols], Sign::Any)?;
             statistics.gram =
                 Some(Array2::from_shape_vec((cols, cols), values).expect("as long as its shape"));

@@ -52,7 +52,7 @@ impl Blocks<'_> {
         }
         if method.scope() != Scope::Rows {
             let weights = self.current(&work);
-            self.pass(index, &weights, &chains[0], None, Some(&next[0]))?;
+            self.runner.pass(index, &weights, &chains[0], None, Some(&next[0]))?;
         }
         work.report.linears = work.block.linears.iter().filter_map(reported).collect();
         self.tell(&work.report);
@@ -61,13 +61,13 @@ impl Blocks<'_> {
 
     fn tell(&self, report: &BlockReport) {
         for linear in &report.linears {
-            (self.options.events)(&Event::Linear { block: report.block, linear });
+            (self.runner.options.events)(&Event::Linear { block: report.block, linear });
         }
     }
 
     /// The weights as the stages so far have left them.
     fn current(&self, work: &Work) -> Current<'_> {
-        Current::new(&self.checkpoint, self.ends).with(&work.block, work.rewritten)
+        self.runner.weights().with(&work.block, work.rewritten)
     }
 
     /// Gathers statistics of the inputs of a step, or of all, into the block.
@@ -84,7 +84,8 @@ impl Blocks<'_> {
         }
         let index = work.block.index;
         let watch = Watch { needs, step, ..Watch::default() };
-        let Gathered { seen, experts } = self.gather(index, &self.current(work), input, watch, output)?;
+        let Gathered { seen, experts } =
+            self.runner.gather(index, &self.current(work), input, watch, output)?;
         for report in experts {
             if work.report.experts.iter().all(|known| known.expert != report.expert) {
                 work.report.experts.push(report);
@@ -92,10 +93,10 @@ impl Blocks<'_> {
         }
         let known: Vec<bool> = seen.inputs.iter().map(Option::is_some).collect();
         work.block.inputs = seen.inputs.into_iter().map(Option::unwrap_or_default).collect();
-        for (linear, place) in work.block.linears.iter_mut().zip(&self.layouts[index].linears) {
+        for (linear, place) in work.block.linears.iter_mut().zip(&self.runner.layouts[index].linears) {
             linear.input = Some(place.input).filter(|input| known[*input]);
         }
-        refuse_nonfinite(&work.block)
+        Ok(())
     }
 
     /// For methods that take rows by themselves: the importance of columns, on the uncompressed chain.
@@ -111,7 +112,7 @@ impl Blocks<'_> {
 
     /// For methods that take the linears of one step at a time: later steps see what the earlier ones have become.
     fn by_input(&self, work: &mut Work, method: &dyn Method, input: &Chain) -> Result<()> {
-        let places = &self.layouts[work.block.index].linears;
+        let places = &self.runner.layouts[work.block.index].linears;
         let steps: std::collections::BTreeSet<usize> = places.iter().map(|place| place.step).collect();
         for step in steps {
             let of_step: Vec<usize> = (0..places.len())
@@ -138,9 +139,10 @@ impl Blocks<'_> {
     fn whole(&self, work: &mut Work, method: &dyn Method, chains: &[Chain], next: &[Chain]) -> Result<()> {
         let index = work.block.index;
         if let [compressed, reference] = chains {
-            self.pass(index, &self.current(work), reference, None, Some(&next[1]))?;
-            let states = self.batches.between(compressed, &next[1]);
-            let trainable = TrainableBlock::load(&self.config, &self.current(work), index, Box::new(states))?;
+            self.runner.pass(index, &self.current(work), reference, None, Some(&next[1]))?;
+            let states = self.runner.batches.between(compressed, &next[1]);
+            let trainable =
+                TrainableBlock::load(&self.runner.config, &self.current(work), index, Box::new(states))?;
             work.block.trainable = Some(Arc::new(trainable));
         }
         self.observe(work, method.needs(), None, &chains[0], None)?;
@@ -152,7 +154,7 @@ impl Blocks<'_> {
 
     /// Reads a block's weights.
     fn load(&self, index: usize) -> Result<method::Block> {
-        let layout = &self.layouts[index];
+        let layout = &self.runner.layouts[index];
         let linears = layout.linears.iter().map(|place| self.load_linear(place)).collect::<Result<_>>()?;
         let norms = layout.norms.iter().map(|place| self.load_norm(place)).collect::<Result<_>>()?;
         let folds = layout.folds.clone();
@@ -188,15 +190,21 @@ impl Blocks<'_> {
 
     /// All values of a tensor, [rows, cols].
     fn read(&self, name: &str) -> Result<Array2<f32>> {
-        let source = self.checkpoint.source(name)?;
+        let source = self.runner.checkpoint.source(name)?;
         let [rows, cols] = source.rows_cols();
         let mut values = vec![0.0; rows * cols];
-        self.checkpoint.read_rows(source, 0..rows, &mut values)?;
+        self.runner.checkpoint.read_rows(source, 0..rows, &mut values)?;
         let found = NonFinite::count(&values);
         if !found.none() && !self.allow_nonfinite {
             let found = format!("{} NaN and {} infinities", found.nan, found.inf);
             let hint = "the checkpoint is probably damaged: compare its checksum with the publisher's; --allow-nonfinite takes such values as 0";
-            return Err(Error::malformed_tensor(&self.checkpoint.path, name, "finite weights", found, hint));
+            return Err(Error::malformed_tensor(
+                &self.runner.checkpoint.path,
+                name,
+                "finite weights",
+                found,
+                hint,
+            ));
         }
         clear_nonfinite(&mut values);
         Ok(Array2::from_shape_vec((rows, cols), values).expect("as many values as the shape says"))
@@ -245,22 +253,6 @@ fn reported(linear: &method::Linear) -> Option<LinearReport> {
         Weight::Dense(_) => String::new(),
     };
     Some(LinearReport { name: linear.name.clone(), scheme, relative_error: linear.relative_error, digest })
-}
-
-/// Inputs that are not finite make every statistic worthless.
-fn refuse_nonfinite(block: &method::Block) -> Result<()> {
-    for linear in &block.linears {
-        let Some(input) = linear.input.map(|input| &block.inputs[input]) else { continue };
-        let diagonal = input.gram.iter().flat_map(|gram| gram.diag().to_vec());
-        let sums = input.sum_squares.iter().map(|sum| *sum as f32).chain(diagonal);
-        if sums.chain(input.absmax.iter().copied()).any(|value| !value.is_finite()) {
-            return Err(Error::unsupported(
-                format!("{}: its inputs are not finite on the calibration text", linear.name),
-                "`llmc eval perplexity` shows whether the model itself computes finite values; weights or activations overflow",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// What a finished block leaves for the outputs.

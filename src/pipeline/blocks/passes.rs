@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::chain::Chain;
-use super::{Blocks, ExpertReport};
+use super::{ExpertReport, Runner};
 use crate::backend::cpu::{self, Cpu};
 use crate::backend::{Backend, Span};
 use crate::calib::observe::Watch;
 use crate::calib::trainable::Activations;
 use crate::calib::{Observing, Seen};
-use crate::error::Result;
-use crate::model::{Batch, Block, Config, Embedding, Weights};
+use crate::error::{Error, Result};
+use crate::model::{Batch, Block, BlockLayout, Config, Embedding, Weights};
 use crate::pipeline::check_interrupted;
 
 /// Tokens that are run together: few enough to stay in the caches, and the same whatever the number of threads, so that
@@ -113,9 +113,9 @@ pub struct Gathered {
     pub experts: Vec<ExpertReport>,
 }
 
-impl Blocks<'_> {
+impl Runner<'_> {
     /// Runs the calibration set through a block, looking at what is to be watched, and keeps the outputs where asked.
-    pub(super) fn pass(
+    pub fn pass(
         &self,
         index: usize,
         weights: &dyn Weights,
@@ -141,7 +141,7 @@ impl Blocks<'_> {
     }
 
     /// Gathers statistics, and where an expert was sent too few tokens, those of all tokens instead.
-    pub(super) fn gather(
+    pub fn gather(
         &self,
         index: usize,
         weights: &dyn Weights,
@@ -167,6 +167,7 @@ impl Blocks<'_> {
                 }
             }
         }
+        refuse_nonfinite(&self.layouts[index], &seen)?;
         Ok(Gathered { seen, experts })
     }
 
@@ -186,4 +187,20 @@ impl Blocks<'_> {
         }
         experts
     }
+}
+
+/// Inputs that are not finite make every statistic worthless.
+fn refuse_nonfinite(layout: &BlockLayout, seen: &Seen) -> Result<()> {
+    for linear in &layout.linears {
+        let Some(input) = &seen.inputs[linear.input] else { continue };
+        let diagonal = input.gram.iter().flat_map(|gram| gram.diag().to_vec());
+        let sums = input.sum_squares.iter().map(|sum| *sum as f32).chain(diagonal);
+        if sums.chain(input.absmax.iter().copied()).any(|value| !value.is_finite()) {
+            return Err(Error::unsupported(
+                format!("{}: its inputs are not finite on the calibration text", linear.name),
+                "`llmc eval perplexity` shows whether the model itself computes finite values; weights or activations overflow",
+            ));
+        }
+    }
+    Ok(())
 }
