@@ -111,7 +111,7 @@ impl Index {
         match missing.is_empty() {
             true => Ok(()),
             false => {
-                let hint = "gather them too: run `llmc calibrate` for the methods that are to use them";
+                let hint = "gather them too: `llmc calibrate MODEL --hessian -o stats` keeps all there are";
                 Err(Error::malformed(folder, missing.join(", "), self.statistics.join(", "), hint))
             }
         }
