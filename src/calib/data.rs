@@ -51,7 +51,7 @@ pub struct Calibration {
     pub packing: bool,
     /// Begins the random numbers that choose the sequences.
     pub seed: u32,
-    /// Experts that the router sends fewer tokens than this are shown all tokens instead.
+    /// Experts that the router sends fewer tokens than this, or none, are shown all tokens instead.
     pub expert_tokens: u64,
 }
 

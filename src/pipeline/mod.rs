@@ -190,6 +190,7 @@ fn fill(
         material.map(|material| Blocks::new(runs[0], checkpoint, material, &ends, options)).transpose()?;
     if let Some(blocks) = &blocks {
         outcome.blocks = blocks.run(&runs, &outputs[0].workspace)?;
+        outcome.nonfinite.extend(outcome.blocks.iter().flat_map(|block| block.nonfinite.clone()));
     }
     for output in outputs {
         let in_blocks = blocks.as_ref().map(|blocks| blocks.all_steps(&output.run)).unwrap_or_default();

@@ -37,7 +37,8 @@ impl Blocks<'_> {
         chains: &[Chain],
         next: &[Chain],
     ) -> Result<(Made, BlockReport)> {
-        let mut work = Work { block: self.load(index)?, rewritten: false, report: BlockReport::of(index) };
+        let mut report = BlockReport::of(index);
+        let mut work = Work { block: self.load(&mut report)?, rewritten: false, report };
         for stage in &self.request.rewriting {
             self.observe(&mut work, stage.needs(), None, &chains[0], None)?;
             stage.apply(&mut work.block)?;
@@ -152,19 +153,21 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// Reads a block's weights.
-    fn load(&self, index: usize) -> Result<method::Block> {
+    /// Reads a block's weights; reports those that are not finite.
+    fn load(&self, report: &mut BlockReport) -> Result<method::Block> {
+        let index = report.block;
         let layout = &self.runner.layouts[index];
-        let linears = layout.linears.iter().map(|place| self.load_linear(place)).collect::<Result<_>>()?;
-        let norms = layout.norms.iter().map(|place| self.load_norm(place)).collect::<Result<_>>()?;
+        let linears = layout.linears.iter().map(|place| self.load_linear(place, report));
+        let linears = linears.collect::<Result<_>>()?;
+        let norms = layout.norms.iter().map(|place| self.load_norm(place, report)).collect::<Result<_>>()?;
         let folds = layout.folds.clone();
         Ok(method::Block { index, linears, norms, folds, ..method::Block::default() })
     }
 
-    fn load_linear(&self, place: &LinearPlace) -> Result<method::Linear> {
-        let values = self.read(&place.name)?;
+    fn load_linear(&self, place: &LinearPlace, report: &mut BlockReport) -> Result<method::Linear> {
+        let values = self.read(&place.name, report)?;
         let scheme = self.schemes.get(&place.name).copied();
-        let bias = place.bias.as_deref().map(|name| self.read(name)).transpose()?;
+        let bias = place.bias.as_deref().map(|name| self.read(name, report)).transpose()?;
         Ok(method::Linear {
             name: place.name.clone(),
             scheme,
@@ -178,23 +181,26 @@ impl Blocks<'_> {
         })
     }
 
-    fn load_norm(&self, place: &NormPlace) -> Result<Norm> {
+    fn load_norm(&self, place: &NormPlace, report: &mut BlockReport) -> Result<Norm> {
         let more = if place.plus_one { 1.0 } else { 0.0 };
-        let bias = place.bias.as_deref().map(|name| self.read(name)).transpose()?;
+        let bias = place.bias.as_deref().map(|name| self.read(name, report)).transpose()?;
         Ok(Norm {
             place: place.clone(),
-            weight: self.read(&place.weight)?.iter().map(|w| w + more).collect(),
+            weight: self.read(&place.weight, report)?.iter().map(|w| w + more).collect(),
             bias: bias.map(|values| values.into_iter().collect()),
         })
     }
 
-    /// All values of a tensor, [rows, cols].
-    fn read(&self, name: &str) -> Result<Array2<f32>> {
+    /// All values of a tensor, [rows, cols]; what is not finite, and allowed, is taken as 0.
+    fn read(&self, name: &str, report: &mut BlockReport) -> Result<Array2<f32>> {
         let source = self.runner.checkpoint.source(name)?;
         let [rows, cols] = source.rows_cols();
         let mut values = vec![0.0; rows * cols];
         self.runner.checkpoint.read_rows(source, 0..rows, &mut values)?;
         let found = NonFinite::count(&values);
+        if !found.none() {
+            report.nonfinite.push((name.to_owned(), found.nan, found.inf));
+        }
         if !found.none() && !self.allow_nonfinite {
             let found = format!("{} NaN and {} infinities", found.nan, found.inf);
             let hint = "the checkpoint is probably damaged: compare its checksum with the publisher's; --allow-nonfinite takes such values as 0";
@@ -252,7 +258,9 @@ fn reported(linear: &method::Linear) -> Option<LinearReport> {
         Weight::Quantized(q) => digest(&dequantized(q)),
         Weight::Dense(_) => String::new(),
     };
-    Some(LinearReport { name: linear.name.clone(), scheme, relative_error: linear.relative_error, digest })
+    // To a millionth: JSON gives short decimals back to the bit, so that a resumed run reports the same.
+    let relative_error = linear.relative_error.map(|error| (error * 1e6).round() / 1e6);
+    Some(LinearReport { name: linear.name.clone(), scheme, relative_error, digest })
 }
 
 /// What a finished block leaves for the outputs.

@@ -113,6 +113,14 @@ pub struct Gathered {
     pub experts: Vec<ExpertReport>,
 }
 
+/// Activations that overflow make every statistic and every error worthless.
+fn not_finite(what: impl std::fmt::Display) -> Error {
+    Error::unsupported(
+        format!("{what} are not finite on the calibration text"),
+        "`llmc eval perplexity` shows whether the model itself computes finite values; weights or activations overflow",
+    )
+}
+
 impl Runner<'_> {
     /// Runs the calibration set through a block, looking at what is to be watched, and keeps the outputs where asked.
     pub fn pass(
@@ -124,6 +132,7 @@ impl Runner<'_> {
         output: Option<&Chain>,
     ) -> Result<Seen> {
         let backend = Observing::new(Cpu::new(cpu::Activations::F32), &self.layouts[index]);
+        let watched = watch.is_some(); // then the statistics tell which linear overflows
         let block = Block::load(&backend, &self.config, weights, index)?;
         if let Some(watch) = watch {
             backend.watch(watch);
@@ -133,9 +142,11 @@ impl Runner<'_> {
             let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
             let x = backend.tensor(tokens.len(), self.config.hidden, &input.read(&tokens)?)?;
             let y = block.forward(&backend, x, &self.config.rotations(&spans), &spans, None)?;
-            if let Some(output) = output {
-                backend.read(&y, |values| output.write(&tokens, values))??;
-            }
+            let Some(output) = output else { continue };
+            backend.read(&y, |values| match watched || values.iter().all(|value| value.is_finite()) {
+                true => output.write(&tokens, values),
+                false => Err(not_finite(format_args!("block {index}: its outputs"))),
+            })??;
         }
         Ok(backend.seen())
     }
@@ -171,7 +182,8 @@ impl Runner<'_> {
         Ok(Gathered { seen, experts })
     }
 
-    /// How many tokens each expert was sent, of those whose inputs were looked at.
+    /// How many tokens each expert was sent, of those whose inputs were looked at. One that was sent none is always shown
+    /// all: there is nothing else to know of its inputs.
     fn coverage(&self, index: usize, seen: &Seen, watch: &Watch) -> Vec<ExpertReport> {
         let mut experts: Vec<ExpertReport> = Vec::new();
         for linear in &self.layouts[index].linears {
@@ -181,7 +193,7 @@ impl Runner<'_> {
             };
             let tokens = seen.inputs[linear.input].as_ref().map_or(0, |statistics| statistics.tokens);
             if experts.iter().all(|report| report.expert != expert) {
-                let shown_all = tokens < self.material.expert_tokens;
+                let shown_all = tokens < self.material.expert_tokens.max(1);
                 experts.push(ExpertReport { expert, tokens, shown_all });
             }
         }
@@ -196,10 +208,7 @@ fn refuse_nonfinite(layout: &BlockLayout, seen: &Seen) -> Result<()> {
         let diagonal = input.gram.iter().flat_map(|gram| gram.diag().to_vec());
         let sums = input.sum_squares.iter().map(|sum| *sum as f32).chain(diagonal);
         if sums.chain(input.absmax.iter().copied()).any(|value| !value.is_finite()) {
-            return Err(Error::unsupported(
-                format!("{}: its inputs are not finite on the calibration text", linear.name),
-                "`llmc eval perplexity` shows whether the model itself computes finite values; weights or activations overflow",
-            ));
+            return Err(not_finite(format_args!("{}: its inputs", linear.name)));
         }
     }
     Ok(())

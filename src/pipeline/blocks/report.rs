@@ -20,6 +20,9 @@ pub struct BlockReport {
     /// Its experts; empty where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub experts: Vec<ExpertReport>,
+    /// Tensors with NaN or infinities, which were taken as 0: (name, NaN, infinities).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nonfinite: Vec<(String, usize, usize)>,
 }
 
 /// A quantized linear.

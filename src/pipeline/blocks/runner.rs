@@ -22,7 +22,7 @@ use crate::pipeline::{Event, Options, Workspace};
 pub struct Material<'a> {
     /// Token ids of each sequence.
     pub sequences: &'a [Vec<u32>],
-    /// Experts that fewer tokens are sent to are shown all tokens instead.
+    /// Experts that fewer tokens are sent to, or none, are shown all tokens instead.
     pub expert_tokens: u64,
 }
 
@@ -74,6 +74,8 @@ impl<'a> Runner<'a> {
         let done = journals.iter().map(|journal| journal.blocks()).min().unwrap_or(0);
         let mut reports = Reports::open(workspace, done)?;
         let mut chains = self.start(workspace, &mut reports, reference)?;
+        // A run that was killed as it finished a block may have left what that block was made from.
+        (0..reports.len()).for_each(|block| self.forget(workspace, block));
         for index in reports.len()..self.layouts.len() {
             let next = self.create(workspace, index + 1, reference)?;
             reports.push(step(index, &chains, &next)?)?;

@@ -1,0 +1,75 @@
+//! Experts that the router sends no token to.
+
+use std::path::Path;
+
+use llmc::io::Checkpoint;
+use serde_json::{Value, json};
+
+use crate::common::ok;
+use crate::model::Model;
+
+/// The expert that no token reaches.
+const UNSEEN: usize = 7;
+
+/// Of the router's eight rows two are the opposites of two others, and the last is zero: whatever the input, two of those
+/// four logits are above the last one's, and two experts are chosen.
+fn material(folder: &Path) {
+    let router = |values: &mut [f32], cols: usize| {
+        for (row, opposite) in [(0, 2), (1, 3)] {
+            (0..cols).for_each(|col| values[opposite * cols + col] = -values[row * cols + col]);
+        }
+        values[UNSEEN * cols..].fill(0.0);
+    };
+    Model::of("tiny-qwen3-moe").edit("model.layers.0.mlp.gate.weight", router).write(folder);
+}
+
+fn check(folder: &Path, method: &str, expert_tokens: u64) {
+    let name = &method[..3];
+    let line = format!(
+        "quantize model --scheme w4a16 --group-size 32 --data text.txt --samples 8 --seq-len 48 --json -o {name} \
+         --method {method} --set calibration.expert_tokens={expert_tokens}"
+    );
+    let report: Value = serde_json::from_str(&ok(folder, &line)).unwrap();
+    let block = &report["blocks"][0];
+    assert_eq!(block["experts"].as_array().unwrap().len(), 8, "{name}");
+    let mut sent = 0;
+    for (index, expert) in block["experts"].as_array().unwrap().iter().enumerate() {
+        let tokens = expert["tokens"].as_u64().unwrap();
+        assert_eq!(tokens == 0, index == UNSEEN, "{name}: {expert}");
+        let shown_all = tokens == 0 || tokens < expert_tokens;
+        assert_eq!(*expert, json!({ "expert": index, "tokens": tokens, "shown_all": shown_all }), "{name}");
+        sent += tokens;
+    }
+    assert_eq!(sent, 8 * 48 * 2, "{name}: each token goes to two experts");
+    let errors = block["linears"].as_array().unwrap().iter().map(|linear| &linear["relative_error"]);
+    let errors: Vec<f64> = errors.filter_map(Value::as_f64).collect();
+    assert!(errors.iter().all(|error| (0.0..0.5).contains(error)), "{name}: {errors:?}");
+
+    ok(folder, &format!("verify {name}"));
+    ok(folder, &format!("verify {name} --against model"));
+    let made = Checkpoint::open(folder.join(name).to_str().unwrap()).unwrap();
+    for linear in ["gate_proj", "up_proj", "down_proj"] {
+        let source = made.source(&format!("model.layers.0.mlp.experts.{UNSEEN}.{linear}.weight")).unwrap();
+        let codes = made.read_codes(source, 0..source.shape[0]).unwrap().expect("quantized");
+        let mut values = vec![0.0; codes.rows * codes.cols];
+        codes.dequantize(&mut values);
+        assert!(values.iter().all(|value| value.is_finite()), "{name} {linear}");
+        assert!(values.iter().any(|value| *value != 0.0), "{name} {linear}");
+    }
+}
+
+#[test]
+fn an_expert_without_tokens_is_shown_all_of_them_and_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    for method in ["gptq", "awq", "smoothquant,rtn"] {
+        check(folder.path(), method, 128);
+    }
+}
+
+#[test]
+fn where_few_tokens_are_enough_none_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    check(folder.path(), "gptq", 0);
+}

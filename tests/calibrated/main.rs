@@ -1,0 +1,12 @@
+//! Recipes that run the model, from outside: stopped anywhere they go on and end with the same bytes; experts that no token
+//! reaches, several outputs of one run, rotated models, shipped recipes, and what is said where something is wrong.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod experts;
+mod mistakes;
+mod model;
+mod outputs;
+mod recipes;
+mod resume;

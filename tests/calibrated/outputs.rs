@@ -1,0 +1,92 @@
+//! Several outputs of one run, and rotated models.
+
+use std::path::Path;
+
+use llmc::io::Checkpoint;
+use serde_json::Value;
+
+use crate::common::ok;
+use crate::model::Model;
+
+fn open(path: &Path) -> Checkpoint {
+    Checkpoint::open(path.to_str().unwrap()).unwrap()
+}
+
+fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
+    let source = checkpoint.source(name).unwrap();
+    let [rows, cols] = source.rows_cols();
+    let mut values = vec![0.0; rows * cols];
+    checkpoint.read_rows(source, 0..rows, &mut values).unwrap();
+    values
+}
+
+#[test]
+fn one_run_makes_several_outputs_of_the_same_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    Model::of("tiny-llama").write(folder.path());
+    let line = "quantize model --scheme w4a16 --group-size 32 --method gptq --data text.txt --samples 4 \
+                --seq-len 64 --format compressed-tensors,gptq,gguf --json -o out";
+    let reports: Value = serde_json::from_str(&ok(folder.path(), line)).unwrap();
+    let formats: Vec<&Value> = reports.as_array().unwrap().iter().map(|report| &report["format"]).collect();
+    assert_eq!(formats, ["compressed-tensors", "gptq", "gguf"]);
+    let out = folder.path().join("out");
+    let [packed, gptq, gguf] = ["compressed-tensors", "gptq", "model.gguf"].map(|name| open(&out.join(name)));
+    assert!(packed.tensors.keys().eq(gptq.tensors.keys()));
+    for name in packed.tensors.keys() {
+        assert!(values(&packed, name) == values(&gptq, name), "{name}");
+    }
+    // Blocks of Q4_0 hold the same codes; their scales are f16 instead of bf16.
+    let name = "model.layers.1.mlp.down_proj.weight";
+    for (ours, theirs) in values(&gguf, name).iter().zip(values(&packed, name)) {
+        assert!((ours - theirs).abs() <= 0.004 * theirs.abs(), "{ours}, {theirs}");
+    }
+    assert_eq!(std::fs::read_dir(out).unwrap().count(), 3, "nothing partial is left");
+    for name in ["compressed-tensors", "gptq", "model.gguf"] {
+        ok(folder.path(), &format!("verify out/{name} --against model"));
+    }
+}
+
+/// The mean negative log-likelihood of a token.
+fn nll(folder: &Path, model: &str) -> f64 {
+    let line =
+        format!("eval perplexity {model} --data text.txt --ctx 64 --chunks 8 --activations f32 --json");
+    let report: Value = serde_json::from_str(&ok(folder, &line)).unwrap();
+    report["nll"]["value"].as_f64().unwrap()
+}
+
+#[test]
+fn a_rotated_model_says_the_same_with_a_head_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    let before = nll(here, "model");
+    let gptq = "--scheme w4a16 --group-size 32 --method rotate,gptq --data text.txt --samples 8 --seq-len 64";
+    for (name, flags, tolerance) in
+        [("rtn", "--scheme w8a16 --method rotate,rtn", 0.02), ("gptq", gptq, 0.15)]
+    {
+        ok(here, &format!("quantize model {flags} -o {name}"));
+        let config = std::fs::read(here.join(name).join("config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config["tie_word_embeddings"], false, "{name}");
+        let made = open(&here.join(name));
+        let ends = ["model.embed_tokens.weight", "lm_head.weight"];
+        let [embedding, head] = ends.map(|tensor| values(&made, tensor));
+        assert!(embedding.len() == head.len() && embedding != head, "{name}");
+        assert!(values(&made, "model.norm.weight").iter().all(|weight| *weight == 1.0), "{name}");
+        let after = nll(here, name);
+        assert!((after - before).abs() < tolerance, "{name}: {before} became {after}");
+        ok(here, &format!("verify {name} --against model"));
+    }
+}
+
+#[test]
+fn rotated_weights_can_stay_dense() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    let recipe = "format = 'dense'\ndtype = 'f32'\n[[stages]]\nmethod = 'rotate'\n";
+    std::fs::write(here.join("rotate.toml"), recipe).unwrap();
+    ok(here, "run rotate.toml --model model -o rotated");
+    let (before, after) = (nll(here, "model"), nll(here, "rotated"));
+    assert!((after - before).abs() < 1e-4, "{before} became {after}");
+}

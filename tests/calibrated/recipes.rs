@@ -1,0 +1,39 @@
+//! The recipes that the binary carries.
+
+use llmc::recipe::{Recipe, SHIPPED};
+use serde_json::Value;
+
+use crate::common::ok;
+use crate::model::Model;
+
+#[test]
+fn shipped_recipes_resolve_and_say_what_they_are() {
+    for (name, text) in SHIPPED {
+        let recipe = Recipe::from_toml(text).unwrap();
+        recipe.resolve().unwrap();
+        assert!(text.starts_with("# "), "{name}: opens with what it does and costs");
+        assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe, "{name}");
+    }
+    let here = tempfile::tempdir().unwrap();
+    let help = ok(here.path(), "run --help");
+    assert!(SHIPPED.iter().all(|(name, _)| help.contains(name)), "{help}");
+}
+
+#[test]
+fn shipped_recipes_can_be_carried_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-qwen3-moe").write(here);
+    for (name, text) in SHIPPED {
+        let out = if text.contains("q4_0") { format!("{name}.gguf") } else { (*name).to_owned() };
+        let line = format!(
+            "run {name} --model model --set calibration.samples=4 --set calibration.seq_len=32 --data text.txt \
+             --json -o {out}"
+        );
+        let report: Value = serde_json::from_str(&ok(here, &line)).unwrap();
+        assert_eq!(report["blocks"].as_array().unwrap().len(), 2, "{name}");
+        // GGUF has one tensor for all experts of a block.
+        assert!(report["quantized"].as_u64().unwrap() >= 14, "{name}: {report}");
+        ok(here, &format!("verify {out} --against model"));
+    }
+}

@@ -1,0 +1,178 @@
+//! Stopped in any block, the same command goes on from that block, and ends with the bytes of a run that never stopped.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::common::{assert_same, contents, llmc, ok, run};
+use crate::model::Model;
+
+const BLOCKS: usize = 8;
+const GPTQ: &str = "quantize model --scheme w4a16 --group-size 16 --method gptq --data text.txt --samples 16 \
+                    --seq-len 64 --json -o out";
+
+fn material(folder: &Path) {
+    Model::of("tiny-qwen2-sharded").with_blocks(BLOCKS).write(folder);
+}
+
+/// How far a run is let go before it is stopped.
+#[derive(Debug, Clone, Copy)]
+enum Point {
+    /// To the end of a block.
+    Done(usize),
+    /// Into a block: the file of its outputs is there.
+    Within(usize),
+}
+
+impl Point {
+    fn reached(self, partial: &Path) -> bool {
+        match self {
+            Point::Done(block) => fs::read_to_string(partial.join("llmc.journal"))
+                .is_ok_and(|journal| journal.contains(&format!("\nblock {block}\n"))),
+            Point::Within(block) => partial.join(format!("activations-{}.f32", block + 1)).exists(),
+        }
+    }
+}
+
+/// Starts a command line and stops it where it has come to a point, with a signal.
+fn stop(folder: &Path, line: &str, partial: &str, point: Point, signal: &str) -> Output {
+    let mut command = llmc(folder);
+    command.args(line.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child: Child = command.spawn().unwrap();
+    let partial = folder.join(partial);
+    while !point.reached(&partial) && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(kill.unwrap().success(), "the run ended before it came to {point:?}");
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success(), "the run ended before it was stopped at {point:?}");
+    output
+}
+
+/// What a run that was never stopped makes: the files, and what it says of the blocks.
+fn whole(line: &str) -> (tempfile::TempDir, Value) {
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    let report: Value = serde_json::from_str(&ok(folder.path(), line)).unwrap();
+    assert_eq!(report["blocks"].as_array().unwrap().len(), BLOCKS);
+    (folder, report["blocks"].clone())
+}
+
+/// The blocks that a finished run worked on, by what it says on stderr.
+fn worked_on(output: &Output) -> Vec<u64> {
+    let events = String::from_utf8(output.stderr.clone()).unwrap();
+    let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.filter(|event| event["event"] == "block").map(|event| event["block"].as_u64().unwrap()).collect()
+}
+
+/// Runs a command line to its end, expects the bytes and the report of the whole run.
+fn check_resumed(folder: &Path, line: &str, whole: &(tempfile::TempDir, Value), first: u64) {
+    let output = run(folder, line);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(worked_on(&output), (first..BLOCKS as u64).collect::<Vec<_>>());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["blocks"], whole.1);
+    assert_same(&whole.0.path().join("out"), &folder.join("out"));
+    assert!(!folder.join("out.partial").exists());
+}
+
+#[test]
+fn killed_in_block_after_block_it_ends_the_same() {
+    let whole = whole(GPTQ);
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    for point in [Point::Within(0), Point::Done(0), Point::Within(2), Point::Within(3), Point::Done(5)] {
+        stop(folder.path(), GPTQ, "out.partial", point, "-KILL");
+    }
+    // What a block was made from is removed when it is done, and not before.
+    let left = contents(&folder.path().join("out.partial"));
+    assert!(left.contains_key("activations-6.f32") && !left.contains_key("activations-5.f32"));
+    check_resumed(folder.path(), GPTQ, &whole, 6);
+}
+
+#[test]
+fn interrupted_by_the_user_it_says_how_to_go_on() {
+    let whole = whole(GPTQ);
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    let output = stop(folder.path(), GPTQ, "out.partial", Point::Done(2), "-INT");
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("run the same command again"));
+    let journal = fs::read_to_string(folder.path().join("out.partial/llmc.journal")).unwrap();
+    let done = journal.lines().filter_map(|line| line.strip_prefix("block ")?.parse::<u64>().ok());
+    check_resumed(folder.path(), GPTQ, &whole, done.max().unwrap() + 1);
+}
+
+#[test]
+fn methods_that_train_go_on_too() {
+    let line = GPTQ.replace("gptq", "autoround --set autoround.iters=3 --set autoround.batch_size=2");
+    let line = line.replace("--samples 16", "--samples 8");
+    let whole = whole(&line);
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    for point in [Point::Within(1), Point::Done(3)] {
+        stop(folder.path(), &line, "out.partial", point, "-KILL");
+    }
+    assert!(folder.path().join("out.partial/reference-4.f32").exists());
+    check_resumed(folder.path(), &line, &whole, 4);
+}
+
+#[test]
+fn what_was_left_is_thrown_away_on_request_and_not_missed_where_it_is_lost() {
+    let whole = whole(GPTQ);
+    for lost in ["", "activations-4.f32", "blocks.jsonl"] {
+        let folder = tempfile::tempdir().unwrap();
+        material(folder.path());
+        stop(folder.path(), GPTQ, "out.partial", Point::Done(3), "-KILL");
+        if lost.is_empty() {
+            let line = format!("{GPTQ} --no-resume");
+            assert_eq!(worked_on(&run(folder.path(), &line)).len(), BLOCKS);
+            let [mut whole, mut out] = [whole.0.path(), folder.path()].map(|at| contents(&at.join("out")));
+            assert!(whole.remove("README.md") != out.remove("README.md") && whole == out);
+            continue;
+        }
+        fs::remove_file(folder.path().join("out.partial").join(lost)).unwrap();
+        check_resumed(folder.path(), GPTQ, &whole, 0);
+    }
+}
+
+#[test]
+fn of_several_outputs_none_has_holes() {
+    let line = GPTQ.replace("-o out", "--format compressed-tensors,gptq-v2 -o out");
+    let whole = tempfile::tempdir().unwrap();
+    material(whole.path());
+    ok(whole.path(), &line);
+    for lost in ["", "out/gptq-v2.partial"] {
+        let folder = tempfile::tempdir().unwrap();
+        material(folder.path());
+        stop(folder.path(), &line, "out/compressed-tensors.partial", Point::Done(3), "-KILL");
+        if !lost.is_empty() {
+            fs::remove_dir_all(folder.path().join(lost)).unwrap();
+        }
+        ok(folder.path(), &line);
+        assert_same(&whole.path().join("out"), &folder.path().join("out"));
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_show() {
+    let folder = tempfile::tempdir().unwrap();
+    Model::of("tiny-qwen3-moe").write(folder.path());
+    for method in ["gptq", "awq", "autoround --set autoround.iters=2"] {
+        let make = |threads: usize| {
+            let out = format!("{}-{threads}", &method[..3]);
+            let line = format!(
+                "quantize model --scheme w4a16 --group-size 32 --method {method} --data text.txt --samples 4 \
+                 --seq-len 48 --quiet --threads {threads} -o {out}"
+            );
+            ok(folder.path(), &line);
+            let mut all = contents(&folder.path().join(out));
+            all.remove("README.md");
+            all
+        };
+        assert!(make(1) == make(3), "{method}: 1 and 3 threads give different bytes");
+    }
+}
