@@ -212,6 +212,10 @@ impl Recipe {
             Scope::Rows => Arc::clone(&method),
             Scope::Input | Scope::Block => default_method()?.1,
         };
+        if method.reorders_groups() && self.format_name(scheme.as_ref()) != "dense" {
+            let what = "act_order = dynamic: no format here stores columns that are grouped out of order";
+            return Err(Error::usage(what, "act_order = static loses no more; or write --format dense"));
+        }
         let activations = preset.and_then(|preset| preset.activations);
         let format = find_format(self.format_name(scheme.as_ref()))?;
         if activations.is_some() && !matches!(format.name(), "compressed-tensors" | "dense") {

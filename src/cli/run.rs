@@ -10,12 +10,14 @@ use super::job::{self, OutputArguments};
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, SHIPPED};
 
+const EXAMPLES: &str = "Examples:
+  llmc run w4a16-gptq --model models/qwen --data corpus.jsonl
+  llmc run my-recipe.toml --model org/name --set gptq.damping=0.05 --dry-run";
+
 /// Carry out a recipe: stages in order, overrides by name, calibration, one output or several
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:
-  llmc run w4a16-gptq --model models/qwen --data corpus.jsonl
-  llmc run my-recipe.toml --model org/name --set gptq.damping=0.05 --dry-run",
+    after_help = EXAMPLES,
     after_long_help = shipped()
 )]
 pub struct Arguments {
@@ -40,7 +42,7 @@ fn shipped() -> String {
         comment.map(|line| format!("     {line}\n")).collect::<String>()
     };
     let entry = |(name, text): &(&str, &str)| format!("  {name}\n{}", first_lines(text));
-    format!("Shipped recipes:\n{}", SHIPPED.iter().map(entry).collect::<String>())
+    format!("Shipped recipes:\n{}\n{EXAMPLES}", SHIPPED.iter().map(entry).collect::<String>())
 }
 
 /// Runs.

@@ -81,6 +81,11 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         false
     }
 
+    /// Whether groups are of columns that do not lie side by side, so that codes need a `g_idx`.
+    fn reorders_groups(&self) -> bool {
+        false
+    }
+
     /// Rewrites the block's weights, or replaces those that have a scheme by quantized ones.
     fn apply(&self, block: &mut Block) -> Result<()>;
 

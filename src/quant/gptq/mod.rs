@@ -132,6 +132,10 @@ impl Method for Gptq {
         Scope::Input
     }
 
+    fn reorders_groups(&self) -> bool {
+        self.act_order == ActOrder::Dynamic
+    }
+
     fn apply(&self, block: &mut Block) -> Result<()> {
         let mut factors: BTreeMap<Option<usize>, Factor> = BTreeMap::new();
         for index in 0..block.linears.len() {
