@@ -9,9 +9,9 @@ use crate::error::Result;
 
 const EXAMPLES: &str = "Examples:
   llmc quantize --bits 4 model.safetensors
-  llmc quantize models/qwen --scheme w4a16 --group-size 64 --format gptq -o qwen-gptq";
+  llmc quantize --bits 4 models/qwen --data corpus.jsonl --format gptq -o qwen-gptq";
 
-/// Quantize a checkpoint, without data, and write it for an engine
+/// Quantize a checkpoint, with calibration text or without, and write it for an engine
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = catalogue(EXAMPLES))]
 pub struct Arguments {
