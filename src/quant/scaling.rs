@@ -10,7 +10,7 @@ use crate::statistics::Statistics;
 use crate::tensor::Weight;
 
 /// Multiplies column j of every reader of the block's fold `fold` by `scales[j]`, and divides element `columns[j]` of the
-/// feeder by it. `scales`: [cols], positive, the same for all columns of one element.
+/// feeder by it. `scales`: \[cols\], positive, the same for all columns of one element.
 ///
 /// # Errors
 /// Weights that are quantized already.
