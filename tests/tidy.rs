@@ -50,21 +50,6 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("recipe", &["calib", "error", "export", "method", "numerics", "tensor"]),
     ("plan", &["error", "export", "io", "model", "numerics", "recipe", "tensor"]),
     (
-        "calib",
-        &[
-            "backend",
-            "corpus",
-            "engine",
-            "error",
-            "io",
-            "method",
-            "model",
-            "numerics",
-            "statistics",
-            "tensor",
-        ],
-    ),
-    (
         "pipeline",
         &[
             "backend",
