@@ -1,19 +1,23 @@
 //! `Recipe`: what the user asks for, parsed without effects. Command-line flags and TOML give the same struct; the text
 //! travels in the output's metadata, so that `verify` can do the same work again.
 
+mod shipped;
+
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::calib::Calibration;
 use crate::error::{Error, Result};
 use crate::export::{FORMATS, Format};
-use std::sync::Arc;
-
 use crate::method::{Def, Effect, METHODS, Method, Scope, nearest_key, unknown_key};
 use crate::numerics::ggml::integers;
 use crate::numerics::presets::{self, Activations, PRESETS, Preset};
 use crate::numerics::{Fp8, Granularity, Number, Scheme};
 use crate::tensor::DType;
+
+pub use shipped::{CALIBRATED_4_BITS, SHIPPED};
 
 /// What to do to a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -184,17 +188,6 @@ impl Recipe {
         Ok(())
     }
 
-    /// A recipe that the binary carries.
-    ///
-    /// # Errors
-    /// An unknown name, naming the nearest known one.
-    pub fn shipped(name: &str) -> Result<Recipe> {
-        let names: Vec<&str> = SHIPPED.iter().map(|(shipped, _)| *shipped).collect();
-        let found = SHIPPED.iter().find(|(shipped, _)| *shipped == name);
-        let (_, text) = found.ok_or_else(|| unknown_key("recipe", name, &names))?;
-        Recipe::from_toml(text)
-    }
-
     /// The recipe as TOML, keys in the order of the struct.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a struct of strings, numbers and lists is always valid TOML")
@@ -314,19 +307,6 @@ impl Recipe {
         }
     }
 }
-
-/// The shipped recipe that `--bits 4` stands for where there is text to calibrate on.
-pub const CALIBRATED_4_BITS: &str = "w4a16-gptq";
-
-/// The recipes that the binary carries: (name, text).
-pub const SHIPPED: &[(&str, &str)] = &[
-    ("w4a16-gptq", include_str!("../recipes/w4a16-gptq.toml")),
-    ("w4a16-asym-gptq", include_str!("../recipes/w4a16-asym-gptq.toml")),
-    ("w4a16-awq", include_str!("../recipes/w4a16-awq.toml")),
-    ("w8a8-smoothquant", include_str!("../recipes/w8a8-smoothquant.toml")),
-    ("w4a16-rotate-gptq", include_str!("../recipes/w4a16-rotate-gptq.toml")),
-    ("q4_0-imatrix", include_str!("../recipes/q4_0-imatrix.toml")),
-];
 
 /// The preset of GGUF's block type of about as many bits.
 fn blocks_of(bits: u8) -> &'static str {

@@ -1,0 +1,31 @@
+//! The recipes that the binary carries: those of the folder recipes/.
+
+use super::Recipe;
+use crate::error::Result;
+use crate::method::unknown_key;
+
+/// The shipped recipe that `--bits 4` stands for where there is text to calibrate on.
+pub const CALIBRATED_4_BITS: &str = "w4a16-gptq";
+
+/// The recipes that the binary carries: (name, text).
+pub const SHIPPED: &[(&str, &str)] = &[
+    ("w4a16-gptq", include_str!("../../recipes/w4a16-gptq.toml")),
+    ("w4a16-asym-gptq", include_str!("../../recipes/w4a16-asym-gptq.toml")),
+    ("w4a16-awq", include_str!("../../recipes/w4a16-awq.toml")),
+    ("w8a8-smoothquant", include_str!("../../recipes/w8a8-smoothquant.toml")),
+    ("w4a16-rotate-gptq", include_str!("../../recipes/w4a16-rotate-gptq.toml")),
+    ("q4_0-imatrix", include_str!("../../recipes/q4_0-imatrix.toml")),
+];
+
+impl Recipe {
+    /// A recipe that the binary carries.
+    ///
+    /// # Errors
+    /// An unknown name, naming the nearest known one.
+    pub fn shipped(name: &str) -> Result<Recipe> {
+        let names: Vec<&str> = SHIPPED.iter().map(|(shipped, _)| *shipped).collect();
+        let found = SHIPPED.iter().find(|(shipped, _)| *shipped == name);
+        let (_, text) = found.ok_or_else(|| unknown_key("recipe", name, &names))?;
+        Recipe::from_toml(text)
+    }
+}
