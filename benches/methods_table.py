@@ -4,7 +4,7 @@
     benches/methods_table.py LLMC MODEL CALIBRATION.txt TEST.txt [--work DIR] [--only NAME ...] [--chunks 24]
 
 Prints Markdown rows: perplexity, mean KL divergence and same-top against the model itself (both run with f32
-activations), bits per weight of the quantized linears, seconds and peak resident memory of the quantizing run. Rows that
+activations), bits per weight of the quantized linears, CPU time and peak resident memory of the quantizing run. Rows that
 --work holds already are read from there, so that the script can be stopped and run again.
 """
 import argparse
@@ -13,7 +13,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 
 G64 = ["--group-size", "64"]
 ASYMMETRIC, SYMMETRIC = ["--asymmetric"], ["--symmetric"]
@@ -41,14 +40,13 @@ DATA_FREE = {"int4 rtn", "int4 asym rtn", "int3 asym rtn", "q4_0"}
 
 
 def measured(command):
-    """Runs a command; its JSON, seconds and peak resident bytes."""
-    start = time.monotonic()
+    """Runs a command; its JSON, its seconds of CPU time (of all cores together) and peak resident bytes."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = process.communicate()
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         sys.exit(f"{' '.join(command)}\n{errors.decode()}")
-    return json.loads(output), time.monotonic() - start, usage.ru_maxrss * 1024
+    return json.loads(output), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def row(arguments, name, flags):
@@ -83,7 +81,7 @@ def main():
     parser.add_argument("--only", nargs="*", choices=list(ROWS))
     arguments = parser.parse_args()
     os.makedirs(arguments.work, exist_ok=True)
-    print("| method | PPL | mean KLD | same top, % | bits per weight | time | peak memory |\n|---|---|---|---|---|---|---|")
+    print("| method | PPL | mean KLD | same top, % | bits per weight | CPU time | peak memory |\n|---|---|---|---|---|---|---|")
     for name in arguments.only or ROWS:
         kept = os.path.join(arguments.work, name.replace(" ", "-").replace(",", "+") + ".json")
         if not os.path.exists(kept):

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::weights::Stored;
 use crate::backend::Backend;
 use crate::backend::cpu::{Activations, Cpu};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{self, Batch, Decoder};
 
@@ -37,12 +37,8 @@ impl LanguageModel {
     /// An unknown architecture, a checkpoint without config.json, tensors that are missing or of another shape.
     pub fn open(checkpoint: impl Into<Arc<Checkpoint>>, options: Options) -> Result<LanguageModel> {
         let checkpoint = checkpoint.into();
-        let config = checkpoint.config.as_ref().ok_or_else(|| {
-            let what = format!("{}: no config.json beside the weights", checkpoint.path.display());
-            Error::unsupported(what, "name the folder that holds the model with its config.json")
-        })?;
-        let config = model::configure(config)?;
         let stored = Stored(Arc::clone(&checkpoint));
+        let config = stored.config()?;
         // Within the pool, so that parallel loops of the load start from a worker.
         let decoder = rayon::scope(|_| Decoder::load(Cpu::new(options.activations), config, &stored))?;
         let vocabulary = decoder.vocabulary();

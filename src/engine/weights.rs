@@ -4,14 +4,28 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backend::Matrix;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source};
-use crate::model::Weights;
+use crate::model::{self, Config, Weights};
 use crate::tensor::{DType, Weight};
 
 /// A checkpoint's tensors. Matrices keep it open.
 #[derive(Debug, Clone)]
 pub struct Stored(pub Arc<Checkpoint>);
+
+impl Stored {
+    /// How the decoder runs the checkpoint's model.
+    ///
+    /// # Errors
+    /// A checkpoint without config.json, an architecture that llmc cannot run.
+    pub fn config(&self) -> Result<Config> {
+        let config = self.0.config.as_ref().ok_or_else(|| {
+            let what = format!("{}: no config.json beside the weights", self.0.path.display());
+            Error::unsupported(what, "name the folder that holds the model with its config.json")
+        })?;
+        model::configure(config)
+    }
+}
 
 impl Weights for Stored {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {

@@ -215,14 +215,10 @@ impl Checkpoint {
             return Ok(None);
         }
         let [all, cols] = source.rows_cols();
-        let file = self.files[raw.file].bytes();
         let mut codes = Vec::new();
         for row in rows.clone() {
-            let stored = source.first_row + source.transform.stored_row(row, all);
-            let bytes = raw.rows(stored..stored + 1).and_then(|range| file.get(range)).ok_or_else(|| {
-                self.wrong_request(source, format!("row {stored}"), format!("{:?}", raw.shape))
-            })?;
-            codes.extend_from_slice(bytes);
+            let stored = source.transform.stored_row(row, all);
+            codes.extend_from_slice(self.stored_bytes(source, raw, stored..stored + 1, cols)?);
         }
         let (scheme, grid) = (Scheme::ggml(*block), Grid::default());
         Ok(Some(QTensor { scheme, rows: rows.len(), cols, codes, grid, g_idx: None }))
@@ -291,18 +287,25 @@ impl Checkpoint {
         rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<()> {
-        let stored = source.first_row + rows.start..source.first_row + rows.end;
-        let bytes = raw.rows(stored.clone()).and_then(|range| self.files.get(raw.file)?.bytes().get(range));
-        let Some(bytes) = bytes.filter(|bytes| raw.dtype.byte_len(&[out.len()]) == Some(bytes.len())) else {
-            let expected = format!("rows {stored:?} of {} values", out.len());
-            return Err(self.wrong_request(
-                source,
-                expected,
-                format!("{} {:?}", raw.dtype.name(), raw.shape),
-            ));
-        };
+        let bytes = self.stored_bytes(source, raw, rows, out.len())?;
         crate::numerics::convert::to_f32(raw.dtype, bytes, out);
         Ok(())
+    }
+
+    /// The bytes of rows, in the order they are stored in, which hold so many values.
+    fn stored_bytes(
+        &self,
+        source: &Source,
+        raw: &RawTensor,
+        rows: Range<usize>,
+        values: usize,
+    ) -> Result<&[u8]> {
+        let stored = source.first_row + rows.start..source.first_row + rows.end;
+        let bytes = raw.rows(stored.clone()).and_then(|range| self.files.get(raw.file)?.bytes().get(range));
+        bytes.filter(|bytes| raw.dtype.byte_len(&[values]) == Some(bytes.len())).ok_or_else(|| {
+            let found = format!("{} {:?}", raw.dtype.name(), raw.shape);
+            self.wrong_request(source, format!("rows {stored:?} of {values} values"), found)
+        })
     }
 
     fn check_request(&self, source: &Source, rows: &Range<usize>, out_len: Option<usize>) -> Result<()> {

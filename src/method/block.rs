@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use ndarray::{Array2, ArrayView1, ArrayView2};
+use ndarray::{ArrayView1, ArrayView2};
 
 use crate::error::{Error, Result};
 use crate::model::{Fold, NormPlace};
@@ -128,9 +128,7 @@ pub trait Trainable: Send + Sync + std::fmt::Debug {
 
 /// ‖(W − Q)·X‖ / ‖W·X‖ over the inputs X that the statistics are of; the error of the weights alone where there are none.
 pub fn relative_error(w: ArrayView2<f32>, q: &QTensor, statistics: Option<&Statistics>) -> f64 {
-    let mut error = Array2::zeros(w.dim());
-    q.dequantize(error.as_slice_mut().expect("a new array is contiguous"));
-    error -= &w;
+    let error = q.values() - w;
     let power = |values: ArrayView2<f32>| match statistics {
         Some(Statistics { gram: Some(gram), .. }) => linalg::quadratic(values, gram.view()),
         Some(Statistics { sum_squares, .. }) if !sum_squares.is_empty() => {

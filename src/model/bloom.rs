@@ -1,8 +1,8 @@
 //! BLOOM: ALiBi, a norm on the embeddings, q/k/v fused head by head.
 
 use super::Arch;
-use super::config::{Config, Names, Positions, QkNorm, QkvOrder, Sublayer};
-use super::llama;
+use super::config::{Config, Names, Positions, QkvOrder, Sublayer};
+use super::llama::{self, Defaults};
 use super::settings::Settings;
 use crate::backend::Activation;
 use crate::error::Result;
@@ -42,28 +42,14 @@ fn decoder(settings: &Settings) -> Result<Config> {
     settings.refuse("apply_residual_connection_post_layernorm")?;
     let hidden = settings.size(&["hidden_size", "n_embed"])?;
     let heads = settings.size(&["n_head", "num_attention_heads"])?;
+    let positions = Some(Positions::Alibi);
+    let defaults = Defaults { positions, shape: Some([hidden, heads]), ..Defaults::default() };
     Ok(Config {
         names: NAMES,
-        hidden,
-        heads,
-        kv_heads: heads,
-        head_dim: hidden / heads,
         context: None,
         norm: settings.layer_norm("layer_norm_epsilon", 1e-5)?,
-        positions: Positions::Alibi,
-        embedding_scale: None,
-        attention_scale: ((hidden / heads) as f32).powf(-0.5),
-        scale_by_block: false,
-        qkv_clip: None,
-        attention_cap: None,
-        qk_norm: QkNorm::Head,
-        causal: true,
         activation: Activation::GeluTanh,
         gated: false,
-        parallel: false,
-        experts: None,
-        logit_cap: None,
-        tied: true,
-        layers: settings.layers(None, |_| false)?,
+        ..llama::with(settings, defaults)?
     })
 }

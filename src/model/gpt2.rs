@@ -1,8 +1,8 @@
 //! GPT-2: learned positions, LayerNorm, linear weights stored [in, out] (Conv1D), fused q/k/v.
 
 use super::Arch;
-use super::config::{Config, Names, Positions, QkNorm, QkvOrder, Sublayer};
-use super::llama;
+use super::config::{Config, Names, Positions, QkvOrder, Sublayer};
+use super::llama::{self, Defaults};
 use super::settings::Settings;
 use crate::backend::Activation;
 use crate::error::Result;
@@ -41,29 +41,18 @@ pub static GPT2: Arch = Arch {
 
 fn decoder(settings: &Settings) -> Result<Config> {
     let (hidden, heads) = (settings.size(&["n_embd", "hidden_size"])?, settings.size(&["n_head"])?);
+    let positions = Some(Positions::Learned { offset: 0 });
+    let config =
+        llama::with(settings, Defaults { positions, shape: Some([hidden, heads]), ..Defaults::default() })?;
     let scaled = settings.flag("scale_attn_weights", true)?;
     Ok(Config {
         names: NAMES,
-        hidden,
-        heads,
-        kv_heads: heads,
-        head_dim: hidden / heads,
         context: settings.optional(&["n_positions", "n_ctx"])?,
         norm: settings.layer_norm("layer_norm_epsilon", 1e-5)?,
-        positions: Positions::Learned { offset: 0 },
-        embedding_scale: None,
-        attention_scale: if scaled { ((hidden / heads) as f32).powf(-0.5) } else { 1.0 },
+        attention_scale: if scaled { config.attention_scale } else { 1.0 },
         scale_by_block: settings.flag("scale_attn_by_inverse_layer_idx", false)?,
-        qkv_clip: None,
-        attention_cap: None,
-        qk_norm: QkNorm::Head,
-        causal: true,
         activation: settings.activation(&["activation_function"], Activation::GeluTanh)?,
         gated: false,
-        parallel: false,
-        experts: None,
-        logit_cap: None,
-        tied: true,
-        layers: settings.layers(None, |_| false)?,
+        ..config
     })
 }

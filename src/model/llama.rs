@@ -103,11 +103,20 @@ pub(super) struct Defaults {
     pub epsilon: f64,
     /// Positions that are not told by rotations.
     pub positions: Option<Positions>,
+    /// [hidden size, heads], where config.json calls them otherwise.
+    pub shape: Option<[usize; 2]>,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Defaults { head_dim: None, theta: 10_000.0, partial: 1.0, epsilon: 1e-6, positions: None }
+        Defaults {
+            head_dim: None,
+            theta: 10_000.0,
+            partial: 1.0,
+            epsilon: 1e-6,
+            positions: None,
+            shape: None,
+        }
     }
 }
 
@@ -118,7 +127,8 @@ pub(super) fn decoder(settings: &Settings) -> Result<Config> {
 
 /// The decoder of a model that differs from Llama in little.
 pub(super) fn with(settings: &Settings, defaults: Defaults) -> Result<Config> {
-    let (hidden, heads) = (settings.size(&["hidden_size"])?, settings.size(&["num_attention_heads"])?);
+    let named = || Ok([settings.size(&["hidden_size"])?, settings.size(&["num_attention_heads"])?]);
+    let [hidden, heads] = defaults.shape.map_or_else(named, Ok)?;
     let head_dim = settings.optional(&["head_dim"])?.or(defaults.head_dim).unwrap_or(hidden / heads);
     let context = settings.optional(&["max_position_embeddings"])?;
     let rotary = || {

@@ -14,7 +14,7 @@ const POST_NORMS: &[Name] = &[
 ];
 
 const DEFAULTS: Defaults =
-    Defaults { head_dim: None, theta: 10_000.0, partial: 1.0, epsilon: 1e-5, positions: None };
+    Defaults { head_dim: None, theta: 10_000.0, partial: 1.0, epsilon: 1e-5, positions: None, shape: None };
 
 /// OLMo 2 has norms after its sub-layers only.
 const OLMO2_NAMES: Names = Names {

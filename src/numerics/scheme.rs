@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use ndarray::ArrayView2;
+use ndarray::{Array2, ArrayView2};
 use serde::Serialize;
 
 use super::{fp4, fp8, ggml, int, nf4};
@@ -257,6 +257,13 @@ impl Scheme {
 }
 
 impl QTensor {
+    /// The values, [rows, cols], in f32.
+    pub fn values(&self) -> Array2<f32> {
+        let mut values = Array2::zeros((self.rows, self.cols));
+        self.dequantize(values.as_slice_mut().expect("a new array is contiguous"));
+        values
+    }
+
     /// Writes the values, row-major [rows, cols], in f32.
     ///
     /// # Panics

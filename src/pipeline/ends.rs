@@ -7,10 +7,10 @@ use ndarray::Array2;
 
 use super::made::{Made, RowEdit};
 use crate::engine::Stored;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::method::{Ends, Method};
-use crate::model::{self, ModelEnds, Weights, model_ends};
+use crate::model::{ModelEnds, Weights, model_ends};
 use crate::recipe::Request;
 
 /// Gives a checkpoint a head of its own, where a recipe turns the embedding and the head into different matrices.
@@ -67,12 +67,9 @@ fn edit(
 
 /// Whether head and embedding are tied, and the tensors at the ends of the stream.
 fn find(checkpoint: &Arc<Checkpoint>) -> Result<(bool, ModelEnds)> {
-    let config = checkpoint.config.as_ref().ok_or_else(|| {
-        let what = format!("{}: no config.json beside the weights", checkpoint.path.display());
-        Error::unsupported(what, "name the folder that holds the model with its config.json")
-    })?;
-    let config = model::configure(config)?;
-    let ends = model_ends(&config, &Stored(Arc::clone(checkpoint)))?;
+    let stored = Stored(Arc::clone(checkpoint));
+    let config = stored.config()?;
+    let ends = model_ends(&config, &stored)?;
     let tied = config.tied || !checkpoint.tensors.contains_key(&ends.head);
     Ok((tied, ends))
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::engine::Stored;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::method::Scope;
-use crate::model::{self, BlockLayout, block_layout};
+use crate::model::{BlockLayout, block_layout};
+use crate::pipeline::blocks::BATCH_TOKENS;
 use crate::plan::Plan;
 
 /// A run's needs.
@@ -22,11 +23,11 @@ pub struct Estimate {
 
 /// What the process takes besides: code, pools, a batch of hidden states and what a block makes of it.
 const PROCESS: u64 = 64 << 20;
-/// Tokens that are run together, and f32 values that a pass holds for each, in widths of the block's widest linear.
-const BATCH_TOKENS: u64 = 4096;
+/// Values that a pass holds for each token of a batch, in widths of the block's widest linear.
 const WIDTHS: u64 = 4;
-/// Multiplications and additions a second and core, as passes and products of a calibrated run reach them together.
-const SPEED: f64 = 6e10;
+/// Multiplications and additions a second and core, as passes and products of a calibrated run reach them together:
+/// `gptq` on SmolLM2 took 175 s with two threads of a Zen 5 core's AVX-512.
+const SPEED: f64 = 1.5e11;
 /// Passes over a block that only observe, and cost about half of one, for each step of a method that goes step by step.
 const STEP_PASSES: f64 = 0.5;
 
@@ -40,11 +41,8 @@ pub fn estimate(
     tokens: usize,
     threads: usize,
 ) -> Result<Estimate> {
-    let what = || {
-        Error::unsupported("no config.json beside the weights", "calibration runs the model: name its folder")
-    };
-    let config = model::configure(checkpoint.config.as_ref().ok_or_else(what)?)?;
     let stored = Stored(Arc::clone(checkpoint));
+    let config = stored.config()?;
     let layout = block_layout(&config, &stored, 0)?;
     let shapes = shapes(checkpoint, &layout)?;
     let weights: u64 = shapes.iter().map(|[rows, cols]| rows * cols).sum();
@@ -56,7 +54,7 @@ pub fn estimate(
     let statistics = if hessian { 4 * inputs + 12 * widest * widest } else { 16 * widest };
     // As read in f32, as packed for the passes, and the codes; a method that trains holds gradients and offsets too.
     let per_weight = if method.trains() { 32 } else { 10 };
-    let memory = PROCESS + per_weight * weights + statistics + 4 * WIDTHS * BATCH_TOKENS * widest;
+    let memory = PROCESS + per_weight * weights + statistics + 4 * WIDTHS * BATCH_TOKENS as u64 * widest;
     let chains = if method.trains() { 4 } else { 2 };
     let disk = (chains * tokens * config.hidden * size_of::<f32>()) as u64;
     let passes = match method.scope() {

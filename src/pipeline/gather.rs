@@ -1,10 +1,11 @@
 //! Rows of an output, gathered from the rows of its sources, in f32 or as the bytes they are stored in.
 
 use std::ops::Range;
+use std::path::Path;
 
 use super::chunks::CHUNK_ELEMENTS;
 use super::made::Input;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::export::{Output, rows_cols};
 use crate::io::{Checkpoint, Source, Stored, nonfinite_count};
 use crate::model::Transform;
@@ -56,6 +57,17 @@ impl NonFinite {
     /// Whether every value was finite.
     pub fn none(self) -> bool {
         self == NonFinite::default()
+    }
+
+    /// The error where such values are not allowed: so many among the values of a tensor.
+    pub fn refusal(self, file: &Path, tensor: &str, of: u64) -> Error {
+        Error::malformed_tensor(
+            file,
+            tensor,
+            "finite weights",
+            format!("{} NaN and {} infinities among {of} values", self.nan, self.inf),
+            "the checkpoint is probably damaged: compare its checksum with the publisher's; --allow-nonfinite lets such values pass, as 0 where they are quantized",
+        )
     }
 
     /// Adds another count.

@@ -177,13 +177,7 @@ impl<'a> Run<'a> {
             gather(Input::plain(self.checkpoint), &step.output, row..row + 1, &mut all)?;
             total.add(NonFinite::count(&all));
         }
-        Err(Error::malformed_tensor(
-            &self.checkpoint.path,
-            &step.output.name,
-            "finite weights",
-            format!("{} NaN and {} infinities among {} values", total.nan, total.inf, step.elements()),
-            "the checkpoint is probably damaged: compare its checksum with the publisher's; --allow-nonfinite lets such values pass, as 0 where they are quantized",
-        ))
+        Err(total.refusal(&self.checkpoint.path, &step.output.name, step.elements()))
     }
 
     /// Gives the input pages of a chunk back to the system: chunk by chunk where its rows are consecutive in one source,

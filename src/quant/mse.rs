@@ -169,8 +169,7 @@ fn quantize_blocks(block: BlockType, scheme: &Scheme, w: ArrayView2<f32>, contex
 
 /// The (weighted) squared error of each block.
 fn block_errors(block: BlockType, q: &QTensor, w: ArrayView2<f32>, context: &Context) -> Vec<f32> {
-    let mut values = vec![0.0; q.rows * q.cols];
-    q.dequantize(&mut values);
+    let values = q.values();
     let weight = |i: usize| context.importance.map_or(1.0, |importance| importance[i % q.cols]);
     let errors = values.iter().zip(&w).enumerate().map(|(i, (a, b))| (a - b) * (a - b) * weight(i));
     let errors: Vec<f32> = errors.collect();

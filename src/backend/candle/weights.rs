@@ -6,7 +6,6 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::{Candle, NormWeights};
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
-use crate::tensor::Weight;
 
 /// Elements that are read at a time: 4 MiB in f32.
 const RANGE: usize = 1 << 20;
@@ -83,7 +82,8 @@ impl Candle {
         let step = (RANGE / cols.max(1)).max(1);
         for start in (0..rows).step_by(step) {
             let end = rows.min(start + step);
-            let rows = (values(matrix.read(start..end)?), (end - start, cols));
+            let rows =
+                (matrix.read(start..end)?.into_values().into_iter().collect::<Vec<_>>(), (end - start, cols));
             self.set_rows(&weight, start, rows).map_err(Error::device)?;
         }
         matrix.release();
@@ -131,18 +131,5 @@ impl Candle {
             epsilon: f64::from(norm.epsilon),
             centered: norm.centered,
         })
-    }
-}
-
-/// The values of some rows, row-major.
-fn values(weight: Weight) -> Vec<f32> {
-    match weight {
-        Weight::Dense(values) if values.is_standard_layout() => values.into_raw_vec_and_offset().0,
-        Weight::Dense(values) => values.iter().copied().collect(),
-        Weight::Quantized(codes) => {
-            let mut values = vec![0.0; codes.rows * codes.cols];
-            codes.dequantize(&mut values);
-            values
-        }
     }
 }

@@ -80,16 +80,16 @@ fn pack(matrix: &dyn Matrix, activations: Activations, level: Level) -> Result<B
 
 /// Integers have kernels of their own; what has none is decoded.
 fn pack_quantized(matrix: &dyn Matrix, activations: Activations, level: Level) -> Result<Box<dyn Packed>> {
-    if activations == Activations::Auto
-        && let Some(packed) = int::pack(matrix)?
-    {
-        return Ok(packed);
-    }
-    let shown = match int::unpackable(matrix)? {
-        Some(integers) if activations == Activations::F32 => integers,
-        _ => Box::new(Decoded::pack(matrix)?),
+    let integers = match activations {
+        Activations::Auto => int::pack(matrix, level)?,
+        Activations::F32 => {
+            int::unpackable(matrix, level)?.map(|shown| Box::new(Unpacked::new(shown, level)) as _)
+        }
     };
-    Ok(Box::new(Unpacked::new(shown, level)))
+    match integers {
+        Some(integers) => Ok(integers),
+        None => Ok(Box::new(Unpacked::new(Box::new(Decoded::pack(matrix)?), level))),
+    }
 }
 
 impl Linear {

@@ -152,18 +152,6 @@ pub fn log_sum_exp(x: &[f32]) -> f64 {
     log_sum_exp_at(Level::detect(), x)
 }
 
-/// x − ln Σ eˣ over a row of logits.
-///
-/// # Panics
-/// Where `out` is not of the length of `x`.
-pub fn log_softmax(x: &[f32], out: &mut [f32]) {
-    assert_eq!(x.len(), out.len(), "log_softmax: wrong output length");
-    let (largest, sum) = largest_and_sum(Level::detect(), x);
-    // In two steps: the logarithm of the sum may be small beside the logits, and would lose its digits.
-    let log = sum.ln() as f32;
-    out.iter_mut().zip(x).for_each(|(out, x)| *out = (x - largest) - log);
-}
-
 fn divergence_at(level: Level, base: &[f32], x: &[f32], log_sum_exp: f32, floor: f32) -> f64 {
     assert_eq!(base.len(), x.len(), "divergence: rows of two lengths");
     // Below -104, e^x is 0 in f32, and 0·∞ would be NaN.
@@ -203,15 +191,6 @@ mod tests {
                 for level in Level::usable() {
                     let error = (log_sum_exp_at(level, &x) - expected).abs();
                     assert!(error <= 1e-6 * expected.abs().max(1.0), "{level:?} {len} {size}: {error}");
-                }
-                let mut logs = vec![0.0; len];
-                log_softmax(&x, &mut logs);
-                for (x, log) in x.iter().zip(&logs) {
-                    let expected = f64::from(*x) - expected;
-                    assert!(
-                        (f64::from(*log) - expected).abs() <= 1e-6 * expected.abs().max(1.0),
-                        "{len} {size}"
-                    );
                 }
             }
         }

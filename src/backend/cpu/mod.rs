@@ -37,7 +37,7 @@ pub use bandwidth::read_bandwidth;
 pub use buffers::Tensor;
 pub use key_values::KeyValues;
 pub use linear::{Activations, Linear, Scratch};
-pub use logits::{divergence, log_softmax, log_sum_exp};
+pub use logits::{divergence, log_sum_exp};
 pub use table::Table;
 
 /// Runs models on the CPU.

@@ -10,7 +10,7 @@ use super::weights::{Current, vectors};
 use super::{BlockReport, Blocks, LinearReport};
 use crate::calib::TrainableBlock;
 use crate::calib::observe::Watch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::method::{self, Method, Norm, Scope, relative_error};
 use crate::model::{LinearPlace, NormPlace};
 use crate::numerics::Extent;
@@ -19,7 +19,7 @@ use crate::pipeline::gather::{NonFinite, clear_nonfinite};
 use crate::pipeline::made::Made;
 use crate::pipeline::recorded::digest;
 use crate::statistics::{Needs, Statistics};
-use crate::tensor::{QTensor, Weight};
+use crate::tensor::Weight;
 
 /// A block on its way.
 struct Work {
@@ -202,15 +202,7 @@ impl Blocks<'_> {
             report.nonfinite.push((name.to_owned(), found.nan, found.inf));
         }
         if !found.none() && !self.allow_nonfinite {
-            let found = format!("{} NaN and {} infinities", found.nan, found.inf);
-            let hint = "the checkpoint is probably damaged: compare its checksum with the publisher's; --allow-nonfinite takes such values as 0";
-            return Err(Error::malformed_tensor(
-                &self.runner.checkpoint.path,
-                name,
-                "finite weights",
-                found,
-                hint,
-            ));
+            return Err(found.refusal(&self.runner.checkpoint.path, name, values.len() as u64));
         }
         clear_nonfinite(&mut values);
         Ok(Array2::from_shape_vec((rows, cols), values).expect("as many values as the shape says"))
@@ -245,17 +237,11 @@ fn compare(before: &method::Linear, after: &method::Linear, inputs: &[Statistics
     }
 }
 
-fn dequantized(q: &QTensor) -> Vec<f32> {
-    let mut values = vec![0.0; q.rows * q.cols];
-    q.dequantize(&mut values);
-    values
-}
-
 /// What is told of a linear that has a scheme.
 fn reported(linear: &method::Linear) -> Option<LinearReport> {
     let scheme = linear.scheme?.to_string();
     let digest = match &linear.weight {
-        Weight::Quantized(q) => digest(&dequantized(q)),
+        Weight::Quantized(q) => digest(q.values().as_slice().expect("a new array is contiguous")),
         Weight::Dense(_) => String::new(),
     };
     // To a millionth: JSON gives short decimals back to the bit, so that a resumed run reports the same.

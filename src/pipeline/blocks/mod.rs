@@ -15,6 +15,7 @@ mod weights;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+pub use passes::BATCH_TOKENS;
 pub use report::{BlockReport, ExpertReport, LinearReport};
 pub use runner::{Material, Runner};
 

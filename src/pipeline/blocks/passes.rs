@@ -16,7 +16,7 @@ use crate::pipeline::check_interrupted;
 
 /// Tokens that are run together: few enough to stay in the caches, and the same whatever the number of threads, so that
 /// sums are added up in the same order.
-const BATCH_TOKENS: usize = 4096;
+pub const BATCH_TOKENS: usize = 4096;
 
 /// The calibration set, in batches of whole sequences.
 pub struct Batches<'a> {

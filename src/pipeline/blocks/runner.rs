@@ -10,9 +10,9 @@ use super::report::{BlockReport, Reports};
 use super::weights::Current;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::engine::Stored;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::model::{self, BlockLayout, Config, Embedding, block_layout};
+use crate::model::{BlockLayout, Config, Embedding, block_layout};
 use crate::pipeline::journal::Journal;
 use crate::pipeline::made::Made;
 use crate::pipeline::{Event, Options, Workspace};
@@ -49,12 +49,8 @@ impl<'a> Runner<'a> {
         ends: &'a Made,
         options: &'a Options<'a>,
     ) -> Result<Self> {
-        let what = || format!("{}: no config.json beside the weights", checkpoint.path.display());
-        let config = checkpoint.config.as_ref().ok_or_else(|| {
-            Error::unsupported(what(), "calibration runs the model: name the folder with its config.json")
-        })?;
-        let config = model::configure(config)?;
         let stored = Stored(Arc::clone(checkpoint));
+        let config = stored.config()?;
         let layouts = (0..config.layers.len()).map(|block| block_layout(&config, &stored, block));
         let layouts = layouts.collect::<Result<_>>()?;
         let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(material.sequences));

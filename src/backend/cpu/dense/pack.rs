@@ -1,8 +1,5 @@
 //! Rows of values → panels of lines, a bounded number of rows at a time.
 
-use std::ops::Range;
-
-use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use super::super::packed::PANEL;
@@ -11,7 +8,6 @@ use super::Kind;
 use crate::backend::Matrix;
 use crate::error::Result;
 use crate::numerics::convert;
-use crate::tensor::Weight;
 
 /// Values that a thread reads at once.
 const CHUNK: usize = 1 << 18;
@@ -23,8 +19,7 @@ pub(super) fn fill(matrix: &dyn Matrix, kind: Kind, lines: usize, out: &mut [Lin
     out.par_chunks_mut(panels * lines).enumerate().try_for_each(|(chunk, out)| {
         let start = chunk * panels * PANEL;
         let end = rows.min(start + panels * PANEL);
-        let values = read_values(matrix, start..end)?;
-        let values = ArrayView2::from_shape((end - start, cols), &values).expect("the shape that was read");
+        let values = matrix.read(start..end)?.into_values();
         for (panel, out) in out.chunks_mut(lines).enumerate() {
             for lane in 0..PANEL.min(values.nrows() - panel * PANEL) {
                 let row = values.row(panel * PANEL + lane);
@@ -33,18 +28,6 @@ pub(super) fn fill(matrix: &dyn Matrix, kind: Kind, lines: usize, out: &mut [Lin
         }
         Ok(())
     })
-}
-
-/// Rows in f32, whatever their form.
-fn read_values(matrix: &dyn Matrix, rows: Range<usize>) -> Result<Vec<f32>> {
-    match matrix.read(rows)? {
-        Weight::Dense(values) => Ok(values.into_iter().collect()),
-        Weight::Quantized(q) => {
-            let mut values = vec![0.0; q.rows * q.cols];
-            q.dequantize(&mut values);
-            Ok(values)
-        }
-    }
 }
 
 /// Writes a row into its lane.

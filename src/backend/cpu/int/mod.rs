@@ -61,13 +61,13 @@ struct PackedInt {
 }
 
 /// Packs a matrix for inputs of 8 bits; `None` where its scheme is not one of packed integers.
-pub(super) fn pack(matrix: &dyn Matrix) -> Result<Option<Box<dyn Packed>>> {
-    Ok(PackedInt::read(matrix)?.map(|packed| Box::new(packed) as _))
+pub(super) fn pack(matrix: &dyn Matrix, level: Level) -> Result<Option<Box<dyn Packed>>> {
+    Ok(PackedInt::read(matrix, level)?.map(|packed| Box::new(packed) as _))
 }
 
 /// The same for inputs in f32.
-pub(super) fn unpackable(matrix: &dyn Matrix) -> Result<Option<Box<dyn Unpack>>> {
-    Ok(PackedInt::read(matrix)?.map(|packed| Box::new(packed) as _))
+pub(super) fn unpackable(matrix: &dyn Matrix, level: Level) -> Result<Option<Box<dyn Unpack>>> {
+    Ok(PackedInt::read(matrix, level)?.map(|packed| Box::new(packed) as _))
 }
 
 /// Rows as stored; `None` where they are dense.
@@ -79,18 +79,25 @@ fn read(matrix: &dyn Matrix, rows: Range<usize>) -> Result<Option<QTensor>> {
 }
 
 impl PackedInt {
-    fn read(matrix: &dyn Matrix) -> Result<Option<PackedInt>> {
+    fn read(matrix: &dyn Matrix, level: Level) -> Result<Option<PackedInt>> {
         let [rows, cols] = matrix.shape();
         if rows == 0 || cols == 0 {
             return Ok(None);
         }
         match read(matrix, 0..1)?.as_ref().and_then(packing::columns) {
-            Some(columns) => PackedInt::pack(matrix, columns, (WEIGHTS_AT_ONCE / (PANEL * cols)).max(1)),
+            Some(columns) => {
+                PackedInt::pack(matrix, level, columns, (WEIGHTS_AT_ONCE / (PANEL * cols)).max(1))
+            }
             None => Ok(None),
         }
     }
 
-    fn pack(matrix: &dyn Matrix, columns: Columns, panels_each: usize) -> Result<Option<PackedInt>> {
+    fn pack(
+        matrix: &dyn Matrix,
+        level: Level,
+        columns: Columns,
+        panels_each: usize,
+    ) -> Result<Option<PackedInt>> {
         let shape @ [rows, _] = matrix.shape();
         let mut lines = Pages::zeroed(rows.div_ceil(PANEL) * columns.lines())?;
         let chunks = lines.lines_mut().par_chunks_mut(panels_each * columns.lines());
@@ -102,7 +109,6 @@ impl PackedInt {
                 Ok(q.map(|q| packing::pack(&q, &columns, lines)))
             })
             .collect();
-        let level = Level::detect();
         Ok(grids?.map(|grids| PackedInt { shape, columns, lines, grids, panels_each, level }))
     }
 

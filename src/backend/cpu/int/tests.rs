@@ -137,7 +137,7 @@ fn weights(rows: usize, cols: usize) -> impl Iterator<Item = QTensor> {
 }
 
 fn packed(q: &QTensor) -> PackedInt {
-    PackedInt::read(&Held(q.clone())).unwrap().unwrap()
+    PackedInt::read(&Held(q.clone()), Level::detect()).unwrap().unwrap()
 }
 
 /// Holds the product against f64, and every level against the plain one.
@@ -230,7 +230,9 @@ fn zero_scales_give_zeros() {
 #[test]
 fn ranges_of_rows_and_panels_are_those_of_the_whole() {
     let q = quantize(Scheme::ggml(BlockType::Q4_0), [100, 64]);
-    let packed = PackedInt::pack(&Held(q.clone()), packing::columns(&q).unwrap(), 2).unwrap().unwrap();
+    let packed = PackedInt::pack(&Held(q.clone()), Level::detect(), packing::columns(&q).unwrap(), 2)
+        .unwrap()
+        .unwrap();
     let x = inputs(13, 64, 32, |i, k| (i * 7 + k) as f32);
     let whole = multiply(&self::packed(&q), &x);
     let mut out = vec![f32::NAN; 9 * 60];
@@ -243,7 +245,7 @@ fn ranges_of_rows_and_panels_are_those_of_the_whole() {
 
 #[test]
 fn what_does_not_fit_is_left_to_others() {
-    let none = |q: QTensor| assert!(pack(&Held(q)).unwrap().is_none());
+    let none = |q: QTensor| assert!(pack(&Held(q), Level::detect()).unwrap().is_none());
     none(quantize(Scheme::nf4(32, ScaleType::F32), [4, 64]));
     none(quantize(Scheme::int(4, Granularity::Group(24), true, ScaleType::F32), [4, 64]));
     let ordered = quantize(Scheme::int(4, Granularity::Group(32), true, ScaleType::F32), [4, 64]);
