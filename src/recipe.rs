@@ -1,22 +1,20 @@
 //! `Recipe`: what the user asks for, parsed without effects. Command-line flags and TOML give the same struct; the text
 //! travels in the output's metadata, so that `verify` can do the same work again.
 
+mod request;
 mod shipped;
-
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::calib::Calibration;
 use crate::error::{Error, Result};
-use crate::export::{FORMATS, Format};
-use crate::method::{Def, Effect, METHODS, Method, Scope, nearest_key, unknown_key};
+use crate::method::{METHODS, nearest_key};
+use crate::numerics::Number;
 use crate::numerics::ggml::integers;
-use crate::numerics::presets::{self, Activations, PRESETS, Preset};
-use crate::numerics::{Fp8, Granularity, Number, Scheme};
-use crate::tensor::DType;
+use request::{DEFAULT_METHOD, adjust, find_preset};
 
+pub use request::Request;
 pub use shipped::{CALIBRATED_4_BITS, SHIPPED};
 
 /// What to do to a checkpoint.
@@ -119,28 +117,6 @@ impl Default for Recipe {
     }
 }
 
-/// A recipe whose names have been looked up and found to go together.
-#[derive(Clone)]
-pub struct Request {
-    /// What linears become; `None` to convert only.
-    pub scheme: Option<Scheme>,
-    /// What the engine is to do to activations.
-    pub activations: Option<Activations>,
-    /// What is done to weights before they are quantized, in order.
-    pub rewriting: Vec<Arc<dyn Method>>,
-    /// How they are quantized.
-    pub method: Arc<dyn Method>,
-    /// How rows are quantized that no block has, and that the method has no statistics for: the method itself where it
-    /// takes rows one by one.
-    pub rowwise: Arc<dyn Method>,
-    /// Where it goes.
-    pub format: &'static dyn Format,
-    /// Type of what is not quantized.
-    pub dtype: Option<DType>,
-    /// The schemes of [`Recipe::overrides`], in order; `None` for dense.
-    pub overrides: Vec<Option<Scheme>>,
-}
-
 impl Recipe {
     /// Parses TOML; unknown keys are errors that name the known ones.
     pub fn from_toml(text: &str) -> Result<Recipe> {
@@ -193,52 +169,6 @@ impl Recipe {
         toml::to_string(self).expect("a struct of strings, numbers and lists is always valid TOML")
     }
 
-    /// Looks the names up and checks that they go together.
-    pub fn resolve(&self) -> Result<Request> {
-        let preset = self.scheme.as_deref().map(find_preset).transpose()?;
-        let scheme = preset.map(|preset| adjust(preset, self.group_size, self.symmetric)).transpose()?;
-        let overrides = self.overrides.iter().map(Override::resolve).collect::<Result<Vec<_>>>()?;
-        let schemes: Vec<Scheme> = scheme.into_iter().chain(overrides.iter().copied().flatten()).collect();
-        let (rewriting, method) = self.build_stages(&schemes)?;
-        self.refuse_uncalibrated(&rewriting, &method)?;
-        let rowwise = match method.scope() {
-            Scope::Rows => Arc::clone(&method),
-            Scope::Input | Scope::Block => default_method()?.1,
-        };
-        if method.reorders_groups() && self.format_name(scheme.as_ref()) != "dense" {
-            let what = "act_order = dynamic: no format here stores columns that are grouped out of order";
-            return Err(Error::usage(what, "act_order = static loses no more; or write --format dense"));
-        }
-        let activations = preset.and_then(|preset| preset.activations);
-        let format = find_format(self.format_name(scheme.as_ref()))?;
-        if activations.is_some() && !matches!(format.name(), "compressed-tensors" | "dense") {
-            return Err(Error::usage(
-                format!("format {} says nothing of how inputs are quantized", format.name()),
-                "compressed-tensors does; w8a16 is w8a8 with the inputs left alone",
-            ));
-        }
-        Ok(Request {
-            scheme,
-            activations,
-            rewriting,
-            rowwise,
-            method,
-            format,
-            dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
-            overrides,
-        })
-    }
-
-    /// Methods that look at what flows through the model need text to run it on.
-    fn refuse_uncalibrated(&self, rewriting: &[Arc<dyn Method>], method: &Arc<dyn Method>) -> Result<()> {
-        let mut methods = rewriting.iter().chain([method]);
-        if self.calibration.is_some() || !methods.any(|method| method.needs().any() || method.trains()) {
-            return Ok(());
-        }
-        let what = format!("{}: needs text to calibrate on", self.method_names());
-        Err(Error::usage(what, "name some with --data FILE; --data self lets the model write it"))
-    }
-
     /// One recipe per format, where several are asked for: `compressed-tensors,gptq,gguf`. Where GGUF is one of several
     /// and has no block type for the scheme, it gets the one of as many bits.
     pub fn per_format(&self) -> Vec<Recipe> {
@@ -272,40 +202,6 @@ impl Recipe {
         let names: Vec<&str> = self.stages.iter().map(|stage| stage.method.as_str()).collect();
         if names.is_empty() { DEFAULT_METHOD.into() } else { names.join(", ") }
     }
-
-    /// The methods of the stages: those that rewrite, and the one that quantizes.
-    fn build_stages(&self, schemes: &[Scheme]) -> Result<Stages> {
-        let mut rewriting = Vec::new();
-        let mut quantizing = None;
-        for stage in &self.stages {
-            let def = find_method(&stage.method)?;
-            let method: Arc<dyn Method> = (def.build)(&stage.parameters)?.into();
-            match (def.effect, &quantizing) {
-                (_, Some(first)) => return Err(after_quantizing(first, def)),
-                (Effect::Rewrites, None) => rewriting.push(method),
-                (Effect::Quantizes, None) => quantizing = Some((def, method)),
-            }
-        }
-        let (def, method) = match quantizing {
-            Some(found) => found,
-            None => default_method()?,
-        };
-        let refused = |scheme| match (def.supports)(scheme) {
-            Ok(()) => Ok(()),
-            Err(why) => Err(Error::usage(format!("method {} cannot work with {scheme}", def.name), why)),
-        };
-        schemes.iter().try_for_each(refused)?;
-        Ok((rewriting, method))
-    }
-
-    fn format_name(&self, scheme: Option<&Scheme>) -> &str {
-        match (&self.format, scheme.map(|scheme| scheme.number)) {
-            (Some(name), _) => name,
-            (None, Some(Number::Ggml(_))) => "gguf",
-            (None, Some(Number::Nf4 | Number::Fp8(Fp8::E5M2)) | None) => "dense",
-            (None, Some(_)) => "compressed-tensors",
-        }
-    }
 }
 
 /// The preset of GGUF's block type of about as many bits.
@@ -318,95 +214,6 @@ fn blocks_of(bits: u8) -> &'static str {
         6 => "q6_k",
         _ => "q8_0",
     }
-}
-
-/// Methods that rewrite, in order, and the one that quantizes.
-type Stages = (Vec<Arc<dyn Method>>, Arc<dyn Method>);
-
-/// What quantizes where no stage does.
-const DEFAULT_METHOD: &str = "rtn";
-
-fn default_method() -> Result<(&'static Def, Arc<dyn Method>)> {
-    let def = find_method(DEFAULT_METHOD)?;
-    Ok((def, (def.build)(&Table::new())?.into()))
-}
-
-fn find_method(name: &str) -> Result<&'static Def> {
-    let names: Vec<&str> = METHODS.iter().map(|def| def.name).collect();
-    METHODS.iter().find(|def| def.name == name).ok_or_else(|| unknown_key("method", name, &names))
-}
-
-fn after_quantizing((first, _): &(&Def, Arc<dyn Method>), second: &Def) -> Error {
-    let what = format!("stage {} comes after {}, which quantizes", second.name, first.name);
-    Error::usage(what, "a recipe's stages rewrite weights first, and quantize them once, last")
-}
-
-impl Override {
-    fn resolve(&self) -> Result<Option<Scheme>> {
-        if self.scheme == DENSE {
-            return Ok(None);
-        }
-        adjust(find_preset(&self.scheme)?, self.group_size, self.symmetric).map(Some)
-    }
-}
-
-fn find_preset(name: &str) -> Result<&'static Preset> {
-    presets::find(name).ok_or_else(|| unknown("scheme", name, PRESETS.iter().map(|preset| preset.name)))
-}
-
-/// The preset's scheme with another group size and symmetry.
-fn adjust(preset: &Preset, group_size: Option<usize>, symmetric: Option<bool>) -> Result<Scheme> {
-    let mut scheme = preset.scheme;
-    if preset.activations.is_some() && (group_size.is_some() || symmetric == Some(false)) {
-        return Err(Error::usage(
-            format!(
-                "{} quantizes inputs too: its scales are fixed ({scheme}), without zero points",
-                preset.name
-            ),
-            "leave --group-size and --asymmetric out, or choose a scheme for weights alone such as w8a16",
-        ));
-    }
-    let grouped = matches!(scheme.number, Number::Int { .. } | Number::Nf4);
-    match group_size {
-        Some(_) if !grouped => {
-            return Err(Error::usage(
-                format!("--group-size has no meaning for {scheme}, whose format fixes its groups"),
-                "leave it out, or choose an integer scheme such as w4a16",
-            ));
-        }
-        Some(0) => scheme.granularity = Granularity::Channel,
-        Some(size) => scheme.granularity = Granularity::Group(size),
-        None => {}
-    }
-    match symmetric {
-        Some(false) if !matches!(scheme.number, Number::Int { .. }) => Err(Error::usage(
-            format!("{scheme} has no zero points"),
-            "--asymmetric goes with integer schemes such as w4a16",
-        )),
-        symmetric => Ok(Scheme { symmetric: symmetric.unwrap_or(scheme.symmetric), ..scheme }),
-    }
-}
-
-fn find_format(name: &str) -> Result<&'static dyn Format> {
-    FORMATS
-        .iter()
-        .copied()
-        .find(|format| format.name() == name)
-        .ok_or_else(|| unknown("format", name, FORMATS.iter().map(|format| format.name())))
-}
-
-fn parse_dtype(name: &str) -> Result<DType> {
-    match name {
-        "f32" => Ok(DType::F32),
-        "f16" => Ok(DType::F16),
-        "bf16" => Ok(DType::BF16),
-        _ => Err(unknown("dtype", name, ["f32", "f16", "bf16"].into_iter())),
-    }
-}
-
-fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
-    let known: Vec<&str> = known.collect();
-    Error::usage(format!("unknown {what} {name:?}"), format!("known: {}", known.join(", ")))
 }
 
 #[cfg(test)]

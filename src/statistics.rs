@@ -19,6 +19,10 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// What weighs columns.
+    pub const IMPORTANCE: Needs =
+        Needs { absmax: false, mean_abs: false, second_moment: true, hessian: false };
+
     /// Whether anything is asked for.
     pub fn any(self) -> bool {
         self != Needs::default()

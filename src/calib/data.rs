@@ -13,7 +13,7 @@ mod own;
 mod pieces;
 mod sources;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,6 +42,9 @@ pub struct Calibration {
     /// Sources, each a path, `-`, `org/name[@revision][:[config/]split]` or `self`; `0.7*` before one is its weight, 1
     /// where none is given. Each gives its weight's part of the sequences.
     pub data: Vec<String>,
+    /// In the place of text, what an earlier run has gathered: see [`Known`](super::Known).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub statistics: Vec<PathBuf>,
     /// Sequences in all.
     pub samples: usize,
     /// Tokens of a sequence: exactly with packing, at most without.
@@ -59,6 +62,7 @@ impl Default for Calibration {
     fn default() -> Calibration {
         Calibration {
             data: Vec::new(),
+            statistics: Vec::new(),
             samples: 128,
             seq_len: 512,
             packing: true,

@@ -1,15 +1,17 @@
 //! Calibration: the token sequences that a model is run on, and what its linears read on the way.
 //!
 //! [`data`] makes sequences of texts, tables of rows, conversations, or of what the model itself writes; [`observe`] looks
-//! at what flows through a block; [`store`] keeps on disk what was seen, [`imatrix`] what llama.cpp needs of it;
-//! [`trainable`] makes of a block a function whose gradients methods descend.
+//! at what flows through a block; [`store`] keeps on disk what was seen, [`imatrix`] what llama.cpp needs of it, and either is
+//! [`Known`] to a later run; [`trainable`] makes of a block a function whose gradients methods descend.
 
 pub mod data;
 pub mod imatrix;
+mod known;
 pub mod observe;
 pub mod store;
 pub mod trainable;
 
 pub use data::{Calibration, Drawn, Samples};
+pub use known::Known;
 pub use observe::{Observing, Seen};
 pub use trainable::TrainableBlock;

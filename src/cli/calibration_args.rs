@@ -1,5 +1,7 @@
 //! The flags that say what to calibrate on, of every command that does.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use crate::calib::Calibration;
@@ -31,9 +33,37 @@ pub struct CalibrationArguments {
     pub min_coverage: Option<u64>,
 }
 
+/// What a recipe starts from.
+#[derive(Debug, Clone, Default, Args)]
+pub struct KnowledgeArguments {
+    #[command(flatten)]
+    /// Text.
+    pub calibration: CalibrationArguments,
+    /// In the place of --data: statistics of `llmc calibrate` (several add up), or an importance matrix.gguf (repeatable)
+    #[arg(long, value_name = "PATH", conflicts_with = "data")]
+    stats: Vec<PathBuf>,
+}
+
+impl KnowledgeArguments {
+    /// Whether anything is named.
+    pub fn any(&self) -> bool {
+        self.calibration.names_data() || !self.stats.is_empty()
+    }
+
+    /// What the flags say, and where they say nothing, what the recipe (or the default) does.
+    pub fn over(&self, recipe: Calibration) -> Calibration {
+        let calibration = self.calibration.over(recipe);
+        match (self.stats.is_empty(), self.calibration.names_data()) {
+            (false, _) => Calibration { statistics: self.stats.clone(), data: Vec::new(), ..calibration },
+            (true, true) => Calibration { statistics: Vec::new(), ..calibration },
+            (true, false) => calibration,
+        }
+    }
+}
+
 impl CalibrationArguments {
     /// Whether a source is named.
-    pub fn names_data(&self) -> bool {
+    fn names_data(&self) -> bool {
         !self.data.is_empty()
     }
 
@@ -41,6 +71,7 @@ impl CalibrationArguments {
     pub fn over(&self, recipe: Calibration) -> Calibration {
         Calibration {
             data: if self.data.is_empty() { recipe.data } else { self.data.clone() },
+            statistics: recipe.statistics,
             samples: self.samples.unwrap_or(recipe.samples),
             seq_len: self.seq_len.unwrap_or(recipe.seq_len),
             packing: recipe.packing && !self.no_packing,
@@ -84,5 +115,22 @@ mod tests {
         };
         assert!(flags.names_data());
         assert_eq!(flags.over(recipe), expected);
+    }
+
+    #[test]
+    fn statistics_take_the_place_of_text() {
+        let arguments = |stats: &[&str], data: &[&str]| KnowledgeArguments {
+            stats: stats.iter().map(PathBuf::from).collect(),
+            calibration: CalibrationArguments {
+                data: data.iter().map(|name| (*name).to_owned()).collect(),
+                ..CalibrationArguments::default()
+            },
+        };
+        let text = Calibration { data: vec!["a".into()], ..Calibration::default() };
+        let known = Calibration { statistics: vec!["s".into()], ..Calibration::default() };
+        assert_eq!(arguments(&["s"], &[]).over(text.clone()), known);
+        assert_eq!(arguments(&[], &["a"]).over(known.clone()), text);
+        assert_eq!(arguments(&[], &[]).over(known.clone()), known);
+        assert!(arguments(&["s"], &[]).any() && !arguments(&[], &[]).any());
     }
 }

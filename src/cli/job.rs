@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Context, coverage};
 use crate::calib::data::Watch;
-use crate::calib::{Calibration, Samples};
+use crate::calib::{Calibration, Known, Samples};
 use crate::error::{Error, Result};
 use crate::export;
 use crate::io::Checkpoint;
@@ -53,8 +53,9 @@ pub fn run(
     context: &Context,
 ) -> Result<()> {
     let start = Instant::now();
-    if min_coverage.is_some() && recipe.calibration.is_none() {
-        return Err(Error::usage("--min-coverage without calibration", "name a text with --data"));
+    let text = recipe.calibration.as_ref().is_some_and(|calibration| calibration.statistics.is_empty());
+    if min_coverage.is_some() && !text {
+        return Err(Error::usage("--min-coverage without text to count", "name one with --data"));
     }
     let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, context.open(model)?)?);
     let recipes = recipe.per_format();
@@ -67,13 +68,15 @@ pub fn run(
     for (plan, path) in plans.iter().zip(&paths) {
         pipeline::check_target(&checkpoint, path, plan.request.format.single_file(), output.overwrite)?;
     }
-    let samples = recipe.calibration.as_ref().map(|calibration| draw(calibration, &checkpoint, context));
-    let samples = samples.transpose()?;
+    let input = pipeline::input_digest(&checkpoint, &context.interrupted)?;
+    let calibration = recipe.calibration.as_ref();
+    let knowledge =
+        calibration.map(|calibration| Knowledge::find(calibration, &plans[0], &checkpoint, &input, context));
+    let knowledge = knowledge.transpose()?;
     for plan in &mut plans {
-        plan.metadata = pipeline::provenance(plan, &checkpoint, &context.interrupted)?;
-        let digest =
-            samples.iter().map(|samples| ("llmc.calibration.blake3".to_owned(), samples.digest.clone()));
-        plan.metadata.extend(digest);
+        plan.metadata = pipeline::provenance(plan, &checkpoint, &input);
+        let digest = knowledge.as_ref().map(|knowledge| knowledge.digest().to_owned());
+        plan.metadata.extend(digest.map(|digest| ("llmc.calibration.blake3".to_owned(), digest)));
     }
     let documents: Vec<Vec<(String, Vec<u8>)>> = plans.iter().map(|plan| cards(plan, model)).collect();
     let targets: Vec<Target> = plans
@@ -82,7 +85,7 @@ pub fn run(
         .zip(&documents)
         .map(|((plan, path), documents)| Target { plan, path, documents })
         .collect();
-    let outcome = carry_out(&targets, &checkpoint, recipe, samples.as_ref(), output, context)?;
+    let outcome = carry_out(&targets, &checkpoint, knowledge.as_ref(), output, context)?;
     for target in &targets {
         warn(target.plan, &outcome, context);
     }
@@ -90,16 +93,55 @@ pub fn run(
     coverage::check(&outcome.blocks, min_coverage)
 }
 
+/// What is known of the model's inputs, or can be found out.
+enum Knowledge {
+    Text(Samples),
+    Statistics(Known),
+}
+
+impl Knowledge {
+    fn find(
+        calibration: &Calibration,
+        plan: &Plan,
+        checkpoint: &Arc<Checkpoint>,
+        input: &str,
+        context: &Context,
+    ) -> Result<Knowledge> {
+        match calibration.statistics.as_slice() {
+            [] => draw(calibration, checkpoint, context).map(Knowledge::Text),
+            paths => pipeline::recall(paths, plan, checkpoint, input).map(Knowledge::Statistics),
+        }
+    }
+
+    fn digest(&self) -> &str {
+        match self {
+            Knowledge::Text(samples) => &samples.digest,
+            Knowledge::Statistics(known) => &known.digest,
+        }
+    }
+
+    fn material(&self, plan: &Plan) -> Material<'_> {
+        let calibration = plan.recipe.calibration.as_ref();
+        let expert_tokens = calibration.map_or(0, |calibration| calibration.expert_tokens);
+        match self {
+            Knowledge::Text(samples) => {
+                Material { sequences: &samples.sequences, expert_tokens, known: None }
+            }
+            Knowledge::Statistics(known) => Material { known: Some(known), ..Material::default() },
+        }
+    }
+}
+
 fn carry_out(
     targets: &[Target],
     checkpoint: &Arc<Checkpoint>,
-    recipe: &Recipe,
-    samples: Option<&Samples>,
+    knowledge: Option<&Knowledge>,
     output: &OutputArguments,
     context: &Context,
 ) -> Result<Outcome> {
     let bytes = targets.iter().map(|target| pipeline::total_input_bytes(target.plan, checkpoint)).sum();
-    let by_block = samples.is_some() || !targets[0].plan.request.rewriting.is_empty();
+    let plan = targets[0].plan;
+    let by_block = knowledge.is_some() || !plan.request.rewriting.is_empty();
     let progress = if by_block { context.bar(0, BLOCKS, "") } else { context.progress(bytes, "writing") };
     let options = Options {
         resume: !output.no_resume,
@@ -107,10 +149,8 @@ fn carry_out(
         progress: if by_block { &ProgressBar::hidden() } else { &progress },
         events: &|event| tell(event, &progress, context),
     };
-    let material = by_block.then(|| Material {
-        sequences: samples.map_or(&[], |samples| &samples.sequences),
-        expert_tokens: recipe.calibration.as_ref().map_or(0, |calibration| calibration.expert_tokens),
-    });
+    let material =
+        by_block.then(|| knowledge.map_or(Material::default(), |knowledge| knowledge.material(plan)));
     let outcome = pipeline::run(targets, checkpoint, material, &options)?;
     progress.finish_and_clear();
     Ok(outcome)

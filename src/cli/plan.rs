@@ -54,7 +54,10 @@ pub fn make(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context) ->
 pub fn print(plan: &Plan, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<()> {
     let threads = rayon::current_num_threads();
     let calibration = plan.recipe.calibration.as_ref();
-    let tokens = calibration.map(|calibration| calibration.samples * calibration.seq_len);
+    let tokens = calibration.map(|calibration| match calibration.statistics.is_empty() {
+        true => calibration.samples * calibration.seq_len,
+        false => 0,
+    });
     let estimate = tokens.map(|tokens| pipeline::estimate(plan, checkpoint, tokens, threads)).transpose()?;
     let memory = estimate.map_or_else(|| pipeline::peak_memory(plan, threads), |estimate| estimate.memory);
     let calibrating = |Estimate { disk, seconds, .. }: Estimate| {

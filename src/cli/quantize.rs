@@ -25,6 +25,6 @@ pub struct Arguments {
 
 /// Quantizes.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let minimum = arguments.recipe.calibration.min_coverage;
+    let minimum = arguments.recipe.knowledge.calibration.min_coverage;
     job::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, minimum, context)
 }

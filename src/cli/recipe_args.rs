@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::calibration_args::CalibrationArguments;
+use super::calibration_args::KnowledgeArguments;
 use crate::calib::Calibration;
 use crate::error::{Error, Result};
 use crate::export::FORMATS;
@@ -70,7 +70,7 @@ pub struct RecipeArguments {
     #[arg(long)]
     dequantize: bool,
     #[command(flatten)]
-    pub calibration: CalibrationArguments,
+    pub knowledge: KnowledgeArguments,
     #[command(flatten)]
     storage: StorageArguments,
 }
@@ -95,7 +95,7 @@ impl RecipeArguments {
             (_, true) => Some(false),
             _ => base.symmetric,
         };
-        let calibration = self.calibration.names_data();
+        let calibration = self.knowledge.any();
         let stages = self.method.as_ref().map(|names| names.split(',').map(Stage::new).collect());
         let mut recipe = Recipe {
             group_size: self.group_size.or(base.group_size),
@@ -108,7 +108,7 @@ impl RecipeArguments {
             strict: self.strict,
             allow_nonfinite: self.storage.allow_nonfinite,
             dequantize: self.dequantize,
-            calibration: calibration.then(|| self.calibration.over(Calibration::default())),
+            calibration: calibration.then(|| self.knowledge.over(Calibration::default())),
             overrides: self.overrides.clone(),
             stages: stages.unwrap_or_else(|| base.stages.clone()),
             ..base
@@ -120,7 +120,7 @@ impl RecipeArguments {
     /// What the flags start from: `--bits` stands for a method too, the better one where there is text to calibrate on.
     fn base(&self) -> Result<Recipe> {
         let of = |scheme: String, stages| Recipe { scheme: Some(scheme), stages, ..Recipe::default() };
-        match (&self.bits, &self.scheme, self.calibration.names_data()) {
+        match (&self.bits, &self.scheme, self.knowledge.any()) {
             (Some(bits), _, true) if bits == "4" && self.method.is_none() => {
                 Recipe::shipped(CALIBRATED_4_BITS)
             }

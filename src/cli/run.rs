@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::Context;
-use super::calibration_args::CalibrationArguments;
+use super::calibration_args::KnowledgeArguments;
 use super::job::{self, OutputArguments};
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, SHIPPED};
@@ -30,7 +30,7 @@ pub struct Arguments {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
-    calibration: CalibrationArguments,
+    knowledge: KnowledgeArguments,
     #[command(flatten)]
     output: OutputArguments,
 }
@@ -49,11 +49,11 @@ fn shipped() -> String {
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let mut recipe = read(&arguments.recipe)?;
     arguments.set.iter().try_for_each(|assignment| recipe.set(assignment))?;
-    if arguments.calibration.names_data() || recipe.calibration.is_some() {
+    if arguments.knowledge.any() || recipe.calibration.is_some() {
         let own = recipe.calibration.take().unwrap_or_default();
-        recipe.calibration = Some(arguments.calibration.over(own));
+        recipe.calibration = Some(arguments.knowledge.over(own));
     }
-    let minimum = arguments.calibration.min_coverage;
+    let minimum = arguments.knowledge.calibration.min_coverage;
     job::run(&arguments.model, &recipe, &arguments.output, minimum, context)
 }
 

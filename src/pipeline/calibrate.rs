@@ -2,7 +2,7 @@
 //! the inputs of each block's linears is written before the next one is read. Memory holds one block and its statistics.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::blocks::{BlockReport, Material, Runner};
@@ -13,11 +13,14 @@ use super::{Options, input_digest};
 use crate::calib::imatrix::{self, Imatrix};
 use crate::calib::observe::{Seen, Watch};
 use crate::calib::store::{self, INDEX_FILE, Index, Store};
-use crate::calib::{Drawn, Samples};
+use crate::calib::{Drawn, Known, Samples};
+use crate::engine::Stored;
 use crate::error::Result;
 use crate::export::SINGLE_FILE_NAME;
 use crate::io::Checkpoint;
+use crate::method::Scope;
 use crate::model::BlockLayout;
+use crate::plan::Plan;
 use crate::statistics::{Needs, Statistics};
 
 /// What is to be gathered, and where it goes.
@@ -48,7 +51,8 @@ pub fn calibrate(
     if survey.imatrix.is_some() {
         imatrix::architecture(checkpoint)?;
     }
-    let material = Material { sequences: &survey.samples.sequences, expert_tokens: survey.expert_tokens };
+    let sequences = &survey.samples.sequences;
+    let material = Material { sequences, expert_tokens: survey.expert_tokens, known: None };
     let ends = Made::default();
     let runner = Runner::new(checkpoint, material, &ends, options)?;
     let model = input_digest(checkpoint, options.interrupted)?;
@@ -75,6 +79,21 @@ pub fn calibrate(
     }
     [folder, file].iter().flatten().try_for_each(|(workspace, _)| workspace.publish())?;
     Ok(reports)
+}
+
+/// Opens what an earlier run has gathered, and checks that it is of this model, known by its digest, and has what the plan's
+/// methods need.
+///
+/// # Errors
+/// See [`Known::open`].
+pub fn recall(paths: &[PathBuf], plan: &Plan, checkpoint: &Arc<Checkpoint>, model: &str) -> Result<Known> {
+    let request = &plan.request;
+    let stages = request.rewriting.iter().chain([&request.method]);
+    let weighed = request.rewriting.is_empty() && request.method.scope() == Scope::Rows;
+    let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
+    let needs = stages.fold(first, |needs, stage| needs.union(stage.needs()));
+    let blocks = Stored(Arc::clone(checkpoint)).config()?.layers.len();
+    Known::open(paths, checkpoint, model, blocks, needs)
 }
 
 /// Tells work apart that must not be gone on from with another: blake3 over all that statistics depend on.
@@ -114,9 +133,8 @@ fn write_block(
 /// The importance matrix of statistics that lie in a workspace: of the linears that have a name in GGUF.
 fn importance(workspace: &Workspace, index: &Index, samples: &Samples, runner: &Runner) -> Result<Imatrix> {
     let arch = imatrix::architecture(&runner.checkpoint)?;
-    let needs = Needs { second_moment: true, ..Needs::default() };
     let folder = [workspace.partial().to_owned()];
-    let store = Store::open(&folder, &index.model, index.blocks, needs)?;
+    let store = Store::open(&folder, &index.model, index.blocks, Needs::IMPORTANCE)?;
     let longest = samples.sequences.iter().map(Vec::len).max().unwrap_or(0);
     let mut imatrix = Imatrix {
         datasets: samples.sources.iter().map(|Drawn { source, .. }| source.clone()).collect(),

@@ -17,6 +17,7 @@ const STRIDE: usize = 64 << 20;
 
 /// blake3 of the weight file, as `b3sum` prints it; of several, blake3 of the `b3sum` listing of their names in order.
 pub fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<String> {
+    tracing::info!(files = checkpoint.files.len(), "hashing the input");
     let keep = checkpoint.files.iter().map(|file| file.bytes().len()).sum::<usize>() <= KEPT;
     let digests = checkpoint
         .files
@@ -46,14 +47,13 @@ pub fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<String
     Ok(listing.finalize().to_hex().to_string())
 }
 
-/// What the output says about its making: version, recipe, and the identity of its input.
-pub fn provenance(plan: &Plan, checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<Vec<(String, String)>> {
-    tracing::info!(files = checkpoint.files.len(), "hashing the input");
+/// What the output says about its making: version, recipe, and the identity of its input, its [`input_digest`].
+pub fn provenance(plan: &Plan, checkpoint: &Checkpoint, digest: &str) -> Vec<(String, String)> {
     let input = checkpoint.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(vec![
+    vec![
         ("llmc.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ("llmc.recipe".to_owned(), plan.recipe.to_toml()),
         ("llmc.input".to_owned(), input),
-        ("llmc.input.blake3".to_owned(), input_digest(checkpoint, stop)?),
-    ])
+        ("llmc.input.blake3".to_owned(), digest.to_owned()),
+    ]
 }

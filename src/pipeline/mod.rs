@@ -32,7 +32,7 @@ use crate::plan::Plan;
 
 use blocks::Blocks;
 pub use blocks::{BlockReport, ExpertReport, LinearReport, Material};
-pub use calibrate::{Survey, calibrate};
+pub use calibrate::{Survey, calibrate, recall};
 use chunks::{chunk_rows, refuse_long_rows};
 pub use digest::{input_digest, provenance};
 pub use ends::untie;

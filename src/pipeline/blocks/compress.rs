@@ -8,8 +8,8 @@ use super::chain::Chain;
 use super::passes::Gathered;
 use super::weights::{Current, vectors};
 use super::{BlockReport, Blocks, LinearReport};
-use crate::calib::TrainableBlock;
 use crate::calib::observe::Watch;
+use crate::calib::{Known, TrainableBlock};
 use crate::error::Result;
 use crate::method::{self, Method, Norm, Scope, relative_error};
 use crate::model::{LinearPlace, NormPlace};
@@ -83,6 +83,9 @@ impl Blocks<'_> {
         if needs == Needs::default() && output.is_none() {
             return Ok(());
         }
+        if let Some(known) = self.runner.material.known {
+            return self.recall(work, known, step);
+        }
         let index = work.block.index;
         let watch = Watch { needs, step, ..Watch::default() };
         let Gathered { seen, experts } =
@@ -100,9 +103,30 @@ impl Blocks<'_> {
         Ok(())
     }
 
+    /// Takes statistics of the inputs of a step, or of all, from those that an earlier run has gathered. They are of the
+    /// model as it was: of inputs that a stage has rewritten nothing is known.
+    fn recall(&self, work: &mut Work, known: &Known, step: Option<usize>) -> Result<()> {
+        let places = &self.runner.layouts[work.block.index].linears;
+        let count = places.iter().map(|place| place.input + 1).max().unwrap_or(0);
+        let mut inputs: Vec<Option<Statistics>> = vec![None; count];
+        for (linear, place) in work.block.linears.iter_mut().zip(places) {
+            linear.input = None;
+            if work.rewritten || step.is_some_and(|step| step != place.step) {
+                continue;
+            }
+            let input = &mut inputs[place.input];
+            if input.is_none() {
+                *input = known.statistics(work.block.index, &linear.name, linear.dense()?.ncols())?;
+            }
+            linear.input = input.is_some().then_some(place.input);
+        }
+        work.block.inputs = inputs.into_iter().map(Option::unwrap_or_default).collect();
+        Ok(())
+    }
+
     /// For methods that take rows by themselves: the importance of columns, on the uncompressed chain.
     fn weigh(&self, work: &mut Work, input: &Chain, output: &Chain) -> Result<()> {
-        let needs = Needs { second_moment: true, ..self.request.method.needs() };
+        let needs = self.request.method.needs().union(Needs::IMPORTANCE);
         self.observe(work, needs, None, input, Some(output))?;
         let inputs = &work.block.inputs;
         for linear in &mut work.block.linears {

@@ -133,10 +133,13 @@ impl Runner<'_> {
     ) -> Result<Seen> {
         let backend = Observing::new(Cpu::new(cpu::Activations::F32), &self.layouts[index]);
         let watched = watch.is_some(); // then the statistics tell which linear overflows
-        let block = Block::load(&backend, &self.config, weights, index)?;
         if let Some(watch) = watch {
             backend.watch(watch);
         }
+        if self.batches.tokens() == 0 {
+            return Ok(backend.seen());
+        }
+        let block = Block::load(&backend, &self.config, weights, index)?;
         for batch in &self.batches.batches {
             check_interrupted(self.options)?;
             let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));

@@ -9,6 +9,7 @@ use super::passes::Batches;
 use super::report::{BlockReport, Reports};
 use super::weights::Current;
 use crate::backend::cpu::{Activations, Cpu};
+use crate::calib::Known;
 use crate::engine::Stored;
 use crate::error::Result;
 use crate::io::Checkpoint;
@@ -18,12 +19,14 @@ use crate::pipeline::made::Made;
 use crate::pipeline::{Event, Options, Workspace};
 
 /// What calibration works with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Material<'a> {
     /// Token ids of each sequence.
     pub sequences: &'a [Vec<u32>],
     /// Experts that fewer tokens are sent to, or none, are shown all tokens instead.
     pub expert_tokens: u64,
+    /// Statistics in the place of sequences: then there are none.
+    pub known: Option<&'a Known>,
 }
 
 /// A model and the calibration set.
@@ -106,6 +109,9 @@ impl<'a> Runner<'a> {
     }
 
     fn embed(&self, chains: &[Chain]) -> Result<()> {
+        if self.batches.tokens() == 0 {
+            return Ok(());
+        }
         let backend = Cpu::new(Activations::F32);
         let embedding = Embedding::load(&backend, &self.config, &self.weights())?;
         self.batches.embed(&backend, &self.config, &embedding, chains)

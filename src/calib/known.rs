@@ -1,0 +1,78 @@
+//! What an earlier run has gathered of a model's inputs, in the place of text to run it on: folders of `llmc calibrate`, or
+//! one importance matrix, llama.cpp's included.
+//!
+//! It holds for the model as it was: nothing here is of inputs that compressed layers have made.
+
+use std::path::{Path, PathBuf};
+
+use super::imatrix::Imatrix;
+use super::store::Store;
+use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::statistics::{Needs, Statistics};
+
+/// Statistics that need no pass.
+#[derive(Debug)]
+pub struct Known {
+    kind: Kind,
+    /// blake3, in hexadecimal, of what says where they are from.
+    pub digest: String,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Folders, added up.
+    Folders(Store),
+    /// The second moments of columns, and nothing else.
+    Importance(Imatrix),
+}
+
+impl Known {
+    /// Opens paths for a model, known by the digest of its weights and the number of its blocks, and checks that what is
+    /// needed is there.
+    ///
+    /// # Errors
+    /// Paths that are not there, or broken; statistics of another model; statistics that were not gathered.
+    pub fn open(
+        paths: &[PathBuf],
+        checkpoint: &Checkpoint,
+        model: &str,
+        blocks: usize,
+        needs: Needs,
+    ) -> Result<Known> {
+        match paths {
+            [file] if file.is_file() => Known::importance(file, checkpoint, needs),
+            _ => {
+                let store = Store::open(paths, model, blocks, needs)?;
+                let indices: String = store.indices().map(|index| index.to_json()).collect();
+                let digest = blake3::hash(indices.as_bytes()).to_hex().to_string();
+                Ok(Known { kind: Kind::Folders(store), digest })
+            }
+        }
+    }
+
+    fn importance(file: &Path, checkpoint: &Checkpoint, needs: Needs) -> Result<Known> {
+        if needs.union(Needs::IMPORTANCE) != Needs::IMPORTANCE {
+            let what =
+                format!("{}: an importance matrix has the second moments of columns only", file.display());
+            let hint = "rtn, mse and hqq need no more; for others, `llmc calibrate MODEL --hessian -o stats/` keeps all there is";
+            return Err(Error::unsupported(what, hint));
+        }
+        let imatrix = Imatrix::read(file, checkpoint)?;
+        let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+        Ok(Known { kind: Kind::Importance(imatrix), digest: blake3::hash(&bytes).to_hex().to_string() })
+    }
+
+    /// What is known of the input of a linear of a block; `None` where no token was seen, or where an importance matrix leaves
+    /// it out.
+    ///
+    /// # Errors
+    /// Files that are broken, that know nothing of the linear, or have another number of columns.
+    pub fn statistics(&self, block: usize, linear: &str, cols: usize) -> Result<Option<Statistics>> {
+        let found = match &self.kind {
+            Kind::Folders(store) => Some(store.block(block)?.statistics(linear, cols)?),
+            Kind::Importance(imatrix) => imatrix.linears.get(linear).cloned(),
+        };
+        Ok(found.filter(|statistics| statistics.tokens > 0))
+    }
+}

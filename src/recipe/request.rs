@@ -1,0 +1,232 @@
+//! A recipe with its names looked up: what `plan` and `pipeline` work with.
+
+use std::sync::Arc;
+
+use toml::Table;
+
+use super::{DENSE, Override, Recipe};
+use crate::calib::Calibration;
+use crate::error::{Error, Result};
+use crate::export::{FORMATS, Format};
+use crate::method::{Def, Effect, METHODS, Method, Scope, unknown_key};
+use crate::numerics::presets::{self, Activations, PRESETS, Preset};
+use crate::numerics::{Fp8, Granularity, Number, Scheme};
+use crate::tensor::DType;
+
+/// A recipe whose names have been looked up and found to go together.
+#[derive(Clone)]
+pub struct Request {
+    /// What linears become; `None` to convert only.
+    pub scheme: Option<Scheme>,
+    /// What the engine is to do to activations.
+    pub activations: Option<Activations>,
+    /// What is done to weights before they are quantized, in order.
+    pub rewriting: Vec<Arc<dyn Method>>,
+    /// How they are quantized.
+    pub method: Arc<dyn Method>,
+    /// How rows are quantized that no block has, and that the method has no statistics for: the method itself where it
+    /// takes rows one by one.
+    pub rowwise: Arc<dyn Method>,
+    /// Where it goes.
+    pub format: &'static dyn Format,
+    /// Type of what is not quantized.
+    pub dtype: Option<DType>,
+    /// The schemes of [`Recipe::overrides`], in order; `None` for dense.
+    pub overrides: Vec<Option<Scheme>>,
+}
+
+impl Recipe {
+    /// Looks the names up and checks that they go together.
+    pub fn resolve(&self) -> Result<Request> {
+        let preset = self.scheme.as_deref().map(find_preset).transpose()?;
+        let scheme = preset.map(|preset| adjust(preset, self.group_size, self.symmetric)).transpose()?;
+        let overrides = self.overrides.iter().map(Override::resolve).collect::<Result<Vec<_>>>()?;
+        let schemes: Vec<Scheme> = scheme.into_iter().chain(overrides.iter().copied().flatten()).collect();
+        let (rewriting, method) = self.build_stages(&schemes)?;
+        self.refuse_uncalibrated(&rewriting, &method)?;
+        let rowwise = match method.scope() {
+            Scope::Rows => Arc::clone(&method),
+            Scope::Input | Scope::Block => default_method()?.1,
+        };
+        if method.reorders_groups() && self.format_name(scheme.as_ref()) != "dense" {
+            let what = "act_order = dynamic: no format here stores columns that are grouped out of order";
+            return Err(Error::usage(what, "act_order = static loses no more; or write --format dense"));
+        }
+        let activations = preset.and_then(|preset| preset.activations);
+        let format = find_format(self.format_name(scheme.as_ref()))?;
+        if activations.is_some() && !matches!(format.name(), "compressed-tensors" | "dense") {
+            return Err(Error::usage(
+                format!("format {} says nothing of how inputs are quantized", format.name()),
+                "compressed-tensors does; w8a16 is w8a8 with the inputs left alone",
+            ));
+        }
+        Ok(Request {
+            scheme,
+            activations,
+            rewriting,
+            rowwise,
+            method,
+            format,
+            dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
+            overrides,
+        })
+    }
+
+    /// Methods that look at what flows through the model need text to run it on, or what an earlier run has gathered.
+    fn refuse_uncalibrated(&self, rewriting: &[Arc<dyn Method>], method: &Arc<dyn Method>) -> Result<()> {
+        let mut methods = rewriting.iter().chain([method]);
+        match &self.calibration {
+            Some(calibration) if !calibration.statistics.is_empty() => {
+                self.refuse_known(calibration, &methods.collect::<Vec<_>>())
+            }
+            Some(_) => Ok(()),
+            None if !methods.any(|method| method.needs().any() || method.trains()) => Ok(()),
+            None => {
+                let what = format!("{}: needs text to calibrate on", self.method_names());
+                let hint = "name some with --data FILE; --data self lets the model write it";
+                Err(Error::usage(what, hint))
+            }
+        }
+    }
+
+    /// Statistics that an earlier run has gathered are of the model as it was.
+    fn refuse_known(&self, calibration: &Calibration, methods: &[&Arc<dyn Method>]) -> Result<()> {
+        let refuse = |why: &str| {
+            let what = format!("{} from statistics: {why}", self.method_names());
+            Err(Error::usage(what, "name a text with --data instead"))
+        };
+        if !calibration.data.is_empty() {
+            return refuse("there is text, too");
+        }
+        if methods.iter().any(|method| method.trains()) {
+            return refuse("it learns from what blocks make of a text");
+        }
+        match methods.iter().skip(1).any(|method| method.needs().any()) {
+            true => refuse("those after the first stage need some of what it makes of the inputs"),
+            false => Ok(()),
+        }
+    }
+
+    /// The methods of the stages: those that rewrite, and the one that quantizes.
+    pub(super) fn build_stages(&self, schemes: &[Scheme]) -> Result<Stages> {
+        let mut rewriting = Vec::new();
+        let mut quantizing = None;
+        for stage in &self.stages {
+            let def = find_method(&stage.method)?;
+            let method: Arc<dyn Method> = (def.build)(&stage.parameters)?.into();
+            match (def.effect, &quantizing) {
+                (_, Some(first)) => return Err(after_quantizing(first, def)),
+                (Effect::Rewrites, None) => rewriting.push(method),
+                (Effect::Quantizes, None) => quantizing = Some((def, method)),
+            }
+        }
+        let (def, method) = match quantizing {
+            Some(found) => found,
+            None => default_method()?,
+        };
+        let refused = |scheme| match (def.supports)(scheme) {
+            Ok(()) => Ok(()),
+            Err(why) => Err(Error::usage(format!("method {} cannot work with {scheme}", def.name), why)),
+        };
+        schemes.iter().try_for_each(refused)?;
+        Ok((rewriting, method))
+    }
+
+    fn format_name(&self, scheme: Option<&Scheme>) -> &str {
+        match (&self.format, scheme.map(|scheme| scheme.number)) {
+            (Some(name), _) => name,
+            (None, Some(Number::Ggml(_))) => "gguf",
+            (None, Some(Number::Nf4 | Number::Fp8(Fp8::E5M2)) | None) => "dense",
+            (None, Some(_)) => "compressed-tensors",
+        }
+    }
+}
+
+/// Methods that rewrite, in order, and the one that quantizes.
+type Stages = (Vec<Arc<dyn Method>>, Arc<dyn Method>);
+
+/// What quantizes where no stage does.
+pub(super) const DEFAULT_METHOD: &str = "rtn";
+
+fn default_method() -> Result<(&'static Def, Arc<dyn Method>)> {
+    let def = find_method(DEFAULT_METHOD)?;
+    Ok((def, (def.build)(&Table::new())?.into()))
+}
+
+fn find_method(name: &str) -> Result<&'static Def> {
+    let names: Vec<&str> = METHODS.iter().map(|def| def.name).collect();
+    METHODS.iter().find(|def| def.name == name).ok_or_else(|| unknown_key("method", name, &names))
+}
+
+fn after_quantizing((first, _): &(&Def, Arc<dyn Method>), second: &Def) -> Error {
+    let what = format!("stage {} comes after {}, which quantizes", second.name, first.name);
+    Error::usage(what, "a recipe's stages rewrite weights first, and quantize them once, last")
+}
+
+impl Override {
+    fn resolve(&self) -> Result<Option<Scheme>> {
+        if self.scheme == DENSE {
+            return Ok(None);
+        }
+        adjust(find_preset(&self.scheme)?, self.group_size, self.symmetric).map(Some)
+    }
+}
+
+pub(super) fn find_preset(name: &str) -> Result<&'static Preset> {
+    presets::find(name).ok_or_else(|| unknown("scheme", name, PRESETS.iter().map(|preset| preset.name)))
+}
+
+/// The preset's scheme with another group size and symmetry.
+pub(super) fn adjust(preset: &Preset, group_size: Option<usize>, symmetric: Option<bool>) -> Result<Scheme> {
+    let mut scheme = preset.scheme;
+    if preset.activations.is_some() && (group_size.is_some() || symmetric == Some(false)) {
+        return Err(Error::usage(
+            format!(
+                "{} quantizes inputs too: its scales are fixed ({scheme}), without zero points",
+                preset.name
+            ),
+            "leave --group-size and --asymmetric out, or choose a scheme for weights alone such as w8a16",
+        ));
+    }
+    let grouped = matches!(scheme.number, Number::Int { .. } | Number::Nf4);
+    match group_size {
+        Some(_) if !grouped => {
+            return Err(Error::usage(
+                format!("--group-size has no meaning for {scheme}, whose format fixes its groups"),
+                "leave it out, or choose an integer scheme such as w4a16",
+            ));
+        }
+        Some(0) => scheme.granularity = Granularity::Channel,
+        Some(size) => scheme.granularity = Granularity::Group(size),
+        None => {}
+    }
+    match symmetric {
+        Some(false) if !matches!(scheme.number, Number::Int { .. }) => Err(Error::usage(
+            format!("{scheme} has no zero points"),
+            "--asymmetric goes with integer schemes such as w4a16",
+        )),
+        symmetric => Ok(Scheme { symmetric: symmetric.unwrap_or(scheme.symmetric), ..scheme }),
+    }
+}
+
+fn find_format(name: &str) -> Result<&'static dyn Format> {
+    FORMATS
+        .iter()
+        .copied()
+        .find(|format| format.name() == name)
+        .ok_or_else(|| unknown("format", name, FORMATS.iter().map(|format| format.name())))
+}
+
+fn parse_dtype(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        _ => Err(unknown("dtype", name, ["f32", "f16", "bf16"].into_iter())),
+    }
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let known: Vec<&str> = known.collect();
+    Error::usage(format!("unknown {what} {name:?}"), format!("known: {}", known.join(", ")))
+}
