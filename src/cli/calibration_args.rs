@@ -36,8 +36,8 @@ pub struct CalibrationArguments {
 /// What a recipe starts from.
 #[derive(Debug, Clone, Default, Args)]
 pub struct KnowledgeArguments {
-    #[command(flatten)]
     /// Text.
+    #[command(flatten)]
     pub calibration: CalibrationArguments,
     /// In the place of --data: statistics of `llmc calibrate` (several add up), or an importance matrix.gguf (repeatable)
     #[arg(long, value_name = "PATH", conflicts_with = "data")]

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod experts;
+mod known;
 mod mistakes;
 mod model;
 mod outputs;

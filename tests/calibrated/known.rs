@@ -1,0 +1,98 @@
+//! Statistics that an earlier run has gathered, in the place of text.
+
+use std::path::Path;
+
+use llmc::io::Checkpoint;
+
+use crate::common::{fails, ok};
+use crate::model::Model;
+
+const TEXT: &str = "--data text.txt --samples 6 --seq-len 64";
+
+fn values(folder: &Path, name: &str) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(folder.to_str().unwrap()).unwrap();
+    let source = checkpoint.source(name).unwrap();
+    let [rows, cols] = source.rows_cols();
+    let mut values = vec![0.0; rows * cols];
+    checkpoint.read_rows(source, 0..rows, &mut values).unwrap();
+    values
+}
+
+fn quantized() -> impl Iterator<Item = String> {
+    let linears = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"];
+    (0..2).flat_map(move |block| linears.map(|linear| format!("model.layers.{block}.{linear}.weight")))
+}
+
+#[test]
+fn what_needs_no_later_inputs_is_the_same_as_from_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    ok(here, &format!("calibrate model {TEXT} --hessian -o stats --imatrix imatrix.gguf"));
+    let with = |flags: &str, out: &str| ok(here, &format!("quantize model {flags} -o {out}"));
+    // Importance: of the model as it was, either way.
+    with(&format!("--scheme q4_0 {TEXT}"), "text.gguf");
+    with("--scheme q4_0 --stats stats", "stats.gguf");
+    with("--scheme q4_0 --stats imatrix.gguf", "imatrix-made.gguf");
+    with("--scheme q4_0", "without.gguf");
+    for name in quantized() {
+        let [text, stats, imatrix, without] = ["text", "stats", "imatrix-made", "without"]
+            .map(|file| values(&here.join(format!("{file}.gguf")), &name));
+        assert!(text == stats, "{name}");
+        let same = text.iter().zip(&imatrix).filter(|(a, b)| a == b).count();
+        assert!(same * 1000 >= text.len() * 999, "{name}: sums in f32 change next to nothing");
+        assert!(text != without, "{name}: importance counts");
+    }
+    // Hessians: the first linears of the first block read the same inputs either way, later ones what compressed ones made.
+    let gptq = "--scheme w4a16 --group-size 32 --method gptq";
+    with(&format!("{gptq} {TEXT}"), "text");
+    with(&format!("{gptq} --stats stats"), "stats-made");
+    let [first, later] = ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"];
+    for (name, same) in [(first, true), (later, false)] {
+        let [text, stats] = ["text", "stats-made"].map(|out| values(&here.join(out), name));
+        assert_eq!(text == stats, same, "{name}");
+    }
+    ok(here, "verify stats-made --against model");
+    ok(here, "quantize model --scheme w8a8 --method smoothquant,rtn --stats stats -o smooth");
+}
+
+#[test]
+fn folders_add_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    ok(here, &format!("calibrate model {TEXT} -o one"));
+    ok(here, &format!("calibrate model {TEXT} --seed 1 -o two"));
+    for (flags, out) in
+        [("--stats one", "a"), ("--stats one --stats two", "b"), ("--stats one --stats one", "c")]
+    {
+        ok(here, &format!("quantize model --scheme q4_0 {flags} -o {out}.gguf"));
+    }
+    let name = "model.layers.1.mlp.down_proj.weight";
+    let [a, b, c] = ["a", "b", "c"].map(|file| values(&here.join(format!("{file}.gguf")), name));
+    assert!(a == c, "twice the same weighs the same");
+    assert!(a != b);
+}
+
+#[test]
+fn what_statistics_cannot_tell_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    ok(here, &format!("calibrate model {TEXT} -o stats --imatrix imatrix.gguf"));
+    let check = |flags: &str, code: i32, expected: &str| {
+        let stderr =
+            fails(here, &format!("quantize model --scheme w4a16 --group-size 32 {flags} -o out"), code);
+        assert!(stderr.contains(expected), "{flags}\n{stderr}");
+        assert!(!here.join("out").exists() && !here.join("out.partial").exists(), "{flags}");
+    };
+    check("--stats nowhere", 1, "nowhere");
+    check("--stats stats --method gptq", 1, "--hessian");
+    check("--stats imatrix.gguf --method gptq", 1, "second moments of columns only");
+    check("--stats stats --method autoround", 2, "--data");
+    check("--stats stats --method smoothquant,gptq", 2, "after the first stage");
+    check("--stats stats --min-coverage 3", 2, "--data");
+    check("--stats text.txt --method rtn", 1, "text.txt");
+    Model::of("tiny-llama").edit("model.norm.weight", |values, _| values[0] += 1.0).write(here);
+    check("--stats stats --method mse", 1, "of the model");
+}
