@@ -48,6 +48,9 @@ pub struct Recipe {
     pub allow_nonfinite: bool,
     /// Accept an input that is quantized already, and start from its dequantized values.
     pub dequantize: bool,
+    /// `fp8` or `int8`: the output holds scales for keys and values that engines cache in 8 bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_cache: Option<String>,
     /// What it is calibrated on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
@@ -110,6 +113,7 @@ impl Default for Recipe {
             strict: false,
             allow_nonfinite: false,
             dequantize: false,
+            kv_cache: None,
             calibration: None,
             overrides: Vec::new(),
             stages: Vec::new(),

@@ -39,6 +39,11 @@ impl Needs {
     }
 }
 
+/// The larger of a magnitude and that of a value. What is not a number stays, unlike with [`f32::max`], so that it is found.
+pub fn largest(max: f32, x: f32) -> f32 {
+    if x.abs() > max || x.is_nan() { x.abs() } else { max }
+}
+
 /// Statistics of what one or several linears read, x: [tokens, cols]. What was not asked for is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Statistics {
@@ -67,11 +72,11 @@ impl Statistics {
         }
     }
 
-    /// Adds tokens, [rows, cols] each. Sums run in the order of the rows, whatever the number of threads.
+    /// Adds tokens, [rows, cols] each; a NaN stays. Sums run in the order of the rows, whatever the number of threads.
     pub fn observe(&mut self, x: ArrayView2<f32>) {
         self.tokens += x.nrows() as u64;
         for row in x.rows() {
-            self.absmax.iter_mut().zip(row).for_each(|(max, x)| *max = max.max(x.abs()));
+            self.absmax.iter_mut().zip(row).for_each(|(max, x)| *max = largest(*max, *x));
             self.sum_abs.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x.abs()));
             self.sum_squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
         }
@@ -83,7 +88,7 @@ impl Statistics {
     /// Adds what was gathered elsewhere of the same columns.
     pub fn merge(&mut self, other: &Statistics) {
         self.tokens += other.tokens;
-        self.absmax.iter_mut().zip(&other.absmax).for_each(|(max, other)| *max = max.max(*other));
+        self.absmax.iter_mut().zip(&other.absmax).for_each(|(max, other)| *max = largest(*max, *other));
         self.sum_abs.iter_mut().zip(&other.sum_abs).for_each(|(sum, other)| *sum += other);
         self.sum_squares.iter_mut().zip(&other.sum_squares).for_each(|(sum, other)| *sum += other);
         if let (Some(gram), Some(other)) = (&mut self.gram, &other.gram) {

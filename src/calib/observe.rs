@@ -9,7 +9,7 @@ use ndarray::ArrayView2;
 use crate::backend::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span};
 use crate::error::Result;
 use crate::model::BlockLayout;
-use crate::statistics::{Needs, Statistics};
+use crate::statistics::{Needs, Statistics, largest};
 
 /// What one pass over a block looks at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -215,9 +215,9 @@ impl<B: Backend> Backend for Observing<B> {
     ) -> Result<B::Tensor> {
         let state = &mut *self.state();
         if state.watch.as_ref().is_some_and(|watch| watch.key_values) {
-            for (largest, x) in state.seen.key_values.iter_mut().zip([k, v]) {
-                let absmax = |values: &[f32]| values.iter().fold(*largest, |max, x| max.max(x.abs()));
-                *largest = self.inner.read(x, absmax)?;
+            for (max, x) in state.seen.key_values.iter_mut().zip([k, v]) {
+                let absmax = |values: &[f32]| values.iter().fold(*max, |max, x| largest(max, *x));
+                *max = self.inner.read(x, absmax)?;
             }
         }
         self.inner.attention(q, k, v, spec, spans, cache)

@@ -60,6 +60,10 @@ pub struct RecipeArguments {
     /// Another scheme for tensors matching a glob, or dense (repeatable)
     #[arg(long = "override", value_name = "GLOB=SCHEME", value_parser = parse_override)]
     overrides: Vec<Override>,
+    /// Scales for keys and values that engines cache in 8 bits, measured on --data: fp8 (vLLM, SGLang, transformers), int8
+    /// (transformers; vLLM has no kernel for it)
+    #[arg(long, value_name = "TYPE", value_parser = ["fp8", "int8"])]
+    kv_cache: Option<String>,
     /// Any key of a recipe: group_size=64, gptq.damping=0.05 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -108,6 +112,7 @@ impl RecipeArguments {
             strict: self.strict,
             allow_nonfinite: self.storage.allow_nonfinite,
             dequantize: self.dequantize,
+            kv_cache: self.kv_cache.clone(),
             calibration: calibration.then(|| self.knowledge.over(Calibration::default())),
             overrides: self.overrides.clone(),
             stages: stages.unwrap_or_else(|| base.stages.clone()),
@@ -127,6 +132,7 @@ impl RecipeArguments {
             (Some(bits), _, true) => Ok(of(format!("w{bits}a16"), vec![Stage::new("gptq")])),
             (Some(bits), _, false) => Ok(of(format!("w{bits}a16"), vec![Stage::new("mse")])),
             (None, Some(scheme), _) => Ok(of(scheme.to_lowercase(), Vec::new())),
+            (None, None, _) if self.kv_cache.is_some() => Ok(Recipe::default()),
             (None, None, _) => Err(Error::usage("neither --bits nor --scheme", "--bits 4 is a good start")),
         }
     }

@@ -11,18 +11,22 @@
 //! | nvfp4-pack-quantized | NVFP4 | `_packed` u8 [N, K/2], `_scale` f8 [N, K/16], `_global_scale` f32 \[1\] |
 //! | mxfp4-pack-quantized | MXFP4 | `_packed` u8 [N, K/2], `_scale` u8 [N, K/32] |
 //!
+//! Scales that calibration has measured stand beside them, f32 \[1\]: `input_scale` of a quantized linear, and `k_scale` and
+//! `v_scale` of the module that holds the projections of keys and values, fused or not, under which vLLM's
+//! `maybe_remap_kv_scale_name` looks for them. Readers multiply codes by them.
+//!
 //! Limits: groups must divide K (kernels have no short last group); stacked experts [E, N, K] stay dense: the readers compress
 //! linear modules, and which way round a stack lies, or how gate and up share it, differs from model to model;
 //! transformers reads zero points only with `CompressedTensorsConfig(dequantize=True)` (as of 5.23).
 
 mod config;
 
-use super::layout::{fitting_group, in_order, packed_rows, part, scale_type, words};
-use super::{Admission, Engine, Format, Output, Part, Sink, Target, config_json, shards};
+use super::layout::{fitting_group, in_order, module, packed_rows, part, scale_type, words};
+use super::{Admission, Engine, Format, Measured, Output, Part, Sink, Target, config_json, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::presets::Activations;
-use crate::numerics::{Fp8, Granularity, Number, ScaleType, Scheme, convert, pack};
+use crate::numerics::{EightBits, Fp8, Granularity, Number, ScaleType, Scheme, convert, pack};
 use crate::plan::Plan;
 use crate::tensor::{DType, QTensor};
 
@@ -56,7 +60,8 @@ impl Layout {
     /// stored as such, those that they dequantize first as words.
     fn of(scheme: &Scheme, activations: Option<Activations>) -> Option<Layout> {
         let channel = scheme.granularity == Granularity::Channel;
-        let integer_inputs = activations == Some(Activations::Int8Token);
+        let integer_inputs =
+            matches!(activations, Some(Activations::Int8Token | Activations::Static(EightBits::Int8)));
         Some(match scheme.number {
             Number::Int { bits: 8 } if scheme.symmetric && channel && integer_inputs => Layout::Int8,
             Number::Int { bits } => Layout::Packed { bits },
@@ -158,6 +163,19 @@ impl Format for CompressedTensors {
             parts.push(part("weight_zero_point", DType::I32, &[words(rows, bits), grid[1]]));
         }
         parts
+    }
+
+    fn measured(&self, output: &Output, what: Measured) -> Option<Part> {
+        let scale = |name| part(&output.name, name, DType::F32, &[1]);
+        let attention = |name| {
+            let (parent, _) = module(&output.name).rsplit_once('.')?;
+            Some(Part { name: format!("{parent}.{name}"), ..scale(name) })
+        };
+        match what {
+            Measured::Input => Some(scale("input_scale")),
+            Measured::Key => attention("k_scale"),
+            Measured::Value => attention("v_scale"),
+        }
     }
 
     fn row_multiple(&self, scheme: &Scheme) -> usize {

@@ -76,6 +76,17 @@ impl Part {
     }
 }
 
+/// What calibration measures, and outputs store one scale of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Measured {
+    /// The inputs of a linear.
+    Input,
+    /// The keys that attention caches.
+    Key,
+    /// The values that it caches.
+    Value,
+}
+
 /// A range of rows of a source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Piece {
@@ -189,6 +200,12 @@ pub trait Format: Sync {
 
     /// The parts of a quantized tensor.
     fn parts(&self, output: &Output, scheme: &Scheme, target: &Target) -> Vec<Part>;
+
+    /// The part that holds a measured scale, one number in f32, of a linear that is stored quantized or dense: it follows
+    /// those of the tensor itself. `None` where the format has no place for it.
+    fn measured(&self, _output: &Output, _what: Measured) -> Option<Part> {
+        None
+    }
 
     /// Row ranges handed to [`Format::encode`] start at a multiple of this (bits packed along rows).
     fn row_multiple(&self, scheme: &Scheme) -> usize;

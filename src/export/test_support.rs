@@ -28,6 +28,7 @@ pub fn stored(name: &str, dtype: DType, shape: &[usize]) -> Step {
         note: None,
         substituted: false,
         parts: vec![part],
+        measured: Vec::new(),
         fused: None,
     }
 }

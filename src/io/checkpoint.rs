@@ -88,6 +88,9 @@ pub struct Checkpoint {
     pub side_files: Vec<SideFile>,
     /// The safetensors `__metadata__` or the GGUF strings, of the first file.
     pub metadata: BTreeMap<String, String>,
+    /// Scales of activations by their names in the file: of inputs, of cached keys and values. They are for engines that
+    /// round what flows through the model, and no part of the model.
+    pub activation_scales: BTreeMap<String, RawTensor>,
     /// How it was quantized already, in words (`gptq, 4 bits, group 128`); `None` for dense checkpoints.
     pub quantization: Option<String>,
 }
@@ -153,6 +156,17 @@ impl Checkpoint {
                 "none",
                 "`llmc inspect` lists the tensors",
             )
+        })
+    }
+
+    /// One of [`Checkpoint::activation_scales`] that is one number.
+    pub fn activation_scale(&self, name: &str) -> Option<f32> {
+        let raw = self.activation_scales.get(name).filter(|raw| raw.dtype.is_float())?;
+        let bytes = self.files.get(raw.file)?.bytes().get(raw.range.clone())?;
+        let mut value = [0.0];
+        (raw.dtype.byte_len(&[1]) == Some(bytes.len())).then(|| {
+            crate::numerics::convert::to_f32(raw.dtype, bytes, &mut value);
+            value[0]
         })
     }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::hub::{self, Hub};
 use super::index::{self, INDEX_FILE, Index};
 use super::map::MappedFile;
+use super::quantized::Recognised;
 use super::{Checkpoint, RawTensor, gguf, quantized, safetensors, side_files};
 use crate::error::{Error, Result};
 
@@ -261,8 +262,10 @@ fn assemble(path: &Path, folder: Option<&Path>, shards: Shards) -> Result<Checkp
     let config = folder.map(read_config).transpose()?.flatten();
     let side_files = folder.map(side_files::find).transpose()?.unwrap_or_default();
     let Shards { files, metadata, raw } = shards;
-    let (tensors, quantization) = quantized::recognise(raw, config.as_ref(), path, &files)?;
-    Ok(Checkpoint { path: path.to_owned(), files, tensors, config, side_files, metadata, quantization })
+    let Recognised { tensors, activation_scales, quantization } =
+        quantized::recognise(raw, config.as_ref(), path, &files)?;
+    let path = path.to_owned();
+    Ok(Checkpoint { path, files, tensors, config, side_files, metadata, activation_scales, quantization })
 }
 
 fn read_config(folder: &Path) -> Result<Option<Value>> {

@@ -6,6 +6,7 @@
 mod codec;
 mod column;
 pub mod convert;
+mod eight_bits;
 pub mod fp4;
 pub mod fp8;
 pub mod ggml;
@@ -28,4 +29,5 @@ pub(crate) mod simd;
 mod twins;
 
 pub use column::{Cells, Column};
+pub use eight_bits::EightBits;
 pub use scheme::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme};

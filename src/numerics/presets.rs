@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fp8, Granularity, ScaleType, Scheme};
+use super::{EightBits, Fp8, Granularity, ScaleType, Scheme};
 use crate::tensor::BlockType;
 
 /// How an engine quantizes the inputs of a layer as it runs. Changes no stored weight; formats write it down.
@@ -18,6 +18,18 @@ pub enum Activations {
     Fp8Token,
     /// FP8 E4M3, one scale per 128 consecutive features of a token, found at run time.
     Fp8Group128,
+    /// One scale per tensor, which calibration has measured.
+    Static(EightBits),
+}
+
+impl Activations {
+    /// What inputs are rounded to under a scale that calibration measures; `None` where scales are found at run time.
+    pub fn measured(self) -> Option<EightBits> {
+        match self {
+            Activations::Static(number) => Some(number),
+            Activations::Int8Token | Activations::Fp8Token | Activations::Fp8Group128 => None,
+        }
+    }
 }
 
 /// A named scheme.
@@ -99,6 +111,12 @@ pub const PRESETS: &[Preset] = &[
     )
     .with(Activations::Int8Token),
     Preset::new(
+        "w8a8-static",
+        "w8a8 with one scale for all inputs of a layer, measured on --data: 8 bits per weight; nothing to find at run time, outliers hurt more",
+        Scheme::int(8, Channel, true, BF16),
+    )
+    .with(Activations::Static(EightBits::Int8)),
+    Preset::new(
         "fp8",
         "FP8 E4M3 per channel, FP8 inputs per token: 8 bits per weight, practically lossless; needs an FP8 GPU",
         Scheme::fp8(Fp8::E4M3, Channel, BF16),
@@ -110,6 +128,12 @@ pub const PRESETS: &[Preset] = &[
         Scheme::fp8(Fp8::E4M3, Tensor, BF16),
     )
     .with(Activations::Fp8Token),
+    Preset::new(
+        "fp8-static",
+        "fp8-tensor with one scale for all inputs of a layer, measured on --data: 8 bits per weight; the fastest FP8 of most engines",
+        Scheme::fp8(Fp8::E4M3, Tensor, BF16),
+    )
+    .with(Activations::Static(EightBits::Fp8)),
     Preset::new(
         "fp8-block",
         "FP8 E4M3 in blocks of 128×128, FP8 inputs in groups of 128 (DeepSeek-V3): 8 bits per weight",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use crate::error::Result;
-use crate::export::Output;
+use crate::export::{Measured, Output};
 use crate::io::{Checkpoint, Source};
 use crate::tensor::QTensor;
 
@@ -20,6 +20,8 @@ pub struct Made {
     pub codes: HashMap<String, QTensor>,
     /// How much each column matters, for methods that quantize row by row.
     pub importance: HashMap<String, Vec<f32>>,
+    /// Scales that were measured, of what the sources' linears read or make.
+    pub scales: HashMap<(String, Measured), f32>,
     /// What is done to rows as they are read, of matrices too large to be held.
     pub edits: HashMap<String, RowEdit>,
 }
@@ -31,6 +33,12 @@ impl Made {
     /// Whether a source has other values than in the checkpoint.
     pub fn rewrites(&self, source: &str) -> bool {
         self.values.contains_key(source) || self.edits.contains_key(source)
+    }
+
+    /// A measured scale of an output.
+    pub fn scale(&self, output: &Output, what: Measured) -> Option<f32> {
+        let source = output.pieces.first()?.source.clone();
+        self.scales.get(&(source, what)).copied()
     }
 
     /// Rows of an output in runs of one source each, and the importance of the source's columns.

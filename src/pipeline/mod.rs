@@ -187,8 +187,9 @@ fn fill(
     let ends = ends::ends(&outputs[0].target.plan.request, checkpoint)?;
     let runs: Vec<&Run> = outputs.iter().map(|output| &output.run).collect();
     let blocks =
-        material.map(|material| Blocks::new(runs[0], checkpoint, material, &ends, options)).transpose()?;
+        material.map(|material| Blocks::new(&runs, checkpoint, material, &ends, options)).transpose()?;
     if let Some(blocks) = &blocks {
+        runs.iter().try_for_each(|run| blocks.refuse_unmeasured(run))?;
         outcome.blocks = blocks.run(&runs, &outputs[0].workspace)?;
         outcome.nonfinite.extend(outcome.blocks.iter().flat_map(|block| block.nonfinite.clone()));
     }

@@ -41,6 +41,11 @@ impl Record {
         })
     }
 
+    /// The measured scale of a name.
+    pub fn scale(&self, name: &str) -> Option<f32> {
+        self.blocks.iter().find_map(|block| block.scales.get(name).copied())
+    }
+
     /// The digests of what quantized tensors hold, by the name of their weight.
     pub fn digests(&self) -> HashMap<&str, &str> {
         let linears = self.blocks.iter().flat_map(|block| &block.linears);
@@ -59,6 +64,18 @@ pub fn digest(values: &[f32]) -> String {
         hasher.update(&bytes);
     }
     hasher.finalize().to_hex().to_string()
+}
+
+/// Why a scale of activations is not one, or not the one that was recorded, if it is not.
+pub fn wrong_scale(written: &Checkpoint, name: &str, recorded: Option<f32>) -> Option<String> {
+    let Some(found) = written.activation_scale(name) else { return Some(format!("{name} is missing")) };
+    let divides = found.is_finite() && found > 0.0;
+    let differs = recorded.filter(|recorded| *recorded != found);
+    match (divides, differs) {
+        (false, _) => Some(format!("{name} is {found}, by which nothing can be divided")),
+        (true, Some(recorded)) => Some(format!("{name} is {found}, and was {recorded} when it was made")),
+        (true, None) => None,
+    }
 }
 
 /// Whether the recipe's methods change what they leave dense, too.

@@ -96,10 +96,30 @@ impl<'a> Run<'a> {
         }
         let step = &self.plan.steps[chunk.step];
         let input = Input { checkpoint: self.checkpoint, made: Some(made) };
+        if chunk.rows.start == 0 {
+            self.write_scales(chunk.step, step, made)?;
+        }
         match &step.action {
             Action::Store(dtype) => self.store(input, step, chunk, *dtype),
             Action::Quantize(scheme) => self.quantize(input, step, chunk, scheme),
         }
+    }
+
+    /// The measured scales of steps, by the names that they are stored under.
+    pub fn scales(&self, steps: &[usize], made: &Made) -> Vec<(String, f32)> {
+        let of_step = |step: &Step| {
+            let scale = |(what, part): (_, usize)| Some((step.parts[part].name.clone(), made.scale(&step.output, what)?));
+            step.scales().filter_map(scale).collect::<Vec<_>>()
+        };
+        steps.iter().flat_map(|&step| of_step(&self.plan.steps[step])).collect()
+    }
+
+    fn write_scales(&self, index: usize, step: &Step, made: &Made) -> Result<()> {
+        for (what, part) in step.scales() {
+            let scale = made.scale(&step.output, what).ok_or_else(|| unmeasured(step))?;
+            self.files.write(index, part, 0, &scale.to_le_bytes())?;
+        }
+        Ok(())
     }
 
     fn store(&self, input: Input, step: &Step, chunk: &Chunk, dtype: DType) -> Result<NonFinite> {
@@ -119,7 +139,7 @@ impl<'a> Run<'a> {
         Ok(found)
     }
 
-    /// Writes runs of bytes one after the other into a step's only part.
+    /// Writes runs of bytes one after the other into a step's first part.
     fn write_runs(&self, step: usize, mut offset: u64, runs: &[&[u8]]) -> Result<()> {
         runs.iter().try_for_each(|run| {
             self.files.write(step, 0, offset, run)?;
@@ -210,6 +230,14 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
+}
+
+/// A scale is asked for where calibration sees nothing.
+pub fn unmeasured(step: &Step) -> Error {
+    Error::unsupported(
+        format!("{}: it is in no decoder block, where calibration could measure its scales", step.output.name),
+        "--exclude leaves it dense",
+    )
 }
 
 /// Whether codes that calibration made are what a step stores: of its scheme, but for the type of the scales.

@@ -16,7 +16,7 @@ use super::extents::Extents;
 use super::gather::{NonFinite, clear_nonfinite, gather, raw_runs};
 use super::interrupted;
 use super::made::Input;
-use super::recorded::{Record, mismatch, rewrites};
+use super::recorded::{Record, mismatch, rewrites, wrong_scale};
 use super::stream::{chunk_input_bytes, quantize_rows};
 use crate::error::{Error, Result};
 use crate::export::{Output, Piece, rows_cols};
@@ -145,6 +145,9 @@ fn compare_recorded(
             check.failure = mismatch(written, &step.output, digest)?;
             check.unknown = false;
         }
+        let scales = step.scales().map(|(_, part)| step.parts[part].name.as_str());
+        let wrong = scales.filter_map(|name| wrong_scale(written, name, record.scale(name))).next();
+        check.failure = check.failure.take().or(wrong);
     }
     Ok(())
 }
@@ -163,8 +166,11 @@ fn strangers(plan: &Plan, written: &Checkpoint) -> Vec<TensorCheck> {
         let sources = step.output.pieces.iter().map(|piece| piece.source.clone());
         sources.chain([step.output.name.clone()]).collect::<Vec<_>>()
     };
+    let parts = plan.steps.iter().flat_map(|step| &step.parts);
+    let parts: HashSet<&str> = parts.map(|part| part.name.as_str()).collect();
     let known: HashSet<String> = plan.steps.iter().flat_map(of_step).collect();
-    let unknown = written.tensors.keys().filter(|name| !known.contains(*name));
+    let scales = written.activation_scales.keys().filter(|name| !parts.contains(name.as_str()));
+    let unknown = written.tensors.keys().filter(|name| !known.contains(*name)).chain(scales);
     unknown.map(|name| TensorCheck::failed(name, "is not of this model")).collect()
 }
 
@@ -348,7 +354,7 @@ pub fn recorded_recipe(written: &Checkpoint) -> Result<Recipe> {
     Recipe::from_toml(text)
 }
 
-/// Checks an output by itself: every tensor can be read, and every value is finite.
+/// Checks an output by itself: every tensor can be read, every value is finite, and activations can be divided by their scales.
 pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
     let tensors =
         written
@@ -366,6 +372,9 @@ pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verificat
     let order = |check: &TensorCheck| written.tensors.get_index_of(&check.name);
     let mut tensors = tensors;
     tensors.sort_by_key(order);
+    let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
+    let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
+    tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));
     Ok(Verification { tensors })
 }
 

@@ -43,7 +43,7 @@ impl Planner<'_> {
             None => self.store(&step.output, self.source(&step.output)?),
         };
         if step.action != action {
-            step.parts = self.parts(&step.output, &action);
+            (step.parts, step.measured) = self.parts(&step.output, &action);
             step.action = action;
             step.note = Some(common.why.clone());
             step.substituted = true;

@@ -10,16 +10,17 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::export::{Admission, KERNEL_GROUPS, Output, Part, Target, rows_cols, slow_group};
+use crate::export::{Admission, KERNEL_GROUPS, Measured, Output, Part, Target, rows_cols, slow_group};
 use crate::io::{Checkpoint, Source, Stored};
 use crate::numerics::ggml::integers;
+use crate::numerics::presets::Activations;
 use crate::numerics::{Granularity, Number, Scheme};
 use crate::recipe::{Recipe, Request};
 use crate::tensor::{BlockType, DType};
 
 use globs::Globs;
 pub use roles::Role;
-use roles::role;
+use roles::{cached, role};
 
 /// What becomes of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -46,6 +47,8 @@ pub struct Step {
     pub substituted: bool,
     /// The stored tensors.
     pub parts: Vec<Part>,
+    /// What the last of them are scales of, where calibration measures some.
+    pub measured: Vec<Measured>,
     /// Steps that share their extent with this one (q/k/v, gate/up): the same number; `None` alone.
     pub fused: Option<usize>,
 }
@@ -94,6 +97,7 @@ impl Plan {
         let plan = Plan { recipe: recipe.clone(), request, steps, dtype, metadata: Vec::new() };
         plan.refuse_substitutions()?;
         plan.refuse_nothing()?;
+        plan.refuse_no_cache()?;
         Ok(plan)
     }
 
@@ -119,6 +123,18 @@ impl Plan {
         }
     }
 
+    /// The scales of a cache need a place.
+    fn refuse_no_cache(&self) -> Result<()> {
+        let caches = |step: &Step| step.measured.iter().any(|what| *what != Measured::Input);
+        if self.request.kv_cache.is_none() || self.steps.iter().any(caches) {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            "no attention of this model is known to cache keys and values: there is none to scale",
+            "leave --kv-cache out",
+        ))
+    }
+
     fn refuse_nothing(&self) -> Result<()> {
         let any = self.steps.iter().any(|step| matches!(step.action, Action::Quantize(_)));
         if self.request.scheme.is_none() || any {
@@ -132,6 +148,12 @@ impl Plan {
 }
 
 impl Step {
+    /// The parts that are measured scales: (of what, index of the part).
+    pub fn scales(&self) -> impl Iterator<Item = (Measured, usize)> {
+        let first = self.parts.len() - self.measured.len();
+        self.measured.iter().enumerate().map(move |(index, what)| (*what, first + index))
+    }
+
     /// [rows, columns] of the output.
     pub fn rows_cols(&self) -> [usize; 2] {
         rows_cols(&self.output.shape)
@@ -176,8 +198,8 @@ impl Planner<'_> {
             Some(scheme) => self.admit(&output, scheme, source)?,
             None => (self.store(&output, source), self.why_left_alone(role, source), false),
         };
-        let parts = self.parts(&output, &action);
-        Ok(Step { output, action, linear, note, substituted, parts, fused: None })
+        let (parts, measured) = self.parts(&output, &action);
+        Ok(Step { output, action, linear, note, substituted, parts, measured, fused: None })
     }
 
     fn role(&self, source: &Source, output: &Output) -> Role {
@@ -287,7 +309,27 @@ impl Planner<'_> {
         })
     }
 
-    fn parts(&self, output: &Output, action: &Action) -> Vec<Part> {
+    /// The parts of a tensor, and what the last of them are scales of.
+    fn parts(&self, output: &Output, action: &Action) -> (Vec<Part>, Vec<Measured>) {
+        let mut parts = self.own_parts(output, action);
+        let format = self.request.format;
+        let scales = self.measures(output, action).into_iter();
+        let scales = scales.filter_map(|what| Some((what, format.measured(output, what)?)));
+        let (measured, scales): (Vec<Measured>, Vec<Part>) = scales.unzip();
+        parts.extend(scales);
+        (parts, measured)
+    }
+
+    /// What calibration measures of a linear.
+    fn measures(&self, output: &Output, action: &Action) -> Vec<Measured> {
+        let inputs = self.request.activations.and_then(Activations::measured);
+        let quantized = matches!(action, Action::Quantize(_));
+        let input = inputs.filter(|_| quantized).map(|_| Measured::Input);
+        let cached = if self.request.kv_cache.is_some() { cached(&output.name) } else { &[] };
+        input.into_iter().chain(cached.iter().copied()).collect()
+    }
+
+    fn own_parts(&self, output: &Output, action: &Action) -> Vec<Part> {
         match action {
             Action::Quantize(scheme) => {
                 let target = Target { dtype: self.dtype, activations: self.request.activations };
@@ -361,7 +403,7 @@ fn refuse_quantized(recipe: &Recipe, request: &Request, checkpoint: &Checkpoint)
         })
     };
     let Some(what) = checkpoint.quantization.clone().or_else(blocks) else { return Ok(()) };
-    if request.scheme.is_none() || recipe.dequantize {
+    if (request.scheme.is_none() && request.kv_cache.is_none()) || recipe.dequantize {
         return Ok(());
     }
     Err(Error::unsupported(

@@ -1,6 +1,7 @@
 //! What a tensor is, by its name and shape alone: which tensors are linears that a scheme applies to, and which are
 //! left alone by rule. Works on any checkpoint, known architecture or not.
 
+use crate::export::Measured;
 use crate::tensor::DType;
 
 /// What a tensor does in its model.
@@ -60,6 +61,17 @@ fn embeds(module: &[&str]) -> bool {
     let numbered = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
     let layer = path.iter().rposition(numbered).map_or(0, |index| index + 1);
     module[layer..].iter().any(|part| part.contains("embed") || part.contains("embd"))
+}
+
+/// Which of the keys and values that a decoder's attention caches a linear makes.
+pub fn cached(name: &str) -> &'static [Measured] {
+    let module = name.strip_suffix(".weight").unwrap_or_default();
+    match module.rsplit('.').next() {
+        Some("k_proj") => &[Measured::Key],
+        Some("v_proj") => &[Measured::Value],
+        Some("qkv_proj" | "query_key_value" | "c_attn") => &[Measured::Key, Measured::Value],
+        _ => &[],
+    }
 }
 
 /// Linears that engines fuse into one, and that must share what is per tensor: the fused module's name, or `None`.

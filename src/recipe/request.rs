@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::export::{FORMATS, Format};
 use crate::method::{Def, Effect, METHODS, Method, Scope, unknown_key};
 use crate::numerics::presets::{self, Activations, PRESETS, Preset};
-use crate::numerics::{Fp8, Granularity, Number, Scheme};
+use crate::numerics::{EightBits, Fp8, Granularity, Number, Scheme};
 use crate::tensor::DType;
 
 /// A recipe whose names have been looked up and found to go together.
@@ -20,6 +20,8 @@ pub struct Request {
     pub scheme: Option<Scheme>,
     /// What the engine is to do to activations.
     pub activations: Option<Activations>,
+    /// What engines are to cache keys and values in; `None` leaves it to them.
+    pub kv_cache: Option<EightBits>,
     /// What is done to weights before they are quantized, in order.
     pub rewriting: Vec<Arc<dyn Method>>,
     /// How they are quantized.
@@ -43,7 +45,10 @@ impl Recipe {
         let overrides = self.overrides.iter().map(Override::resolve).collect::<Result<Vec<_>>>()?;
         let schemes: Vec<Scheme> = scheme.into_iter().chain(overrides.iter().copied().flatten()).collect();
         let (rewriting, method) = self.build_stages(&schemes)?;
+        let activations = preset.and_then(|preset| preset.activations);
+        let kv_cache = self.kv_cache.as_deref().map(parse_kv_cache).transpose()?;
         self.refuse_uncalibrated(&rewriting, &method)?;
+        self.refuse_unmeasured(activations)?;
         let rowwise = match method.scope() {
             Scope::Rows => Arc::clone(&method),
             Scope::Input | Scope::Block => default_method()?.1,
@@ -52,7 +57,6 @@ impl Recipe {
             let what = "act_order = dynamic: no format here stores columns that are grouped out of order";
             return Err(Error::usage(what, "act_order = static loses no more; or write --format dense"));
         }
-        let activations = preset.and_then(|preset| preset.activations);
         let format = find_format(self.format_name(scheme.as_ref()))?;
         if activations.is_some() && !matches!(format.name(), "compressed-tensors" | "dense") {
             return Err(Error::usage(
@@ -60,9 +64,16 @@ impl Recipe {
                 "compressed-tensors does; w8a16 is w8a8 with the inputs left alone",
             ));
         }
+        if kv_cache.is_some() && format.name() != "compressed-tensors" {
+            return Err(Error::usage(
+                format!("format {} has no place for the scales of cached keys and values", format.name()),
+                "compressed-tensors has; leave --kv-cache out for the others",
+            ));
+        }
         Ok(Request {
             scheme,
             activations,
+            kv_cache,
             rewriting,
             rowwise,
             method,
@@ -107,6 +118,20 @@ impl Recipe {
         }
     }
 
+    /// Scales of activations that are fixed before the model runs are measured on text.
+    fn refuse_unmeasured(&self, activations: Option<Activations>) -> Result<()> {
+        let inputs = activations.and_then(Activations::measured).and(self.scheme.as_deref());
+        let cache = self.kv_cache.as_ref().map(|_| "kv_cache");
+        let text = self.calibration.as_ref().is_some_and(|calibration| calibration.statistics.is_empty());
+        match inputs.or(cache).filter(|_| !text) {
+            None => Ok(()),
+            Some(what) => Err(Error::usage(
+                format!("{what}: its scales are measured on text"),
+                "name some with --data FILE; --data self lets the model write it",
+            )),
+        }
+    }
+
     /// The methods of the stages: those that rewrite, and the one that quantizes.
     pub(super) fn build_stages(&self, schemes: &[Scheme]) -> Result<Stages> {
         let mut rewriting = Vec::new();
@@ -135,6 +160,7 @@ impl Recipe {
     fn format_name(&self, scheme: Option<&Scheme>) -> &str {
         match (&self.format, scheme.map(|scheme| scheme.number)) {
             (Some(name), _) => name,
+            (None, None) if self.kv_cache.is_some() => "compressed-tensors",
             (None, Some(Number::Ggml(_))) => "gguf",
             (None, Some(Number::Nf4 | Number::Fp8(Fp8::E5M2)) | None) => "dense",
             (None, Some(_)) => "compressed-tensors",
@@ -224,6 +250,11 @@ fn parse_dtype(name: &str) -> Result<DType> {
         "bf16" => Ok(DType::BF16),
         _ => Err(unknown("dtype", name, ["f32", "f16", "bf16"].into_iter())),
     }
+}
+
+fn parse_kv_cache(name: &str) -> Result<EightBits> {
+    let found = EightBits::ALL.into_iter().find(|number| number.name() == name);
+    found.ok_or_else(|| unknown("kv_cache", name, EightBits::ALL.into_iter().map(EightBits::name)))
 }
 
 fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {

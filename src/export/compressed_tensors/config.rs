@@ -7,18 +7,22 @@ use super::{FP8_BLOCK, Layout};
 use crate::export::modules::{self, Group};
 use crate::io::Checkpoint;
 use crate::numerics::presets::Activations;
-use crate::numerics::{Granularity, Number, Scheme};
+use crate::numerics::{EightBits, Granularity, Number, Scheme};
 use crate::plan::Plan;
 
 /// The version of the layouts.
 const VERSION: &str = "0.20.0";
 
-/// `None` where nothing is quantized.
+/// `None` where nothing is quantized. The cache of keys and values alone can be: then no module is targeted.
 pub fn quantization_config(plan: &Plan, checkpoint: &Checkpoint) -> Option<Value> {
     let groups = modules::groups(plan);
     let activations = plan.request.activations;
     let format = |group: &Group| Layout::of(&group.scheme, activations).map(Layout::name);
-    let first = format(groups.first()?);
+    let first = groups.first().and_then(format);
+    let cache = plan.request.kv_cache.map(fixed);
+    if groups.is_empty() && cache.is_none() {
+        return None;
+    }
     let uniform = groups.iter().all(|group| format(group) == first);
     let config_group = |(i, group)| {
         let value = json!({
@@ -33,11 +37,11 @@ pub fn quantization_config(plan: &Plan, checkpoint: &Checkpoint) -> Option<Value
     let config_groups: Map<String, Value> = groups.iter().enumerate().map(config_group).collect();
     Some(json!({
         "quant_method": "compressed-tensors",
-        "format": if uniform { first } else { Some("mixed-precision") },
+        "format": if uniform { first.unwrap_or("dense") } else { "mixed-precision" },
         "quantization_status": "compressed",
         "config_groups": config_groups,
         "ignore": modules::ignored(plan, checkpoint),
-        "kv_cache_scheme": null,
+        "kv_cache_scheme": cache,
         "global_compression_ratio": null,
         "version": VERSION,
     }))
@@ -77,10 +81,30 @@ fn weights(scheme: &Scheme) -> Value {
     })
 }
 
+/// Activations under one scale that was measured.
+fn fixed(number: EightBits) -> Value {
+    json!({
+        "num_bits": 8,
+        "type": match number {
+            EightBits::Int8 => "int",
+            EightBits::Fp8 => "float",
+        },
+        "symmetric": true,
+        "strategy": "tensor",
+        "group_size": null,
+        "block_structure": null,
+        "dynamic": false,
+        "actorder": null,
+        "observer": "minmax",
+        "observer_kwargs": {},
+    })
+}
+
 /// What engines do to the inputs. Groups go with weights in blocks: a layer that has none takes a scale per token.
 fn inputs(activations: Activations, scheme: &Scheme) -> Value {
     let blocks = matches!(scheme.granularity, Granularity::Block(..));
     let (number, group_size) = match activations {
+        Activations::Static(number) => return fixed(number),
         Activations::Int8Token => ("int", None),
         Activations::Fp8Group128 if blocks => ("float", Some(FP8_BLOCK)),
         Activations::Fp8Token | Activations::Fp8Group128 => ("float", None),

@@ -40,6 +40,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         config,
         side_files: Vec::new(),
         metadata: model.strings(),
+        activation_scales: BTreeMap::new(),
         quantization: model.quantization(),
         files: model.files,
     })

@@ -32,6 +32,8 @@ pub(super) struct Config {
     pub claims: Vec<Claim>,
     /// Whether modules may differ from the claims (GPTQModel's `dynamic`).
     pub overridden: bool,
+    /// compressed-tensors: no weights are quantized, only what attention caches.
+    pub cache_only: bool,
     /// GPTQ: zero points as they are rather than minus one.
     pub gptq_v2: bool,
 }
@@ -95,7 +97,8 @@ fn compressed_tensors(keys: &Keys) -> Result<Config> {
             claims.push(claim(&weights)?);
         }
     }
-    Ok(Config { claims, ..Config::default() })
+    let cache_only = keys.object("kv_cache_scheme")?.is_some() && keys.objects("config_groups")?.is_empty();
+    Ok(Config { claims, cache_only, ..Config::default() })
 }
 
 fn claim(keys: &Keys) -> Result<Claim> {

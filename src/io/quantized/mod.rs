@@ -13,7 +13,7 @@ mod module;
 mod read;
 mod words;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
@@ -83,16 +83,31 @@ const TRANSPOSED: Family =
 const NEVER_ALONE: [&str; 5] =
     ["qzeros", "weight_shape", "weight_zero_point", "weight_global_scale", "weight_scale_inv"];
 
-/// Groups a safetensors checkpoint's tensors into logical sources, quantized ones under `<module>.weight`, and says in
-/// words how it was quantized (`None`: it was not). `path` is what was opened; `files` are the maps `raw` points into
+/// Scales of what attention caches, in a module of their own or beside the projections.
+const CACHED: [&str; 4] = ["k_scale", "v_scale", "q_scale", "kv_scale"];
+/// Scales of what linears read.
+const INPUT: &str = "input_scale";
+
+/// What a checkpoint turns out to be.
+pub struct Recognised {
+    /// Logical tensors, quantized ones under `<module>.weight`.
+    pub tensors: IndexMap<String, Source>,
+    /// See [`Checkpoint::activation_scales`].
+    pub activation_scales: BTreeMap<String, RawTensor>,
+    /// In words, how it was quantized; `None` where it was not.
+    pub quantization: Option<String>,
+}
+
+/// Groups a safetensors checkpoint's tensors into logical sources. `path` is what was opened; `files` are the maps `raw` points into
 /// (`weight_shape` holds numbers that the headers do not).
 pub fn recognise(
-    raw: IndexMap<String, RawTensor>,
+    mut raw: IndexMap<String, RawTensor>,
     config: Option<&Value>,
     path: &Path,
     files: &[MappedFile],
-) -> Result<(IndexMap<String, Source>, Option<String>)> {
+) -> Result<Recognised> {
     let config = Config::parse(config, path)?;
+    let activation_scales = activation_scales(&mut raw, &config);
     let families: HashMap<&str, &Family> =
         raw.values().filter_map(|tensor| Some((split(&tensor.name).0, family(tensor, &raw)?))).collect();
     let mut modules = HashMap::new();
@@ -115,8 +130,25 @@ pub fn recognise(
         };
         insert(&mut sources, source, tensor, files)?;
     }
-    let words = words::describe(&config, sources.values());
-    Ok((sources, words))
+    let quantization = words::describe(&config, sources.values());
+    Ok(Recognised { tensors: sources, activation_scales, quantization })
+}
+
+/// Takes the scales of caches out of a quantized checkpoint's tensors, and notes those of inputs, which stay beside the
+/// codes of their linear.
+fn activation_scales(raw: &mut IndexMap<String, RawTensor>, config: &Config) -> BTreeMap<String, RawTensor> {
+    let mut scales = BTreeMap::new();
+    if config.method.is_some() {
+        raw.retain(|name, tensor| {
+            let (_, last) = split(name);
+            let cached = CACHED.contains(&last);
+            if cached || last == INPUT {
+                scales.insert(name.clone(), tensor.clone());
+            }
+            !cached
+        });
+    }
+    scales
 }
 
 /// A tensor's module and the last part of its name.

@@ -85,6 +85,7 @@ fn checkpoint(files: Vec<(String, Vec<u8>)>) -> Checkpoint {
         config: None,
         side_files: files.into_iter().map(side).collect(),
         metadata: Default::default(),
+        activation_scales: Default::default(),
         quantization: None,
     }
 }

@@ -27,6 +27,8 @@ struct Work {
     /// Whether a stage has changed weights or norms.
     rewritten: bool,
     report: BlockReport,
+    /// The largest key and value of the last pass that looked for them.
+    key_values: [f32; 2],
 }
 
 impl Blocks<'_> {
@@ -38,7 +40,8 @@ impl Blocks<'_> {
         next: &[Chain],
     ) -> Result<(Made, BlockReport)> {
         let mut report = BlockReport::of(index);
-        let mut work = Work { block: self.load(&mut report)?, rewritten: false, report };
+        let block = self.load(&mut report)?;
+        let mut work = Work { block, rewritten: false, report, key_values: [0.0; 2] };
         for stage in &self.request.rewriting {
             self.observe(&mut work, stage.needs(), None, &chains[0], None)?;
             stage.apply(&mut work.block)?;
@@ -52,12 +55,14 @@ impl Blocks<'_> {
             Scope::Block => self.whole(&mut work, method, chains, next)?,
         }
         if method.scope() != Scope::Rows {
-            let weights = self.current(&work);
-            self.runner.pass(index, &weights, &chains[0], None, Some(&next[0]))?;
+            self.pass_on(&mut work, &chains[0], &next[0])?;
         }
         work.report.linears = work.block.linears.iter().filter_map(reported).collect();
         self.tell(&work.report);
-        Ok((made(work.block, work.rewritten || method.scope() == Scope::Block), work.report))
+        let layout = &self.runner.layouts[index];
+        let scales = self.scales.measured(layout, &work.block.inputs, work.key_values)?;
+        let made = made(work.block, work.rewritten || method.scope() == Scope::Block);
+        Ok((Made { scales, ..made }, work.report))
     }
 
     fn tell(&self, report: &BlockReport) {
@@ -87,7 +92,8 @@ impl Blocks<'_> {
             return self.recall(work, known, step);
         }
         let index = work.block.index;
-        let watch = Watch { needs, step, ..Watch::default() };
+        let key_values = output.is_some() && self.scales.key_values();
+        let watch = Watch { needs, step, key_values, ..Watch::default() };
         let Gathered { seen, experts } =
             self.runner.gather(index, &self.current(work), input, watch, output)?;
         for report in experts {
@@ -95,6 +101,7 @@ impl Blocks<'_> {
                 work.report.experts.push(report);
             }
         }
+        work.key_values = seen.key_values;
         let known: Vec<bool> = seen.inputs.iter().map(Option::is_some).collect();
         work.block.inputs = seen.inputs.into_iter().map(Option::unwrap_or_default).collect();
         for (linear, place) in work.block.linears.iter_mut().zip(&self.runner.layouts[index].linears) {
@@ -126,13 +133,21 @@ impl Blocks<'_> {
 
     /// For methods that take rows by themselves: the importance of columns, on the uncompressed chain.
     fn weigh(&self, work: &mut Work, input: &Chain, output: &Chain) -> Result<()> {
-        let needs = self.request.method.needs().union(Needs::IMPORTANCE);
+        let needs = self.request.method.needs().union(Needs::IMPORTANCE).union(self.scales.needs());
         self.observe(work, needs, None, input, Some(output))?;
         let inputs = &work.block.inputs;
         for linear in &mut work.block.linears {
             linear.importance = linear.input.map(|input| inputs[input].second_moment());
         }
         Ok(())
+    }
+
+    /// Runs the compressed block into the next one's chain, and measures what outputs hold scales of.
+    fn pass_on(&self, work: &mut Work, input: &Chain, output: &Chain) -> Result<()> {
+        if self.scales.any() {
+            return self.observe(work, self.scales.needs(), None, input, Some(output));
+        }
+        self.runner.pass(work.block.index, &self.current(work), input, None, Some(output)).map(drop)
     }
 
     /// For methods that take the linears of one step at a time: later steps see what the earlier ones have become.

@@ -10,6 +10,7 @@ mod compress;
 mod passes;
 mod report;
 mod runner;
+mod scales;
 mod weights;
 
 use std::collections::{HashMap, HashSet};
@@ -21,7 +22,8 @@ pub use runner::{Material, Runner};
 
 use super::journal::Journal;
 use super::made::Made;
-use super::stream::Run;
+use scales::Scales;
+use super::stream::{Run, unmeasured};
 use super::{Options, Workspace};
 use crate::error::Result;
 use crate::io::Checkpoint;
@@ -37,6 +39,8 @@ pub(super) struct Blocks<'a> {
     /// Linears that share their extent.
     fused: HashMap<String, usize>,
     request: &'a Request,
+    /// What outputs store of what flows through.
+    scales: Scales,
     /// Whether weights that are not finite are taken as 0.
     allow_nonfinite: bool,
 }
@@ -47,12 +51,13 @@ impl<'a> Blocks<'a> {
     /// # Errors
     /// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
     pub fn new(
-        run: &Run<'a>,
+        runs: &[&Run<'a>],
         checkpoint: &Arc<Checkpoint>,
         material: Material<'a>,
         ends: &'a Made,
         options: &'a Options<'a>,
     ) -> Result<Self> {
+        let run = runs[0];
         let runner = Runner::new(checkpoint, material, ends, options)?;
         let (mut schemes, mut fused) = (HashMap::new(), HashMap::new());
         for step in &run.plan.steps {
@@ -63,7 +68,8 @@ impl<'a> Blocks<'a> {
             }
         }
         let (request, allow_nonfinite) = (&run.plan.request, run.plan.recipe.allow_nonfinite);
-        Ok(Blocks { runner, schemes, fused, request, allow_nonfinite })
+        let scales = Scales::of(runs);
+        Ok(Blocks { runner, schemes, fused, request, scales, allow_nonfinite })
     }
 
     /// Carries the recipe out, block by block, from the first that any of the journals does not have.
@@ -71,13 +77,25 @@ impl<'a> Blocks<'a> {
         let trains = self.request.method.trains();
         let journals: Vec<&Journal> = runs.iter().map(|run| &run.journal).collect();
         self.runner.each_block(workspace, &journals, trains, |index, chains, next| {
-            let (made, report) = self.compress(index, chains, next)?;
+            let (made, mut report) = self.compress(index, chains, next)?;
             for run in runs {
-                run.stream(self.steps_of(index, run).into_iter(), &made)?;
+                let steps = self.steps_of(index, run);
+                report.scales.extend(run.scales(&steps, &made));
+                run.stream(steps.into_iter(), &made)?;
                 run.files.sync()?;
             }
             Ok(report)
         })
+    }
+
+    /// Refuses outputs that store scales of what no block holds.
+    pub fn refuse_unmeasured(&self, run: &Run) -> Result<()> {
+        let in_blocks = self.all_steps(run);
+        let steps = run.plan.steps.iter().enumerate();
+        match steps.filter(|(index, _)| !in_blocks.contains(index)).find(|(_, step)| !step.measured.is_empty()) {
+            None => Ok(()),
+            Some((_, step)) => Err(unmeasured(step)),
+        }
     }
 
     /// The steps of an output that come from any block.

@@ -114,7 +114,7 @@ pub struct Gathered {
 }
 
 /// Activations that overflow make every statistic and every error worthless.
-fn not_finite(what: impl std::fmt::Display) -> Error {
+pub fn not_finite(what: impl std::fmt::Display) -> Error {
     Error::unsupported(
         format!("{what} are not finite on the calibration text"),
         "`llmc eval perplexity` shows whether the model itself computes finite values; weights or activations overflow",
@@ -132,7 +132,8 @@ impl Runner<'_> {
         output: Option<&Chain>,
     ) -> Result<Seen> {
         let backend = Observing::new(Cpu::new(cpu::Activations::F32), &self.layouts[index]);
-        let watched = watch.is_some(); // then the statistics tell which linear overflows
+        // Statistics tell which linear overflows.
+        let watched = watch.as_ref().is_some_and(|watch| watch.needs.any());
         if let Some(watch) = watch {
             backend.watch(watch);
         }
@@ -164,7 +165,8 @@ impl Runner<'_> {
         output: Option<&Chain>,
     ) -> Result<Gathered> {
         let mut seen = self.pass(index, weights, input, Some(watch.clone()), output)?;
-        let experts = self.coverage(index, &seen, &watch);
+        let experts =
+            if watch.needs.any() { self.coverage(index, &seen, &watch) } else { Vec::new() };
         let shown_all: BTreeSet<usize> =
             experts.iter().filter(|expert| expert.shown_all).map(|expert| expert.expert).collect();
         if !shown_all.is_empty() {

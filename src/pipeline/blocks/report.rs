@@ -1,6 +1,7 @@
 //! What was done to each block, kept beside the journal line by line, so that a resumed run tells the same as one that
 //! was never interrupted.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,6 +21,9 @@ pub struct BlockReport {
     /// Its experts; empty where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub experts: Vec<ExpertReport>,
+    /// Scales of activations that outputs hold, by the names they have there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scales: BTreeMap<String, f32>,
     /// Tensors with NaN or infinities, which were taken as 0: (name, NaN, infinities).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nonfinite: Vec<(String, usize, usize)>,

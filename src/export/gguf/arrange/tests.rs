@@ -35,6 +35,7 @@ fn checkpoint(config: Option<Value>, tensors: &[(&str, &[usize])]) -> Checkpoint
         config,
         side_files: Vec::new(),
         metadata: Default::default(),
+        activation_scales: Default::default(),
         quantization: None,
     }
 }

@@ -1,0 +1,71 @@
+//! Eight-bit numbers under one scale for a whole tensor, which is measured before the model runs: inputs of linears, and
+//! the keys and values that attention caches. Symmetric: zero is zero.
+
+use serde::{Deserialize, Serialize};
+
+/// What a tensor of activations is rounded to as the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EightBits {
+    /// FP8 E4M3.
+    Fp8,
+    /// Integers.
+    Int8,
+}
+
+/// The least scale: 2⁻²⁴, the smallest number that half precision knows. What was all zeros on the calibration text needs a
+/// scale that can be divided by too, whatever type a reader keeps it in.
+const LEAST: f32 = 1.0 / 16_777_216.0;
+
+impl EightBits {
+    /// Both, in the order that they are offered.
+    pub const ALL: [EightBits; 2] = [EightBits::Fp8, EightBits::Int8];
+
+    /// As `--kv-cache` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EightBits::Fp8 => "fp8",
+            EightBits::Int8 => "int8",
+        }
+    }
+
+    /// The largest magnitude that both signs have.
+    const fn largest(self) -> f32 {
+        match self {
+            EightBits::Fp8 => 448.0,
+            EightBits::Int8 => 127.0,
+        }
+    }
+
+    /// The scale under which values of these magnitudes just fit: positive, and finite where `absmax` is.
+    pub fn scale(self, absmax: f32) -> f32 {
+        (absmax / self.largest()).max(LEAST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_value_becomes_the_largest_code() {
+        assert_eq!(EightBits::Fp8.scale(896.0), 2.0);
+        assert_eq!(EightBits::Int8.scale(63.5), 0.5);
+        for number in EightBits::ALL {
+            for absmax in [1e-3, 0.7, 3.1e4, f32::MAX] {
+                let code = absmax / number.scale(absmax);
+                assert!((code / number.largest() - 1.0).abs() < 1e-6, "{number:?} {absmax}");
+            }
+        }
+    }
+
+    #[test]
+    fn scales_can_be_divided_by() {
+        for absmax in [0.0, f32::MIN_POSITIVE, 1e-40, 1e-9] {
+            for number in EightBits::ALL {
+                let scale = number.scale(absmax);
+                assert!(half::f16::from_f32(scale).to_f32() > 0.0, "{number:?} {absmax}: {scale}");
+            }
+        }
+    }
+}

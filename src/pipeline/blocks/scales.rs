@@ -1,0 +1,86 @@
+//! The scales that outputs store of what flows through a block: what engines round inputs, keys and values under. They are
+//! those of the compressed model, found in the pass that makes the next block's inputs.
+
+use std::collections::{HashMap, HashSet};
+
+use super::passes::not_finite;
+use crate::error::Result;
+use crate::export::Measured;
+use crate::model::BlockLayout;
+use crate::numerics::EightBits;
+use crate::numerics::presets::Activations;
+use crate::pipeline::stream::Run;
+use crate::statistics::{Needs, Statistics, largest};
+
+/// Which scales are to be found.
+#[derive(Debug, Default)]
+pub struct Scales {
+    inputs: Option<EightBits>,
+    cache: Option<EightBits>,
+    wanted: HashSet<(String, Measured)>,
+}
+
+impl Scales {
+    /// Those that any of the outputs stores.
+    pub fn of(runs: &[&Run]) -> Scales {
+        let requests = || runs.iter().map(|run| &run.plan.request);
+        let activations = |request: &crate::recipe::Request| request.activations;
+        let of_step = |step: &crate::plan::Step| {
+            let source = step.output.pieces.first().map(|piece| piece.source.clone()).unwrap_or_default();
+            step.scales().map(|(what, _)| (source.clone(), what)).collect::<Vec<_>>()
+        };
+        Scales {
+            inputs: requests().filter_map(activations).find_map(Activations::measured),
+            cache: requests().find_map(|request| request.kv_cache),
+            wanted: runs.iter().flat_map(|run| &run.plan.steps).flat_map(of_step).collect(),
+        }
+    }
+
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
+    /// What must be known of inputs.
+    pub fn needs(&self) -> Needs {
+        Needs { absmax: self.inputs.is_some(), ..Needs::default() }
+    }
+
+    /// Whether the largest keys and values must be known.
+    pub fn key_values(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    /// The scales of a block, from the statistics of its inputs and the largest of its keys and values.
+    ///
+    /// # Errors
+    /// Keys or values that are not finite; inputs have been looked at where they were gathered.
+    pub fn measured(
+        &self,
+        layout: &BlockLayout,
+        inputs: &[Statistics],
+        key_values: [f32; 2],
+    ) -> Result<HashMap<(String, Measured), f32>> {
+        let mut scales = HashMap::new();
+        for linear in &layout.linears {
+            for what in [Measured::Input, Measured::Key, Measured::Value] {
+                let key = (linear.name.clone(), what);
+                if !self.wanted.contains(&key) {
+                    continue;
+                }
+                let (number, absmax) = match what {
+                    Measured::Input => {
+                        (self.inputs, inputs[linear.input].absmax.iter().copied().fold(0.0, largest))
+                    }
+                    Measured::Key => (self.cache, key_values[0]),
+                    Measured::Value => (self.cache, key_values[1]),
+                };
+                if !absmax.is_finite() {
+                    return Err(not_finite(format_args!("{}: what is cached of it", linear.name)));
+                }
+                scales.extend(number.map(|number| (key, number.scale(absmax))));
+            }
+        }
+        Ok(scales)
+    }
+}
