@@ -16,8 +16,9 @@ pub fn model_card(plan: &Plan, command: &str, source: &str) -> String {
     let _ = writeln!(card, "\n# {} · {scheme}\n", title(source));
     let _ = writeln!(
         card,
-        "Made from `{source}` by llmc {}, with no calibration data:\n\n```sh\n{command}\n```",
+        "Made from `{source}` by llmc {}, {}:\n\n```sh\n{command}\n```",
         env!("CARGO_PKG_VERSION"),
+        if plan.recipe.calibration.is_some() { "calibrated" } else { "with no calibration data" },
     );
     card.push_str(&contents(plan));
     card.push_str(&substitutions(plan));

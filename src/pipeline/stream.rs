@@ -108,7 +108,9 @@ impl<'a> Run<'a> {
     /// The measured scales of steps, by the names that they are stored under.
     pub fn scales(&self, steps: &[usize], made: &Made) -> Vec<(String, f32)> {
         let of_step = |step: &Step| {
-            let scale = |(what, part): (_, usize)| Some((step.parts[part].name.clone(), made.scale(&step.output, what)?));
+            let scale = |(what, part): (_, usize)| {
+                Some((step.parts[part].name.clone(), made.scale(&step.output, what)?))
+            };
             step.scales().filter_map(scale).collect::<Vec<_>>()
         };
         steps.iter().flat_map(|&step| of_step(&self.plan.steps[step])).collect()
@@ -235,7 +237,10 @@ impl<'a> Run<'a> {
 /// A scale is asked for where calibration sees nothing.
 pub fn unmeasured(step: &Step) -> Error {
     Error::unsupported(
-        format!("{}: it is in no decoder block, where calibration could measure its scales", step.output.name),
+        format!(
+            "{}: it is in no decoder block, where calibration could measure its scales",
+            step.output.name
+        ),
         "--exclude leaves it dense",
     )
 }

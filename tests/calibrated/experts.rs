@@ -68,6 +68,27 @@ fn an_expert_without_tokens_is_shown_all_of_them_and_reported() {
 }
 
 #[test]
+fn an_expert_without_tokens_has_scales_of_all_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    for (method, name) in [("rtn", "a"), ("gptq", "b")] {
+        let line = format!(
+            "quantize model --scheme w8a8-static --method {method} --data text.txt --samples 8 --seq-len 48 -o {name}"
+        );
+        ok(folder.path(), &line);
+        let made = Checkpoint::open(folder.path().join(name).to_str().unwrap()).unwrap();
+        let scale = |expert: usize, linear: &str| {
+            let name = format!("model.layers.0.mlp.experts.{expert}.{linear}.input_scale");
+            made.activation_scale(&name).unwrap()
+        };
+        assert!(made.activation_scales.keys().all(|name| made.activation_scale(name).unwrap() > 1e-4));
+        // What all tokens have, the others have at most.
+        assert!((0..8).all(|expert| scale(expert, "up_proj") <= scale(UNSEEN, "up_proj")), "{method}");
+        assert_eq!(scale(UNSEEN, "gate_proj"), scale(UNSEEN, "up_proj"));
+    }
+}
+
+#[test]
 fn where_few_tokens_are_enough_none_are_not() {
     let folder = tempfile::tempdir().unwrap();
     material(folder.path());

@@ -107,6 +107,18 @@ fn interrupted_by_the_user_it_says_how_to_go_on() {
 }
 
 #[test]
+fn scales_are_as_if_it_had_never_stopped() {
+    let line = GPTQ.replace("w4a16 --group-size 16", "w8a8-static --kv-cache fp8");
+    let whole = whole(&line);
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    for point in [Point::Within(2), Point::Done(4)] {
+        stop(folder.path(), &line, "out.partial", point, "-KILL");
+    }
+    check_resumed(folder.path(), &line, &whole, 5);
+}
+
+#[test]
 fn methods_that_train_go_on_too() {
     let line = GPTQ.replace("gptq", "autoround --set autoround.iters=3 --set autoround.batch_size=2");
     let line = line.replace("--samples 16", "--samples 8");

@@ -22,7 +22,6 @@ pub use runner::{Material, Runner};
 
 use super::journal::Journal;
 use super::made::Made;
-use scales::Scales;
 use super::stream::{Run, unmeasured};
 use super::{Options, Workspace};
 use crate::error::Result;
@@ -30,6 +29,7 @@ use crate::io::Checkpoint;
 use crate::numerics::Scheme;
 use crate::plan::Action;
 use crate::recipe::Request;
+use scales::Scales;
 
 /// The loop's surroundings, which no block changes.
 pub(super) struct Blocks<'a> {
@@ -92,7 +92,10 @@ impl<'a> Blocks<'a> {
     pub fn refuse_unmeasured(&self, run: &Run) -> Result<()> {
         let in_blocks = self.all_steps(run);
         let steps = run.plan.steps.iter().enumerate();
-        match steps.filter(|(index, _)| !in_blocks.contains(index)).find(|(_, step)| !step.measured.is_empty()) {
+        match steps
+            .filter(|(index, _)| !in_blocks.contains(index))
+            .find(|(_, step)| !step.measured.is_empty())
+        {
             None => Ok(()),
             Some((_, step)) => Err(unmeasured(step)),
         }

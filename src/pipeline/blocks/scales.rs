@@ -1,5 +1,6 @@
 //! The scales that outputs store of what flows through a block: what engines round inputs, keys and values under. They are
-//! those of the compressed model, found in the pass that makes the next block's inputs.
+//! found in the pass that makes the next block's inputs: of the compressed weights, but for methods that take rows by
+//! themselves, which round after that pass.
 
 use std::collections::{HashMap, HashSet};
 
