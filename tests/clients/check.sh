@@ -24,12 +24,17 @@ record(sys.argv[2], sys.argv[3], "llmc", f"quantize {sys.argv[4]}, verify, conve
 P
 }
 
+# What static scales are measured on.
+measured="--data $text --samples 1 --seq-len 256"
 # NAME FLAGS, one export a line.
 transformers_exports='
 ct-w4a16       --scheme w4a16 --group-size 64 --symmetric --format compressed-tensors
 ct-w4a16-asym  --scheme w4a16 --group-size 64 --asymmetric --method mse --format compressed-tensors
 ct-w8a16       --scheme w8a16 --format compressed-tensors
 ct-fp8         --scheme fp8 --format compressed-tensors
+ct-w8a8-static --scheme w8a8-static '"$measured"' --format compressed-tensors
+ct-fp8-static  --scheme fp8-static --kv-cache fp8 '"$measured"' --format compressed-tensors
+ct-cache       --kv-cache fp8 '"$measured"' --format compressed-tensors
 ct-nvfp4       --scheme nvfp4 --format compressed-tensors
 ct-mxfp4       --scheme mxfp4 --format compressed-tensors
 gptq           --scheme w4a16 --group-size 64 --symmetric --format gptq

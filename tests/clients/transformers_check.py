@@ -9,7 +9,7 @@ WORK/base is the model before quantization: how far the twin is from it is the p
 compressed-tensors is read twice: at load (`dequantize=True`, which multiplies in the checkpoint's bfloat16), and by the engine's own
 modules (in float32; 4-bit floats only work in bfloat16 there, so the twin runs in bfloat16 too). GPTQ and AWQ go through
 gptqmodel, whose CPU kernels round every weight to float16 first. Where the scheme quantizes activations too, the engine's modules
-do so and the twin does not: only decoding at load is judged then.
+do so and the twin does not: only decoding at load is judged then. Static scales have no place in that: their exports are read by the modules alone.
 
 Asymmetric 4-bit integers are read at load only: compressed-tensors 0.20 packs zero points when it writes, but makes room for
 unpacked ones when its modules are made on the meta device, so that transformers refuses every such file, its own too.
@@ -51,11 +51,15 @@ def ways(path):
     groups = list(quantization["config_groups"].values())
     four_bit_floats = any("fp4" in group["format"] for group in groups)
     rounding = "bfloat16" if four_bit_floats else "float32"
-    if any(group.get("input_activations") for group in groups) and not four_bit_floats:
+    activations = [group["input_activations"] for group in groups if group.get("input_activations")]
+    activations += [quantization["kv_cache_scheme"]] if quantization["kv_cache_scheme"] else []
+    if activations and not four_bit_floats:
         rounding = "activations"
     dtype = torch.bfloat16 if four_bit_floats else torch.float32
     at_load = ("transformers, dequantized at load", "bfloat16", torch.float32)
     at_load = (*at_load, {"quantization_config": CompressedTensorsConfig(dequantize=True)})
+    if any(not each["dynamic"] for each in activations):  # read at load, it has no place for their scales
+        return [("transformers", rounding, dtype, {})]
     packed_zero_points = any(not group["weights"]["symmetric"] for group in groups)
     return [at_load] if packed_zero_points else [at_load, ("transformers", rounding, dtype, {})]
 
