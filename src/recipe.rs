@@ -57,6 +57,9 @@ pub struct Recipe {
     /// Other schemes for some tensors; the first that matches counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
+    /// Schemes are chosen linear by linear, so that this is not exceeded and least is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// What is done to the weights, in order: rewritings, then one quantization. None: rounding to nearest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
@@ -77,6 +80,21 @@ pub struct Override {
     /// Without zero points.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub symmetric: Option<bool>,
+}
+
+/// How large the output may become: `bpw` or `size`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Bits per weight of what is quantized, scales included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bpw: Option<f64>,
+    /// Bytes of all weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Presets to choose from, the smallest first; none: those of the recipe's kind of scheme that suffice.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schemes: Vec<String>,
 }
 
 /// What an override leaves tensors as they are with.
@@ -116,6 +134,7 @@ impl Default for Recipe {
             kv_cache: None,
             calibration: None,
             overrides: Vec::new(),
+            budget: None,
             stages: Vec::new(),
         }
     }

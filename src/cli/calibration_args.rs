@@ -39,7 +39,7 @@ pub struct KnowledgeArguments {
     /// Text.
     #[command(flatten)]
     pub calibration: CalibrationArguments,
-    /// In the place of --data: statistics of `llmc calibrate` (several add up), or an importance matrix.gguf (repeatable)
+    /// In the place of --data: what `llmc calibrate` has gathered, or an importance matrix (repeatable)
     #[arg(long, value_name = "PATH", conflicts_with = "data")]
     stats: Vec<PathBuf>,
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use indicatif::{HumanBytes, ProgressBar};
 use serde_json::{Value, json};
 
-use super::{Context, coverage};
+use super::{Context, budget, coverage};
 use crate::calib::data::Watch;
 use crate::calib::{Calibration, Known, Samples};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use crate::plan::{Action, Plan};
 use crate::recipe::Recipe;
 
 /// Where the output goes.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct OutputArguments {
     /// Output folder (or .gguf file) [default: named after the model]
     #[arg(short, long, value_name = "PATH")]
@@ -58,6 +58,7 @@ pub fn run(
         return Err(Error::usage("--min-coverage without text to count", "name one with --data"));
     }
     let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, context.open(model)?)?);
+    let (recipe, drawn) = spend(model, recipe, output, &checkpoint, context)?;
     let recipes = recipe.per_format();
     let plans = recipes.iter().map(|recipe| super::plan::make(recipe, &checkpoint, context));
     let mut plans = plans.collect::<Result<Vec<Plan>>>()?;
@@ -70,9 +71,11 @@ pub fn run(
     }
     let input = pipeline::input_digest(&checkpoint, &context.interrupted)?;
     let calibration = recipe.calibration.as_ref();
-    let knowledge =
-        calibration.map(|calibration| Knowledge::find(calibration, &plans[0], &checkpoint, &input, context));
-    let knowledge = knowledge.transpose()?;
+    let find = |calibration| Knowledge::find(calibration, &plans[0], &checkpoint, &input, context);
+    let knowledge = match drawn {
+        Some(samples) => Some(Knowledge::Text(samples)),
+        None => calibration.map(find).transpose()?,
+    };
     for plan in &mut plans {
         plan.metadata = pipeline::provenance(plan, &checkpoint, &input);
         let digest = knowledge.as_ref().map(|knowledge| knowledge.digest().to_owned());
@@ -91,6 +94,29 @@ pub fn run(
     }
     report(&targets, &checkpoint, &outcome, start, context)?;
     coverage::check(&outcome.blocks, min_coverage)
+}
+
+/// The recipe with its budget spent, where it has one, and the text that this took.
+pub fn spend(
+    model: &str,
+    recipe: &Recipe,
+    output: &OutputArguments,
+    checkpoint: &Arc<Checkpoint>,
+    context: &Context,
+) -> Result<(Recipe, Option<Samples>)> {
+    let (Some(_), Some(calibration)) = (&recipe.budget, &recipe.calibration) else {
+        return Ok((recipe.clone(), None));
+    };
+    if recipe.per_format().len() > 1 {
+        let hint = "schemes take different space in each: make one at a time";
+        return Err(Error::usage("a budget for several formats", hint));
+    }
+    let plan = Plan::new(&Recipe { budget: None, ..recipe.clone() }, checkpoint)?;
+    let mut file = output.output.clone().unwrap_or_else(|| default_target(model, &plan, false));
+    file.as_mut_os_string().push(".sensitivity.json");
+    let samples = draw(calibration, checkpoint, context)?;
+    let spent = budget::spend(recipe, &samples, &file, !output.no_resume, checkpoint, context)?;
+    Ok((spent, Some(samples)))
 }
 
 /// What is known of the model's inputs, or can be found out.

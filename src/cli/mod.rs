@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, its arguments and its `run`. Results go to stdout, all else to stderr.
 
 mod bench;
+mod budget;
 mod calibrate;
 pub mod calibration_args;
 mod completions;

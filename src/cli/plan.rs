@@ -8,6 +8,7 @@ use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
 
 use super::Context;
+use super::job::{self, OutputArguments};
 use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
 use crate::io::Checkpoint;
@@ -33,8 +34,10 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let recipe = arguments.recipe.recipe()?;
     let opened = context.open(&arguments.model)?;
+    let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, opened)?);
+    let (recipe, _) =
+        job::spend(&arguments.model, &recipe, &OutputArguments::default(), &checkpoint, context)?;
     let recipes = recipe.per_format();
-    let checkpoint = Arc::new(pipeline::untie(&recipes[0].resolve()?, opened)?);
     recipes.iter().try_for_each(|recipe| print(&make(recipe, &checkpoint, context)?, &checkpoint, context))
 }
 

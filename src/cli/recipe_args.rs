@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::method::METHODS;
 use crate::numerics::presets::PRESETS;
-use crate::recipe::{CALIBRATED_4_BITS, Override, Recipe, Stage};
+use crate::recipe::{Budget, CALIBRATED_4_BITS, Override, Recipe, Stage};
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
 pub fn catalogue(examples: &str) -> String {
@@ -62,8 +62,17 @@ pub struct RecipeArguments {
     overrides: Vec<Override>,
     /// Scales for keys and values that engines cache in 8 bits, measured on --data: fp8 (vLLM, SGLang, transformers), int8
     /// (transformers; vLLM has no kernel for it)
-    #[arg(long, value_name = "TYPE", value_parser = ["fp8", "int8"])]
+    #[arg(long, value_name = "TYPE", hide_short_help = true, value_parser = ["fp8", "int8"])]
     kv_cache: Option<String>,
+    /// Mixed precision: the schemes that lose least within so many bits per weight, measured on --data
+    #[arg(long, value_name = "BITS", conflicts_with = "target_size")]
+    target_bpw: Option<f64>,
+    /// The same with the size of all weights: 80MB, 4GB
+    #[arg(long, value_name = "SIZE", hide_short_help = true, value_parser = parse_size)]
+    target_size: Option<u64>,
+    /// What --target-bpw and --target-size choose from, the smallest first: w3a16,w4a16,w8a16 [default: what suffices]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', hide_short_help = true)]
+    choices: Vec<String>,
     /// Any key of a recipe: group_size=64, gptq.damping=0.05 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -115,6 +124,7 @@ impl RecipeArguments {
             kv_cache: self.kv_cache.clone(),
             calibration: calibration.then(|| self.knowledge.over(Calibration::default())),
             overrides: self.overrides.clone(),
+            budget: self.budget()?,
             stages: stages.unwrap_or_else(|| base.stages.clone()),
             ..base
         };
@@ -122,17 +132,29 @@ impl RecipeArguments {
         Ok(recipe)
     }
 
+    fn budget(&self) -> Result<Option<Budget>> {
+        let budget = Budget { bpw: self.target_bpw, size: self.target_size, schemes: self.choices.clone() };
+        match (budget.bpw, budget.size, self.choices.is_empty()) {
+            (None, None, true) => Ok(None),
+            (None, None, false) => {
+                Err(Error::usage("--choices without a budget", "say how much: --target-bpw 4.5"))
+            }
+            _ => Ok(Some(budget)),
+        }
+    }
+
     /// What the flags start from: `--bits` stands for a method too, the better one where there is text to calibrate on.
     fn base(&self) -> Result<Recipe> {
         let of = |scheme: String, stages| Recipe { scheme: Some(scheme), stages, ..Recipe::default() };
+        let budget = self.target_bpw.is_some() || self.target_size.is_some();
+        let four = self.bits.as_deref().map_or(budget && self.scheme.is_none(), |bits| bits == "4");
         match (&self.bits, &self.scheme, self.knowledge.any()) {
-            (Some(bits), _, true) if bits == "4" && self.method.is_none() => {
-                Recipe::shipped(CALIBRATED_4_BITS)
-            }
+            (_, _, true) if four && self.method.is_none() => Recipe::shipped(CALIBRATED_4_BITS),
             (Some(bits), _, true) => Ok(of(format!("w{bits}a16"), vec![Stage::new("gptq")])),
             (Some(bits), _, false) => Ok(of(format!("w{bits}a16"), vec![Stage::new("mse")])),
             (None, Some(scheme), _) => Ok(of(scheme.to_lowercase(), Vec::new())),
             (None, None, _) if self.kv_cache.is_some() => Ok(Recipe::default()),
+            (None, None, _) if budget => Ok(of("w4a16".to_owned(), Vec::new())),
             (None, None, _) => Err(Error::usage("neither --bits nor --scheme", "--bits 4 is a good start")),
         }
     }

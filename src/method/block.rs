@@ -128,17 +128,27 @@ pub trait Trainable: Send + Sync + std::fmt::Debug {
 
 /// ‖(W − Q)·X‖ / ‖W·X‖ over the inputs X that the statistics are of; the error of the weights alone where there are none.
 pub fn relative_error(w: ArrayView2<f32>, q: &QTensor, statistics: Option<&Statistics>) -> f64 {
-    let error = q.values() - w;
-    let power = |values: ArrayView2<f32>| match statistics {
-        Some(Statistics { gram: Some(gram), .. }) => linalg::quadratic(values, gram.view()),
+    let whole = output_power(w, statistics);
+    if whole > 0.0 { (error_power(w, q, statistics) / whole).sqrt() } else { 0.0 }
+}
+
+/// ‖(W − Q)·X‖², as [`relative_error`] takes it.
+pub fn error_power(w: ArrayView2<f32>, q: &QTensor, statistics: Option<&Statistics>) -> f64 {
+    let mut error = q.values();
+    error -= &w;
+    output_power(error.view(), statistics)
+}
+
+/// ‖W·X‖² where the Gram matrix of the inputs is known, Σ w²·x² where the squares of their columns are, else ‖W‖².
+fn output_power(w: ArrayView2<f32>, statistics: Option<&Statistics>) -> f64 {
+    match statistics {
+        Some(Statistics { gram: Some(gram), .. }) => linalg::quadratic(w, gram.view()).max(0.0),
         Some(Statistics { sum_squares, .. }) if !sum_squares.is_empty() => {
             let row = |row: ArrayView1<f32>| {
                 row.iter().zip(sum_squares).map(|(w, h)| f64::from(w * w) * h).sum::<f64>()
             };
-            values.rows().into_iter().map(row).sum()
+            w.rows().into_iter().map(row).sum()
         }
-        _ => values.iter().map(|value| f64::from(value * value)).sum(),
-    };
-    let whole = power(w);
-    if whole > 0.0 { (power(error.view()) / whole).max(0.0).sqrt() } else { 0.0 }
+        _ => w.iter().map(|value| f64::from(value * value)).sum(),
+    }
 }

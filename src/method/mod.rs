@@ -3,7 +3,7 @@
 mod block;
 mod parameters;
 
-pub use block::{Block, Linear, Norm, Trainable, relative_error};
+pub use block::{Block, Linear, Norm, Trainable, error_power, relative_error};
 pub use parameters::{nearest_key, parse, unknown_key};
 
 use ndarray::Array2;

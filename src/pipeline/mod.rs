@@ -16,6 +16,7 @@ mod journal;
 mod made;
 mod output;
 mod recorded;
+mod sensitivity;
 mod stream;
 mod verify;
 
@@ -42,6 +43,7 @@ use made::Made;
 pub use output::check_target;
 use output::{OutputFiles, Workspace};
 use recorded::{RECORD, Record};
+pub use sensitivity::sensitivity;
 use stream::{NonFinites, Run, input_bytes};
 pub use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};
 

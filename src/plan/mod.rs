@@ -1,5 +1,6 @@
 //! `Recipe` × `Checkpoint` → `Plan`: every tensor, what becomes of it and why, before any work.
 
+mod budget;
 mod fuse;
 mod globs;
 mod roles;
@@ -18,6 +19,7 @@ use crate::numerics::{Granularity, Number, Scheme};
 use crate::recipe::{Recipe, Request};
 use crate::tensor::{BlockType, DType};
 
+pub use budget::{Allotment, Sensitivity, group};
 use globs::Globs;
 pub use roles::Role;
 use roles::{cached, role};
@@ -99,6 +101,17 @@ impl Plan {
         plan.refuse_nothing()?;
         plan.refuse_no_cache()?;
         Ok(plan)
+    }
+
+    /// What each quantized source becomes, by its name, and the number of its [`Step::fused`].
+    pub fn schemes(&self) -> HashMap<&str, (Scheme, Option<usize>)> {
+        let mut schemes = HashMap::new();
+        for step in &self.steps {
+            let Action::Quantize(scheme) = step.action else { continue };
+            schemes
+                .extend(step.output.pieces.iter().map(|piece| (piece.source.as_str(), (scheme, step.fused))));
+        }
+        schemes
     }
 
     /// Bytes of weights that will be stored.

@@ -117,6 +117,7 @@ impl Plan {
             "tensors": self.steps.iter().map(step_json).collect::<Vec<_>>(),
             "bytes": total.bytes,
             "bits_per_weight": total.bits_per_weight(),
+            "quantized_bits_per_weight": self.quantized().bits_per_weight(),
         })
     }
 }

@@ -47,6 +47,7 @@ impl Recipe {
         let (rewriting, method) = self.build_stages(&schemes)?;
         let activations = preset.and_then(|preset| preset.activations);
         let kv_cache = self.kv_cache.as_deref().map(parse_kv_cache).transpose()?;
+        self.refuse_budget()?;
         self.refuse_uncalibrated(&rewriting, &method)?;
         self.refuse_unmeasured(activations)?;
         let rowwise = match method.scope() {
@@ -97,6 +98,21 @@ impl Recipe {
                 let hint = "name some with --data FILE; --data self lets the model write it";
                 Err(Error::usage(what, hint))
             }
+        }
+    }
+
+    /// A budget is spent by what a text shows of the linears, in one format.
+    fn refuse_budget(&self) -> Result<()> {
+        let Some(budget) = &self.budget else { return Ok(()) };
+        let text = self.calibration.as_ref().is_some_and(|calibration| calibration.statistics.is_empty());
+        if !text {
+            let hint = "name some with --data FILE; --data self lets the model write it";
+            return Err(Error::usage("a budget needs text to measure on what linears lose", hint));
+        }
+        match (budget.bpw, budget.size) {
+            (Some(bpw), None) if bpw > 0.0 => Ok(()),
+            (None, Some(_)) => Ok(()),
+            _ => Err(Error::usage("a budget is bits per weight, or a size", "for example --target-bpw 4.5")),
         }
     }
 

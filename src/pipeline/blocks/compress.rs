@@ -205,7 +205,7 @@ impl Blocks<'_> {
 
     fn load_linear(&self, place: &LinearPlace, report: &mut BlockReport) -> Result<method::Linear> {
         let values = self.read(&place.name, report)?;
-        let scheme = self.schemes.get(&place.name).copied();
+        let scheme = self.schemes.get(place.name.as_str()).map(|(scheme, _)| *scheme);
         let bias = place.bias.as_deref().map(|name| self.read(name, report)).transpose()?;
         Ok(method::Linear {
             name: place.name.clone(),
@@ -249,7 +249,7 @@ impl Blocks<'_> {
 
     /// The extents that schemes need, of all linears that share theirs.
     fn set_extents(&self, block: &mut method::Block) -> Result<()> {
-        let group = |linear: &method::Linear| self.fused.get(&linear.name).copied();
+        let group = |linear: &method::Linear| self.schemes.get(linear.name.as_str())?.1;
         let mut extents: Vec<Option<Extent>> = Vec::new();
         for linear in &block.linears {
             let needed = linear.scheme.is_some_and(|scheme| scheme.needs_extent());

@@ -16,6 +16,7 @@ mod weights;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+pub use chain::Chain;
 pub use passes::BATCH_TOKENS;
 pub use report::{BlockReport, ExpertReport, LinearReport};
 pub use runner::{Material, Runner};
@@ -27,17 +28,14 @@ use super::{Options, Workspace};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
-use crate::plan::Action;
 use crate::recipe::Request;
 use scales::Scales;
 
 /// The loop's surroundings, which no block changes.
 pub(super) struct Blocks<'a> {
     runner: Runner<'a>,
-    /// What each linear becomes, by the name of its weight.
-    schemes: HashMap<String, Scheme>,
-    /// Linears that share their extent.
-    fused: HashMap<String, usize>,
+    /// What each linear becomes, by the name of its weight, and a number that linears share which share their extent.
+    schemes: HashMap<&'a str, (Scheme, Option<usize>)>,
     request: &'a Request,
     /// What outputs store of what flows through.
     scales: Scales,
@@ -59,17 +57,10 @@ impl<'a> Blocks<'a> {
     ) -> Result<Self> {
         let run = runs[0];
         let runner = Runner::new(checkpoint, material, ends, options)?;
-        let (mut schemes, mut fused) = (HashMap::new(), HashMap::new());
-        for step in &run.plan.steps {
-            let Action::Quantize(scheme) = step.action else { continue };
-            for piece in &step.output.pieces {
-                schemes.insert(piece.source.clone(), scheme);
-                fused.extend(step.fused.map(|group| (piece.source.clone(), group)));
-            }
-        }
+        let schemes = run.plan.schemes();
         let (request, allow_nonfinite) = (&run.plan.request, run.plan.recipe.allow_nonfinite);
         let scales = Scales::of(runs);
-        Ok(Blocks { runner, schemes, fused, request, scales, allow_nonfinite })
+        Ok(Blocks { runner, schemes, request, scales, allow_nonfinite })
     }
 
     /// Carries the recipe out, block by block, from the first that any of the journals does not have.

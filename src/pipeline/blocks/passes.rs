@@ -137,22 +137,55 @@ impl Runner<'_> {
         if let Some(watch) = watch {
             backend.watch(watch);
         }
+        self.forward(index, &backend, weights, input, |tokens, values| {
+            let Some(output) = output else { return Ok(()) };
+            match watched || values.iter().all(|value| value.is_finite()) {
+                true => output.write(tokens, values),
+                false => Err(not_finite(format_args!("block {index}: its outputs"))),
+            }
+        })?;
+        Ok(backend.seen())
+    }
+
+    /// How far a block's outputs with these weights are from others: the mean over tokens of ‖y′ − y‖² / ‖y‖².
+    pub fn distance(
+        &self,
+        index: usize,
+        weights: &dyn Weights,
+        input: &Chain,
+        reference: &Chain,
+    ) -> Result<f64> {
+        let mut total = 0.0;
+        self.forward(index, &Cpu::new(cpu::Activations::F32), weights, input, |tokens, values| {
+            let reference = reference.read(tokens)?;
+            let width = self.config.hidden;
+            total += values.chunks(width).zip(reference.chunks(width)).map(relative_square).sum::<f64>();
+            Ok(())
+        })?;
+        Ok(total / self.batches.tokens().max(1) as f64)
+    }
+
+    /// Runs the calibration set through a block, and hands over its outputs, a batch at a time, with the tokens' numbers.
+    fn forward<B: Backend>(
+        &self,
+        index: usize,
+        backend: &B,
+        weights: &dyn Weights,
+        input: &Chain,
+        mut take: impl FnMut(&Range<usize>, &[f32]) -> Result<()>,
+    ) -> Result<()> {
         if self.batches.tokens() == 0 {
-            return Ok(backend.seen());
+            return Ok(());
         }
-        let block = Block::load(&backend, &self.config, weights, index)?;
+        let block = Block::load(backend, &self.config, weights, index)?;
         for batch in &self.batches.batches {
             check_interrupted(self.options)?;
             let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
             let x = backend.tensor(tokens.len(), self.config.hidden, &input.read(&tokens)?)?;
-            let y = block.forward(&backend, x, &self.config.rotations(&spans), &spans, None)?;
-            let Some(output) = output else { continue };
-            backend.read(&y, |values| match watched || values.iter().all(|value| value.is_finite()) {
-                true => output.write(&tokens, values),
-                false => Err(not_finite(format_args!("block {index}: its outputs"))),
-            })??;
+            let y = block.forward(backend, x, &self.config.rotations(&spans), &spans, None)?;
+            backend.read(&y, |values| take(&tokens, values))??;
         }
-        Ok(backend.seen())
+        Ok(())
     }
 
     /// Gathers statistics, and where an expert was sent too few tokens, those of all tokens instead.
@@ -203,6 +236,15 @@ impl Runner<'_> {
         }
         experts
     }
+}
+
+/// ‖y′ − y‖² / ‖y‖²; of a token without any output: 0.
+fn relative_square((found, reference): (&[f32], &[f32])) -> f64 {
+    let square =
+        |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
+    let whole = square(&mut reference.iter().copied());
+    let off = square(&mut found.iter().zip(reference).map(|(found, y)| found - y));
+    if whole > 0.0 { off / whole } else { 0.0 }
 }
 
 /// Inputs that are not finite make every statistic worthless.

@@ -1,0 +1,186 @@
+//! How much each group of linears that engines run as one loses with fewer bits: what mixed precision is decided by.
+//!
+//! A block is run over the calibration text as it is, and once more for each group, with the group's weights rounded to the
+//! first choice. What that changes of the block's outputs y, the mean over tokens of ‖y′ − y‖² / ‖y‖², is measured; for the
+//! other choices it is taken to grow with Σ (w − q)²·x², the error of the weights as the squares x² of their inputs weigh it.
+//! Relative to the residual stream, the errors of blocks add up.
+//!
+//! The result is kept in a file, so that another budget, or a run that was stopped later, need not measure again.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::blocks::{BlockReport, Chain, Material, Runner};
+use super::journal::Journal;
+use super::made::Made;
+use super::output::Workspace;
+use super::{Options, input_digest};
+use crate::calib::observe::{Seen, Watch};
+use crate::error::{Error, Result};
+use crate::export::{SINGLE_FILE_NAME, pretty};
+use crate::io::Checkpoint;
+use crate::method::{self, Linear, Method, error_power};
+use crate::model::{LinearPlace, Weights};
+use crate::numerics::{Extent, Scheme};
+use crate::plan::{Plan, Sensitivity, group};
+use crate::statistics::Needs;
+use crate::tensor::Weight;
+
+/// Tokens that suffice: what is measured is a mean over all of them.
+const TOKENS: usize = 8192;
+
+/// What is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    /// Of the model, the text and the choices.
+    key: String,
+    sensitivity: Sensitivity,
+}
+
+/// Measures, or reads what an earlier run has measured: for each group of linears (see [`group`]) what is lost as each of
+/// the choices, the plans of the whole model, the smallest first.
+///
+/// # Errors
+/// An architecture that llmc cannot run; inputs that are not finite; whatever reading and writing meet. An interrupted run is
+/// gone on from.
+pub fn sensitivity(
+    choices: &[Plan],
+    sequences: &[Vec<u32>],
+    file: &Path,
+    checkpoint: &Arc<Checkpoint>,
+    options: &Options,
+) -> Result<Sensitivity> {
+    let sequences = spread(sequences);
+    let key = key(choices, &sequences, &input_digest(checkpoint, options.interrupted)?);
+    if let Some(kept) = read(file).filter(|kept| kept.key == key) {
+        return Ok(kept.sensitivity);
+    }
+    let workspace = Workspace::open(file, true)?;
+    let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
+    let material = Material { sequences: &sequences, expert_tokens: 1, known: None };
+    let ends = Made::default();
+    let runner = Runner::new(checkpoint, material, &ends, options)?;
+    let schemes = choices.iter().map(Plan::schemes).collect::<Vec<_>>();
+    let of =
+        |linear: &str| schemes.iter().map(|schemes| schemes.get(linear).map(|(scheme, _)| *scheme)).collect();
+    let survey = Survey { runner: &runner, method: choices[0].request.rowwise.as_ref(), schemes: &of };
+    runner.each_block(&workspace, &[&journal], false, |index, input, output| {
+        let measured = survey.block(index, &input[0], &output[0])?;
+        workspace.write(&block_file(index), &pretty(&serde_json::json!(measured)))?;
+        Ok(BlockReport::of(index))
+    })?;
+    let blocks =
+        (0..runner.layouts.len()).map(|index| read_json::<Sensitivity>(&workspace.path(&block_file(index))));
+    let sensitivity = blocks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    let kept = Kept { key, sensitivity };
+    workspace.write(SINGLE_FILE_NAME, &pretty(&serde_json::json!(kept)))?;
+    workspace.publish()?;
+    Ok(kept.sensitivity)
+}
+
+/// Sequences from all over the set, of [`TOKENS`] together.
+fn spread(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    let tokens: usize = sequences.iter().map(Vec::len).sum();
+    let every = tokens.div_ceil(TOKENS).max(1);
+    sequences.iter().step_by(every).cloned().collect()
+}
+
+fn key(choices: &[Plan], sequences: &[Vec<u32>], model: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{}\n{model}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    for plan in choices {
+        hasher.update(plan.recipe.to_toml().as_bytes());
+    }
+    for token in sequences.iter().flatten() {
+        hasher.update(&token.to_le_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+fn block_file(index: usize) -> String {
+    format!("sensitivity-{index}.json")
+}
+
+/// What an earlier run has kept; a file that is not what this version writes is measured anew.
+fn read(file: &Path) -> Option<Kept> {
+    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::malformed(path, "what was measured", e, "--no-resume measures it again"))
+}
+
+/// What measuring a block takes.
+struct Survey<'a> {
+    runner: &'a Runner<'a>,
+    method: &'a dyn Method,
+    /// What a linear becomes as each choice; `None` where it stays dense.
+    schemes: &'a (dyn Fn(&str) -> Vec<Option<Scheme>> + Sync),
+}
+
+impl Survey<'_> {
+    /// The groups of a block; its outputs go into `reference`.
+    fn block(&self, index: usize, input: &Chain, reference: &Chain) -> Result<Sensitivity> {
+        let watch = Watch { needs: Needs::IMPORTANCE, ..Watch::default() };
+        let seen = self.runner.gather(index, &self.runner.weights(), input, watch, Some(reference))?.seen;
+        let mut groups: std::collections::BTreeMap<String, Vec<&LinearPlace>> = Default::default();
+        for place in &self.runner.layouts[index].linears {
+            if (self.schemes)(&place.name).iter().any(Option::is_some) {
+                groups.entry(group(&place.name)).or_default().push(place);
+            }
+        }
+        let measure = |(group, places): (String, Vec<&LinearPlace>)| {
+            let (coarsest, errors) = self.round(index, &places, &seen)?;
+            let weights = self.runner.weights().with(&coarsest, false);
+            let distance = self.runner.distance(index, &weights, input, reference)?;
+            Ok((group, proportional(distance, &errors)))
+        };
+        groups.into_iter().map(measure).collect()
+    }
+
+    /// The linears as the first choice, and the error of their weights as each.
+    fn round(&self, index: usize, places: &[&LinearPlace], seen: &Seen) -> Result<(method::Block, Vec<f64>)> {
+        let rounded = places.par_iter().map(|place| self.round_linear(place, seen));
+        let (mut linears, mut totals) = (Vec::new(), Vec::new());
+        for (coarsest, errors) in rounded.collect::<Result<Vec<_>>>()? {
+            linears.extend(coarsest);
+            totals.resize(errors.len(), 0.0);
+            totals.iter_mut().zip(errors).for_each(|(total, error)| *total += error);
+        }
+        Ok((method::Block { index, linears, ..method::Block::default() }, totals))
+    }
+
+    fn round_linear(&self, place: &LinearPlace, seen: &Seen) -> Result<(Option<Linear>, Vec<f64>)> {
+        let matrix = self.runner.weights().matrix(&place.name)?;
+        let values = matrix.read(0..matrix.shape()[0])?.into_values();
+        let (mut coarsest, mut errors) = (None, Vec::new());
+        for (choice, scheme) in (self.schemes)(&place.name).into_iter().enumerate() {
+            let Some(scheme) = scheme else {
+                errors.push(0.0);
+                continue;
+            };
+            let linear = Linear::alone(&place.name, scheme, Weight::Dense(values.clone()));
+            let extent = scheme.needs_extent().then(|| Extent::of(values.as_slice().unwrap_or_default()));
+            let mut alone =
+                method::Block { linears: vec![Linear { extent, ..linear }], ..Default::default() };
+            self.method.apply(&mut alone)?;
+            let Some(Linear { weight: Weight::Quantized(q), .. }) = alone.linears.first() else { continue };
+            errors.push(error_power(values.view(), q, seen.inputs[place.input].as_ref()));
+            coarsest = coarsest.or_else(|| alone.linears.pop().filter(|_| choice == 0));
+        }
+        matrix.release();
+        Ok((coarsest, errors))
+    }
+}
+
+/// What is lost as each choice, where the first loses `distance`.
+fn proportional(distance: f64, errors: &[f64]) -> Vec<f64> {
+    let first = errors.first().copied().unwrap_or(0.0);
+    let gain = if first > 0.0 { distance / first } else { 0.0 };
+    errors.iter().map(|error| gain * error).collect()
+}
