@@ -52,7 +52,7 @@ pub struct RecipeArguments {
     #[arg(long, value_name = "TYPE")]
     dtype: Option<String>,
     /// Quantize tensors matching this glob even where a rule leaves them alone (repeatable)
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, hide_short_help = true, value_name = "GLOB")]
     include: Vec<String>,
     /// Leave tensors matching this glob alone (repeatable)
     #[arg(long, value_name = "GLOB")]
@@ -77,10 +77,10 @@ pub struct RecipeArguments {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Make every substitution an error
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     strict: bool,
     /// Start from an input that is quantized already
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     dequantize: bool,
     #[command(flatten)]
     pub knowledge: KnowledgeArguments,
