@@ -11,19 +11,40 @@ use crate::model::Model;
 /// The expert that no token reaches.
 const UNSEEN: usize = 7;
 
+/// Where a family keeps its experts.
+struct Family {
+    model: fn() -> Model,
+    experts: &'static str,
+    router: &'static str,
+    linears: [&'static str; 3],
+}
+
+const QWEN3: Family = Family {
+    model: || Model::of("tiny-qwen3-moe"),
+    experts: "model.layers.0.mlp.experts",
+    router: "model.layers.0.mlp.gate.weight",
+    linears: ["gate_proj", "up_proj", "down_proj"],
+};
+const MIXTRAL: Family = Family {
+    model: || Model::of("tiny-qwen3-moe").as_mixtral(),
+    experts: "model.layers.0.block_sparse_moe.experts",
+    router: "model.layers.0.block_sparse_moe.gate.weight",
+    linears: ["w1", "w3", "w2"],
+};
+
 /// Of the router's eight rows two are the opposites of two others, and the last is zero: whatever the input, two of those
 /// four logits are above the last one's, and two experts are chosen.
-fn material(folder: &Path) {
+fn material(folder: &Path, family: &Family) {
     let router = |values: &mut [f32], cols: usize| {
         for (row, opposite) in [(0, 2), (1, 3)] {
             (0..cols).for_each(|col| values[opposite * cols + col] = -values[row * cols + col]);
         }
         values[UNSEEN * cols..].fill(0.0);
     };
-    Model::of("tiny-qwen3-moe").edit("model.layers.0.mlp.gate.weight", router).write(folder);
+    (family.model)().edit(family.router, router).write(folder);
 }
 
-fn check(folder: &Path, method: &str, expert_tokens: u64) {
+fn check(folder: &Path, family: &Family, method: &str, expert_tokens: u64) {
     let name = &method[..3];
     let line = format!(
         "quantize model --scheme w4a16 --group-size 32 --data text.txt --samples 8 --seq-len 48 --json -o {name} \
@@ -48,8 +69,8 @@ fn check(folder: &Path, method: &str, expert_tokens: u64) {
     ok(folder, &format!("verify {name}"));
     ok(folder, &format!("verify {name} --against model"));
     let made = Checkpoint::open(folder.join(name).to_str().unwrap()).unwrap();
-    for linear in ["gate_proj", "up_proj", "down_proj"] {
-        let source = made.source(&format!("model.layers.0.mlp.experts.{UNSEEN}.{linear}.weight")).unwrap();
+    for linear in family.linears {
+        let source = made.source(&format!("{}.{UNSEEN}.{linear}.weight", family.experts)).unwrap();
         let codes = made.read_codes(source, 0..source.shape[0]).unwrap().expect("quantized");
         let mut values = vec![0.0; codes.rows * codes.cols];
         codes.dequantize(&mut values);
@@ -60,17 +81,19 @@ fn check(folder: &Path, method: &str, expert_tokens: u64) {
 
 #[test]
 fn an_expert_without_tokens_is_shown_all_of_them_and_reported() {
-    let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
-    for method in ["gptq", "awq", "smoothquant,rtn"] {
-        check(folder.path(), method, 128);
+    for family in [QWEN3, MIXTRAL] {
+        let folder = tempfile::tempdir().unwrap();
+        material(folder.path(), &family);
+        for method in ["gptq", "awq", "smoothquant,rtn"] {
+            check(folder.path(), &family, method, 128);
+        }
     }
 }
 
 #[test]
 fn an_expert_without_tokens_has_scales_of_all_of_them() {
     let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
+    material(folder.path(), &QWEN3);
     for (method, name) in [("rtn", "a"), ("gptq", "b")] {
         let line = format!(
             "quantize model --scheme w8a8-static --method {method} --data text.txt --samples 8 --seq-len 48 -o {name}"
@@ -91,6 +114,6 @@ fn an_expert_without_tokens_has_scales_of_all_of_them() {
 #[test]
 fn where_few_tokens_are_enough_none_are_not() {
     let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
-    check(folder.path(), "gptq", 0);
+    material(folder.path(), &QWEN3);
+    check(folder.path(), &QWEN3, "gptq", 0);
 }

@@ -64,6 +64,21 @@ impl Model {
         self
     }
 
+    /// A Qwen3 mixture of experts in the shape of Mixtral: the same weights under its names, without norms of q and k.
+    pub fn as_mixtral(mut self) -> Model {
+        let names =
+            [("mlp.", "block_sparse_moe."), ("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
+        let renamed = |name: String| names.iter().fold(name, |name, (from, to)| name.replace(from, to));
+        let kept =
+            self.tensors.into_iter().filter(|(name, _)| !name.contains("q_norm") && !name.contains("k_norm"));
+        self.tensors = kept.map(|(name, tensor)| (renamed(name), tensor)).collect();
+        self.config["model_type"] = "mixtral".into();
+        self.config["architectures"] = serde_json::json!(["MixtralForCausalLM"]);
+        self.config["num_local_experts"] = self.config["num_experts"].take();
+        self.config["intermediate_size"] = self.config["moe_intermediate_size"].take();
+        self
+    }
+
     /// Writes it into a test's folder, and the text beside it.
     pub fn write(&self, folder: &Path) {
         let to = folder.join(MODEL);
