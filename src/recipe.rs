@@ -279,6 +279,14 @@ mod tests {
         check("[[stages]]\nmethod = 'magic'", "known: rtn, mse, hqq");
         check("[[stages]]\nmethod = 'rtm'", "did you mean rtn?");
         check("[[stages]]\nmethod = 'rtn'\n[[stages]]\nmethod = 'mse'", "quantizes");
+        check("[[stages]]\nmethod = 'lorc'\n[[stages]]\nmethod = 'mse'", "makes up for quantization");
+        check("[[stages]]\nmethod = 'lorc'\n[[stages]]\nmethod = 'eora'", "makes up for quantization");
+        check("[[stages]]\nmethod = 'mse'\n[[stages]]\nmethod = 'rotate'\n", "quantizes");
+        check("[[stages]]\nmethod = 'eora'", "--data");
+        check("[[stages]]\nmethod = 'lorc'\nrank = 0", "32");
+        check("scheme = 'q4_k'\n[[stages]]\nmethod = 'lorc'", "choose a format that writes a folder");
+        let scaled = "[calibration]\n[[stages]]\nmethod = 'awq'\n[[stages]]\nmethod = 'eora'";
+        check(scaled, "awq-scale,mse,eora");
         check("format = 'zip'", "compressed-tensors");
         check("dtype = 'f64'", "bf16");
     }

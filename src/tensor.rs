@@ -1,11 +1,11 @@
-//! What passes between the parts: element types, the quantized tensor, the weight of a linear layer.
+//! What passes between the parts: element types, the quantized tensor, the weight of a linear layer, what makes up for its error.
 //!
 //! Plain data. Reading is `io`'s, rounding and dequantizing are `numerics`', laying out bytes is `export`'s.
 
 use ndarray::Array2;
 use serde::Serialize;
 
-use crate::numerics::Scheme;
+use crate::numerics::{Scheme, convert, linalg};
 
 /// A GGUF block type: `block_elements()` consecutive weights of a row share one block of `block_bytes()` bytes.
 ///
@@ -222,6 +222,33 @@ pub struct QTensor {
     pub grid: Grid,
     /// Column → group, where columns are not grouped in order (GPTQ's act-order).
     pub g_idx: Option<Vec<u32>>,
+}
+
+/// A matrix of low rank, as the product of two factors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowRank {
+    /// [rows, rank].
+    pub b: Array2<f32>,
+    /// [rank, cols].
+    pub a: Array2<f32>,
+}
+
+impl LowRank {
+    /// The matrix, [rows, cols].
+    pub fn values(&self) -> Array2<f32> {
+        linalg::product(self.b.view(), self.a.view())
+    }
+
+    /// The same with factors that a type can hold.
+    pub fn rounded(mut self, dtype: DType) -> LowRank {
+        for factor in [&mut self.b, &mut self.a] {
+            let mut bytes = Vec::new();
+            let values = factor.as_slice_mut().expect("an owned array is contiguous");
+            convert::from_f32(dtype, values, &mut bytes);
+            convert::to_f32(dtype, &bytes, values);
+        }
+        self
+    }
 }
 
 /// The weight of a linear layer, or a range of its rows.

@@ -47,7 +47,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("eval", &["backend", "corpus", "engine", "error", "io", "model", "tensor"]),
     ("io", &["error", "model", "numerics", "tensor"]),
     ("export", &["error", "io", "model", "numerics", "plan", "tensor"]),
-    ("recipe", &["calib", "error", "export", "method", "numerics", "tensor"]),
+    ("recipe", &["calib", "error", "export", "method", "numerics", "statistics", "tensor"]),
     ("plan", &["error", "export", "io", "model", "numerics", "recipe", "tensor"]),
     (
         "pipeline",

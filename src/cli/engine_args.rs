@@ -1,10 +1,12 @@
 //! How a model is run: the arguments that every command that runs one has.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 use super::Context;
 use crate::backend::cpu::Activations;
-use crate::engine::{LanguageModel, Options};
+use crate::engine::{Adapter, LanguageModel, Options};
 use crate::error::Result;
 
 /// How a model is run.
@@ -15,6 +17,9 @@ pub struct Arguments {
     /// How linear layers round their inputs
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     activations: Rounding,
+    /// A LoRA adapter in PEFT's form, run on top of the model: DIR/adapter of what eora and lorc write
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
 }
 
 /// The choices of `--activations`.
@@ -37,6 +42,7 @@ impl Arguments {
 
     /// Loads a model.
     pub(super) fn open(&self, model: &str, context: &Context) -> Result<LanguageModel> {
-        LanguageModel::open(context.open(model)?, Options { activations: self.activations() })
+        let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
+        LanguageModel::open_with(context.open(model)?, adapter, Options { activations: self.activations() })
     }
 }

@@ -167,7 +167,8 @@ fn carry_out(
 ) -> Result<Outcome> {
     let bytes = targets.iter().map(|target| pipeline::total_input_bytes(target.plan, checkpoint)).sum();
     let plan = targets[0].plan;
-    let by_block = knowledge.is_some() || !plan.request.rewriting.is_empty();
+    let stages = &plan.request;
+    let by_block = knowledge.is_some() || !stages.rewriting.is_empty() || stages.compensation.is_some();
     let progress = if by_block { context.bar(0, BLOCKS, "") } else { context.progress(bytes, "writing") };
     let options = Options {
         resume: !output.no_resume,
@@ -209,8 +210,8 @@ pub fn tell(event: &Event, bar: &ProgressBar, context: &Context) {
     };
     match event {
         Event::Linear { block, linear } => {
-            let error =
-                linear.relative_error.map_or(String::new(), |error| format!("{:.2} %", 100.0 * error));
+            let error = linear.compensated_error.or(linear.relative_error);
+            let error = error.map_or(String::new(), |error| format!("{:.2} %", 100.0 * error));
             tracing::info!(linear = linear.name, scheme = linear.scheme, error, "quantized");
             bar.set_message(format!("{} {error}", linear.name));
             json(json!({ "event": "linear", "block": block, "name": linear.name, "scheme": linear.scheme,

@@ -42,7 +42,7 @@ pub struct RecipeArguments {
     /// With zero points
     #[arg(long)]
     asymmetric: bool,
-    /// One method, or several in order (rotate,gptq): see --help [default: rtn; with --bits mse, or gptq where there is --data]
+    /// One method, or several in order (rotate,gptq,eora): see --help [default: rtn; with --bits mse, or gptq where there is --data]
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
     /// compressed-tensors, gptq, gptq-v2, awq, gguf, dense; several: a,b [default: what the scheme usually goes into]

@@ -4,6 +4,7 @@
 //! token ids of text and conversations, [`Sampler`] chooses the next id, [`TextStream`] makes text of ids as they come,
 //! [`Generation`] is the loop over them, [`Sequence`] the model in it.
 
+mod adapter;
 pub mod chat;
 mod companions;
 pub mod generate;
@@ -14,6 +15,7 @@ pub mod stream;
 pub mod tokenizer;
 mod weights;
 
+pub use adapter::Adapter;
 pub use chat::{ChatTemplate, Message};
 pub use generate::{Finish, Generation, Limits};
 pub use model::{Cache, LanguageModel, Options};

@@ -3,12 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::adapter::{Adapted, Adapter};
 use super::weights::Stored;
 use crate::backend::Backend;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::model::{self, Batch, Decoder};
+use crate::model::{self, Batch, Decoder, Weights};
 
 /// Most bytes of logits that exist at a time.
 const LOGIT_BYTES: usize = 16 << 20;
@@ -36,11 +37,28 @@ impl LanguageModel {
     /// # Errors
     /// An unknown architecture, a checkpoint without config.json, tensors that are missing or of another shape.
     pub fn open(checkpoint: impl Into<Arc<Checkpoint>>, options: Options) -> Result<LanguageModel> {
+        LanguageModel::open_with(checkpoint, None, options)
+    }
+
+    /// The same under a LoRA adapter.
+    ///
+    /// # Errors
+    /// Also an adapter that is of another model.
+    pub fn open_with(
+        checkpoint: impl Into<Arc<Checkpoint>>,
+        adapter: Option<Adapter>,
+        options: Options,
+    ) -> Result<LanguageModel> {
         let checkpoint = checkpoint.into();
         let stored = Stored(Arc::clone(&checkpoint));
         let config = stored.config()?;
+        let weights: Box<dyn Weights + Sync> = match adapter {
+            Some(adapter) => Box::new(Adapted::new(&checkpoint, adapter)?),
+            None => Box::new(stored),
+        };
         // Within the pool, so that parallel loops of the load start from a worker.
-        let decoder = rayon::scope(|_| Decoder::load(Cpu::new(options.activations), config, &stored))?;
+        let decoder =
+            rayon::scope(|_| Decoder::load(Cpu::new(options.activations), config, weights.as_ref()))?;
         let vocabulary = decoder.vocabulary();
         Ok(LanguageModel { checkpoint, decoder, vocabulary })
     }

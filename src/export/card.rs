@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::Engine;
+use super::adapter::FOLDER;
 use crate::plan::{Action, Plan, Step};
 
 /// Substitutions that are written out; the rest are counted.
@@ -95,7 +96,20 @@ fn loading(plan: &Plan) -> String {
             text.push_str(ZERO_POINTS);
         }
     }
+    text.push_str(&adapter(plan));
     text
+}
+
+/// How the adapter is loaded beside the weights, where there is one.
+fn adapter(plan: &Plan) -> String {
+    let Some(rank) = plan.request.compensation.as_ref().and_then(|method| method.rank()) else {
+        return String::new();
+    };
+    format!(
+        "\nWith the adapter that makes up for the error of quantization:\n\n```python\nfrom peft import PeftModel\n\n\
+         model = PeftModel.from_pretrained(model, \"PATH/{FOLDER}\")\n```\n\n```sh\nvllm serve PATH --enable-lora \
+         --max-lora-rank {rank} --lora-modules compensated=PATH/{FOLDER}\n```\n"
+    )
 }
 
 /// transformers 5.23 with compressed-tensors 0.20 allocates zero points unpacked, and then refuses packed ones.

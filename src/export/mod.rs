@@ -13,6 +13,7 @@
 //! Then goldens that the engine's own code wrote (fixtures/formats), and the tests in tests/formats.rs hold the format:
 //! they iterate [`FORMATS`]. Reading it back is [`crate::io::quantized`]'s.
 
+pub mod adapter;
 pub mod awq;
 pub mod card;
 pub mod compressed_tensors;

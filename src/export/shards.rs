@@ -100,21 +100,24 @@ fn shard(plan: &Plan, name: String, steps: &[usize]) -> OutputFile {
         place.offset = end;
         end += part(plan, place).byte_len() as u64;
     }
-    let header = header(plan, &places);
+    let parts = places.iter().map(|place| (part(plan, place), place.offset));
+    let header = encode_header(&plan.metadata, parts);
     let start = header.len() as u64;
     places.iter_mut().for_each(|place| place.offset += start);
     OutputFile { name, header, parts: places, len: start + end }
 }
 
-/// The length and the JSON of a header; `places` count from the end of it.
-fn header(plan: &Plan, places: &[PartPlace]) -> Vec<u8> {
+/// The length and the JSON of a header; offsets count from the end of it.
+pub fn encode_header<'a>(
+    metadata: &[(String, String)],
+    parts: impl Iterator<Item = (&'a Part, u64)>,
+) -> Vec<u8> {
     let mut tensors = Map::new();
-    let strings = plan.metadata.iter().map(|(key, value)| (key.clone(), json!(value)));
+    let strings = metadata.iter().map(|(key, value)| (key.clone(), json!(value)));
     let metadata: Map<String, Value> = strings.chain([("format".into(), json!("pt"))]).collect();
     tensors.insert("__metadata__".into(), Value::Object(metadata));
-    for place in places {
-        let part = part(plan, place);
-        let offsets = [place.offset, place.offset + part.byte_len() as u64];
+    for (part, offset) in parts {
+        let offsets = [offset, offset + part.byte_len() as u64];
         let info = json!({ "dtype": part.dtype.name(), "shape": part.shape, "data_offsets": offsets });
         tensors.insert(part.name.clone(), info);
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use ndarray::{ArrayView1, ArrayView2};
+use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use crate::error::{Error, Result};
 use crate::model::{Fold, NormPlace};
 use crate::numerics::{Context, Extent, Scheme, linalg};
 use crate::statistics::Statistics;
-use crate::tensor::{QTensor, Weight};
+use crate::tensor::{LowRank, Weight};
 
 /// A linear layer (or a range of its rows) on its way through the stages of a recipe.
 #[derive(Debug, Clone)]
@@ -32,6 +32,10 @@ pub struct Linear {
     pub writes_residual: bool,
     /// ‖(W − Q)·X‖ / ‖W·X‖ on the calibration set, where the method has measured it.
     pub relative_error: Option<f64>,
+    /// What is added to the values that the codes stand for.
+    pub compensation: Option<LowRank>,
+    /// The relative error with it.
+    pub compensated_error: Option<f64>,
 }
 
 impl Linear {
@@ -47,6 +51,8 @@ impl Linear {
             input: None,
             writes_residual: false,
             relative_error: None,
+            compensation: None,
+            compensated_error: None,
         }
     }
 
@@ -58,6 +64,15 @@ impl Linear {
                 format!("{}: quantized already", self.name),
                 "quantize each linear in one stage of the recipe only",
             )),
+        }
+    }
+
+    /// The values that it computes with, [rows, cols]: of codes, with what makes up for their error.
+    pub fn values(&self) -> Array2<f32> {
+        let values = self.weight.clone().into_values();
+        match &self.compensation {
+            Some(factors) => values + factors.values(),
+            None => values,
         }
     }
 
@@ -127,16 +142,14 @@ pub trait Trainable: Send + Sync + std::fmt::Debug {
 }
 
 /// ‖(W − Q)·X‖ / ‖W·X‖ over the inputs X that the statistics are of; the error of the weights alone where there are none.
-pub fn relative_error(w: ArrayView2<f32>, q: &QTensor, statistics: Option<&Statistics>) -> f64 {
+pub fn relative_error(w: ArrayView2<f32>, q: ArrayView2<f32>, statistics: Option<&Statistics>) -> f64 {
     let whole = output_power(w, statistics);
     if whole > 0.0 { (error_power(w, q, statistics) / whole).sqrt() } else { 0.0 }
 }
 
 /// ‖(W − Q)·X‖², as [`relative_error`] takes it.
-pub fn error_power(w: ArrayView2<f32>, q: &QTensor, statistics: Option<&Statistics>) -> f64 {
-    let mut error = q.values();
-    error -= &w;
-    output_power(error.view(), statistics)
+pub fn error_power(w: ArrayView2<f32>, q: ArrayView2<f32>, statistics: Option<&Statistics>) -> f64 {
+    output_power((&q - &w).view(), statistics)
 }
 
 /// ‖W·X‖² where the Gram matrix of the inputs is known, Σ w²·x² where the squares of their columns are, else ‖W‖².

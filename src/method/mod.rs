@@ -26,6 +26,8 @@ pub const METHODS: &[Def] = &[
     quant::smoothquant::DEF,
     quant::rotate::DEF,
     quant::autoround::DEF,
+    quant::eora::DEF,
+    quant::eora::LORC,
 ];
 
 /// A registry entry.
@@ -50,6 +52,9 @@ pub enum Effect {
     Rewrites,
     /// Replaces them by codes.
     Quantizes,
+    /// Makes up for what the codes have lost: it is given the error W − Q in the place of each weight, and leaves
+    /// [`Linear::compensation`].
+    Compensates,
 }
 
 /// How much of a model a method sees at a time.
@@ -86,7 +91,13 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         false
     }
 
-    /// Rewrites the block's weights, or replaces those that have a scheme by quantized ones.
+    /// Of methods that [compensate](Effect::Compensates): the rank of what they leave.
+    fn rank(&self) -> Option<usize> {
+        None
+    }
+
+    /// Rewrites the block's weights, or replaces those that have a scheme by quantized ones, or finds
+    /// what makes up for their errors.
     fn apply(&self, block: &mut Block) -> Result<()>;
 
     /// What it does outside the blocks, for methods that change the residual stream. Most do nothing.

@@ -1,15 +1,17 @@
-//! Dense linear algebra for the methods: products and the Cholesky factorization, on top of faer, cut into tiles whose sums
-//! do not depend on how many threads share them.
+//! Dense linear algebra for the methods: products, the Cholesky factorization and eigenvectors, on top of faer, cut into tiles
+//! whose sums do not depend on how many threads share them.
 
 use std::ops::Range;
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor as llt;
+use faer::linalg::evd::{self, ComputeEigenvectors};
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::prelude::default;
-use faer::{Accum, MatMut, MatRef, Par};
-use ndarray::{Array2, ArrayView2};
+use faer::traits::ComplexField;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+use ndarray::{Array2, ArrayView2, LinalgScalar};
 use rayon::prelude::*;
 
 /// Rows of the result that one task computes.
@@ -32,6 +34,37 @@ pub fn add_gram(gram: &mut Array2<f32>, x: ArrayView2<f32>) {
     for row in TILE.min(cols)..cols {
         for col in 0..row / TILE * TILE {
             gram[row * cols + col] = gram[col * cols + row];
+        }
+    }
+}
+
+/// a·b, of a: [rows, inner] and b: [inner, cols], either of them as it is stored or transposed.
+///
+/// # Panics
+/// Where the shapes disagree, or a view is of a part of a matrix.
+pub fn product<T: ComplexField + LinalgScalar + Send + Sync>(
+    a: ArrayView2<T>,
+    b: ArrayView2<T>,
+) -> Array2<T> {
+    let (rows, cols) = (a.nrows(), b.ncols());
+    let mut c = Array2::zeros((rows, cols));
+    let (a, b) = (whole(a), whole(b));
+    let tiles = c.as_slice_mut().expect("a new array is contiguous").par_chunks_mut(TILE * cols.max(1));
+    tiles.enumerate().for_each(|(tile, values)| {
+        let count = values.len() / cols;
+        let c = MatMut::from_row_major_slice_mut(values, count, cols);
+        matmul(c, Accum::Replace, a.subrows(tile * TILE, count), b, T::one(), Par::Seq);
+    });
+    c
+}
+
+fn whole<T: ComplexField>(a: ArrayView2<'_, T>) -> MatRef<'_, T> {
+    let (rows, cols) = a.dim();
+    match a.to_slice() {
+        Some(values) => MatRef::from_row_major_slice(values, rows, cols),
+        None => {
+            let values = a.reversed_axes().to_slice().expect("a whole matrix, or its transpose");
+            MatRef::from_column_major_slice(values, rows, cols)
         }
     }
 }
@@ -108,6 +141,24 @@ fn eliminate(a: &mut [f64], n: usize, tile: Range<usize>) -> bool {
     true
 }
 
+/// The eigenvectors of a symmetric matrix with the `count` largest eigenvalues, [n, count], the largest first. Only its lower
+/// triangle is read. `None` where it has none, because a value is not finite.
+pub fn leading_eigenvectors(a: &Array2<f64>, count: usize) -> Option<Array2<f64>> {
+    let n = a.nrows();
+    if n == 0 {
+        return Some(Array2::zeros((0, count))); // faer takes one from the size
+    }
+    let (params, vectors) = (default(), ComputeEigenvectors::Yes);
+    let mut scratch = MemBuffer::new(evd::self_adjoint_evd_scratch::<f64>(n, vectors, Par::Seq, params));
+    let (mut values, mut u) = (faer::diag::Diag::zeros(n), Mat::zeros(n, n));
+    let stack = MemStack::new(&mut scratch);
+    let found =
+        evd::self_adjoint_evd(whole(a.view()), values.as_mut(), Some(u.as_mut()), Par::Seq, stack, default());
+    found.ok()?;
+    let all_finite = (0..n).all(|i| values[i].is_finite());
+    all_finite.then(|| Array2::from_shape_fn((n, count), |(row, col)| u[(row, n - 1 - col)]))
+}
+
 fn row_major(a: &Array2<f32>) -> &[f32] {
     a.as_slice().expect("an owned array is contiguous")
 }
@@ -167,6 +218,42 @@ mod tests {
                 assert!(!cholesky(&mut a), "{n} {bad}");
             }
         }
+    }
+
+    #[test]
+    fn products_take_matrices_either_way_round() {
+        for [rows, inner, cols] in
+            [[1, 1, 1], [0, 3, 2], [3, 0, 2], [3, 2, 0], [5, 7, 3], [2 * TILE + 1, 9, 40]]
+        {
+            let (a, b) = (noise(rows, inner), noise(inner, cols));
+            let (a_turned, b_turned) =
+                (a.t().as_standard_layout().to_owned(), b.t().as_standard_layout().to_owned());
+            let expected = a.dot(&b);
+            for (a, b) in [(a.view(), b.view()), (a_turned.t(), b.view()), (a.view(), b_turned.t())] {
+                let found = product(a, b);
+                assert_eq!(found.dim(), (rows, cols));
+                assert!((found - &expected).iter().all(|difference| difference.abs() < 1e-5));
+            }
+        }
+    }
+
+    #[test]
+    fn leading_eigenvectors_are_kept_by_the_matrix() {
+        for n in [1, 2, 7, 40, TILE + 9] {
+            let x = noise(n + 5, n).mapv(f64::from);
+            let a = x.t().dot(&x);
+            let u = leading_eigenvectors(&a, n).unwrap();
+            let unit =
+                (u.t().dot(&u) - Array2::<f64>::eye(n)).mapv(f64::abs).fold(0.0, |a: f64, &b| a.max(b));
+            assert!(unit < 1e-12, "{n}: {unit}");
+            let turned = u.t().dot(&a).dot(&u);
+            let values: Vec<f64> = turned.diag().to_vec();
+            assert!(values.is_sorted_by(|a, b| a >= b), "{n}: {values:?}");
+            let rest = turned - Array2::from_diag(&ndarray::arr1(&values));
+            assert!(rest.iter().all(|x| x.abs() < 1e-10 * values[0]), "{n}");
+        }
+        assert!(leading_eigenvectors(&Array2::zeros((3, 3)), 2).unwrap().iter().all(|x| x.is_finite()));
+        assert_eq!(leading_eigenvectors(&Array2::from_elem((3, 3), f64::NAN), 2), None);
     }
 
     #[test]

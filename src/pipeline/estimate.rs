@@ -48,18 +48,21 @@ pub fn estimate(
     let weights: u64 = shapes.iter().map(|[rows, cols]| rows * cols).sum();
     let widest = shapes.iter().flatten().copied().max().unwrap_or(0);
     let method = plan.request.method.as_ref();
-    let hessian = method.needs().hessian;
+    let compensates = plan.request.compensation.is_some();
+    let hessian = method.needs().union(plan.request.compensation_needs()).hessian;
     // The sums in f32 of every input held at a time, and one factorization in f64.
     let inputs: u64 = distinct_inputs(&layout, &shapes).iter().map(|cols| cols * cols).sum();
     let statistics = if hessian { 4 * inputs + 12 * widest * widest } else { 16 * widest };
+    // An error, its second moment and the eigenvectors of that in f64.
+    let statistics = statistics + if compensates { 32 * widest * widest } else { 0 };
     // As read in f32, as packed for the passes, and the codes; a method that trains holds gradients and offsets too.
     let per_weight = if method.trains() { 32 } else { 10 };
     let memory = PROCESS + per_weight * weights + statistics + 4 * WIDTHS * BATCH_TOKENS as u64 * widest;
     let chains = if method.trains() { 4 } else { 2 };
     let disk = (chains * tokens * config.hidden * size_of::<f32>()) as u64;
     let passes = match method.scope() {
-        Scope::Rows => 1.0,
-        Scope::Input => 1.0 + STEP_PASSES * 4.0,
+        Scope::Rows if !compensates => 1.0,
+        Scope::Rows | Scope::Input => 1.0 + STEP_PASSES * 4.0,
         Scope::Block => 2.0,
     };
     let products = if hessian { inputs as f64 } else { 0.0 };

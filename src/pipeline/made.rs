@@ -9,7 +9,7 @@ use ndarray::Array2;
 use crate::error::Result;
 use crate::export::{Measured, Output};
 use crate::io::{Checkpoint, Source};
-use crate::tensor::QTensor;
+use crate::tensor::{LowRank, QTensor};
 
 /// Results by the name of the source that they replace.
 #[derive(Default)]
@@ -22,6 +22,8 @@ pub struct Made {
     pub importance: HashMap<String, Vec<f32>>,
     /// Scales that were measured, of what the sources' linears read or make.
     pub scales: HashMap<(String, Measured), f32>,
+    /// What is added to the values of codes, for the adapter.
+    pub factors: HashMap<String, LowRank>,
     /// What is done to rows as they are read, of matrices too large to be held.
     pub edits: HashMap<String, RowEdit>,
 }

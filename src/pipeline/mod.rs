@@ -4,6 +4,7 @@
 //! Each chunk is read, quantized, laid out and written to its place by itself, so that memory is a few chunks, whatever
 //! the size of the checkpoint, and the bytes do not depend on the number of threads.
 
+mod adapter;
 mod blocks;
 mod calibrate;
 mod chunks;
@@ -31,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::plan::Plan;
 
+use adapter::AdapterFile;
 use blocks::Blocks;
 pub use blocks::{BlockReport, ExpertReport, LinearReport, Material};
 pub use calibrate::{Survey, calibrate, recall};
@@ -137,14 +139,15 @@ pub fn run(
 }
 
 impl<'a> Output<'a> {
-    fn open(target: Target<'a>, checkpoint: &'a Checkpoint, options: &'a Options) -> Result<Output<'a>> {
+    fn open(target: Target<'a>, checkpoint: &'a Arc<Checkpoint>, options: &'a Options) -> Result<Output<'a>> {
         let Target { plan, path, .. } = target;
-        let layout = plan.request.format.files(plan, checkpoint)?;
+        let mut layout = plan.request.format.files(plan, checkpoint)?;
+        let adapter = AdapterFile::plan(plan, checkpoint, &mut layout)?;
         let workspace = Workspace::open(path, plan.request.format.single_file())?;
         let journal = Journal::open(&workspace, &layout, options.resume)?;
         tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
         let files = OutputFiles::create(&workspace, &layout, plan)?;
-        Ok(Output { target, workspace, run: Run::new(plan, checkpoint, files, journal, options) })
+        Ok(Output { target, workspace, run: Run::new(plan, checkpoint, files, journal, adapter, options) })
     }
 
     /// Writes what no block has, and what stands beside the weights.
@@ -165,6 +168,8 @@ impl<'a> Output<'a> {
             let record = serde_json::json!(Record { blocks: blocks.to_vec() });
             own.push((RECORD.to_owned(), crate::export::pretty(&record)));
         }
+        let target = self.target.path.display().to_string();
+        own.extend(self.run.adapter.iter().map(|adapter| adapter.config(checkpoint, &target)));
         self.workspace.write_beside(checkpoint, format, &own)?;
         tracing::info!(documents = own.len(), "written and flushed");
         Ok(nonfinite)
@@ -187,6 +192,7 @@ fn fill(
         output.run.find_extents()?;
     }
     let ends = ends::ends(&outputs[0].target.plan.request, checkpoint)?;
+    refuse_empty_adapters(outputs)?;
     let runs: Vec<&Run> = outputs.iter().map(|output| &output.run).collect();
     let blocks =
         material.map(|material| Blocks::new(&runs, checkpoint, material, &ends, options)).transpose()?;
@@ -200,6 +206,20 @@ fn fill(
         outcome.nonfinite.extend(output.finish(checkpoint, &ends, &in_blocks, &outcome.blocks)?);
     }
     Ok(outcome)
+}
+
+/// Codes are made by the recipe of the first output alone, and so is what makes up for their error.
+fn refuse_empty_adapters(outputs: &[Output]) -> Result<()> {
+    let asks = |output: &Output| output.target.plan.request.compensation.is_some();
+    match outputs.iter().find(|output| asks(output) && !asks(&outputs[0])) {
+        None => Ok(()),
+        Some(output) => {
+            let [first, format] =
+                [&outputs[0], output].map(|output| output.target.plan.request.format.name());
+            let what = format!("{format} is to have an adapter, and comes after {first}, which has none");
+            Err(Error::usage(what, format!("name it first: --format {format},{first}")))
+        }
+    }
 }
 
 /// Anonymous memory that a run of this plan needs at most, in bytes: the chunks in hand, and what the process itself takes.

@@ -251,6 +251,7 @@ impl OutputFiles {
         let mut files = Vec::new();
         for (index, planned) in layout.iter().enumerate() {
             let path = workspace.path(&planned.name);
+            workspace.make_parent(&path)?;
             let file = create(&path, planned).map_err(|e| Error::io(&path, e))?;
             files.push((path, file));
             for place in &planned.parts {
@@ -265,8 +266,13 @@ impl OutputFiles {
     /// wait for at the end.
     pub fn write(&self, step: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (file, start) = self.places[step][part];
+        self.write_in(file, start + offset, bytes)
+    }
+
+    /// The same at an offset of a file, which is known by its place in the layout.
+    pub fn write_in(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (path, file) = &self.files[file];
-        write_at(file, bytes, start + offset).map_err(|e| Error::io(path, e))?;
+        write_at(file, bytes, offset).map_err(|e| Error::io(path, e))?;
         let written = self.unflushed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if written >= FLUSH_EVERY { self.flush_beside() } else { Ok(()) }
     }

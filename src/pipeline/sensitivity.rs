@@ -170,7 +170,7 @@ impl Survey<'_> {
                 method::Block { linears: vec![Linear { extent, ..linear }], ..Default::default() };
             self.method.apply(&mut alone)?;
             let Some(Linear { weight: Weight::Quantized(q), .. }) = alone.linears.first() else { continue };
-            errors.push(error_power(values.view(), q, seen.inputs[place.input].as_ref()));
+            errors.push(error_power(values.view(), q.values().view(), seen.inputs[place.input].as_ref()));
             coarsest = coarsest.or_else(|| alone.linears.pop().filter(|_| choice == 0));
         }
         matrix.release();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ndarray::Array2;
 use rayon::prelude::*;
 
+use super::adapter::AdapterFile;
 use super::chunks::{Chunk, chunks_of};
 use super::extents::Extents;
 use super::gather::{NonFinite, clear_nonfinite, gather, gather_codes, raw_runs};
@@ -32,6 +33,7 @@ pub struct Run<'a> {
     pub checkpoint: &'a Checkpoint,
     pub files: OutputFiles,
     pub journal: Journal,
+    pub adapter: Option<AdapterFile>,
     extents: OnceLock<Extents>,
     remaining: Vec<AtomicUsize>,
     options: &'a Options<'a>,
@@ -44,12 +46,18 @@ impl<'a> Run<'a> {
         checkpoint: &'a Checkpoint,
         files: OutputFiles,
         journal: Journal,
+        adapter: Option<AdapterFile>,
         options: &'a Options,
     ) -> Self {
         let format = plan.request.format;
         let remaining =
             plan.steps.iter().map(|step| AtomicUsize::new(chunks_of(format, 0, step).count())).collect();
-        Run { plan, checkpoint, files, journal, extents: OnceLock::new(), remaining, options }
+        Run { plan, checkpoint, files, journal, adapter, extents: OnceLock::new(), remaining, options }
+    }
+
+    /// Writes what makes up for the error of a block's codes, where there is such a thing.
+    pub fn write_factors(&self, made: &Made) -> Result<()> {
+        self.adapter.as_ref().map_or(Ok(()), |adapter| adapter.write(made, &self.files))
     }
 
     /// Finds out what schemes must know beforehand: reads every tensor whose scheme asks for it.

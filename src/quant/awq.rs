@@ -123,7 +123,7 @@ impl Method for Awq {
             let linear = &block.linears[index];
             let Some(scheme) = linear.scheme else { continue };
             let q = self.round(linear, &scheme)?;
-            let error = relative_error(linear.dense()?, &q, Some(block.input(linear)?));
+            let error = relative_error(linear.dense()?, q.values().view(), Some(block.input(linear)?));
             let linear = &mut block.linears[index];
             (linear.weight, linear.relative_error) = (Weight::Quantized(q), Some(error));
         }

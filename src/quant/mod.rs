@@ -2,6 +2,7 @@
 
 pub mod autoround;
 pub mod awq;
+pub mod eora;
 pub mod gptq;
 pub mod hqq;
 pub mod mse;

@@ -11,6 +11,7 @@ use crate::export::{FORMATS, Format};
 use crate::method::{Def, Effect, METHODS, Method, Scope, unknown_key};
 use crate::numerics::presets::{self, Activations, PRESETS, Preset};
 use crate::numerics::{EightBits, Fp8, Granularity, Number, Scheme};
+use crate::statistics::Needs;
 use crate::tensor::DType;
 
 /// A recipe whose names have been looked up and found to go together.
@@ -26,6 +27,8 @@ pub struct Request {
     pub rewriting: Vec<Arc<dyn Method>>,
     /// How they are quantized.
     pub method: Arc<dyn Method>,
+    /// What makes up for the error of the codes, beside them.
+    pub compensation: Option<Arc<dyn Method>>,
     /// How rows are quantized that no block has, and that the method has no statistics for: the method itself where it
     /// takes rows one by one.
     pub rowwise: Arc<dyn Method>,
@@ -37,6 +40,13 @@ pub struct Request {
     pub overrides: Vec<Option<Scheme>>,
 }
 
+impl Request {
+    /// What compensation wants to know of the inputs.
+    pub fn compensation_needs(&self) -> Needs {
+        self.compensation.as_ref().map(|method| method.needs()).unwrap_or_default()
+    }
+}
+
 impl Recipe {
     /// Looks the names up and checks that they go together.
     pub fn resolve(&self) -> Result<Request> {
@@ -44,12 +54,13 @@ impl Recipe {
         let scheme = preset.map(|preset| adjust(preset, self.group_size, self.symmetric)).transpose()?;
         let overrides = self.overrides.iter().map(Override::resolve).collect::<Result<Vec<_>>>()?;
         let schemes: Vec<Scheme> = scheme.into_iter().chain(overrides.iter().copied().flatten()).collect();
-        let (rewriting, method) = self.build_stages(&schemes)?;
+        let stages = self.build_stages(&schemes)?;
+        self.refuse_budget()?;
+        self.refuse_uncalibrated(&stages)?;
         let activations = preset.and_then(|preset| preset.activations);
         let kv_cache = self.kv_cache.as_deref().map(parse_kv_cache).transpose()?;
-        self.refuse_budget()?;
-        self.refuse_uncalibrated(&rewriting, &method)?;
         self.refuse_unmeasured(activations)?;
+        let Stages { rewriting, method, compensation } = stages;
         let rowwise = match method.scope() {
             Scope::Rows => Arc::clone(&method),
             Scope::Input | Scope::Block => default_method()?.1,
@@ -71,6 +82,9 @@ impl Recipe {
                 "compressed-tensors has; leave --kv-cache out for the others",
             ));
         }
+        if compensation.is_some() {
+            refuse_compensation(method.as_ref(), format)?;
+        }
         Ok(Request {
             scheme,
             activations,
@@ -78,6 +92,7 @@ impl Recipe {
             rewriting,
             rowwise,
             method,
+            compensation,
             format,
             dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
             overrides,
@@ -85,14 +100,11 @@ impl Recipe {
     }
 
     /// Methods that look at what flows through the model need text to run it on, or what an earlier run has gathered.
-    fn refuse_uncalibrated(&self, rewriting: &[Arc<dyn Method>], method: &Arc<dyn Method>) -> Result<()> {
-        let mut methods = rewriting.iter().chain([method]);
+    fn refuse_uncalibrated(&self, stages: &Stages) -> Result<()> {
         match &self.calibration {
-            Some(calibration) if !calibration.statistics.is_empty() => {
-                self.refuse_known(calibration, &methods.collect::<Vec<_>>())
-            }
+            Some(calibration) if !calibration.statistics.is_empty() => self.refuse_known(calibration, stages),
             Some(_) => Ok(()),
-            None if !methods.any(|method| method.needs().any() || method.trains()) => Ok(()),
+            None if !stages.methods().any(|method| method.needs().any() || method.trains()) => Ok(()),
             None => {
                 let what = format!("{}: needs text to calibrate on", self.method_names());
                 let hint = "name some with --data FILE; --data self lets the model write it";
@@ -117,7 +129,7 @@ impl Recipe {
     }
 
     /// Statistics that an earlier run has gathered are of the model as it was.
-    fn refuse_known(&self, calibration: &Calibration, methods: &[&Arc<dyn Method>]) -> Result<()> {
+    fn refuse_known(&self, calibration: &Calibration, stages: &Stages) -> Result<()> {
         let refuse = |why: &str| {
             let what = format!("{} from statistics: {why}", self.method_names());
             Err(Error::usage(what, "name a text with --data instead"))
@@ -125,12 +137,14 @@ impl Recipe {
         if !calibration.data.is_empty() {
             return refuse("there is text, too");
         }
-        if methods.iter().any(|method| method.trains()) {
+        if stages.methods().any(|method| method.trains()) {
             return refuse("it learns from what blocks make of a text");
         }
-        match methods.iter().skip(1).any(|method| method.needs().any()) {
-            true => refuse("those after the first stage need some of what it makes of the inputs"),
-            false => Ok(()),
+        match stages.methods().skip(1).any(|method| method.needs().any()) {
+            true if !stages.rewriting.is_empty() => {
+                refuse("those after the first stage need some of what it makes of the inputs")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -148,17 +162,19 @@ impl Recipe {
         }
     }
 
-    /// The methods of the stages: those that rewrite, and the one that quantizes.
+    /// The methods of the stages: those that rewrite, the one that quantizes, and what makes up for its error.
     pub(super) fn build_stages(&self, schemes: &[Scheme]) -> Result<Stages> {
         let mut rewriting = Vec::new();
         let mut quantizing = None;
+        let mut compensation: Option<(&Def, Arc<dyn Method>)> = None;
         for stage in &self.stages {
             let def = find_method(&stage.method)?;
             let method: Arc<dyn Method> = (def.build)(&stage.parameters)?.into();
-            match (def.effect, &quantizing) {
-                (_, Some(first)) => return Err(after_quantizing(first, def)),
+            match (def.effect, compensation.as_ref().or(quantizing.as_ref())) {
+                (Effect::Compensates, _) if compensation.is_none() => compensation = Some((def, method)),
+                (_, Some((first, _))) => return Err(out_of_order(first, def)),
                 (Effect::Rewrites, None) => rewriting.push(method),
-                (Effect::Quantizes, None) => quantizing = Some((def, method)),
+                (Effect::Quantizes | Effect::Compensates, None) => quantizing = Some((def, method)),
             }
         }
         let (def, method) = match quantizing {
@@ -170,7 +186,7 @@ impl Recipe {
             Err(why) => Err(Error::usage(format!("method {} cannot work with {scheme}", def.name), why)),
         };
         schemes.iter().try_for_each(refused)?;
-        Ok((rewriting, method))
+        Ok(Stages { rewriting, method, compensation: compensation.map(|(_, method)| method) })
     }
 
     fn format_name(&self, scheme: Option<&Scheme>) -> &str {
@@ -184,8 +200,33 @@ impl Recipe {
     }
 }
 
-/// Methods that rewrite, in order, and the one that quantizes.
-type Stages = (Vec<Arc<dyn Method>>, Arc<dyn Method>);
+/// The methods of a recipe's stages.
+pub(super) struct Stages {
+    rewriting: Vec<Arc<dyn Method>>,
+    method: Arc<dyn Method>,
+    compensation: Option<Arc<dyn Method>>,
+}
+
+impl Stages {
+    /// All of them, in order.
+    fn methods(&self) -> impl Iterator<Item = &Arc<dyn Method>> {
+        self.rewriting.iter().chain([&self.method]).chain(&self.compensation)
+    }
+}
+
+/// What compensation does not go with.
+fn refuse_compensation(method: &dyn Method, format: &dyn Format) -> Result<()> {
+    if format.single_file() {
+        let what =
+            "eora and lorc write a LoRA adapter in PEFT's form, and llama.cpp takes adapters as GGUF files";
+        return Err(Error::usage(what, "choose a format that writes a folder, such as compressed-tensors"));
+    }
+    if method.scope() == Scope::Block && !method.trains() {
+        let what = "a method that scales weights as it rounds them leaves no error to make up for";
+        return Err(Error::usage(what, "in the place of awq: --method awq-scale,mse,eora"));
+    }
+    Ok(())
+}
 
 /// What quantizes where no stage does.
 pub(super) const DEFAULT_METHOD: &str = "rtn";
@@ -200,9 +241,13 @@ fn find_method(name: &str) -> Result<&'static Def> {
     METHODS.iter().find(|def| def.name == name).ok_or_else(|| unknown_key("method", name, &names))
 }
 
-fn after_quantizing((first, _): &(&Def, Arc<dyn Method>), second: &Def) -> Error {
-    let what = format!("stage {} comes after {}, which quantizes", second.name, first.name);
-    Error::usage(what, "a recipe's stages rewrite weights first, and quantize them once, last")
+fn out_of_order(first: &Def, second: &Def) -> Error {
+    let does = if first.effect == Effect::Compensates { "makes up for quantization" } else { "quantizes" };
+    let what = format!("stage {} comes after {}, which {does}", second.name, first.name);
+    Error::usage(
+        what,
+        "a recipe's stages rewrite weights first, quantize them once, and make up for the error last",
+    )
 }
 
 impl Override {

@@ -2,6 +2,7 @@
 //! reaches, several outputs of one run, rotated models, shipped recipes, static scales, and what is said where something is wrong.
 #![allow(clippy::unwrap_used)]
 
+mod adapter;
 mod budget;
 #[path = "../common/mod.rs"]
 mod common;

@@ -133,6 +133,18 @@ fn methods_that_train_go_on_too() {
 }
 
 #[test]
+fn adapters_are_filled_in_where_they_were_left() {
+    let line = GPTQ.replace("gptq", "gptq,eora --set eora.rank=5");
+    let whole = whole(&line);
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    for point in [Point::Within(1), Point::Done(3)] {
+        stop(folder.path(), &line, "out.partial", point, "-KILL");
+    }
+    check_resumed(folder.path(), &line, &whole, 4);
+}
+
+#[test]
 fn what_was_left_is_thrown_away_on_request_and_not_missed_where_it_is_lost() {
     let whole = whole(GPTQ);
     for lost in ["", "activations-4.f32", "blocks.jsonl"] {

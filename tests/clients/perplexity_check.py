@@ -30,9 +30,13 @@ def chunks_of(tokenizer, text, count):
 def perplexity(path, text, count):
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, device_map="cpu").eval()
+    return perplexity_of(model, chunks_of(tokenizer, text, count))
+
+
+def perplexity_of(model, chunks):
     total, targets = 0.0, 0
     with torch.no_grad():
-        for chunk in chunks_of(tokenizer, text, count):
+        for chunk in chunks:
             logits = model(chunk[None]).logits[0].float()
             first = CONTEXT // 2
             scored = torch.log_softmax(logits[first:-1], dim=-1)

@@ -322,7 +322,7 @@ fn errors(first: Option<&Def>, second: &Def) -> Vec<f64> {
     apply(second, &mut block);
     let error = |(before, after): (&llmc::method::Linear, &llmc::method::Linear)| {
         let Weight::Quantized(q) = &after.weight else { panic!("{}: left dense", after.name) };
-        relative_error(before.dense().unwrap(), q, Some(&block.inputs[after.input.unwrap()]))
+        relative_error(before.dense().unwrap(), q.values().view(), Some(&block.inputs[after.input.unwrap()]))
     };
     before.linears.iter().zip(&block.linears).map(error).collect()
 }

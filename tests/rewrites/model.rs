@@ -77,6 +77,8 @@ impl Model {
             input: None,
             writes_residual: place.writes_residual,
             relative_error: None,
+            compensation: None,
+            compensated_error: None,
         };
         let norm = |place: &NormPlace| {
             let shift = if place.plus_one { 1.0 } else { 0.0 };

@@ -11,7 +11,7 @@ use super::{BlockReport, Blocks, LinearReport};
 use crate::calib::observe::Watch;
 use crate::calib::{Known, TrainableBlock};
 use crate::error::Result;
-use crate::method::{self, Method, Norm, Scope, relative_error};
+use crate::method::{self, Method, Norm, Scope};
 use crate::model::{LinearPlace, NormPlace};
 use crate::numerics::Extent;
 use crate::pipeline::Event;
@@ -49,12 +49,14 @@ impl Blocks<'_> {
         }
         self.set_extents(&mut work.block)?;
         let method = self.request.method.as_ref();
+        // What rows become is not needed here, unless something is to make up for it.
+        let as_written = method.scope() == Scope::Rows && self.request.compensation.is_none();
         match method.scope() {
-            Scope::Rows => self.weigh(&mut work, &chains[0], &next[0])?,
-            Scope::Input => self.by_input(&mut work, method, &chains[0])?,
+            Scope::Rows if as_written => self.weigh(&mut work, &chains[0], &next[0])?,
+            Scope::Rows | Scope::Input => self.by_input(&mut work, method, &chains[0])?,
             Scope::Block => self.whole(&mut work, method, chains, next)?,
         }
-        if method.scope() != Scope::Rows {
+        if !as_written {
             self.pass_on(&mut work, &chains[0], &next[0])?;
         }
         work.report.linears = work.block.linears.iter().filter_map(reported).collect();
@@ -135,10 +137,7 @@ impl Blocks<'_> {
     fn weigh(&self, work: &mut Work, input: &Chain, output: &Chain) -> Result<()> {
         let needs = self.request.method.needs().union(Needs::IMPORTANCE).union(self.scales.needs());
         self.observe(work, needs, None, input, Some(output))?;
-        let inputs = &work.block.inputs;
-        for linear in &mut work.block.linears {
-            linear.importance = linear.input.map(|input| inputs[input].second_moment());
-        }
+        weigh_columns(&mut work.block);
         Ok(())
     }
 
@@ -150,9 +149,17 @@ impl Blocks<'_> {
         self.runner.pass(work.block.index, &self.current(work), input, None, Some(output)).map(drop)
     }
 
+    /// What the quantizing method wants to know of the inputs, and what makes up for its error.
+    fn needs(&self) -> Needs {
+        let method = self.request.method.as_ref();
+        let needs = method.needs().union(self.request.compensation_needs());
+        if method.scope() == Scope::Rows { needs.union(Needs::IMPORTANCE) } else { needs }
+    }
+
     /// For methods that take the linears of one step at a time: later steps see what the earlier ones have become.
     fn by_input(&self, work: &mut Work, method: &dyn Method, input: &Chain) -> Result<()> {
         let places = &self.runner.layouts[work.block.index].linears;
+        let needs = self.needs();
         let steps: std::collections::BTreeSet<usize> = places.iter().map(|place| place.step).collect();
         for step in steps {
             let of_step: Vec<usize> = (0..places.len())
@@ -161,16 +168,17 @@ impl Blocks<'_> {
             if of_step.is_empty() {
                 continue;
             }
-            self.observe(work, method.needs(), Some(step), input, None)?;
-            let linears = of_step.iter().map(|&i| work.block.linears[i].clone()).collect();
-            let inputs = std::mem::take(&mut work.block.inputs);
-            let mut part =
-                method::Block { index: work.block.index, linears, inputs, ..method::Block::default() };
-            method.apply(&mut part)?;
-            for (&i, mut linear) in of_step.iter().zip(part.linears) {
-                linear.relative_error = compare(&work.block.linears[i], &linear, &part.inputs)?;
-                work.block.linears[i] = linear;
+            self.observe(work, needs, Some(step), input, None)?;
+            if method.scope() == Scope::Rows {
+                weigh_columns(&mut work.block);
             }
+            let before: Vec<_> = of_step.iter().map(|&i| work.block.linears[i].clone()).collect();
+            let (index, inputs) = (work.block.index, std::mem::take(&mut work.block.inputs));
+            let mut part =
+                method::Block { index, linears: before.clone(), inputs, ..method::Block::default() };
+            method.apply(&mut part)?;
+            self.settle(index, &before, &mut part.linears, part.inputs)?;
+            of_step.iter().zip(part.linears).for_each(|(&i, linear)| work.block.linears[i] = linear);
         }
         Ok(())
     }
@@ -186,9 +194,15 @@ impl Blocks<'_> {
             work.block.trainable = Some(Arc::new(trainable));
         }
         self.observe(work, method.needs(), None, &chains[0], None)?;
+        let before = self.request.compensation.as_ref().map(|_| work.block.linears.clone());
         method.apply(&mut work.block)?;
         work.block.trainable = None;
         work.rewritten = true;
+        if let Some(before) = before {
+            self.observe(work, self.needs(), None, &chains[0], None)?;
+            let inputs = std::mem::take(&mut work.block.inputs);
+            self.settle(index, &before, &mut work.block.linears, inputs)?;
+        }
         Ok(())
     }
 
@@ -217,6 +231,8 @@ impl Blocks<'_> {
             input: None,
             writes_residual: place.writes_residual,
             relative_error: None,
+            compensation: None,
+            compensated_error: None,
         })
     }
 
@@ -267,12 +283,10 @@ impl Blocks<'_> {
     }
 }
 
-/// How far a linear's output is from what it was, on the calibration set.
-fn compare(before: &method::Linear, after: &method::Linear, inputs: &[Statistics]) -> Result<Option<f64>> {
-    let statistics = before.input.map(|input| &inputs[input]);
-    match &after.weight {
-        Weight::Quantized(q) => Ok(Some(relative_error(before.dense()?, q, statistics))),
-        Weight::Dense(_) => Ok(None),
+/// How much each column matters, where the inputs are known.
+fn weigh_columns(block: &mut method::Block) {
+    for linear in &mut block.linears {
+        linear.importance = linear.input.map(|input| block.inputs[input].second_moment());
     }
 }
 
@@ -284,8 +298,10 @@ fn reported(linear: &method::Linear) -> Option<LinearReport> {
         Weight::Dense(_) => String::new(),
     };
     // To a millionth: JSON gives short decimals back to the bit, so that a resumed run reports the same.
-    let relative_error = linear.relative_error.map(|error| (error * 1e6).round() / 1e6);
-    Some(LinearReport { name: linear.name.clone(), scheme, relative_error, digest })
+    let short = |error: f64| (error * 1e6).round() / 1e6;
+    let relative_error = linear.relative_error.map(short);
+    let compensated_error = linear.compensated_error.map(short);
+    Some(LinearReport { name: linear.name.clone(), scheme, relative_error, compensated_error, digest })
 }
 
 /// What a finished block leaves for the outputs.
@@ -298,6 +314,7 @@ fn made(block: method::Block, rewritten: bool) -> Made {
     }
     for linear in block.linears {
         made.importance.extend(linear.importance.map(|importance| (linear.name.clone(), importance)));
+        made.factors.extend(linear.compensation.map(|factors| (linear.name.clone(), factors)));
         match linear.weight {
             Weight::Quantized(q) => drop(made.codes.insert(linear.name, q)),
             Weight::Dense(values) if rewritten => drop(made.values.insert(linear.name, values)),

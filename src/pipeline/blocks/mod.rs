@@ -6,6 +6,7 @@
 //! once more to make the next one's inputs. Then the journal records it, and all of it is dropped.
 
 mod chain;
+mod compensate;
 mod compress;
 mod passes;
 mod report;
@@ -29,6 +30,7 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
 use crate::recipe::Request;
+use crate::tensor::DType;
 use scales::Scales;
 
 /// The loop's surroundings, which no block changes.
@@ -41,6 +43,8 @@ pub(super) struct Blocks<'a> {
     scales: Scales,
     /// Whether weights that are not finite are taken as 0.
     allow_nonfinite: bool,
+    /// The model's float type.
+    dtype: DType,
 }
 
 impl<'a> Blocks<'a> {
@@ -59,8 +63,8 @@ impl<'a> Blocks<'a> {
         let runner = Runner::new(checkpoint, material, ends, options)?;
         let schemes = run.plan.schemes();
         let (request, allow_nonfinite) = (&run.plan.request, run.plan.recipe.allow_nonfinite);
-        let scales = Scales::of(runs);
-        Ok(Blocks { runner, schemes, request, scales, allow_nonfinite })
+        let (scales, dtype) = (Scales::of(runs), run.plan.dtype);
+        Ok(Blocks { runner, schemes, request, scales, allow_nonfinite, dtype })
     }
 
     /// Carries the recipe out, block by block, from the first that any of the journals does not have.
@@ -73,6 +77,7 @@ impl<'a> Blocks<'a> {
                 let steps = self.steps_of(index, run);
                 report.scales.extend(run.scales(&steps, &made));
                 run.stream(steps.into_iter(), &made)?;
+                run.write_factors(&made)?;
                 run.files.sync()?;
             }
             Ok(report)

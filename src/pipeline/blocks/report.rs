@@ -38,6 +38,9 @@ pub struct LinearReport {
     pub scheme: String,
     /// ‖(W − Q)·X‖ / ‖W·X‖ over the calibration set X, as the compressed model before it makes that.
     pub relative_error: Option<f64>,
+    /// The same of W − Q − B·A, where an adapter makes up for the error of the codes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compensated_error: Option<f64>,
     /// blake3 of the values that its codes stand for, as little-endian f32; empty where it was left to be rounded later.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub digest: String,

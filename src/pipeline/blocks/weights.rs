@@ -35,7 +35,11 @@ impl<'a> Current<'a> {
     pub fn with(mut self, block: &method::Block, rewritten: bool) -> Self {
         for linear in &block.linears {
             if rewritten || matches!(linear.weight, Weight::Quantized(_)) {
-                self.matrices.insert(linear.name.clone(), Arc::new(linear.weight.clone()));
+                let weight = match &linear.compensation {
+                    Some(_) => Weight::Dense(linear.values()),
+                    None => linear.weight.clone(),
+                };
+                self.matrices.insert(linear.name.clone(), Arc::new(weight));
             }
         }
         if rewritten {

@@ -1,0 +1,158 @@
+//! Adapters that make up for the error of quantization, from outside: what they hold, that they are run, and what is said of
+//! adapters that are wrong.
+
+use std::fs;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::{Value, json};
+
+use crate::common::{contents, fails, ok};
+use crate::model::Model;
+
+const Q_PROJ: &str = "base_model.model.model.layers.0.self_attn.q_proj";
+
+fn quantized(folder: &Path, flags: &str, out: &str) -> Value {
+    let line = format!("quantize model --group-size 32 --json -o {out} {flags}");
+    serde_json::from_str(&ok(folder, &line)).unwrap()
+}
+
+fn perplexity(folder: &Path, model: &str) -> f64 {
+    let line =
+        format!("eval perplexity {model} --data text.txt --ctx 64 --chunks 4 --activations f32 --json");
+    let report: Value = serde_json::from_str(&ok(folder, &line)).unwrap();
+    report["perplexity"]["value"].as_f64().unwrap()
+}
+
+#[test]
+fn of_full_rank_it_gives_the_model_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    let original = perplexity(here, "model");
+    for flags in [
+        "--method rtn,lorc --set lorc.rank=4096",
+        "--method mse,eora --set eora.rank=4096 --data text.txt --samples 8 --seq-len 128",
+    ] {
+        let report = quantized(here, &format!("--scheme w3a16 --dtype f32 --overwrite {flags}"), "out");
+        for linear in
+            report["blocks"].as_array().unwrap().iter().flat_map(|b| b["linears"].as_array().unwrap())
+        {
+            assert!(linear["relative_error"].as_f64().unwrap() > 0.05, "{linear}");
+            assert!(linear["compensated_error"].as_f64().unwrap() < 1e-3, "{linear}");
+        }
+        let (without, with) = (perplexity(here, "out"), perplexity(here, "out --adapter out/adapter"));
+        let [without, with] = [without, with].map(|found| (found / original - 1.0).abs());
+        assert!(with < 1e-4 && without > 10.0 * with, "{flags}: {without} apart, {with} with the adapter");
+        ok(here, "verify out --against model");
+    }
+}
+
+#[test]
+fn every_method_is_made_up_for_in_the_types_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    let autoround = "autoround,eora --set autoround.iters=2";
+    for method in ["rtn,eora", "gptq,eora", "awq-scale,mse,eora", "rotate,gptq,eora", "gptq,lorc", autoround]
+    {
+        let flags = format!("--method {method} --data text.txt --samples 4 --seq-len 64 --overwrite");
+        let report = quantized(here, &format!("--scheme w4a16 {flags}"), "out");
+        for linear in
+            report["blocks"].as_array().unwrap().iter().flat_map(|b| b["linears"].as_array().unwrap())
+        {
+            let [codes, both] =
+                ["relative_error", "compensated_error"].map(|key| linear[key].as_f64().unwrap());
+            assert!(both < codes || method.contains("lorc"), "{method}: {linear}");
+        }
+        let config: Value =
+            serde_json::from_slice(&contents(&here.join("out/adapter"))["adapter_config.json"]).unwrap();
+        assert_eq!(config["r"], 32, "{method}");
+        assert_eq!(config["lora_alpha"], 32);
+        assert_eq!(config["target_modules"].as_array().unwrap().len(), 7);
+        let bytes = fs::read(here.join("out/adapter/adapter_model.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(tensors.len(), 2 * 7 * report["blocks"].as_array().unwrap().len());
+        let [a, b] = ["A", "B"].map(|half| tensors.tensor(&format!("{Q_PROJ}.lora_{half}.weight")).unwrap());
+        assert_eq!((a.shape()[0], b.shape()[1]), (32, 32));
+        assert!(matches!(a.dtype(), Dtype::F16 | Dtype::BF16) && a.dtype() == b.dtype());
+        assert!(perplexity(here, "out --adapter out/adapter").is_finite(), "{method}");
+    }
+}
+
+#[test]
+fn where_there_is_no_place_for_it_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    let check = |flags: &str, code: i32, expected: &str| {
+        let stderr = fails(here, &format!("quantize model -o out {flags}"), code);
+        assert!(stderr.contains(expected), "{flags}: {stderr}");
+    };
+    check("--scheme q4_0 --method rtn,lorc", 2, "choose a format that writes a folder");
+    check("--scheme w4a16 --group-size 32 --method rtn,lorc --format compressed-tensors,gguf", 2, "folder");
+    check(
+        "--scheme w4a16 --group-size 64 --method rtn,lorc --format gguf,compressed-tensors",
+        2,
+        "name it first",
+    );
+    check("--scheme w4a16 --method gptq,eora", 2, "--data");
+    check("--scheme w4a16 --method eora,gptq", 2, "makes up for quantization");
+}
+
+/// An adapter of q_proj alone, with zeros; what is given is put over its config.
+fn write_adapter(folder: &Path, config: Value, tensors: &[(&str, [usize; 2])]) {
+    fs::create_dir_all(folder).unwrap();
+    let mut whole = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"] });
+    whole.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+    fs::write(folder.join("adapter_config.json"), whole.to_string()).unwrap();
+    let zeros = vec![0u8; 1 << 20];
+    let views = tensors.iter().map(|(name, shape)| {
+        (
+            format!("{Q_PROJ}.{name}"),
+            TensorView::new(Dtype::F32, shape.to_vec(), &zeros[..4 * shape[0] * shape[1]]).unwrap(),
+        )
+    });
+    safetensors::serialize_to_file(views, None, &folder.join("adapter_model.safetensors")).unwrap();
+}
+
+#[test]
+fn adapters_that_are_wrong_are_told_by_file_and_module() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    let config: Value = serde_json::from_slice(&fs::read(here.join("model/config.json")).unwrap()).unwrap();
+    let hidden = config["hidden_size"].as_u64().unwrap() as usize;
+    let (a, b) = (("lora_A.weight", [2, hidden]), ("lora_B.weight", [hidden, 2]));
+    let line = "eval perplexity model --data text.txt --ctx 64 --chunks 1 --adapter adapter";
+    let check = |config: Value, tensors: &[(&str, [usize; 2])], expected: &str| {
+        write_adapter(&here.join("adapter"), config, tensors);
+        let stderr = fails(here, line, 1);
+        assert!(stderr.contains(expected), "{expected:?} is not in {stderr}");
+    };
+    check(json!({}), &[a], "lora_A and lora_B");
+    check(json!({}), &[a, ("lora_B.weight", [hidden, 3])], "lora_B.weight: expected as many columns");
+    check(
+        json!({}),
+        &[a, ("lora_B.weight", [hidden + 1, 2])],
+        "layers.0.self_attn.q_proj: expected a weight",
+    );
+    check(
+        json!({}),
+        &[a, b, ("lora_magnitude_vector", [hidden, 1])],
+        "lora_magnitude_vector is not plain LoRA",
+    );
+    check(json!({ "peft_type": "IA3" }), &[a, b], "peft_type IA3");
+    check(json!({ "use_dora": true }), &[a, b], "DoRA");
+    check(json!({ "modules_to_save": ["lm_head"] }), &[a, b], "modules_to_save");
+    check(json!({ "r": 0 }), &[a, b], "at least 1");
+    check(json!({ "r": "many" }), &[a, b], "adapter_config.json");
+    check(json!({ "alpha_pattern": { "(": 1 } }), &[a, b], "alpha_pattern");
+    Model::of("tiny-llama").write(here);
+    write_adapter(&here.join("adapter"), json!({}), &[a, b]);
+    assert_eq!(perplexity(here, "model"), perplexity(here, "model --adapter adapter"));
+    fs::remove_file(here.join("adapter/adapter_model.safetensors")).unwrap();
+    assert!(fails(here, line, 1).contains("adapter_model.safetensors"));
+    fs::remove_dir_all(here.join("adapter")).unwrap();
+    assert!(fails(here, line, 1).contains("adapter_config.json"));
+}
