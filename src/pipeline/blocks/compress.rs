@@ -194,12 +194,13 @@ impl Blocks<'_> {
             work.block.trainable = Some(Arc::new(trainable));
         }
         self.observe(work, method.needs(), None, &chains[0], None)?;
-        let before = self.request.compensation.as_ref().map(|_| work.block.linears.clone());
+        // What learns how to round leaves alone what the linears compute, so that they can be compared.
+        let before = method.trains().then(|| work.block.linears.clone());
         method.apply(&mut work.block)?;
         work.block.trainable = None;
         work.rewritten = true;
         if let Some(before) = before {
-            self.observe(work, self.needs(), None, &chains[0], None)?;
+            self.observe(work, self.needs().union(Needs::IMPORTANCE), None, &chains[0], None)?;
             let inputs = std::mem::take(&mut work.block.inputs);
             self.settle(index, &before, &mut work.block.linears, inputs)?;
         }

@@ -36,7 +36,8 @@ pub struct LinearReport {
     pub name: String,
     /// What it became.
     pub scheme: String,
-    /// ‖(W − Q)·X‖ / ‖W·X‖ over the calibration set X, as the compressed model before it makes that.
+    /// ‖(W − Q)·X‖ / ‖W·X‖ over the calibration set X, as the compressed model before it makes that; by the squares of X alone
+    /// where the method gathers no more.
     pub relative_error: Option<f64>,
     /// The same of W − Q − B·A, where an adapter makes up for the error of the codes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
