@@ -308,6 +308,14 @@ mod tests {
     }
 
     #[test]
+    fn no_method_takes_a_key_that_it_does_not_know() {
+        let nonsense = Table::from_iter([("nonsense".to_owned(), toml::Value::from(1))]);
+        for def in METHODS {
+            assert!((def.build)(&nonsense).is_err(), "{}", def.name);
+        }
+    }
+
+    #[test]
     fn the_format_follows_the_scheme() {
         let format = |scheme: &str| {
             let recipe = Recipe { scheme: Some(scheme.into()), ..Recipe::default() };

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::numerics::{Number, Scheme};
 use crate::pipeline::{self, Options};
-use crate::plan::{Allotment, Plan, Sensitivity};
+use crate::plan::{Allotment, Plan};
 use crate::recipe::{Budget, Recipe};
 
 /// Choices where the user names none: the fewest schemes that can meet the budget, those that engines have kernels for first.
@@ -23,24 +23,22 @@ const BLOCKS: &[&[&str]] = &[
     &["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0"],
 ];
 
-/// The recipe with its budget spent: measures what each group of linears loses, and chooses. What was measured stays in
-/// `file`.
+/// The recipe with its budget spent: measures what each group of linears loses, and chooses. `base` is the plan of the recipe
+/// without its budget; what was measured stays in `file`.
 ///
 /// # Errors
-/// A budget that cannot be met; several formats, which would need one each; whatever measuring meets.
+/// A budget that cannot be met; whatever measuring meets.
 pub fn spend(
-    recipe: &Recipe,
+    base: &Plan,
+    budget: &Budget,
     samples: &Samples,
     file: &Path,
     resume: bool,
     checkpoint: &Arc<Checkpoint>,
     context: &Context,
 ) -> Result<Recipe> {
-    let Some(budget) = &recipe.budget else { return Ok(recipe.clone()) };
-    let base_recipe = Recipe { budget: None, ..recipe.clone() };
-    let base = Plan::new(&base_recipe, checkpoint)?;
-    let (schemes, choices) = choose(budget, &base, checkpoint)?;
-    Allotment::new(budget, &base, &choices, &unknown(&choices)).spend(recipe, &schemes)?; // can it be met at all?
+    let choices = choose(budget, base, checkpoint)?;
+    let recipes: Vec<Recipe> = choices.iter().map(|choice| choice.recipe.clone()).collect();
     let bar = context.bar(0, job::BLOCKS, "measuring what each linear loses");
     let options = Options {
         resume,
@@ -51,42 +49,47 @@ pub fn spend(
     let sensitivity = pipeline::sensitivity(&choices, &samples.sequences, file, checkpoint, &options)?;
     bar.finish_and_clear();
     tracing::info!(file = %file.display(), groups = sensitivity.len(), "measured what each group of linears loses");
-    Allotment::new(budget, &base, &choices, &sensitivity).spend(recipe, &schemes)
+    Allotment::new(budget, base, &choices, &sensitivity).spend(&base.recipe, &recipes)
 }
 
-/// The schemes to choose from, and the plans of the whole model as each.
-fn choose(budget: &Budget, base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<(Vec<String>, Vec<Plan>)> {
-    let plans = |schemes: &[String]| -> Result<Vec<Plan>> {
-        schemes.iter().map(|scheme| Plan::new(&as_choice(base, scheme), checkpoint)).collect()
-    };
-    if !budget.schemes.is_empty() {
-        return Ok((budget.schemes.clone(), plans(&budget.schemes)?));
-    }
+/// The plans of the whole model as each of the schemes to choose from, the smallest first.
+///
+/// # Errors
+/// Where even the smallest is too large for the budget.
+fn choose(budget: &Budget, base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<Vec<Plan>> {
+    let own: Vec<&str> = budget.schemes.iter().map(String::as_str).collect();
     let lists = match base.request.scheme.map(|scheme| scheme.number) {
+        _ if !own.is_empty() => &[own.as_slice()],
         Some(Number::Ggml(_)) => BLOCKS,
-        Some(Number::Int { .. }) | None => INTEGERS,
-        Some(_) => {
-            let what = "a budget for what is neither integers nor GGUF's blocks";
+        Some(Number::Int { .. }) | None if base.request.activations.is_none() => INTEGERS,
+        _ => {
+            let what = "a budget for what is neither integers alone nor GGUF's blocks";
             return Err(Error::usage(what, "name the schemes to choose from: --choices nvfp4,w8a16"));
         }
     };
-    let mut last = (Vec::new(), Vec::new());
+    let mut refused = None;
     for list in lists {
-        let schemes: Vec<String> = list.iter().map(|name| (*name).to_owned()).collect();
-        let choices = plans(&schemes)?;
-        let fits = Allotment::new(budget, base, &choices, &unknown(&choices)).fits();
-        last = (schemes, choices);
-        if fits {
-            break;
+        let choices = plans(list, base, checkpoint)?;
+        let recipes: Vec<Recipe> = choices.iter().map(|choice| choice.recipe.clone()).collect();
+        let unmeasured = pipeline::unmeasured(&choices, checkpoint)?;
+        match Allotment::new(budget, base, &choices, &unmeasured).spend(&base.recipe, &recipes) {
+            Ok(_) => return Ok(choices),
+            Err(error) => refused = Some(error),
         }
     }
-    Ok(last)
+    Err(refused.expect("there is a list"))
 }
 
-/// Every group, before anything is measured.
-fn unknown(choices: &[Plan]) -> Sensitivity {
-    let names = choices.iter().flat_map(|plan| plan.schemes().into_keys());
-    names.map(|name| (crate::plan::group(name), vec![0.0; choices.len()])).collect()
+fn plans(schemes: &[&str], base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<Vec<Plan>> {
+    let plans = schemes.iter().map(|scheme| Plan::new(&as_choice(base, scheme), checkpoint));
+    let mut plans = plans.collect::<Result<Vec<_>>>()?;
+    if let Some(other) = plans.iter().find(|plan| plan.request.activations != base.request.activations) {
+        let name = other.recipe.scheme.as_deref().unwrap_or_default();
+        let what = format!("--choices {name}: it does otherwise with inputs than the recipe's own scheme");
+        return Err(Error::usage(what, "choose among schemes that end alike: w4a16,w8a16"));
+    }
+    plans.sort_by_key(Plan::bytes);
+    Ok(plans)
 }
 
 /// The whole model as one of the choices: with zero points where the recipe's own scheme has them.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::calib::Calibration;
+use crate::error::{Error, Result};
 
 /// What to calibrate on.
 #[derive(Debug, Clone, Default, Args)]
@@ -48,6 +49,26 @@ impl KnowledgeArguments {
     /// Whether anything is named.
     pub fn any(&self) -> bool {
         self.calibration.names_data() || !self.stats.is_empty()
+    }
+
+    /// Refuses flags about a text where there is none.
+    pub fn refuse_idle(&self) -> Result<()> {
+        let CalibrationArguments { samples, seq_len, no_packing, seed, expert_tokens, .. } =
+            &self.calibration;
+        let idle = [
+            ("--samples", samples.is_some()),
+            ("--seq-len", seq_len.is_some()),
+            ("--no-packing", *no_packing),
+            ("--seed", seed.is_some()),
+            ("--expert-tokens", expert_tokens.is_some()),
+        ];
+        match idle.iter().find(|(_, given)| *given && !self.calibration.names_data()) {
+            Some((flag, _)) => {
+                let what = format!("{flag} says how a text is read, and there is none");
+                Err(Error::usage(what, "name one with --data FILE; --data self lets the model write it"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What the flags say, and where they say nothing, what the recipe (or the default) does.

@@ -37,6 +37,11 @@ pub struct OutputArguments {
 }
 
 impl OutputArguments {
+    /// Nothing is to be written.
+    pub fn none() -> OutputArguments {
+        OutputArguments { dry_run: true, ..OutputArguments::default() }
+    }
+
     /// Whether the named output is a GGUF file.
     pub fn is_gguf(&self) -> bool {
         self.output.as_ref().is_some_and(|path| path.extension().is_some_and(|e| e == "gguf"))
@@ -58,16 +63,9 @@ pub fn run(
         return Err(Error::usage("--min-coverage without text to count", "name one with --data"));
     }
     let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, context.open(model)?)?);
-    let (recipe, drawn) = spend(model, recipe, output, &checkpoint, context)?;
-    let recipes = recipe.per_format();
-    let plans = recipes.iter().map(|recipe| super::plan::make(recipe, &checkpoint, context));
-    let mut plans = plans.collect::<Result<Vec<Plan>>>()?;
+    let Draft { mut plans, paths, drawn } = draft(model, recipe, output, &checkpoint, context)?;
     if output.dry_run {
         return plans.iter().try_for_each(|plan| super::plan::print(plan, &checkpoint, context));
-    }
-    let paths = targets(model, output, &plans);
-    for (plan, path) in plans.iter().zip(&paths) {
-        pipeline::check_target(&checkpoint, path, plan.request.format.single_file(), output.overwrite)?;
     }
     let input = pipeline::input_digest(&checkpoint, &context.interrupted)?;
     let calibration = recipe.calibration.as_ref();
@@ -96,27 +94,44 @@ pub fn run(
     coverage::check(&outcome.blocks, min_coverage)
 }
 
-/// The recipe with its budget spent, where it has one, and the text that this took.
-pub fn spend(
+/// What is to be done, before it is.
+pub struct Draft {
+    /// One for each format.
+    pub plans: Vec<Plan>,
+    /// Where their outputs go.
+    paths: Vec<PathBuf>,
+    /// The text, where a budget was spent by it.
+    drawn: Option<Samples>,
+}
+
+/// Makes the plans of a recipe; spends its budget, where it has one.
+pub fn draft(
     model: &str,
     recipe: &Recipe,
     output: &OutputArguments,
     checkpoint: &Arc<Checkpoint>,
     context: &Context,
-) -> Result<(Recipe, Option<Samples>)> {
-    let (Some(_), Some(calibration)) = (&recipe.budget, &recipe.calibration) else {
-        return Ok((recipe.clone(), None));
+) -> Result<Draft> {
+    let plans = |recipe: &Recipe| -> Result<Vec<Plan>> {
+        recipe.per_format().iter().map(|recipe| super::plan::make(recipe, checkpoint, context)).collect()
     };
-    if recipe.per_format().len() > 1 {
+    let outline = plans(&Recipe { budget: None, ..recipe.clone() })?;
+    let paths = targets(model, output, &outline);
+    for (plan, path) in outline.iter().zip(&paths).filter(|_| !output.dry_run) {
+        pipeline::check_target(checkpoint, path, plan.request.format.single_file(), output.overwrite)?;
+    }
+    let (Some(budget), Some(calibration)) = (&recipe.budget, &recipe.calibration) else {
+        return Ok(Draft { plans: outline, paths, drawn: None });
+    };
+    let ([base], [path]) = (outline.as_slice(), paths.as_slice()) else {
         let hint = "schemes take different space in each: make one at a time";
         return Err(Error::usage("a budget for several formats", hint));
-    }
-    let plan = Plan::new(&Recipe { budget: None, ..recipe.clone() }, checkpoint)?;
-    let mut file = output.output.clone().unwrap_or_else(|| default_target(model, &plan, false));
-    file.as_mut_os_string().push(".sensitivity.json");
+    };
     let samples = draw(calibration, checkpoint, context)?;
-    let spent = budget::spend(recipe, &samples, &file, !output.no_resume, checkpoint, context)?;
-    Ok((spent, Some(samples)))
+    let mut file = path.clone();
+    file.as_mut_os_string().push(".sensitivity.json");
+    let spent = budget::spend(base, budget, &samples, &file, !output.no_resume, checkpoint, context)?;
+    Ok(Draft { plans: plans(&spent)?, paths, drawn: Some(samples) })
 }
 
 /// What is known of the model's inputs, or can be found out.

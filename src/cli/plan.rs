@@ -35,10 +35,9 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let recipe = arguments.recipe.recipe()?;
     let opened = context.open(&arguments.model)?;
     let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, opened)?);
-    let (recipe, _) =
-        job::spend(&arguments.model, &recipe, &OutputArguments::default(), &checkpoint, context)?;
-    let recipes = recipe.per_format();
-    recipes.iter().try_for_each(|recipe| print(&make(recipe, &checkpoint, context)?, &checkpoint, context))
+    let output = OutputArguments::none();
+    let draft = job::draft(&arguments.model, &recipe, &output, &checkpoint, context)?;
+    draft.plans.iter().try_for_each(|plan| print(plan, &checkpoint, context))
 }
 
 /// The plan of a recipe. Where `strict` refuses it, the plan without `strict` is printed before the error, to show why.
@@ -58,7 +57,7 @@ pub fn print(plan: &Plan, checkpoint: &Arc<Checkpoint>, context: &Context) -> Re
     let threads = rayon::current_num_threads();
     let calibration = plan.recipe.calibration.as_ref();
     let tokens = calibration.map(|calibration| match calibration.statistics.is_empty() {
-        true => calibration.samples * calibration.seq_len,
+        true => calibration.samples.saturating_mul(calibration.seq_len),
         false => 0,
     });
     let estimate = tokens.map(|tokens| pipeline::estimate(plan, checkpoint, tokens, threads)).transpose()?;

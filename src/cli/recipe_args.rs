@@ -102,6 +102,7 @@ pub struct StorageArguments {
 impl RecipeArguments {
     /// The recipe these flags ask for.
     pub fn recipe(&self) -> Result<Recipe> {
+        self.knowledge.refuse_idle()?;
         let base = self.base()?;
         let symmetric = match (self.symmetric, self.asymmetric) {
             (true, _) => Some(true),

@@ -59,7 +59,7 @@ pub fn estimate(
     let per_weight = if method.trains() { 32 } else { 10 };
     let memory = PROCESS + per_weight * weights + statistics + 4 * WIDTHS * BATCH_TOKENS as u64 * widest;
     let chains = if method.trains() { 4 } else { 2 };
-    let disk = (chains * tokens * config.hidden * size_of::<f32>()) as u64;
+    let disk = (tokens as u64).saturating_mul((chains * config.hidden * size_of::<f32>()) as u64);
     let passes = match method.scope() {
         Scope::Rows if !compensates => 1.0,
         Scope::Rows | Scope::Input => 1.0 + STEP_PASSES * 4.0,

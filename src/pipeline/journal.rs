@@ -78,7 +78,8 @@ impl Journal {
     pub fn block_done(&self, index: usize) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = format!("{BLOCK}{index}\n{SYNCED}\n");
-        file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e))
+        let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
+        written.map_err(|e| Error::io(&self.path, e))
     }
 
     /// How many steps an earlier run finished.

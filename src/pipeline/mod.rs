@@ -45,7 +45,7 @@ use made::Made;
 pub use output::check_target;
 use output::{OutputFiles, Workspace};
 use recorded::{RECORD, Record};
-pub use sensitivity::sensitivity;
+pub use sensitivity::{sensitivity, unmeasured};
 use stream::{NonFinites, Run, input_bytes};
 pub use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};
 

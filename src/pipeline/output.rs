@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use rayon::prelude::*;
 
+use super::blocks::REPORTS_NAME;
 use super::journal::JOURNAL_NAME;
 use crate::error::{Error, Result};
 use crate::export::{Format, OutputFile, SINGLE_FILE_NAME};
@@ -144,7 +145,8 @@ impl Workspace {
         } else {
             sync_folder(&self.partial)?;
             rename(&self.partial, &self.target)?;
-            remove(&self.target.join(JOURNAL_NAME))?;
+            let own = [JOURNAL_NAME, REPORTS_NAME].map(|name| self.target.join(name));
+            own.iter().filter(|path| path.exists()).try_for_each(|path| remove(path))?;
         }
         sync_folder(self.target.parent().unwrap_or(Path::new(".")))?;
         if replaces {

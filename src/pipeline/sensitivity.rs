@@ -19,11 +19,12 @@ use super::made::Made;
 use super::output::Workspace;
 use super::{Options, input_digest};
 use crate::calib::observe::{Seen, Watch};
+use crate::engine::Stored;
 use crate::error::{Error, Result};
 use crate::export::{SINGLE_FILE_NAME, pretty};
 use crate::io::Checkpoint;
 use crate::method::{self, Linear, Method, error_power};
-use crate::model::{LinearPlace, Weights};
+use crate::model::{LinearPlace, Weights, block_layout};
 use crate::numerics::{Extent, Scheme};
 use crate::plan::{Plan, Sensitivity, group};
 use crate::statistics::Needs;
@@ -55,7 +56,7 @@ pub fn sensitivity(
 ) -> Result<Sensitivity> {
     let sequences = spread(sequences);
     let key = key(choices, &sequences, &input_digest(checkpoint, options.interrupted)?);
-    if let Some(kept) = read(file).filter(|kept| kept.key == key) {
+    if let Some(kept) = read(file)?.filter(|kept| kept.key == key) {
         return Ok(kept.sensitivity);
     }
     let workspace = Workspace::open(file, true)?;
@@ -81,6 +82,21 @@ pub fn sensitivity(
     Ok(kept.sensitivity)
 }
 
+/// The groups that [`sensitivity`] measures, before it does: as if nothing were lost.
+pub fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sensitivity> {
+    let stored = Stored(Arc::clone(checkpoint));
+    let config = stored.config()?;
+    let quantized: Vec<_> = choices.iter().map(Plan::schemes).collect();
+    let mut groups = Sensitivity::new();
+    for block in 0..config.layers.len() {
+        let linears = block_layout(&config, &stored, block)?.linears.into_iter().map(|linear| linear.name);
+        let chosen =
+            linears.filter(|name| quantized.iter().any(|schemes| schemes.contains_key(name.as_str())));
+        groups.extend(chosen.map(|name| (group(&name), vec![0.0; choices.len()])));
+    }
+    Ok(groups)
+}
+
 /// Sequences from all over the set, of [`TOKENS`] together.
 fn spread(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let tokens: usize = sequences.iter().map(Vec::len).sum();
@@ -104,9 +120,19 @@ fn block_file(index: usize) -> String {
     format!("sensitivity-{index}.json")
 }
 
-/// What an earlier run has kept; a file that is not what this version writes is measured anew.
-fn read(file: &Path) -> Option<Kept> {
-    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+/// What an earlier run has kept.
+///
+/// # Errors
+/// A file of that name that llmc has not written.
+fn read(file: &Path) -> Result<Option<Kept>> {
+    if !file.exists() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|_| {
+        let what = format!("{} is in the way, and is not what a budget has measured", file.display());
+        Error::usage(what, "move it elsewhere, or choose another output with -o")
+    })
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
@@ -169,7 +195,9 @@ impl Survey<'_> {
             let mut alone =
                 method::Block { linears: vec![Linear { extent, ..linear }], ..Default::default() };
             self.method.apply(&mut alone)?;
-            let Some(Linear { weight: Weight::Quantized(q), .. }) = alone.linears.first() else { continue };
+            let Some(Linear { weight: Weight::Quantized(q), .. }) = alone.linears.first() else {
+                unreachable!("a quantization method returns codes");
+            };
             errors.push(error_power(values.view(), q.values().view(), seen.inputs[place.input].as_ref()));
             coarsest = coarsest.or_else(|| alone.linears.pop().filter(|_| choice == 0));
         }

@@ -36,7 +36,8 @@ pub struct Allotment {
 }
 
 impl Allotment {
-    /// Works out sizes. `base` is the plan of what has no choice, `choices` the plans of the whole model as each choice.
+    /// Works out sizes. `base` is the plan of what has no choice, `choices` the plans of the whole model as each choice, which
+    /// have the same steps in the same order.
     pub fn new(budget: &Budget, base: &Plan, choices: &[Plan], sensitivity: &Sensitivity) -> Allotment {
         let mut items: BTreeMap<String, Item> = BTreeMap::new();
         let (mut quantized, mut fixed, mut rest) = (0, 0, 0);
@@ -71,11 +72,11 @@ impl Allotment {
         self.items.iter().filter_map(|item| item.bytes.first()).sum()
     }
 
-    /// The recipe with an override for each group, of schemes by their names, whose choice is not the recipe's own scheme.
+    /// The recipe with an override for each group. The choices are given as recipes of the whole model.
     ///
     /// # Errors
     /// A budget that is too small for the first choice.
-    pub fn spend(&self, recipe: &Recipe, schemes: &[String]) -> Result<Recipe> {
+    pub fn spend(&self, recipe: &Recipe, choices: &[Recipe]) -> Result<Recipe> {
         let assigned = u64::try_from(self.bytes).ok().and_then(|budget| assign(&self.items, budget));
         let Some(assigned) = assigned else {
             let bits = |bytes: f64| 8.0 * bytes / self.elements.max(1) as f64;
@@ -83,20 +84,19 @@ impl Allotment {
                 "the budget leaves {:.2} bits per weight for what can be chosen, which takes {:.2} as {}",
                 bits(self.bytes as f64),
                 bits(self.least() as f64),
-                schemes.first().map_or("", String::as_str),
+                choices.first().and_then(|choice| choice.scheme.as_deref()).unwrap_or_default(),
             );
             return Err(Error::usage(what, "allow more, or name smaller schemes with --choices w3a16,w4a16"));
         };
         let mut spent = Recipe { budget: None, ..recipe.clone() };
         for (item, choice) in self.items.iter().zip(assigned) {
-            if recipe.scheme.as_ref() != Some(&schemes[choice]) {
-                spent.overrides.extend(item.patterns().into_iter().map(|pattern| Override {
-                    pattern,
-                    scheme: schemes[choice].clone(),
-                    group_size: recipe.group_size,
-                    symmetric: recipe.symmetric,
-                }));
-            }
+            let Recipe { scheme, group_size, symmetric, .. } = &choices[choice];
+            spent.overrides.extend(item.patterns().into_iter().map(|pattern| Override {
+                pattern,
+                scheme: scheme.clone().unwrap_or_default(),
+                group_size: *group_size,
+                symmetric: *symmetric,
+            }));
         }
         Ok(spent)
     }
@@ -114,7 +114,7 @@ impl Item {
     fn patterns(&self) -> Vec<String> {
         match self.sources.as_slice() {
             sources @ [first, ..] if sources.len() > 3 => {
-                let module = engine_group(first).unwrap_or_default();
+                let module = engine_group(first).expect("only experts are so many that are stored alike");
                 vec![format!("{}.*", globset::escape(&module))]
             }
             sources => sources.iter().map(|name| globset::escape(name)).collect(),

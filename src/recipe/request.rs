@@ -58,6 +58,7 @@ impl Recipe {
         self.refuse_budget()?;
         self.refuse_uncalibrated(&stages)?;
         let activations = preset.and_then(|preset| preset.activations);
+        self.overrides.iter().try_for_each(|other| other.refuse_activations(activations))?;
         let kv_cache = self.kv_cache.as_deref().map(parse_kv_cache).transpose()?;
         self.refuse_unmeasured(activations)?;
         let Stages { rewriting, method, compensation } = stages;
@@ -122,7 +123,7 @@ impl Recipe {
             return Err(Error::usage("a budget needs text to measure on what linears lose", hint));
         }
         match (budget.bpw, budget.size) {
-            (Some(bpw), None) if bpw > 0.0 => Ok(()),
+            (Some(bpw), None) if bpw > 0.0 && bpw.is_finite() => Ok(()),
             (None, Some(_)) => Ok(()),
             _ => Err(Error::usage("a budget is bits per weight, or a size", "for example --target-bpw 4.5")),
         }
@@ -140,8 +141,11 @@ impl Recipe {
         if stages.methods().any(|method| method.trains()) {
             return refuse("it learns from what blocks make of a text");
         }
-        match stages.methods().skip(1).any(|method| method.needs().any()) {
-            true if !stages.rewriting.is_empty() => {
+        match stages.rewriting.first() {
+            Some(first) if !first.needs().any() => {
+                refuse("weights are rewritten before any of them could be used")
+            }
+            Some(_) if stages.methods().skip(1).any(|method| method.needs().any()) => {
                 refuse("those after the first stage need some of what it makes of the inputs")
             }
             _ => Ok(()),
@@ -251,6 +255,19 @@ fn out_of_order(first: &Def, second: &Def) -> Error {
 }
 
 impl Override {
+    /// What engines do to inputs is said once, for the whole model.
+    fn refuse_activations(&self, activations: Option<Activations>) -> Result<()> {
+        let own =
+            presets::find(&self.scheme).filter(|_| self.scheme != DENSE).map(|preset| preset.activations);
+        match own {
+            Some(own) if own != activations => Err(Error::usage(
+                format!("{} for {}: it does otherwise with inputs than the rest", self.scheme, self.pattern),
+                "inputs are rounded before every quantized linear (w8a8, fp8), or before none (w8a16, w4a16)",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn resolve(&self) -> Result<Option<Scheme>> {
         if self.scheme == DENSE {
             return Ok(None);

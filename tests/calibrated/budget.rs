@@ -63,6 +63,9 @@ fn budgets_are_kept_and_spent_where_it_matters() {
     }
     let small = plan(here, &format!("{groups} --target-bpw 3.6"));
     assert!(bits(&small) <= 3.6 && stored(&small, "proj").iter().any(|scheme| scheme.starts_with("int3")));
+    let zero_points = plan(here, &format!("{groups} --scheme w4a16-asym --target-bpw 5.5"));
+    assert!(stored(&zero_points, "proj").iter().all(|scheme| scheme.ends_with("g32 asymmetric")));
+    assert!(stored(&zero_points, "proj").len() == 2 && bits(&zero_points) <= 5.5);
     let gguf = plan(here, "--scheme q4_k --target-bpw 6 --method rtn");
     assert!(bits(&gguf) <= 6.0 && stored(&gguf, "blk").len() > 1);
     let size = tight["bytes"].as_u64().unwrap() - 10_000;
@@ -129,6 +132,18 @@ fn budgets_that_cannot_be_met_are_refused() {
     check(&format!("{TEXT} --target-bpw 4 --choices w4a16,w8a16"), "--choices");
     check(&format!("{TEXT} --target-bpw 5 --choices w4a17,w8a16"), "w4a17");
     check(&format!("{TEXT} --bits 4 --choices w4a16"), "--target-bpw");
+    check(&format!("{TEXT} --target-bpw 6 --choices w4a16,fp8"), "quantizes inputs too");
+    check(&format!("{TEXT} --target-bpw inf"), "bits per weight, or a size");
     check(&format!("{TEXT} --target-bpw 5 --format compressed-tensors,gguf"), "one at a time");
     check(&format!("{TEXT} --target-bpw=-1"), "bits per weight, or a size");
+    for (flags, expected) in [("", "--choices"), ("--choices w4a16,w8a8", "otherwise with inputs")] {
+        let line = format!("quantize model {TEXT} --scheme w8a8 --target-bpw 6 {flags} -o out");
+        let stderr = fails(here, &line, 2);
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    assert!(!here.join("out.sensitivity.json").exists(), "refused before anything is measured");
+    fs::write(here.join("out.sensitivity.json"), "notes of mine").unwrap();
+    check(&format!("{TEXT} --target-bpw 5"), "in the way");
+    fs::create_dir(here.join("out")).unwrap();
+    check(&format!("{TEXT} --target-bpw 5"), "exists already");
 }

@@ -91,6 +91,8 @@ fn what_statistics_cannot_tell_is_refused() {
     check("--stats imatrix.gguf --method gptq", 1, "second moments of columns only");
     check("--stats stats --method autoround", 2, "--data");
     check("--stats stats --method smoothquant,gptq", 2, "after the first stage");
+    check("--stats stats --method rotate,mse", 2, "before any of them could be used");
+    check("--stats stats --samples 9", 2, "--samples");
     check("--stats stats --min-coverage 3", 2, "--data");
     check("--stats text.txt --method rtn", 1, "text.txt");
     Model::of("tiny-llama").edit("model.norm.weight", |values, _| values[0] += 1.0).write(here);

@@ -48,6 +48,10 @@ fn recipes_with_typos_name_what_was_meant() {
     recipe("[[stages]]\nmethod = 'gptq'\ndampening = 1", &["dampening", "damping"]);
     recipe("scheme = ", &["recipe"]);
     recipe("scheme = 'w4a16'\n[[stages]]\nmethod = 'gptq'", &["needs text", "--data"]);
+    recipe("[[stages]]\nmethod = 'autoround'\nitres = 9", &["itres", "did you mean iters?"]);
+    check(here, &format!("{GPTQ} --samples 9"), 2, &["--samples", "--data"]);
+    let mixed = "quantize model --scheme w8a8 --override *.down_proj*=w4a16 -o out";
+    check(here, mixed, 2, &["otherwise with inputs", "w8a16"]);
     check(here, "run w4a16-gtpq --model model -o out", 2, &["did you mean w4a16-gptq?"]);
     check(here, "run nowhere.toml --model model -o out", 1, &["nowhere.toml"]);
     check(here, "run w4a16-gptq --model model --set gptq.dampin=1 -o out", 2, &["damping"]);

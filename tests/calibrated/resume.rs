@@ -94,6 +94,21 @@ fn killed_in_block_after_block_it_ends_the_same() {
 }
 
 #[test]
+fn stopped_behind_the_last_block_it_makes_none_again() {
+    let whole = whole(GPTQ);
+    let folder = tempfile::tempdir().unwrap();
+    material(folder.path());
+    stop(folder.path(), GPTQ, "out.partial", Point::Done(0), "-KILL");
+    let in_the_way = folder.path().join("out.partial/README.md");
+    fs::create_dir(&in_the_way).unwrap();
+    let output = run(folder.path(), GPTQ);
+    assert_eq!(output.status.code(), Some(1), "what stands beside the weights cannot be written");
+    assert_eq!(worked_on(&output), (1..BLOCKS as u64).collect::<Vec<_>>());
+    fs::remove_dir(&in_the_way).unwrap();
+    check_resumed(folder.path(), GPTQ, &whole, BLOCKS as u64);
+}
+
+#[test]
 fn interrupted_by_the_user_it_says_how_to_go_on() {
     let whole = whole(GPTQ);
     let folder = tempfile::tempdir().unwrap();

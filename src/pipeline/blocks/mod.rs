@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use chain::Chain;
 pub use passes::BATCH_TOKENS;
-pub use report::{BlockReport, ExpertReport, LinearReport};
+pub use report::{BlockReport, ExpertReport, LinearReport, REPORTS_NAME};
 pub use runner::{Material, Runner};
 
 use super::journal::Journal;

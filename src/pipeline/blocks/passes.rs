@@ -162,7 +162,12 @@ impl Runner<'_> {
             total += values.chunks(width).zip(reference.chunks(width)).map(relative_square).sum::<f64>();
             Ok(())
         })?;
-        Ok(total / self.batches.tokens().max(1) as f64)
+        match total.is_finite() {
+            true => Ok(total / self.batches.tokens().max(1) as f64),
+            false => {
+                Err(not_finite(format_args!("block {index}: its outputs, some of its weights rounded,")))
+            }
+        }
     }
 
     /// Runs the calibration set through a block, and hands over its outputs, a batch at a time, with the tokens' numbers.

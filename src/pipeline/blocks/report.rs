@@ -65,16 +65,20 @@ impl BlockReport {
     }
 }
 
-/// The reports of the blocks so far, in memory and in a file.
+/// The reports of the blocks so far, in memory and in a file, which is kept until the output is published: a run that is
+/// stopped behind its last block goes on there.
 pub struct Reports {
     path: PathBuf,
     reports: Vec<BlockReport>,
 }
 
+/// Their file, beside the journal: a line a block.
+pub const REPORTS_NAME: &str = "blocks.jsonl";
+
 impl Reports {
     /// Those of the first `done` blocks, as an interrupted run left them; none where any is missing.
     pub fn open(workspace: &Workspace, done: usize) -> Result<Reports> {
-        let path = workspace.path("blocks.jsonl");
+        let path = workspace.path(REPORTS_NAME);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let read: Vec<BlockReport> =
             text.lines().take(done).filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -97,26 +101,38 @@ impl Reports {
         self.rewrite()
     }
 
-    /// Adds a block.
+    /// Adds a block. A line that is cut short is not of a block that the journal has.
     pub fn push(&mut self, report: BlockReport) -> Result<()> {
+        let append = || -> std::io::Result<()> {
+            let mut file = File::options().append(true).open(&self.path)?;
+            file.write_all(line(&report)?.as_bytes())?;
+            file.sync_data()
+        };
+        append().map_err(|e| Error::io(&self.path, e))?;
         self.reports.push(report);
-        self.rewrite()
+        Ok(())
     }
 
-    /// All of them; the file is of no further use.
-    pub fn finish(self) -> Vec<BlockReport> {
-        std::fs::remove_file(&self.path).unwrap_or_default(); // a file that is left behind is overwritten by the next run
+    /// All of them.
+    pub fn into_all(self) -> Vec<BlockReport> {
         self.reports
     }
 
+    /// Writes what counts, and nothing else, in the place of the file.
     fn rewrite(&self) -> Result<()> {
+        let new = self.path.with_extension("new");
         let write = || -> std::io::Result<()> {
-            let mut file = File::create(&self.path)?;
+            let mut file = File::create(&new)?;
             for report in &self.reports {
-                writeln!(file, "{}", serde_json::to_string(report)?)?;
+                file.write_all(line(report)?.as_bytes())?;
             }
-            file.sync_data()
+            file.sync_data()?;
+            std::fs::rename(&new, &self.path)
         };
         write().map_err(|e| Error::io(&self.path, e))
     }
+}
+
+fn line(report: &BlockReport) -> std::io::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string(report)?))
 }

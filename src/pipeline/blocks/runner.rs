@@ -85,7 +85,7 @@ impl<'a> Runner<'a> {
             (self.options.events)(&Event::Block { index, of: self.layouts.len() });
         }
         self.forget(workspace, self.layouts.len());
-        Ok(reports.finish())
+        Ok(reports.into_all())
     }
 
     /// The checkpoint's weights, with the edits outside the blocks.
@@ -95,6 +95,9 @@ impl<'a> Runner<'a> {
 
     /// The chains that block `reports.len()` begins with: those of an interrupted run, or the embedded tokens.
     fn start(&self, workspace: &Workspace, reports: &mut Reports, reference: bool) -> Result<Vec<Chain>> {
+        if reports.len() == self.layouts.len() {
+            return Ok(Vec::new()); // what remains needs none
+        }
         let open = |path: PathBuf| Chain::open(&path, self.batches.tokens(), self.config.hidden);
         let found = self.paths(workspace, reports.len(), reference).into_iter().map(open);
         match found.collect::<Result<Option<Vec<Chain>>>>()? {

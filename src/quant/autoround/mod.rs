@@ -50,7 +50,7 @@ pub const DEF: Def = Def {
     summary: "learn how each weight is rounded and each group clipped, block by block: needs calibration text and time",
     supports,
     effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(method::parse::<AutoRound>("autoround", table)?)),
+    build: |table| Ok(Box::new(method::parse::<AutoRound>("autoround", table)?.validate()?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -65,7 +65,7 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 
 /// Learned rounding.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(deny_unknown_fields, default)]
 pub struct AutoRound {
     /// Steps per block.
     pub iters: usize,
@@ -84,6 +84,20 @@ pub struct AutoRound {
 impl Default for AutoRound {
     fn default() -> Self {
         AutoRound { iters: 200, batch_size: 2, lr: 0.0, minmax_lr: 0.0, enable_minmax_tuning: true, seed: 42 }
+    }
+}
+
+impl AutoRound {
+    fn validate(self) -> Result<AutoRound> {
+        let step = |lr: f32| lr >= 0.0 && lr.is_finite();
+        match (self.iters, self.batch_size) {
+            (0, _) => Err(Error::usage("autoround: iters is 0", "200 steps are usual; rtn learns nothing")),
+            (_, 0) => {
+                Err(Error::usage("autoround: batch_size is 0", "2 sequences are enough for small models"))
+            }
+            _ if step(self.lr) && step(self.minmax_lr) => Ok(self),
+            _ => Err(Error::usage("autoround: lr and minmax_lr are steps", "0 stands for 1/iters")),
+        }
     }
 }
 
@@ -148,7 +162,13 @@ impl AutoRound {
                 }
             }
         }
-        Ok(best)
+        match least.is_finite() {
+            true => Ok(best),
+            false => Err(Error::unsupported(
+                "autoround: the block's outputs are not finite on the calibration text",
+                "`llmc eval perplexity` shows whether the model itself computes finite values",
+            )),
+        }
     }
 
     /// How far V, α and β move in a step.
