@@ -26,7 +26,7 @@ const QWEN3: Family = Family {
     linears: ["gate_proj", "up_proj", "down_proj"],
 };
 const MIXTRAL: Family = Family {
-    model: || Model::of("tiny-qwen3-moe").as_mixtral(),
+    model: || Model::of("tiny-qwen3-moe").into_mixtral(),
     experts: "model.layers.0.block_sparse_moe.experts",
     router: "model.layers.0.block_sparse_moe.gate.weight",
     linears: ["w1", "w3", "w2"],

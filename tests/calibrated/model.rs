@@ -65,7 +65,7 @@ impl Model {
     }
 
     /// A Qwen3 mixture of experts in the shape of Mixtral: the same weights under its names, without norms of q and k.
-    pub fn as_mixtral(mut self) -> Model {
+    pub fn into_mixtral(mut self) -> Model {
         let names =
             [("mlp.", "block_sparse_moe."), ("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
         let renamed = |name: String| names.iter().fold(name, |name, (from, to)| name.replace(from, to));
