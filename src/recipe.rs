@@ -145,7 +145,7 @@ impl Recipe {
     pub fn from_toml(text: &str) -> Result<Recipe> {
         toml::from_str(text).map_err(|e| {
             let hint = nearest_key(e.message());
-            let hint = hint.unwrap_or_else(|| "recipes/ holds examples of every key".to_owned());
+            let hint = hint.unwrap_or_else(|| "recipes/README.md has every key".to_owned());
             Error::usage(format!("recipe: {}", e.to_string().trim()), hint)
         })
     }
@@ -190,6 +190,15 @@ impl Recipe {
     /// The recipe as TOML, keys in the order of the struct.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a struct of strings, numbers and lists is always valid TOML")
+    }
+
+    /// Refuses a format that is named twice.
+    pub fn refuse_repeated(&self) -> Result<()> {
+        let names: Vec<&str> = self.format.iter().flat_map(|names| names.split(',')).map(str::trim).collect();
+        match names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+            Some((_, name)) => Err(Error::usage(format!("format {name} is named twice"), "name each once")),
+            None => Ok(()),
+        }
     }
 
     /// One recipe per format, where several are asked for: `compressed-tensors,gptq,gguf`. Where GGUF is one of several

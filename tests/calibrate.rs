@@ -194,8 +194,9 @@ fn gather(path: &Path, samples: &Samples, stop_after: usize) -> Result<(), Error
         interrupted: &stop,
         progress: &indicatif::ProgressBar::hidden(),
         events: &|event| {
-            let Event::Block { index, .. } = event else { panic!("{event:?}") };
-            stop.store(index + 1 == stop_after, Ordering::Relaxed);
+            if let Event::Block { index, .. } = event {
+                stop.store(index + 1 == stop_after, Ordering::Relaxed);
+            }
         },
     };
     let survey = Survey { samples, expert_tokens: 128, needs: ALL, folder: Some(path), imatrix: None };

@@ -48,6 +48,9 @@ pub fn spend(
     };
     let sensitivity = pipeline::sensitivity(&choices, &samples.sequences, file, checkpoint, &options)?;
     bar.finish_and_clear();
+    if !context.global.quiet {
+        eprintln!("note: what each group of linears loses was measured, and is kept in {}", file.display());
+    }
     tracing::info!(file = %file.display(), groups = sensitivity.len(), "measured what each group of linears loses");
     Allotment::new(budget, base, &choices, &sensitivity).spend(&base.recipe, &recipes)
 }

@@ -28,7 +28,7 @@ pub struct Arguments {
     output: PathBuf,
     #[command(flatten)]
     calibration: CalibrationArguments,
-    /// Keep the Hessians of the linears too, as gptq needs them: columns² numbers for each input
+    /// Keep the Hessians of the linears too, as gptq, awq and eora need them: columns² numbers for each input
     #[arg(long)]
     hessian: bool,
     /// Write the importance matrix too, as llama.cpp reads it
@@ -106,7 +106,7 @@ fn report(survey: &Survey, blocks: &[BlockReport], start: Instant, context: &Con
         || [survey.folder, survey.imatrix].into_iter().flatten().map(|path| path.display().to_string());
     let text = || {
         format!(
-            "{}\n{} blocks over {} sequences of {tokens} tokens in {seconds:.2} s\n{}",
+            "{}\n{} blocks over {} sequences, {tokens} tokens together, in {seconds:.2} s\n{}",
             outputs().collect::<Vec<_>>().join("\n"),
             blocks.len(),
             sequences.len(),

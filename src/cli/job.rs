@@ -115,7 +115,13 @@ pub fn draft(
     let plans = |recipe: &Recipe| -> Result<Vec<Plan>> {
         recipe.per_format().iter().map(|recipe| super::plan::make(recipe, checkpoint, context)).collect()
     };
+    recipe.refuse_repeated()?;
     let outline = plans(&Recipe { budget: None, ..recipe.clone() })?;
+    let idle = outline.iter().all(|plan| !plan.request.reads_text());
+    if recipe.calibration.is_some() && recipe.budget.is_none() && idle {
+        let what = format!("{} does not look at text for this scheme", recipe.method_names());
+        return Err(Error::usage(what, "--method gptq does; or leave the calibration out"));
+    }
     let paths = targets(model, output, &outline);
     for (plan, path) in outline.iter().zip(&paths).filter(|_| !output.dry_run) {
         pipeline::check_target(checkpoint, path, plan.request.format.single_file(), output.overwrite)?;
@@ -228,12 +234,16 @@ pub fn tell(event: &Event, bar: &ProgressBar, context: &Context) {
             let error = linear.compensated_error.or(linear.relative_error);
             let error = error.map_or(String::new(), |error| format!("{:.2} %", 100.0 * error));
             tracing::info!(linear = linear.name, scheme = linear.scheme, error, "quantized");
-            bar.set_message(format!("{} {error}", linear.name));
+            bar.set_message(format!("{}: error {error}", linear.name));
             json(json!({ "event": "linear", "block": block, "name": linear.name, "scheme": linear.scheme,
                          "relative_error": linear.relative_error }));
         }
-        Event::Block { index, of } => {
+        Event::Start { done, of } => {
             bar.set_length(*of as u64);
+            bar.set_position(*done as u64);
+            bar.reset_eta();
+        }
+        Event::Block { index, of } => {
             bar.set_position(*index as u64 + 1);
             json(json!({ "event": "block", "block": index, "of": of }));
         }
@@ -333,13 +343,28 @@ fn target_text(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome, seco
         n => format!(" (resumed: {n} of {} tensors were finished already)", plan.steps.len()),
     };
     format!(
-        "{}{resumed}\n{}in {seconds:.2} s: {} -> {}, {}/s\n",
+        "{}{resumed}\n{}{}in {seconds:.2} s: {} -> {}, {}/s\n",
         target.path.display(),
         plan.summary(),
+        how(plan),
         HumanBytes(read),
         HumanBytes(plan.bytes()),
         HumanBytes((read as f64 / seconds) as u64)
     )
+}
+
+/// The methods, and what else there is.
+fn how(plan: &Plan) -> String {
+    if plan.request.scheme.is_none() {
+        return String::new();
+    }
+    let calibration = plan.recipe.calibration.as_ref();
+    let text = calibration.map_or(String::new(), |calibration| match calibration.statistics.is_empty() {
+        true => format!(", {} sequences of {}", calibration.samples, calibration.data.join(", ")),
+        false => ", statistics of an earlier run".to_owned(),
+    });
+    let adapter = if plan.request.compensation.is_some() { "; its LoRA is in adapter/" } else { "" };
+    format!("by {}{text}{adapter}\n", plan.recipe.method_names())
 }
 
 fn target_json(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome, seconds: f64) -> Value {
@@ -347,6 +372,7 @@ fn target_json(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome, seco
     json!({
         "output": target.path.display().to_string(),
         "format": plan.request.format.name(),
+        "method": plan.recipe.method_names(),
         "quantized": plan.steps.iter().filter(|s| matches!(s.action, Action::Quantize(_))).count(),
         "tensors": plan.steps.len(),
         "substituted": plan.steps.iter().filter(|step| step.substituted).count(),

@@ -7,7 +7,8 @@ use crate::calib::Calibration;
 use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::method::METHODS;
-use crate::numerics::presets::PRESETS;
+use crate::numerics::Number;
+use crate::numerics::presets::{self, PRESETS};
 use crate::recipe::{Budget, CALIBRATED_4_BITS, Override, Recipe, Stage};
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
@@ -110,7 +111,8 @@ impl RecipeArguments {
             _ => base.symmetric,
         };
         let calibration = self.knowledge.any();
-        let stages = self.method.as_ref().map(|names| names.split(',').map(Stage::new).collect());
+        let stages =
+            self.method.as_ref().map(|names| names.split(',').map(|name| Stage::new(name.trim())).collect());
         let mut recipe = Recipe {
             group_size: self.group_size.or(base.group_size),
             symmetric,
@@ -150,14 +152,27 @@ impl RecipeArguments {
         let budget = self.target_bpw.is_some() || self.target_size.is_some();
         let four = self.bits.as_deref().map_or(budget && self.scheme.is_none(), |bits| bits == "4");
         match (&self.bits, &self.scheme, self.knowledge.any()) {
-            (_, _, true) if four && self.method.is_none() => Recipe::shipped(CALIBRATED_4_BITS),
+            (_, _, true) if four => Recipe::shipped(CALIBRATED_4_BITS),
             (Some(bits), _, true) => Ok(of(format!("w{bits}a16"), vec![Stage::new("gptq")])),
             (Some(bits), _, false) => Ok(of(format!("w{bits}a16"), vec![Stage::new("mse")])),
-            (None, Some(scheme), _) => Ok(of(scheme.to_lowercase(), Vec::new())),
+            (None, Some(scheme), calibrated) => {
+                Ok(of(scheme.to_lowercase(), default_stages(scheme, calibrated)))
+            }
             (None, None, _) if self.kv_cache.is_some() => Ok(Recipe::default()),
             (None, None, _) if budget => Ok(of("w4a16".to_owned(), Vec::new())),
             (None, None, _) => Err(Error::usage("neither --bits nor --scheme", "--bits 4 is a good start")),
         }
+    }
+}
+
+/// What a scheme without `--method` means: integers that only weights are stored in are worth `gptq` where there is text.
+fn default_stages(scheme: &str, calibrated: bool) -> Vec<Stage> {
+    let weights_alone = |preset: &&presets::Preset| {
+        matches!(preset.scheme.number, Number::Int { .. }) && preset.activations.is_none()
+    };
+    match presets::find(scheme).filter(weights_alone) {
+        Some(_) if calibrated => vec![Stage::new("gptq")],
+        _ => Vec::new(),
     }
 }
 
@@ -167,7 +182,7 @@ fn parse_override(text: &str) -> Result<Override, String> {
     Ok(Override { pattern: pattern.into(), scheme: scheme.into(), ..Override::default() })
 }
 
-/// `5GB`, `500MB`, `64KB` (powers of ten), or bytes.
+/// `5GB`, `500MB`, `64KB` (powers of ten), `1GiB` (of two), or bytes.
 fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim().to_uppercase();
     let digits = text.trim_end_matches(|c: char| c.is_alphabetic());
@@ -176,7 +191,14 @@ fn parse_size(text: &str) -> Result<u64, String> {
         "K" | "KB" => 1_000,
         "M" | "MB" => 1_000_000,
         "G" | "GB" => 1_000_000_000,
-        unit => return Err(format!("unknown unit {unit:?}: use KB, MB or GB")),
+        "KIB" => 1 << 10,
+        "MIB" => 1 << 20,
+        "GIB" => 1 << 30,
+        _ => {
+            return Err(
+                "give a number of bytes, or one with KB, MB, GB, KiB, MiB or GiB behind it".to_owned()
+            );
+        }
     };
     let number: f64 = digits.trim().parse().map_err(|_| format!("{digits:?} is not a number"))?;
     let bytes = number * f64::from(factor);
@@ -192,6 +214,7 @@ mod tests {
         assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
         assert_eq!(parse_size("1.5mb"), Ok(1_500_000));
         assert_eq!(parse_size("17"), Ok(17));
+        assert_eq!(parse_size("1.5 KiB"), Ok(1536));
         for wrong in ["", "GB", "-1", "0", "1TB!", "1e30", "nan", "5 XB"] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }

@@ -86,6 +86,11 @@ pub trait Method: Send + Sync + std::fmt::Debug {
         false
     }
 
+    /// Of methods that take rows: whether the importance of columns changes what becomes of them.
+    fn weighs_columns(&self, _scheme: &Scheme) -> bool {
+        true
+    }
+
     /// Whether groups are of columns that do not lie side by side, so that codes need a `g_idx`.
     fn reorders_groups(&self) -> bool {
         false

@@ -14,7 +14,7 @@ pub fn parse<P: DeserializeOwned>(method: &str, table: &toml::Table) -> Result<P
         let hint = nearest_key(e.message());
         Error::usage(
             what,
-            hint.unwrap_or_else(|| "`llmc quantize --help` tells what the method takes".to_owned()),
+            hint.unwrap_or_else(|| "recipes/README.md lists what each method takes".to_owned()),
         )
     })
 }

@@ -65,6 +65,13 @@ pub struct Options<'a> {
 /// What happens in the block loop.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
+    /// The loop begins.
+    Start {
+        /// Blocks that an interrupted run has finished.
+        done: usize,
+        /// Blocks of the model.
+        of: usize,
+    },
     /// A linear was quantized.
     Linear {
         /// Its block.

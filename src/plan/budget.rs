@@ -82,11 +82,11 @@ impl Allotment {
             let bits = |bytes: f64| 8.0 * bytes / self.elements.max(1) as f64;
             let what = format!(
                 "the budget leaves {:.2} bits per weight for what can be chosen, which takes {:.2} as {}",
-                bits(self.bytes as f64),
+                bits((self.bytes as f64).max(0.0)),
                 bits(self.least() as f64),
                 choices.first().and_then(|choice| choice.scheme.as_deref()).unwrap_or_default(),
             );
-            return Err(Error::usage(what, "allow more, or name smaller schemes with --choices w3a16,w4a16"));
+            return Err(Error::usage(what, "allow more, or name schemes of fewer bits with --choices"));
         };
         let mut spent = Recipe { budget: None, ..recipe.clone() };
         for (item, choice) in self.items.iter().zip(assigned) {

@@ -103,6 +103,10 @@ impl Plan {
         for (name, total) in self.totals() {
             let _ = writeln!(text, "{}", total_line(&name, &total));
         }
+        let quantized = self.quantized();
+        if quantized.elements > 0 {
+            let _ = writeln!(text, "{}", total_line("quantized", &quantized));
+        }
         let _ = writeln!(text, "{}", total_line("total", &self.total()));
         text
     }

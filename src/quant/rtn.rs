@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::method::{self, Block, Def, Effect, Method, map_linears};
+use crate::numerics::{Number, Scheme};
 use crate::tensor::Weight;
 
 /// Registry entry.
@@ -38,6 +39,10 @@ pub const DEF: Def = Def {
 pub struct Rtn {}
 
 impl Method for Rtn {
+    fn weighs_columns(&self, scheme: &Scheme) -> bool {
+        matches!(scheme.number, Number::Ggml(_))
+    }
+
     fn apply(&self, block: &mut Block) -> Result<()> {
         map_linears(block, |linear, scheme| {
             Ok(Weight::Quantized(scheme.quantize(linear.dense()?, &linear.context())))

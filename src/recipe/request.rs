@@ -41,6 +41,17 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether text, or what an earlier run has gathered of one, makes any difference.
+    pub fn reads_text(&self) -> bool {
+        let mut methods = self.rewriting.iter().chain([&self.method]).chain(&self.compensation);
+        let mut schemes = self.scheme.iter().chain(self.overrides.iter().flatten());
+        let by_rows = self.method.scope() == Scope::Rows;
+        methods.any(|method| method.needs().any() || method.trains())
+            || self.kv_cache.is_some()
+            || self.activations.is_some_and(|activations| activations.measured().is_some())
+            || by_rows && schemes.any(|scheme| self.method.weighs_columns(scheme))
+    }
+
     /// What compensation wants to know of the inputs.
     pub fn compensation_needs(&self) -> Needs {
         self.compensation.as_ref().map(|method| method.needs()).unwrap_or_default()

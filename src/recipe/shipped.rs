@@ -11,6 +11,7 @@ pub const CALIBRATED_4_BITS: &str = "w4a16-gptq";
 pub const SHIPPED: &[(&str, &str)] = &[
     ("w4a16-gptq", include_str!("../../recipes/w4a16-gptq.toml")),
     ("w4a16-asym-gptq", include_str!("../../recipes/w4a16-asym-gptq.toml")),
+    ("w4a16-asym-awq-gptq", include_str!("../../recipes/w4a16-asym-awq-gptq.toml")),
     ("w4a16-awq", include_str!("../../recipes/w4a16-awq.toml")),
     ("w8a8-smoothquant", include_str!("../../recipes/w8a8-smoothquant.toml")),
     ("w4a16-rotate-gptq", include_str!("../../recipes/w4a16-rotate-gptq.toml")),

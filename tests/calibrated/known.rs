@@ -94,7 +94,7 @@ fn what_statistics_cannot_tell_is_refused() {
     check("--stats stats --method rotate,mse", 2, "before any of them could be used");
     check("--stats stats --samples 9", 2, "--samples");
     check("--stats stats --min-coverage 3", 2, "--data");
-    check("--stats text.txt --method rtn", 1, "text.txt");
+    check("--stats text.txt --method mse", 1, "text.txt");
     Model::of("tiny-llama").edit("model.norm.weight", |values, _| values[0] += 1.0).write(here);
     check("--stats stats --method mse", 1, "of the model");
 }

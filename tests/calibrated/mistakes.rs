@@ -50,6 +50,9 @@ fn recipes_with_typos_name_what_was_meant() {
     recipe("scheme = 'w4a16'\n[[stages]]\nmethod = 'gptq'", &["needs text", "--data"]);
     recipe("[[stages]]\nmethod = 'autoround'\nitres = 9", &["itres", "did you mean iters?"]);
     check(here, &format!("{GPTQ} --samples 9"), 2, &["--samples", "--data"]);
+    let idle = "quantize model --scheme w4a16 --group-size 32 --method rtn --data text.txt -o out";
+    check(here, idle, 2, &["does not look at text", "--method gptq"]);
+    check(here, &format!("{GPTQ} --data text.txt --format gptq,gptq"), 2, &["named twice"]);
     let mixed = "quantize model --scheme w8a8 --override *.down_proj*=w4a16 -o out";
     check(here, mixed, 2, &["otherwise with inputs", "w8a16"]);
     check(here, "run w4a16-gtpq --model model -o out", 2, &["did you mean w4a16-gptq?"]);

@@ -37,3 +37,38 @@ fn shipped_recipes_can_be_carried_out() {
         ok(here, &format!("verify {out} --against model"));
     }
 }
+
+/// The TOML of recipes/README.md.
+fn documented() -> String {
+    let text = include_str!("../../recipes/README.md");
+    text.split("```toml\n").nth(1).unwrap().split("```").next().unwrap().to_owned()
+}
+
+#[test]
+fn the_document_of_all_keys_is_a_recipe_and_lists_all() {
+    let text = documented();
+    Recipe::from_toml(&text).unwrap();
+    let all = text.replace("# statistics", "statistics").replace("# size", "size");
+    let documented: toml::Table = all.parse().unwrap();
+    // Serde names every key that it knows when it meets one that it does not.
+    let known = |wrong: &str| {
+        let said = Recipe::from_toml(wrong).unwrap_err().to_string();
+        let named = said.split('`').skip(1).step_by(2).map(str::to_owned);
+        named.filter(|key| key != "nonsense").collect::<Vec<_>>()
+    };
+    let listed = |table: &toml::Table, wrong: &str| {
+        let known = known(wrong);
+        assert!(known.len() > 2, "{wrong}: {known:?}");
+        known
+            .iter()
+            .for_each(|key| assert!(table.contains_key(key), "recipes/README.md lacks {key} of {wrong:?}"));
+    };
+    listed(&documented, "nonsense = 1");
+    for section in ["calibration", "budget"] {
+        listed(documented[section].as_table().unwrap(), &format!("[{section}]\nnonsense = 1"));
+    }
+    let methods = include_str!("../../recipes/README.md");
+    for method in llmc::method::METHODS {
+        assert!(methods.contains(&format!("`{}`", method.name)), "{}", method.name);
+    }
+}

@@ -135,8 +135,8 @@ fn the_config_says_what_engines_are_to_do() {
 #[test]
 fn outputs_are_read_back_without_their_scales() {
     let folder = material(&[
-        ("static", "--scheme w8a8-static --kv-cache fp8"),
-        ("dynamic", "--scheme w8a8"),
+        ("static", "--scheme w8a8-static --method mse --kv-cache fp8"),
+        ("dynamic", "--scheme w8a8 --method mse"),
         ("cache", "--kv-cache fp8"),
     ]);
     let here = folder.path();

@@ -73,6 +73,7 @@ impl<'a> Runner<'a> {
         let done = journals.iter().map(|journal| journal.blocks()).min().unwrap_or(0);
         let mut reports = Reports::open(workspace, done)?;
         let mut chains = self.start(workspace, &mut reports, reference)?;
+        (self.options.events)(&Event::Start { done: reports.len(), of: self.layouts.len() });
         // A run that was killed as it finished a block may have left what that block was made from.
         (0..reports.len()).for_each(|block| self.forget(workspace, block));
         for index in reports.len()..self.layouts.len() {
