@@ -202,14 +202,17 @@ impl Recipe {
     }
 
     /// One recipe per format, where several are asked for: `compressed-tensors,gptq,gguf`. Where GGUF is one of several
-    /// and has no block type for the scheme, it gets the one of as many bits.
+    /// and has no block type for the scheme, it gets the one of as many bits, and no stages, whose codes it could not hold:
+    /// it comes behind those that the stages make.
     pub fn per_format(&self) -> Vec<Recipe> {
         let formats: Vec<&str> =
             self.format.iter().flat_map(|names| names.split(',')).map(str::trim).collect();
         if formats.len() < 2 {
             return vec![self.clone()];
         }
-        formats.into_iter().map(|format| self.for_format(format)).collect()
+        let mut recipes: Vec<Recipe> = formats.into_iter().map(|format| self.for_format(format)).collect();
+        recipes.sort_by_key(|recipe| recipe.stages.is_empty());
+        recipes
     }
 
     fn for_format(&self, format: &str) -> Recipe {
@@ -221,7 +224,7 @@ impl Recipe {
                 scheme: Some(blocks_of(bits).to_owned()),
                 group_size: None,
                 symmetric: None,
-                overrides: Vec::new(),
+                overrides: self.overrides.iter().map(Override::as_blocks).collect(),
                 stages: Vec::new(),
                 ..recipe
             },
@@ -233,6 +236,20 @@ impl Recipe {
     pub fn method_names(&self) -> String {
         let names: Vec<&str> = self.stages.iter().map(|stage| stage.method.as_str()).collect();
         if names.is_empty() { DEFAULT_METHOD.into() } else { names.join(", ") }
+    }
+}
+
+impl Override {
+    /// With the block type of as many bits in the place of integers.
+    fn as_blocks(&self) -> Override {
+        match find_preset(&self.scheme).map(|preset| preset.scheme.number) {
+            Ok(Number::Int { bits }) => Override {
+                pattern: self.pattern.clone(),
+                scheme: blocks_of(bits).to_owned(),
+                ..Override::default()
+            },
+            _ => self.clone(),
+        }
     }
 }
 
@@ -322,6 +339,28 @@ mod tests {
         for def in METHODS {
             assert!((def.build)(&nonsense).is_err(), "{}", def.name);
         }
+    }
+
+    #[test]
+    fn gguf_among_several_formats_rounds_by_itself_behind_the_others() {
+        let other = |pattern: &str, scheme: &str| Override {
+            pattern: pattern.into(),
+            scheme: scheme.into(),
+            ..Override::default()
+        };
+        let recipe = Recipe {
+            scheme: Some("w4a16".into()),
+            format: Some("gguf, gptq".into()),
+            overrides: vec![other("*.down_proj*", DENSE), other("*.v_proj*", "w8a16")],
+            stages: vec![Stage::new("gptq")],
+            ..Recipe::default()
+        };
+        let [first, second] = recipe.per_format().try_into().unwrap();
+        assert_eq!(first, Recipe { format: Some("gptq".into()), ..recipe.clone() });
+        let overrides = vec![recipe.overrides[0].clone(), other("*.v_proj*", "q8_0")];
+        let scheme = Some("q4_k".into());
+        let blocks = Recipe { scheme, overrides, stages: vec![], format: Some("gguf".into()), ..recipe };
+        assert_eq!(second, blocks);
     }
 
     #[test]

@@ -112,9 +112,7 @@ pub fn draft(
     checkpoint: &Arc<Checkpoint>,
     context: &Context,
 ) -> Result<Draft> {
-    let plans = |recipe: &Recipe| -> Result<Vec<Plan>> {
-        recipe.per_format().iter().map(|recipe| super::plan::make(recipe, checkpoint, context)).collect()
-    };
+    let plans = |recipe: &Recipe| super::plan::make_all(recipe, checkpoint, context);
     recipe.refuse_repeated()?;
     let outline = plans(&Recipe { budget: None, ..recipe.clone() })?;
     let idle = outline.iter().all(|plan| !plan.request.reads_text());

@@ -13,7 +13,7 @@ use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::pipeline::{self, Estimate};
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::recipe::Recipe;
 
 const EXAMPLES: &str = "Examples:
@@ -40,8 +40,23 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     draft.plans.iter().try_for_each(|plan| print(plan, &checkpoint, context))
 }
 
+/// The plans of a recipe, one for each of its formats: the first is carried out, the others store what it makes.
+pub fn make_all(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Vec<Plan>> {
+    let recipes = recipe.per_format();
+    let plans = recipes.iter().map(|recipe| make(recipe, checkpoint, context));
+    let mut plans = plans.collect::<Result<Vec<Plan>>>()?;
+    plan::agree(&mut plans)?;
+    for plan in &plans {
+        if let Err(error) = plan.refuse_substitutions() {
+            print(plan, checkpoint, context)?;
+            return Err(error);
+        }
+    }
+    Ok(plans)
+}
+
 /// The plan of a recipe. Where `strict` refuses it, the plan without `strict` is printed before the error, to show why.
-pub fn make(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Plan> {
+fn make(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Plan> {
     let plan = Plan::new(recipe, checkpoint);
     if plan.is_err()
         && recipe.strict

@@ -120,7 +120,8 @@ struct Output<'a> {
 }
 
 /// Carries out the plans of several targets in one go, and publishes the results. With calibration, the recipe of the
-/// first target is carried out block by block; the others store what it makes, as far as their schemes are the same.
+/// first target is carried out block by block; the others store what it makes: [`agree`](crate::plan::agree) tells whether
+/// they can.
 ///
 /// # Errors
 /// Whatever reading, quantizing and writing meet. What was finished stays in `path` + `.partial`, and the same command
@@ -199,7 +200,6 @@ fn fill(
         output.run.find_extents()?;
     }
     let ends = ends::ends(&outputs[0].target.plan.request, checkpoint)?;
-    refuse_empty_adapters(outputs)?;
     let runs: Vec<&Run> = outputs.iter().map(|output| &output.run).collect();
     let blocks =
         material.map(|material| Blocks::new(&runs, checkpoint, material, &ends, options)).transpose()?;
@@ -213,20 +213,6 @@ fn fill(
         outcome.nonfinite.extend(output.finish(checkpoint, &ends, &in_blocks, &outcome.blocks)?);
     }
     Ok(outcome)
-}
-
-/// Codes are made by the recipe of the first output alone, and so is what makes up for their error.
-fn refuse_empty_adapters(outputs: &[Output]) -> Result<()> {
-    let asks = |output: &Output| output.target.plan.request.compensation.is_some();
-    match outputs.iter().find(|output| asks(output) && !asks(&outputs[0])) {
-        None => Ok(()),
-        Some(output) => {
-            let [first, format] =
-                [&outputs[0], output].map(|output| output.target.plan.request.format.name());
-            let what = format!("{format} is to have an adapter, and comes after {first}, which has none");
-            Err(Error::usage(what, format!("name it first: --format {format},{first}")))
-        }
-    }
 }
 
 /// Anonymous memory that a run of this plan needs at most, in bytes: the chunks in hand, and what the process itself takes.

@@ -4,6 +4,7 @@ mod budget;
 mod fuse;
 mod globs;
 mod roles;
+mod several;
 mod show;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ pub use budget::{Allotment, Sensitivity, group};
 use globs::Globs;
 pub use roles::Role;
 use roles::{cached, role};
+pub use several::agree;
 
 /// What becomes of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -108,8 +110,7 @@ impl Plan {
         let mut schemes = HashMap::new();
         for step in &self.steps {
             let Action::Quantize(scheme) = step.action else { continue };
-            schemes
-                .extend(step.output.pieces.iter().map(|piece| (piece.source.as_str(), (scheme, step.fused))));
+            schemes.extend(step.sources().map(|source| (source, (scheme, step.fused))));
         }
         schemes
     }
@@ -119,7 +120,8 @@ impl Plan {
         self.steps.iter().map(Step::bytes).sum()
     }
 
-    fn refuse_substitutions(&self) -> Result<()> {
+    /// With `strict`: refuses what is stored otherwise than asked.
+    pub fn refuse_substitutions(&self) -> Result<()> {
         let changed: Vec<&Step> = self.steps.iter().filter(|step| step.substituted).collect();
         match changed.first() {
             Some(first) if self.recipe.strict => Err(Error::unsupported(
@@ -165,6 +167,11 @@ impl Step {
     pub fn scales(&self) -> impl Iterator<Item = (Measured, usize)> {
         let first = self.parts.len() - self.measured.len();
         self.measured.iter().enumerate().map(move |(index, what)| (*what, first + index))
+    }
+
+    /// The names of the sources that its rows come from.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.output.pieces.iter().map(|piece| piece.source.as_str())
     }
 
     /// [rows, columns] of the output.

@@ -91,11 +91,6 @@ fn where_there_is_no_place_for_it_that_is_said() {
     };
     check("--scheme q4_0 --method rtn,lorc", 2, "choose a format that writes a folder");
     check("--scheme w4a16 --group-size 32 --method rtn,lorc --format compressed-tensors,gguf", 2, "folder");
-    check(
-        "--scheme w4a16 --group-size 64 --method rtn,lorc --format gguf,compressed-tensors",
-        2,
-        "name it first",
-    );
     check("--scheme w4a16 --method gptq,eora", 2, "--data");
     check("--scheme w4a16 --method eora,gptq", 2, "makes up for quantization");
 }

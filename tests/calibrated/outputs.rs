@@ -5,7 +5,7 @@ use std::path::Path;
 use llmc::io::Checkpoint;
 use serde_json::Value;
 
-use crate::common::ok;
+use crate::common::{fails, ok, run};
 use crate::model::Model;
 
 fn open(path: &Path) -> Checkpoint {
@@ -44,6 +44,51 @@ fn one_run_makes_several_outputs_of_the_same_codes() {
     for name in ["compressed-tensors", "gptq", "model.gguf"] {
         ok(folder.path(), &format!("verify out/{name} --against model"));
     }
+}
+
+#[test]
+fn formats_that_hold_something_else_are_refused_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    let check = |flags: &str, expected: &[&str]| {
+        for run in ["quantize model --data text.txt -o out", "plan model --data text.txt"] {
+            let stderr = fails(here, &format!("{run} {flags}"), 2);
+            expected.iter().for_each(|expected| assert!(stderr.contains(expected), "{flags}: {stderr}"));
+        }
+        assert!(!here.join("out").exists());
+    };
+    let gguf = ["int4 g32 asymmetric in compressed-tensors", "in gguf", "--symmetric --group-size 32"];
+    for method in ["awq", "rotate,gptq", "smoothquant,rtn", "autoround"] {
+        let formats = "--format compressed-tensors,gguf";
+        check(&format!("--scheme w4a16-asym --group-size 32 --method {method} {formats}"), &gguf);
+    }
+    check(
+        "--scheme w4a16-asym --group-size 128 --method gptq --format awq,compressed-tensors",
+        &["dense in awq", "int4 g32 asymmetric in compressed-tensors", "--group-size 32"],
+    );
+}
+
+#[test]
+fn a_format_that_rounds_by_itself_says_so_and_leaves_the_others_calibrated() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    let line = "quantize model --scheme w8a16 --asymmetric --group-size 32 --method gptq --data text.txt --samples 4 \
+                --seq-len 64 --override *.v_proj*=dense";
+    let several = format!("{line} --format gguf,compressed-tensors -o out");
+    assert!(fails(here, &format!("{several} --strict"), 1).contains("without gptq"));
+    let output = run(here, &several);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("without gptq: gguf does not hold int8"), "{stderr}");
+    ok(here, &format!("{line} -o alone"));
+    let [found, alone, gguf, model] =
+        ["out/compressed-tensors", "alone", "out/model.gguf", "model"].map(|name| open(&here.join(name)));
+    for name in alone.tensors.keys() {
+        assert!(values(&found, name) == values(&alone, name), "{name}");
+    }
+    let dense = "model.layers.1.self_attn.v_proj.weight";
+    assert!(values(&gguf, dense) == values(&model, dense));
 }
 
 /// The mean negative log-likelihood of a token.

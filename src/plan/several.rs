@@ -1,0 +1,97 @@
+//! Several formats of one run: the first plan's stages make codes once, and the others store these codes, where theirs
+//! are the same.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::method::Scope;
+use crate::numerics::{Granularity, Number, Scheme};
+
+use super::{Action, Plan, Step};
+
+/// Holds the plans of one run against the first, whose recipe is carried out block by block: their linears must become
+/// the same, but for the type of scales. Where that only rounds, a plan without any stages rounds by itself; its linears
+/// are marked as stored otherwise than asked.
+///
+/// # Errors
+/// A linear that becomes different things, of which calibration makes one.
+pub fn agree(plans: &mut [Plan]) -> Result<()> {
+    let Some((first, others)) = plans.split_first_mut() else { return Ok(()) };
+    let method = first.request.method.as_ref();
+    let changes = !first.request.rewriting.is_empty() || method.scope() == Scope::Block;
+    if !changes && method.scope() == Scope::Rows && first.request.compensation.is_none() {
+        return Ok(()); // every format rounds its rows by itself, with the same method
+    }
+    for other in others {
+        match other.recipe.stages == first.recipe.stages || changes {
+            true => compare(first, other, changes)?,
+            false => mark(first, other),
+        }
+    }
+    Ok(())
+}
+
+/// What each linear becomes, by the name of its source; `None` where it stays dense.
+fn linears(plan: &Plan) -> BTreeMap<&str, Option<Scheme>> {
+    let of_step = |step: &'_ Step| match step.action {
+        Action::Quantize(scheme) => Some(scheme),
+        Action::Store(_) => None,
+    };
+    let steps = plan.steps.iter().filter(|step| step.linear);
+    let sources = |step| Step::sources(step).map(move |source| (source, of_step(step)));
+    steps.flat_map(sources).collect()
+}
+
+/// Dense linears are read from the input, which is what a first plan that `changes` nothing leaves of them.
+fn compare(first: &Plan, other: &Plan, changes: bool) -> Result<()> {
+    let theirs = linears(other);
+    for (name, made) in linears(first) {
+        let stored = theirs.get(name).copied().flatten();
+        let same = match (made, stored) {
+            (Some(made), Some(stored)) => Scheme { scale: made.scale, ..stored } == made,
+            (None, None) => true,
+            (Some(_), None) => !changes,
+            (None, Some(_)) => false,
+        };
+        if !same {
+            return Err(differ(name, [(first, made), (other, stored)]));
+        }
+    }
+    Ok(())
+}
+
+fn differ(name: &str, plans: [(&Plan, Option<Scheme>); 2]) -> Error {
+    let [one, two] = plans.map(|(plan, scheme)| {
+        let becomes = scheme.map_or("dense".to_owned(), |scheme| scheme.to_string());
+        format!("{becomes} in {}", plan.request.format.name())
+    });
+    let methods = plans[0].0.recipe.method_names();
+    let what = format!("one run of {methods} makes one of these: {name} becomes {one}, {two}");
+    let common = common(plans.map(|(_, scheme)| scheme));
+    let common = common.map_or(String::new(), |flags| format!(", or take {flags} for all"));
+    Error::usage(what, format!("make each in a run of its own{common}"))
+}
+
+/// Flags with which both may hold the same: the smaller groups, or those of GGUF's blocks of plain integers.
+fn common([one, two]: [Option<Scheme>; 2]) -> Option<String> {
+    let group = |scheme: Scheme| match (scheme.number, scheme.granularity) {
+        (Number::Int { .. }, Granularity::Group(size)) => Some(size),
+        _ => None,
+    };
+    let blocks = |scheme: Scheme| matches!(scheme.number, Number::Ggml(_));
+    match (one.and_then(group), two.and_then(group)) {
+        (Some(_), None) if two.is_some_and(blocks) => Some("--symmetric --group-size 32".to_owned()),
+        (one, two) => one.into_iter().chain(two).min().map(|size| format!("--group-size {size}")),
+    }
+}
+
+fn mark(first: &Plan, other: &mut Plan) {
+    let (methods, format) = (first.recipe.method_names(), other.request.format.name());
+    let asked = first.request.scheme.map_or(String::new(), |scheme| scheme.to_string());
+    for step in other.steps.iter_mut().filter(|step| step.linear) {
+        let Action::Quantize(scheme) = step.action else { continue };
+        let why = format!("{scheme} without {methods}: {format} does not hold {asked}");
+        step.note = Some(step.note.take().map_or(why.clone(), |note| format!("{note}; {why}")));
+        step.substituted = true;
+    }
+}
