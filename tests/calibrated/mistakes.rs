@@ -94,6 +94,11 @@ fn weights_that_are_not_finite_are_named_and_let_pass_on_request() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && stderr.contains("1 NaN and 1 infinities were let pass"), "{stderr}");
     ok(here, "verify out");
+    for method in ["mse", "awq", "smoothquant,rtn", "autoround --set autoround.iters=2"] {
+        let line = line.replace("gptq", method);
+        ok(here, &format!("{line} --allow-nonfinite --no-resume --overwrite"));
+        ok(here, "verify out");
+    }
 }
 
 #[cfg(target_os = "linux")]

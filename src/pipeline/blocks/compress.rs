@@ -75,7 +75,9 @@ impl Blocks<'_> {
 
     /// The weights as the stages so far have left them.
     fn current(&self, work: &Work) -> Current<'_> {
-        self.runner.weights().with(&work.block, work.rewritten)
+        // What is not finite, and allowed, is 0 in the block alone.
+        let differs = work.rewritten || !work.report.nonfinite.is_empty();
+        self.runner.weights().with(&work.block, differs)
     }
 
     /// Gathers statistics of the inputs of a step, or of all, into the block.
