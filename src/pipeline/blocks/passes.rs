@@ -203,6 +203,9 @@ impl Runner<'_> {
         output: Option<&Chain>,
     ) -> Result<Gathered> {
         let mut seen = self.pass(index, weights, input, Some(watch.clone()), output)?;
+        if self.batches.tokens() == 0 {
+            return Ok(Gathered { seen, experts: Vec::new() });
+        }
         let experts = if watch.needs.any() { self.coverage(index, &seen, &watch) } else { Vec::new() };
         let shown_all: BTreeSet<usize> =
             experts.iter().filter(|expert| expert.shown_all).map(|expert| expert.expert).collect();
