@@ -10,7 +10,6 @@ use super::gather::{clear_nonfinite, gather};
 use super::interrupted;
 use super::made::Input;
 use crate::error::{Error, Result};
-use crate::io::Checkpoint;
 use crate::numerics::Extent;
 use crate::plan::{Action, Plan, Step};
 
@@ -22,7 +21,7 @@ pub struct Extents {
 
 impl Extents {
     /// Reads every such tensor once.
-    pub fn new(plan: &Plan, checkpoint: &Checkpoint, interrupted_flag: &AtomicBool) -> Result<Extents> {
+    pub fn new(plan: &Plan, input: Input, interrupted_flag: &AtomicBool) -> Result<Extents> {
         let format = plan.request.format;
         let needing =
             plan.steps.iter().enumerate().filter(
@@ -36,7 +35,7 @@ impl Extents {
                     return Err(interrupted());
                 }
                 let mut values = Vec::new();
-                gather(Input::plain(checkpoint), &plan.steps[chunk.step].output, chunk.rows, &mut values)?;
+                gather(input, &plan.steps[chunk.step].output, chunk.rows, &mut values)?;
                 clear_nonfinite(&mut values);
                 Ok((chunk.step, Extent::of(&values)))
             })

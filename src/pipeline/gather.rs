@@ -126,7 +126,7 @@ pub fn raw_runs<'a>(
         bytes.get(run.rows.start * row_bytes..run.rows.end * row_bytes)
     };
     let changes = output.transform != Transform::None && !output.transform.permutes_rows();
-    if changes || output.pieces.iter().any(|piece| input.rewrites(&piece.source)) {
+    if changes || input.rewrites_any(output) {
         return Ok(None);
     }
     Ok(runs(input.checkpoint, output, rows)?.into_iter().map(slice).collect())

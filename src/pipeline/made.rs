@@ -9,6 +9,7 @@ use ndarray::Array2;
 use crate::error::Result;
 use crate::export::{Measured, Output};
 use crate::io::{Checkpoint, Source};
+use crate::numerics::Extent;
 use crate::tensor::{LowRank, QTensor};
 
 /// Results by the name of the source that they replace.
@@ -18,6 +19,8 @@ pub struct Made {
     pub values: HashMap<String, Array2<f32>>,
     /// Codes.
     pub codes: HashMap<String, QTensor>,
+    /// The extents of rewritten values (of fused groups), where schemes need them.
+    pub extents: HashMap<String, Extent>,
     /// How much each column matters, for methods that quantize row by row.
     pub importance: HashMap<String, Vec<f32>>,
     /// Scales that were measured, of what the sources' linears read or make.
@@ -82,6 +85,17 @@ impl<'a> Input<'a> {
     /// The codes that were made of a source.
     pub fn codes(&self, source: &str) -> Option<&'a QTensor> {
         self.made.and_then(|made| made.codes.get(source))
+    }
+
+    /// Whether any source of an output has.
+    pub fn rewrites_any(&self, output: &Output) -> bool {
+        output.pieces.iter().any(|piece| self.rewrites(&piece.source))
+    }
+
+    /// The extent of what an output's sources have become, where calibration has rewritten them.
+    pub fn extent(&self, output: &Output) -> Option<Extent> {
+        let extents = &self.made?.extents;
+        output.pieces.iter().filter_map(|piece| extents.get(&piece.source).copied()).reduce(Extent::union)
     }
 
     /// Reads rows of a source in f32.

@@ -197,10 +197,10 @@ fn fill(
             skip_finished(output.target.plan, checkpoint, &output.run.journal, options.progress);
         outcome.resumed += steps;
         outcome.resumed_bytes += bytes;
-        output.run.find_extents()?;
     }
     let ends = ends::ends(&outputs[0].target.plan.request, checkpoint)?;
     let runs: Vec<&Run> = outputs.iter().map(|output| &output.run).collect();
+    runs.iter().try_for_each(|run| run.find_extents(&ends))?;
     let blocks =
         material.map(|material| Blocks::new(&runs, checkpoint, material, &ends, options)).transpose()?;
     if let Some(blocks) = &blocks {

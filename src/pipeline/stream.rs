@@ -61,8 +61,9 @@ impl<'a> Run<'a> {
     }
 
     /// Finds out what schemes must know beforehand: reads every tensor whose scheme asks for it.
-    pub fn find_extents(&self) -> Result<()> {
-        let extents = Extents::new(self.plan, self.checkpoint, self.options.interrupted)?;
+    pub fn find_extents(&self, ends: &Made) -> Result<()> {
+        let input = Input { checkpoint: self.checkpoint, made: Some(ends) };
+        let extents = Extents::new(self.plan, input, self.options.interrupted)?;
         self.extents.get_or_init(|| extents);
         Ok(())
     }
@@ -136,15 +137,20 @@ impl<'a> Run<'a> {
         let offset = (chunk.rows.start * row_bytes(step, dtype)) as u64;
         if let Some(runs) = raw_runs(input, &step.output, chunk.rows.clone(), dtype)? {
             let found = runs.iter().map(|run| NonFinite::count_stored(dtype, run)).sum();
-            self.check_finite(step, found)?;
+            self.check_finite(input, step, found)?;
             self.write_runs(chunk.step, offset, &runs)?;
             return Ok(found);
         }
         let mut values = Vec::new();
         gather(input, &step.output, chunk.rows.clone(), &mut values)?;
-        let found = self.check_finite(step, NonFinite::count(&values))?;
         let mut bytes = Vec::new();
         convert::from_f32(dtype, &values, &mut bytes);
+        // What a stage has rewritten may be too large for the model's own type.
+        let found = match input.rewrites_any(&step.output) {
+            true => NonFinite::count_stored(dtype, &bytes),
+            false => NonFinite::count(&values),
+        };
+        self.check_finite(input, step, found)?;
         self.write_runs(chunk.step, offset, &[&bytes])?;
         Ok(found)
     }
@@ -183,12 +189,13 @@ impl<'a> Run<'a> {
         for (rows, importance) in runs_of(input, step, chunk) {
             let mut values = Vec::new();
             gather(input, &step.output, rows, &mut values)?;
-            let here = self.check_finite(step, NonFinite::count(&values))?;
+            let here = self.check_finite(input, step, NonFinite::count(&values))?;
             if !here.none() {
                 clear_nonfinite(&mut values);
             }
             found.add(here);
-            let extent = self.extents.get().and_then(|extents| extents.of(chunk.step, step));
+            let stored = || self.extents.get().and_then(|extents| extents.of(chunk.step, step));
+            let extent = input.extent(&step.output).or_else(stored);
             let method = self.plan.request.rowwise.as_ref();
             quantized.push(quantize_rows(method, step, scheme, extent, importance, values)?);
         }
@@ -196,9 +203,12 @@ impl<'a> Run<'a> {
     }
 
     /// Passes on what was found, where it is nothing, or allowed; else counts it in the whole tensor for the error.
-    fn check_finite(&self, step: &Step, found: NonFinite) -> Result<NonFinite> {
+    fn check_finite(&self, input: Input, step: &Step, found: NonFinite) -> Result<NonFinite> {
         if found.none() || self.plan.recipe.allow_nonfinite {
             return Ok(found);
+        }
+        if input.rewrites_any(&step.output) {
+            return Err(overflows(step, &self.plan.recipe.method_names()));
         }
         let [rows, _] = step.rows_cols();
         let mut all = Vec::new();
@@ -250,6 +260,14 @@ pub fn unmeasured(step: &Step) -> Error {
             step.output.name
         ),
         "--exclude leaves it dense",
+    )
+}
+
+/// Weights that stages have made too large, of a checkpoint that is sound.
+fn overflows(step: &Step, methods: &str) -> Error {
+    Error::unsupported(
+        format!("{}: {methods} makes values of it that are not finite as {}", step.output.name, step.action),
+        "leave out the stage that rewrites, or give dense weights a wider type: --dtype bf16",
     )
 }
 

@@ -104,7 +104,7 @@ pub fn verify(
     stop: &AtomicBool,
     progress: &ProgressBar,
 ) -> Result<Verification> {
-    let extents = Extents::new(plan, input, stop)?;
+    let extents = Extents::new(plan, Input::plain(input), stop)?;
     let record = Record::read(written)?;
     let format = plan.request.format;
     let sums = plan

@@ -38,7 +38,7 @@ use super::scaling::{scale, shared_mean};
 use crate::error::{Error, Result};
 use crate::method::{self, Block, Def, Effect, Linear, Method, Scope, relative_error};
 use crate::model::Fold;
-use crate::numerics::{Context, Number, Scheme, linalg};
+use crate::numerics::{Context, Extent, Number, Scheme, linalg};
 use crate::statistics::{Needs, Statistics};
 use crate::tensor::{QTensor, Weight};
 
@@ -293,7 +293,10 @@ fn reader_error(reader: &Reader, scales: &[f32]) -> Result<f64> {
 fn rounding_error(w: ArrayView2<f32>, scheme: &Scheme, scales: &[f32], context: &Context) -> Array2<f32> {
     let scales = ndarray::aview1(scales);
     let mut values = vec![0.0; w.len()];
-    scheme.quantize((&w * &scales).view(), context).dequantize(&mut values);
+    let scaled = &w * &scales;
+    // A range of the whole tensor is that of what the scales make of it.
+    let extent = scheme.needs_extent().then(|| Extent::of(&scaled.iter().copied().collect::<Vec<_>>()));
+    scheme.quantize(scaled.view(), &Context { extent, ..*context }).dequantize(&mut values);
     let rounded = Array2::from_shape_vec(w.dim(), values).expect("as many values as weights");
     rounded / scales - w
 }

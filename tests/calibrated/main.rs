@@ -1,5 +1,5 @@
 //! Recipes that run the model, from outside: stopped anywhere they go on and end with the same bytes; experts that no token
-//! reaches, several outputs of one run, rotated models, shipped recipes, static scales, and what is said where something is wrong.
+//! reaches, several outputs of one run, rotated models, scales of rewritten weights, shipped recipes, static scales, and what is said where something is wrong.
 #![allow(clippy::unwrap_used)]
 
 mod adapter;
@@ -13,4 +13,5 @@ mod model;
 mod outputs;
 mod recipes;
 mod resume;
+mod rewritten;
 mod scales;

@@ -316,6 +316,7 @@ fn made(block: method::Block, rewritten: bool) -> Made {
         made.values.extend(rows);
     }
     for linear in block.linears {
+        made.extents.extend(linear.extent.filter(|_| rewritten).map(|extent| (linear.name.clone(), extent)));
         made.importance.extend(linear.importance.map(|importance| (linear.name.clone(), importance)));
         made.factors.extend(linear.compensation.map(|factors| (linear.name.clone(), factors)));
         match linear.weight {
