@@ -300,6 +300,15 @@ impl QTensor {
         }
     }
 
+    /// The same codes under scales of another type.
+    pub fn with_scales(mut self, scale: ScaleType) -> QTensor {
+        if self.scheme.scale != scale {
+            self.grid.scales.iter_mut().for_each(|value| *value = scale.nearest(*value));
+            self.scheme.scale = scale;
+        }
+        self
+    }
+
     /// The grid entries of some rows.
     fn grid_rows(&self, range: &Range<usize>) -> Range<usize> {
         match self.scheme.granularity {

@@ -44,7 +44,7 @@ use journal::Journal;
 use made::Made;
 pub use output::check_target;
 use output::{OutputFiles, Workspace};
-use recorded::{RECORD, Record};
+use recorded::{Digests, RECORD, Record};
 pub use sensitivity::{sensitivity, unmeasured};
 use stream::{NonFinites, Run, input_bytes};
 pub use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};
@@ -133,7 +133,7 @@ pub fn run(
     options: &Options,
 ) -> Result<Outcome> {
     targets.iter().try_for_each(|target| refuse_long_rows(target.plan))?;
-    let outputs = targets.iter().map(|target| Output::open(*target, checkpoint, options));
+    let outputs = targets.iter().map(|target| Output::open(*target, checkpoint, material.is_some(), options));
     let outputs = outputs.collect::<Result<Vec<_>>>()?; // the journals' locks are held until all is published
     let result = fill(&outputs, checkpoint, material, options);
     match &result {
@@ -147,7 +147,13 @@ pub fn run(
 }
 
 impl<'a> Output<'a> {
-    fn open(target: Target<'a>, checkpoint: &'a Arc<Checkpoint>, options: &'a Options) -> Result<Output<'a>> {
+    /// `recorded`: it says what it holds, which the input alone does not tell.
+    fn open(
+        target: Target<'a>,
+        checkpoint: &'a Arc<Checkpoint>,
+        recorded: bool,
+        options: &'a Options,
+    ) -> Result<Output<'a>> {
         let Target { plan, path, .. } = target;
         let mut layout = plan.request.format.files(plan, checkpoint)?;
         let adapter = AdapterFile::plan(plan, checkpoint, &mut layout)?;
@@ -155,7 +161,9 @@ impl<'a> Output<'a> {
         let journal = Journal::open(&workspace, &layout, options.resume)?;
         tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
         let files = OutputFiles::create(&workspace, &layout, plan)?;
-        Ok(Output { target, workspace, run: Run::new(plan, checkpoint, files, journal, adapter, options) })
+        let mut run = Run::new(plan, checkpoint, files, journal, adapter, options);
+        run.digests = (recorded && !plan.request.format.single_file()).then(Digests::default);
+        Ok(Output { target, workspace, run })
     }
 
     /// Writes what no block has, and what stands beside the weights.
@@ -167,13 +175,14 @@ impl<'a> Output<'a> {
         blocks: &[BlockReport],
     ) -> Result<NonFinites> {
         let plan = self.target.plan;
-        let rest = (0..plan.steps.len()).filter(|step| !in_blocks.contains(step));
+        let rest =
+            (0..plan.steps.len()).filter(|step| !in_blocks.contains(step) && !self.run.journal.has(*step));
         let nonfinite = self.run.stream(rest, made)?;
         self.run.files.sync()?;
         let format = plan.request.format;
         let mut own = [format.side_files(plan, checkpoint)?, self.target.documents.to_vec()].concat();
         if !blocks.is_empty() && !format.single_file() {
-            let record = serde_json::json!(Record { blocks: blocks.to_vec() });
+            let record = serde_json::json!(Record::of(blocks, format.name()));
             own.push((RECORD.to_owned(), crate::export::pretty(&record)));
         }
         let target = self.target.path.display().to_string();

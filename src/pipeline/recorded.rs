@@ -1,17 +1,21 @@
 //! What a calibrated output says of itself, for `verify`: it cannot be made again without the calibration text, but what
 //! the method chose is on record, tensor by tensor.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::blocks::BlockReport;
+use super::chunks::Chunk;
 use super::gather::gather;
 use super::made::Input;
 use crate::error::{Error, Result};
-use crate::export::{Output, rows_cols};
+use crate::export::{Output, Part, rows_cols};
 use crate::io::Checkpoint;
-use crate::plan::Plan;
+use crate::numerics::convert;
+use crate::plan::{Plan, Step};
+use crate::tensor::{DType, QTensor};
 
 /// The file of the record, in the output's folder.
 pub const RECORD: &str = "calibration.json";
@@ -21,9 +25,20 @@ pub const RECORD: &str = "calibration.json";
 pub struct Record {
     /// In order.
     pub blocks: Vec<BlockReport>,
+    /// The digests of what the output's quantized tensors hold, by name.
+    #[serde(default)]
+    pub digests: BTreeMap<String, String>,
 }
 
 impl Record {
+    /// What the blocks' reports say of the output of one format.
+    pub fn of(blocks: &[BlockReport], format: &str) -> Record {
+        let digests = blocks.iter().filter_map(|block| block.digests.get(format));
+        let digests = digests.flatten().map(|(name, digest)| (name.clone(), digest.clone())).collect();
+        let plain = |block: &BlockReport| BlockReport { digests: BTreeMap::new(), ..block.clone() };
+        Record { blocks: blocks.iter().map(plain).collect(), digests }
+    }
+
     /// The record of an output; empty where it has none, as single files do.
     pub fn read(written: &Checkpoint) -> Result<Record> {
         let path = written.path.join(RECORD);
@@ -45,23 +60,63 @@ impl Record {
     pub fn scale(&self, name: &str) -> Option<f32> {
         self.blocks.iter().find_map(|block| block.scales.get(name).copied())
     }
+}
 
-    /// The digests of what quantized tensors hold, by the name of their weight.
-    pub fn digests(&self) -> HashMap<&str, &str> {
-        let linears = self.blocks.iter().flat_map(|block| &block.linears);
-        linears
-            .filter(|linear| !linear.digest.is_empty())
-            .map(|l| (l.name.as_str(), l.digest.as_str()))
-            .collect()
+/// What quantized tensors hold: digests of their rows, in the making.
+#[derive(Default)]
+pub struct Digests(Mutex<BTreeMap<usize, Rows>>);
+
+/// blake3 of each row from some first one on.
+type Rows = BTreeMap<usize, Vec<blake3::Hash>>;
+
+impl Digests {
+    /// Adds the rows of a chunk.
+    pub fn add(&self, chunk: &Chunk, step: &Step, codes: &QTensor) {
+        let rows = row_hashes(&stored_values(step, codes), codes.cols);
+        let mut steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.entry(chunk.step).or_default().insert(chunk.rows.start, rows);
+    }
+
+    /// The digests of whole tensors, by name; then it is empty.
+    pub fn take(&self, plan: &Plan) -> BTreeMap<String, String> {
+        let steps = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let named = |(step, rows): (usize, Rows)| {
+            (plan.steps[step].output.name.clone(), combine(rows.into_values().flatten()))
+        };
+        steps.into_iter().map(named).collect()
     }
 }
 
-/// blake3 of values, as little-endian f32.
-pub fn digest(values: &[f32]) -> String {
+/// The values that codes stand for, as a reader of the output has them: a format may store them rounded to a float type.
+pub fn stored_values(step: &Step, codes: &QTensor) -> Vec<f32> {
+    let mut values = vec![0.0; codes.rows * codes.cols];
+    codes.dequantize(&mut values);
+    if let [Part { dtype: dtype @ (DType::F32 | DType::F16 | DType::BF16), .. }] = step.parts.as_slice() {
+        round_to(*dtype, &mut values);
+    }
+    values
+}
+
+/// Rounds values to what a type holds.
+pub fn round_to(dtype: DType, values: &mut [f32]) {
+    let mut bytes = Vec::new();
+    convert::from_f32(dtype, values, &mut bytes);
+    convert::to_f32(dtype, &bytes, values);
+}
+
+fn row_hashes(values: &[f32], cols: usize) -> Vec<blake3::Hash> {
+    let hash = |row: &[f32]| {
+        let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+        blake3::hash(&bytes)
+    };
+    values.chunks(cols.max(1)).map(hash).collect()
+}
+
+/// blake3 over the blake3 of each row, as little-endian f32: rows are made in any order.
+fn combine(rows: impl IntoIterator<Item = blake3::Hash>) -> String {
     let mut hasher = blake3::Hasher::new();
-    for values in values.chunks(1 << 16) {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        hasher.update(&bytes);
+    for row in rows {
+        hasher.update(row.as_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -87,6 +142,8 @@ pub fn rewrites(plan: &Plan) -> bool {
 /// Why an output does not hold what was recorded of it, if it does not.
 pub fn mismatch(written: &Checkpoint, output: &Output, expected: &str) -> Result<Option<String>> {
     let mut values = Vec::new();
-    gather(Input::plain(written), output, 0..rows_cols(&output.shape)[0], &mut values)?;
-    Ok((digest(&values) != expected).then(|| "is not what was recorded when it was made".to_owned()))
+    let [rows, cols] = rows_cols(&output.shape);
+    gather(Input::plain(written), output, 0..rows, &mut values)?;
+    let found = combine(row_hashes(&values, cols));
+    Ok((found != expected).then(|| "is not what was recorded when it was made".to_owned()))
 }

@@ -1,6 +1,6 @@
 //! The loop over chunks: rows are read, quantized or converted, laid out and written to their place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +15,7 @@ use super::gather::{NonFinite, clear_nonfinite, gather, gather_codes, raw_runs};
 use super::journal::Journal;
 use super::made::{Input, Made};
 use super::output::OutputFiles;
+use super::recorded::Digests;
 use super::{Options, interrupted};
 use crate::error::{Error, Result};
 use crate::export::{Output, Piece};
@@ -34,6 +35,8 @@ pub struct Run<'a> {
     pub files: OutputFiles,
     pub journal: Journal,
     pub adapter: Option<AdapterFile>,
+    /// Of what it stores of quantized linears, where that is recorded.
+    pub digests: Option<Digests>,
     extents: OnceLock<Extents>,
     remaining: Vec<AtomicUsize>,
     options: &'a Options<'a>,
@@ -52,7 +55,8 @@ impl<'a> Run<'a> {
         let format = plan.request.format;
         let remaining =
             plan.steps.iter().map(|step| AtomicUsize::new(chunks_of(format, 0, step).count())).collect();
-        Run { plan, checkpoint, files, journal, adapter, extents: OnceLock::new(), remaining, options }
+        let extents = OnceLock::new();
+        Run { plan, checkpoint, files, journal, adapter, digests: None, extents, remaining, options }
     }
 
     /// Writes what makes up for the error of a block's codes, where there is such a thing.
@@ -68,12 +72,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Processes every chunk of some steps but those that the journal has; returns what was not finite: (name, NaN,
+    /// The digests of what was streamed since they were last taken, under the format's name.
+    pub fn take_digests(&self) -> Option<(String, BTreeMap<String, String>)> {
+        let digests = self.digests.as_ref()?.take(self.plan);
+        Some((self.plan.request.format.name().to_owned(), digests))
+    }
+
+    /// Processes every chunk of some steps; returns what was not finite: (name, NaN,
     /// infinities).
     pub fn stream(&self, steps: impl Iterator<Item = usize> + Send, made: &Made) -> Result<NonFinites> {
         let format = self.plan.request.format;
         let counts: HashMap<usize, NonFinite> = steps
-            .filter(|index| !self.journal.has(*index))
             .flat_map(|index| chunks_of(format, index, &self.plan.steps[index]))
             .par_bridge()
             .map(|chunk| {
@@ -170,6 +179,10 @@ impl<'a> Run<'a> {
             Some(codes) => (codes, NonFinite::default()),
             None => self.quantize_values(input, step, chunk, scheme)?,
         };
+        let codes = codes.with_scales(scheme.scale);
+        if let Some(digests) = &self.digests {
+            digests.add(chunk, step, &codes);
+        }
         let mut sink =
             |part: usize, offset: u64, bytes: &[u8]| self.files.write(chunk.step, part, offset, bytes);
         self.plan.request.format.encode(&codes, chunk.rows.start, &step.parts, &mut sink)?;

@@ -16,13 +16,12 @@ use super::extents::Extents;
 use super::gather::{NonFinite, clear_nonfinite, gather, raw_runs};
 use super::interrupted;
 use super::made::Input;
-use super::recorded::{Record, mismatch, rewrites, wrong_scale};
+use super::recorded::{Record, mismatch, rewrites, round_to, stored_values, wrong_scale};
 use super::stream::{chunk_input_bytes, quantize_rows};
 use crate::error::{Error, Result};
 use crate::export::{Output, Piece, rows_cols};
 use crate::io::{Checkpoint, Source, Stored};
 use crate::model::Transform;
-use crate::numerics::convert;
 use crate::plan::{Action, Plan, Step};
 use crate::recipe::Recipe;
 use crate::tensor::DType;
@@ -137,11 +136,9 @@ fn compare_recorded(
     record: &Record,
     tensors: &mut [TensorCheck],
 ) -> Result<()> {
-    let digests = record.digests();
     for (step, check) in plan.steps.iter().zip(tensors).filter(|(_, check)| check.failure.is_none()) {
         check.unknown = !repeatable(plan, step);
-        let source = step.output.pieces.first().map(|piece| piece.source.as_str());
-        if let Some(digest) = source.and_then(|source| digests.get(source)) {
+        if let Some(digest) = record.digests.get(&step.output.name) {
             check.failure = mismatch(written, &step.output, digest)?;
             check.unknown = false;
         }
@@ -250,27 +247,10 @@ fn expected(plan: &Plan, extents: &Extents, step: &Step, chunk: &Chunk, rows: &[
             clear_nonfinite(&mut values);
             let extent = extents.of(chunk.step, step);
             let method = plan.request.method.as_ref();
-            quantize_rows(method, step, scheme, extent, None, values.clone())?.dequantize(&mut values);
-            if let Some(dtype) = stored_dequantized(step) {
-                round_to(dtype, &mut values);
-            }
+            values = stored_values(step, &quantize_rows(method, step, scheme, extent, None, values)?);
         }
     }
     Ok(values)
-}
-
-fn round_to(dtype: DType, values: &mut [f32]) {
-    let mut bytes = Vec::new();
-    convert::from_f32(dtype, values, &mut bytes);
-    convert::to_f32(dtype, &bytes, values);
-}
-
-/// The type of quantized values that a format stores dequantized (the dense format); `None` where it stores codes.
-fn stored_dequantized(step: &Step) -> Option<DType> {
-    match step.parts.as_slice() {
-        [part] if matches!(part.dtype, DType::F32 | DType::F16 | DType::BF16) => Some(part.dtype),
-        _ => None,
-    }
 }
 
 /// Reads rows of an output back: under its own name, or, where the reader has mapped names back (GGUF), from the tensors

@@ -91,6 +91,45 @@ fn a_format_that_rounds_by_itself_says_so_and_leaves_the_others_calibrated() {
     assert!(values(&gguf, dense) == values(&model, dense));
 }
 
+#[test]
+fn each_output_is_held_against_what_it_stores() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    Model::of("tiny-llama").write(here);
+    let text = "--data text.txt --samples 4 --seq-len 64";
+    // Scales in f32 and in f16, and values in bf16.
+    let formats = "--dtype f32 --format compressed-tensors,gptq --scheme w4a16 --group-size 32 --method gptq";
+    let dense = "--format dense --scheme w4a16 --group-size 32 --method gptq";
+    let rows = "--scheme w8a8 --method smoothquant,rtn";
+    for (flags, outputs) in
+        [(formats, &["out/compressed-tensors", "out/gptq"][..]), (dense, &["dense"]), (rows, &["rows"])]
+    {
+        let folder = outputs[0].split('/').next().unwrap();
+        ok(here, &format!("quantize model {flags} {text} -o {folder}"));
+        for output in outputs {
+            ok(here, &format!("verify {output} --against model"));
+            let name = "model.layers.1.mlp.down_proj.weight";
+            spoil(&here.join(output).join("model.safetensors"), name);
+            let output = run(here, &format!("verify {output} --against model"));
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(output.status.code(), Some(3), "{flags}: {said}");
+            assert!(said.contains(name) && said.contains("is not what was recorded"), "{flags}: {said}");
+        }
+    }
+}
+
+/// Changes the lowest bits of the first byte of a weight's codes, whatever they are called.
+fn spoil(path: &Path, name: &str) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let entries: Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+    let module = name.strip_suffix("weight").unwrap();
+    let codes = ["weight", "weight_packed", "qweight"];
+    let entry = codes.iter().find_map(|part| entries.get(format!("{module}{part}"))).unwrap();
+    bytes[header + entry["data_offsets"][0].as_u64().unwrap() as usize] ^= 3;
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// The mean negative log-likelihood of a token.
 fn nll(folder: &Path, model: &str) -> f64 {
     let line =

@@ -17,7 +17,6 @@ use crate::numerics::Extent;
 use crate::pipeline::Event;
 use crate::pipeline::gather::{NonFinite, clear_nonfinite};
 use crate::pipeline::made::Made;
-use crate::pipeline::recorded::digest;
 use crate::statistics::{Needs, Statistics};
 use crate::tensor::Weight;
 
@@ -296,15 +295,11 @@ fn weigh_columns(block: &mut method::Block) {
 /// What is told of a linear that has a scheme.
 fn reported(linear: &method::Linear) -> Option<LinearReport> {
     let scheme = linear.scheme?.to_string();
-    let digest = match &linear.weight {
-        Weight::Quantized(q) => digest(q.values().as_slice().expect("a new array is contiguous")),
-        Weight::Dense(_) => String::new(),
-    };
     // To a millionth: JSON gives short decimals back to the bit, so that a resumed run reports the same.
     let short = |error: f64| (error * 1e6).round() / 1e6;
     let relative_error = linear.relative_error.map(short);
     let compensated_error = linear.compensated_error.map(short);
-    Some(LinearReport { name: linear.name.clone(), scheme, relative_error, compensated_error, digest })
+    Some(LinearReport { name: linear.name.clone(), scheme, relative_error, compensated_error })
 }
 
 /// What a finished block leaves for the outputs.

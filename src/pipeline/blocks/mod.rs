@@ -76,7 +76,9 @@ impl<'a> Blocks<'a> {
             for run in runs {
                 let steps = self.steps_of(index, run);
                 report.scales.extend(run.scales(&steps, &made));
+                // What a stopped run has written of the block is written once more, for its digest.
                 run.stream(steps.into_iter(), &made)?;
+                report.digests.extend(run.take_digests());
                 run.write_factors(&made)?;
                 run.files.sync()?;
             }

@@ -24,6 +24,9 @@ pub struct BlockReport {
     /// Scales of activations that outputs hold, by the names they have there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scales: BTreeMap<String, f32>,
+    /// Digests of what outputs hold of it, by format and name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, BTreeMap<String, String>>,
     /// Tensors with NaN or infinities, which were taken as 0: (name, NaN, infinities).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nonfinite: Vec<(String, usize, usize)>,
@@ -42,9 +45,6 @@ pub struct LinearReport {
     /// The same of W − Q − B·A, where an adapter makes up for the error of the codes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compensated_error: Option<f64>,
-    /// blake3 of the values that its codes stand for, as little-endian f32; empty where it was left to be rounded later.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub digest: String,
 }
 
 /// What an expert was calibrated with.
