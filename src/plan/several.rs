@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::method::Scope;
 use crate::numerics::{Granularity, Number, Scheme};
 
 use super::{Action, Plan, Step};
@@ -17,9 +16,8 @@ use super::{Action, Plan, Step};
 /// A linear that becomes different things, of which calibration makes one.
 pub fn agree(plans: &mut [Plan]) -> Result<()> {
     let Some((first, others)) = plans.split_first_mut() else { return Ok(()) };
-    let method = first.request.method.as_ref();
-    let changes = !first.request.rewriting.is_empty() || method.scope() == Scope::Block;
-    if !changes && method.scope() == Scope::Rows && first.request.compensation.is_none() {
+    let changes = first.request.rewrites();
+    if !changes && first.request.only_rows() {
         return Ok(()); // every format rounds its rows by itself, with the same method
     }
     for other in others {

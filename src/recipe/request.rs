@@ -52,6 +52,16 @@ impl Request {
             || by_rows && schemes.any(|scheme| self.method.weighs_columns(scheme))
     }
 
+    /// Whether weights become others before they are rounded, or as they are.
+    pub fn rewrites(&self) -> bool {
+        !self.rewriting.is_empty() || self.method.scope() == Scope::Block
+    }
+
+    /// Whether rows are rounded by themselves, and nothing is made of what that loses.
+    pub fn only_rows(&self) -> bool {
+        self.method.scope() == Scope::Rows && self.compensation.is_none()
+    }
+
     /// What compensation wants to know of the inputs.
     pub fn compensation_needs(&self) -> Needs {
         self.compensation.as_ref().map(|method| method.needs()).unwrap_or_default()
