@@ -18,7 +18,8 @@ pub struct Watch {
     pub needs: Needs,
     /// The step of the forward pass whose inputs are looked at; `None` looks at all.
     pub step: Option<usize>,
-    /// Experts that every token is shown to, whatever the router says of it; their outputs count as little as before.
+    /// Experts that every token is shown to, whatever the router says of it; their outputs count as little as before. Where
+    /// there are any, the inputs of their linears alone are looked at.
     pub shown_all: BTreeSet<usize>,
     /// Whether the largest keys and values are looked for.
     pub key_values: bool,
@@ -48,6 +49,7 @@ pub struct Observing<B> {
 struct Place {
     step: usize,
     input: usize,
+    expert: Option<usize>,
     /// Whether no linear loaded before it reads the same input; and none of the same step.
     first: bool,
     first_of_step: bool,
@@ -70,7 +72,13 @@ impl<B: Backend> Observing<B> {
     /// Wraps a backend for one block.
     pub fn new(inner: B, layout: &BlockLayout) -> Self {
         let place = |linear: &crate::model::LinearPlace| {
-            let place = Place { step: linear.step, input: linear.input, first: true, first_of_step: true };
+            let place = Place {
+                step: linear.step,
+                input: linear.input,
+                expert: linear.expert,
+                first: true,
+                first_of_step: true,
+            };
             (linear.name.clone(), place)
         };
         let inputs = layout.linears.iter().map(|linear| linear.input + 1).max().unwrap_or(0);
@@ -97,7 +105,9 @@ impl<B: Backend> Observing<B> {
     fn look(&self, x: &B::Tensor, place: Place) -> Result<bool> {
         let state = &mut *self.state();
         let Some(watch) = &state.watch else { return Ok(false) };
-        let looks = watch.step.map_or(place.first, |step| step == place.step && place.first_of_step);
+        let looks = watch.step.map_or(place.first, |step| step == place.step && place.first_of_step)
+            && (watch.shown_all.is_empty()
+                || place.expert.is_some_and(|expert| watch.shown_all.contains(&expert)));
         if looks {
             let rows = self.inner.rows(x);
             let needs = watch.needs;

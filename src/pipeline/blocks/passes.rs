@@ -210,17 +210,9 @@ impl Runner<'_> {
         let shown_all: BTreeSet<usize> =
             experts.iter().filter(|expert| expert.shown_all).map(|expert| expert.expert).collect();
         if !shown_all.is_empty() {
-            let all = self.pass(
-                index,
-                weights,
-                input,
-                Some(Watch { shown_all: shown_all.clone(), ..watch }),
-                None,
-            )?;
-            for linear in &self.layouts[index].linears {
-                if linear.expert.is_some_and(|expert| shown_all.contains(&expert)) {
-                    seen.inputs[linear.input] = all.inputs[linear.input].clone();
-                }
+            let all = self.pass(index, weights, input, Some(Watch { shown_all, ..watch }), None)?;
+            for (seen, all) in seen.inputs.iter_mut().zip(all.inputs).filter(|(_, all)| all.is_some()) {
+                *seen = all;
             }
         }
         refuse_nonfinite(&self.layouts[index], &seen)?;

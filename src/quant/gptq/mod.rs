@@ -38,9 +38,6 @@
 //! References: Frantar et al. 2022, "GPTQ", <https://arxiv.org/abs/2210.17323>, <https://github.com/IST-DASLab/gptq>; Chee et
 //! al. 2023, "QuIP", <https://arxiv.org/abs/2307.13304>.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -137,16 +134,17 @@ impl Method for Gptq {
     }
 
     fn apply(&self, block: &mut Block) -> Result<()> {
-        let mut factors: BTreeMap<Option<usize>, Factor> = BTreeMap::new();
+        // Linears that share an input follow each other: one factor is held at a time.
+        let mut known: Option<(Option<usize>, Factor)> = None;
         for index in 0..block.linears.len() {
             let linear = &block.linears[index];
             let Some(scheme) = linear.scheme else { continue };
             let w = linear.dense()?;
-            let factor = match factors.entry(linear.input) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => {
+            let (_, factor) = match known.take().filter(|(input, _)| *input == linear.input) {
+                Some(same) => known.insert(same),
+                None => {
                     let hessian = block.input(linear)?.hessian().ok_or_else(|| no_hessian(&linear.name))?;
-                    new.insert(Factor::new(&hessian, self, &linear.name)?)
+                    known.insert((linear.input, Factor::new(&hessian, self, &linear.name)?))
                 }
             };
             let q = rounding::quantize(self, &scheme, w, &linear.context(), factor);
