@@ -272,3 +272,20 @@ fn a_closed_pipe_is_no_panic() {
     let output = child.wait_with_output().unwrap();
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn a_format_with_one_group_size_gets_the_largest_that_fits_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let line =
+        format!("plan {} --scheme w4a16 --asymmetric --format awq --json", fixture("tiny-llama").display());
+    let plan: Value = serde_json::from_str(&ok(folder.path(), &line)).unwrap();
+    let linears: Vec<&Value> =
+        plan["tensors"].as_array().unwrap().iter().filter(|t| t["quantized"] == true).collect();
+    assert_eq!(linears.len(), 14, "none is left dense");
+    for linear in linears {
+        assert_eq!(linear["stored"], "int4 g32 asymmetric", "160 columns are not a multiple of 64 or 128");
+        assert!(
+            linear["substituted"] == true && linear["note"].as_str().unwrap().contains("one size for all")
+        );
+    }
+}

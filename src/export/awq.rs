@@ -5,8 +5,8 @@
 //! significant first; `qzeros` i32 [G, N/8] alike; `scales` f16 [G, N]. w = (code − zero)·scale. Symmetric schemes are
 //! stored with zero points of 8.
 //!
-//! Limits: 4 bits; N a multiple of 8; one group size for the whole model, which divides K: a linear whose K it does not
-//! divide stays dense, and is listed in `modules_to_not_convert`.
+//! Limits: 4 bits; N a multiple of 8; one group size for the whole model, the largest that divides every K; where none does, a
+//! linear whose K it does not divide stays dense, and is listed in `modules_to_not_convert`.
 
 use serde_json::{Value, json};
 

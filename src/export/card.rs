@@ -105,8 +105,14 @@ fn adapter(plan: &Plan) -> String {
     let Some(rank) = plan.request.compensation.as_ref().and_then(|method| method.rank()) else {
         return String::new();
     };
+    let packed = match plan.request.format.name() {
+        "compressed-tensors" => {
+            "PEFT needs the weights dequantized: load the model with `quantization_config=CompressedTensorsConfig(dequantize=True)`.\n\n"
+        }
+        _ => "",
+    };
     format!(
-        "\nWith the adapter that makes up for the error of quantization:\n\n```python\nfrom peft import PeftModel\n\n\
+        "\nWith the adapter that makes up for the error of quantization:\n\n{packed}```python\nfrom peft import PeftModel\n\n\
          model = PeftModel.from_pretrained(model, \"PATH/{FOLDER}\")\n```\n\n```sh\nvllm serve PATH --enable-lora \
          --max-lora-rank {rank} --lora-modules compensated=PATH/{FOLDER}\n```\n"
     )

@@ -74,10 +74,6 @@ impl Format for Gptq {
         }
     }
 
-    fn one_group_size(&self) -> bool {
-        true
-    }
-
     fn parts(&self, output: &Output, scheme: &Scheme, _target: &Target) -> Vec<Part> {
         let [rows, cols] = rows_cols(&output.shape);
         let (bits, groups) = (bits(scheme), scheme.grid_shape(rows, cols)[1]);

@@ -133,12 +133,6 @@ pub fn wrong_scale(written: &Checkpoint, name: &str, recorded: Option<f32>) -> O
     }
 }
 
-/// Whether the recipe's methods change what they leave dense, too.
-pub fn rewrites(plan: &Plan) -> bool {
-    let request = &plan.request;
-    !request.rewriting.is_empty() || request.method.scope() == crate::method::Scope::Block
-}
-
 /// Why an output does not hold what was recorded of it, if it does not.
 pub fn mismatch(written: &Checkpoint, output: &Output, expected: &str) -> Result<Option<String>> {
     let mut values = Vec::new();

@@ -16,7 +16,7 @@ use super::extents::Extents;
 use super::gather::{NonFinite, clear_nonfinite, gather, raw_runs};
 use super::interrupted;
 use super::made::Input;
-use super::recorded::{Record, mismatch, rewrites, round_to, stored_values, wrong_scale};
+use super::recorded::{Record, mismatch, round_to, stored_values, wrong_scale};
 use super::stream::{chunk_input_bytes, quantize_rows};
 use crate::error::{Error, Result};
 use crate::export::{Output, Piece, rows_cols};
@@ -153,7 +153,7 @@ fn compare_recorded(
 fn repeatable(plan: &Plan, step: &Step) -> bool {
     match step.action {
         Action::Quantize(_) => plan.recipe.calibration.is_none() && plan.request.rewriting.is_empty(),
-        Action::Store(_) => !rewrites(plan),
+        Action::Store(_) => !plan.request.rewrites(),
     }
 }
 

@@ -215,7 +215,7 @@ impl Planner<'_> {
         let wanted =
             self.request.scheme.and_then(|scheme| self.wanted(scheme, role, source, &output).transpose());
         let (action, note, substituted) = match wanted.transpose()? {
-            Some(scheme) => self.admit(&output, scheme, source)?,
+            Some(scheme) => self.admit(&output, self.in_common_groups(scheme), source)?,
             None => (self.store(&output, source), self.why_left_alone(role, source), false),
         };
         let (parts, measured) = self.parts(&output, &action);
@@ -283,7 +283,15 @@ impl Planner<'_> {
         source: &Source,
     ) -> Result<(Action, Option<String>, bool)> {
         Ok(match self.request.format.admit(&scheme, &output.shape, self.dtype) {
-            Admission::As(scheme) => (Action::Quantize(scheme), self.note(scheme), false),
+            Admission::As(scheme) => match self.common_group {
+                Some(size) if scheme.granularity == Granularity::Group(size) => {
+                    let why = format!(
+                        "groups of {size}, which divide every linear: the format has one size for all"
+                    );
+                    (Action::Quantize(scheme), Some(why), true)
+                }
+                _ => (Action::Quantize(scheme), self.note(scheme), false),
+            },
             Admission::Instead(scheme, why) => (Action::Quantize(scheme), Some(why), true),
             Admission::Dense(why) => (self.store(output, source), Some(format!("left dense: {why}")), true),
             Admission::Never(hint) => {
@@ -291,6 +299,14 @@ impl Planner<'_> {
                 return Err(Error::unsupported(what, hint));
             }
         })
+    }
+
+    /// The scheme with the group size of every tensor, where there is one.
+    fn in_common_groups(&self, scheme: Scheme) -> Scheme {
+        match (scheme.granularity, self.common_group) {
+            (Granularity::Group(_), Some(size)) => Scheme { granularity: Granularity::Group(size), ..scheme },
+            _ => scheme,
+        }
     }
 
     /// What to know of a scheme that is stored as it is: GGUF heads get a finer block type than was asked for, by rule,
