@@ -28,8 +28,6 @@ ROWS = {
     "int4 asym awq": [*INT4, *ASYMMETRIC, "--method", "awq"],
     "int4 asym gptq": [*INT4, *ASYMMETRIC, "--method", "gptq"],
     "int4 asym awq-scale,gptq": [*INT4, *ASYMMETRIC, "--method", "awq-scale,gptq"],
-    "int4 asym rotate,gptq": [*INT4, *ASYMMETRIC, "--method", "rotate,gptq"],
-    "int4 asym autoround": [*INT4, *ASYMMETRIC, "--method", "autoround"],
     "int3 asym rtn": [*INT3, *ASYMMETRIC, "--method", "rtn"],
     "int3 asym gptq": [*INT3, *ASYMMETRIC, "--method", "gptq"],
     "mixed 4.5 bpw, asym gptq": ["--target-bpw", "4.5", *ASYMMETRIC],

@@ -65,7 +65,7 @@ fn formats_that_hold_something_else_are_refused_before_any_work() {
     }
     check(
         "--scheme w4a16-asym --group-size 128 --method gptq --format awq,compressed-tensors",
-        &["dense in awq", "int4 g32 asymmetric in compressed-tensors", "--group-size 32"],
+        &["int4 g32 asymmetric in awq", "int4 g128 asymmetric in compressed-tensors", "--group-size 32"],
     );
 }
 
