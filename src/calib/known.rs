@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::imatrix::Imatrix;
-use super::store::Store;
+use super::store::{Store, StoredBlock};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::statistics::{Needs, Statistics};
@@ -63,15 +63,37 @@ impl Known {
         Ok(Known { kind: Kind::Importance(imatrix), digest: blake3::hash(&bytes).to_hex().to_string() })
     }
 
-    /// What is known of the input of a linear of a block; `None` where no token was seen, or where an importance matrix leaves
-    /// it out.
+    /// What is known of a block.
     ///
     /// # Errors
-    /// Files that are broken, that know nothing of the linear, or have another number of columns.
-    pub fn statistics(&self, block: usize, linear: &str, cols: usize) -> Result<Option<Statistics>> {
-        let found = match &self.kind {
-            Kind::Folders(store) => Some(store.block(block)?.statistics(linear, cols)?),
-            Kind::Importance(imatrix) => imatrix.linears.get(linear).cloned(),
+    /// Files that are missing or broken.
+    pub fn block(&self, number: usize) -> Result<KnownBlock<'_>> {
+        match &self.kind {
+            Kind::Folders(store) => store.block(number).map(KnownBlock::Stored),
+            Kind::Importance(imatrix) => Ok(KnownBlock::Importance(imatrix)),
+        }
+    }
+}
+
+/// One block's statistics.
+#[derive(Debug)]
+pub enum KnownBlock<'a> {
+    /// Its files of all folders.
+    Stored(StoredBlock),
+    /// The whole matrix.
+    Importance(&'a Imatrix),
+}
+
+impl KnownBlock<'_> {
+    /// What is known of the input of a linear of the block; `None` where no token was seen, or where an importance matrix
+    /// leaves it out.
+    ///
+    /// # Errors
+    /// Files that know nothing of the linear, or have another number of columns.
+    pub fn statistics(&self, linear: &str, cols: usize) -> Result<Option<Statistics>> {
+        let found = match self {
+            KnownBlock::Stored(block) => Some(block.statistics(linear, cols)?),
+            KnownBlock::Importance(imatrix) => imatrix.linears.get(linear).cloned(),
         };
         Ok(found.filter(|statistics| statistics.tokens > 0))
     }

@@ -12,6 +12,6 @@ pub mod store;
 pub mod trainable;
 
 pub use data::{Calibration, Drawn, Samples};
-pub use known::Known;
+pub use known::{Known, KnownBlock};
 pub use observe::{Observing, Seen};
 pub use trainable::TrainableBlock;

@@ -7,7 +7,7 @@
 //! (<https://github.com/huggingface/peft/blob/main/src/peft/tuners/lora/config.py>) that readers ask for
 //! (<https://github.com/vllm-project/vllm/blob/main/vllm/lora/peft_helper.py>).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{Array2, s};
 use serde_json::{Value, json};
@@ -28,8 +28,8 @@ pub const CONFIG: &str = "adapter/adapter_config.json";
 pub struct Adapter {
     rank: usize,
     dtype: DType,
-    /// Names of weights, `.weight` included.
-    linears: Vec<String>,
+    /// Where the factors of each weight begin, by its name, `.weight` included, counted from the end of the header.
+    places: BTreeMap<String, u64>,
     /// lora_A and lora_B of each.
     parts: Vec<Part>,
 }
@@ -46,41 +46,23 @@ impl Adapter {
                 shape,
             })
         });
-        let parts = parts.collect();
-        Adapter { rank, dtype, parts, linears: linears.into_iter().map(|(name, _)| name).collect() }
-    }
-
-    /// The rank of all its factors.
-    pub fn rank(&self) -> usize {
-        self.rank
-    }
-
-    /// The element type of its factors.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+        let parts: Vec<Part> = parts.collect();
+        let starts = offsets(&parts).step_by(2).collect::<Vec<_>>();
+        let places = linears.into_iter().map(|(name, _)| name).zip(starts).collect();
+        Adapter { rank, dtype, places, parts }
     }
 
     /// The weights' file.
     pub fn file(&self, metadata: &[(String, String)]) -> OutputFile {
-        let header = shards::encode_header(metadata, self.parts.iter().zip(self.offsets()));
+        let header = shards::encode_header(metadata, self.parts.iter().zip(offsets(&self.parts)));
         let len = header.len() + self.parts.iter().map(Part::byte_len).sum::<usize>();
         OutputFile { name: WEIGHTS.to_owned(), header, parts: Vec::new(), len: len as u64 }
-    }
-
-    /// Where each part begins, counted from the end of the header.
-    fn offsets(&self) -> impl Iterator<Item = u64> {
-        self.parts.iter().scan(0, |end, part| {
-            let start = *end;
-            *end += part.byte_len() as u64;
-            Some(start)
-        })
     }
 
     /// The bytes of a linear's factors, one after the other, and where they begin behind the header; `None` of one that is
     /// not in the adapter.
     pub fn encode(&self, linear: &str, factors: &LowRank) -> Option<(u64, Vec<u8>)> {
-        let index = self.linears.iter().position(|name| name == linear)?;
-        let offset = self.offsets().nth(2 * index)?;
+        let offset = *self.places.get(linear)?;
         let (rows, cols, rank) = (factors.b.nrows(), factors.a.ncols(), factors.a.nrows());
         let mut a = Array2::zeros((self.rank, cols));
         a.slice_mut(s![..rank, ..]).assign(&factors.a);
@@ -97,7 +79,7 @@ impl Adapter {
     /// The config. `base` is where the compressed model is; `causal` whether it is a language model.
     pub fn config(&self, base: &str, causal: bool) -> Vec<u8> {
         let last = |name: &String| module(name).rsplit('.').next().unwrap_or_default().to_owned();
-        let targets: BTreeSet<String> = self.linears.iter().map(last).collect();
+        let targets: BTreeSet<String> = self.places.keys().map(last).collect();
         pretty(&json!({
             "peft_type": "LORA",
             "task_type": if causal { Value::from("CAUSAL_LM") } else { Value::Null },
@@ -117,6 +99,15 @@ impl Adapter {
             "inference_mode": true,
         }))
     }
+}
+
+/// Where each part begins, one after the other.
+fn offsets(parts: &[Part]) -> impl Iterator<Item = u64> {
+    parts.iter().scan(0, |end, part| {
+        let start = *end;
+        *end += part.byte_len() as u64;
+        Some(start)
+    })
 }
 
 fn module(weight: &str) -> &str {

@@ -117,6 +117,7 @@ impl Blocks<'_> {
     /// model as it was: of inputs that a stage has rewritten nothing is known.
     fn recall(&self, work: &mut Work, known: &Known, step: Option<usize>) -> Result<()> {
         let places = &self.runner.layouts[work.block.index].linears;
+        let known = known.block(work.block.index)?;
         let count = places.iter().map(|place| place.input + 1).max().unwrap_or(0);
         let mut inputs: Vec<Option<Statistics>> = vec![None; count];
         for (linear, place) in work.block.linears.iter_mut().zip(places) {
@@ -126,7 +127,7 @@ impl Blocks<'_> {
             }
             let input = &mut inputs[place.input];
             if input.is_none() {
-                *input = known.statistics(work.block.index, &linear.name, linear.dense()?.ncols())?;
+                *input = known.statistics(&linear.name, linear.dense()?.ncols())?;
             }
             linear.input = input.is_some().then_some(place.input);
         }
