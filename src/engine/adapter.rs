@@ -6,7 +6,6 @@
 //! (DoRA, biases, embeddings, whole modules) is refused: nothing of it is left out in silence.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,13 +14,13 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Stored;
+use super::{Edited, Stored};
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source};
 use crate::model::Weights;
 use crate::numerics::linalg;
-use crate::tensor::{DType, LowRank, Weight};
+use crate::tensor::LowRank;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -220,43 +219,15 @@ impl Weights for Adapted {
     fn matrix(&self, name: &str) -> Result<Arc<dyn Matrix>> {
         let stored = self.stored.matrix(name)?;
         let module = name.strip_suffix(".weight").unwrap_or(name);
-        Ok(match self.adapter.modules.get(module) {
-            Some(pair) => Arc::new(AdaptedMatrix { stored, factors: self.adapter.factors(module, pair)? }),
-            None => stored,
-        })
+        let Some(pair) = self.adapter.modules.get(module) else { return Ok(stored) };
+        let LowRank { b, a } = self.adapter.factors(module, pair)?;
+        Ok(Arc::new(Edited::new(stored, move |rows, values| {
+            *values += &linalg::product(b.slice(s![rows, ..]), a.view());
+            Ok(())
+        })))
     }
 
     fn vector(&self, name: &str) -> Result<Vec<f32>> {
         self.stored.vector(name)
-    }
-}
-
-/// A weight with its adapter.
-struct AdaptedMatrix {
-    stored: Arc<dyn Matrix>,
-    factors: LowRank,
-}
-
-impl Matrix for AdaptedMatrix {
-    fn name(&self) -> &str {
-        self.stored.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.stored.shape()
-    }
-
-    fn dtype(&self) -> DType {
-        DType::F32
-    }
-
-    fn read(&self, rows: Range<usize>) -> Result<Weight> {
-        let values = self.stored.read(rows.clone())?.into_values();
-        let LowRank { b, a } = &self.factors;
-        Ok(Weight::Dense(values + linalg::product(b.slice(s![rows, ..]), a.view())))
-    }
-
-    fn release(&self) {
-        self.stored.release();
     }
 }

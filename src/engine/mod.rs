@@ -23,4 +23,4 @@ pub use sampling::{Sampler, Sampling};
 pub use sequence::Sequence;
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
-pub use weights::Stored;
+pub use weights::{Edited, Stored};

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use ndarray::Array2;
+
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source};
@@ -71,5 +73,42 @@ impl Matrix for StoredMatrix {
 
     fn release(&self) {
         self.checkpoint.release(&self.source, 0..self.shape()[0]);
+    }
+}
+
+/// A matrix whose values are changed as they are read, in f32.
+pub struct Edited<F> {
+    stored: Arc<dyn Matrix>,
+    edit: F,
+}
+
+impl<F: Fn(Range<usize>, &mut Array2<f32>) -> Result<()> + Send + Sync> Edited<F> {
+    /// `edit` is given the range of rows, and their values.
+    pub fn new(stored: Arc<dyn Matrix>, edit: F) -> Self {
+        Edited { stored, edit }
+    }
+}
+
+impl<F: Fn(Range<usize>, &mut Array2<f32>) -> Result<()> + Send + Sync> Matrix for Edited<F> {
+    fn name(&self) -> &str {
+        self.stored.name()
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.stored.shape()
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn read(&self, rows: Range<usize>) -> Result<Weight> {
+        let mut values = self.stored.read(rows.clone())?.into_values();
+        (self.edit)(rows, &mut values)?;
+        Ok(Weight::Dense(values))
+    }
+
+    fn release(&self) {
+        self.stored.release();
     }
 }

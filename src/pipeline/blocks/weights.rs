@@ -7,12 +7,12 @@ use std::sync::Arc;
 use ndarray::s;
 
 use crate::backend::Matrix;
-use crate::engine::Stored;
+use crate::engine::{Edited, Stored};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::method;
 use crate::model::Weights;
-use crate::pipeline::made::{Made, RowEdit};
+use crate::pipeline::made::Made;
 use crate::tensor::{DType, Weight};
 
 /// A checkpoint under what replaces some of it.
@@ -74,8 +74,8 @@ impl Weights for Current<'_> {
             return Ok(Arc::new(Held { name: name.to_owned(), weight: Arc::clone(weight) }));
         }
         let stored = self.stored.matrix(name)?;
-        Ok(match self.made.edits.get(name) {
-            Some(edit) => Arc::new(Edited { stored, edit: Arc::clone(edit) }),
+        Ok(match self.made.edits.get(name).map(Arc::clone) {
+            Some(edit) => Arc::new(Edited::new(stored, move |_, values| edit(values))),
             None => stored,
         })
     }
@@ -118,34 +118,4 @@ impl Matrix for Held {
     }
 
     fn release(&self) {}
-}
-
-/// A stored matrix whose rows are rewritten as they are read.
-struct Edited {
-    stored: Arc<dyn Matrix>,
-    edit: RowEdit,
-}
-
-impl Matrix for Edited {
-    fn name(&self) -> &str {
-        self.stored.name()
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        self.stored.shape()
-    }
-
-    fn dtype(&self) -> DType {
-        DType::F32
-    }
-
-    fn read(&self, rows: Range<usize>) -> Result<Weight> {
-        let mut values = self.stored.read(rows)?.into_values();
-        (self.edit)(&mut values)?;
-        Ok(Weight::Dense(values))
-    }
-
-    fn release(&self) {
-        self.stored.release();
-    }
 }
