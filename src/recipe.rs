@@ -192,9 +192,19 @@ impl Recipe {
         toml::to_string(self).expect("a struct of strings, numbers and lists is always valid TOML")
     }
 
+    /// The names of the formats that are asked for.
+    fn formats(&self) -> Vec<&str> {
+        self.format.iter().flat_map(|names| names.split(',')).map(str::trim).collect()
+    }
+
+    /// Whether it calibrates on text; else it may start from statistics.
+    pub fn has_text(&self) -> bool {
+        self.calibration.as_ref().is_some_and(|calibration| calibration.statistics.is_empty())
+    }
+
     /// Refuses a format that is named twice.
     pub fn refuse_repeated(&self) -> Result<()> {
-        let names: Vec<&str> = self.format.iter().flat_map(|names| names.split(',')).map(str::trim).collect();
+        let names = self.formats();
         match names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
             Some((_, name)) => Err(Error::usage(format!("format {name} is named twice"), "name each once")),
             None => Ok(()),
@@ -205,8 +215,7 @@ impl Recipe {
     /// and has no block type for the scheme, it gets the one of as many bits, and no stages, whose codes it could not hold:
     /// it comes behind those that the stages make.
     pub fn per_format(&self) -> Vec<Recipe> {
-        let formats: Vec<&str> =
-            self.format.iter().flat_map(|names| names.split(',')).map(str::trim).collect();
+        let formats = self.formats();
         if formats.len() < 2 {
             return vec![self.clone()];
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use indicatif::ProgressBar;
 
-use super::{Context, job};
-use crate::calib::Samples;
+use super::Context;
+use super::job::{self, Spent};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::numerics::{Number, Scheme};
@@ -31,14 +31,13 @@ const BLOCKS: &[&[&str]] = &[
 pub fn spend(
     base: &Plan,
     budget: &Budget,
-    samples: &Samples,
+    Spent { input, samples }: &Spent,
     file: &Path,
     resume: bool,
     checkpoint: &Arc<Checkpoint>,
     context: &Context,
 ) -> Result<Recipe> {
     let choices = choose(budget, base, checkpoint)?;
-    let recipes: Vec<Recipe> = choices.iter().map(|choice| choice.recipe.clone()).collect();
     let bar = context.bar(0, job::BLOCKS, "measuring what each linear loses");
     let options = Options {
         resume,
@@ -46,13 +45,13 @@ pub fn spend(
         progress: &ProgressBar::hidden(),
         events: &|event| job::tell(event, &bar, context),
     };
-    let sensitivity = pipeline::sensitivity(&choices, &samples.sequences, file, checkpoint, &options)?;
+    let sensitivity = pipeline::sensitivity(&choices, &samples.sequences, input, file, checkpoint, &options)?;
     bar.finish_and_clear();
     if !context.global.quiet {
         eprintln!("note: what each group of linears loses was measured, and is kept in {}", file.display());
     }
     tracing::info!(file = %file.display(), groups = sensitivity.len(), "measured what each group of linears loses");
-    Allotment::new(budget, base, &choices, &sensitivity).spend(&base.recipe, &recipes)
+    Allotment::new(budget, base, &choices, &sensitivity).spend()
 }
 
 /// The plans of the whole model as each of the schemes to choose from, the smallest first.
@@ -73,9 +72,8 @@ fn choose(budget: &Budget, base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<
     let mut refused = None;
     for list in lists {
         let choices = plans(list, base, checkpoint)?;
-        let recipes: Vec<Recipe> = choices.iter().map(|choice| choice.recipe.clone()).collect();
         let unmeasured = pipeline::unmeasured(&choices, checkpoint)?;
-        match Allotment::new(budget, base, &choices, &unmeasured).spend(&base.recipe, &recipes) {
+        match Allotment::new(budget, base, &choices, &unmeasured).spend() {
             Ok(_) => return Ok(choices),
             Err(error) => refused = Some(error),
         }

@@ -58,21 +58,21 @@ pub fn run(
     context: &Context,
 ) -> Result<()> {
     let start = Instant::now();
-    let text = recipe.calibration.as_ref().is_some_and(|calibration| calibration.statistics.is_empty());
-    if min_coverage.is_some() && !text {
+    if min_coverage.is_some() && !recipe.has_text() {
         return Err(Error::usage("--min-coverage without text to count", "name one with --data"));
     }
-    let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, context.open(model)?)?);
-    let Draft { mut plans, paths, drawn } = draft(model, recipe, output, &checkpoint, context)?;
+    let Draft { checkpoint, mut plans, paths, spent } = draft(model, recipe, output, context)?;
     if output.dry_run {
         return plans.iter().try_for_each(|plan| super::plan::print(plan, &checkpoint, context));
     }
-    let input = pipeline::input_digest(&checkpoint, &context.interrupted)?;
-    let calibration = recipe.calibration.as_ref();
-    let find = |calibration| Knowledge::find(calibration, &plans[0], &checkpoint, &input, context);
-    let knowledge = match drawn {
-        Some(samples) => Some(Knowledge::Text(samples)),
-        None => calibration.map(find).transpose()?,
+    let (input, knowledge) = match spent {
+        Some(Spent { input, samples }) => (input, Some(Knowledge::Text(samples))),
+        None => {
+            let input = pipeline::input_digest(&checkpoint, &context.interrupted)?;
+            let find = |calibration| Knowledge::find(calibration, &plans[0], &checkpoint, &input, context);
+            let knowledge = recipe.calibration.as_ref().map(find).transpose()?;
+            (input, knowledge)
+        }
     };
     for plan in &mut plans {
         plan.metadata = pipeline::provenance(plan, &checkpoint, &input);
@@ -96,24 +96,29 @@ pub fn run(
 
 /// What is to be done, before it is.
 pub struct Draft {
+    /// The input.
+    pub checkpoint: Arc<Checkpoint>,
     /// One for each format.
     pub plans: Vec<Plan>,
     /// Where their outputs go.
     paths: Vec<PathBuf>,
-    /// The text, where a budget was spent by it.
-    drawn: Option<Samples>,
+    /// What it took to spend a budget, where there was one.
+    spent: Option<Spent>,
 }
 
-/// Makes the plans of a recipe; spends its budget, where it has one.
-pub fn draft(
-    model: &str,
-    recipe: &Recipe,
-    output: &OutputArguments,
-    checkpoint: &Arc<Checkpoint>,
-    context: &Context,
-) -> Result<Draft> {
-    let plans = |recipe: &Recipe| super::plan::make_all(recipe, checkpoint, context);
+/// What a budget is spent by.
+pub struct Spent {
+    /// The input's digest.
+    pub input: String,
+    /// The text.
+    pub samples: Samples,
+}
+
+/// Opens `model` and makes the plans of a recipe; spends its budget, where it has one.
+pub fn draft(model: &str, recipe: &Recipe, output: &OutputArguments, context: &Context) -> Result<Draft> {
     recipe.refuse_repeated()?;
+    let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, context.open(model)?)?);
+    let plans = |recipe: &Recipe| super::plan::make_all(recipe, &checkpoint, context);
     let outline = plans(&Recipe { budget: None, ..recipe.clone() })?;
     let idle = outline.iter().all(|plan| !plan.request.reads_text());
     if recipe.calibration.is_some() && recipe.budget.is_none() && idle {
@@ -122,20 +127,22 @@ pub fn draft(
     }
     let paths = targets(model, output, &outline);
     for (plan, path) in outline.iter().zip(&paths).filter(|_| !output.dry_run) {
-        pipeline::check_target(checkpoint, path, plan.request.format.single_file(), output.overwrite)?;
+        pipeline::check_target(&checkpoint, path, plan.request.format.single_file(), output.overwrite)?;
     }
     let (Some(budget), Some(calibration)) = (&recipe.budget, &recipe.calibration) else {
-        return Ok(Draft { plans: outline, paths, drawn: None });
+        return Ok(Draft { checkpoint, plans: outline, paths, spent: None });
     };
     let ([base], [path]) = (outline.as_slice(), paths.as_slice()) else {
         let hint = "schemes take different space in each: make one at a time";
         return Err(Error::usage("a budget for several formats", hint));
     };
-    let samples = draw(calibration, checkpoint, context)?;
+    let samples = draw(calibration, &checkpoint, context)?;
+    let spent = Spent { input: pipeline::input_digest(&checkpoint, &context.interrupted)?, samples };
     let mut file = path.clone();
     file.as_mut_os_string().push(".sensitivity.json");
-    let spent = budget::spend(base, budget, &samples, &file, !output.no_resume, checkpoint, context)?;
-    Ok(Draft { plans: plans(&spent)?, paths, drawn: Some(samples) })
+    let recipe = budget::spend(base, budget, &spent, &file, !output.no_resume, &checkpoint, context)?;
+    let plans = plans(&recipe)?;
+    Ok(Draft { checkpoint, plans, paths, spent: Some(spent) })
 }
 
 /// What is known of the model's inputs, or can be found out.

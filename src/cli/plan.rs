@@ -33,11 +33,8 @@ pub struct Arguments {
 /// Plans.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let recipe = arguments.recipe.recipe()?;
-    let opened = context.open(&arguments.model)?;
-    let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, opened)?);
-    let output = OutputArguments::none();
-    let draft = job::draft(&arguments.model, &recipe, &output, &checkpoint, context)?;
-    draft.plans.iter().try_for_each(|plan| print(plan, &checkpoint, context))
+    let draft = job::draft(&arguments.model, &recipe, &OutputArguments::none(), context)?;
+    draft.plans.iter().try_for_each(|plan| print(plan, &draft.checkpoint, context))
 }
 
 /// The plans of a recipe, one for each of its formats: the first is carried out, the others store what it makes.

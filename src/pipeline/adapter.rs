@@ -1,20 +1,18 @@
 //! The LoRA adapter of an output whose recipe makes up for the error of quantization: laid out before the work, like
 //! everything else, and filled in block by block.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::blocks::layouts;
 use super::made::Made;
 use super::output::OutputFiles;
-use crate::engine::Stored;
 use crate::error::Result;
 use crate::export::adapter::Adapter;
 use crate::export::{self, OutputFile};
 use crate::io::Checkpoint;
-use crate::model::block_layout;
-use crate::plan::{Action, Plan};
+use crate::plan::Plan;
 
 /// An adapter, and its file among the output's.
 pub struct AdapterFile {
@@ -65,19 +63,13 @@ impl AdapterFile {
 
 /// The quantized linears of all blocks, and their shapes.
 fn linears(plan: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<Vec<(String, [usize; 2])>> {
-    let quantized = plan.steps.iter().filter(|step| matches!(step.action, Action::Quantize(_)));
-    let quantized: HashSet<&str> =
-        quantized.flat_map(|step| &step.output.pieces).map(|piece| piece.source.as_str()).collect();
-    let stored = Stored(Arc::clone(checkpoint));
-    let config = stored.config()?;
-    let mut linears = Vec::new();
-    for block in 0..config.layers.len() {
-        for place in block_layout(&config, &stored, block)?.linears {
-            if quantized.contains(place.name.as_str()) {
-                let shape = checkpoint.source(&place.name)?.rows_cols();
-                linears.push((place.name, shape));
-            }
-        }
-    }
-    Ok(linears)
+    let quantized = plan.schemes();
+    let (_, layouts) = layouts(checkpoint)?;
+    let places = layouts.into_iter().flat_map(|layout| layout.linears);
+    let names = places.map(|place| place.name).filter(|name| quantized.contains_key(name.as_str()));
+    let with_shape = |name: String| {
+        let shape = checkpoint.source(&name)?.rows_cols();
+        Ok((name, shape))
+    };
+    names.map(with_shape).collect()
 }

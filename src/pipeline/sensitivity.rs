@@ -13,18 +13,17 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{BlockReport, Chain, Material, Runner};
+use super::Options;
+use super::blocks::{BlockReport, Chain, Material, Runner, layouts};
 use super::journal::Journal;
 use super::made::Made;
 use super::output::Workspace;
-use super::{Options, input_digest};
 use crate::calib::observe::{Seen, Watch};
-use crate::engine::Stored;
 use crate::error::{Error, Result};
 use crate::export::{SINGLE_FILE_NAME, pretty};
 use crate::io::Checkpoint;
 use crate::method::{self, Linear, Method, error_power};
-use crate::model::{LinearPlace, Weights, block_layout};
+use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme};
 use crate::plan::{Plan, Sensitivity, group};
 use crate::statistics::Needs;
@@ -42,7 +41,7 @@ struct Kept {
 }
 
 /// Measures, or reads what an earlier run has measured: for each group of linears (see [`group`]) what is lost as each of
-/// the choices, the plans of the whole model, the smallest first.
+/// the choices, the plans of the whole model, the smallest first. `model` is the digest of its weights.
 ///
 /// # Errors
 /// An architecture that llmc cannot run; inputs that are not finite; whatever reading and writing meet. An interrupted run is
@@ -50,12 +49,13 @@ struct Kept {
 pub fn sensitivity(
     choices: &[Plan],
     sequences: &[Vec<u32>],
+    model: &str,
     file: &Path,
     checkpoint: &Arc<Checkpoint>,
     options: &Options,
 ) -> Result<Sensitivity> {
     let sequences = spread(sequences);
-    let key = key(choices, &sequences, &input_digest(checkpoint, options.interrupted)?);
+    let key = key(choices, &sequences, model);
     if let Some(kept) = read(file)?.filter(|kept| kept.key == key) {
         return Ok(kept.sensitivity);
     }
@@ -84,17 +84,11 @@ pub fn sensitivity(
 
 /// The groups that [`sensitivity`] measures, before it does: as if nothing were lost.
 pub fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sensitivity> {
-    let stored = Stored(Arc::clone(checkpoint));
-    let config = stored.config()?;
     let quantized: Vec<_> = choices.iter().map(Plan::schemes).collect();
-    let mut groups = Sensitivity::new();
-    for block in 0..config.layers.len() {
-        let linears = block_layout(&config, &stored, block)?.linears.into_iter().map(|linear| linear.name);
-        let chosen =
-            linears.filter(|name| quantized.iter().any(|schemes| schemes.contains_key(name.as_str())));
-        groups.extend(chosen.map(|name| (group(&name), vec![0.0; choices.len()])));
-    }
-    Ok(groups)
+    let (_, layouts) = layouts(checkpoint)?;
+    let linears = layouts.iter().flat_map(|layout| &layout.linears).map(|linear| linear.name.as_str());
+    let chosen = linears.filter(|name| quantized.iter().any(|schemes| schemes.contains_key(name)));
+    Ok(chosen.map(|name| (group(name), vec![0.0; choices.len()])).collect())
 }
 
 /// Sequences from all over the set, of [`TOKENS`] together.

@@ -28,17 +28,19 @@ struct Item {
 }
 
 /// The choices, and what remains of the budget for them.
-pub struct Allotment {
+pub struct Allotment<'a> {
+    base: &'a Plan,
+    choices: &'a [Plan],
     items: Vec<Item>,
     /// Bytes for the items; below zero where what is fixed takes more.
     bytes: i128,
     elements: u64,
 }
 
-impl Allotment {
+impl<'a> Allotment<'a> {
     /// Works out sizes. `base` is the plan of what has no choice, `choices` the plans of the whole model as each choice, which
     /// have the same steps in the same order.
-    pub fn new(budget: &Budget, base: &Plan, choices: &[Plan], sensitivity: &Sensitivity) -> Allotment {
+    pub fn new(budget: &Budget, base: &'a Plan, choices: &'a [Plan], sensitivity: &Sensitivity) -> Self {
         let mut items: BTreeMap<String, Item> = BTreeMap::new();
         let (mut quantized, mut fixed, mut rest) = (0, 0, 0);
         for (index, step) in base.steps.iter().enumerate() {
@@ -57,26 +59,23 @@ impl Allotment {
             None => (budget.bpw.unwrap_or_default() * quantized as f64 / 8.0) as i128,
         };
         Allotment {
+            base,
+            choices,
             items: items.into_values().collect(),
             bytes: bytes - i128::from(fixed),
             elements: quantized,
         }
     }
 
-    /// Whether the first choice, for all, is within the budget.
-    pub fn fits(&self) -> bool {
-        i128::from(self.least()) <= self.bytes
-    }
-
     fn least(&self) -> u64 {
         self.items.iter().filter_map(|item| item.bytes.first()).sum()
     }
 
-    /// The recipe with an override for each group. The choices are given as recipes of the whole model.
+    /// The base's recipe with an override for each group.
     ///
     /// # Errors
     /// A budget that is too small for the first choice.
-    pub fn spend(&self, recipe: &Recipe, choices: &[Recipe]) -> Result<Recipe> {
+    pub fn spend(&self) -> Result<Recipe> {
         let assigned = u64::try_from(self.bytes).ok().and_then(|budget| assign(&self.items, budget));
         let Some(assigned) = assigned else {
             let bits = |bytes: f64| 8.0 * bytes / self.elements.max(1) as f64;
@@ -84,13 +83,13 @@ impl Allotment {
                 "the budget leaves {:.2} bits per weight for what can be chosen, which takes {:.2} as {}",
                 bits((self.bytes as f64).max(0.0)),
                 bits(self.least() as f64),
-                choices.first().and_then(|choice| choice.scheme.as_deref()).unwrap_or_default(),
+                self.choices.first().and_then(|choice| choice.recipe.scheme.as_deref()).unwrap_or_default(),
             );
             return Err(Error::usage(what, "allow more, or name schemes of fewer bits with --choices"));
         };
-        let mut spent = Recipe { budget: None, ..recipe.clone() };
+        let mut spent = Recipe { budget: None, ..self.base.recipe.clone() };
         for (item, choice) in self.items.iter().zip(assigned) {
-            let Recipe { scheme, group_size, symmetric, .. } = &choices[choice];
+            let Recipe { scheme, group_size, symmetric, .. } = &self.choices[choice].recipe;
             spent.overrides.extend(item.patterns().into_iter().map(|pattern| Override {
                 pattern,
                 scheme: scheme.clone().unwrap_or_default(),

@@ -138,8 +138,7 @@ impl Recipe {
     /// A budget is spent by what a text shows of the linears, in one format.
     fn refuse_budget(&self) -> Result<()> {
         let Some(budget) = &self.budget else { return Ok(()) };
-        let text = self.calibration.as_ref().is_some_and(|calibration| calibration.statistics.is_empty());
-        if !text {
+        if !self.has_text() {
             let hint = "name some with --data FILE; --data self lets the model write it";
             return Err(Error::usage("a budget needs text to measure on what linears lose", hint));
         }
@@ -177,8 +176,7 @@ impl Recipe {
     fn refuse_unmeasured(&self, activations: Option<Activations>) -> Result<()> {
         let inputs = activations.and_then(Activations::measured).and(self.scheme.as_deref());
         let cache = self.kv_cache.as_ref().map(|_| "kv_cache");
-        let text = self.calibration.as_ref().is_some_and(|calibration| calibration.statistics.is_empty());
-        match inputs.or(cache).filter(|_| !text) {
+        match inputs.or(cache).filter(|_| !self.has_text()) {
             None => Ok(()),
             Some(what) => Err(Error::usage(
                 format!("{what}: its scales are measured on text"),

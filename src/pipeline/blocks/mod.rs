@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub use chain::Chain;
 pub use passes::BATCH_TOKENS;
 pub use report::{BlockReport, ExpertReport, LinearReport, REPORTS_NAME};
-pub use runner::{Material, Runner};
+pub use runner::{Material, Runner, layouts};
 
 use super::journal::Journal;
 use super::made::Made;

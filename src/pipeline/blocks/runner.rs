@@ -29,6 +29,18 @@ pub struct Material<'a> {
     pub known: Option<&'a Known>,
 }
 
+/// How a model is made, and what its blocks are made of.
+///
+/// # Errors
+/// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
+pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Config, Vec<BlockLayout>)> {
+    let stored = Stored(Arc::clone(checkpoint));
+    let config = stored.config()?;
+    let layouts = (0..config.layers.len()).map(|block| block_layout(&config, &stored, block));
+    let layouts = layouts.collect::<Result<_>>()?;
+    Ok((config, layouts))
+}
+
 /// A model and the calibration set.
 pub struct Runner<'a> {
     pub checkpoint: Arc<Checkpoint>,
@@ -52,10 +64,7 @@ impl<'a> Runner<'a> {
         ends: &'a Made,
         options: &'a Options<'a>,
     ) -> Result<Self> {
-        let stored = Stored(Arc::clone(checkpoint));
-        let config = stored.config()?;
-        let layouts = (0..config.layers.len()).map(|block| block_layout(&config, &stored, block));
-        let layouts = layouts.collect::<Result<_>>()?;
+        let (config, layouts) = layouts(checkpoint)?;
         let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(material.sequences));
         Ok(Runner { checkpoint, config, layouts, batches, material, ends, options })
     }
