@@ -1,22 +1,9 @@
 //! Statistics that an earlier run has gathered, in the place of text.
 
-use std::path::Path;
-
-use llmc::io::Checkpoint;
-
 use crate::common::{fails, ok};
-use crate::model::Model;
+use crate::model::{Model, open, values};
 
 const TEXT: &str = "--data text.txt --samples 6 --seq-len 64";
-
-fn values(folder: &Path, name: &str) -> Vec<f32> {
-    let checkpoint = Checkpoint::open(folder.to_str().unwrap()).unwrap();
-    let source = checkpoint.source(name).unwrap();
-    let [rows, cols] = source.rows_cols();
-    let mut values = vec![0.0; rows * cols];
-    checkpoint.read_rows(source, 0..rows, &mut values).unwrap();
-    values
-}
 
 fn quantized() -> impl Iterator<Item = String> {
     let linears = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"];
@@ -37,7 +24,7 @@ fn what_needs_no_later_inputs_is_the_same_as_from_text() {
     with("--scheme q4_0", "without.gguf");
     for name in quantized() {
         let [text, stats, imatrix, without] = ["text", "stats", "imatrix-made", "without"]
-            .map(|file| values(&here.join(format!("{file}.gguf")), &name));
+            .map(|file| values(&open(&here.join(format!("{file}.gguf"))), &name));
         assert!(text == stats, "{name}");
         let same = text.iter().zip(&imatrix).filter(|(a, b)| a == b).count();
         assert!(same * 1000 >= text.len() * 999, "{name}: sums in f32 change next to nothing");
@@ -49,7 +36,7 @@ fn what_needs_no_later_inputs_is_the_same_as_from_text() {
     with(&format!("{gptq} --stats stats"), "stats-made");
     let [first, later] = ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"];
     for (name, same) in [(first, true), (later, false)] {
-        let [text, stats] = ["text", "stats-made"].map(|out| values(&here.join(out), name));
+        let [text, stats] = ["text", "stats-made"].map(|out| values(&open(&here.join(out)), name));
         assert_eq!(text == stats, same, "{name}");
     }
     ok(here, "verify stats-made --against model");
@@ -69,7 +56,7 @@ fn folders_add_up() {
         ok(here, &format!("quantize model --scheme q4_0 {flags} -o {out}.gguf"));
     }
     let name = "model.layers.1.mlp.down_proj.weight";
-    let [a, b, c] = ["a", "b", "c"].map(|file| values(&here.join(format!("{file}.gguf")), name));
+    let [a, b, c] = ["a", "b", "c"].map(|file| values(&open(&here.join(format!("{file}.gguf"))), name));
     assert!(a == c, "twice the same weighs the same");
     assert!(a != b);
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use llmc::io::Checkpoint;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 
@@ -121,4 +122,18 @@ impl Tensor {
 
 fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
+}
+
+/// A checkpoint of a test.
+pub fn open(path: &Path) -> Checkpoint {
+    Checkpoint::open(path.to_str().unwrap()).unwrap()
+}
+
+/// All values of a tensor.
+pub fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
+    let source = checkpoint.source(name).unwrap();
+    let [rows, cols] = source.rows_cols();
+    let mut values = vec![0.0; rows * cols];
+    checkpoint.read_rows(source, 0..rows, &mut values).unwrap();
+    values
 }

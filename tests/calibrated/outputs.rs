@@ -2,23 +2,10 @@
 
 use std::path::Path;
 
-use llmc::io::Checkpoint;
 use serde_json::Value;
 
 use crate::common::{fails, ok, run};
-use crate::model::Model;
-
-fn open(path: &Path) -> Checkpoint {
-    Checkpoint::open(path.to_str().unwrap()).unwrap()
-}
-
-fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
-    let source = checkpoint.source(name).unwrap();
-    let [rows, cols] = source.rows_cols();
-    let mut values = vec![0.0; rows * cols];
-    checkpoint.read_rows(source, 0..rows, &mut values).unwrap();
-    values
-}
+use crate::model::{Model, open, values};
 
 #[test]
 fn one_run_makes_several_outputs_of_the_same_codes() {

@@ -82,8 +82,8 @@ impl Candle {
         let step = (RANGE / cols.max(1)).max(1);
         for start in (0..rows).step_by(step) {
             let end = rows.min(start + step);
-            let rows =
-                (matrix.read(start..end)?.into_values().into_iter().collect::<Vec<_>>(), (end - start, cols));
+            let values = matrix.read(start..end)?.into_values();
+            let rows = (values.into_iter().collect(), (end - start, cols));
             self.set_rows(&weight, start, rows).map_err(Error::device)?;
         }
         matrix.release();
