@@ -99,6 +99,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "benches/int_linear.rs",
     "benches/linear/peaks.rs",
     "tests/hostile/alloc.rs",
+    "tests/kernels/emulator.rs",
 ];
 
 /// What unfinished or debugging code looks like, as a call.

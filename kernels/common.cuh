@@ -1,0 +1,155 @@
+// Types, hardware instructions and launch macros that all kernels share.
+//
+// Every instruction that C++ has no word for is one small function below, named after what it does; nothing else in kernels/ holds
+// PTX. With LLMC_EMULATOR defined, emulator/instructions.h gives the same functions plain C++ bodies, and the same .cu files run on
+// the host. Written for sm_80 and later.
+#pragma once
+
+#include <stdint.h>
+
+// The 16-bit floats, as their bits. T below is one of them.
+struct f16 { uint16_t bits; };
+struct bf16 { uint16_t bits; };
+
+// 8 scales and 8 zero points, as one load.
+struct alignas(16) Bytes16 { uint32_t word[4]; };
+struct alignas(8) Bytes8 { uint32_t word[2]; };
+
+template <class A, class B> struct Same { static constexpr bool value = false; };
+template <class A> struct Same<A, A> { static constexpr bool value = true; };
+
+#ifdef LLMC_EMULATOR
+#include "emulator/instructions.h"
+#else
+
+#define LLMC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define LLMC_EXPORT(name)
+
+// (q & mask) | bits
+__device__ inline uint32_t and_or(uint32_t q, uint32_t mask, uint32_t bits) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(q), "r"(mask), "r"(bits));
+  return d;
+}
+
+// Four bytes of {b, a}, chosen by the nibbles of `selector`: 0–3 name a's bytes, 4–7 b's.
+__device__ inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  uint32_t d;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
+  return d;
+}
+
+// Pairs of 16-bit floats in one register: a·b + c with one rounding. bf16 has no other arithmetic before sm_90.
+template <class T> __device__ inline uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  if constexpr (Same<T, f16>::value) {
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  } else {
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  }
+  return d;
+}
+
+template <class T> __device__ inline float to_float(T value) {
+  if constexpr (Same<T, f16>::value) {
+    float d;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(d) : "h"(value.bits));
+    return d;
+  } else {
+    return __uint_as_float(uint32_t(value.bits) << 16);
+  }
+}
+
+// Rounds to nearest even; `low` lands in the low half.
+template <class T> __device__ inline uint32_t pack(float low, float high) {
+  uint32_t d;
+  if constexpr (Same<T, f16>::value) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  }
+  return d;
+}
+
+// The nearest integer, ties to even.
+__device__ inline int round_to_int(float value) { return __float2int_rn(value); }
+__device__ inline float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
+
+// The larger; NaN where either is NaN.
+__device__ inline float max_nan(float a, float b) {
+  float d;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+  return d;
+}
+
+// c += a·b for a 16×16 (row-major), b 16×8, of T; fp32 sums. With g = lane/4 and q = lane%4:
+//   a[0] = (row g,   k 2q, 2q+1)   a[1] = (row g+8, same k)   a[2] = (row g, k 2q+8, 2q+9)   a[3] = (row g+8, k 2q+8, 2q+9)
+//   b0 = (k 2q, 2q+1; column g)    b1 = (k 2q+8, 2q+9; column g)
+//   c[0], c[1] = (row g, columns 2q, 2q+1)   c[2], c[3] = (row g+8, same columns)
+template <class T> __device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (Same<T, f16>::value) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+
+// The same for signed bytes, a 16×32, b 32×8, int32 sums: k 4q…4q+3 where k was 2q, 2q+1, and +16 where it was +8.
+__device__ inline void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ inline uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
+
+// Four 8×8 matrices of 16-bit elements from shared memory: lane l names row l%8 of matrix l/8, and gets of matrix i, in r[i], the
+// elements 2(l%4), 2(l%4)+1 of row l/4: the four registers of a.
+__device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// Starts the copy of 16 bytes from global to shared memory, past L1. Of the source only `bytes` (0–16) are read; the rest becomes 0.
+__device__ inline void cp_async_16(void* to, const void* from, int bytes = 16) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+}
+
+// The same for bytes that are read once: L2 evicts them first, and keeps what is read again.
+__device__ inline void cp_async_16_once(void* to, const void* from) {
+  asm volatile(
+      "{ .reg .b64 policy; createpolicy.fractional.L2::evict_first.b64 policy, 1.0;"
+      " cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, policy; }" ::"r"(shared_address(to)),
+      "l"(from)
+      : "memory");
+}
+
+// Closes the group of copies that this thread started; and waits until at most `pending` of its groups are under way. What others
+// copied is there after a barrier.
+__device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int pending> __device__ inline void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }
+
+__device__ inline float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+__device__ inline void warp_barrier() { __syncwarp(); }
+__device__ inline void block_barrier() { __syncthreads(); }
+
+// Makes what this thread wrote to global memory visible before what it writes later; and the count before one is added.
+__device__ inline void memory_fence() { __threadfence(); }
+__device__ inline uint32_t fetch_add(uint32_t* counter) { return atomicAdd(counter, 1u); }
+
+// Reads what another block wrote, from L2 (L1 is not coherent).
+__device__ inline float load_l2(const float* from) { return __ldcg(from); }
+__device__ inline int32_t load_l2(const int32_t* from) { return __ldcg(from); }
+
+#endif
+
+template <class T> __device__ inline T from_float(float value) { return T{uint16_t(pack<T>(value, 0.0f))}; }
+
+__host__ __device__ constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+__device__ inline int min_of(int a, int b) { return a < b ? a : b; }

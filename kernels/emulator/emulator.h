@@ -1,0 +1,88 @@
+// Runs a CUDA grid on the host, to check indexing, layout, pipelining and split-K without a GPU.
+//
+// Each thread of a block is a fiber, and a fiber runs until it meets others: at the block's barrier, or at a collective of its warp
+// (mma, ldmatrix, shuffle), which the last lane to arrive carries out for all. Several blocks are resident at once and take turns. The
+// order of turns is drawn from a seed: a kernel that misses a barrier gives other results under another seed. Shared memory
+// starts as NaN; a cp.async poisons its target at once and copies only at the wait that promises it. A grid in which nobody
+// can go on is an error that says who waits where.
+//
+// Limits: within a fiber's turn nothing interleaves, so data races inside a turn do not show; memory is sequentially
+// consistent; divergent warps cannot meet (a collective needs all 32 lanes). Global memory is checked by the caller's guard zones.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace emulator {
+
+struct Dim { unsigned x, y, z; };
+
+// What cuLaunchKernel is told, and the seed of the order of turns: 0 forward, 1 backward, others shuffled.
+struct Launch {
+  Dim grid, block;
+  size_t shared_bytes;
+  uint64_t seed;
+};
+
+// A cp.async under way: what is copied when its group is waited for.
+struct Copy {
+  unsigned char* to;
+  const unsigned char* from;
+  int bytes;
+  unsigned group;
+};
+
+constexpr int LANES = 32;
+
+// What the lanes of a warp hand to a collective and take from it. A lane's results stay until all have arrived at the next one.
+struct Exchange {
+  uint32_t in[LANES][10];
+  uint32_t out[LANES][4];
+  const void* rows[LANES];
+};
+
+// Where the running thread is.
+struct Place { Dim thread, block, block_dim, grid_dim; };
+const Place& place();
+
+// The block's dynamic shared memory, and whether 16 bytes at `pointer` lie in it, aligned.
+unsigned char* shared();
+void check_shared(const void* pointer, const char* who);
+
+// The running thread's copies under way.
+std::vector<Copy>& copies();
+unsigned& copy_groups();
+
+// Number of the running lane, and its warp's exchange.
+int lane();
+Exchange& exchange();
+
+// Waits until all lanes of the warp are here; the last to arrive runs `work` on the warp's exchange first.
+void meet_warp(const char* what, void (*work)(Exchange&));
+void meet_block();
+
+// Lets others run.
+void take_turns();
+
+// Ends the launch with an error.
+[[noreturn]] void fail(const char* message);
+
+// Runs `entry(argument)` as every thread of the grid. Returns 0, or 1 with a message in `error`.
+int run_grid(const Launch& launch, void (*entry)(void*), void* argument, char* error, size_t error_bytes);
+
+// The same for a kernel of one parameter, params[0] pointing to it as for cuLaunchKernel.
+template <class Parameter>
+int run(const Launch& launch, void (*kernel)(Parameter), void** params, char* error, size_t error_bytes) {
+  struct Call {
+    void (*kernel)(Parameter);
+    Parameter parameter;
+  } call{kernel, *static_cast<const Parameter*>(params[0])};
+  auto entry = [](void* argument) {
+    Call* call = static_cast<Call*>(argument);
+    call->kernel(call->parameter);
+  };
+  return run_grid(launch, entry, &call, error, error_bytes);
+}
+
+} // namespace emulator

@@ -1,0 +1,70 @@
+// y = x·Wᵀ for 1–8 rows of x: W4 and W8, any group.
+//
+// The product with operands swapped, yᵀ = W·xᵀ: sixteen rows of W are the A operand of m16n8k16, the batch fills the eight columns of
+// B, and no tensor core works on padding of a batch of sixteen. B-fragments come straight from the rows of x in shared memory. Each group's
+// sums are taken in fp32 from the bare codes and meet their scale once. Zero points as in gemv: a matrix of ones gives Σ x.
+
+#include "strip.cuh"
+
+template <class T, int BITS, bool ZEROS> __device__ void gemm_small(const Linear& p) {
+  LLMC_SHARED(shared);
+  using S = Strip<T, BITS, ZEROS>;
+  S strip(p, shared);
+  const int lane = strip.lane, quad = lane % 4;
+  const int group_tiles = S::TILES / strip.chunk_groups;
+  const bool row_exists = lane / 4 < p.m; // this lane's column of B is a row of x
+  const uint32_t* x = strip.x_row(row_exists ? lane / 4 : 0) + quad;
+  float total[4][4] = {}; // [j][2h + e] of row n = 16j + 8h + lane/4 of W, row 2·quad + e of x
+
+  strip.for_each_chunk([&](const unsigned char* stage, int columns) {
+    float product[4][4] = {}, ones_product[4] = {};
+#pragma unroll
+    for (int tile = 0; tile < S::TILES; tile++) {
+      uint32_t words[TILE_WORDS<BITS>];
+      strip.words(words, stage, tile);
+      int pair = (columns + tile * TILE) / 2;
+      uint32_t b0 = row_exists ? x[pair] : 0, b1 = row_exists ? x[pair + 4] : 0;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        uint32_t w[4];
+        Unpack<T, BITS>::pairs(w, words, j);
+        const uint32_t a[4] = {w[0], w[2], w[1], w[3]};
+        mma<T>(product[j], a, b0, b1);
+      }
+      if (ZEROS) {
+        constexpr uint32_t one = Constants<T>::ONE;
+        const uint32_t ones[4] = {one, one, one, one};
+        mma<T>(ones_product, ones, b0, b1);
+      }
+      if (tile % 2 == 0 || (tile + 1) % group_tiles != 0) continue; // groups end behind an odd tile
+      int group = tile / group_tiles;
+      Bytes16 scales = strip.scales(stage, group);
+      Bytes8 zeros = {};
+      if (ZEROS) zeros = strip.zeros(stage, group);
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          float& sum = product[i / 2][2 * (i % 2) + e];
+          if (ZEROS) sum -= float(centred<BITS>(zeros, i)) * ones_product[e];
+          total[i / 2][2 * (i % 2) + e] += sum * to_float(element<T>(scales, i));
+          sum = 0;
+        }
+#pragma unroll
+      for (int e = 0; e < 4; e++) ones_product[e] = 0;
+    }
+  });
+
+  float* sums = strip.sums();
+#pragma unroll
+  for (int i = 0; i < 8; i++)
+#pragma unroll
+    for (int e = 0; e < 2; e++)
+      if (2 * quad + e < p.m) sums[(2 * quad + e) * STRIP + 8 * i + lane / 4] = total[i / 2][2 * (i % 2) + e];
+  strip.finish();
+}
+
+#define DEFINE(name, T, BITS, ZEROS)                                                                            \
+  extern "C" __global__ void __launch_bounds__(STRIP_THREADS) name(Linear p) { gemm_small<T, BITS, ZEROS>(p); } \
+  LLMC_EXPORT(name)
+LLMC_WEIGHT_KERNELS(DEFINE, gemm_small)

@@ -1,0 +1,79 @@
+// y = W·x for one row x: W4 and W8, any group.
+//
+// Even here the tensor cores do the sums: turning codes into floats one by one would cost more instructions than an H100 has time
+// for while 16 bytes arrive. The weight is the A operand (16 rows × 16 columns), x the B operand, of which a product with a vector
+// uses one of eight columns. The other columns are put to use: a chunk spans up to four groups, and column g of B holds x where
+// it belongs to group g of the chunk and zero elsewhere,
+//
+//            column of B:  0   1   2   3   4 … 7                 C:  one sum per (row, group), in fp32
+//     k in group 0:        x   0   0   0   0   0
+//     k in group 1:        0   x   0   0   0   0
+//     …
+//
+// so that groups need no flush of their own: after a chunk, each sum meets its scale, and nobody has multiplied code by scale.
+// Zero points: Σ (q − z)·x = Σ q·x − z·Σ x, and Σ x of each group is the product of a matrix of ones with the same B.
+
+#include "strip.cuh"
+
+template <class T, int BITS, bool ZEROS> __device__ void gemv(const Linear& p) {
+  LLMC_SHARED(shared);
+  using S = Strip<T, BITS, ZEROS>;
+  S strip(p, shared);
+  const int lane = strip.lane, quad = lane % 4;
+  const int group_tiles = S::TILES / strip.chunk_groups;
+  const uint32_t* x = strip.x_row(0) + quad;
+  float total[8] = {}; // of rows n = 8i + lane/4
+
+  strip.for_each_chunk([&](const unsigned char* stage, int columns) {
+    float product[4][4] = {}, ones_product[4] = {};
+#pragma unroll
+    for (int tile = 0; tile < S::TILES; tile++) {
+      uint32_t words[TILE_WORDS<BITS>];
+      strip.words(words, stage, tile);
+      bool mine = lane / 4 == tile / group_tiles; // this lane's column of B
+      int pair = (columns + tile * TILE) / 2;
+      uint32_t b0 = mine ? x[pair] : 0, b1 = mine ? x[pair + 4] : 0;
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        uint32_t w[4];
+        Unpack<T, BITS>::pairs(w, words, j);
+        const uint32_t a[4] = {w[0], w[2], w[1], w[3]};
+        mma<T>(product[j], a, b0, b1);
+      }
+      if (ZEROS) {
+        constexpr uint32_t one = Constants<T>::ONE;
+        const uint32_t ones[4] = {one, one, one, one};
+        mma<T>(ones_product, ones, b0, b1);
+      }
+    }
+    // C gives this lane the columns, that is groups, 2·quad and 2·quad + 1.
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      int group = 2 * quad + e;
+      if (group >= strip.chunk_groups) continue;
+      Bytes16 scales = strip.scales(stage, group);
+      Bytes8 zeros = {};
+      if (ZEROS) zeros = strip.zeros(stage, group);
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        float sum = product[i / 2][2 * (i % 2) + e];
+        if (ZEROS) sum -= float(centred<BITS>(zeros, i)) * ones_product[e];
+        total[i] += sum * to_float(element<T>(scales, i));
+      }
+    }
+  });
+
+  float* sums = strip.sums();
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    float sum = total[i] + shuffle_xor(total[i], 1);
+    sum += shuffle_xor(sum, 2);
+    if (quad == 0) sums[8 * i + lane / 4] = sum;
+  }
+  strip.finish();
+}
+
+#define DEFINE(name, T, BITS, ZEROS)                                                          \
+  extern "C" __global__ void __launch_bounds__(STRIP_THREADS) name(Linear p) { gemv<T, BITS, ZEROS>(p); } \
+  LLMC_EXPORT(name)
+LLMC_WEIGHT_KERNELS(DEFINE, gemv)

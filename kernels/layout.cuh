@@ -1,0 +1,105 @@
+// The packed weight (README.md draws it): sizes, and from codes to fragments of `mma`.
+//
+// A lane's vector of a tile holds, for every n16 half of the strip, what one A-fragment of the weight needs, and equally what two
+// B-fragments need. `unpack` gives those four registers as (code − offset) in T, exactly; offset is 8 or 128.
+#pragma once
+
+#include "common.cuh"
+
+constexpr int STRIP = 64;       // rows of W (n) in a strip
+constexpr int TILE = 16;        // columns of W (k) in a tile
+constexpr int K_MULTIPLE = 128; // K is padded to it
+
+template <int BITS> constexpr int TILE_BYTES = STRIP * TILE * BITS / 8;
+template <int BITS> constexpr int TILE_WORDS = TILE_BYTES<BITS> / 128; // per lane: 4 or 8
+template <int BITS> constexpr int OFFSET = 1 << (BITS - 1);
+
+// Groups of a row: one where `group` is K128 (a scale per channel).
+__device__ inline int groups_of(int k, int group) { return (round_up(k, K_MULTIPLE) + group - 1) / group; }
+
+// Both halves of a register the same value, or its negative.
+template <class T> __device__ inline uint32_t twice(T value) { return uint32_t(value.bits) * 0x10001u; }
+
+template <class T> struct Constants;
+template <> struct Constants<f16> {
+  static constexpr uint32_t ONE = 0x3c003c00, MINUS_ONE = 0xbc00bc00, MINUS_ZERO = 0x80008000;
+};
+template <> struct Constants<bf16> {
+  static constexpr uint32_t ONE = 0x3f803f80, MINUS_ONE = 0xbf80bf80, MINUS_ZERO = 0x80008000;
+};
+
+template <class T> __device__ inline uint32_t sub2(uint32_t a, uint32_t b) { return fma2<T>(b, Constants<T>::MINUS_ONE, a); }
+template <class T> __device__ inline uint32_t mul2(uint32_t a, uint32_t b) { return fma2<T>(a, b, Constants<T>::MINUS_ZERO); }
+
+// The four pairs (k, k+1) of n16 number j of a tile: (n, k), (n, k+8), (n+8, k), (n+8, k+8), n = l/4, k = 2(l%4).
+//
+// No conversion instruction: a code's bits under the exponent of 1024 (f16: 0x6400) or 128 (bf16: 0x4300) are the number 1024 + code or
+// 128 + code, and one subtraction leaves the code. The second nibble of f16 counts sixteen times, 1024 + 16·code, so a
+// multiplication by 1/16 goes with it; bf16 has too few bits for that and shifts.
+template <class T, int BITS> struct Unpack;
+
+template <> struct Unpack<f16, 4> {
+  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t (&words)[4], int j) {
+    for (int half = 0; half < 2; half++) {
+      uint32_t q = words[j] >> (8 * half);
+      uint32_t low = and_or(q, 0x000f000f, 0x64006400);
+      uint32_t high = and_or(q, 0x00f000f0, 0x64006400);
+      pair[2 * half] = fma2<f16>(low, 0x3c003c00, 0xe408e408);      // (1024 + code) − 1032
+      pair[2 * half + 1] = fma2<f16>(high, 0x2c002c00, 0xd480d480); // (1024 + 16·code)/16 − 72
+    }
+  }
+};
+
+template <> struct Unpack<bf16, 4> {
+  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t (&words)[4], int j) {
+    for (int i = 0; i < 4; i++) {
+      uint32_t q = and_or(words[j] >> (4 * i), 0x000f000f, 0x43004300);
+      pair[i] = fma2<bf16>(q, 0x3f803f80, 0xc308c308); // (128 + code) − 136
+    }
+  }
+};
+
+template <> struct Unpack<f16, 8> {
+  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t (&words)[8], int j) {
+    for (int half = 0; half < 2; half++) {
+      uint32_t q = words[2 * j + half];
+      pair[2 * half] = fma2<f16>(permute_bytes(q, 0x64646464, 0x5250), 0x3c003c00, 0xe480e480); // (1024 + code) − 1152
+      pair[2 * half + 1] = fma2<f16>(permute_bytes(q, 0x64646464, 0x5351), 0x3c003c00, 0xe480e480);
+    }
+  }
+};
+
+// Eight bits do not fit beside bf16's exponent, but code − 128 is exact in bf16: it goes through the float 2^23 + code.
+template <> struct Unpack<bf16, 8> {
+  static __device__ inline float value(uint32_t q, uint32_t byte) {
+    return bits_to_float(permute_bytes(q, 0x4b000000, 0x7440 | byte)) - 8388736.0f;
+  }
+  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t (&words)[8], int j) {
+    for (int half = 0; half < 2; half++) {
+      uint32_t q = words[2 * j + half];
+      pair[2 * half] = pack<bf16>(value(q, 0), value(q, 2));
+      pair[2 * half + 1] = pack<bf16>(value(q, 1), value(q, 3));
+    }
+  }
+};
+
+// Element i of eight 16-bit values.
+template <class T> __device__ inline T element(const Bytes16& values, int i) {
+  return T{uint16_t(values.word[i / 2] >> (16 * (i % 2)))};
+}
+
+// Zero point i of eight, as the kernels use it: zero − offset.
+template <int BITS> __device__ inline int centred(const Bytes8& zeros, int i) {
+  return int((zeros.word[i / 4] >> (8 * (i % 4))) & 0xff) - OFFSET<BITS>;
+}
+
+// Every pair of bits and type, without and with zero points.
+#define LLMC_WEIGHT_KERNELS(DEFINE, operation)        \
+  DEFINE(operation##_w4_f16, f16, 4, false)           \
+  DEFINE(operation##_w4_f16_zero, f16, 4, true)       \
+  DEFINE(operation##_w4_bf16, bf16, 4, false)         \
+  DEFINE(operation##_w4_bf16_zero, bf16, 4, true)     \
+  DEFINE(operation##_w8_f16, f16, 8, false)           \
+  DEFINE(operation##_w8_f16_zero, f16, 8, true)       \
+  DEFINE(operation##_w8_bf16, bf16, 8, false)         \
+  DEFINE(operation##_w8_bf16_zero, bf16, 8, true)

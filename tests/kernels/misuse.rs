@@ -1,0 +1,57 @@
+//! What the emulator must catch: it is trusted only as far as it is seen to fail. The kernels are in kernels/emulator/faults.cu.
+
+use crate::emulator::{Emulator, Launch, Memory};
+
+fn outcome(kernel: &str, seed: u64) -> Result<Vec<u8>, String> {
+    let Some(emulator) = Emulator::open() else { return Err("SKIPPED".to_owned()) };
+    let out = Memory::poisoned(64 * 4);
+    let launch = Launch { grid: [1, 1, 1], block: [64, 1, 1], shared_bytes: 1024, seed };
+    emulator.launch(kernel, &launch, &out.pointer())?;
+    Ok(out.read().to_vec())
+}
+
+#[track_caller]
+fn fails(kernel: &str, with: &str) {
+    let message = outcome(kernel, 0).unwrap_err();
+    assert!(message == "SKIPPED" || message.contains(with), "{kernel}: {message}");
+}
+
+#[test]
+fn a_barrier_that_some_skip_is_a_deadlock() {
+    fails(
+        "fault_skipped_barrier",
+        "nobody can go on: block (0, 0, 0), thread 1 waits at the block's barrier",
+    );
+}
+
+#[test]
+fn lanes_at_different_collectives_are_told_apart() {
+    fails("fault_mixed_collectives", "the lanes of a warp are at different collectives");
+}
+
+#[test]
+fn shared_memory_ends_where_the_launch_says() {
+    fails("fault_copy_behind_shared", "cp_async_16: 16 bytes at 1024 of 1024 bytes");
+    fails("fault_write_behind_shared", "wrote behind the 1024 bytes of shared memory");
+}
+
+#[test]
+fn a_copy_that_is_not_waited_for_is_not_there() {
+    let Ok(out) = outcome("fault_early_read", 0) else { return };
+    assert_eq!(out, vec![0xff; 256]);
+}
+
+#[test]
+fn a_missing_barrier_shows_under_another_order() {
+    let (Ok(forward), Ok(backward)) =
+        (outcome("fault_missing_barrier", 0), outcome("fault_missing_barrier", 1))
+    else {
+        return;
+    };
+    assert_ne!(forward, backward);
+}
+
+#[test]
+fn an_unknown_kernel_is_an_error() {
+    fails("no_such_kernel", "there is no kernel no_such_kernel");
+}
