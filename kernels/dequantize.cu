@@ -56,10 +56,7 @@ template <class T, int BITS, bool ZEROS> __device__ void dequantize(const Dequan
     if (first_row + row >= p.n) return;
     const unsigned char* from = shared + row * ROW_BYTES + 2 * column;
     T* to = static_cast<T*>(p.w) + size_t(first_row + row) * p.k + first_column + column;
-    int count = min_of(p.k - first_column - column, 8);
-    if (aligned && count == 8) *reinterpret_cast<Bytes16*>(to) = *reinterpret_cast<const Bytes16*>(from);
-    else
-      for (int c = 0; c < count; c++) to[c] = reinterpret_cast<const T*>(from)[c];
+    copy_out(to, from, p.k - first_column - column, aligned);
   }
 }
 

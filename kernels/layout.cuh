@@ -93,6 +93,13 @@ template <int BITS> __device__ inline int centred(const Bytes8& zeros, int i) {
   return int((zeros.word[i / 4] >> (8 * (i % 4))) & 0xff) - OFFSET<BITS>;
 }
 
+// Up to eight values from shared memory to `to`, of which `left` exist; as one vector where rows are aligned to it.
+template <class T> __device__ inline void copy_out(T* to, const unsigned char* from, int left, bool aligned) {
+  if (aligned && left >= 8) *reinterpret_cast<Bytes16*>(to) = *reinterpret_cast<const Bytes16*>(from);
+  else
+    for (int c = 0; c < min_of(left, 8); c++) to[c] = reinterpret_cast<const T*>(from)[c];
+}
+
 // Every pair of bits and type, without and with zero points.
 #define LLMC_WEIGHT_KERNELS(DEFINE, operation)        \
   DEFINE(operation##_w4_f16, f16, 4, false)           \

@@ -91,13 +91,29 @@ fn reference(weight: &Weight, x: &[f64], bias: Option<&[f64]>, rounded: bool) ->
         .collect()
 }
 
-fn check(
-    emulator: &Emulator,
-    variant: Variant,
-    case: Case,
-    shape: fn(&Case, &Weight) -> Shape,
-    random: &mut Random,
-) {
+fn tile<const BM: usize>(case: &Case, weight: &Weight) -> Shape {
+    let splits = weight.k128().div_ceil(case.k_per_block);
+    let grid = [case.m.div_ceil(BM), weight.n64().div_ceil(256), splits];
+    let (stages, codes) = if weight.variant.bits == 4 { (4, 8192) } else { (3, 16_384) };
+    Shape {
+        operation: "gemm",
+        suffix: match BM {
+            16 => "_m16",
+            32 => "_m32",
+            64 => "_m64",
+            _ => "_m128",
+        },
+        grid,
+        threads: 256,
+        shared_bytes: stages * (128 * BM + codes + 1536),
+        scratch: grid[0] * grid[1] * splits * BM * 256,
+        tickets: grid[0] * grid[1],
+    }
+}
+
+type ShapeOf = fn(&Case, &Weight) -> Shape;
+
+fn check(emulator: &Emulator, variant: Variant, case: Case, shape: ShapeOf, random: &mut Random) {
     let weight = Weight::random(variant, case.n, case.k, case.group, random);
     let float = variant.float;
     let x = input(float, case.m, case.k, random);
@@ -188,6 +204,23 @@ fn gemm_small_of_every_batch() {
             for [n, k, k_per_block] in [[1, 7, 128], [66, 300, 128], [64, 900, 512]] {
                 let case = Case { m, n, k, group, k_per_block, bias: m % 2 == 1 };
                 check(emulator, variant, case, strip, &mut random);
+            }
+        }
+    }
+}
+
+#[test]
+fn gemm_of_every_tile() {
+    let Some(emulator) = Emulator::open() else { return };
+    let mut random = Random(4);
+    let shapes: [ShapeOf; 4] = [tile::<16>, tile::<32>, tile::<64>, tile::<128>];
+    for variant in Variant::all() {
+        for (shape, rows) in shapes.into_iter().zip([16, 32, 64, 128]) {
+            let cases =
+                [[1, 1, 1, 128], [rows - 1, 70, 131, 128], [rows + 1, 257, 264, 256], [3, 320, 640, 256]];
+            for ([m, n, k, k_per_block], group) in cases.into_iter().zip([0, 64, 32, 128]) {
+                let case = Case { m, n, k, group, k_per_block, bias: n % 2 == 1 };
+                check(emulator, variant, case, shape, &mut random);
             }
         }
     }

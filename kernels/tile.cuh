@@ -1,0 +1,124 @@
+// What gemm and w8a8 share: the rows of x in shared memory, sums of warps and of splits, and the way out.
+//
+// A block of eight warps computes BM rows × COLUMNS columns of y over a range of K, in steps of 128 bytes of a row of x: 64 columns of 16
+// bits, or 128 of 8. A stage of the pipeline holds BM such rows in 16-byte vectors, vector c of row r at place c ^ (r % 8):
+//
+//     row 0:  0 1 2 3 4 5 6 7
+//     row 1:  1 0 3 2 5 4 7 6       ldmatrix reads one vector of eight consecutive rows: a column of this picture, whose
+//     row 2:  2 3 0 1 6 7 4 5       vectors all lie on different banks; so do the rows that cp.async writes.
+//     …
+#pragma once
+
+#include "linear.cuh"
+
+constexpr int TILE_THREADS = 256;
+constexpr int ROW = 128; // bytes of a row of x in a stage
+
+// Starts the copy of this block's rows of x, bytes [start, start + 128) of each. Rows and bytes that do not exist become 0.
+template <int BM>
+__device__ inline void copy_rows(unsigned char* stage, const void* x, int m, size_t row_bytes, size_t start, int used_bytes) {
+  for (int i = threadIdx.x; i < BM * 8; i += TILE_THREADS) {
+    int r = i / 8, c = i % 8, row = blockIdx.x * BM + r;
+    int left = row < m ? used_bytes - int(start) - 16 * c : 0;
+    int bytes = left < 0 ? 0 : min_of(left, 16);
+    const uint8_t* from = static_cast<const uint8_t*>(x);
+    if (bytes > 0) from += row * row_bytes + start + 16 * c;
+    cp_async_16(stage + r * ROW + (c ^ (r & 7)) * 16, from, bytes);
+  }
+}
+
+// The A-fragment of rows first…first+15, of 32 bytes of each from vector `vector` on.
+__device__ inline void load_fragment(uint32_t (&a)[4], const unsigned char* stage, int first, int vector) {
+  int lane = threadIdx.x % 32;
+  int row = first + lane % 16;
+  ldmatrix_x4(a, stage + row * ROW + ((vector + lane / 16) ^ (row & 7)) * 16);
+}
+
+// The sums of a block's tile of y, in the C-fragments of its warps, and what happens to them behind the loop over K.
+//
+// WM × STRIPS warps lie side by side over rows and columns of y, WK deep over the columns of x in each stage. A warp holds 16·MT
+// rows × 64 columns (one strip of W): sum[mt][i][e] is row 16·mt + lane/4 + 8(e/2), column 8i + 2(lane%4) + e%2 of it.
+template <class T, class Sum, int BM, int STRIPS, int WM> struct Tile {
+  static constexpr int COLUMNS = STRIPS * STRIP;
+  static constexpr int MT = BM / 16 / WM;
+  static constexpr int WK = TILE_THREADS / 32 / STRIPS / WM;
+  static constexpr int HOLDERS = TILE_THREADS / WK; // threads that hold sums once warps are added up
+  static constexpr int OUT_ROW = COLUMNS * 2 + 16;  // bytes of a row of y in shared memory; eight rows on different banks
+  static_assert(WK == 1 || WK == 2, "add_warps adds two");
+
+  Sum sum[MT][8][4] = {};
+  int lane, strip, row, depth; // strip of the block; first row of the warp; 0…WK-1
+
+  __device__ Tile() {
+    int warp = threadIdx.x / 32;
+    lane = threadIdx.x % 32;
+    strip = warp % STRIPS;
+    row = warp / STRIPS % WM * 16 * MT;
+    depth = warp / STRIPS / WM;
+  }
+
+  // Calls body(sum, its number) for each of this thread's sums.
+  template <class Body> __device__ void for_each(Body body) {
+#pragma unroll
+    for (int mt = 0; mt < MT; mt++)
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) body(sum[mt][i][e], (mt * 8 + i) * 4 + e);
+  }
+
+  // Leaves in the warps of depth 0 the sums over all depths. All stages are free to be overwritten from here on.
+  __device__ void add_warps(unsigned char* shared) {
+    cp_async_wait<0>();
+    block_barrier();
+    if (WK == 1) return;
+    Sum* others = reinterpret_cast<Sum*>(shared) + threadIdx.x % HOLDERS;
+    if (depth == 1) for_each([&](Sum& value, int i) { others[i * HOLDERS] = value; });
+    block_barrier();
+    if (depth == 0) for_each([&](Sum& value, int i) { value += others[i * HOLDERS]; });
+  }
+
+  // Adds the splits of K (blockIdx.z) in their order. Whether this block has the result: the last one to come does.
+  __device__ bool add_splits(Sum* scratch, uint32_t* tickets, unsigned char* shared) {
+    uint32_t splits = gridDim.z;
+    if (splits == 1) return true;
+    size_t tile = blockIdx.y * gridDim.x + blockIdx.x;
+    Sum* parts = scratch + tile * splits * BM * COLUMNS + threadIdx.x;
+    Sum* mine = parts + size_t(blockIdx.z) * BM * COLUMNS;
+    if (depth == 0) for_each([&](Sum& value, int i) { mine[i * HOLDERS] = value; });
+    if (!draws_last(tickets + tile, splits, reinterpret_cast<uint32_t*>(shared))) return false;
+    if (depth != 0) return true;
+    for_each([](Sum& value, int) { value = 0; });
+    for (uint32_t s = 0; s < splits; s++, parts += BM * COLUMNS)
+      for_each([&](Sum& value, int i) { value += load_l2(parts + i * HOLDERS); });
+    return true;
+  }
+
+  // Writes value(sum, row, column) of every sum to y [m][n], through shared memory so that rows leave in whole vectors.
+  template <class Value> __device__ void write(void* y, int m, int n, unsigned char* shared, Value value) {
+    const int first_row = blockIdx.x * BM, first_column = blockIdx.y * COLUMNS;
+    block_barrier();
+    if (depth == 0) {
+#pragma unroll
+      for (int mt = 0; mt < MT; mt++)
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+#pragma unroll
+          for (int e = 0; e < 4; e += 2) {
+            int r = row + 16 * mt + lane / 4 + 4 * e, c = strip * STRIP + 8 * i + lane % 4 * 2;
+            int y_row = min_of(first_row + r, m - 1), y_column = first_column + c;
+            float low = value(sum[mt][i][e], y_row, min_of(y_column, n - 1));
+            float high = value(sum[mt][i][e + 1], y_row, min_of(y_column + 1, n - 1));
+            *reinterpret_cast<uint32_t*>(shared + r * OUT_ROW + 2 * c) = pack<T>(low, high);
+          }
+    }
+    block_barrier();
+    const bool aligned = n % 8 == 0; // rows of y begin at 16 bytes
+    for (int i = threadIdx.x; i < BM * COLUMNS / 8; i += TILE_THREADS) {
+      int r = i / (COLUMNS / 8), c = i % (COLUMNS / 8) * 8;
+      if (first_row + r >= m) return;
+      copy_out<T>(static_cast<T*>(y) + size_t(first_row + r) * n + first_column + c, shared + r * OUT_ROW + 2 * c,
+                  n - first_column - c, aligned);
+    }
+  }
+};
