@@ -73,6 +73,7 @@ template <class T> __device__ inline uint32_t pack(float low, float high) {
 
 // The nearest integer, ties to even.
 __device__ inline int round_to_int(float value) { return __float2int_rn(value); }
+__device__ inline float magnitude(float value) { return fabsf(value); }
 __device__ inline float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
 
 // The larger; NaN where either is NaN.

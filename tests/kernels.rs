@@ -15,5 +15,7 @@ mod linear;
 mod misuse;
 #[path = "kernels/numbers.rs"]
 mod numbers;
+#[path = "kernels/w8a8.rs"]
+mod w8a8;
 #[path = "kernels/weight.rs"]
 mod weight;

@@ -47,6 +47,8 @@ template <class T> inline uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
 
 inline int round_to_int(float value) { return std::isnan(value) ? 0 : int(std::nearbyint(value)); }
 
+inline float magnitude(float value) { return std::fabs(value); }
+
 inline float bits_to_float(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);

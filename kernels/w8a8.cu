@@ -1,0 +1,122 @@
+// y = (x_codes·Wᵀ)·x_scale·w_scale + bias: int8 activations of quantize_activations, W8 codes, symmetric, one scale per channel.
+//
+// Products are summed in int32, exactly, by mma.m16n8k32.s8, and meet both scales at the end. A block computes BM rows × 128 columns
+// (two strips), 128 columns of x at a time: eight tiles.
+//
+//     stage:   [x: BM rows of 128 bytes, swizzled] [codes: 2 strips × 8 tiles × 1024]
+//
+// The k32 of one instruction is two tiles. What its B-fragment calls k = 4q…4q+3 is a word of the first tile, of columns
+// 2q, 2q+8, 2q+1, 2q+9; the activations come in that same order, and a sum does not mind. Codes are unsigned with 128 meaning zero:
+// flipping the top bit makes them signed.
+
+#include "tile.cuh"
+
+struct W8A8 {
+  void* y;
+  const int8_t* x;
+  const float* x_scales;
+  const uint8_t* codes;
+  const void* scales;
+  const void* bias;
+  int32_t* scratch;
+  uint32_t* tickets;
+  int32_t m, n, k, k_per_block;
+};
+
+constexpr int W8A8_STRIPS = 2;
+constexpr int W8A8_STAGES = 3;
+constexpr int STEP = 128; // columns of x in a stage
+constexpr int STRIP_BYTES = STEP / TILE * TILE_BYTES<8>;
+
+template <class T, int BM> struct Int8 {
+  static constexpr int CODES = BM * ROW;
+  static constexpr int STAGE_BYTES = CODES + W8A8_STRIPS * STRIP_BYTES;
+  using Sums = Tile<T, int32_t, BM, W8A8_STRIPS, 2>;
+
+  const W8A8& p;
+  unsigned char* shared;
+  int k128, first_strip, strips, start, steps;
+
+  __device__ Int8(const W8A8& parameter, unsigned char* memory) : p(parameter), shared(memory) {
+    k128 = round_up(p.k, K_MULTIPLE);
+    first_strip = blockIdx.y * W8A8_STRIPS;
+    strips = round_up(p.n, STRIP) / STRIP;
+    start = blockIdx.z * p.k_per_block;
+    steps = min_of(p.k_per_block, k128 - start) / STEP;
+  }
+
+  __device__ unsigned char* stage(int step) const { return shared + step % W8A8_STAGES * STAGE_BYTES; }
+
+  __device__ void copy_step(int step) const {
+    if (step < steps) {
+      unsigned char* to = stage(step);
+      int column = start + step * STEP;
+      copy_rows<BM>(to, p.x, p.m, k128, column, k128);
+      const uint8_t* codes = p.codes + (size_t(first_strip) * k128 + column) * STRIP;
+#pragma unroll
+      for (int i = threadIdx.x * 16; i < W8A8_STRIPS * STRIP_BYTES; i += TILE_THREADS * 16) {
+        int s = i / STRIP_BYTES;
+        if (first_strip + s >= strips) break;
+        cp_async_16(to + CODES + i, codes + size_t(s) * k128 * STRIP + i % STRIP_BYTES);
+      }
+    }
+    cp_async_commit();
+  }
+
+  // Adds the products of two tiles: 32 columns of x with the strip.
+  __device__ void multiply(Sums& sums, const unsigned char* from, int pair) const {
+    const unsigned char* codes = from + CODES + sums.strip * STRIP_BYTES + pair * 2 * TILE_BYTES<8> + sums.lane * 16;
+    uint32_t a[Sums::MT][4];
+#pragma unroll
+    for (int mt = 0; mt < Sums::MT; mt++) load_fragment(a[mt], from, sums.row + 16 * mt, 2 * pair);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      Bytes16 first = *reinterpret_cast<const Bytes16*>(codes + half * 512);
+      Bytes16 second = *reinterpret_cast<const Bytes16*>(codes + half * 512 + TILE_BYTES<8>);
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int mt = 0; mt < Sums::MT; mt++)
+          mma_s8(sums.sum[mt][4 * half + j], a[mt], first.word[j] ^ 0x80808080, second.word[j] ^ 0x80808080);
+    }
+  }
+
+  __device__ void run() const {
+    Sums sums;
+#pragma unroll
+    for (int step = 0; step < W8A8_STAGES - 1; step++) copy_step(step);
+#pragma unroll 1
+    for (int step = 0; step < steps; step++) {
+      cp_async_wait<W8A8_STAGES - 2>();
+      block_barrier(); // everybody's copies are here, and everybody has done with the stage that is filled next
+      copy_step(step + W8A8_STAGES - 1);
+      constexpr int SHARE = STEP / 32 / Sums::WK;
+#pragma unroll
+      for (int i = 0; i < SHARE; i++) multiply(sums, stage(step), sums.depth * SHARE + i);
+    }
+    sums.add_warps(shared);
+    if (sums.add_splits(p.scratch, p.tickets, shared)) write(sums);
+  }
+
+  __device__ void write(Sums& sums) const {
+    const T* bias = static_cast<const T*>(p.bias);
+    sums.write(p.y, p.m, p.n, shared, [&](int32_t sum, int row, int column) {
+      const T* strip = static_cast<const T*>(p.scales) + column / STRIP * STRIP;
+      float value = float(sum) * (p.x_scales[row] * to_float(strip[column % 8 * 8 + column % STRIP / 8]));
+      return bias ? value + to_float(bias[column]) : value;
+    });
+  }
+};
+
+template <class T, int BM> __device__ void w8a8(const W8A8& p) {
+  LLMC_SHARED(shared);
+  Int8<T, BM>(p, shared).run();
+}
+
+#define DEFINE(name, T, BM)                                                                          \
+  extern "C" __global__ void __launch_bounds__(TILE_THREADS) name(W8A8 p) { w8a8<T, BM>(p); }        \
+  LLMC_EXPORT(name)
+DEFINE(w8a8_f16_m32, f16, 32)
+DEFINE(w8a8_f16_m128, f16, 128)
+DEFINE(w8a8_bf16_m32, bf16, 32)
+DEFINE(w8a8_bf16_m128, bf16, 128)
