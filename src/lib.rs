@@ -13,6 +13,7 @@ pub mod backend;
 pub mod calib;
 pub mod cli;
 pub mod corpus;
+pub mod cuda;
 pub mod engine;
 pub mod error;
 pub mod eval;

@@ -28,6 +28,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &["backend", "error", "tensor"]),
     ("engine", &["backend", "error", "io", "model", "numerics", "tensor"]),
     ("corpus", &["error", "io"]),
+    ("cuda", &["error", "numerics", "tensor"]),
     (
         "calib",
         &[
@@ -86,7 +87,7 @@ const WRITES: &[&str] = &[
 ];
 const MAY_WRITE: &[&str] = &["src/pipeline/", "src/io/hub/", "src/eval/base/"];
 
-/// Files that may hold `unsafe`: SIMD and the memory map; and the counting allocator of a test.
+/// Files that may hold `unsafe`: SIMD, the memory map, the calls of a GPU's driver; and the counting allocator of a test.
 const MAY_BE_UNSAFE: &[&str] = &[
     "src/io/map.rs",
     "src/numerics/simd.rs",
@@ -96,6 +97,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "src/backend/cpu/dense/unpacked.rs",
     "src/backend/cpu/dense/x86.rs",
     "src/backend/cpu/simd/x86.rs",
+    "src/cuda/driver/",
     "benches/int_linear.rs",
     "benches/linear/peaks.rs",
     "tests/hostile/alloc.rs",

@@ -1,0 +1,90 @@
+//! With feature `cuda`: compiles each file of `kernels/` with nvcc into one fat binary, and lists them for the driver's module.
+//! Without it, does nothing: the default build needs a Rust toolchain only.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Machine code for these, and PTX of compute_80 for what comes after them. `kernels/check` has the same list.
+const ARCHITECTURES: [&str; 4] = ["80", "86", "89", "90a"];
+/// Files whose name ends so use instructions of Hopper alone.
+const HOPPER_ONLY: &str = "_sm90";
+/// The image of a file is `NAME.fatbin`.
+const KERNELS: &str = "kernels";
+
+type Result<T> = std::result::Result<T, String>;
+
+fn main() -> ExitCode {
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return ExitCode::SUCCESS;
+    }
+    match compile_all() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            message.lines().for_each(|line| println!("cargo::error={line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compile_all() -> Result<()> {
+    println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    println!("cargo::rerun-if-env-changed=PATH");
+    let nvcc = find_nvcc()?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: cargo sets it")?);
+    files("cuh")?.iter().for_each(|header| println!("cargo::rerun-if-changed={}", header.display()));
+    let mut list = String::from("&[\n");
+    for source in files("cu")? {
+        println!("cargo::rerun-if-changed={}", source.display());
+        let name =
+            source.file_stem().and_then(OsStr::to_str).ok_or("a kernel's file is not named in UTF-8")?;
+        let image = out.join(name).with_extension("fatbin");
+        compile(&nvcc, &source, name, &image)?;
+        list += &format!("({name:?}, &Image(*include_bytes!({:?}))),\n", image.display().to_string());
+    }
+    fs::write(out.join("images.rs"), list + "]").map_err(|e| format!("{}: {e}", out.display()))
+}
+
+/// In CUDA_HOME, or on the PATH.
+fn find_nvcc() -> Result<PathBuf> {
+    let in_home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders = in_home.into_iter().chain(env::split_paths(&path)).map(|folder| folder.join("nvcc"));
+    folders.find(|nvcc| nvcc.is_file()).ok_or_else(|| {
+        "feature `cuda` compiles kernels/ with nvcc, which is neither in CUDA_HOME/bin nor on the PATH\n\
+         install a CUDA toolkit of version 12 or 13; without root's rights: eval \"$(kernels/toolkit.sh)\""
+            .to_owned()
+    })
+}
+
+/// The files of `kernels/` that end so, in order.
+fn files(extension: &str) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(KERNELS).map_err(|e| format!("{KERNELS}: {e}"))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<_> = paths.filter(|path| path.extension() == Some(OsStr::new(extension))).collect();
+    files.sort();
+    Ok(files)
+}
+
+fn compile(nvcc: &Path, source: &Path, name: &str, image: &Path) -> Result<()> {
+    let everywhere = !name.ends_with(HOPPER_ONLY);
+    let mut command = Command::new(nvcc);
+    let threads = env::var("NUM_JOBS").unwrap_or_else(|_| "1".into());
+    command.args(["-std=c++17", "-O3", "--fatbin", "--threads", &threads]);
+    for architecture in ARCHITECTURES.into_iter().filter(|architecture| everywhere || *architecture == "90a")
+    {
+        command.arg(format!("--generate-code=arch=compute_{architecture},code=sm_{architecture}"));
+    }
+    if everywhere {
+        command.arg("--generate-code=arch=compute_80,code=compute_80");
+    }
+    let output = command.arg("-o").arg(image).arg(source).output();
+    let output = output.map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr))),
+    }
+}

@@ -1,0 +1,200 @@
+//! Which kernel, tile and split a product takes: rules by shape and device, as data, and what `llmc bench kernels --tune` has
+//! measured, which goes before them.
+//!
+//! The rules are estimates from the shape of the kernels (how many blocks a processor holds, from which batch on the matrix units
+//! are the limit), made before a GPU was at hand: tune where speed matters.
+
+use serde::{Deserialize, Serialize};
+
+use super::device::Properties;
+use super::layout::DEPTH;
+use super::matrix::Weight;
+use super::{Bits, gemm, gemm_small, gemv};
+use crate::error::{Error, Result};
+
+/// A way to compute a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kernel {
+    /// [`gemv`](super::gemv()).
+    Gemv,
+    /// [`gemm_small`](super::gemm_small()).
+    GemmSmall,
+    /// [`gemm`](super::gemm()) in tiles of so many rows.
+    Gemm(usize),
+    /// [`dequantize_and_multiply`](super::dequantize_and_multiply()).
+    Dequantize,
+}
+
+/// A kernel, and into how many parts the depth is split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// Blocks that share an output; 1 for none.
+    pub splits: usize,
+}
+
+/// What is chosen for products of up to `rows` rows on GPUs of some generations.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// Compute capabilities, first and last.
+    pub capability: [u32; 2],
+    /// Most rows of x.
+    pub rows: usize,
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// The depth is split until each processor has about so many blocks.
+    pub blocks: usize,
+}
+
+const fn rule(capability: [u32; 2], rows: usize, kernel: Kernel, blocks: usize) -> Rule {
+    Rule { capability, rows, kernel, blocks }
+}
+
+const ANY: [u32; 2] = [80, u32::MAX];
+const AMPERE_AND_ADA: [u32; 2] = [80, 89];
+
+/// The first that fits counts. Kernels that do not fit the device, and the vendor's library where there is a bias, are passed over.
+const RULES: &[Rule] = &[
+    rule(ANY, 1, Kernel::Gemv, 2),
+    rule(ANY, 8, Kernel::GemmSmall, 2),
+    rule(ANY, 16, Kernel::Gemm(16), 2),
+    rule(ANY, 32, Kernel::Gemm(32), 2),
+    rule(ANY, 64, Kernel::Gemm(64), 1),
+    rule(AMPERE_AND_ADA, 4096, Kernel::Gemm(128), 1),
+    rule(ANY, 1024, Kernel::Gemm(128), 1),
+    rule(ANY, 2048, Kernel::Gemm(64), 1),
+    rule(ANY, usize::MAX, Kernel::Dequantize, 1),
+    rule(ANY, usize::MAX, Kernel::Gemm(128), 1),
+    rule(ANY, usize::MAX, Kernel::Gemm(64), 1),
+];
+
+/// The fastest choice found for one shape on one device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tuned {
+    /// [`Properties::name`].
+    pub device: String,
+    /// Bits of a code.
+    pub bits: Bits,
+    /// Rows of W.
+    pub n: usize,
+    /// Columns of W.
+    pub k: usize,
+    /// Rows of x: it holds for fewer too, down to the next that was measured.
+    pub m: usize,
+    /// What was fastest.
+    #[serde(flatten)]
+    pub choice: Choice,
+}
+
+/// Rules, and what was measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    #[serde(default)]
+    tuned: Vec<Tuned>,
+}
+
+impl Table {
+    /// The rules, with what was measured before them.
+    pub fn new(mut tuned: Vec<Tuned>) -> Table {
+        tuned.sort_by_key(|entry| entry.m);
+        Table { tuned }
+    }
+
+    /// What [`Table::text`] has written.
+    ///
+    /// # Errors
+    /// The parser's words, where it is something else.
+    pub fn parse(text: &str) -> Result<Table, toml::de::Error> {
+        toml::from_str::<Table>(text).map(|table| Table::new(table.tuned))
+    }
+
+    /// As TOML.
+    pub fn text(&self) -> String {
+        toml::to_string(self).expect("names and numbers have a form in TOML")
+    }
+
+    /// What was measured.
+    pub fn tuned(&self) -> &[Tuned] {
+        &self.tuned
+    }
+
+    /// What is chosen for a product of `m` rows.
+    ///
+    /// # Errors
+    /// Where the GPU is too old for every kernel.
+    pub fn choose(&self, properties: &Properties, weight: &Weight, m: usize, bias: bool) -> Result<Choice> {
+        let possible = |kernel| is_possible(kernel, properties, weight.bits(), m, bias);
+        let measured = self.measured(properties, weight, m).filter(|choice| possible(choice.kernel));
+        let choice = measured.or_else(|| {
+            let fits = |rule: &&Rule| {
+                let [first, last] = rule.capability;
+                (first..=last).contains(&properties.capability) && m <= rule.rows && possible(rule.kernel)
+            };
+            let rule = RULES.iter().find(fits)?;
+            Some(Choice { kernel: rule.kernel, splits: splits(rule, properties, weight, m) })
+        });
+        let choice = choice.ok_or_else(|| {
+            let what = format!("{}: compute capability {}", properties.name, properties.capability);
+            Error::unsupported(what, "the kernels need 8.0 at least (Ampere); run on the CPU")
+        })?;
+        let least = least_splits(choice.kernel, properties, weight.depth(), m);
+        Ok(Choice { splits: choice.splits.max(least), ..choice })
+    }
+
+    /// The measurement at this shape with the fewest rows that are enough.
+    fn measured(&self, properties: &Properties, weight: &Weight, m: usize) -> Option<Choice> {
+        let [n, k] = weight.shape();
+        let same = |entry: &&Tuned| {
+            entry.device == properties.name && entry.bits == weight.bits() && [entry.n, entry.k] == [n, k]
+        };
+        self.tuned.iter().filter(same).find(|entry| m <= entry.m).map(|entry| entry.choice)
+    }
+}
+
+/// Every way in which a product could be computed, for tuning.
+pub(super) fn candidates(properties: &Properties, weight: &Weight, m: usize) -> Vec<Choice> {
+    let tiles = gemm::TILE_ROWS.into_iter().filter(|rows| *rows < 4 * m.max(8)).map(Kernel::Gemm);
+    let kernels = [Kernel::Gemv, Kernel::GemmSmall].into_iter().chain(tiles).chain([Kernel::Dequantize]);
+    let possible = kernels.filter(|kernel| is_possible(*kernel, properties, weight.bits(), m, false));
+    let splits = |kernel| {
+        let least = least_splits(kernel, properties, weight.depth(), m);
+        let most = if kernel == Kernel::Dequantize { 1 } else { weight.depth() / DEPTH };
+        [1, 2, 3, 4, 6, 8, 12, 16]
+            .into_iter()
+            .filter(move |splits| (least..=most.max(least)).contains(splits))
+    };
+    possible.flat_map(|kernel| splits(kernel).map(move |splits| Choice { kernel, splits })).collect()
+}
+
+fn is_possible(kernel: Kernel, properties: &Properties, bits: Bits, m: usize, bias: bool) -> bool {
+    match kernel {
+        Kernel::Gemv => m == 1,
+        Kernel::GemmSmall => m <= gemm_small::MOST_ROWS,
+        Kernel::Gemm(rows) => gemm::TILE_ROWS.contains(&rows) && gemm::fits(properties, bits, rows),
+        Kernel::Dequantize => !bias,
+    }
+}
+
+/// Until each processor has about as many blocks as the rule says, but at least 512 columns a part: the sums of a part cost a
+/// write and a read.
+fn splits(rule: &Rule, properties: &Properties, weight: &Weight, m: usize) -> usize {
+    let blocks = match rule.kernel {
+        Kernel::Gemv | Kernel::GemmSmall => weight.strips(),
+        Kernel::Gemm(rows) => m.div_ceil(rows) * weight.rows.div_ceil(gemm::TILE_OUTPUTS),
+        Kernel::Dequantize => return 1,
+    };
+    let wanted = rule.blocks * properties.processors as usize / blocks;
+    wanted.min(weight.depth() / (4 * DEPTH)).max(1)
+}
+
+/// The fewest parts with which a block of the kernel finds its shared memory.
+fn least_splits(kernel: Kernel, properties: &Properties, depth: usize, m: usize) -> usize {
+    match kernel {
+        Kernel::Gemv => gemv::least_splits(properties, depth),
+        Kernel::GemmSmall => gemm_small::least_splits(properties, m, depth),
+        Kernel::Gemm(_) | Kernel::Dequantize => 1,
+    }
+}

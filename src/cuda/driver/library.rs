@@ -1,0 +1,110 @@
+//! [`Library`]: cuBLAS, which is loaded when the first dense product is asked for.
+
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::cublas::{result, sys};
+use cudarc::driver::CudaStream;
+
+use super::super::Half;
+use super::super::device::DenseProduct;
+use super::gpu::device_error;
+use crate::error::{Error, Result};
+
+/// A handle of cuBLAS on a stream. One product at a time.
+pub struct Library {
+    handle: Mutex<Handle>,
+    stream: Arc<CudaStream>,
+}
+
+struct Handle(sys::cublasHandle_t);
+
+// SAFETY: a handle may be used from any thread, by one at a time, which the mutex sees to.
+unsafe impl Send for Handle {}
+
+impl Library {
+    /// Loads cuBLAS.
+    ///
+    /// # Errors
+    /// Where it is not installed.
+    pub fn open(stream: Arc<CudaStream>) -> Result<Library> {
+        if !is_present() {
+            let hint = "put the folder of libcublas.so on LD_LIBRARY_PATH (it comes with the toolkit), or use `gemm`";
+            return Err(device_error("cuBLAS could not be loaded".into(), hint));
+        }
+        let handle = result::create_handle().map_err(failed)?;
+        let library = Library { handle: Mutex::new(Handle(handle)), stream };
+        // SAFETY: both were just made and live as long as the library.
+        unsafe { result::set_stream(handle, library.stream.cu_stream().cast()) }.map_err(failed)?;
+        Ok(library)
+    }
+
+    /// y\[m\]\[n\] = x·wᵀ. cuBLAS counts by columns: it is told yᵀ = w·xᵀ, and what we hold by rows is its transpose already.
+    pub fn multiply(&self, dense: &DenseProduct) -> Result<()> {
+        use sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        use sys::cublasGemmAlgo_t::CUBLAS_GEMM_DFALT;
+        use sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
+        let [m, n, k] = dense.size.map(|size| size as i32);
+        let kind = match dense.half {
+            Half::F16 => sys::cudaDataType_t::CUDA_R_16F,
+            Half::BF16 => sys::cudaDataType_t::CUDA_R_16BF,
+        };
+        let (one, zero) = (1f32, 0f32);
+        let (one, zero) = ((&raw const one).cast::<c_void>(), (&raw const zero).cast::<c_void>());
+        let ((x, x_stride), (w, w_stride), (y, y_stride)) = (dense.x, dense.w, dense.y);
+        let [ldx, ldw, ldy] = [x_stride, w_stride, y_stride].map(|stride| stride as i32);
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the wrapper has checked that the matrices hold these shapes, and they are of the stream's device.
+        let queued = unsafe {
+            result::gemm_ex(
+                handle.0,
+                CUBLAS_OP_T,
+                CUBLAS_OP_N,
+                n,
+                m,
+                k,
+                one,
+                w as *const c_void,
+                kind,
+                ldw,
+                x as *const c_void,
+                kind,
+                ldx,
+                zero,
+                y as *mut c_void,
+                kind,
+                ldy,
+                CUBLAS_COMPUTE_32F,
+                CUBLAS_GEMM_DFALT,
+            )
+        };
+        queued.map_err(failed)
+    }
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if self.stream.context().bind_to_thread().is_ok() {
+            // SAFETY: made by `open`, destroyed once.
+            let _ = unsafe { result::destroy_handle(handle.0) };
+        }
+    }
+}
+
+/// Where candle links cuBLAS, the program would not have started without it.
+#[cfg(feature = "candle-cuda")]
+fn is_present() -> bool {
+    true
+}
+
+#[cfg(not(feature = "candle-cuda"))]
+fn is_present() -> bool {
+    // SAFETY: it loads the library, whose initializers are NVIDIA's.
+    unsafe { sys::is_culib_present() }
+}
+
+fn failed(error: result::CublasError) -> Error {
+    let hint = "the GPU's memory may be full, or cuBLAS older than the driver; `gemm` does without it";
+    device_error(format!("cuBLAS: {:?}", error.0), hint)
+}

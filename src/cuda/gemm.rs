@@ -1,0 +1,72 @@
+//! `gemm`: a product of any number of rows, in tiles of 16 to 128 rows × 256 outputs.
+
+use super::Bits;
+use super::device::{Device, Geometry, Properties};
+use super::product::{Product, Splits, Tiling};
+use super::workspace::Workspace;
+use crate::error::{Error, Result};
+
+/// Rows of a tile that there are kernels for.
+pub const TILE_ROWS: [usize; 4] = [16, 32, 64, 128];
+/// Outputs of a tile.
+pub(super) const TILE_OUTPUTS: usize = 256;
+
+/// y = x·Wᵀ + bias in tiles of `rows` rows, with the depth in at most `splits` parts.
+///
+/// # Errors
+/// For tiles that there is no kernel for, parts that do not fit, and what the device refuses.
+pub fn gemm(
+    device: &dyn Device,
+    product: &Product,
+    rows: usize,
+    splits: usize,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    product.check(device)?;
+    check_tile("gemm", &TILE_ROWS, rows)?;
+    let splits = Splits::of(product.weight.depth(), splits);
+    let (x, y) = (product.batch().div_ceil(rows), product.weight.rows.div_ceil(TILE_OUTPUTS));
+    let shared_bytes = shared_bytes(product.weight.bits, rows);
+    let tiling = Tiling {
+        kernel: format!("gemm_{}_m{rows}", product.weight.suffix()),
+        geometry: Geometry { grid: [x, y, splits.count], block: 256, shared_bytes },
+        sums: x * y * splits.count * rows * TILE_OUTPUTS,
+        tickets: x * y,
+    };
+    product.launch(device, tiling, splits, workspace)
+}
+
+/// Stages of x, codes, and scales with zero points.
+fn shared_bytes(bits: Bits, rows: usize) -> usize {
+    let (stages, codes) = match bits {
+        Bits::W4 => (4, 8_192),
+        Bits::W8 => (3, 16_384),
+    };
+    stages * (128 * rows + codes + 1_536)
+}
+
+/// Whether a block of this tile finds its shared memory on the device.
+pub(super) fn fits(properties: &Properties, bits: Bits, rows: usize) -> bool {
+    shared_bytes(bits, rows) <= properties.shared_bytes as usize
+}
+
+pub(super) fn check_tile(kernel: &str, there_are: &[usize], rows: usize) -> Result<()> {
+    if there_are.contains(&rows) {
+        return Ok(());
+    }
+    let what = format!("{kernel}: tiles of {rows} rows, where there are {there_are:?}");
+    Err(Error::unsupported(what, "choose one of these"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The figures of kernels/README.md.
+    #[test]
+    fn shared_memory_is_what_the_kernels_say() {
+        let of = |bits| TILE_ROWS.map(|rows| shared_bytes(bits, rows));
+        assert_eq!(of(Bits::W4), [47_104, 55_296, 71_680, 104_448]);
+        assert_eq!(of(Bits::W8), [59_904, 66_048, 78_336, 102_912]);
+    }
+}

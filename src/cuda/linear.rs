@@ -1,0 +1,80 @@
+//! [`multiply`]: a product by the kernel that a table chooses; [`Linear`]: a layer that is nothing but its weight and bias.
+
+use super::choice::{Choice, Kernel, Table, candidates};
+use super::device::{Buffer, Device};
+use super::matrix::{Matrix, Weight, upload_vector};
+use super::product::Product;
+use super::workspace::Workspace;
+use super::{Half, Packed, dequantize_and_multiply, gemm, gemm_small, gemv};
+use crate::error::Result;
+
+/// y = x·Wᵀ + bias, as chosen.
+///
+/// # Errors
+/// See the kernels' wrappers.
+pub fn multiply(
+    device: &dyn Device,
+    product: &Product,
+    choice: Choice,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    match choice.kernel {
+        Kernel::Gemv => gemv(device, product, choice.splits, workspace),
+        Kernel::GemmSmall => gemm_small(device, product, choice.splits, workspace),
+        Kernel::Gemm(rows) => gemm(device, product, rows, choice.splits, workspace),
+        Kernel::Dequantize => dequantize_and_multiply(device, product, workspace),
+    }
+}
+
+/// A linear layer over a packed weight.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Buffer>,
+}
+
+impl Linear {
+    /// Copies weight and bias to a device.
+    ///
+    /// # Errors
+    /// Where there is not enough memory.
+    pub fn upload(device: &dyn Device, packed: &Packed, bias: Option<&[f32]>) -> Result<Linear> {
+        let weight = Weight::upload(device, packed)?;
+        let bias = bias.map(|bias| upload_vector(device, packed.half(), bias)).transpose()?;
+        Ok(Linear { weight, bias })
+    }
+
+    /// y\[m\]\[n\] of x\[m\]\[k\], by the kernel that the table chooses.
+    ///
+    /// # Errors
+    /// Where x does not fit, and what the device refuses.
+    pub fn forward(
+        &self,
+        device: &dyn Device,
+        table: &Table,
+        x: &Matrix,
+        workspace: &mut Workspace,
+    ) -> Result<Matrix> {
+        let (m, [n, _]) = (x.shape()[0], self.weight.shape());
+        let choice = table.choose(device.properties(), &self.weight, m, self.bias.is_some())?;
+        let mut y = Matrix::allocate(device, self.half(), [m, n], false)?;
+        let product = Product { weight: &self.weight, x, bias: self.bias.as_ref(), y: &mut y };
+        multiply(device, &product, choice, workspace)?;
+        Ok(y)
+    }
+
+    /// The type of its inputs and outputs.
+    pub fn half(&self) -> Half {
+        self.weight.half()
+    }
+
+    /// Its weight.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    /// Every way to compute a product of `m` rows on this device, for tuning.
+    pub fn candidates(&self, device: &dyn Device, m: usize) -> Vec<Choice> {
+        candidates(device.properties(), &self.weight, m)
+    }
+}

@@ -1,0 +1,215 @@
+//! Matrices in a device's memory: activations, packed weights, rounded activations, and the checks that a product's parts fit.
+
+use super::device::{Buffer, Device};
+use super::layout::{DEPTH, STRIP};
+use super::{Bits, Half, Packed};
+use crate::error::{Error, Result};
+use crate::numerics::Scheme;
+
+/// Activations, [rows, cols], of half precision. Rows begin every `stride` elements, a multiple of 8, so that they can be read
+/// 16 bytes at a time.
+#[derive(Debug)]
+pub struct Matrix {
+    buffer: Buffer,
+    half: Half,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl Matrix {
+    /// Room for a matrix whose rows begin every `cols` elements, or every next multiple of 8 where `aligned`.
+    pub fn allocate(
+        device: &dyn Device,
+        half: Half,
+        [rows, cols]: [usize; 2],
+        aligned: bool,
+    ) -> Result<Matrix> {
+        let stride = if aligned { cols.next_multiple_of(8) } else { cols };
+        let buffer = device.allocate(bytes_of(&[rows, stride], 2)?)?;
+        Ok(Matrix { buffer, half, rows, cols, stride })
+    }
+
+    /// A matrix [rows, cols] of values rounded to the nearest, with aligned rows.
+    ///
+    /// # Panics
+    /// Where `values` has another length.
+    pub fn upload(
+        device: &dyn Device,
+        half: Half,
+        [rows, cols]: [usize; 2],
+        values: &[f32],
+    ) -> Result<Matrix> {
+        assert_eq!(values.len(), rows * cols, "Matrix::upload: wrong number of values");
+        let mut matrix = Matrix::allocate(device, half, [rows, cols], true)?;
+        let mut bytes = vec![0; rows * matrix.stride * 2];
+        for (row, out) in
+            values.chunks_exact(cols.max(1)).zip(bytes.chunks_exact_mut(2 * matrix.stride.max(1)))
+        {
+            write_halves(half, row, out);
+        }
+        device.upload(&bytes, &mut matrix.buffer)?;
+        Ok(matrix)
+    }
+
+    /// The values, row-major [rows, cols].
+    pub fn download(&self, device: &dyn Device) -> Result<Vec<f32>> {
+        same_device(device, &[&self.buffer])?;
+        let mut bytes = vec![0; self.rows * self.stride * 2];
+        device.download(&self.buffer, &mut bytes)?;
+        let rows = bytes.chunks_exact(2 * self.stride.max(1)).map(|row| &row[..2 * self.cols]);
+        let halves = rows.flat_map(|row| row.chunks_exact(2));
+        Ok(halves.map(|pair| self.half.decode(u16::from_le_bytes([pair[0], pair[1]]))).collect())
+    }
+
+    /// Another view of the same memory: [rows, cols], rows every `stride` elements.
+    ///
+    /// # Errors
+    /// Where the memory is too short for it.
+    pub fn view(self, [rows, cols]: [usize; 2], stride: usize) -> Result<Matrix> {
+        if cols > stride || bytes_of(&[rows, stride], 2)? > self.buffer.bytes() {
+            let what = format!("{rows}×{cols} every {stride} elements, in {} bytes", self.buffer.bytes());
+            return Err(Error::unsupported(what, "allocate a larger matrix"));
+        }
+        Ok(Matrix { rows, cols, stride, ..self })
+    }
+
+    /// [rows, columns].
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    /// Elements from one row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The type of the elements.
+    pub fn half(&self) -> Half {
+        self.half
+    }
+
+    /// Where it lies.
+    pub fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+}
+
+/// A vector of half precision, as long as a weight has rows: a bias.
+pub fn upload_vector(device: &dyn Device, half: Half, values: &[f32]) -> Result<Buffer> {
+    let mut bytes = vec![0; 2 * values.len()];
+    write_halves(half, values, &mut bytes);
+    let mut buffer = device.allocate(bytes.len())?;
+    device.upload(&bytes, &mut buffer)?;
+    Ok(buffer)
+}
+
+/// A [`Packed`] matrix in a device's memory.
+#[derive(Debug)]
+pub struct Weight {
+    pub(super) scheme: Scheme,
+    pub(super) bits: Bits,
+    pub(super) half: Half,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) group: usize,
+    pub(super) codes: Buffer,
+    pub(super) scales: Buffer,
+    pub(super) zeros: Option<Buffer>,
+}
+
+impl Weight {
+    /// Copies a packed matrix to a device.
+    pub fn upload(device: &dyn Device, packed: &Packed) -> Result<Weight> {
+        let copy = |bytes: &[u8]| {
+            let mut buffer = device.allocate(bytes.len())?;
+            device.upload(bytes, &mut buffer)?;
+            Ok(buffer)
+        };
+        let scales: Vec<u8> = packed.scales().iter().flat_map(|scale| scale.to_le_bytes()).collect();
+        let [rows, cols] = packed.shape();
+        Ok(Weight {
+            scheme: packed.scheme(),
+            bits: packed.bits(),
+            half: packed.half(),
+            rows,
+            cols,
+            group: packed.group(),
+            codes: copy(packed.codes())?,
+            scales: copy(&scales)?,
+            zeros: packed.zeros().map(copy).transpose()?,
+        })
+    }
+
+    /// [rows, columns]: outputs and inputs of the linear layer.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    /// Bits of a code.
+    pub fn bits(&self) -> Bits {
+        self.bits
+    }
+
+    /// The type of activations that it multiplies.
+    pub fn half(&self) -> Half {
+        self.half
+    }
+
+    /// What its codes mean.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Bytes that a product must read of it.
+    pub fn bytes(&self) -> usize {
+        self.codes.bytes() + self.scales.bytes() + self.zeros.as_ref().map_or(0, Buffer::bytes)
+    }
+
+    /// Strips of 64 rows.
+    pub(super) fn strips(&self) -> usize {
+        self.rows.div_ceil(STRIP)
+    }
+
+    /// Columns with their padding.
+    pub(super) fn depth(&self) -> usize {
+        self.cols.next_multiple_of(DEPTH)
+    }
+
+    /// `w4_f16`, `w8_bf16_zero`: how kernels for it are called.
+    pub(super) fn suffix(&self) -> String {
+        let zero = if self.zeros.is_some() { "_zero" } else { "" };
+        format!("{}_{}{zero}", self.bits, self.half)
+    }
+
+    pub(super) fn buffers(&self) -> Vec<&Buffer> {
+        [&self.codes, &self.scales].into_iter().chain(&self.zeros).collect()
+    }
+}
+
+/// Bytes of a tensor of this shape.
+pub(super) fn bytes_of(shape: &[usize], element: usize) -> Result<usize> {
+    let bytes = shape.iter().try_fold(element, |product, dim| product.checked_mul(*dim));
+    bytes.ok_or_else(|| {
+        let what = format!("a matrix of {shape:?} is larger than any memory");
+        Error::unsupported(what, "take fewer rows at a time")
+    })
+}
+
+/// All memory of a call must be of the device that it is made on.
+pub(super) fn same_device(device: &dyn Device, buffers: &[&Buffer]) -> Result<()> {
+    let id = device.properties().id;
+    match buffers.iter().find(|buffer| buffer.device() != id) {
+        None => Ok(()),
+        Some(buffer) => {
+            let what = format!("memory of device {} used on device {id}", buffer.device());
+            Err(Error::unsupported(what, "copy the matrix to the device that multiplies"))
+        }
+    }
+}
+
+fn write_halves(half: Half, values: &[f32], out: &mut [u8]) {
+    for (value, out) in values.iter().zip(out.chunks_exact_mut(2)) {
+        out.copy_from_slice(&half.encode(*value).to_le_bytes());
+    }
+}

@@ -1,0 +1,292 @@
+//! [`Packed`]: a quantized matrix in the one layout of the kernels, made from a [`QTensor`] and back.
+//!
+//! Codes and zero points come back as they were; scales come back as they were where the type of the activations holds them,
+//! which it does when they were stored in it. Takes integers of 4 and 8 bits, with one scale per tensor, channel or group,
+//! where a group is a multiple of 32 columns; any shape. Not for columns in another order (act-order), GGUF blocks, floats.
+
+use rayon::prelude::*;
+
+use super::layout::{self, DEPTH, STRIP, TILE};
+use super::{Bits, Half};
+use crate::error::{Error, Result};
+use crate::numerics::{Granularity, Number, Scheme};
+use crate::tensor::{Grid, QTensor};
+
+/// Codes, scales and zero points as `kernels/README.md` lays them out, padded to 64 rows and 128 columns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Packed {
+    scheme: Scheme,
+    bits: Bits,
+    half: Half,
+    rows: usize,
+    cols: usize,
+    group: usize,
+    codes: Vec<u8>,
+    scales: Vec<u16>,
+    zeros: Option<Vec<u8>>,
+}
+
+impl Packed {
+    /// Lays a tensor out for activations of type `half`.
+    ///
+    /// # Errors
+    /// For schemes without a kernel, and for scales beyond what `half` holds.
+    ///
+    /// # Panics
+    /// Where codes or grid have other lengths than the shape says.
+    pub fn pack(q: &QTensor, half: Half) -> Result<Packed> {
+        let bits = bits(q)?;
+        let group = group(q)?;
+        let [grid_rows, grid_cols] = q.scheme.grid_shape(q.rows, q.cols);
+        assert_eq!(q.codes.len(), q.rows * q.cols, "pack: wrong number of codes");
+        assert_eq!(q.grid.scales.len(), grid_rows * grid_cols, "pack: wrong number of scales");
+        let scales = scales(q, group, half)?;
+        let zeros = (!q.scheme.symmetric).then(|| spread(q, group, |entry| q.grid.zero_points[entry]));
+        let (strips, depth) = (q.rows.div_ceil(STRIP), q.cols.next_multiple_of(DEPTH));
+        let strip_bytes = depth / TILE * bits.tile_bytes();
+        let mut codes = vec![0; strips * strip_bytes];
+        let of_strips = q.codes.par_chunks(STRIP * q.cols);
+        codes
+            .par_chunks_exact_mut(strip_bytes)
+            .zip(of_strips)
+            .for_each(|(out, rows)| layout::pack_strip(bits, rows, q.cols, out));
+        let scheme = Scheme { scale: half.scale_type(), ..q.scheme };
+        Ok(Packed { scheme, bits, half, rows: q.rows, cols: q.cols, group, codes, scales, zeros })
+    }
+
+    /// The tensor again, with scales of the type they were packed in.
+    pub fn unpack(&self) -> QTensor {
+        let mut codes = vec![0; self.rows * self.cols];
+        codes
+            .par_chunks_mut(STRIP * self.cols)
+            .zip(self.codes.par_chunks_exact(self.strip_bytes()))
+            .for_each(|(rows, packed)| layout::unpack_strip(self.bits, packed, self.cols, rows));
+        let scales = self.gather(&self.scales).map(|bits| self.half.decode(bits)).collect();
+        let zero_points = self.zeros.iter().flat_map(|zeros| self.gather(zeros)).collect();
+        let grid = Grid { scales, zero_points, global_scale: None };
+        QTensor { scheme: self.scheme, rows: self.rows, cols: self.cols, codes, grid, g_idx: None }
+    }
+
+    /// What the codes mean; its scales are of the activations' type.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Bits of a code.
+    pub fn bits(&self) -> Bits {
+        self.bits
+    }
+
+    /// The type of the activations it was packed for.
+    pub fn half(&self) -> Half {
+        self.half
+    }
+
+    /// [rows, columns], without padding.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    /// Columns that share a scale: 32, 64, 128, or all (the padded number).
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// \[strips\]\[tiles\]\[tile\].
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// \[strips\]\[groups\]\[64\]: bits of the activations' type.
+    pub fn scales(&self) -> &[u16] {
+        &self.scales
+    }
+
+    /// \[strips\]\[groups\]\[64\]; `None` where symmetric.
+    pub fn zeros(&self) -> Option<&[u8]> {
+        self.zeros.as_deref()
+    }
+
+    fn strip_bytes(&self) -> usize {
+        self.cols.next_multiple_of(DEPTH) / TILE * self.bits.tile_bytes()
+    }
+
+    /// The entries of the scheme's grid, out of `[strips][groups][64]`.
+    fn gather<'a, T: Copy>(&'a self, spread: &'a [T]) -> impl Iterator<Item = T> + 'a {
+        let groups = self.cols.next_multiple_of(DEPTH) / self.group;
+        let [entry_rows, entries] = self.scheme.grid_shape(self.rows, self.cols);
+        let width = self.scheme.width(self.cols);
+        (0..entry_rows * entries).map(move |i| {
+            let (row, group) = (i / entries, i % entries * width / self.group);
+            spread[(row / STRIP * groups + group) * STRIP + layout::scale_place(row % STRIP)]
+        })
+    }
+}
+
+/// What a tensor must be made of.
+fn bits(q: &QTensor) -> Result<Bits> {
+    let bits = match q.scheme.number {
+        Number::Int { bits: 4 } => Bits::W4,
+        Number::Int { bits: 8 } => Bits::W8,
+        _ => {
+            let what = format!("a GPU multiplies integers of 4 or 8 bits here, not {}", q.scheme);
+            return Err(Error::unsupported(what, "quantize with --scheme w4a16 or w8a16, or run on the CPU"));
+        }
+    };
+    if q.g_idx.is_some() {
+        let what = "the columns of this tensor are grouped in another order (act-order)";
+        return Err(Error::unsupported(what, "quantize without act_order = \"dynamic\", or run on the CPU"));
+    }
+    if q.rows == 0 || q.cols == 0 || q.rows.max(q.cols) > (i32::MAX as usize - DEPTH) {
+        let what =
+            format!("a matrix of {}×{}: a GPU is given from 1 to 2³¹ rows and columns", q.rows, q.cols);
+        return Err(Error::unsupported(what, "leave it out, or split it"));
+    }
+    Ok(bits)
+}
+
+/// Columns that share a scale in the layout: the largest of 32, 64, 128 and all that divides the scheme's groups.
+fn group(q: &QTensor) -> Result<usize> {
+    let depth = q.cols.next_multiple_of(DEPTH);
+    match q.scheme.granularity {
+        Granularity::Tensor | Granularity::Channel => Ok(depth),
+        Granularity::Group(size) if size >= q.cols => Ok(depth),
+        Granularity::Group(size) if size > 0 && size.is_multiple_of(32) => {
+            Ok([128, 64, 32].into_iter().find(|group| size.is_multiple_of(*group)).unwrap_or(32))
+        }
+        granularity => {
+            let what =
+                format!("a GPU multiplies weights in groups of a multiple of 32 columns, not {granularity}");
+            Err(Error::unsupported(what, "quantize with --group-size 32, 64 or 128, or per channel"))
+        }
+    }
+}
+
+fn scales(q: &QTensor, group: usize, half: Half) -> Result<Vec<u16>> {
+    let stored: Vec<u16> = q.grid.scales.iter().map(|scale| half.encode(*scale)).collect();
+    if let Some(i) = stored.iter().position(|bits| !half.decode(*bits).is_finite()) {
+        let what = format!("a scale of {:e}, which {half} does not hold", q.grid.scales[i]);
+        return Err(Error::unsupported(what, "run with bf16 activations, or scale the weights down"));
+    }
+    Ok(spread(q, group, |entry| stored[entry]))
+}
+
+/// What `of` says of each entry of the grid, as `[strips][groups][64]`; zero in the padding.
+fn spread<T: Copy + Default + Send>(q: &QTensor, group: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let (strips, groups) = (q.rows.div_ceil(STRIP), q.cols.next_multiple_of(DEPTH) / group);
+    let mut out = vec![T::default(); strips * groups * STRIP];
+    out.par_chunks_exact_mut(groups * STRIP).enumerate().for_each(|(strip, out)| {
+        let first = strip * STRIP;
+        for row in first..q.rows.min(first + STRIP) {
+            let place = layout::scale_place(row - first);
+            for (i, column) in (0..q.cols).step_by(group).enumerate() {
+                out[i * STRIP + place] = of(q.scheme.grid_index(row, column, q.cols));
+            }
+        }
+    });
+    out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::numerics::ScaleType;
+    use crate::numerics::random::SplitMix64;
+    use crate::tensor::BlockType;
+
+    /// A tensor of random codes, with a grid that `half` holds.
+    fn tensor(scheme: Scheme, rows: usize, cols: usize, half: Half, seed: u64) -> QTensor {
+        let mut random = SplitMix64(seed);
+        let Number::Int { bits } = scheme.number else { panic!("integers only") };
+        let levels = 1 << bits;
+        let [grid_rows, grid_cols] = scheme.grid_shape(rows, cols);
+        let entries = grid_rows * grid_cols;
+        let codes = (0..rows * cols).map(|_| random.below(levels) as u8).collect();
+        let scales =
+            (0..entries).map(|_| half.decode(half.encode((random.unit() * 4.0) as f32 + 1e-3))).collect();
+        let zeros = if scheme.symmetric { 0 } else { entries };
+        let zero_points = (0..zeros).map(|_| random.below(levels) as u8).collect();
+        let grid = Grid { scales, zero_points, global_scale: None };
+        QTensor { scheme, rows, cols, codes, grid, g_idx: None }
+    }
+
+    const GRANULARITIES: [Granularity; 9] = {
+        use Granularity::*;
+        [Tensor, Channel, Group(32), Group(64), Group(96), Group(128), Group(160), Group(256), Group(48_000)]
+    };
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn packing_and_back_changes_no_bit(
+            rows in 1usize..200,
+            cols in 1usize..600,
+            granularity in prop::sample::select(&GRANULARITIES[..]),
+            (eight, symmetric, brain) in any::<(bool, bool, bool)>(),
+            seed in any::<u64>(),
+        ) {
+            let half = if brain { Half::BF16 } else { Half::F16 };
+            let scheme = Scheme::int(if eight { 8 } else { 4 }, granularity, symmetric, half.scale_type());
+            let q = tensor(scheme, rows, cols, half, seed);
+            let packed = Packed::pack(&q, half).unwrap();
+            prop_assert_eq!(packed.codes().len(),
+                rows.next_multiple_of(64) * cols.next_multiple_of(128) * usize::from(packed.bits().count()) / 8);
+            prop_assert!(packed.unpack() == q);
+        }
+    }
+
+    /// The scale of each element, read as a kernel reads it.
+    #[test]
+    fn each_element_finds_its_scale_and_zero_point() {
+        for granularity in GRANULARITIES {
+            let (rows, cols) = (70, 300);
+            let scheme = Scheme::int(4, granularity, false, ScaleType::F16);
+            let q = tensor(scheme, rows, cols, Half::F16, 3);
+            let packed = Packed::pack(&q, Half::F16).unwrap();
+            let groups = 384 / packed.group();
+            for (n, k) in (0..rows).flat_map(|n| (0..cols).map(move |k| (n, k))) {
+                let place = (n / 64 * groups + k / packed.group()) * 64 + 8 * (n % 8) + n % 64 / 8;
+                let entry = scheme.grid_index(n, k, cols);
+                assert_eq!(
+                    Half::F16.decode(packed.scales()[place]),
+                    q.grid.scales[entry],
+                    "{granularity} {n} {k}"
+                );
+                assert_eq!(
+                    packed.zeros().unwrap()[place],
+                    q.grid.zero_points[entry],
+                    "{granularity} {n} {k}"
+                );
+            }
+        }
+    }
+
+    fn refused(q: &QTensor) -> String {
+        let error = Packed::pack(q, Half::F16).unwrap_err();
+        assert!(error.hint().is_some_and(|hint| !hint.is_empty()));
+        error.to_string()
+    }
+
+    #[test]
+    fn what_no_kernel_takes_is_refused_by_name() {
+        let scheme = |bits, granularity| Scheme::int(bits, granularity, true, ScaleType::BF16);
+        let good = tensor(scheme(4, Granularity::Group(32)), 4, 64, Half::BF16, 1);
+        assert!(refused(&tensor(scheme(3, Granularity::Channel), 4, 64, Half::BF16, 1)).contains("int3"));
+        assert!(refused(&tensor(scheme(4, Granularity::Group(48)), 4, 96, Half::BF16, 1)).contains("g48"));
+        assert!(
+            refused(&tensor(scheme(4, Granularity::Block(2, 32)), 4, 64, Half::BF16, 1)).contains("2x32")
+        );
+        assert!(refused(&tensor(scheme(4, Granularity::Channel), 0, 64, Half::BF16, 1)).contains("0×64"));
+        let ordered = QTensor { g_idx: Some(vec![0; 64]), ..good.clone() };
+        assert!(refused(&ordered).contains("act-order"));
+        let ggml = QTensor { scheme: Scheme::ggml(BlockType::Q4_0), ..good.clone() };
+        assert!(refused(&ggml).contains("q4_0"));
+        let mut large = good.clone();
+        large.grid.scales[3] = 1e6;
+        assert!(refused(&large).contains("1e6, which f16"));
+        assert!(Packed::pack(&large, Half::BF16).is_ok());
+    }
+}

@@ -1,0 +1,163 @@
+//! [`Product`]: y = x·Wᵀ + bias over a packed weight, and what `gemv`, `gemm_small` and `gemm` have in common: the checks of its
+//! parts, how its depth is split, and the parameter that they are launched with.
+
+use super::Half;
+use super::device::{Buffer, Device, Geometry, Parameter, launch};
+use super::layout::DEPTH;
+use super::matrix::{Matrix, Weight, same_device};
+use super::workspace::{Shared, Workspace};
+use crate::error::{Error, Result};
+
+/// y\[m\]\[n\] = x\[m\]\[k\]·W\[n\]\[k\]ᵀ + bias\[n\], all on one device and in the type that the weight was packed for.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// W.
+    pub weight: &'a Weight,
+    /// x, with rows aligned to 16 bytes.
+    pub x: &'a Matrix,
+    /// n elements; see [`upload_vector`](super::upload_vector).
+    pub bias: Option<&'a Buffer>,
+    /// y, rows one directly after the other.
+    pub y: &'a mut Matrix,
+}
+
+/// How the depth of a product is divided among blocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Splits {
+    /// Blocks that share an output.
+    pub count: usize,
+    /// Columns of each, a multiple of 128.
+    pub depth: usize,
+}
+
+impl Splits {
+    /// At most `wanted` of `depth` padded columns, all but the last equally deep.
+    pub fn of(depth: usize, wanted: usize) -> Splits {
+        let chunks = depth.div_ceil(DEPTH).max(1);
+        let each = chunks.div_ceil(wanted.clamp(1, chunks));
+        Splits { count: chunks.div_ceil(each), depth: each * DEPTH }
+    }
+}
+
+/// What a kernel makes of a product.
+pub(super) struct Tiling {
+    pub kernel: String,
+    pub geometry: Geometry,
+    /// Partial sums of all blocks, padding included, were every output shared.
+    pub sums: usize,
+    /// Outputs (blocks of them) that are shared.
+    pub tickets: usize,
+}
+
+impl Tiling {
+    /// Room for the sums where there are any to share.
+    pub fn reserve<'a>(
+        &self,
+        device: &dyn Device,
+        splits: Splits,
+        workspace: &'a mut Workspace,
+    ) -> Result<Shared<'a>> {
+        match splits.count {
+            1 => Ok(Shared::default()),
+            _ => workspace.shared(device, self.sums, self.tickets),
+        }
+    }
+}
+
+impl Product<'_> {
+    /// Rows of x.
+    pub fn batch(&self) -> usize {
+        self.x.shape()[0]
+    }
+
+    /// Refuses parts that do not fit together.
+    pub(super) fn check(&self, device: &dyn Device) -> Result<()> {
+        let [n, k] = self.weight.shape();
+        let ([m, x_cols], half) = (self.x.shape(), self.weight.half());
+        expect("columns of x", k, x_cols)?;
+        check_output(self.y, [m, n], half)?;
+        check_bias(self.bias, n)?;
+        if self.x.half() != half {
+            let what = format!("x is of type {}, the weight was packed for {half}", self.x.half());
+            return Err(Error::unsupported(what, "pack the weight for the type of the activations"));
+        }
+        if !self.x.stride().is_multiple_of(8) || !self.x.buffer().address().is_multiple_of(16) {
+            let what =
+                format!("rows of x begin every {} elements, which 16 bytes do not divide", self.x.stride());
+            return Err(Error::unsupported(what, "allocate x with aligned rows"));
+        }
+        let mut buffers = self.weight.buffers();
+        buffers.extend([self.x.buffer(), self.y.buffer()]);
+        buffers.extend(self.bias);
+        same_device(device, &buffers)
+    }
+
+    /// Launches a kernel that takes `struct Linear` of `kernels/README.md`, its depth split among so many blocks.
+    pub(super) fn launch(
+        &self,
+        device: &dyn Device,
+        tiling: Tiling,
+        splits: Splits,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let ([n, k], m, w) = (self.weight.shape(), self.batch(), self.weight);
+        let shared = tiling.reserve(device, splits, workspace)?;
+        let parameter = Parameter::default()
+            .pointer(Some(self.y.buffer()))
+            .pointer(Some(self.x.buffer()))
+            .pointer(Some(&w.codes))
+            .pointer(Some(&w.scales))
+            .pointer(w.zeros.as_ref())
+            .pointer(self.bias)
+            .pointer(shared.scratch)
+            .pointer(shared.tickets)
+            .pair(m, n)
+            .pair(k, self.x.stride())
+            .pair(w.group, splits.depth);
+        launch(device, tiling.kernel, tiling.geometry, parameter)
+    }
+}
+
+pub(super) fn expect(what: &str, expected: usize, found: usize) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    let what = format!("{what}: expected {expected}, found {found}");
+    Err(Error::unsupported(what, "the shapes of a product are x[m][k], W[n][k], bias[n], y[m][n]"))
+}
+
+/// y is m×n of the right type, without gaps, and m is not 0 nor too many.
+pub(super) fn check_output(y: &Matrix, [m, n]: [usize; 2], half: Half) -> Result<()> {
+    expect("rows of y", m, y.shape()[0])?;
+    expect("columns of y", n, y.shape()[1])?;
+    expect("elements from one row of y to the next", n, y.stride())?;
+    if y.half() != half {
+        let what = format!("y is of type {}, the weight was packed for {half}", y.half());
+        return Err(Error::unsupported(what, "allocate y in the type of the activations"));
+    }
+    if m == 0 || i32::try_from(m).is_err() {
+        return Err(Error::unsupported(format!("a product of {m} rows"), "multiply from 1 to 2³¹ rows"));
+    }
+    Ok(())
+}
+
+pub(super) fn check_bias(bias: Option<&Buffer>, n: usize) -> Result<()> {
+    bias.map_or(Ok(()), |bias| expect("bytes of the bias", 2 * n, bias.bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_cover_the_depth_with_no_empty_block() {
+        for depth in (128..6000).step_by(128) {
+            for wanted in [0, 1, 2, 3, 5, 7, 16, 46, 47, 1000] {
+                let splits = Splits::of(depth, wanted);
+                assert!(splits.depth.is_multiple_of(128) && splits.count >= 1);
+                assert!(splits.count <= wanted.max(1), "{depth} {wanted}");
+                assert!(splits.count * splits.depth >= depth && (splits.count - 1) * splits.depth < depth);
+            }
+        }
+    }
+}

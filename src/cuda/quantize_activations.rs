@@ -1,0 +1,87 @@
+//! `quantize_activations`: rows of x → INT8 and one scale each, as `w8a8` reads them.
+
+use super::Half;
+use super::device::{Buffer, Device, Geometry, Parameter, launch};
+use super::layout::DEPTH;
+use super::matrix::{Matrix, bytes_of, same_device};
+use crate::error::{Error, Result};
+
+/// Rows rounded to INT8, each with the scale absmax/127.
+#[derive(Debug)]
+pub struct Rounded {
+    pub(super) codes: Buffer,
+    pub(super) scales: Buffer,
+    pub(super) half: Half,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
+
+impl Rounded {
+    /// Room for `rows` of `cols` columns that come in type `half`.
+    pub fn allocate(device: &dyn Device, half: Half, [rows, cols]: [usize; 2]) -> Result<Rounded> {
+        let codes = device.allocate(bytes_of(&[rows, cols.next_multiple_of(DEPTH)], 1)?)?;
+        Ok(Rounded { codes, scales: device.allocate(4 * rows)?, half, rows, cols })
+    }
+
+    /// [rows, columns].
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    /// The scales, and the codes row-major in the order of the columns.
+    pub fn download(&self, device: &dyn Device) -> Result<(Vec<f32>, Vec<i8>)> {
+        same_device(device, &[&self.codes, &self.scales])?;
+        let (mut scales, mut codes) = (vec![0; 4 * self.rows], vec![0; self.codes.bytes()]);
+        device.download(&self.scales, &mut scales)?;
+        device.download(&self.codes, &mut codes)?;
+        let scales = scales.chunks_exact(4).map(|s| f32::from_le_bytes([s[0], s[1], s[2], s[3]])).collect();
+        let rows = codes.chunks_exact(self.cols.next_multiple_of(DEPTH).max(1)).take(self.rows);
+        let codes = rows.flat_map(|row| (0..self.cols).map(|column| row[place(column)].cast_signed()));
+        Ok((scales, codes.collect()))
+    }
+}
+
+/// Where a row holds a column: each 16 in the order in which a W8 word holds them.
+fn place(column: usize) -> usize {
+    let within = column % 16;
+    let (q, p) = (within % 8 / 2, 2 * (within % 2) + within / 8);
+    column - within + 4 * q + p
+}
+
+/// Rounds x.
+///
+/// # Errors
+/// Where `out` is of another shape or type, or rows of x are not aligned to 16 bytes; what the device refuses.
+pub fn quantize_activations(device: &dyn Device, x: &Matrix, out: &mut Rounded) -> Result<()> {
+    let [m, k] = x.shape();
+    if out.shape() != [m, k] || out.half != x.half() || m == 0 || k == 0 {
+        let what = format!("rounding {m}×{k} of {} into {:?} of {}", x.half(), out.shape(), out.half);
+        return Err(Error::unsupported(what, "allocate the output in the shape and type of x"));
+    }
+    if !x.stride().is_multiple_of(8) || !x.buffer().address().is_multiple_of(16) {
+        let what = format!("rows of x begin every {} elements, which 16 bytes do not divide", x.stride());
+        return Err(Error::unsupported(what, "allocate x with aligned rows"));
+    }
+    same_device(device, &[x.buffer(), &out.codes, &out.scales])?;
+    let parameter = Parameter::default()
+        .pointer(Some(&out.codes))
+        .pointer(Some(&out.scales))
+        .pointer(Some(x.buffer()))
+        .pair(m, k)
+        .pair(x.stride(), 0);
+    let geometry = Geometry { grid: [m, 1, 1], block: 256, shared_bytes: 32 };
+    launch(device, format!("quantize_activations_{}", x.half()), geometry, parameter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The formula of kernels/README.md, the other way round.
+    #[test]
+    fn columns_lie_as_in_a_word_of_codes() {
+        for (q, p) in (0..4).flat_map(|q| (0..4).map(move |p| (q, p))) {
+            assert_eq!(place(32 + 2 * q + p / 2 + 8 * (p % 2)), 32 + 4 * q + p);
+        }
+    }
+}

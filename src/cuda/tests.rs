@@ -1,0 +1,303 @@
+//! Wrappers on a device that only writes down what it is asked for: what is refused, and what is launched. What kernels compute is
+//! in tests/kernels.rs.
+
+use std::any::Any;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::choice::Tuned;
+use super::*;
+use crate::error::{Error, Result};
+use crate::numerics::{Granularity, ScaleType, Scheme};
+use crate::tensor::{Grid, QTensor};
+
+/// Has memory, in which nothing happens.
+pub(super) struct Recorder {
+    properties: Properties,
+    next: AtomicU64,
+    launches: Mutex<Vec<Launch>>,
+    multiplied: Mutex<Vec<DenseProduct>>,
+}
+
+impl Recorder {
+    pub fn new(id: u64, capability: u32, shared_bytes: u32, processors: u32) -> Recorder {
+        let (name, driver) = (format!("recorder {capability}"), "none".to_owned());
+        let (cache_bytes, memory_bytes) = (1 << 20, 1 << 26);
+        let properties =
+            Properties { id, name, capability, processors, shared_bytes, cache_bytes, memory_bytes, driver };
+        Recorder {
+            properties,
+            next: AtomicU64::new(4096),
+            launches: Mutex::default(),
+            multiplied: Mutex::default(),
+        }
+    }
+
+    fn h100() -> Recorder {
+        Recorder::new(1, 90, 232_448, 132)
+    }
+
+    fn launched(&self) -> Vec<Launch> {
+        std::mem::take(&mut self.launches.lock().unwrap())
+    }
+}
+
+impl Device for Recorder {
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        if bytes > self.properties.memory_bytes {
+            let hint = "take less".to_owned();
+            return Err(Error::Device { what: format!("{bytes} bytes: out of memory"), hint });
+        }
+        let address = self.next.fetch_add(bytes.next_multiple_of(256) as u64 + 256, Ordering::Relaxed);
+        Ok(Buffer::new(self.properties.id, address, bytes, Box::new(()) as Box<dyn Any + Send + Sync>))
+    }
+
+    fn upload(&self, bytes: &[u8], buffer: &mut Buffer) -> Result<()> {
+        assert!(bytes.len() <= buffer.bytes() && buffer.device() == self.properties.id);
+        Ok(())
+    }
+
+    fn download(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
+        assert!(bytes.len() <= buffer.bytes() && buffer.device() == self.properties.id);
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        self.launches.lock().unwrap().push(launch.clone());
+        Ok(())
+    }
+
+    fn multiply(&self, dense: &DenseProduct) -> Result<()> {
+        self.multiplied.lock().unwrap().push(*dense);
+        Ok(())
+    }
+}
+
+fn weight(
+    device: &dyn Device,
+    bits: u8,
+    granularity: Granularity,
+    symmetric: bool,
+    [n, k]: [usize; 2],
+) -> Weight {
+    let scheme = Scheme::int(bits, granularity, symmetric, ScaleType::F16);
+    let [grid_rows, grid_cols] = scheme.grid_shape(n, k);
+    let entries = grid_rows * grid_cols;
+    let zero_points = if symmetric { vec![] } else { vec![3; entries] };
+    let grid = Grid { scales: vec![1.0; entries], zero_points, global_scale: None };
+    let q = QTensor { scheme, rows: n, cols: k, codes: vec![1; n * k], grid, g_idx: None };
+    Weight::upload(device, &Packed::pack(&q, Half::F16).unwrap()).unwrap()
+}
+
+fn matrix(device: &dyn Device, half: Half, shape: [usize; 2]) -> Matrix {
+    Matrix::allocate(device, half, shape, true).unwrap()
+}
+
+fn output(device: &dyn Device, shape: [usize; 2]) -> Matrix {
+    Matrix::allocate(device, Half::F16, shape, false).unwrap()
+}
+
+/// The low and the high 32 bits.
+fn pair(word: u64) -> [u64; 2] {
+    [word & 0xffff_ffff, word >> 32]
+}
+
+#[test]
+fn a_launch_says_what_the_kernel_declares() {
+    let device = Recorder::h100();
+    let w = weight(&device, 4, Granularity::Group(64), false, [200, 300]);
+    let (x, mut y) = (matrix(&device, Half::F16, [5, 300]), output(&device, [5, 200]));
+    let bias = upload_vector(&device, Half::F16, &[0.0; 200]).unwrap();
+    let (mut workspace, y_address) = (Workspace::new(), y.buffer().address());
+    let product = Product { weight: &w, x: &x, bias: Some(&bias), y: &mut y };
+    gemm_small(&device, &product, 2, &mut workspace).unwrap();
+    let [launch] = &device.launched()[..] else { panic!("one launch") };
+    assert_eq!((launch.kernel(), launch.block()), ("gemm_small_w4_f16_zero", 128));
+    assert_eq!(launch.grid(), [4, 2, 1]);
+    assert_eq!(launch.shared_bytes(), 58_368 + 5 * (2 * 256 + 32));
+    let words = launch.parameter();
+    assert_eq!(words.len() * 8, 88, "struct Linear of kernels/README.md");
+    assert_eq!(words[..2], [y_address, x.buffer().address()]);
+    assert!(words[..8].iter().all(|address| *address != 0 && address.is_multiple_of(16)), "{words:?}");
+    assert_eq!([pair(words[8]), pair(words[9]), pair(words[10])], [[5, 200], [300, 304], [64, 256]]);
+}
+
+#[test]
+fn what_is_not_shared_needs_no_workspace() {
+    let device = Recorder::h100();
+    let w = weight(&device, 8, Granularity::Channel, true, [64, 128]);
+    let (x, mut y) = (matrix(&device, Half::F16, [1, 128]), output(&device, [1, 64]));
+    let product = Product { weight: &w, x: &x, bias: None, y: &mut y };
+    gemv(&device, &product, 9, &mut Workspace::new()).unwrap();
+    gemm(&device, &product, 16, 1, &mut Workspace::new()).unwrap();
+    for launch in device.launched() {
+        assert_eq!(launch.parameter()[4..8], [0; 4], "{}: zeros, bias, scratch, tickets", launch.kernel());
+        assert_eq!(launch.grid(), [1, 1, 1], "{}", launch.kernel());
+    }
+}
+
+#[test]
+fn parameters_of_the_other_kernels() {
+    let device = Recorder::h100();
+    let w = weight(&device, 8, Granularity::Channel, true, [130, 260]);
+    let (x, mut dense) = (matrix(&device, Half::F16, [40, 260]), output(&device, [130, 260]));
+    dequantize(&device, &w, &mut dense).unwrap();
+    let mut rounded = Rounded::allocate(&device, Half::F16, [40, 260]).unwrap();
+    quantize_activations(&device, &x, &mut rounded).unwrap();
+    let mut y = output(&device, [40, 130]);
+    let product = RoundedProduct { weight: &w, x: &rounded, bias: None, y: &mut y };
+    w8a8(&device, &product, 32, 3, &mut Workspace::new()).unwrap();
+    let launches = device.launched();
+    let shapes: Vec<_> =
+        launches.iter().map(|l| (l.kernel(), l.grid(), l.block(), l.shared_bytes())).collect();
+    assert_eq!(shapes[0], ("dequantize_w8_f16", [3, 3, 1], 256, 17_408));
+    assert_eq!(shapes[1], ("quantize_activations_f16", [40, 1, 1], 256, 32));
+    assert_eq!(shapes[2], ("w8a8_f16_m32", [2, 2, 3], 256, 3 * (128 * 32 + 16_384)));
+    let sizes = [48, 40, 80];
+    assert!(launches.iter().zip(sizes).all(|(launch, bytes)| launch.parameter().len() * 8 == bytes));
+    assert_eq!([pair(launches[0].parameter()[4]), pair(launches[0].parameter()[5])], [[130, 260], [384, 0]]);
+    assert_eq!([pair(launches[1].parameter()[3]), pair(launches[1].parameter()[4])], [[40, 260], [264, 0]]);
+    assert_eq!([pair(launches[2].parameter()[8]), pair(launches[2].parameter()[9])], [[40, 130], [260, 128]]);
+}
+
+fn refused(result: Result<()>, words: &str) {
+    let error = result.unwrap_err();
+    assert!(error.to_string().contains(words), "{error}");
+    assert!(error.hint().is_some_and(|hint| !hint.is_empty()));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_is_launched() {
+    let (device, other) = (Recorder::h100(), Recorder::new(2, 90, 232_448, 132));
+    let small = Recorder::new(3, 86, 101_376, 84);
+    let w = weight(&device, 4, Granularity::Group(128), true, [64, 256]);
+    let x = matrix(&device, Half::F16, [16, 256]);
+    let ws = &mut Workspace::new();
+    let mut y = output(&device, [16, 64]);
+    let mut check = |x: &Matrix, bias: Option<&Buffer>, y: &mut Matrix, words: &str| {
+        refused(gemm(&device, &Product { weight: &w, x, bias, y }, 16, 1, ws), words);
+    };
+    check(&matrix(&device, Half::F16, [16, 255]), None, &mut y, "columns of x: expected 256, found 255");
+    check(&matrix(&device, Half::F16, [15, 256]), None, &mut y, "rows of y: expected 15, found 16");
+    check(&matrix(&device, Half::BF16, [16, 256]), None, &mut y, "x is of type bf16");
+    check(&matrix(&device, Half::F16, [0, 256]), None, &mut output(&device, [0, 64]), "0 rows");
+    check(&x, None, &mut output(&device, [16, 63]), "columns of y");
+    check(&x, None, &mut matrix(&device, Half::BF16, [16, 64]), "y is of type bf16");
+    check(&matrix(&other, Half::F16, [16, 256]), None, &mut y, "device 2 used on device 1");
+    let short = upload_vector(&device, Half::F16, &[0.0; 63]).unwrap();
+    check(&x, Some(&short), &mut y, "bytes of the bias: expected 128, found 126");
+    let odd = Matrix::allocate(&device, Half::F16, [16, 300], true).unwrap().view([16, 256], 257).unwrap();
+    check(&odd, None, &mut y, "every 257 elements");
+    let product = Product { weight: &w, x: &x, bias: None, y: &mut y };
+    refused(gemv(&device, &product, 1, ws), "rows of x for gemv: expected 1, found 16");
+    refused(gemm_small(&device, &product, 1, ws), "16 rows, and it takes 8");
+    refused(gemm(&device, &product, 24, 1, ws), "tiles of 24 rows");
+    let rounded = Rounded::allocate(&device, Half::F16, [16, 256]).unwrap();
+    refused(
+        w8a8(&device, &RoundedProduct { weight: &w, x: &rounded, bias: None, y: &mut y }, 32, 1, ws),
+        "int4 g128 symmetric",
+    );
+    assert!(matrix(&device, Half::F16, [2, 8]).view([3, 8], 8).is_err());
+    let (w, x) =
+        (weight(&small, 4, Granularity::Group(128), true, [64, 256]), matrix(&small, Half::F16, [1, 256]));
+    let mut y = output(&small, [1, 64]);
+    let product = Product { weight: &w, x: &x, bias: None, y: &mut y };
+    refused(gemm(&small, &product, 128, 1, ws), "104448 bytes of shared memory, recorder 86 has 101376");
+    assert_eq!(device.launched().len() + other.launched().len() + small.launched().len(), 0);
+}
+
+#[test]
+fn a_full_memory_is_an_error_that_leaves_the_workspace_usable() {
+    let device = Recorder::h100();
+    let w = weight(&device, 4, Granularity::Channel, true, [64, 1024]);
+    let (x, mut y) = (matrix(&device, Half::F16, [1, 1024]), output(&device, [1, 64]));
+    let mut workspace = Workspace::new();
+    refused(workspace.dense(&device, 1 << 30).map(|_| ()), "out of memory");
+    let product = Product { weight: &w, x: &x, bias: None, y: &mut y };
+    gemv(&device, &product, 8, &mut workspace).unwrap();
+    dequantize_and_multiply(&device, &product, &mut workspace).unwrap();
+    let dense = device.multiplied.lock().unwrap()[0];
+    assert_eq!((dense.size, dense.x.1, dense.w.1, dense.y.1), ([1, 64, 1024], 1024, 1024, 64));
+}
+
+/// Whatever the table chooses can be launched, on every generation and for every batch.
+#[test]
+fn every_choice_fits_the_device() {
+    for (capability, shared, processors) in
+        [(80, 166_912, 108), (86, 101_376, 28), (89, 101_376, 128), (90, 232_448, 132)]
+    {
+        let device = Recorder::new(1, capability, shared, processors);
+        for bits in [4, 8] {
+            let w = weight(&device, bits, Granularity::Group(64), false, [100, 20_000]);
+            for m in [1, 2, 7, 8, 9, 16, 17, 33, 64, 65, 100, 257, 1000] {
+                let (x, mut y) = (matrix(&device, Half::F16, [m, 20_000]), output(&device, [m, 100]));
+                let bias = upload_vector(&device, Half::F16, &[0.0; 100]).unwrap();
+                let choice = Table::default().choose(device.properties(), &w, m, true).unwrap();
+                let product = Product { weight: &w, x: &x, bias: Some(&bias), y: &mut y };
+                multiply(&device, &product, choice, &mut Workspace::new()).unwrap();
+                let product = Product { bias: None, ..product };
+                for choice in choice::candidates(device.properties(), &w, m) {
+                    multiply(&device, &product, choice, &mut Workspace::new()).unwrap();
+                }
+            }
+        }
+    }
+    let old = Recorder::new(1, 75, 65_536, 40);
+    let w = weight(&old, 4, Granularity::Channel, true, [64, 128]);
+    let error = Table::default().choose(old.properties(), &w, 1, false).unwrap_err();
+    assert!(error.to_string().contains("75") && error.hint().unwrap().contains("Ampere"));
+}
+
+#[test]
+fn what_was_measured_goes_before_the_rules() {
+    let device = Recorder::h100();
+    let w = weight(&device, 4, Granularity::Group(128), true, [64, 256]);
+    let entry = |m, kernel| {
+        let choice = Choice { kernel, splits: 2 };
+        Tuned { device: "recorder 90".into(), bits: Bits::W4, n: 64, k: 256, m, choice }
+    };
+    let table = Table::new(vec![
+        entry(64, Kernel::Gemm(32)),
+        entry(16, Kernel::Dequantize),
+        entry(1, Kernel::GemmSmall),
+    ]);
+    let table = Table::parse(&table.text()).unwrap();
+    let choose = |m, bias| table.choose(device.properties(), &w, m, bias).unwrap().kernel;
+    assert_eq!(choose(1, false), Kernel::GemmSmall);
+    assert_eq!(choose(2, false), Kernel::Dequantize);
+    assert_eq!(choose(2, true), Kernel::GemmSmall, "the library adds no bias");
+    assert_eq!(choose(17, true), Kernel::Gemm(32));
+    assert_eq!(choose(65, true), Kernel::Gemm(128), "more rows than were measured");
+    let [bits8, other] = [
+        weight(&device, 8, Granularity::Channel, true, [64, 256]),
+        weight(&device, 4, Granularity::Channel, true, [65, 256]),
+    ];
+    assert_eq!(table.choose(device.properties(), &bits8, 1, false).unwrap().kernel, Kernel::Gemv);
+    assert_eq!(table.choose(device.properties(), &other, 1, false).unwrap().kernel, Kernel::Gemv);
+    assert!(Table::parse("[[tuned]]\nm = 1").is_err());
+    assert!(Table::parse("tunde = []").is_err());
+}
+
+#[test]
+fn a_layer_allocates_its_output() {
+    let device = Recorder::h100();
+    let scheme = Scheme::int(4, Granularity::Channel, true, ScaleType::F16);
+    let grid = Grid { scales: vec![1.0; 100], ..Grid::default() };
+    let q = QTensor { scheme, rows: 100, cols: 128, codes: vec![0; 12_800], grid, g_idx: None };
+    let linear = Linear::upload(&device, &Packed::pack(&q, Half::F16).unwrap(), Some(&[1.0; 100])).unwrap();
+    let x = matrix(&device, Half::F16, [3, 128]);
+    let y = linear.forward(&device, &Table::default(), &x, &mut Workspace::new()).unwrap();
+    assert_eq!((y.shape(), y.stride()), ([3, 100], 100));
+    assert_eq!(device.launched()[0].kernel(), "gemm_small_w4_f16");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn without_the_feature_opening_says_how_to_get_it() {
+    let error = open(0).err().unwrap();
+    assert!(error.to_string().contains("without CUDA") && error.hint().unwrap().contains("--features cuda"));
+}

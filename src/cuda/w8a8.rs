@@ -1,0 +1,89 @@
+//! `w8a8`: INT8 weights × INT8 activations, added up in int32; scales are multiplied in at the end.
+
+use super::Bits;
+use super::device::{Buffer, Device, Geometry, Parameter, launch};
+use super::gemm::check_tile;
+use super::matrix::{Matrix, Weight, same_device};
+use super::product::{Splits, Tiling, check_bias, check_output, expect};
+use super::quantize_activations::Rounded;
+use super::workspace::Workspace;
+use crate::error::{Error, Result};
+
+/// Rows of a tile that there are kernels for.
+pub const W8A8_TILE_ROWS: [usize; 2] = [32, 128];
+/// Outputs of a tile.
+pub(super) const TILE_OUTPUTS: usize = 128;
+
+/// y\[m\]\[n\] = x\[m\]\[k\]·W\[n\]\[k\]ᵀ + bias\[n\] over rounded rows.
+#[derive(Debug)]
+pub struct RoundedProduct<'a> {
+    /// W: 8 bits, symmetric, one scale per channel.
+    pub weight: &'a Weight,
+    /// x, rounded.
+    pub x: &'a Rounded,
+    /// n elements.
+    pub bias: Option<&'a Buffer>,
+    /// y, rows one directly after the other.
+    pub y: &'a mut Matrix,
+}
+
+impl RoundedProduct<'_> {
+    fn check(&self, device: &dyn Device) -> Result<()> {
+        let w = self.weight;
+        if w.bits != Bits::W8 || w.zeros.is_some() || w.group != w.depth() {
+            let what = format!("w8a8 over {}: it takes symmetric INT8 with one scale per channel", w.scheme);
+            return Err(Error::unsupported(
+                what,
+                "quantize with --scheme w8a8, or keep the activations in half",
+            ));
+        }
+        expect("columns of x", w.cols, self.x.cols)?;
+        check_output(self.y, [self.x.rows, w.rows], w.half)?;
+        check_bias(self.bias, w.rows)?;
+        let mut buffers = w.buffers();
+        buffers.extend([&self.x.codes, &self.x.scales, self.y.buffer()]);
+        buffers.extend(self.bias);
+        same_device(device, &buffers)
+    }
+}
+
+/// y = x·Wᵀ + bias in tiles of `rows` rows, with the depth in at most `splits` parts.
+///
+/// # Errors
+/// For other weights, parts that do not fit, and what the device refuses.
+pub fn w8a8(
+    device: &dyn Device,
+    product: &RoundedProduct,
+    rows: usize,
+    splits: usize,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    product.check(device)?;
+    check_tile("w8a8", &W8A8_TILE_ROWS, rows)?;
+    let (w, m) = (product.weight, product.x.rows);
+    let splits = Splits::of(w.depth(), splits);
+    let (x, y) = (m.div_ceil(rows), w.rows.div_ceil(TILE_OUTPUTS));
+    let tiling = Tiling {
+        kernel: format!("w8a8_{}_m{rows}", w.half),
+        geometry: Geometry {
+            grid: [x, y, splits.count],
+            block: 256,
+            shared_bytes: 3 * (128 * rows + 16_384),
+        },
+        sums: x * y * splits.count * rows * TILE_OUTPUTS,
+        tickets: x * y,
+    };
+    let shared = tiling.reserve(device, splits, workspace)?;
+    let parameter = Parameter::default()
+        .pointer(Some(product.y.buffer()))
+        .pointer(Some(&product.x.codes))
+        .pointer(Some(&product.x.scales))
+        .pointer(Some(&w.codes))
+        .pointer(Some(&w.scales))
+        .pointer(product.bias)
+        .pointer(shared.scratch)
+        .pointer(shared.tickets)
+        .pair(m, w.rows)
+        .pair(w.cols, splits.depth);
+    launch(device, tiling.kernel, tiling.geometry, parameter)
+}
