@@ -74,6 +74,6 @@ template <class T, int BITS, bool ZEROS> __device__ void gemv(const Linear& p) {
 }
 
 #define DEFINE(name, T, BITS, ZEROS)                                                          \
-  extern "C" __global__ void __launch_bounds__(STRIP_THREADS) name(Linear p) { gemv<T, BITS, ZEROS>(p); } \
+  extern "C" __global__ void __launch_bounds__(STRIP_THREADS, 3) name(Linear p) { gemv<T, BITS, ZEROS>(p); } \
   LLMC_EXPORT(name)
 LLMC_WEIGHT_KERNELS(DEFINE, gemv)

@@ -26,6 +26,7 @@ struct Meeting {
 
 struct Warp {
   Meeting meeting;
+  unsigned behind = 0; // turns that it sits out
   Exchange exchange;
 };
 
@@ -151,15 +152,27 @@ void retire(Block& block) {
   for (auto& fiber : block.fibers) idle.push_back(std::move(fiber));
 }
 
-// One turn for everybody who may run; whether anybody did.
+// Under a shuffled order, now and then lets a warp sit out some turns, so that others run ahead of it. Whether any does.
+bool fall_behind() {
+  bool any = false;
+  for (auto& block : grid->resident)
+    for (Warp& warp : block->warps) {
+      if (warp.behind > 0) warp.behind--;
+      else if (grid->launch.seed > 1 && grid->random.next() % 64 == 0) warp.behind = 1 + grid->random.next() % 64;
+      any |= warp.behind > 0;
+    }
+  return any;
+}
+
+// One turn for everybody who may run; whether anybody may yet.
 bool turn() {
   std::vector<Fiber*> all;
   for (auto& block : grid->resident)
     for (auto& fiber : block->fibers) all.push_back(fiber.get());
   order(all, grid->launch.seed, grid->random);
-  bool ran = false;
+  bool ran = fall_behind();
   for (Fiber* fiber : all) {
-    if (fiber->done || fiber->waits_for) continue;
+    if (fiber->done || fiber->waits_for || fiber->warp->behind) continue;
     go_on(*fiber);
     ran = true;
     if (grid->error[0]) return true;
