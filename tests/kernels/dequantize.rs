@@ -1,56 +1,58 @@
-//! dequantize: every value is (code − zero)·scale rounded once, bit for bit.
+//! dequantize: every value is (code − zero)·scale rounded once, bit for bit; and the product by way of it.
 
-use crate::emulator::{Emulator, Launch, Memory, SEEDS};
-use crate::numbers::Random;
-use crate::weight::{Variant, Weight};
+use llmc::cuda::{Matrix, Product, Weight, Workspace, dequantize, dequantize_and_multiply};
+use llmc::numerics::Granularity;
+use llmc::numerics::random::SplitMix64;
 
-#[repr(C)]
-struct Parameter {
-    w: u64,
-    codes: u64,
-    scales: u64,
-    zeros: u64,
-    n: i32,
-    k: i32,
-    group: i32,
-    reserved: i32,
-}
+use crate::emulator::Emulator;
+use crate::tensor::{Variant, close, pack, product, round, tensor, values, weights};
 
-fn check(emulator: &Emulator, weight: &Weight) {
-    let packed = weight.pack();
-    let float = weight.variant.float;
-    for seed in SEEDS {
-        let out = Memory::poisoned(weight.n * weight.k * 2);
-        let grid = [(weight.k128() / 128) as u32, (weight.n64() / 64) as u32, 1];
-        let launch = Launch { grid, block: [256, 1, 1], shared_bytes: 17_408, seed };
-        let parameter = Parameter {
-            w: out.pointer(),
-            codes: packed.codes.pointer(),
-            scales: packed.scales.pointer(),
-            zeros: packed.zeros.as_ref().map_or(0, Memory::pointer),
-            n: weight.n as i32,
-            k: weight.k as i32,
-            group: weight.group as i32,
-            reserved: 0,
-        };
-        let kernel = weight.variant.kernel("dequantize");
-        emulator.launch(&kernel, &launch, &parameter).unwrap();
-        let values = float.values(out.read());
-        for (i, &value) in values.iter().enumerate() {
-            let (n, k) = (i / weight.k, i % weight.k);
-            let expected = float.round(weight.value(n, k));
-            assert_eq!(value, expected, "{kernel} g{} [{n}, {k}], seed {seed}", weight.group);
+#[test]
+fn dequantize_is_exact() {
+    let mut random = SplitMix64(1);
+    let group = Granularity::Group;
+    let cases = [
+        ([1, 1], group(32)),
+        ([64, 128], group(64)),
+        ([65, 200], group(128)),
+        ([67, 131], Granularity::Channel),
+        ([130, 264], group(32)),
+        ([70, 300], group(96)),
+        ([3, 700], group(256)),
+        ([66, 40], Granularity::Tensor),
+    ];
+    for variant in Variant::all() {
+        for ([n, k], granularity) in cases {
+            let q = tensor(variant, granularity, [n, k], &mut random);
+            let expected: Vec<f64> =
+                weights(&q).into_iter().map(|value| round(variant.half, value)).collect();
+            for device in Emulator::all() {
+                let weight = Weight::upload(&device, &pack(&q, variant)).unwrap();
+                let mut out = Matrix::allocate(&device, variant.half, [n, k], false).unwrap();
+                dequantize(&device, &weight, &mut out).unwrap();
+                let found = out.download(&device).unwrap();
+                let wrong = found.iter().zip(&expected).position(|(&found, &e)| f64::from(found) != e);
+                assert_eq!(wrong, None, "{variant:?} {granularity} [{n}, {k}]");
+            }
         }
     }
 }
 
 #[test]
-fn dequantize_is_exact() {
-    let Some(emulator) = Emulator::open() else { return };
-    let mut random = Random(1);
+fn a_product_by_way_of_the_dense_weight() {
+    let mut random = SplitMix64(7);
     for variant in Variant::all() {
-        for [n, k, group] in [[1, 1, 32], [64, 128, 64], [65, 200, 128], [67, 131, 0], [130, 264, 32]] {
-            check(emulator, &Weight::random(variant, n, k, group, &mut random));
-        }
+        let [m, n, k] = [3, 65, 130];
+        let q = tensor(variant, Granularity::Group(64), [n, k], &mut random);
+        let x = values(variant.half, m * k, &mut random);
+        let Some(device) = Emulator::open(0) else { return };
+        let weight = Weight::upload(&device, &pack(&q, variant)).unwrap();
+        let input = Matrix::upload(&device, variant.half, [m, k], &x).unwrap();
+        let mut y = Matrix::allocate(&device, variant.half, [m, n], false).unwrap();
+        let parts = Product { weight: &weight, x: &input, bias: None, y: &mut y };
+        dequantize_and_multiply(&device, &parts, &mut Workspace::new()).unwrap();
+        let w: Vec<f64> = weights(&q).into_iter().map(|value| round(variant.half, value)).collect();
+        let x: Vec<f64> = x.into_iter().map(f64::from).collect();
+        close(&y.download(&device).unwrap(), &product(&x, &w, k, None), variant.half, "dense");
     }
 }

@@ -1,64 +1,71 @@
-//! The emulated device: compiles the kernels once per run of the tests, launches them by name, and keeps guarded memory.
+//! The emulated device: launches kernels by name on this machine, from the same wrappers as a GPU's, in guarded memory.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use libloading::Library;
+use llmc::cuda::{Buffer, DenseProduct, Device, Half, Launch, Properties};
+use llmc::error::{Error, Result};
 
-/// How a grid is launched; the emulator's `Launch`.
+use crate::compile;
+
+/// The orders of threads that every check runs under: forward, backward, shuffled. The seed also says how many blocks are resident
+/// at once: 1 + seed mod 3.
+pub const SEEDS: [u64; 4] = [0, 1, 2, 11];
+
+/// How a grid is launched; `Launch` of kernels/emulator/emulator.h.
 #[repr(C)]
-pub struct Launch {
+pub struct Grid {
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub shared_bytes: usize,
-    /// 0 runs threads forward, 1 backward, others shuffle them.
     pub seed: u64,
 }
 
-/// The orders of threads that every check runs under. The seed also says how many blocks are resident: 1 + seed mod 3.
-pub const SEEDS: [u64; 4] = [0, 1, 2, 11];
+type Entry = unsafe extern "C" fn(*const Grid, *mut *const c_void, *mut c_char, usize) -> c_int;
 
-type Entry = unsafe extern "C" fn(*const Launch, *mut *mut c_void, *mut c_char, usize) -> c_int;
-
-/// The kernels as a library of this machine.
-pub struct Emulator(Library);
+/// The kernels, on a device that runs threads in the order of its seed.
+pub struct Emulator {
+    kernels: &'static Library,
+    properties: Properties,
+    seed: u64,
+}
 
 impl Emulator {
-    /// The emulator, or `None`, said aloud, where there is no C++ compiler.
-    pub fn open() -> Option<&'static Emulator> {
-        static EMULATOR: OnceLock<Option<Emulator>> = OnceLock::new();
-        EMULATOR.get_or_init(Emulator::build).as_ref()
+    /// An emulated H100, or `None` where there is no C++ compiler.
+    pub fn open(seed: u64) -> Option<Emulator> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let properties = Properties {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            name: "emulator".to_owned(),
+            capability: 90,
+            processors: 8,
+            shared_bytes: 232_448,
+            cache_bytes: 1 << 20,
+            memory_bytes: 1 << 30,
+            driver: "none".to_owned(),
+        };
+        Some(Emulator { kernels: kernels()?, properties, seed })
     }
 
-    fn build() -> Option<Emulator> {
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-        if Command::new(&compiler).arg("--version").output().is_err() {
-            assert!(std::env::var_os("LLMC_REQUIRE_CXX").is_none(), "no C++ compiler: {compiler}");
-            eprintln!("SKIPPED: no C++ compiler ({compiler}): the CUDA kernels were not run");
-            return None;
-        }
-        let library = compile(&compiler);
-        // SAFETY: the library was just built from kernels/, and its initialisers do nothing.
-        Some(Emulator(unsafe { Library::new(library) }.unwrap()))
+    /// One device for each of [`SEEDS`]; none where there is no C++ compiler.
+    pub fn all() -> Vec<Emulator> {
+        SEEDS.into_iter().filter_map(Emulator::open).collect()
     }
 
-    /// Runs a kernel of one parameter over its grid.
-    ///
-    /// The fields of `parameter` must be what the kernel's struct in kernels/README.md says, its pointers those of live
-    /// [`Memory`] large enough for the launch.
-    pub fn launch<P>(&self, kernel: &str, launch: &Launch, parameter: &P) -> Result<(), String> {
+    /// Runs a kernel whose parameter lies in `parameter`, or the emulator's error.
+    pub fn run(&self, kernel: &str, grid: &Grid, parameter: &[u64]) -> std::result::Result<(), String> {
         let name = format!("{kernel}_emulate");
         let mut error = [0 as c_char; 256];
-        let mut parameters = [std::ptr::from_ref(parameter).cast_mut().cast::<c_void>()];
-        // SAFETY: every exported `…_emulate` has this signature (LLMC_EXPORT), and writes at most error.len() bytes.
+        let mut parameters = [parameter.as_ptr().cast::<c_void>()];
+        // SAFETY: every exported `…_emulate` has this signature (LLMC_EXPORT), and writes at most error.len() bytes. That the
+        // parameter is the kernel's, and points to enough memory, is for the wrappers to know: it is what the tests test.
         let failed = unsafe {
-            let entry =
-                self.0.get::<Entry>(name.as_bytes()).map_err(|_| format!("there is no kernel {kernel}"))?;
-            entry(launch, parameters.as_mut_ptr(), error.as_mut_ptr(), error.len())
+            let entry = self.kernels.get::<Entry>(name.as_bytes());
+            let entry = entry.map_err(|_| format!("there is no kernel {kernel}"))?;
+            entry(grid, parameters.as_mut_ptr(), error.as_mut_ptr(), error.len())
         };
         // SAFETY: the emulator ends its message with a zero.
         let message = || unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned();
@@ -66,102 +73,99 @@ impl Emulator {
     }
 }
 
-/// The library of kernels/ as they are now: compiled where no earlier run of the tests has.
-fn compile(compiler: &str) -> PathBuf {
-    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let [sources, others] = sources(&kernels);
-    let mut key = blake3::Hasher::new();
-    key.update(compiler.as_bytes()).update(FLAGS.join(" ").as_bytes());
-    for path in sources.iter().chain(&others) {
-        key.update(&fs::read(path).unwrap());
-    }
-    let library = target.join(format!("kernels-{}.so", &key.finalize().to_hex()[..16]));
-    if !library.exists() {
-        let objects = tempfile::tempdir_in(target).unwrap();
-        build(compiler, &sources, objects.path(), &library);
-    }
-    library
-}
-
-/// What is compiled, and what that includes; in order of their names.
-fn sources(kernels: &Path) -> [Vec<PathBuf>; 2] {
-    let entries = [kernels.to_owned(), kernels.join("emulator")].map(|folder| fs::read_dir(folder).unwrap());
-    let mut files: Vec<PathBuf> = entries.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    let is = |path: &PathBuf, of: &[&str]| path.extension().is_some_and(|e| of.iter().any(|name| e == *name));
-    let sources = files.iter().filter(|path| is(path, &["cu", "cpp"])).cloned().collect();
-    [sources, files.into_iter().filter(|path| is(path, &["cuh", "h"])).collect()]
-}
-
-/// Switching fibers by longjmp is what the fortified one refuses; fused multiply-adds would differ between hosts.
-const FLAGS: [&str; 13] = [
-    "-x",
-    "c++",
-    "-std=c++20",
-    "-O1",
-    "-fPIC",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wno-unknown-pragmas",
-    "-U_FORTIFY_SOURCE",
-    "-ffp-contract=off",
-    "-DLLMC_EMULATOR",
-    "-c",
-];
-
-fn build(compiler: &str, sources: &[PathBuf], objects: &Path, library: &Path) {
-    let start = |source: &PathBuf| {
-        let object = objects.join(source.file_stem().unwrap()).with_extension("o");
-        let mut command = Command::new(compiler);
-        (command.args(FLAGS).arg(source).arg("-o").arg(&object).spawn().unwrap(), object)
+fn kernels() -> Option<&'static Library> {
+    static KERNELS: OnceLock<Option<Library>> = OnceLock::new();
+    let load = || {
+        let library = compile::library(&compile::compiler()?);
+        // SAFETY: the library was built from kernels/, and its initialisers do nothing.
+        Some(unsafe { Library::new(library) }.unwrap())
     };
-    let mut link = Command::new(compiler);
-    for (mut child, object) in sources.iter().map(start).collect::<Vec<_>>() {
-        assert!(child.wait().unwrap().success(), "{} does not compile", object.display());
-        link.arg(object);
+    KERNELS.get_or_init(load).as_ref()
+}
+
+impl Device for Emulator {
+    fn properties(&self) -> &Properties {
+        &self.properties
     }
-    let linked = objects.join("kernels.so");
-    assert!(link.arg("-shared").arg("-o").arg(&linked).status().unwrap().success());
-    fs::rename(linked, library).unwrap();
+
+    fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        let memory = Memory::poisoned(bytes);
+        Ok(Buffer::new(self.properties.id, memory.address(), bytes, Box::new(memory)))
+    }
+
+    fn upload(&self, bytes: &[u8], buffer: &mut Buffer) -> Result<()> {
+        assert!(bytes.len() <= buffer.bytes() && buffer.device() == self.properties.id);
+        // SAFETY: the buffer is one of ours, alive, and long enough.
+        unsafe { std::ptr::copy(bytes.as_ptr(), buffer.address() as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    fn download(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
+        assert!(bytes.len() <= buffer.bytes() && buffer.device() == self.properties.id);
+        // SAFETY: as in `upload`.
+        unsafe { std::ptr::copy(buffer.address() as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        let (block, shared_bytes) = ([launch.block(), 1, 1], launch.shared_bytes() as usize);
+        let grid = Grid { grid: launch.grid(), block, shared_bytes, seed: self.seed };
+        let outcome = self.run(launch.kernel(), &grid, launch.parameter());
+        let hint = || "see kernels/emulator/emulator.h".to_owned();
+        outcome.map_err(|e| Error::Device { what: format!("{}: {e}", launch.kernel()), hint: hint() })
+    }
+
+    fn multiply(&self, dense: &DenseProduct) -> Result<()> {
+        let [m, n, k] = dense.size;
+        let read = |(address, stride): (u64, usize), row: usize, column: usize| {
+            // SAFETY: the wrapper has checked the matrices' shapes.
+            let bits = unsafe { *(address as *const u16).add(row * stride + column) };
+            dense.half.decode(bits)
+        };
+        for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
+            let terms = (0..k).map(|i| read(dense.x, row, i) * read(dense.w, column, i));
+            let bits = Half::encode(dense.half, terms.sum());
+            // SAFETY: as above.
+            unsafe { *(dense.y.0 as *mut u16).add(row * dense.y.1 + column) = bits };
+        }
+        Ok(())
+    }
 }
 
 const GUARD: usize = 256;
 const POISON: u8 = 0xff;
 
-/// Global memory: some bytes between two guards of NaNs, aligned as cuMemAlloc aligns.
-pub struct Memory {
-    bytes: Vec<u8>,
+/// Global memory: NaNs between two guards of NaNs, aligned as cuMemAlloc aligns. Panics when it is dropped and a guard was
+/// written to.
+struct Memory {
+    bytes: *mut [u8],
     start: usize,
     len: usize,
 }
 
+// SAFETY: it owns its bytes.
+unsafe impl Send for Memory {}
+// SAFETY: nothing is read or written through a shared reference but by the kernels of one launch at a time.
+unsafe impl Sync for Memory {}
+
 impl Memory {
-    /// `len` bytes of NaNs.
-    pub fn poisoned(len: usize) -> Memory {
-        let bytes = vec![POISON; len + 3 * GUARD];
-        let start = GUARD + (GUARD - bytes.as_ptr() as usize % GUARD) % GUARD;
+    fn poisoned(len: usize) -> Memory {
+        let bytes = Box::into_raw(vec![POISON; len + 3 * GUARD].into_boxed_slice());
+        let start = GUARD + bytes.cast::<u8>().align_offset(GUARD);
         Memory { bytes, start, len }
     }
 
-    /// A copy of `bytes`.
-    pub fn of(bytes: &[u8]) -> Memory {
-        let mut memory = Memory::poisoned(bytes.len());
-        memory.bytes[memory.start..][..bytes.len()].copy_from_slice(bytes);
-        memory
+    fn address(&self) -> u64 {
+        self.bytes.cast::<u8>() as u64 + self.start as u64
     }
+}
 
-    /// The address that a kernel is given.
-    pub fn pointer(&self) -> u64 {
-        self.bytes[self.start..].as_ptr() as u64
-    }
-
-    /// What is there now. Panics where anybody wrote beside it.
-    pub fn read(&self) -> &[u8] {
-        let end = self.start + self.len;
-        let guards = [&self.bytes[..self.start], &self.bytes[end..]].concat();
-        assert!(guards.iter().all(|&byte| byte == POISON), "a kernel wrote outside of an allocation");
-        &self.bytes[self.start..end]
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: from Box::into_raw, and given back once.
+        let bytes = unsafe { Box::from_raw(self.bytes) };
+        let guards = [&bytes[..self.start], &bytes[self.start + self.len..]];
+        let kept = guards.into_iter().flatten().all(|&byte| byte == POISON);
+        assert!(kept || std::thread::panicking(), "a kernel wrote outside of an allocation");
     }
 }

@@ -1,13 +1,18 @@
 //! What the emulator must catch: it is trusted only as far as it is seen to fail. The kernels are in kernels/emulator/faults.cu.
 
-use crate::emulator::{Emulator, Launch, Memory};
+use llmc::cuda::Device;
 
+use crate::emulator::{Emulator, Grid};
+
+/// What 64 threads have left in 256 bytes.
 fn outcome(kernel: &str, seed: u64) -> Result<Vec<u8>, String> {
-    let Some(emulator) = Emulator::open() else { return Err("SKIPPED".to_owned()) };
-    let out = Memory::poisoned(64 * 4);
-    let launch = Launch { grid: [1, 1, 1], block: [64, 1, 1], shared_bytes: 1024, seed };
-    emulator.launch(kernel, &launch, &out.pointer())?;
-    Ok(out.read().to_vec())
+    let Some(device) = Emulator::open(seed) else { return Err("SKIPPED".to_owned()) };
+    let out = device.allocate(64 * 4).unwrap();
+    let grid = Grid { grid: [1, 1, 1], block: [64, 1, 1], shared_bytes: 1024, seed };
+    device.run(kernel, &grid, &[out.address()])?;
+    let mut bytes = vec![0; 64 * 4];
+    device.download(&out, &mut bytes).unwrap();
+    Ok(bytes)
 }
 
 #[track_caller]
