@@ -22,7 +22,7 @@ template <class A> struct Same<A, A> { static constexpr bool value = true; };
 #include "emulator/instructions.h"
 #else
 
-#define LLMC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define LLMC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define LLMC_EXPORT(name)
 
 // (q & mask) | bits
@@ -147,6 +147,47 @@ __device__ inline uint32_t fetch_add(uint32_t* counter) { return atomicAdd(count
 // Reads what another block wrote, from L2 (L1 is not coherent).
 __device__ inline float load_l2(const float* from) { return __ldcg(from); }
 __device__ inline int32_t load_l2(const int32_t* from) { return __ldcg(from); }
+
+// Hopper's asynchronous product of a warpgroup, four warps (sm_90a): d += a·b for a 64×16, b 16×128, of T. a is in registers: warp w of the
+// group has rows 16w…16w+15 as for `mma`. b is read from shared memory, where column t is row t of a stage, 128 bytes long and
+// swizzled as tile.cuh draws it (the hardware's "128-byte swizzle", by address: the stage begins at a multiple of 1024). d is like c of
+// `mma`, eight columns after eight: d[4i + e] = (row g + 8(e/2), column 8i + 2q + e%2).
+//
+// d and a are the product's until its group is waited for; wgmma_fence comes before a product whose registers were written.
+struct MatrixB { uint64_t descriptor; };
+
+// From vector `vector` of each row on. Descriptor: address/16, 8 rows of 128 bytes further = 1024/16, swizzle mode 1 in bits 62–63.
+__device__ inline MatrixB matrix_b(const unsigned char* rows, int vector) {
+  uint64_t address = (shared_address(rows) + 16 * vector) >> 4 & 0x3fff;
+  return {address | uint64_t(1) << 16 | uint64_t(64) << 32 | uint64_t(1) << 62};
+}
+
+#define LLMC_SIXTEEN(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7]), \
+                        "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]), "+f"(d[i + 13]), "+f"(d[i + 14]), "+f"(d[i + 15])
+#define LLMC_WGMMA(type)                                                                                              \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " "                                       \
+               "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                              \
+               "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                                     \
+               "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                                     \
+               "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "                                   \
+               "{%64,%65,%66,%67}, %68, 1, 1, 1, 0;"                                                                  \
+               : LLMC_SIXTEEN(0), LLMC_SIXTEEN(16), LLMC_SIXTEEN(32), LLMC_SIXTEEN(48)                                \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor))
+
+template <class T> __device__ inline void wgmma(float (&d)[64], const uint32_t (&a)[4], MatrixB b) {
+  if constexpr (Same<T, f16>::value) LLMC_WGMMA("f16");
+  else LLMC_WGMMA("bf16");
+}
+#undef LLMC_WGMMA
+#undef LLMC_SIXTEEN
+
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most `pending` of the warpgroup's groups are under way.
+template <int pending> __device__ inline void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory"); }
+
+// Makes what this thread wrote or copied to shared memory visible to wgmma, after the barrier that follows.
+__device__ inline void shared_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 #endif
 

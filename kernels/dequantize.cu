@@ -34,7 +34,7 @@ template <class T, int BITS, bool ZEROS> __device__ void unpack_tile(const Dequa
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     uint32_t pair[4];
-    Unpack<T, BITS>::pairs(pair, words, j);
+    Unpack<T, BITS>::pairs(pair, words + j * WORDS<BITS>);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       int eight = 2 * j + i / 2;

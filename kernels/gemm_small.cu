@@ -27,7 +27,7 @@ template <class T, int BITS, bool ZEROS> __device__ void gemm_small(const Linear
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         uint32_t w[4];
-        Unpack<T, BITS>::pairs(w, words, j);
+        Unpack<T, BITS>::pairs(w, words + j * WORDS<BITS>);
         const uint32_t a[4] = {w[0], w[2], w[1], w[3]};
         mma<T>(product[j], a, b0, b1);
       }

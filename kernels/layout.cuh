@@ -12,6 +12,7 @@ constexpr int K_MULTIPLE = 128; // K is padded to it
 
 template <int BITS> constexpr int TILE_BYTES = STRIP * TILE * BITS / 8;
 template <int BITS> constexpr int TILE_WORDS = TILE_BYTES<BITS> / 128; // per lane: 4 or 8
+template <int BITS> constexpr int WORDS = BITS / 4;                    // of sixteen rows
 template <int BITS> constexpr int OFFSET = 1 << (BITS - 1);
 
 // Groups of a row: one where `group` is K128 (a scale per channel).
@@ -31,7 +32,8 @@ template <> struct Constants<bf16> {
 template <class T> __device__ inline uint32_t sub2(uint32_t a, uint32_t b) { return fma2<T>(b, Constants<T>::MINUS_ONE, a); }
 template <class T> __device__ inline uint32_t mul2(uint32_t a, uint32_t b) { return fma2<T>(a, b, Constants<T>::MINUS_ZERO); }
 
-// The four pairs (k, k+1) of n16 number j of a tile: (n, k), (n, k+8), (n+8, k), (n+8, k+8), n = l/4, k = 2(l%4).
+// The four pairs (k, k+1) of sixteen rows of a tile, from the one word (W4) or two (W8) that hold them: (n, k), (n, k+8), (n+8, k),
+// (n+8, k+8) with n = l/4, k = 2(l%4).
 //
 // No conversion instruction: a code's bits under the exponent of 1024 (f16: 0x6400) or 128 (bf16: 0x4300) are the number 1024 + code or
 // 128 + code, and one subtraction leaves the code. The second nibble of f16 counts sixteen times, 1024 + 16·code, so a
@@ -39,9 +41,9 @@ template <class T> __device__ inline uint32_t mul2(uint32_t a, uint32_t b) { ret
 template <class T, int BITS> struct Unpack;
 
 template <> struct Unpack<f16, 4> {
-  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t (&words)[4], int j) {
+  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words) {
     for (int half = 0; half < 2; half++) {
-      uint32_t q = words[j] >> (8 * half);
+      uint32_t q = *words >> (8 * half);
       uint32_t low = and_or(q, 0x000f000f, 0x64006400);
       uint32_t high = and_or(q, 0x00f000f0, 0x64006400);
       pair[2 * half] = fma2<f16>(low, 0x3c003c00, 0xe408e408);      // (1024 + code) − 1032
@@ -51,18 +53,18 @@ template <> struct Unpack<f16, 4> {
 };
 
 template <> struct Unpack<bf16, 4> {
-  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t (&words)[4], int j) {
+  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words) {
     for (int i = 0; i < 4; i++) {
-      uint32_t q = and_or(words[j] >> (4 * i), 0x000f000f, 0x43004300);
+      uint32_t q = and_or(*words >> (4 * i), 0x000f000f, 0x43004300);
       pair[i] = fma2<bf16>(q, 0x3f803f80, 0xc308c308); // (128 + code) − 136
     }
   }
 };
 
 template <> struct Unpack<f16, 8> {
-  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t (&words)[8], int j) {
+  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words) {
     for (int half = 0; half < 2; half++) {
-      uint32_t q = words[2 * j + half];
+      uint32_t q = words[half];
       pair[2 * half] = fma2<f16>(permute_bytes(q, 0x64646464, 0x5250), 0x3c003c00, 0xe480e480); // (1024 + code) − 1152
       pair[2 * half + 1] = fma2<f16>(permute_bytes(q, 0x64646464, 0x5351), 0x3c003c00, 0xe480e480);
     }
@@ -74,9 +76,9 @@ template <> struct Unpack<bf16, 8> {
   static __device__ inline float value(uint32_t q, uint32_t byte) {
     return bits_to_float(permute_bytes(q, 0x4b000000, 0x7440 | byte)) - 8388736.0f;
   }
-  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t (&words)[8], int j) {
+  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words) {
     for (int half = 0; half < 2; half++) {
-      uint32_t q = words[2 * j + half];
+      uint32_t q = words[half];
       pair[2 * half] = pack<bf16>(value(q, 0), value(q, 2));
       pair[2 * half + 1] = pack<bf16>(value(q, 1), value(q, 3));
     }

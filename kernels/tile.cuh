@@ -34,6 +34,46 @@ __device__ inline void load_fragment(uint32_t (&a)[4], const unsigned char* stag
   ldmatrix_x4(a, stage + row * ROW + ((vector + lane / 16) ^ (row & 7)) * 16);
 }
 
+// Adds the splits of K (blockIdx.z) of a tile in their order. Whether this block has the result, in the threads that hold sums: the last
+// to come does. `sums` are COUNT of the tile's SIZE; HOLDERS threads hold some.
+template <int SIZE, int HOLDERS, class Sum, int COUNT>
+__device__ inline bool add_splits(Sum (&sums)[COUNT], bool holds, Sum* scratch, uint32_t* tickets, unsigned char* shared) {
+  static_assert(COUNT * HOLDERS == SIZE, "every sum is held once");
+  uint32_t splits = gridDim.z;
+  if (splits == 1) return true;
+  size_t tile = blockIdx.y * gridDim.x + blockIdx.x;
+  Sum* parts = scratch + tile * splits * SIZE + threadIdx.x;
+  Sum* mine = parts + size_t(blockIdx.z) * SIZE;
+  if (holds) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) mine[i * HOLDERS] = sums[i];
+  }
+  if (!draws_last(tickets + tile, splits, reinterpret_cast<uint32_t*>(shared))) return false;
+  if (!holds) return true;
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) sums[i] = 0;
+  for (uint32_t s = 0; s < splits; s++, parts += SIZE) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) sums[i] += load_l2(parts + i * HOLDERS);
+  }
+  return true;
+}
+
+// Bytes of a row of y in shared memory: eight rows lie on different banks.
+template <int COLUMNS> constexpr int OUT_ROW = COLUMNS * 2 + 16;
+
+// Writes this block's rows of y [m][n] from shared memory, as whole vectors where rows are aligned to them.
+template <class T, int BM, int COLUMNS> __device__ inline void write_rows(void* y, int m, int n, const unsigned char* shared) {
+  const int first_row = blockIdx.x * BM, first_column = blockIdx.y * COLUMNS;
+  block_barrier();
+  for (int i = threadIdx.x; i < BM * COLUMNS / 8; i += TILE_THREADS) {
+    int r = i / (COLUMNS / 8), c = i % (COLUMNS / 8) * 8;
+    if (first_row + r >= m) return;
+    copy_out<T>(static_cast<T*>(y) + size_t(first_row + r) * n + first_column + c, shared + r * OUT_ROW<COLUMNS> + 2 * c,
+                n - first_column - c, n % 8 == 0);
+  }
+}
+
 // The sums of a block's tile of y, in the C-fragments of its warps, and what happens to them behind the loop over K.
 //
 // WM × STRIPS warps lie side by side over rows and columns of y, WK deep over the columns of x in each stage. A warp holds 16·MT
@@ -43,7 +83,7 @@ template <class T, class Sum, int BM, int STRIPS, int WM> struct Tile {
   static constexpr int MT = BM / 16 / WM;
   static constexpr int WK = TILE_THREADS / 32 / STRIPS / WM;
   static constexpr int HOLDERS = TILE_THREADS / WK; // threads that hold sums once warps are added up
-  static constexpr int OUT_ROW = COLUMNS * 2 + 16;  // bytes of a row of y in shared memory; eight rows on different banks
+  static constexpr int COUNT = MT * 8 * 4;
   static_assert(WK == 1 || WK == 2, "add_warps adds two");
 
   Sum sum[MT][8][4] = {};
@@ -78,20 +118,9 @@ template <class T, class Sum, int BM, int STRIPS, int WM> struct Tile {
     if (depth == 0) for_each([&](Sum& value, int i) { value += others[i * HOLDERS]; });
   }
 
-  // Adds the splits of K (blockIdx.z) in their order. Whether this block has the result: the last one to come does.
   __device__ bool add_splits(Sum* scratch, uint32_t* tickets, unsigned char* shared) {
-    uint32_t splits = gridDim.z;
-    if (splits == 1) return true;
-    size_t tile = blockIdx.y * gridDim.x + blockIdx.x;
-    Sum* parts = scratch + tile * splits * BM * COLUMNS + threadIdx.x;
-    Sum* mine = parts + size_t(blockIdx.z) * BM * COLUMNS;
-    if (depth == 0) for_each([&](Sum& value, int i) { mine[i * HOLDERS] = value; });
-    if (!draws_last(tickets + tile, splits, reinterpret_cast<uint32_t*>(shared))) return false;
-    if (depth != 0) return true;
-    for_each([](Sum& value, int) { value = 0; });
-    for (uint32_t s = 0; s < splits; s++, parts += BM * COLUMNS)
-      for_each([&](Sum& value, int i) { value += load_l2(parts + i * HOLDERS); });
-    return true;
+    Sum(&sums)[COUNT] = reinterpret_cast<Sum(&)[COUNT]>(sum);
+    return ::add_splits<BM * COLUMNS, HOLDERS>(sums, depth == 0, scratch, tickets, shared);
   }
 
   // Writes value(sum, row, column) of every sum to y [m][n], through shared memory so that rows leave in whole vectors.
@@ -109,16 +138,9 @@ template <class T, class Sum, int BM, int STRIPS, int WM> struct Tile {
             int y_row = min_of(first_row + r, m - 1), y_column = first_column + c;
             float low = value(sum[mt][i][e], y_row, min_of(y_column, n - 1));
             float high = value(sum[mt][i][e + 1], y_row, min_of(y_column + 1, n - 1));
-            *reinterpret_cast<uint32_t*>(shared + r * OUT_ROW + 2 * c) = pack<T>(low, high);
+            *reinterpret_cast<uint32_t*>(shared + r * OUT_ROW<COLUMNS> + 2 * c) = pack<T>(low, high);
           }
     }
-    block_barrier();
-    const bool aligned = n % 8 == 0; // rows of y begin at 16 bytes
-    for (int i = threadIdx.x; i < BM * COLUMNS / 8; i += TILE_THREADS) {
-      int r = i / (COLUMNS / 8), c = i % (COLUMNS / 8) * 8;
-      if (first_row + r >= m) return;
-      copy_out<T>(static_cast<T*>(y) + size_t(first_row + r) * n + first_column + c, shared + r * OUT_ROW + 2 * c,
-                  n - first_column - c, aligned);
-    }
+    write_rows<T, BM, COLUMNS>(y, m, n, shared);
   }
 };

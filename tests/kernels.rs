@@ -12,6 +12,8 @@ mod compile;
 mod dequantize;
 #[path = "kernels/emulator.rs"]
 mod emulator;
+#[path = "kernels/hopper.rs"]
+mod hopper;
 #[path = "kernels/misuse.rs"]
 mod misuse;
 #[path = "kernels/products.rs"]

@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t STACK_BYTES = 128 << 10;
 constexpr size_t GUARD_BYTES = 256; // behind shared memory: nobody may write there
+constexpr size_t ALIGNMENT = 1024;  // of shared memory
 constexpr unsigned char POISON = 0xff;
 
 struct Meeting {
@@ -44,11 +45,14 @@ struct Fiber {
   bool started = false, done = false;
   std::vector<Copy> copies;
   unsigned copy_groups = 0;
+  std::vector<Product> products;
+  unsigned product_groups = 0;
 };
 
 struct Block {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Warp> warps;
+  std::vector<Meeting> warpgroups;
   std::vector<unsigned char> shared; // with room to align, and the guard
   unsigned char* base;
   Meeting barrier;
@@ -127,8 +131,9 @@ std::unique_ptr<Block> new_block(Dim index) {
   auto block = std::make_unique<Block>();
   size_t threads = size_t(launch.block.x) * launch.block.y * launch.block.z;
   block->warps.resize((threads + LANES - 1) / LANES);
-  block->shared.assign(launch.shared_bytes + GUARD_BYTES + 128, POISON);
-  block->base = block->shared.data() + (-reinterpret_cast<uintptr_t>(block->shared.data()) & 127);
+  block->warpgroups.resize((threads + WARPGROUP - 1) / WARPGROUP);
+  block->shared.assign(launch.shared_bytes + GUARD_BYTES + ALIGNMENT, POISON);
+  block->base = block->shared.data() + (-reinterpret_cast<uintptr_t>(block->shared.data()) & (ALIGNMENT - 1));
   block->running = threads;
   for (size_t i = 0; i < threads; i++) {
     auto fiber = new_fiber();
@@ -139,7 +144,8 @@ std::unique_ptr<Block> new_block(Dim index) {
     fiber->waits_for = nullptr;
     fiber->started = fiber->done = false;
     fiber->copies.clear();
-    fiber->copy_groups = 0;
+    fiber->products.clear();
+    fiber->copy_groups = fiber->product_groups = 0;
     block->fibers.push_back(std::move(fiber));
   }
   return block;
@@ -217,6 +223,8 @@ const Place& place() { return grid->self->place; }
 unsigned char* shared() { return grid->self->block->base; }
 std::vector<Copy>& copies() { return grid->self->copies; }
 unsigned& copy_groups() { return grid->self->copy_groups; }
+std::vector<Product>& products() { return grid->self->products; }
+unsigned& product_groups() { return grid->self->product_groups; }
 int lane() { return grid->self->lane; }
 Exchange& exchange() { return grid->self->warp->exchange; }
 void take_turns() { back_to_scheduler(); }
@@ -259,6 +267,27 @@ void meet_block() {
   }
   block->barrier.arrived = 0;
   for (auto& fiber : block->fibers) fiber->waits_for = nullptr;
+}
+
+void finish_products(unsigned pending) {
+  Fiber* self = grid->self;
+  Block* block = self->block;
+  size_t group = self->place.thread.x / WARPGROUP, first = group * WARPGROUP;
+  auto due = [pending, self](const Product& product) { return product.group + pending < self->product_groups; };
+  if (++block->warpgroups[group].arrived < WARPGROUP) {
+    self->waits_for = "wgmma_wait";
+    back_to_scheduler();
+  } else {
+    size_t count = std::count_if(self->products.begin(), self->products.end(), due);
+    for (size_t i = 0; i < count; i++) {
+      const Product* threads[WARPGROUP];
+      for (int t = 0; t < WARPGROUP; t++) threads[t] = &block->fibers[first + t]->products.at(i);
+      threads[0]->multiply(threads);
+    }
+    block->warpgroups[group].arrived = 0;
+    for (int t = 0; t < WARPGROUP; t++) block->fibers[first + t]->waits_for = nullptr;
+  }
+  std::erase_if(self->products, due);
 }
 
 int run_grid(const Launch& launch, void (*entry)(void*), void* argument, char* error, size_t error_bytes) {

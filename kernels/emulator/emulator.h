@@ -34,6 +34,17 @@ struct Copy {
 };
 
 constexpr int LANES = 32;
+constexpr int WARPGROUP = 128; // threads
+
+// A wgmma under way, as one thread has started it: carried out, from what a and b then hold, when its group is waited for.
+struct Product {
+  float* d;
+  const uint32_t* a;
+  const unsigned char* rows;
+  int vector;
+  void (*multiply)(const Product* const (&threads)[WARPGROUP]);
+  unsigned group;
+};
 
 // What the lanes of a warp hand to a collective and take from it. A lane's results stay until all have arrived at the next one.
 struct Exchange {
@@ -53,6 +64,11 @@ void check_shared(const void* pointer, const char* who);
 // The running thread's copies under way.
 std::vector<Copy>& copies();
 unsigned& copy_groups();
+
+// The running thread's products under way; and carries out those of all but the last `pending` groups, when its warpgroup has come.
+std::vector<Product>& products();
+unsigned& product_groups();
+void finish_products(unsigned pending);
 
 // Number of the running lane, and its warp's exchange.
 int lane();

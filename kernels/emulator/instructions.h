@@ -118,7 +118,52 @@ inline void mma_lane(const char* what, void (*work)(Exchange&), void* c, const u
   memcpy(c, exchange().out[lane()], 16);
 }
 
+// d [64][128] += a [64][16] · b [16][128]; see wgmma in common.cuh.
+template <class T> void wgmma_warpgroup(const Product* const (&threads)[WARPGROUP]) {
+  double a[64][16], b[128][16];
+  const unsigned char* rows = threads[0]->rows;
+  for (int t = 0; t < 128; t++)
+    for (int k = 0; k < 16; k++) {
+      int vector = (threads[0]->vector + k / 8) ^ (t % 8);
+      T value;
+      memcpy(&value, rows + t * 128 + vector * 16 + k % 8 * 2, sizeof value);
+      b[t][k] = decode(value);
+    }
+  for (int t = 0; t < WARPGROUP; t++)
+    for (int i = 0; i < 8; i++) {
+      int lane = t % LANES, row = t / LANES * 16 + group(lane) + 8 * (i / 2 % 2), k = 2 * quad(lane) + i % 2 + 8 * (i / 4);
+      a[row][k] = decode(T{uint16_t(threads[t]->a[i / 2] >> (16 * (i % 2)))});
+    }
+  for (int t = 0; t < WARPGROUP; t++)
+    for (int i = 0; i < 64; i++) {
+      int lane = t % LANES, row = t / LANES * 16 + group(lane) + 8 * (i / 2 % 2), column = i / 4 * 8 + 2 * quad(lane) + i % 2;
+      double sum = threads[t]->d[i];
+      for (int k = 0; k < 16; k++) sum += a[row][k] * b[column][k];
+      threads[t]->d[i] = float(sum);
+    }
+}
+
 } // namespace emulator
+
+struct MatrixB {
+  const unsigned char* rows;
+  int vector;
+};
+
+inline MatrixB matrix_b(const unsigned char* rows, int vector) {
+  emulator::check_shared(rows, "matrix_b");
+  if ((rows - emulator::shared()) % 1024 != 0) emulator::fail("matrix_b: rows must begin at a multiple of 1024 bytes");
+  return {rows, vector};
+}
+
+template <class T> inline void wgmma(float (&d)[64], const uint32_t (&a)[4], MatrixB b) {
+  emulator::products().push_back({d, a, b.rows, b.vector, emulator::wgmma_warpgroup<T>, emulator::product_groups()});
+}
+
+inline void wgmma_fence() {}
+inline void wgmma_commit() { emulator::product_groups()++; }
+template <int pending> inline void wgmma_wait() { emulator::finish_products(pending); }
+inline void shared_fence() {}
 
 template <class T> inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::mma_lane("mma", emulator::mma_warp<T>, c, a, b0, b1);
