@@ -27,7 +27,8 @@ template <class T, int BITS, bool ZEROS> __device__ void unpack_tile(const Dequa
 #pragma unroll
     for (int j = 0; j < 4; j++) words[4 * v + j] = vector.word[j];
   }
-  size_t entry = (strip * groups_of(p.k, p.group) + int(tile) * TILE / p.group) * STRIP + lane / 4 * 8;
+  const Groups groups(p.k, p.group);
+  size_t entry = (strip * groups.count + (tile * TILE >> groups.shift)) * STRIP + lane / 4 * 8;
   Bytes16 scales = *reinterpret_cast<const Bytes16*>(static_cast<const T*>(p.scales) + entry);
   Bytes8 zeros = {};
   if (ZEROS) zeros = *reinterpret_cast<const Bytes8*>(p.zeros + entry);

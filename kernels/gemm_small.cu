@@ -11,7 +11,7 @@ template <class T, int BITS, bool ZEROS> __device__ void gemm_small(const Linear
   using S = Strip<T, BITS, ZEROS>;
   S strip(p, shared);
   const int lane = strip.lane, quad = lane % 4;
-  const int group_tiles = S::TILES / strip.chunk_groups;
+  const int last_tile = (1 << strip.group_tiles_log2) - 1; // of a group
   const bool row_exists = lane / 4 < p.m; // this lane's column of B is a row of x
   const uint32_t* x = strip.x_row(row_exists ? lane / 4 : 0) + quad;
   float total[4][4] = {}; // [j][2h + e] of row n = 16j + 8h + lane/4 of W, row 2·quad + e of x
@@ -36,8 +36,8 @@ template <class T, int BITS, bool ZEROS> __device__ void gemm_small(const Linear
         const uint32_t ones[4] = {one, one, one, one};
         mma<T>(ones_product, ones, b0, b1);
       }
-      if (tile % 2 == 0 || (tile + 1) % group_tiles != 0) continue; // groups end behind an odd tile
-      int group = tile / group_tiles;
+      if (tile % 2 == 0 || (tile & last_tile) != last_tile) continue; // groups end behind an odd tile
+      int group = tile >> strip.group_tiles_log2;
       Bytes16 scales = strip.scales(stage, group);
       Bytes8 zeros = {};
       if (ZEROS) zeros = strip.zeros(stage, group);

@@ -20,7 +20,6 @@ template <class T, int BITS, bool ZEROS> __device__ void gemv(const Linear& p) {
   using S = Strip<T, BITS, ZEROS>;
   S strip(p, shared);
   const int lane = strip.lane, quad = lane % 4;
-  const int group_tiles = S::TILES / strip.chunk_groups;
   const uint32_t* x = strip.x_row(0) + quad;
   float total[8] = {}; // of rows n = 8i + lane/4
 
@@ -30,7 +29,7 @@ template <class T, int BITS, bool ZEROS> __device__ void gemv(const Linear& p) {
     for (int tile = 0; tile < S::TILES; tile++) {
       uint32_t words[TILE_WORDS<BITS>];
       strip.words(words, stage, tile);
-      bool mine = lane / 4 == tile / group_tiles; // this lane's column of B
+      bool mine = lane / 4 == tile >> strip.group_tiles_log2; // this lane's column of B
       int pair = (columns + tile * TILE) / 2;
       uint32_t b0 = mine ? x[pair] : 0, b1 = mine ? x[pair + 4] : 0;
 #pragma unroll

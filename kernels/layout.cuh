@@ -15,8 +15,16 @@ template <int BITS> constexpr int TILE_WORDS = TILE_BYTES<BITS> / 128; // per la
 template <int BITS> constexpr int WORDS = BITS / 4;                    // of sixteen rows
 template <int BITS> constexpr int OFFSET = 1 << (BITS - 1);
 
-// Groups of a row: one where `group` is K128 (a scale per channel).
-__device__ inline int groups_of(int k, int group) { return (round_up(k, K_MULTIPLE) + group - 1) / group; }
+// The groups of a row: how many, and log2 of their columns (30, which leaves of no column anything, where there is one for all). Shifts,
+// because a division by a number known at run time costs as much as unpacking a tile.
+struct Groups {
+  int count, shift;
+  __device__ Groups(int k, int group) {
+    int k128 = round_up(k, K_MULTIPLE);
+    shift = group >= k128 ? 30 : group == 32 ? 5 : group == 64 ? 6 : 7;
+    count = group >= k128 ? 1 : k128 >> shift;
+  }
+};
 
 // Both halves of a register the same value, or its negative.
 template <class T> __device__ inline uint32_t twice(T value) { return uint32_t(value.bits) * 0x10001u; }

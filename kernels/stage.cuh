@@ -22,16 +22,16 @@ template <class T, int BITS, bool ZEROS, int BM, int STAGES, int ALIGN> struct R
   unsigned char* shared;
   int first_strip, strips; // of this block, of W
   int start, steps;        // columns
-  int groups, step_groups; // of a row, of a step
+  Groups groups;
+  int step_groups; // of a step
 
-  __device__ Ring(const Linear& linear, unsigned char* memory) : p(linear), shared(memory) {
+  __device__ Ring(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), groups(linear.k, linear.group) {
     int k128 = round_up(p.k, K_MULTIPLE);
     first_strip = blockIdx.y * GEMM_STRIPS;
     strips = round_up(p.n, STRIP) / STRIP;
     start = blockIdx.z * p.k_per_block;
     steps = min_of(p.k_per_block, k128 - start) / STEP;
-    groups = groups_of(p.k, p.group);
-    step_groups = p.group < STEP ? STEP_GROUPS : 1;
+    step_groups = groups.shift == 5 ? STEP_GROUPS : 1;
   }
 
   __device__ unsigned char* stage(int step) const { return shared + step % STAGES * STAGE_BYTES; }
@@ -58,7 +58,7 @@ template <class T, int BITS, bool ZEROS, int BM, int STAGES, int ALIGN> struct R
     int vectors = is_scale ? 8 : 4, at = (i % 128) % vectors, entry = (i % 128) / vectors;
     int s = entry / STEP_GROUPS, group = entry % STEP_GROUPS;
     if (s >= GEMM_STRIPS || group >= step_groups || first_strip + s >= strips) return;
-    size_t from = (size_t(first_strip + s) * groups + column / p.group + group) * STRIP;
+    size_t from = (size_t(first_strip + s) * groups.count + (column >> groups.shift) + group) * STRIP;
     if (is_scale) cp_async_16(to + SCALES + entry * 128 + at * 16, static_cast<const T*>(p.scales) + from + at * 8);
     else if (ZEROS) cp_async_16(to + ZERO_POINTS + entry * 64 + at * 16, p.zeros + from + at * 16);
   }

@@ -32,9 +32,10 @@ template <class T, int BITS, bool ZEROS> struct Strip {
   unsigned char* ring; // this warp's
   int warp, lane;
   int strip, first_chunk, chunks; // of this block's range
-  int groups, chunk_groups;       // of a row, of a chunk
+  Groups groups;
+  int group_tiles_log2, chunk_groups; // tiles of a group in a chunk, groups of a chunk
 
-  __device__ Strip(const Linear& linear, unsigned char* memory) : p(linear), shared(memory) {
+  __device__ Strip(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), groups(linear.k, linear.group) {
     warp = threadIdx.x / 32;
     lane = threadIdx.x % 32;
     ring = shared + warp * STRIP_STAGES * STAGE_BYTES;
@@ -42,8 +43,8 @@ template <class T, int BITS, bool ZEROS> struct Strip {
     int start = blockIdx.y * p.k_per_block;
     first_chunk = start / COLUMNS;
     chunks = min_of(p.k_per_block, round_up(p.k, K_MULTIPLE) - start) / COLUMNS;
-    groups = groups_of(p.k, p.group);
-    chunk_groups = p.group < COLUMNS ? COLUMNS / p.group : 1;
+    group_tiles_log2 = min_of(groups.shift - 4, TILES == 8 ? 3 : 2);
+    chunk_groups = TILES >> group_tiles_log2;
   }
 
   // Row `row` of x from this block's first column on, as pairs.
@@ -74,7 +75,7 @@ template <class T, int BITS, bool ZEROS> struct Strip {
       const uint8_t* codes = p.codes + (strip * tiles + size_t(chunk) * TILES) * TILE_BYTES<BITS>;
 #pragma unroll
       for (int i = lane * 16; i < CHUNK_BYTES; i += 512) cp_async_16_once(stage + i, codes + i);
-      size_t entry = (size_t(strip) * groups + chunk * COLUMNS / p.group) * STRIP;
+      size_t entry = (size_t(strip) * groups.count + (chunk * COLUMNS >> groups.shift)) * STRIP;
       if (lane < 8 * chunk_groups)
         cp_async_16(stage + STAGE_SCALES + lane * 16, static_cast<const T*>(p.scales) + entry + lane * 8);
       if (ZEROS && lane < 4 * chunk_groups) cp_async_16(stage + STAGE_ZEROS + lane * 16, p.zeros + entry + lane * 16);
