@@ -100,14 +100,13 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
     }
     wgmma_wait<0>();
     cp_async_wait<0>();
-    block_barrier();
     float(&sums)[GROUP_STRIPS * 64] = reinterpret_cast<float(&)[GROUP_STRIPS * 64]>(r.sum);
     if (add_splits<SIZE, TILE_THREADS>(sums, true, p.scratch, p.tickets, shared)) write(r);
   }
 
   // Turns yᵀ by way of shared memory: of a fragment's column, a row of y, eight lanes write eight neighbours.
   __device__ void write(const Registers& r) const {
-    block_barrier();
+    block_barrier(); // the stages are free
     const T* bias = static_cast<const T*>(p.bias);
 #pragma unroll
     for (int s = 0; s < GROUP_STRIPS; s++)

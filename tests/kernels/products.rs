@@ -114,7 +114,7 @@ fn gemm_of_every_tile() {
         for rows in TILE_ROWS {
             let cases =
                 [([1, 1, 1], 1), ([rows - 1, 70, 131], 2), ([rows + 1, 257, 264], 1), ([3, 320, 640], 3)];
-            for ((size, splits), granularity) in cases.into_iter().zip(GRANULARITIES) {
+            for ((size, splits), granularity) in cases.into_iter().rev().zip(GRANULARITIES) {
                 let case = Case { kernel: Kernel::Gemm(rows), size, granularity, splits };
                 check(variant, case, &mut random);
             }
