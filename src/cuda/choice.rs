@@ -4,11 +4,12 @@
 //! The rules are estimates from the shape of the kernels (how many blocks a processor holds, from which batch on the matrix units
 //! are the limit), made before a GPU was at hand: tune where speed matters.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::device::Properties;
-use super::layout::DEPTH;
-use super::matrix::Weight;
+use super::layout::{DEPTH, STRIP};
 use super::{Bits, gemm, gemm_small, gemv};
 use crate::error::{Error, Result};
 
@@ -26,8 +27,20 @@ pub enum Kernel {
     Dequantize,
 }
 
+impl fmt::Display for Kernel {
+    /// `gemv`, `gemm m64`.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Kernel::Gemv => f.write_str("gemv"),
+            Kernel::GemmSmall => f.write_str("gemm_small"),
+            Kernel::Gemm(rows) => write!(f, "gemm m{rows}"),
+            Kernel::Dequantize => f.write_str("dequantize + cuBLAS"),
+        }
+    }
+}
+
 /// A kernel, and into how many parts the depth is split.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Choice {
     /// Which kernel.
     pub kernel: Kernel,
@@ -35,17 +48,35 @@ pub struct Choice {
     pub splits: usize,
 }
 
+/// What is to be computed, as far as choosing goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Problem {
+    /// Bits of a code.
+    pub bits: Bits,
+    /// Rows of x, rows of W, columns of both.
+    pub size: [usize; 3],
+    /// With a bias.
+    pub bias: bool,
+}
+
+impl Problem {
+    /// Columns with their padding.
+    fn depth(&self) -> usize {
+        self.size[2].next_multiple_of(DEPTH)
+    }
+}
+
 /// What is chosen for products of up to `rows` rows on GPUs of some generations.
 #[derive(Debug, Clone, Copy)]
-pub struct Rule {
+struct Rule {
     /// Compute capabilities, first and last.
-    pub capability: [u32; 2],
+    capability: [u32; 2],
     /// Most rows of x.
-    pub rows: usize,
+    rows: usize,
     /// Which kernel.
-    pub kernel: Kernel,
+    kernel: Kernel,
     /// The depth is split until each processor has about so many blocks.
-    pub blocks: usize,
+    blocks: usize,
 }
 
 const fn rule(capability: [u32; 2], rows: usize, kernel: Kernel, blocks: usize) -> Rule {
@@ -121,47 +152,50 @@ impl Table {
         &self.tuned
     }
 
-    /// What is chosen for a product of `m` rows.
+    /// What is chosen for a product.
     ///
     /// # Errors
     /// Where the GPU is too old for every kernel.
-    pub fn choose(&self, properties: &Properties, weight: &Weight, m: usize, bias: bool) -> Result<Choice> {
-        let possible = |kernel| is_possible(kernel, properties, weight.bits(), m, bias);
-        let measured = self.measured(properties, weight, m).filter(|choice| possible(choice.kernel));
+    pub fn choose(&self, properties: &Properties, problem: &Problem) -> Result<Choice> {
+        let possible = |kernel| is_possible(kernel, properties, problem);
+        let measured = self.measured(properties, problem).filter(|choice| possible(choice.kernel));
         let choice = measured.or_else(|| {
             let fits = |rule: &&Rule| {
                 let [first, last] = rule.capability;
-                (first..=last).contains(&properties.capability) && m <= rule.rows && possible(rule.kernel)
+                (first..=last).contains(&properties.capability)
+                    && problem.size[0] <= rule.rows
+                    && possible(rule.kernel)
             };
             let rule = RULES.iter().find(fits)?;
-            Some(Choice { kernel: rule.kernel, splits: splits(rule, properties, weight, m) })
+            Some(Choice { kernel: rule.kernel, splits: splits(rule, properties, problem) })
         });
         let choice = choice.ok_or_else(|| {
             let what = format!("{}: compute capability {}", properties.name, properties.capability);
             Error::unsupported(what, "the kernels need 8.0 at least (Ampere); run on the CPU")
         })?;
-        let least = least_splits(choice.kernel, properties, weight.depth(), m);
+        let least = least_splits(choice.kernel, properties, problem);
         Ok(Choice { splits: choice.splits.max(least), ..choice })
     }
 
     /// The measurement at this shape with the fewest rows that are enough.
-    fn measured(&self, properties: &Properties, weight: &Weight, m: usize) -> Option<Choice> {
-        let [n, k] = weight.shape();
+    fn measured(&self, properties: &Properties, problem: &Problem) -> Option<Choice> {
+        let [m, n, k] = problem.size;
         let same = |entry: &&Tuned| {
-            entry.device == properties.name && entry.bits == weight.bits() && [entry.n, entry.k] == [n, k]
+            entry.device == properties.name && entry.bits == problem.bits && [entry.n, entry.k] == [n, k]
         };
         self.tuned.iter().filter(same).find(|entry| m <= entry.m).map(|entry| entry.choice)
     }
 }
 
 /// Every way in which a product could be computed, for tuning.
-pub(super) fn candidates(properties: &Properties, weight: &Weight, m: usize) -> Vec<Choice> {
-    let tiles = gemm::TILE_ROWS.into_iter().filter(|rows| *rows < 4 * m.max(8)).map(Kernel::Gemm);
+pub(super) fn candidates(properties: &Properties, problem: &Problem) -> Vec<Choice> {
+    let most_rows = 4 * problem.size[0].max(8);
+    let tiles = gemm::TILE_ROWS.into_iter().filter(|rows| *rows < most_rows).map(Kernel::Gemm);
     let kernels = [Kernel::Gemv, Kernel::GemmSmall].into_iter().chain(tiles).chain([Kernel::Dequantize]);
-    let possible = kernels.filter(|kernel| is_possible(*kernel, properties, weight.bits(), m, false));
+    let possible = kernels.filter(|kernel| is_possible(*kernel, properties, problem));
     let splits = |kernel| {
-        let least = least_splits(kernel, properties, weight.depth(), m);
-        let most = if kernel == Kernel::Dequantize { 1 } else { weight.depth() / DEPTH };
+        let least = least_splits(kernel, properties, problem);
+        let most = if kernel == Kernel::Dequantize { 1 } else { problem.depth() / DEPTH };
         [1, 2, 3, 4, 6, 8, 12, 16]
             .into_iter()
             .filter(move |splits| (least..=most.max(least)).contains(splits))
@@ -169,32 +203,33 @@ pub(super) fn candidates(properties: &Properties, weight: &Weight, m: usize) -> 
     possible.flat_map(|kernel| splits(kernel).map(move |splits| Choice { kernel, splits })).collect()
 }
 
-fn is_possible(kernel: Kernel, properties: &Properties, bits: Bits, m: usize, bias: bool) -> bool {
+fn is_possible(kernel: Kernel, properties: &Properties, problem: &Problem) -> bool {
     match kernel {
-        Kernel::Gemv => m == 1,
-        Kernel::GemmSmall => m <= gemm_small::MOST_ROWS,
-        Kernel::Gemm(rows) => gemm::TILE_ROWS.contains(&rows) && gemm::fits(properties, bits, rows),
-        Kernel::Dequantize => !bias,
+        Kernel::Gemv => problem.size[0] == 1,
+        Kernel::GemmSmall => problem.size[0] <= gemm_small::MOST_ROWS,
+        Kernel::Gemm(rows) => gemm::TILE_ROWS.contains(&rows) && gemm::fits(properties, problem.bits, rows),
+        Kernel::Dequantize => !problem.bias,
     }
 }
 
 /// Until each processor has about as many blocks as the rule says, but at least 512 columns a part: the sums of a part cost a
 /// write and a read.
-fn splits(rule: &Rule, properties: &Properties, weight: &Weight, m: usize) -> usize {
+fn splits(rule: &Rule, properties: &Properties, problem: &Problem) -> usize {
+    let [m, n, _] = problem.size;
     let blocks = match rule.kernel {
-        Kernel::Gemv | Kernel::GemmSmall => weight.strips(),
-        Kernel::Gemm(rows) => m.div_ceil(rows) * weight.rows.div_ceil(gemm::TILE_OUTPUTS),
+        Kernel::Gemv | Kernel::GemmSmall => n.div_ceil(STRIP),
+        Kernel::Gemm(rows) => m.div_ceil(rows) * n.div_ceil(gemm::TILE_OUTPUTS),
         Kernel::Dequantize => return 1,
     };
     let wanted = rule.blocks * properties.processors as usize / blocks;
-    wanted.min(weight.depth() / (4 * DEPTH)).max(1)
+    wanted.min(problem.depth() / (4 * DEPTH)).max(1)
 }
 
 /// The fewest parts with which a block of the kernel finds its shared memory.
-fn least_splits(kernel: Kernel, properties: &Properties, depth: usize, m: usize) -> usize {
+fn least_splits(kernel: Kernel, properties: &Properties, problem: &Problem) -> usize {
     match kernel {
-        Kernel::Gemv => gemv::least_splits(properties, depth),
-        Kernel::GemmSmall => gemm_small::least_splits(properties, m, depth),
+        Kernel::Gemv => gemv::least_splits(properties, problem.depth()),
+        Kernel::GemmSmall => gemm_small::least_splits(properties, problem.size[0], problem.depth()),
         Kernel::Gemm(_) | Kernel::Dequantize => 1,
     }
 }

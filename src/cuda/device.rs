@@ -47,6 +47,13 @@ pub trait Device: Send + Sync {
     /// Also for work before that failed.
     fn download(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()>;
 
+    /// Copies all of a buffer to the start of another; both are of this device, and `to` as long at least.
+    fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<()> {
+        let mut bytes = vec![0; from.bytes()];
+        self.download(from, &mut bytes)?;
+        self.upload(&bytes, to)
+    }
+
     /// Queues a kernel. The launch has been checked against the properties.
     fn launch(&self, launch: &Launch) -> Result<()>;
 

@@ -42,9 +42,9 @@ pub fn gemm_small(
     product.launch(device, tiling, splits, workspace)
 }
 
-/// Rows of x lie 16 elements further apart than they are long, so that they fall into different banks.
+/// Rows of x lie 8 elements further apart than they are long, so that they fall into different banks.
 fn shared_bytes(m: usize, depth: usize) -> usize {
-    RING_BYTES + m * (2 * depth + 32)
+    RING_BYTES + m * (2 * depth + 16)
 }
 
 /// The fewest parts whose inputs a block can hold.

@@ -1,6 +1,6 @@
 //! [`multiply`]: a product by the kernel that a table chooses; [`Linear`]: a layer that is nothing but its weight and bias.
 
-use super::choice::{Choice, Kernel, Table, candidates};
+use super::choice::{Choice, Kernel, Table};
 use super::device::{Buffer, Device};
 use super::matrix::{Matrix, Weight, upload_vector};
 use super::product::Product;
@@ -56,9 +56,9 @@ impl Linear {
         workspace: &mut Workspace,
     ) -> Result<Matrix> {
         let (m, [n, _]) = (x.shape()[0], self.weight.shape());
-        let choice = table.choose(device.properties(), &self.weight, m, self.bias.is_some())?;
         let mut y = Matrix::allocate(device, self.half(), [m, n], false)?;
         let product = Product { weight: &self.weight, x, bias: self.bias.as_ref(), y: &mut y };
+        let choice = table.choose(device.properties(), &product.problem())?;
         multiply(device, &product, choice, workspace)?;
         Ok(y)
     }
@@ -71,10 +71,5 @@ impl Linear {
     /// Its weight.
     pub fn weight(&self) -> &Weight {
         &self.weight
-    }
-
-    /// Every way to compute a product of `m` rows on this device, for tuning.
-    pub fn candidates(&self, device: &dyn Device, m: usize) -> Vec<Choice> {
-        candidates(device.properties(), &self.weight, m)
     }
 }

@@ -62,6 +62,12 @@ impl Matrix {
         Ok(halves.map(|pair| self.half.decode(u16::from_le_bytes([pair[0], pair[1]]))).collect())
     }
 
+    /// Fills it with NaN, so that an element that is not written shows.
+    pub fn poison(&mut self, device: &dyn Device) -> Result<()> {
+        let bytes = vec![0xff; self.buffer.bytes()];
+        device.upload(&bytes, &mut self.buffer)
+    }
+
     /// Another view of the same memory: [rows, cols], rows every `stride` elements.
     ///
     /// # Errors
@@ -139,6 +145,18 @@ impl Weight {
             scales: copy(&scales)?,
             zeros: packed.zeros().map(copy).transpose()?,
         })
+    }
+
+    /// Another copy of it on its device.
+    pub fn duplicate(&self, device: &dyn Device) -> Result<Weight> {
+        let copy = |from: &Buffer| {
+            let mut to = device.allocate(from.bytes())?;
+            device.copy(from, &mut to)?;
+            Ok(to)
+        };
+        same_device(device, &self.buffers())?;
+        let zeros = self.zeros.as_ref().map(copy).transpose()?;
+        Ok(Weight { codes: copy(&self.codes)?, scales: copy(&self.scales)?, zeros, ..*self })
     }
 
     /// [rows, columns]: outputs and inputs of the linear layer.

@@ -16,6 +16,7 @@ mod gemv;
 mod layout;
 mod linear;
 mod matrix;
+pub mod measure;
 mod packed;
 mod product;
 mod quantize_activations;
@@ -26,7 +27,7 @@ mod types;
 mod w8a8;
 mod workspace;
 
-pub use choice::{Choice, Kernel, Rule, Table, Tuned};
+pub use choice::{Choice, Kernel, Problem, Table, Tuned};
 pub use dequantize::{dequantize, dequantize_and_multiply};
 pub use device::{Buffer, DenseProduct, Device, Launch, Properties};
 pub use gemm::{TILE_ROWS, gemm};

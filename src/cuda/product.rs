@@ -2,6 +2,7 @@
 //! parts, how its depth is split, and the parameter that they are launched with.
 
 use super::Half;
+use super::choice::Problem;
 use super::device::{Buffer, Device, Geometry, Parameter, launch};
 use super::layout::DEPTH;
 use super::matrix::{Matrix, Weight, same_device};
@@ -68,6 +69,12 @@ impl Product<'_> {
     /// Rows of x.
     pub fn batch(&self) -> usize {
         self.x.shape()[0]
+    }
+
+    /// What it is, for choosing how to compute it.
+    pub fn problem(&self) -> Problem {
+        let [n, k] = self.weight.shape();
+        Problem { bits: self.weight.bits(), size: [self.batch(), n, k], bias: self.bias.is_some() }
     }
 
     /// Refuses parts that do not fit together.

@@ -118,7 +118,7 @@ fn a_launch_says_what_the_kernel_declares() {
     let [launch] = &device.launched()[..] else { panic!("one launch") };
     assert_eq!((launch.kernel(), launch.block()), ("gemm_small_w4_f16_zero", 128));
     assert_eq!(launch.grid(), [4, 2, 1]);
-    assert_eq!(launch.shared_bytes(), 58_368 + 5 * (2 * 256 + 32));
+    assert_eq!(launch.shared_bytes(), 58_368 + 5 * (2 * 256 + 16));
     let words = launch.parameter();
     assert_eq!(words.len() * 8, 88, "struct Linear of kernels/README.md");
     assert_eq!(words[..2], [y_address, x.buffer().address()]);

@@ -178,6 +178,15 @@ impl Device for Gpu {
             .map_err(|e| failed("the work of the GPU, or copying from it", e))
     }
 
+    fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<()> {
+        assert!(from.bytes() <= to.bytes(), "copy: the buffer is too short");
+        self.bind()?;
+        let (to, from, bytes, stream) = (to.address(), from.address(), from.bytes(), self.stream.cu_stream());
+        // SAFETY: both buffers are of this device and long enough; their release waits for the copy.
+        let queued = unsafe { result::memcpy_dtod_async(to, from, bytes, stream) };
+        queued.map_err(|e| failed("copying within the GPU", e))
+    }
+
     fn launch(&self, launch: &Launch) -> Result<()> {
         self.bind()?;
         let function = self.function(launch.kernel(), launch.shared_bytes())?;

@@ -1,0 +1,213 @@
+//! [`Report`]: what was checked and timed, on what, as Markdown and as JSON.
+
+use serde::Serialize;
+
+use super::check::Checked;
+use super::timing::{Ceilings, Timed};
+use crate::cuda::{Kernel, Properties};
+
+/// Where and when.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Machine {
+    /// The GPU, as its driver names it.
+    pub device: String,
+    /// Compute capability, 10·major + minor.
+    pub capability: u32,
+    /// Streaming multiprocessors.
+    pub processors: u32,
+    /// Bytes of the L2 cache.
+    pub cache_bytes: usize,
+    /// Bytes of memory.
+    pub memory_bytes: usize,
+    /// Version of the driver.
+    pub driver: String,
+    /// Clocks and power limit as found, in the words of nvidia-smi; `None` where it is not there.
+    pub clocks: Option<String>,
+    /// Version of llmc.
+    pub version: String,
+    /// Day of the measurement.
+    pub date: String,
+}
+
+impl Machine {
+    /// A device on a day.
+    pub fn new(properties: &Properties, date: String, clocks: Option<String>) -> Machine {
+        Machine {
+            device: properties.name.clone(),
+            capability: properties.capability,
+            processors: properties.processors,
+            cache_bytes: properties.cache_bytes,
+            memory_bytes: properties.memory_bytes,
+            driver: properties.driver.clone(),
+            clocks,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            date,
+        }
+    }
+}
+
+/// Everything that was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Where and when.
+    pub machine: Machine,
+    /// Kernel and shape, with how near it was.
+    pub checks: Vec<(String, Checked)>,
+    /// What the device does at most; `None` where nothing was timed.
+    pub ceilings: Option<Ceilings>,
+    /// What was timed.
+    pub timed: Vec<Timed>,
+}
+
+impl Report {
+    /// For people: a heading, what the device is, a table of checks, a table for each way to store weights.
+    pub fn markdown(&self) -> String {
+        let mut text = self.heading();
+        text += &self.checks_table();
+        let mut schemes: Vec<&str> = self.timed.iter().map(|timed| timed.weights.as_str()).collect();
+        schemes.dedup();
+        for scheme in schemes {
+            text += &self.times_table(scheme);
+        }
+        text
+    }
+
+    fn heading(&self) -> String {
+        let m = &self.machine;
+        let mut text = format!(
+            "# Kernels on {}\n\n{}, llmc {}, driver {}; compute capability {}.{}, {} processors, {:.0} MB of L2, {:.1} GB\n",
+            m.device,
+            m.date,
+            m.version,
+            m.driver,
+            m.capability / 10,
+            m.capability % 10,
+            m.processors,
+            m.cache_bytes as f64 / 1e6,
+            m.memory_bytes as f64 / 1e9,
+        );
+        text += &m.clocks.as_ref().map_or(String::new(), |clocks| format!("{clocks}\n"));
+        if let Some(Ceilings { copy, dense }) = self.ceilings {
+            text += &format!("measured ceilings: {:.0} GB/s copied", copy / 1e9);
+            text +=
+                &dense.map_or(String::new(), |rate| format!(", {:.0} TFLOP/s by cuBLAS in f16", rate / 1e12));
+            text += "\n\nCold caches, CUDA graphs; medians, the spread is (slowest − fastest)/median.\n";
+        }
+        text
+    }
+
+    fn checks_table(&self) -> String {
+        let mut text = String::from(
+            "\n## Correctness\n\nThe largest error over what rounding explains, against float64.\n\n",
+        );
+        text += "| kernel | outputs | error |\n|---|---:|---:|\n";
+        for (what, checked) in &self.checks {
+            text += &format!("| {what} | {} | {:.2} |\n", checked.outputs, checked.worst);
+        }
+        text
+    }
+
+    fn times_table(&self, scheme: &str) -> String {
+        let mut text = format!("\n## {scheme}\n\n");
+        text += "| layer | n×k | m | kernel | µs | spread | GB/s | of copy | TFLOP/s | of peak | f16 µs | speed-up |\n";
+        text += "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+        for timed in self.timed.iter().filter(|timed| timed.weights == scheme) {
+            text += &self.row(timed);
+        }
+        text
+    }
+
+    fn row(&self, timed: &Timed) -> String {
+        let [m, n, k] = timed.size;
+        let (bandwidth, operations) = (timed.bandwidth(), timed.operations());
+        let of = |rate: f64, most: Option<f64>| {
+            most.map_or("–".into(), |most| format!("{:.0} %", 100.0 * rate / most))
+        };
+        let dense = timed.dense.map_or("–".into(), |dense| format!("{:.1}", dense.median * 1e6));
+        format!(
+            "| {} {} | {n}×{k} | {m} | {} | {:.1} | {:.1} % | {:.0} | {} | {:.1} | {} | {dense} | {} |\n",
+            timed.model,
+            timed.layer,
+            kernel(timed),
+            timed.times.median * 1e6,
+            100.0 * timed.times.spread(),
+            bandwidth / 1e9,
+            of(bandwidth, self.ceilings.map(|c| c.copy)),
+            operations / 1e12,
+            of(operations, self.ceilings.and_then(|c| c.dense)),
+            timed.speedup().map_or("–".into(), |times| format!("{times:.2}×")),
+        )
+    }
+}
+
+/// `gemm m64 ÷4`: in tiles of 64 rows, the depth in four parts.
+fn kernel(timed: &Timed) -> String {
+    let name = timed.choice.kernel.to_string();
+    match (timed.choice.kernel, timed.choice.splits) {
+        (Kernel::Dequantize, _) | (_, 1) => name,
+        (_, splits) => format!("{name} ÷{splits}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::statistics::Times;
+    use super::*;
+    use crate::cuda::Choice;
+
+    fn report() -> Report {
+        let machine = Machine {
+            device: "NVIDIA Testing".into(),
+            capability: 90,
+            processors: 132,
+            cache_bytes: 50_000_000,
+            memory_bytes: 80_000_000_000,
+            driver: "CUDA 13.0".into(),
+            clocks: None,
+            version: "0.1.0".into(),
+            date: "2026-11-24".into(),
+        };
+        let times = |median| Times { median, fastest: median, slowest: median * 1.1, runs: 3 };
+        let timed = |m, kernel, splits, dense: Option<f64>| Timed {
+            model: "llama-7b",
+            layer: "o",
+            size: [m, 4096, 4096],
+            weights: "int4 g128 symmetric".into(),
+            choice: Choice { kernel, splits },
+            times: times(1e-5),
+            dense: dense.map(times),
+            bytes: 8_650_752,
+        };
+        Report {
+            machine,
+            checks: vec![("gemv w4_f16 1×64×128".into(), Checked { outputs: 64, worst: 0.25 })],
+            ceilings: Some(Ceilings { copy: 2e12, dense: Some(6e14) }),
+            timed: vec![timed(1, Kernel::Gemv, 4, Some(3e-5)), timed(64, Kernel::Gemm(64), 1, None)],
+        }
+    }
+
+    #[test]
+    fn the_markdown_names_the_device_and_fills_every_column() {
+        let text = report().markdown();
+        assert!(text.starts_with("# Kernels on NVIDIA Testing\n\n2026-11-24, llmc 0.1.0, driver CUDA 13.0;"));
+        assert!(text.contains("measured ceilings: 2000 GB/s copied, 600 TFLOP/s by cuBLAS in f16"), "{text}");
+        assert!(text.contains("| gemv w4_f16 1×64×128 | 64 | 0.25 |"), "{text}");
+        let row = "| llama-7b o | 4096×4096 | 1 | gemv ÷4 | 10.0 | 10.0 % | 865 | 43 % | 3.4 | 1 % | 30.0 | 3.00× |";
+        assert!(text.contains(row), "{text}");
+        assert!(
+            text.contains("| 64 | gemm m64 | 10.0 | 10.0 % | 865 | 43 % | 214.7 | 36 % | – | – |"),
+            "{text}"
+        );
+        let tables = text.lines().filter(|line| line.starts_with('|'));
+        let columns: Vec<usize> = tables.map(|line| line.matches('|').count()).collect();
+        assert_eq!(columns, [4, 4, 4, 13, 13, 13, 13]);
+    }
+
+    #[test]
+    fn the_json_has_the_same() {
+        let value = serde_json::to_value(report()).expect("numbers and names have a form in JSON");
+        assert_eq!(value["machine"]["device"], "NVIDIA Testing");
+        assert_eq!(value["timed"][1]["choice"]["kernel"]["gemm"], 64);
+        assert_eq!(value["timed"][0]["dense"]["median"], 3e-5);
+    }
+}

@@ -1,0 +1,123 @@
+//! The matrices of models that people serve, as engines multiply with them: q, k and v in one, gate and up in one.
+
+use crate::error::{Error, Result};
+
+/// A linear layer: n outputs of k inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// Of which model, as `--shapes` names it.
+    pub model: &'static str,
+    /// Which of its layers.
+    pub name: &'static str,
+    /// [n, k].
+    pub shape: [usize; 2],
+}
+
+/// A model by what its layers are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Dimensions {
+    /// As `--shapes` names it.
+    pub name: &'static str,
+    hidden: usize,
+    /// Heads, and those of keys and values.
+    heads: [usize; 2],
+    head_dim: usize,
+    intermediate: usize,
+}
+
+const fn model(
+    name: &'static str,
+    hidden: usize,
+    heads: [usize; 2],
+    head_dim: usize,
+    intermediate: usize,
+) -> Dimensions {
+    Dimensions { name, hidden, heads, head_dim, intermediate }
+}
+
+/// From the models' config.json on the Hugging Face hub.
+pub const MODELS: [Dimensions; 7] = [
+    model("llama-7b", 4096, [32, 32], 128, 11008),
+    model("llama-8b", 4096, [32, 8], 128, 14336),
+    model("llama-70b", 8192, [64, 8], 128, 28672),
+    model("qwen2.5-7b", 3584, [28, 4], 128, 18944),
+    model("qwen3-8b", 4096, [32, 8], 128, 12288),
+    model("qwen3-32b", 5120, [64, 8], 128, 25600),
+    model("mistral-24b", 5120, [32, 8], 128, 32768),
+];
+
+/// Two square ones, by which kernels are often compared.
+const SQUARES: [Layer; 2] = [
+    Layer { model: "square", name: "4096²", shape: [4096, 4096] },
+    Layer { model: "square", name: "8192²", shape: [8192, 8192] },
+];
+
+/// Rows of x: decoding, small batches, prefill.
+pub const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
+
+impl Dimensions {
+    fn layers(self) -> [Layer; 4] {
+        let [queries, key_values] = self.heads.map(|heads| heads * self.head_dim);
+        let layer = |name, shape| Layer { model: self.name, name, shape };
+        [
+            layer("qkv", [queries + 2 * key_values, self.hidden]),
+            layer("o", [self.hidden, queries]),
+            layer("gate+up", [2 * self.intermediate, self.hidden]),
+            layer("down", [self.hidden, self.intermediate]),
+        ]
+    }
+}
+
+/// The layers of models by name, `square` for the two squares; each shape once.
+///
+/// # Errors
+/// For names that are not in the list.
+pub fn layers(names: &[String]) -> Result<Vec<Layer>> {
+    let mut found: Vec<Layer> = Vec::new();
+    for name in names {
+        let model = MODELS.iter().find(|model| model.name == name);
+        let layers = match (model, name.as_str()) {
+            (Some(model), _) => model.layers().to_vec(),
+            (None, "square") => SQUARES.to_vec(),
+            (None, _) => return Err(unknown(name)),
+        };
+        for layer in layers {
+            if found.iter().all(|other| other.shape != layer.shape) {
+                found.push(layer);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn unknown(name: &str) -> Error {
+    let names: Vec<&str> = MODELS.iter().map(|model| model.name).collect();
+    Error::usage(format!("--shapes: no model {name}"), format!("there are square, {}", names.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_those_of_the_checkpoints() {
+        let of = |name: &str| {
+            layers(&[name.to_owned()]).map(|all| all.iter().map(|l| l.shape).collect::<Vec<_>>())
+        };
+        let llama = of("llama-70b").expect("it is in the list");
+        assert_eq!(llama, [[10240, 8192], [8192, 8192], [57344, 8192], [8192, 28672]]);
+        let qwen = of("qwen3-32b").expect("it is in the list");
+        assert_eq!(qwen, [[10240, 5120], [5120, 8192], [51200, 5120], [5120, 25600]]);
+    }
+
+    #[test]
+    fn a_shape_is_measured_once_and_unknown_models_are_named() {
+        let names = |names: &[&str]| layers(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let all = names(&["square", "llama-8b", "llama-70b", "square"]).expect("they are in the list");
+        assert_eq!(all.len(), 2 + 3 + 3, "o of both models is a square");
+        let error = names(&["llama-9b"]).expect_err("there is none");
+        assert!(
+            error.to_string().contains("llama-9b") && error.hint().is_some_and(|h| h.contains("llama-70b"))
+        );
+    }
+}
