@@ -14,6 +14,8 @@ mod dequantize;
 mod emulator;
 #[path = "kernels/hopper.rs"]
 mod hopper;
+#[path = "kernels/measured.rs"]
+mod measured;
 #[path = "kernels/misuse.rs"]
 mod misuse;
 #[path = "kernels/products.rs"]

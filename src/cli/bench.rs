@@ -1,8 +1,10 @@
-//! `llmc bench`.
+//! `llmc bench MODEL`: how fast a model runs here. `llmc bench kernels` is `kernels`'.
+
+mod kernels;
 
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{Context, engine_args};
@@ -16,12 +18,19 @@ use crate::model::Batch;
 /// Each figure is the median of several runs, with the slowest and the fastest. Decode is limited by how fast the weights can
 /// be read, so its bytes per second stand beside what this machine reads at most.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:
   llmc bench model-w4a16
-  llmc bench model-q4_0.gguf --prefill 512 --batch 1,8 --threads 4 --json")]
+  llmc bench model-q4_0.gguf --prefill 512 --batch 1,8 --threads 4 --json"
+)]
 pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// What to run: .safetensors, a folder, .gguf, or a hub id
-    model: String,
+    #[arg(required = true)]
+    model: Option<String>,
     /// Prompt lengths to prefill
     #[arg(long, value_delimiter = ',', value_name = "TOKENS", default_value = "128,512")]
     prefill: Vec<usize>,
@@ -36,6 +45,11 @@ pub struct Arguments {
     runs: usize,
     #[command(flatten)]
     engine: engine_args::Arguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Kernels(kernels::Arguments),
 }
 
 /// Tokens that stand before those decoded.
@@ -56,9 +70,16 @@ struct Measurement {
 
 /// Runs the tests and prints the table.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    match (&arguments.command, &arguments.model) {
+        (Some(Command::Kernels(arguments)), _) => kernels::run(arguments, context),
+        (None, model) => run_model(arguments, model.as_deref().unwrap_or_default(), context),
+    }
+}
+
+fn run_model(arguments: &Arguments, model: &str, context: &Context) -> Result<()> {
     arguments.validate()?;
     let start = Instant::now();
-    let model = arguments.engine.open(&arguments.model, context)?;
+    let model = arguments.engine.open(model, context)?;
     let load = start.elapsed().as_secs_f64();
     arguments.check_context(&model)?;
     let mut measurements = Vec::new();

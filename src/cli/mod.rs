@@ -18,7 +18,9 @@ mod recipe_args;
 mod run;
 mod verify;
 
+use std::env;
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,6 +165,12 @@ fn catch_signals(flag: &Arc<AtomicBool>) -> Result<()> {
     })
 }
 
+/// `$XDG_CACHE_HOME/llmc`, or `~/.cache/llmc`; `None` where there is no home.
+fn cache_folder() -> Option<PathBuf> {
+    let caches = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    Some(caches.or_else(|| Some(env::home_dir()?.join(".cache")))?.join("llmc"))
+}
+
 /// What every command is given beside its arguments.
 struct Context {
     global: Global,
@@ -185,6 +193,13 @@ impl Context {
             Err(Error::Interrupted { hint: "nothing was written".into() })
         } else {
             Ok(())
+        }
+    }
+
+    /// A line about what is being done, for people who watch.
+    fn say(&self, line: &str) {
+        if !self.global.quiet && std::io::stderr().is_terminal() {
+            eprintln!("{line}");
         }
     }
 

@@ -147,6 +147,15 @@ impl Table {
         toml::to_string(self).expect("names and numbers have a form in TOML")
     }
 
+    /// With newer measurements in the place of those of the same device and shape.
+    pub fn with(self, newer: Vec<Tuned>) -> Table {
+        let same = |a: &Tuned, b: &Tuned| {
+            a.device == b.device && a.bits == b.bits && [a.n, a.k, a.m] == [b.n, b.k, b.m]
+        };
+        let kept = self.tuned.into_iter().filter(|old| !newer.iter().any(|new| same(old, new)));
+        Table::new(kept.chain(newer.iter().cloned()).collect())
+    }
+
     /// What was measured.
     pub fn tuned(&self) -> &[Tuned] {
         &self.tuned

@@ -236,26 +236,26 @@ fn every_choice_fits_the_device() {
             for m in [1, 2, 7, 8, 9, 16, 17, 33, 64, 65, 100, 257, 1000] {
                 let (x, mut y) = (matrix(&device, Half::F16, [m, 20_000]), output(&device, [m, 100]));
                 let bias = upload_vector(&device, Half::F16, &[0.0; 100]).unwrap();
-                let choice = Table::default().choose(device.properties(), &w, m, true).unwrap();
+                let problem = Problem { bits: w.bits(), size: [m, 100, 20_000], bias: true };
+                let choice = Table::default().choose(device.properties(), &problem).unwrap();
                 let product = Product { weight: &w, x: &x, bias: Some(&bias), y: &mut y };
                 multiply(&device, &product, choice, &mut Workspace::new()).unwrap();
                 let product = Product { bias: None, ..product };
-                for choice in choice::candidates(device.properties(), &w, m) {
+                for choice in choice::candidates(device.properties(), &product.problem()) {
                     multiply(&device, &product, choice, &mut Workspace::new()).unwrap();
                 }
             }
         }
     }
     let old = Recorder::new(1, 75, 65_536, 40);
-    let w = weight(&old, 4, Granularity::Channel, true, [64, 128]);
-    let error = Table::default().choose(old.properties(), &w, 1, false).unwrap_err();
+    let problem = Problem { bits: Bits::W4, size: [1, 64, 128], bias: false };
+    let error = Table::default().choose(old.properties(), &problem).unwrap_err();
     assert!(error.to_string().contains("75") && error.hint().unwrap().contains("Ampere"));
 }
 
 #[test]
 fn what_was_measured_goes_before_the_rules() {
     let device = Recorder::h100();
-    let w = weight(&device, 4, Granularity::Group(128), true, [64, 256]);
     let entry = |m, kernel| {
         let choice = Choice { kernel, splits: 2 };
         Tuned { device: "recorder 90".into(), bits: Bits::W4, n: 64, k: 256, m, choice }
@@ -266,18 +266,21 @@ fn what_was_measured_goes_before_the_rules() {
         entry(1, Kernel::GemmSmall),
     ]);
     let table = Table::parse(&table.text()).unwrap();
-    let choose = |m, bias| table.choose(device.properties(), &w, m, bias).unwrap().kernel;
+    let choose_for = |bits, n, m, bias| {
+        let problem = Problem { bits, size: [m, n, 256], bias };
+        table.choose(device.properties(), &problem).unwrap().kernel
+    };
+    let choose = |m, bias| choose_for(Bits::W4, 64, m, bias);
     assert_eq!(choose(1, false), Kernel::GemmSmall);
     assert_eq!(choose(2, false), Kernel::Dequantize);
     assert_eq!(choose(2, true), Kernel::GemmSmall, "the library adds no bias");
     assert_eq!(choose(17, true), Kernel::Gemm(32));
     assert_eq!(choose(65, true), Kernel::Gemm(128), "more rows than were measured");
-    let [bits8, other] = [
-        weight(&device, 8, Granularity::Channel, true, [64, 256]),
-        weight(&device, 4, Granularity::Channel, true, [65, 256]),
-    ];
-    assert_eq!(table.choose(device.properties(), &bits8, 1, false).unwrap().kernel, Kernel::Gemv);
-    assert_eq!(table.choose(device.properties(), &other, 1, false).unwrap().kernel, Kernel::Gemv);
+    assert_eq!(choose_for(Bits::W8, 64, 1, false), Kernel::Gemv);
+    assert_eq!(choose_for(Bits::W4, 65, 1, false), Kernel::Gemv);
+    let newer = table.clone().with(vec![entry(16, Kernel::Gemv), entry(32, Kernel::Gemv)]);
+    let kernels: Vec<Kernel> = newer.tuned().iter().map(|entry| entry.choice.kernel).collect();
+    assert_eq!(kernels, [Kernel::GemmSmall, Kernel::Gemv, Kernel::Gemv, Kernel::Gemm(32)]);
     assert!(Table::parse("[[tuned]]\nm = 1").is_err());
     assert!(Table::parse("tunde = []").is_err());
 }

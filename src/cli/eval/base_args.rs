@@ -94,7 +94,11 @@ impl Arguments {
         context: &Context,
     ) -> Result<Base<'static>> {
         let precision = self.precision();
-        let folder = if self.no_base_cache { None } else { self.base_cache.clone().or_else(cache_folder) };
+        let folder = if self.no_base_cache {
+            None
+        } else {
+            self.base_cache.clone().or_else(|| Some(crate::cli::cache_folder()?.join("base")))
+        };
         let mut writer = None;
         if let Some(folder) = folder {
             let weights = pipeline::input_digest(&checkpoint, &context.interrupted)?;
@@ -116,10 +120,4 @@ impl Arguments {
 fn warn(error: &crate::error::Error) {
     eprintln!("warning: the base's log-probabilities are not kept: {error}");
     error.hint().inspect(|hint| eprintln!("hint: {hint}"));
-}
-
-/// `$XDG_CACHE_HOME/llmc/base`, or `~/.cache/llmc/base`; `None` where there is no home.
-fn cache_folder() -> Option<PathBuf> {
-    let caches = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
-    Some(caches.or_else(|| Some(env::home_dir()?.join(".cache")))?.join("llmc").join("base"))
 }

@@ -1,0 +1,296 @@
+//! `llmc bench kernels`: what is checked and timed is `cuda::measure`'s; here are its arguments, its files and its words.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use super::super::{Context, cache_folder};
+use crate::cuda::measure::{self, Case, Checked, Layer, Machine, Report, Timing, Weights};
+use crate::cuda::{self, Bits, Choice, Device, Half, Kernel, TILE_ROWS, Table, W8A8_TILE_ROWS, Workspace};
+use crate::error::{Error, Result};
+use crate::numerics::Granularity;
+
+/// Check and time the CUDA kernels on this machine's GPU
+///
+/// First every kernel, on fresh random numbers, against sums in float64; then times with cold caches, through CUDA graphs, beside
+/// cuBLAS on the same shapes. Prints a Markdown table, or JSON with --json.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  llmc bench kernels --shapes llama-70b --batch 1,16,1024
+  llmc bench kernels --tune --out docs/measured")]
+pub struct Arguments {
+    /// Whose layers: square, llama-7b, llama-8b, llama-70b, qwen2.5-7b, qwen3-8b, qwen3-32b, mistral-24b
+    #[arg(long, value_delimiter = ',', value_name = "MODELS", default_value = "square,llama-70b")]
+    shapes: Vec<String>,
+    /// Rows of the input
+    #[arg(long, value_delimiter = ',', value_name = "ROWS", default_values_t = measure::BATCHES)]
+    batch: Vec<usize>,
+    /// How weights are stored: w4 or w8, then -g32, -g64, -g128 or -channel, then -zero for zero points
+    #[arg(long, value_delimiter = ',', value_name = "KINDS", default_value = "w4-g128,w8-channel")]
+    weights: Vec<Kind>,
+    /// The type of inputs and outputs
+    #[arg(long, value_enum, default_value = "f16")]
+    activations: Activations,
+    /// Runs of each, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    runs: usize,
+    /// Which GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    device: usize,
+    /// Check, do not time
+    #[arg(long, conflicts_with = "tune")]
+    check: bool,
+    /// Time every kernel, tile and split at these shapes, and keep the fastest for later runs
+    #[arg(long)]
+    tune: bool,
+    /// Also write kernels.md and kernels.json to this folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Activations {
+    F16,
+    Bf16,
+}
+
+impl Activations {
+    fn half(self) -> Half {
+        match self {
+            Activations::F16 => Half::F16,
+            Activations::Bf16 => Half::BF16,
+        }
+    }
+}
+
+/// A way to store weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Kind {
+    bits: Bits,
+    granularity: Granularity,
+    zeros: bool,
+}
+
+impl Kind {
+    fn weights(self, half: Half) -> Weights {
+        let Kind { bits, granularity, zeros } = self;
+        Weights { bits, half, granularity, zeros }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Kind, String> {
+        let (text, zeros) = text.strip_suffix("-zero").map_or((text, false), |rest| (rest, true));
+        let (bits, group) = text.split_once('-').ok_or("expected, say, w4-g128")?;
+        let bits = match bits {
+            "w4" => Bits::W4,
+            "w8" => Bits::W8,
+            _ => return Err(format!("{bits}: expected w4 or w8")),
+        };
+        let granularity = match group {
+            "channel" => Granularity::Channel,
+            "g32" => Granularity::Group(32),
+            "g64" => Granularity::Group(64),
+            "g128" => Granularity::Group(128),
+            _ => return Err(format!("{group}: expected g32, g64, g128 or channel")),
+        };
+        Ok(Kind { bits, granularity, zeros })
+    }
+}
+
+/// Checks, times, prints.
+pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    let layers = measure::layers(&arguments.shapes)?;
+    if arguments.runs == 0 || arguments.batch.contains(&0) {
+        return Err(Error::usage(
+            "nothing to measure: a number is 0",
+            "give --runs and --batch positive numbers",
+        ));
+    }
+    let device = cuda::open(arguments.device)?;
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
+    let date = chrono::Local::now().format("%Y-%m-%d").to_string();
+    let machine = Machine::new(device.properties(), date, clocks(arguments.device));
+    context.say(&format!("{}: checking, with seed {seed}", machine.device));
+    let checks = check_all(&*device, seed)?;
+    let mut report = Report { machine, checks, ceilings: None, timed: Vec::new() };
+    if !arguments.check {
+        let timing = Timing { runs: arguments.runs, batches: arguments.batch.clone(), seed };
+        arguments.time(&*device, &layers, &timing, &mut report, context)?;
+    }
+    if let Some(folder) = &arguments.out {
+        write_report(folder, &report)?;
+    }
+    context.print(|| report.markdown(), || json!(report))
+}
+
+impl Arguments {
+    /// Tunes where asked, then times.
+    fn time(
+        &self,
+        device: &dyn Device,
+        layers: &[Layer],
+        timing: &Timing,
+        report: &mut Report,
+        context: &Context,
+    ) -> Result<()> {
+        let ceilings = measure::ceilings(device, timing.runs)?;
+        report.ceilings = Some(ceilings);
+        let kinds: Vec<Weights> =
+            self.weights.iter().map(|kind| kind.weights(self.activations.half())).collect();
+        let all = || kinds.iter().flat_map(|kind| layers.iter().map(move |layer| (layer, kind)));
+        let mut table = read_table()?;
+        if self.tune {
+            for (layer, kind) in all() {
+                context.say(&format!("tuning {} {} {}", layer.model, layer.name, kind.scheme()));
+                table = table.with(measure::tune(device, layer, kind, timing)?);
+            }
+            write_table(&table)?;
+        }
+        for (layer, kind) in all() {
+            context.say(&format!("timing {} {} {}", layer.model, layer.name, kind.scheme()));
+            let timed = measure::time_layer(device, (layer, kind), &table, timing, ceilings.dense.is_some())?;
+            report.timed.extend(timed);
+        }
+        Ok(())
+    }
+}
+
+/// Rows, rows of W and columns: more than a tile of each, with ends that fill none.
+const CHECKED: [[usize; 3]; 2] = [[1, 1000, 4104], [200, 520, 2000]];
+
+/// Every kernel and variant, on random numbers.
+fn check_all(device: &dyn Device, seed: u64) -> Result<Vec<(String, Checked)>> {
+    let mut checks = Vec::new();
+    for weights in every_kind() {
+        let case = Case { weights, size: [1, 1000, 4104], bias: false };
+        let checked = measure::check_dequantize(device, &case, seed)?;
+        checks.push((format!("dequantize {}", describe(&case)), checked));
+        for (kernel, rows) in kernels_to_check() {
+            let [_, n, k] = CHECKED[usize::from(rows > 8)];
+            let case = Case { weights, size: [rows, n, k], bias: rows % 2 == 1 };
+            for splits in [1, 3] {
+                let choice = Choice { kernel, splits };
+                let checked = check_one(device, &case, choice, seed);
+                checks.extend(
+                    checked?.map(|checked| (format!("{kernel} ÷{splits} {}", describe(&case)), checked)),
+                );
+            }
+        }
+    }
+    for half in [Half::F16, Half::BF16] {
+        let weights = Weights { bits: Bits::W8, half, granularity: Granularity::Channel, zeros: false };
+        for rows in W8A8_TILE_ROWS {
+            let case = Case { weights, size: [rows + 1, 520, 2000], bias: true };
+            let checked = measure::check_rounded_product(device, &case, [rows, 2], seed)?;
+            checks.push((format!("w8a8 m{rows} ÷2 {}", describe(&case)), checked));
+        }
+    }
+    checks.into_iter().map(|(what, checked)| Ok((what.clone(), checked.hold(&what)?))).collect()
+}
+
+/// One product; `None` where the device is too small for the tile.
+fn check_one(device: &dyn Device, case: &Case, choice: Choice, seed: u64) -> Result<Option<Checked>> {
+    match measure::check_product(device, case, choice, seed, &mut Workspace::new()) {
+        Err(Error::Unsupported { .. }) if matches!(choice.kernel, Kernel::Gemm(_)) => Ok(None),
+        checked => checked.map(Some),
+    }
+}
+
+fn every_kind() -> impl Iterator<Item = Weights> {
+    let granularities =
+        [Granularity::Group(32), Granularity::Group(64), Granularity::Group(128), Granularity::Channel];
+    let bits = [Bits::W4, Bits::W8].into_iter();
+    let kinds = bits.flat_map(move |bits| granularities.map(|granularity| (bits, granularity)));
+    let kinds =
+        kinds.flat_map(|(bits, granularity)| [false, true].map(|zeros| Kind { bits, granularity, zeros }));
+    kinds.flat_map(|kind| [Half::F16, Half::BF16].map(|half| kind.weights(half)))
+}
+
+/// Each kernel with a number of rows that fills no tile.
+fn kernels_to_check() -> impl Iterator<Item = (Kernel, usize)> {
+    let few = [(Kernel::Gemv, 1), (Kernel::GemmSmall, 1), (Kernel::GemmSmall, 5), (Kernel::GemmSmall, 8)];
+    few.into_iter().chain(TILE_ROWS.map(|rows| (Kernel::Gemm(rows), rows + rows / 2 + 1)))
+}
+
+fn describe(case: &Case) -> String {
+    let [m, n, k] = case.size;
+    format!("{} {} {m}×{n}×{k}", case.weights.scheme(), case.weights.half)
+}
+
+/// What nvidia-smi says of clocks and power, where it is there.
+fn clocks(device: usize) -> Option<String> {
+    let query = "--query-gpu=clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu";
+    let mut command = Command::new("nvidia-smi");
+    let output = command.args([query, "--format=csv,noheader", "-i", &device.to_string()]).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    Some(format!("SM clock, its maximum, memory clock, power limit, °C: {}", text.trim()))
+}
+
+/// `~/.cache/llmc/kernels.toml`: what `--tune` has measured.
+fn table_path() -> Option<PathBuf> {
+    Some(cache_folder()?.join("kernels.toml"))
+}
+
+fn read_table() -> Result<Table> {
+    let Some(path) = table_path() else { return Ok(Table::default()) };
+    match fs::read_to_string(&path) {
+        Ok(text) => Table::parse(&text).map_err(|e| {
+            let hint = "remove the file, then run `llmc bench kernels --tune` again";
+            Error::malformed(&path, "a table of measured kernels", e.message(), hint)
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Table::default()),
+        Err(e) => Err(Error::io(&path, e)),
+    }
+}
+
+fn write_table(table: &Table) -> Result<()> {
+    let path = table_path().ok_or_else(|| {
+        Error::usage("--tune: there is no home folder to keep the table in", "set XDG_CACHE_HOME")
+    })?;
+    write(&path, &table.text())
+}
+
+fn write_report(folder: &Path, report: &Report) -> Result<()> {
+    write(&folder.join("kernels.md"), &report.markdown())?;
+    write(&folder.join("kernels.json"), &format!("{:#}\n", json!(report)))
+}
+
+/// Through a temporary that is renamed, in a folder that is made where it is not there.
+fn write(path: &Path, text: &str) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let mut file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+    file.write_all(text.as_bytes()).map_err(|e| Error::io(path, e))?;
+    file.persist(path).map(|_| ()).map_err(|e| Error::io(path, e.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_of_weights_by_name() {
+        let kind = |bits, granularity, zeros| Ok(Kind { bits, granularity, zeros });
+        assert_eq!("w4-g128".parse(), kind(Bits::W4, Granularity::Group(128), false));
+        assert_eq!("w8-channel-zero".parse(), kind(Bits::W8, Granularity::Channel, true));
+        for wrong in ["w4", "w5-g128", "w4-g48", "w4-zero", ""] {
+            assert!(wrong.parse::<Kind>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_variant_is_checked() {
+        assert_eq!(every_kind().count(), 2 * 4 * 2 * 2);
+        assert_eq!(kernels_to_check().count(), 4 + TILE_ROWS.len());
+    }
+}
