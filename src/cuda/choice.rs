@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Properties;
 use super::layout::{DEPTH, STRIP};
-use super::{Bits, gemm, gemm_small, gemv};
+use super::{Bits, gemm, gemm_sm90, gemm_small, gemv};
 use crate::error::{Error, Result};
 
 /// A way to compute a product.
@@ -23,6 +23,8 @@ pub enum Kernel {
     GemmSmall,
     /// [`gemm`](super::gemm()) in tiles of so many rows.
     Gemm(usize),
+    /// [`gemm_sm90`](super::gemm_sm90()).
+    GemmSm90,
     /// [`dequantize_and_multiply`](super::dequantize_and_multiply()).
     Dequantize,
 }
@@ -34,6 +36,7 @@ impl fmt::Display for Kernel {
             Kernel::Gemv => f.write_str("gemv"),
             Kernel::GemmSmall => f.write_str("gemm_small"),
             Kernel::Gemm(rows) => write!(f, "gemm m{rows}"),
+            Kernel::GemmSm90 => f.write_str("gemm_sm90"),
             Kernel::Dequantize => f.write_str("dequantize + cuBLAS"),
         }
     }
@@ -85,6 +88,7 @@ const fn rule(capability: [u32; 2], rows: usize, kernel: Kernel, blocks: usize) 
 
 const ANY: [u32; 2] = [80, u32::MAX];
 const AMPERE_AND_ADA: [u32; 2] = [80, 89];
+const HOPPER: [u32; 2] = [90, 90];
 
 /// The first that fits counts. Kernels that do not fit the device, and the vendor's library where there is a bias, are passed over.
 const RULES: &[Rule] = &[
@@ -93,9 +97,11 @@ const RULES: &[Rule] = &[
     rule(ANY, 16, Kernel::Gemm(16), 2),
     rule(ANY, 32, Kernel::Gemm(32), 2),
     rule(ANY, 64, Kernel::Gemm(64), 1),
+    rule(HOPPER, 4096, Kernel::GemmSm90, 1),
     rule(AMPERE_AND_ADA, 4096, Kernel::Gemm(128), 1),
+    rule(AMPERE_AND_ADA, 4096, Kernel::Gemm(64), 1),
     rule(ANY, 1024, Kernel::Gemm(128), 1),
-    rule(ANY, 2048, Kernel::Gemm(64), 1),
+    rule(ANY, 1024, Kernel::Gemm(64), 1),
     rule(ANY, usize::MAX, Kernel::Dequantize, 1),
     rule(ANY, usize::MAX, Kernel::Gemm(128), 1),
     rule(ANY, usize::MAX, Kernel::Gemm(64), 1),
@@ -200,7 +206,10 @@ impl Table {
 pub(super) fn candidates(properties: &Properties, problem: &Problem) -> Vec<Choice> {
     let most_rows = 4 * problem.size[0].max(8);
     let tiles = gemm::TILE_ROWS.into_iter().filter(|rows| *rows < most_rows).map(Kernel::Gemm);
-    let kernels = [Kernel::Gemv, Kernel::GemmSmall].into_iter().chain(tiles).chain([Kernel::Dequantize]);
+    let kernels = [Kernel::Gemv, Kernel::GemmSmall]
+        .into_iter()
+        .chain(tiles)
+        .chain([Kernel::GemmSm90, Kernel::Dequantize]);
     let possible = kernels.filter(|kernel| is_possible(*kernel, properties, problem));
     let splits = |kernel| {
         let least = least_splits(kernel, properties, problem);
@@ -217,6 +226,7 @@ fn is_possible(kernel: Kernel, properties: &Properties, problem: &Problem) -> bo
         Kernel::Gemv => problem.size[0] == 1,
         Kernel::GemmSmall => problem.size[0] <= gemm_small::MOST_ROWS,
         Kernel::Gemm(rows) => gemm::TILE_ROWS.contains(&rows) && gemm::fits(properties, problem.bits, rows),
+        Kernel::GemmSm90 => gemm_sm90::fits(properties),
         Kernel::Dequantize => !problem.bias,
     }
 }
@@ -228,6 +238,7 @@ fn splits(rule: &Rule, properties: &Properties, problem: &Problem) -> usize {
     let blocks = match rule.kernel {
         Kernel::Gemv | Kernel::GemmSmall => n.div_ceil(STRIP),
         Kernel::Gemm(rows) => m.div_ceil(rows) * n.div_ceil(gemm::TILE_OUTPUTS),
+        Kernel::GemmSm90 => m.div_ceil(gemm_sm90::ROWS) * n.div_ceil(gemm::TILE_OUTPUTS),
         Kernel::Dequantize => return 1,
     };
     let wanted = rule.blocks * properties.processors as usize / blocks;
@@ -239,6 +250,6 @@ fn least_splits(kernel: Kernel, properties: &Properties, problem: &Problem) -> u
     match kernel {
         Kernel::Gemv => gemv::least_splits(properties, problem.depth()),
         Kernel::GemmSmall => gemm_small::least_splits(properties, problem.size[0], problem.depth()),
-        Kernel::Gemm(_) | Kernel::Dequantize => 1,
+        Kernel::Gemm(_) | Kernel::GemmSm90 | Kernel::Dequantize => 1,
     }
 }

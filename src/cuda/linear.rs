@@ -5,7 +5,7 @@ use super::device::{Buffer, Device};
 use super::matrix::{Matrix, Weight, upload_vector};
 use super::product::Product;
 use super::workspace::Workspace;
-use super::{Half, Packed, dequantize_and_multiply, gemm, gemm_small, gemv};
+use super::{Half, Packed, dequantize_and_multiply, gemm, gemm_sm90, gemm_small, gemv};
 use crate::error::Result;
 
 /// y = x·Wᵀ + bias, as chosen.
@@ -22,6 +22,7 @@ pub fn multiply(
         Kernel::Gemv => gemv(device, product, choice.splits, workspace),
         Kernel::GemmSmall => gemm_small(device, product, choice.splits, workspace),
         Kernel::Gemm(rows) => gemm(device, product, rows, choice.splits, workspace),
+        Kernel::GemmSm90 => gemm_sm90(device, product, choice.splits, workspace),
         Kernel::Dequantize => dequantize_and_multiply(device, product, workspace),
     }
 }

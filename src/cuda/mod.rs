@@ -11,6 +11,7 @@ mod device;
 #[cfg(feature = "cuda")]
 mod driver;
 mod gemm;
+mod gemm_sm90;
 mod gemm_small;
 mod gemv;
 mod layout;
@@ -31,6 +32,7 @@ pub use choice::{Choice, Kernel, Problem, Table, Tuned};
 pub use dequantize::{dequantize, dequantize_and_multiply};
 pub use device::{Buffer, DenseProduct, Device, Launch, Properties};
 pub use gemm::{TILE_ROWS, gemm};
+pub use gemm_sm90::gemm_sm90;
 pub use gemm_small::{MOST_ROWS, gemm_small};
 pub use gemv::gemv;
 pub use linear::{Linear, multiply};

@@ -206,6 +206,7 @@ fn what_does_not_fit_is_refused_before_anything_is_launched() {
         (weight(&small, 4, Granularity::Group(128), true, [64, 256]), matrix(&small, Half::F16, [1, 256]));
     let mut y = output(&small, [1, 64]);
     let product = Product { weight: &w, x: &x, bias: None, y: &mut y };
+    refused(gemm_sm90(&small, &product, 1, ws), "capability 90 alone, found 86");
     refused(gemm(&small, &product, 128, 1, ws), "104448 bytes of shared memory, recorder 86 has 101376");
     assert_eq!(device.launched().len() + other.launched().len() + small.launched().len(), 0);
 }
@@ -275,7 +276,7 @@ fn what_was_measured_goes_before_the_rules() {
     assert_eq!(choose(2, false), Kernel::Dequantize);
     assert_eq!(choose(2, true), Kernel::GemmSmall, "the library adds no bias");
     assert_eq!(choose(17, true), Kernel::Gemm(32));
-    assert_eq!(choose(65, true), Kernel::Gemm(128), "more rows than were measured");
+    assert_eq!(choose(65, true), Kernel::GemmSm90, "more rows than were measured");
     assert_eq!(choose_for(Bits::W8, 64, 1, false), Kernel::Gemv);
     assert_eq!(choose_for(Bits::W4, 65, 1, false), Kernel::Gemv);
     let newer = table.clone().with(vec![entry(16, Kernel::Gemv), entry(32, Kernel::Gemv)]);

@@ -15,7 +15,8 @@ const W8: Weights =
 
 /// The largest error of each kind of check, in units of what rounding explains.
 fn worst(device: &dyn Device, sizes: [[usize; 3]; 3]) -> Result<Vec<f64>> {
-    let kernels = [Kernel::Gemv, Kernel::GemmSmall, Kernel::Gemm(16)];
+    let large = if device.properties().capability == 90 { Kernel::GemmSm90 } else { Kernel::Gemm(16) };
+    let kernels = [Kernel::Gemv, Kernel::GemmSmall, large];
     let mut found = Vec::new();
     for weights in [W4, W8] {
         for (size, kernel) in sizes.into_iter().zip(kernels) {

@@ -198,10 +198,12 @@ fn check_all(device: &dyn Device, seed: u64) -> Result<Vec<(String, Checked)>> {
     checks.into_iter().map(|(what, checked)| Ok((what.clone(), checked.hold(&what)?))).collect()
 }
 
-/// One product; `None` where the device is too small for the tile.
+/// One product; `None` where the device is too small for the tile, or is no Hopper.
 fn check_one(device: &dyn Device, case: &Case, choice: Choice, seed: u64) -> Result<Option<Checked>> {
     match measure::check_product(device, case, choice, seed, &mut Workspace::new()) {
-        Err(Error::Unsupported { .. }) if matches!(choice.kernel, Kernel::Gemm(_)) => Ok(None),
+        Err(Error::Unsupported { .. }) if matches!(choice.kernel, Kernel::Gemm(_) | Kernel::GemmSm90) => {
+            Ok(None)
+        }
         checked => checked.map(Some),
     }
 }
@@ -219,7 +221,8 @@ fn every_kind() -> impl Iterator<Item = Weights> {
 /// Each kernel with a number of rows that fills no tile.
 fn kernels_to_check() -> impl Iterator<Item = (Kernel, usize)> {
     let few = [(Kernel::Gemv, 1), (Kernel::GemmSmall, 1), (Kernel::GemmSmall, 5), (Kernel::GemmSmall, 8)];
-    few.into_iter().chain(TILE_ROWS.map(|rows| (Kernel::Gemm(rows), rows + rows / 2 + 1)))
+    let tiles = TILE_ROWS.map(|rows| (Kernel::Gemm(rows), rows + rows / 2 + 1));
+    few.into_iter().chain(tiles).chain([(Kernel::GemmSm90, 200)])
 }
 
 fn describe(case: &Case) -> String {
@@ -291,6 +294,6 @@ mod tests {
     #[test]
     fn every_variant_is_checked() {
         assert_eq!(every_kind().count(), 2 * 4 * 2 * 2);
-        assert_eq!(kernels_to_check().count(), 4 + TILE_ROWS.len());
+        assert_eq!(kernels_to_check().count(), 4 + TILE_ROWS.len() + 1);
     }
 }

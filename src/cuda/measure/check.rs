@@ -69,7 +69,7 @@ pub fn check_product(
     let y = there.y.download(device)?;
     // Tiles hold weights of half precision; the kernels for few rows never round code·scale.
     let half = case.weights.half;
-    let rounded = matches!(choice.kernel, Kernel::Gemm(_) | Kernel::Dequantize);
+    let rounded = matches!(choice.kernel, Kernel::Gemm(_) | Kernel::GemmSm90 | Kernel::Dequantize);
     let [_, n, k] = case.size;
     let errors = sampled(n, MOST_TERMS / (m * k)).into_par_iter().flat_map_iter(|row| {
         let w = weights(&made.q, row, rounded.then_some(half));
