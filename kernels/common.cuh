@@ -122,13 +122,18 @@ __device__ inline void cp_async_16(void* to, const void* from, int bytes = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 }
 
-// The same for bytes that are read once: L2 evicts them first, and keeps what is read again.
-__device__ inline void cp_async_16_once(void* to, const void* from) {
-  asm volatile(
-      "{ .reg .b64 policy; createpolicy.fractional.L2::evict_first.b64 policy, 1.0;"
-      " cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, policy; }" ::"r"(shared_address(to)),
-      "l"(from)
-      : "memory");
+// How long L2 keeps what is copied: `once` is for bytes that nobody reads again, which leave before others.
+struct Keep { uint64_t policy; };
+__device__ inline Keep keep(bool once) {
+  Keep how;
+  if (once) asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(how.policy));
+  else asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(how.policy));
+  return how;
+}
+
+__device__ inline void cp_async_16(void* to, const void* from, Keep how) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "l"(how.policy)
+               : "memory");
 }
 
 // Closes the group of copies that this thread started; and waits until at most `pending` of its groups are under way. What others

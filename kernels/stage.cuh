@@ -18,58 +18,55 @@ template <class T, int BITS, bool ZEROS, int BM, int STAGES, int ALIGN> struct R
   static constexpr int ZERO_POINTS = SCALES + GEMM_STRIPS * STEP_GROUPS * STRIP * 2;
   static constexpr int STAGE_BYTES = round_up(ZERO_POINTS + GEMM_STRIPS * STEP_GROUPS * STRIP, ALIGN);
 
-  const Linear& p;
   unsigned char* shared;
-  int first_strip, strips; // of this block, of W
-  int start, steps;        // columns
   Groups groups;
-  int step_groups; // of a step
+  int start, steps; // columns of this block
+  int step_groups;  // of a step
+  RowCopy<BM> rows;
+  CodeCopy<GEMM_STRIPS, STRIP_BYTES> codes;
+  const uint8_t* group_from; // of this thread's scales or zeros; null where it copies none
+  int group_bytes, group_to;
 
-  __device__ Ring(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), groups(linear.k, linear.group) {
-    int k128 = round_up(p.k, K_MULTIPLE);
-    first_strip = blockIdx.y * GEMM_STRIPS;
-    strips = round_up(p.n, STRIP) / STRIP;
-    start = blockIdx.z * p.k_per_block;
-    steps = min_of(p.k_per_block, k128 - start) / STEP;
+  __device__ Ring(const Linear& p, unsigned char* memory)
+      : shared(memory),
+        groups(p.k, p.group),
+        start(blockIdx.z * p.k_per_block),
+        rows(p.x, p.m, size_t(p.x_stride) * 2, p.k * 2),
+        codes(first_codes(p), strip_bytes(p), strips_left(p), keep(gridDim.x == 1)) {
+    steps = min_of(p.k_per_block, round_up(p.k, K_MULTIPLE) - start) / STEP;
     step_groups = groups.shift == 5 ? STEP_GROUPS : 1;
+    own_groups(p);
+  }
+
+  static __device__ size_t strip_bytes(const Linear& p) { return size_t(round_up(p.k, K_MULTIPLE) / TILE) * TILE_BYTES<BITS>; }
+  static __device__ int strips_left(const Linear& p) { return round_up(p.n, STRIP) / STRIP - blockIdx.y * GEMM_STRIPS; }
+  static __device__ const uint8_t* first_codes(const Linear& p) {
+    size_t tile = size_t(blockIdx.z) * p.k_per_block / TILE;
+    return p.codes + blockIdx.y * GEMM_STRIPS * strip_bytes(p) + tile * TILE_BYTES<BITS>;
+  }
+
+  // Scales and zeros of a step are a vector per thread: eight for the scales of a group of a strip, four for its zeros.
+  __device__ void own_groups(const Linear& p) {
+    int i = threadIdx.x % 128;
+    bool is_scale = threadIdx.x < 128;
+    int vectors = is_scale ? 8 : 4, entry = i / vectors, strip = entry / STEP_GROUPS, group = entry % STEP_GROUPS;
+    group_bytes = is_scale ? STRIP * 2 : STRIP;
+    group_to = (is_scale ? SCALES : ZERO_POINTS) + entry * group_bytes + i % vectors * 16;
+    group_from = is_scale ? static_cast<const uint8_t*>(p.scales) : ZEROS ? p.zeros : nullptr;
+    if (strip >= min_of(GEMM_STRIPS, strips_left(p)) || group >= step_groups) group_from = nullptr;
+    size_t before = size_t(blockIdx.y * GEMM_STRIPS + strip) * groups.count + group;
+    if (group_from) group_from += before * group_bytes + i % vectors * 16;
   }
 
   __device__ unsigned char* stage(int step) const { return shared + step % STAGES * STAGE_BYTES; }
-
-  // Strips beyond the last are left as they are: their columns of y do not exist.
-  __device__ void copy_codes(unsigned char* to, int column) const {
-    size_t tiles = round_up(p.k, K_MULTIPLE) / TILE;
-    const uint8_t* codes = p.codes + (first_strip * tiles + column / TILE) * TILE_BYTES<BITS>;
-    const bool once = gridDim.x == 1; // nobody else reads these codes
-#pragma unroll
-    for (int i = threadIdx.x * 16; i < GEMM_STRIPS * STRIP_BYTES; i += TILE_THREADS * 16) {
-      int s = i / STRIP_BYTES, at = i % STRIP_BYTES;
-      if (first_strip + s >= strips) break;
-      const uint8_t* from = codes + s * tiles * TILE_BYTES<BITS> + at;
-      if (once) cp_async_16_once(to + i, from);
-      else cp_async_16(to + i, from);
-    }
-  }
-
-  // Scales and zeros of a step's groups, a vector per thread: 8 for the scales of a group of a strip, 4 for its zeros.
-  __device__ void copy_groups(unsigned char* to, int column) const {
-    int i = threadIdx.x;
-    bool is_scale = i < 128;
-    int vectors = is_scale ? 8 : 4, at = (i % 128) % vectors, entry = (i % 128) / vectors;
-    int s = entry / STEP_GROUPS, group = entry % STEP_GROUPS;
-    if (s >= GEMM_STRIPS || group >= step_groups || first_strip + s >= strips) return;
-    size_t from = (size_t(first_strip + s) * groups.count + (column >> groups.shift) + group) * STRIP;
-    if (is_scale) cp_async_16(to + SCALES + entry * 128 + at * 16, static_cast<const T*>(p.scales) + from + at * 8);
-    else if (ZEROS) cp_async_16(to + ZERO_POINTS + entry * 64 + at * 16, p.zeros + from + at * 16);
-  }
 
   __device__ void copy_step(int step) const {
     if (step < steps) {
       unsigned char* to = stage(step);
       int column = start + step * STEP;
-      copy_rows<BM>(to, p.x, p.m, size_t(p.x_stride) * 2, size_t(column) * 2, p.k * 2);
-      copy_codes(to + CODES, column);
-      copy_groups(to, column);
+      rows.copy(to, column * 2);
+      codes.copy(to + CODES, step);
+      if (group_from) cp_async_16(to + group_to, group_from + (column >> groups.shift) * group_bytes);
     }
     cp_async_commit();
   }

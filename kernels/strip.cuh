@@ -33,9 +33,10 @@ template <class T, int BITS, bool ZEROS> struct Strip {
   int warp, lane;
   int strip, first_chunk, chunks; // of this block's range
   Groups groups;
+  Keep once;
   int group_tiles_log2, chunk_groups; // tiles of a group in a chunk, groups of a chunk
 
-  __device__ Strip(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), groups(linear.k, linear.group) {
+  __device__ Strip(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), groups(linear.k, linear.group), once(keep(true)) {
     warp = threadIdx.x / 32;
     lane = threadIdx.x % 32;
     ring = shared + warp * STRIP_STAGES * STAGE_BYTES;
@@ -74,7 +75,7 @@ template <class T, int BITS, bool ZEROS> struct Strip {
       size_t tiles = round_up(p.k, K_MULTIPLE) / TILE;
       const uint8_t* codes = p.codes + (strip * tiles + size_t(chunk) * TILES) * TILE_BYTES<BITS>;
 #pragma unroll
-      for (int i = lane * 16; i < CHUNK_BYTES; i += 512) cp_async_16_once(stage + i, codes + i);
+      for (int i = lane * 16; i < CHUNK_BYTES; i += 512) cp_async_16(stage + i, codes + i, once);
       size_t entry = (size_t(strip) * groups.count + (chunk * COLUMNS >> groups.shift)) * STRIP;
       if (lane < 8 * chunk_groups)
         cp_async_16(stage + STAGE_SCALES + lane * 16, static_cast<const T*>(p.scales) + entry + lane * 8);

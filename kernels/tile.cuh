@@ -14,18 +14,56 @@
 constexpr int TILE_THREADS = 256;
 constexpr int ROW = 128; // bytes of a row of x in a stage
 
-// Starts the copy of this block's rows of x, bytes [start, start + 128) of each. Rows and bytes that do not exist become 0.
-template <int BM>
-__device__ inline void copy_rows(unsigned char* stage, const void* x, int m, size_t row_bytes, size_t start, int used_bytes) {
-  for (int i = threadIdx.x; i < BM * 8; i += TILE_THREADS) {
-    int r = i / 8, c = i % 8, row = blockIdx.x * BM + r;
-    int left = row < m ? used_bytes - int(start) - 16 * c : 0;
-    int bytes = left < 0 ? 0 : min_of(left, 16);
-    const uint8_t* from = static_cast<const uint8_t*>(x);
-    if (bytes > 0) from += row * row_bytes + start + 16 * c;
-    cp_async_16(stage + r * ROW + (c ^ (r & 7)) * 16, from, bytes);
+// A thread's part in copying this block's rows of x to a stage: vector c of rows r, r + 32, …, what differs between stages aside.
+template <int BM> struct RowCopy {
+  const uint8_t* from;
+  size_t next; // bytes from one of its rows to the next
+  int left;    // bytes of a row from its vector on
+  int rows;    // of x from its first one on
+  int to;
+
+  // Rows of `row_bytes`, of which the first `used_bytes` exist.
+  __device__ RowCopy(const void* x, int m, size_t row_bytes, int used_bytes) {
+    int r = threadIdx.x / 8, c = threadIdx.x % 8, first = blockIdx.x * BM;
+    from = static_cast<const uint8_t*>(x) + (first + r) * row_bytes + 16 * c;
+    next = 32 * row_bytes;
+    left = used_bytes - 16 * c;
+    rows = m - first - r;
+    to = r * ROW + (c ^ (r & 7)) * 16;
   }
-}
+
+  // Bytes [start, start + 128) of each row. Rows and bytes that do not exist become 0.
+  __device__ void copy(unsigned char* stage, int start) const {
+    if (BM < 32 && threadIdx.x >= BM * 8) return;
+    int bytes = left < start ? 0 : min_of(left - start, 16);
+#pragma unroll
+    for (int i = 0; i < round_up(BM, 32) / 32; i++)
+      cp_async_16(stage + to + i * 32 * ROW, from + start + i * next, 32 * i < rows ? bytes : 0);
+  }
+};
+
+// A thread's part in copying the codes of a block's STRIPS strips: BYTES of each, one strip after the other.
+template <int STRIPS, int BYTES> struct CodeCopy {
+  static constexpr int AT_ONCE = TILE_THREADS * 16;
+  const uint8_t* from;
+  size_t next; // bytes from one strip to the next
+  int strips;  // from this thread's first one on
+  Keep how;
+
+  // From the block's first strip and byte on; `strips` exist.
+  __device__ CodeCopy(const uint8_t* codes, size_t strip_bytes, int strips, Keep how) : next(strip_bytes), how(how) {
+    int own = threadIdx.x * 16 / BYTES;
+    from = codes + own * strip_bytes + threadIdx.x * 16 % BYTES;
+    this->strips = strips - own;
+  }
+
+  // Step number `step`. Strips that do not exist are left as they are: their columns of y do not exist either.
+  __device__ void copy(unsigned char* to, int step) const {
+#pragma unroll
+    for (int i = 0; i < STRIPS * BYTES; i += AT_ONCE)
+      if (i / BYTES < strips) cp_async_16(to + threadIdx.x * 16 + i, from + size_t(step) * BYTES + i / BYTES * next + i % BYTES, how);
+  }
+};
 
 // The A-fragment of rows first…first+15, of 32 bytes of each from vector `vector` on.
 __device__ inline void load_fragment(uint32_t (&a)[4], const unsigned char* stage, int first, int vector) {
@@ -54,7 +92,10 @@ __device__ inline bool add_splits(Sum (&sums)[COUNT], bool holds, Sum* scratch, 
   for (int i = 0; i < COUNT; i++) sums[i] = 0;
   for (uint32_t s = 0; s < splits; s++, parts += SIZE) {
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) sums[i] += load_l2(parts + i * HOLDERS);
+    for (int i = 0; i < COUNT; i++) {
+      sums[i] += load_l2(parts + i * HOLDERS);
+      if (i % 16 == 15) warp_barrier(); // loads stay behind it: all at once would not find registers
+    }
   }
   return true;
 }

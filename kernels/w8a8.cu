@@ -35,30 +35,27 @@ template <class T, int BM> struct Int8 {
 
   const W8A8& p;
   unsigned char* shared;
-  int k128, first_strip, strips, start, steps;
+  int steps;
+  RowCopy<BM> rows;
+  CodeCopy<W8A8_STRIPS, STRIP_BYTES> codes;
 
-  __device__ Int8(const W8A8& parameter, unsigned char* memory) : p(parameter), shared(memory) {
-    k128 = round_up(p.k, K_MULTIPLE);
-    first_strip = blockIdx.y * W8A8_STRIPS;
-    strips = round_up(p.n, STRIP) / STRIP;
-    start = blockIdx.z * p.k_per_block;
-    steps = min_of(p.k_per_block, k128 - start) / STEP;
+  // From this block's range of K on; codes of a column of a strip are 64 bytes.
+  __device__ Int8(const W8A8& w, unsigned char* memory)
+      : p(w),
+        shared(memory),
+        rows(w.x + blockIdx.z * w.k_per_block, w.m, round_up(w.k, K_MULTIPLE), round_up(w.k, K_MULTIPLE)),
+        codes(w.codes + (size_t(blockIdx.y) * W8A8_STRIPS * round_up(w.k, K_MULTIPLE) + blockIdx.z * w.k_per_block) * STRIP,
+              size_t(round_up(w.k, K_MULTIPLE)) * STRIP, round_up(w.n, STRIP) / STRIP - blockIdx.y * W8A8_STRIPS,
+              keep(gridDim.x == 1)) {
+    steps = min_of(w.k_per_block, round_up(w.k, K_MULTIPLE) - blockIdx.z * w.k_per_block) / STEP;
   }
 
   __device__ unsigned char* stage(int step) const { return shared + step % W8A8_STAGES * STAGE_BYTES; }
 
   __device__ void copy_step(int step) const {
     if (step < steps) {
-      unsigned char* to = stage(step);
-      int column = start + step * STEP;
-      copy_rows<BM>(to, p.x, p.m, k128, column, k128);
-      const uint8_t* codes = p.codes + (size_t(first_strip) * k128 + column) * STRIP;
-#pragma unroll
-      for (int i = threadIdx.x * 16; i < W8A8_STRIPS * STRIP_BYTES; i += TILE_THREADS * 16) {
-        int s = i / STRIP_BYTES;
-        if (first_strip + s >= strips) break;
-        cp_async_16(to + CODES + i, codes + size_t(s) * k128 * STRIP + i % STRIP_BYTES);
-      }
+      rows.copy(stage(step), step * STEP);
+      codes.copy(stage(step) + CODES, step);
     }
     cp_async_commit();
   }
@@ -91,7 +88,7 @@ template <class T, int BM> struct Int8 {
       block_barrier(); // everybody's copies are here, and everybody has done with the stage that is filled next
       copy_step(step + W8A8_STAGES - 1);
       constexpr int SHARE = STEP / 32 / Sums::WK;
-#pragma unroll
+#pragma unroll 1
       for (int i = 0; i < SHARE; i++) multiply(sums, stage(step), sums.depth * SHARE + i);
     }
     sums.add_warps(shared);

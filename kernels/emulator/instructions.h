@@ -188,7 +188,9 @@ inline void cp_async_16(void* to, const void* from, int bytes = 16) {
   emulator::copies().push_back({static_cast<unsigned char*>(to), source, bytes, emulator::copy_groups()});
 }
 
-inline void cp_async_16_once(void* to, const void* from) { cp_async_16(to, from); }
+struct Keep {};
+inline Keep keep(bool) { return {}; }
+inline void cp_async_16(void* to, const void* from, Keep) { cp_async_16(to, from); }
 inline void cp_async_commit() { emulator::copy_groups()++; }
 
 template <int pending> inline void cp_async_wait() {
