@@ -12,8 +12,6 @@ mod compile;
 mod dequantize;
 #[path = "kernels/emulator.rs"]
 mod emulator;
-#[path = "kernels/hopper.rs"]
-mod hopper;
 #[path = "kernels/measured.rs"]
 mod measured;
 #[path = "kernels/misuse.rs"]

@@ -1,4 +1,4 @@
-//! gemv, gemm_small and gemm: y = x·Wᵀ + bias against float64, the same bits under every order of threads.
+//! gemv, gemm_small, gemm and gemm_sm90: y = x·Wᵀ + bias against float64, the same bits under every order of threads.
 
 use llmc::cuda::{
     Choice, Kernel, Linear, Matrix, Product, TILE_ROWS, Table, Weight, Workspace, multiply, upload_vector,
@@ -45,7 +45,7 @@ fn check(variant: Variant, case: Case, random: &mut SplitMix64) {
     let q = tensor(variant, case.granularity, [n, k], random);
     let input = Input::random(variant, case.size, random);
     // Where the tile is large, fragments carry the scale, rounded with the code to the activations' type.
-    let rounded = matches!(case.kernel, Kernel::Gemm(_));
+    let rounded = matches!(case.kernel, Kernel::Gemm(_) | Kernel::GemmSm90);
     let of = |value| if rounded { round(variant.half, value) } else { value };
     let w: Vec<f64> = weights(&q).into_iter().map(of).collect();
     let x: Vec<f64> = input.x.iter().copied().map(f64::from).collect();
@@ -118,6 +118,18 @@ fn gemm_of_every_tile() {
                 let case = Case { kernel: Kernel::Gemm(rows), size, granularity, splits };
                 check(variant, case, &mut random);
             }
+        }
+    }
+}
+
+#[test]
+fn gemm_sm90_of_every_group() {
+    let mut random = SplitMix64(8);
+    for variant in Variant::all() {
+        let cases = [([130, 130, 264], 2), ([3, 320, 640], 1), ([129, 71, 130], 2), ([1, 1, 8], 1)];
+        for ((size, splits), granularity) in cases.into_iter().zip(GRANULARITIES) {
+            let case = Case { kernel: Kernel::GemmSm90, size, granularity, splits };
+            check(variant, case, &mut random);
         }
     }
 }
