@@ -8,7 +8,9 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <ucontext.h>
 
@@ -78,6 +80,10 @@ struct Grid {
   Fiber* self = nullptr;
   char error[256] = {};
 };
+
+// Start and length of what is allocated; the mutex, because tests run side by side.
+std::map<const unsigned char*, size_t> allocations;
+std::mutex allocations_mutex;
 
 thread_local Grid* grid;
 thread_local std::vector<std::unique_ptr<Fiber>> idle; // whose stacks serve again
@@ -237,6 +243,19 @@ void check_shared(const void* pointer, const char* who) {
   fail(message);
 }
 
+void check_global(const void* pointer, size_t bytes, const char* who) {
+  if (bytes == 0) return;
+  auto at = static_cast<const unsigned char*>(pointer);
+  {
+    std::lock_guard lock(allocations_mutex);
+    auto next = allocations.upper_bound(at);
+    if (next != allocations.begin() && at + bytes <= std::prev(next)->first + std::prev(next)->second) return;
+  }
+  char message[128];
+  snprintf(message, sizeof message, "%s: reads %zu bytes outside of global memory", who, bytes);
+  fail(message);
+}
+
 void fail(const char* message) {
   const Place& at = place();
   snprintf(grid->error, sizeof grid->error, "block (%u, %u, %u), thread %u: %s", at.block.x, at.block.y, at.block.z, at.thread.x,
@@ -304,3 +323,13 @@ int run_grid(const Launch& launch, void (*entry)(void*), void* argument, char* e
 }
 
 } // namespace emulator
+
+extern "C" void emulator_allocated(const unsigned char* start, size_t bytes) {
+  std::lock_guard lock(emulator::allocations_mutex);
+  emulator::allocations[start] = bytes;
+}
+
+extern "C" void emulator_freed(const unsigned char* start) {
+  std::lock_guard lock(emulator::allocations_mutex);
+  emulator::allocations.erase(start);
+}

@@ -7,7 +7,8 @@
 // can go on is an error that says who waits where.
 //
 // Limits: within a fiber's turn nothing interleaves, so data races inside a turn do not show; memory is sequentially
-// consistent; divergent warps cannot meet (a collective needs all 32 lanes). Global memory is checked by the caller's guard zones.
+// consistent; divergent warps cannot meet (a collective needs all 32 lanes). Of accesses to global memory only the sources of cp.async
+// are checked; writes beside an allocation show in the caller's guard zones.
 #pragma once
 
 #include <cstddef>
@@ -61,6 +62,9 @@ const Place& place();
 unsigned char* shared();
 void check_shared(const void* pointer, const char* who);
 
+// Whether `bytes` at `pointer` lie in one allocation of global memory, of those that emulator_allocated has named.
+void check_global(const void* pointer, size_t bytes, const char* who);
+
 // The running thread's copies under way.
 std::vector<Copy>& copies();
 unsigned& copy_groups();
@@ -102,3 +106,7 @@ int run(const Launch& launch, void (*kernel)(Parameter), void** params, char* er
 }
 
 } // namespace emulator
+
+// Global memory comes and goes.
+extern "C" void emulator_allocated(const unsigned char* start, size_t bytes);
+extern "C" void emulator_freed(const unsigned char* start);

@@ -21,6 +21,12 @@ extern "C" __global__ void fault_copy_behind_shared(const uint32_t* out) {
 }
 LLMC_EXPORT(fault_copy_behind_shared)
 
+extern "C" __global__ void fault_copy_behind_global(const uint32_t* out) {
+  LLMC_SHARED(shared);
+  cp_async_16(shared, out + 64, threadIdx.x == 5 ? 4 : 0); // nothing is read where nothing is copied
+}
+LLMC_EXPORT(fault_copy_behind_global)
+
 extern "C" __global__ void fault_write_behind_shared(uint32_t*) {
   LLMC_SHARED(shared);
   shared[1024] = 0;

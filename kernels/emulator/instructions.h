@@ -183,6 +183,7 @@ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 inline void cp_async_16(void* to, const void* from, int bytes = 16) {
   emulator::check_shared(to, "cp_async_16");
   if (bytes < 0 || bytes > 16 || reinterpret_cast<uintptr_t>(from) % 16 != 0) emulator::fail("cp_async_16: size or source");
+  emulator::check_global(from, bytes, "cp_async_16");
   memset(to, 0xff, 16);
   auto source = static_cast<const unsigned char*>(from);
   emulator::copies().push_back({static_cast<unsigned char*>(to), source, bytes, emulator::copy_groups()});

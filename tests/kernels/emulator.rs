@@ -89,7 +89,7 @@ impl Device for Emulator {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
-        let memory = Memory::poisoned(bytes);
+        let memory = Memory::poisoned(self.kernels, bytes);
         Ok(Buffer::new(self.properties.id, memory.address(), bytes, Box::new(memory)))
     }
 
@@ -138,6 +138,7 @@ const POISON: u8 = 0xff;
 /// Global memory: NaNs between two guards of NaNs, aligned as cuMemAlloc aligns. Panics when it is dropped and a guard was
 /// written to.
 struct Memory {
+    kernels: &'static Library,
     bytes: *mut [u8],
     start: usize,
     len: usize,
@@ -149,10 +150,16 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    fn poisoned(len: usize) -> Memory {
+    fn poisoned(kernels: &'static Library, len: usize) -> Memory {
         let bytes = Box::into_raw(vec![POISON; len + 3 * GUARD].into_boxed_slice());
         let start = GUARD + bytes.cast::<u8>().align_offset(GUARD);
-        Memory { bytes, start, len }
+        let memory = Memory { kernels, bytes, start, len };
+        // SAFETY: the signature is that of kernels/emulator/emulator.h; the emulator only remembers the range.
+        unsafe {
+            let allocated = kernels.get::<unsafe extern "C" fn(u64, usize)>("emulator_allocated").unwrap();
+            allocated(memory.address(), len);
+        }
+        memory
     }
 
     fn address(&self) -> u64 {
@@ -162,6 +169,8 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        // SAFETY: as when it was allocated.
+        unsafe { self.kernels.get::<unsafe extern "C" fn(u64)>("emulator_freed").unwrap()(self.address()) };
         // SAFETY: from Box::into_raw, and given back once.
         let bytes = unsafe { Box::from_raw(self.bytes) };
         let guards = [&bytes[..self.start], &bytes[self.start + self.len..]];

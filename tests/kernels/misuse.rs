@@ -41,6 +41,11 @@ fn shared_memory_ends_where_the_launch_says() {
 }
 
 #[test]
+fn global_memory_ends_where_it_was_allocated() {
+    fails("fault_copy_behind_global", "thread 5: cp_async_16: reads 4 bytes outside of global memory");
+}
+
+#[test]
 fn a_copy_that_is_not_waited_for_is_not_there() {
     let Ok(out) = outcome("fault_early_read", 0) else { return };
     assert_eq!(out, vec![0xff; 256]);
