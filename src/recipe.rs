@@ -141,12 +141,12 @@ impl Default for Recipe {
 }
 
 impl Recipe {
-    /// Parses TOML; unknown keys are errors that name the known ones.
-    pub fn from_toml(text: &str) -> Result<Recipe> {
+    /// Parses TOML; unknown keys are errors that name the known ones. `origin` is where the text comes from, for errors.
+    pub fn from_toml(origin: &str, text: &str) -> Result<Recipe> {
         toml::from_str(text).map_err(|e| {
             let hint = nearest_key(e.message());
             let hint = hint.unwrap_or_else(|| "recipes/README.md has every key".to_owned());
-            Error::usage(format!("recipe: {}", e.to_string().trim()), hint)
+            Error::usage(format!("{origin}: {}", e.to_string().trim()), hint)
         })
     }
 
@@ -183,7 +183,7 @@ impl Recipe {
             })?;
         }
         inner.insert(rest.to_owned(), value);
-        *self = Recipe::from_toml(&table.to_string())?;
+        *self = Recipe::from_toml(&format!("--set {assignment}"), &table.to_string())?;
         Ok(())
     }
 
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     fn check(toml: &str, expected: &str) {
-        let found = Recipe::from_toml(toml).and_then(|recipe| recipe.resolve().map(|_| ()));
+        let found = Recipe::from_toml("test.toml", toml).and_then(|recipe| recipe.resolve().map(|_| ()));
         let error = found.expect_err("must be refused");
         let text = format!("{error} | {}", error.hint().unwrap_or_default());
         assert!(text.contains(expected), "{text:?} does not contain {expected:?}");
@@ -295,8 +295,8 @@ mod tests {
             stages: vec![Stage::new("mse")],
             ..Recipe::default()
         };
-        assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
-        assert_eq!(Recipe::from_toml("").unwrap(), Recipe::default());
+        assert_eq!(Recipe::from_toml("", &recipe.to_toml()).unwrap(), recipe);
+        assert_eq!(Recipe::from_toml("", "").unwrap(), Recipe::default());
     }
 
     #[test]

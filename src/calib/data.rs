@@ -124,6 +124,12 @@ impl Watch<'_> {
 }
 
 impl Calibration {
+    /// Whether the text lies ready, and is still there after it was read.
+    pub fn at_hand(&self) -> bool {
+        let awaited = |spec: &String| [SELF, "-"].contains(&spec.rsplit('*').next().unwrap_or_default());
+        self.statistics.is_empty() && !self.data.iter().any(awaited)
+    }
+
     /// The sequences for a model.
     ///
     /// # Errors

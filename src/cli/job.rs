@@ -130,6 +130,9 @@ pub fn draft(model: &str, recipe: &Recipe, output: &OutputArguments, context: &C
         pipeline::check_target(&checkpoint, path, plan.request.format.single_file(), output.overwrite)?;
     }
     let (Some(budget), Some(calibration)) = (&recipe.budget, &recipe.calibration) else {
+        if output.dry_run {
+            check_text(recipe, &checkpoint, context)?;
+        }
         return Ok(Draft { checkpoint, plans: outline, paths, spent: None });
     };
     let ([base], [path]) = (outline.as_slice(), paths.as_slice()) else {
@@ -143,6 +146,14 @@ pub fn draft(model: &str, recipe: &Recipe, output: &OutputArguments, context: &C
     let recipe = budget::spend(base, budget, &spent, &file, !output.no_resume, &checkpoint, context)?;
     let plans = plans(&recipe)?;
     Ok(Draft { checkpoint, plans, paths, spent: Some(spent) })
+}
+
+/// That the text which a recipe names is there and suffices, where that can be found out without a run.
+fn check_text(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<()> {
+    match &recipe.calibration {
+        Some(calibration) if calibration.at_hand() => draw(calibration, checkpoint, context).map(drop),
+        _ => Ok(()),
+    }
 }
 
 /// What is known of the model's inputs, or can be found out.

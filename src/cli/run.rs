@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
 /// A recipe: a file, or a shipped one.
 fn read(name: &str) -> Result<Recipe> {
     if Path::new(name).exists() || name.ends_with(".toml") {
-        return Recipe::from_toml(&std::fs::read_to_string(name).map_err(|e| Error::io(name, e))?);
+        return Recipe::from_toml(name, &std::fs::read_to_string(name).map_err(|e| Error::io(name, e))?);
     }
     Recipe::shipped(name)
 }

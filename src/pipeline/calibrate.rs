@@ -54,7 +54,7 @@ pub fn calibrate(
     let sequences = &survey.samples.sequences;
     let material = Material { sequences, expert_tokens: survey.expert_tokens, known: None };
     let ends = Made::default();
-    let runner = Runner::new(checkpoint, material, &ends, options)?;
+    let runner = Runner::new(checkpoint, material, &ends, false, options)?;
     let model = input_digest(checkpoint, options.interrupted)?;
     let index = Index::new(&model, runner.layouts.len(), survey.needs, survey.samples);
     let key = key(&index, survey.expert_tokens);

@@ -1,12 +1,13 @@
 //! What a calibrated run will take: said before it begins.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::engine::Stored;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::method::Scope;
-use crate::model::{BlockLayout, block_layout};
+use crate::model::{BlockLayout, LinearPlace, block_layout};
 use crate::pipeline::blocks::BATCH_TOKENS;
 use crate::plan::Plan;
 
@@ -51,8 +52,9 @@ pub fn estimate(
     let compensates = plan.request.compensation.is_some();
     let hessian = method.needs().union(plan.request.compensation_needs()).hessian;
     // The sums in f32 of every input held at a time, and one factorization in f64.
-    let inputs: u64 = distinct_inputs(&layout, &shapes).iter().map(|cols| cols * cols).sum();
-    let statistics = if hessian { 4 * inputs + 12 * widest * widest } else { 16 * widest };
+    let inputs = hessians(&layout, &shapes);
+    let held = if method.scope() == Scope::Block { inputs.values().sum() } else { most_of_a_step(&inputs) };
+    let statistics = if hessian { 4 * held + 12 * widest * widest } else { 16 * widest };
     // An error, its second moment and the eigenvectors of that in f64.
     let statistics = statistics + if compensates { 32 * widest * widest } else { 0 };
     // As read in f32, as packed for the passes, and the codes; a method that trains holds gradients and offsets too.
@@ -65,7 +67,7 @@ pub fn estimate(
         Scope::Rows | Scope::Input => 1.0 + STEP_PASSES * 4.0,
         Scope::Block => 2.0,
     };
-    let products = if hessian { inputs as f64 } else { 0.0 };
+    let products = if hessian { inputs.values().sum::<u64>() as f64 } else { 0.0 };
     let per_block = 2.0 * tokens as f64 * (passes * weights as f64 + products);
     let seconds = config.layers.len() as f64 * per_block / (SPEED * threads as f64);
     Ok(Estimate { memory, disk, seconds })
@@ -76,9 +78,17 @@ fn shapes(checkpoint: &Checkpoint, layout: &BlockLayout) -> Result<Vec<[u64; 2]>
     layout.linears.iter().map(|linear| shape(&linear.name)).collect()
 }
 
-/// The columns of each distinct input.
-fn distinct_inputs(layout: &BlockLayout, shapes: &[[u64; 2]]) -> Vec<u64> {
-    let inputs: std::collections::BTreeMap<usize, u64> =
-        layout.linears.iter().zip(shapes).map(|(linear, [_, cols])| (linear.input, *cols)).collect();
-    inputs.into_values().collect()
+/// Values of the second moments of each distinct input, by its step and number.
+fn hessians(layout: &BlockLayout, shapes: &[[u64; 2]]) -> BTreeMap<[usize; 2], u64> {
+    let input = |(linear, [_, cols]): (&LinearPlace, &[u64; 2])| ([linear.step, linear.input], cols * cols);
+    layout.linears.iter().zip(shapes).map(input).collect()
+}
+
+/// Of the step that holds the most.
+fn most_of_a_step(hessians: &BTreeMap<[usize; 2], u64>) -> u64 {
+    let mut steps: BTreeMap<usize, u64> = BTreeMap::new();
+    for ([step, _], values) in hessians {
+        *steps.entry(*step).or_default() += values;
+    }
+    steps.into_values().max().unwrap_or(0)
 }

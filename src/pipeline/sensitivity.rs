@@ -63,7 +63,7 @@ pub fn sensitivity(
     let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
     let material = Material { sequences: &sequences, expert_tokens: 1, known: None };
     let ends = Made::default();
-    let runner = Runner::new(checkpoint, material, &ends, options)?;
+    let runner = Runner::new(checkpoint, material, &ends, choices[0].recipe.allow_nonfinite, options)?;
     let schemes = choices.iter().map(Plan::schemes).collect::<Vec<_>>();
     let of =
         |linear: &str| schemes.iter().map(|schemes| schemes.get(linear).map(|(scheme, _)| *scheme)).collect();

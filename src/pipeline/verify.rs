@@ -331,7 +331,7 @@ pub fn recorded_recipe(written: &Checkpoint) -> Result<Recipe> {
             "only what llmc wrote can be verified against its input",
         )
     })?;
-    Recipe::from_toml(text)
+    Recipe::from_toml(&format!("{}: llmc.recipe", written.path.display()), text)
 }
 
 /// Checks an output by itself: every tensor can be read, every value is finite, and activations can be divided by their scales.

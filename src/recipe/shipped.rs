@@ -27,6 +27,6 @@ impl Recipe {
         let names: Vec<&str> = SHIPPED.iter().map(|(shipped, _)| *shipped).collect();
         let found = SHIPPED.iter().find(|(shipped, _)| *shipped == name);
         let (_, text) = found.ok_or_else(|| unknown_key("recipe", name, &names))?;
-        Recipe::from_toml(text)
+        Recipe::from_toml(name, text)
     }
 }

@@ -147,3 +147,25 @@ fn budgets_that_cannot_be_met_are_refused() {
     fs::create_dir(here.join("out")).unwrap();
     check(&format!("{TEXT} --target-bpw 5"), "exists already");
 }
+
+#[test]
+fn weights_that_are_not_finite_are_measured_as_they_will_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let spoil = |values: &mut [f32], _: usize| (values[3], values[77]) = (f32::NAN, f32::INFINITY);
+    let up = "model.layers.1.mlp.up_proj.weight";
+    Model::of("tiny-llama").edit(up, spoil).write(here);
+    let line = format!("quantize model {TEXT} --group-size 32 --method rtn --target-bpw 5.5 -o out");
+    assert!(fails(here, &line, 1).contains("not finite"));
+    ok(here, &format!("{line} --allow-nonfinite --no-resume"));
+    let zeroed = here.join("zeroed");
+    fs::create_dir(&zeroed).unwrap();
+    let zero = |values: &mut [f32], _: usize| (values[3], values[77]) = (0.0, 0.0);
+    Model::of("tiny-llama").edit(up, zero).write(&zeroed);
+    ok(&zeroed, &line);
+    let measured = |folder: &Path| {
+        let text = fs::read(folder.join("out.sensitivity.json")).unwrap();
+        serde_json::from_slice::<Value>(&text).unwrap()["sensitivity"].clone()
+    };
+    assert_eq!(measured(here), measured(&zeroed));
+}

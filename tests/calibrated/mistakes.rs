@@ -28,6 +28,7 @@ fn text_that_does_not_suffice_is_said_before_any_work() {
     check(here, &format!("{GPTQ} --data empty.txt"), 1, &["empty.txt"]);
     check(here, &format!("{GPTQ} --data nowhere.txt"), 1, &["nowhere.txt"]);
     check(here, &format!("{GPTQ} --data text.txt --seq-len 4096"), 2, &["512 positions", "--seq-len"]);
+    check(here, &format!("{GPTQ} --data short.txt --dry-run"), 1, &["short.txt", "65536 tokens"]);
     check(here, GPTQ, 2, &["gptq: needs text to calibrate on", "--data"]);
     let left: Vec<String> = contents(here).into_keys().filter(|name| !name.starts_with(MODEL)).collect();
     assert_eq!(left, ["empty.txt", "short.txt", "text.txt"]);
@@ -46,7 +47,7 @@ fn recipes_with_typos_name_what_was_meant() {
     recipe("[calibration]\nsample = 4", &["sample", "did you mean samples?"]);
     recipe("[[stages]]\nmethod = 'gtpq'", &["gtpq", "did you mean gptq?"]);
     recipe("[[stages]]\nmethod = 'gptq'\ndampening = 1", &["dampening", "damping"]);
-    recipe("scheme = ", &["recipe"]);
+    recipe("scheme = ", &["recipe.toml: ", "line 1"]);
     recipe("scheme = 'w4a16'\n[[stages]]\nmethod = 'gptq'", &["needs text", "--data"]);
     recipe("[[stages]]\nmethod = 'autoround'\nitres = 9", &["itres", "did you mean iters?"]);
     check(here, &format!("{GPTQ} --samples 9"), 2, &["--samples", "--data"]);

@@ -9,10 +9,10 @@ use crate::model::Model;
 #[test]
 fn shipped_recipes_resolve_and_say_what_they_are() {
     for (name, text) in SHIPPED {
-        let recipe = Recipe::from_toml(text).unwrap();
+        let recipe = Recipe::from_toml(name, text).unwrap();
         recipe.resolve().unwrap();
         assert!(text.starts_with("# "), "{name}: opens with what it does and costs");
-        assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe, "{name}");
+        assert_eq!(Recipe::from_toml(name, &recipe.to_toml()).unwrap(), recipe, "{name}");
     }
     let here = tempfile::tempdir().unwrap();
     let help = ok(here.path(), "run --help");
@@ -47,12 +47,12 @@ fn documented() -> String {
 #[test]
 fn the_document_of_all_keys_is_a_recipe_and_lists_all() {
     let text = documented();
-    Recipe::from_toml(&text).unwrap();
+    Recipe::from_toml("README.md", &text).unwrap();
     let all = text.replace("# statistics", "statistics").replace("# size", "size");
     let documented: toml::Table = all.parse().unwrap();
     // Serde names every key that it knows when it meets one that it does not.
     let known = |wrong: &str| {
-        let said = Recipe::from_toml(wrong).unwrap_err().to_string();
+        let said = Recipe::from_toml("", wrong).unwrap_err().to_string();
         let named = said.split('`').skip(1).step_by(2).map(str::to_owned);
         named.filter(|key| key != "nonsense").collect::<Vec<_>>()
     };

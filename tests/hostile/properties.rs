@@ -192,7 +192,7 @@ proptest! {
     fn recipes_gone_wrong((edits, cut) in edits()) {
         let mut bytes = Recipe { scheme: Some("w4a16".into()), ..Recipe::default() }.to_toml().into_bytes();
         mutate(&mut bytes, &edits, cut);
-        let recipe = std::str::from_utf8(&bytes).ok().and_then(|text| Recipe::from_toml(text).ok());
+        let recipe = std::str::from_utf8(&bytes).ok().and_then(|text| Recipe::from_toml("any", text).ok());
         let _ = recipe.map(|recipe| recipe.resolve());
     }
 }

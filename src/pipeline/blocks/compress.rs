@@ -59,24 +59,22 @@ impl Blocks<'_> {
             self.pass_on(&mut work, &chains[0], &next[0])?;
         }
         work.report.linears = work.block.linears.iter().filter_map(reported).collect();
-        self.tell(&work.report);
         let layout = &self.runner.layouts[index];
         let scales = self.scales.measured(layout, &work.block.inputs, work.key_values)?;
         let made = made(work.block, work.rewritten || method.scope() == Scope::Block);
         Ok((Made { scales, ..made }, work.report))
     }
 
-    fn tell(&self, report: &BlockReport) {
-        for linear in &report.linears {
-            (self.runner.options.events)(&Event::Linear { block: report.block, linear });
+    /// Tells of linears as they are finished.
+    fn tell(&self, block: usize, linears: &[method::Linear]) {
+        for linear in linears.iter().filter_map(reported) {
+            (self.runner.options.events)(&Event::Linear { block, linear: &linear });
         }
     }
 
     /// The weights as the stages so far have left them.
     fn current(&self, work: &Work) -> Current<'_> {
-        // What is not finite, and allowed, is 0 in the block alone.
-        let differs = work.rewritten || !work.report.nonfinite.is_empty();
-        self.runner.weights().with(&work.block, differs)
+        self.runner.weights().with(&work.block, work.rewritten)
     }
 
     /// Gathers statistics of the inputs of a step, or of all, into the block.
@@ -140,6 +138,7 @@ impl Blocks<'_> {
         let needs = self.request.method.needs().union(Needs::IMPORTANCE).union(self.scales.needs());
         self.observe(work, needs, None, input, Some(output))?;
         weigh_columns(&mut work.block);
+        self.tell(work.block.index, &work.block.linears);
         Ok(())
     }
 
@@ -180,6 +179,7 @@ impl Blocks<'_> {
                 method::Block { index, linears: before.clone(), inputs, ..method::Block::default() };
             method.apply(&mut part)?;
             self.settle(index, &before, &mut part.linears, part.inputs)?;
+            self.tell(index, &part.linears);
             of_step.iter().zip(part.linears).for_each(|(&i, linear)| work.block.linears[i] = linear);
         }
         Ok(())
@@ -206,6 +206,7 @@ impl Blocks<'_> {
             let inputs = std::mem::take(&mut work.block.inputs);
             self.settle(index, &before, &mut work.block.linears, inputs)?;
         }
+        self.tell(index, &work.block.linears);
         Ok(())
     }
 
@@ -259,7 +260,7 @@ impl Blocks<'_> {
         if !found.none() {
             report.nonfinite.push((name.to_owned(), found.nan, found.inf));
         }
-        if !found.none() && !self.allow_nonfinite {
+        if !found.none() && !self.runner.allow_nonfinite {
             return Err(found.refusal(&self.runner.checkpoint.path, name, values.len() as u64));
         }
         clear_nonfinite(&mut values);

@@ -41,8 +41,6 @@ pub(super) struct Blocks<'a> {
     request: &'a Request,
     /// What outputs store of what flows through.
     scales: Scales,
-    /// Whether weights that are not finite are taken as 0.
-    allow_nonfinite: bool,
     /// The model's float type.
     dtype: DType,
 }
@@ -60,11 +58,10 @@ impl<'a> Blocks<'a> {
         options: &'a Options<'a>,
     ) -> Result<Self> {
         let run = runs[0];
-        let runner = Runner::new(checkpoint, material, ends, options)?;
-        let schemes = run.plan.schemes();
-        let (request, allow_nonfinite) = (&run.plan.request, run.plan.recipe.allow_nonfinite);
+        let runner = Runner::new(checkpoint, material, ends, run.plan.recipe.allow_nonfinite, options)?;
+        let (schemes, request) = (run.plan.schemes(), &run.plan.request);
         let (scales, dtype) = (Scales::of(runs), run.plan.dtype);
-        Ok(Blocks { runner, schemes, request, scales, allow_nonfinite, dtype })
+        Ok(Blocks { runner, schemes, request, scales, dtype })
     }
 
     /// Carries the recipe out, block by block, from the first that any of the journals does not have.

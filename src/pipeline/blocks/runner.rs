@@ -50,6 +50,8 @@ pub struct Runner<'a> {
     pub material: Material<'a>,
     /// Edits of what is outside the blocks.
     ends: &'a Made,
+    /// Whether weights that are not finite are taken as 0.
+    pub allow_nonfinite: bool,
     pub options: &'a Options<'a>,
 }
 
@@ -62,11 +64,12 @@ impl<'a> Runner<'a> {
         checkpoint: &Arc<Checkpoint>,
         material: Material<'a>,
         ends: &'a Made,
+        allow_nonfinite: bool,
         options: &'a Options<'a>,
     ) -> Result<Self> {
         let (config, layouts) = layouts(checkpoint)?;
         let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(material.sequences));
-        Ok(Runner { checkpoint, config, layouts, batches, material, ends, options })
+        Ok(Runner { checkpoint, config, layouts, batches, material, ends, allow_nonfinite, options })
     }
 
     /// Takes one block after the other, from the first that any of the journals does not have: `step` is given a block's number,
@@ -100,7 +103,7 @@ impl<'a> Runner<'a> {
 
     /// The checkpoint's weights, with the edits outside the blocks.
     pub fn weights(&self) -> Current<'_> {
-        Current::new(&self.checkpoint, self.ends)
+        Current::new(&self.checkpoint, self.ends, self.allow_nonfinite)
     }
 
     /// The chains that block `reports.len()` begins with: those of an interrupted run, or the embedded tokens.

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::method;
 use crate::model::Weights;
+use crate::pipeline::gather::clear_nonfinite;
 use crate::pipeline::made::Made;
 use crate::tensor::{DType, Weight};
 
@@ -21,13 +22,16 @@ pub struct Current<'a> {
     matrices: HashMap<String, Arc<Weight>>,
     vectors: HashMap<String, Vec<f32>>,
     made: &'a Made,
+    /// Whether what is not finite is taken as 0.
+    clears: bool,
 }
 
 impl<'a> Current<'a> {
-    /// The checkpoint, with the edits that are done to rows as they are read.
-    pub fn new(checkpoint: &Arc<Checkpoint>, made: &'a Made) -> Self {
+    /// The checkpoint, with the edits that are done to rows as they are read, the first of which takes what is not finite
+    /// as 0 where `clears` says so.
+    pub fn new(checkpoint: &Arc<Checkpoint>, made: &'a Made, clears: bool) -> Self {
         let stored = Stored(Arc::clone(checkpoint));
-        Current { stored, matrices: HashMap::new(), vectors: HashMap::new(), made }
+        Current { stored, matrices: HashMap::new(), vectors: HashMap::new(), made, clears }
     }
 
     /// With a block as it stands. Dense weights that no stage has touched are read from the checkpoint, which takes less
@@ -73,7 +77,13 @@ impl Weights for Current<'_> {
         if let Some(weight) = self.matrices.get(name) {
             return Ok(Arc::new(Held { name: name.to_owned(), weight: Arc::clone(weight) }));
         }
-        let stored = self.stored.matrix(name)?;
+        let mut stored = self.stored.matrix(name)?;
+        if self.clears {
+            stored = Arc::new(Edited::new(stored, |_, values| {
+                clear_nonfinite(values.as_slice_mut().unwrap_or_default());
+                Ok(())
+            }));
+        }
         Ok(match self.made.edits.get(name).map(Arc::clone) {
             Some(edit) => Arc::new(Edited::new(stored, move |_, values| edit(values))),
             None => stored,
@@ -83,7 +93,13 @@ impl Weights for Current<'_> {
     fn vector(&self, name: &str) -> Result<Vec<f32>> {
         match self.vectors.get(name) {
             Some(values) => Ok(values.clone()),
-            None => self.stored.vector(name),
+            None => {
+                let mut values = self.stored.vector(name)?;
+                if self.clears {
+                    clear_nonfinite(&mut values);
+                }
+                Ok(values)
+            }
         }
     }
 }
