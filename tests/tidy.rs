@@ -213,7 +213,7 @@ fn prints(source: &Source) -> Vec<String> {
 
 /// Paths in backticks in a document that are not in the repository.
 fn dead_paths(source: &Source, exists: impl Fn(&str) -> bool) -> Vec<String> {
-    const ROOTS: &[&str] = &["src/", "tests/", "fixtures/", "benches/", "fuzz/", ".ci/"];
+    const ROOTS: &[&str] = &["src/", "tests/", "fixtures/", "benches/", "fuzz/", "kernels/", ".ci/"];
     let quoted = source.text.split('`').skip(1).step_by(2);
     quoted
         .filter(|text| {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Properties;
 use super::layout::{DEPTH, STRIP};
-use super::{Bits, gemm, gemm_sm90, gemm_small, gemv};
+use super::{Bits, gemm, gemm_sm90, gemm_small, gemv, w8a8};
 use crate::error::{Error, Result};
 
 /// A way to compute a product.
@@ -49,6 +49,16 @@ pub struct Choice {
     pub kernel: Kernel,
     /// Blocks that share an output; 1 for none.
     pub splits: usize,
+}
+
+impl fmt::Display for Choice {
+    /// `gemm m64 ÷4`: in tiles of 64 rows, the depth in four parts.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.splits {
+            1 => write!(f, "{}", self.kernel),
+            splits => write!(f, "{} ÷{splits}", self.kernel),
+        }
+    }
 }
 
 /// What is to be computed, as far as choosing goes.
@@ -200,6 +210,13 @@ impl Table {
         };
         self.tuned.iter().filter(same).find(|entry| m <= entry.m).map(|entry| entry.choice)
     }
+}
+
+/// Rows of a tile, and into how many parts the depth is split, for [`w8a8`](super::w8a8()) of rows of x, rows of W and columns.
+pub fn choose_rounded(properties: &Properties, [m, n, k]: [usize; 3]) -> [usize; 2] {
+    let rows = if m <= w8a8::TILE_ROWS[0] { w8a8::TILE_ROWS[0] } else { w8a8::TILE_ROWS[1] };
+    let blocks = m.div_ceil(rows) * n.div_ceil(w8a8::TILE_OUTPUTS);
+    [rows, (properties.processors as usize / blocks.max(1)).min(k / (4 * DEPTH)).max(1)]
 }
 
 /// Every way in which a product could be computed, for tuning.

@@ -33,11 +33,11 @@ impl Recorder {
         }
     }
 
-    fn h100() -> Recorder {
+    pub fn h100() -> Recorder {
         Recorder::new(1, 90, 232_448, 132)
     }
 
-    fn launched(&self) -> Vec<Launch> {
+    pub fn launched(&self) -> Vec<Launch> {
         std::mem::take(&mut self.launches.lock().unwrap())
     }
 }
@@ -74,6 +74,14 @@ impl Device for Recorder {
     fn multiply(&self, dense: &DenseProduct) -> Result<()> {
         self.multiplied.lock().unwrap().push(*dense);
         Ok(())
+    }
+
+    /// A microsecond for each launch.
+    fn time(&self, count: usize, runs: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<f64>> {
+        let queued = || self.launches.lock().unwrap().len() + self.multiplied.lock().unwrap().len();
+        let before = queued();
+        (0..count).try_for_each(work)?;
+        Ok(vec![1e-6 * (queued() - before) as f64 / count as f64; runs])
     }
 }
 

@@ -10,7 +10,7 @@ use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
 /// Rows of a tile that there are kernels for.
-pub const W8A8_TILE_ROWS: [usize; 2] = [32, 128];
+pub const TILE_ROWS: [usize; 2] = [32, 128];
 /// Outputs of a tile.
 pub(super) const TILE_OUTPUTS: usize = 128;
 
@@ -59,7 +59,7 @@ pub fn w8a8(
     workspace: &mut Workspace,
 ) -> Result<()> {
     product.check(device)?;
-    check_tile("w8a8", &W8A8_TILE_ROWS, rows)?;
+    check_tile("w8a8", &TILE_ROWS, rows)?;
     let (w, m) = (product.weight, product.x.rows);
     let splits = Splits::of(w.depth(), splits);
     let (x, y) = (m.div_ceil(rows), w.rows.div_ceil(TILE_OUTPUTS));

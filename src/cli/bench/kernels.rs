@@ -32,8 +32,8 @@ pub struct Arguments {
     /// Rows of the input
     #[arg(long, value_delimiter = ',', value_name = "ROWS", default_values_t = measure::BATCHES)]
     batch: Vec<usize>,
-    /// How weights are stored: w4 or w8, then -g32, -g64, -g128 or -channel, then -zero for zero points
-    #[arg(long, value_delimiter = ',', value_name = "KINDS", default_value = "w4-g128,w8-channel")]
+    /// How weights are stored: w4 or w8, then -g32, -g64, -g128 or -channel, then -zero for zero points; or w8a8
+    #[arg(long, value_delimiter = ',', value_name = "KINDS", default_value = "w4-g128,w8-channel,w8a8")]
     weights: Vec<Kind>,
     /// The type of inputs and outputs
     #[arg(long, value_enum, default_value = "f16")]
@@ -76,11 +76,13 @@ struct Kind {
     bits: Bits,
     granularity: Granularity,
     zeros: bool,
+    /// INT8 inputs too.
+    rounded: bool,
 }
 
 impl Kind {
     fn weights(self, half: Half) -> Weights {
-        let Kind { bits, granularity, zeros } = self;
+        let Kind { bits, granularity, zeros, .. } = self;
         Weights { bits, half, granularity, zeros }
     }
 }
@@ -89,6 +91,14 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Kind, String> {
+        if text == "w8a8" {
+            return Ok(Kind {
+                bits: Bits::W8,
+                granularity: Granularity::Channel,
+                zeros: false,
+                rounded: true,
+            });
+        }
         let (text, zeros) = text.strip_suffix("-zero").map_or((text, false), |rest| (rest, true));
         let (bits, group) = text.split_once('-').ok_or("expected, say, w4-g128")?;
         let bits = match bits {
@@ -103,7 +113,7 @@ impl FromStr for Kind {
             "g128" => Granularity::Group(128),
             _ => return Err(format!("{group}: expected g32, g64, g128 or channel")),
         };
-        Ok(Kind { bits, granularity, zeros })
+        Ok(Kind { bits, granularity, zeros, rounded: false })
     }
 }
 
@@ -143,23 +153,29 @@ impl Arguments {
         report: &mut Report,
         context: &Context,
     ) -> Result<()> {
-        let ceilings = measure::ceilings(device, timing.runs)?;
+        let (ceilings, half) = (measure::ceilings(device, timing.runs)?, self.activations.half());
         report.ceilings = Some(ceilings);
-        let kinds: Vec<Weights> =
-            self.weights.iter().map(|kind| kind.weights(self.activations.half())).collect();
-        let all = || kinds.iter().flat_map(|kind| layers.iter().map(move |layer| (layer, kind)));
+        let all = || self.weights.iter().flat_map(|kind| layers.iter().map(move |layer| (layer, kind)));
         let mut table = read_table()?;
         if self.tune {
-            for (layer, kind) in all() {
-                context.say(&format!("tuning {} {} {}", layer.model, layer.name, kind.scheme()));
-                table = table.with(measure::tune(device, layer, kind, timing)?);
+            for (layer, kind) in all().filter(|(_, kind)| !kind.rounded) {
+                context.say(&format!(
+                    "tuning {} {} {}",
+                    layer.model,
+                    layer.name,
+                    kind.weights(half).scheme()
+                ));
+                table = table.with(measure::tune(device, layer, &kind.weights(half), timing)?);
             }
             write_table(&table)?;
         }
         for (layer, kind) in all() {
-            context.say(&format!("timing {} {} {}", layer.model, layer.name, kind.scheme()));
-            let timed = measure::time_layer(device, (layer, kind), &table, timing, ceilings.dense.is_some())?;
-            report.timed.extend(timed);
+            context.say(&format!("timing {} {} {}", layer.model, layer.name, kind.weights(half).scheme()));
+            let (weights, library) = (kind.weights(half), ceilings.dense.is_some());
+            report.timed.extend(match kind.rounded {
+                true => measure::time_rounded_layer(device, (layer, half), timing, library)?,
+                false => measure::time_layer(device, (layer, &weights), &table, timing, library)?,
+            });
         }
         Ok(())
     }
@@ -213,8 +229,9 @@ fn every_kind() -> impl Iterator<Item = Weights> {
         [Granularity::Group(32), Granularity::Group(64), Granularity::Group(128), Granularity::Channel];
     let bits = [Bits::W4, Bits::W8].into_iter();
     let kinds = bits.flat_map(move |bits| granularities.map(|granularity| (bits, granularity)));
-    let kinds =
-        kinds.flat_map(|(bits, granularity)| [false, true].map(|zeros| Kind { bits, granularity, zeros }));
+    let kinds = kinds.flat_map(|(bits, granularity)| {
+        [false, true].map(|zeros| Kind { bits, granularity, zeros, rounded: false })
+    });
     kinds.flat_map(|kind| [Half::F16, Half::BF16].map(|half| kind.weights(half)))
 }
 
@@ -283,7 +300,8 @@ mod tests {
 
     #[test]
     fn kinds_of_weights_by_name() {
-        let kind = |bits, granularity, zeros| Ok(Kind { bits, granularity, zeros });
+        let kind = |bits, granularity, zeros| Ok(Kind { bits, granularity, zeros, rounded: false });
+        assert_eq!("w8a8".parse().map(|kind: Kind| kind.rounded), Ok(true));
         assert_eq!("w4-g128".parse(), kind(Bits::W4, Granularity::Group(128), false));
         assert_eq!("w8-channel-zero".parse(), kind(Bits::W8, Granularity::Channel, true));
         for wrong in ["w4", "w5-g128", "w4-g48", "w4-zero", ""] {

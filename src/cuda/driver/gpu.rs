@@ -38,7 +38,14 @@ pub struct Gpu {
 #[derive(Default)]
 struct Kernels {
     modules: HashMap<&'static str, Handle<sys::CUmodule>>,
-    functions: HashMap<String, Handle<sys::CUfunction>>,
+    functions: HashMap<String, Function>,
+}
+
+/// A kernel, and the shared memory that it may be launched with.
+#[derive(Clone, Copy)]
+struct Function {
+    handle: Handle<sys::CUfunction>,
+    shared_bytes: u32,
 }
 
 /// A handle of the driver.
@@ -75,23 +82,22 @@ impl Gpu {
         self.stream.context().bind_to_thread().map_err(|e| failed("using the GPU", e))
     }
 
-    /// The function of a kernel, with as much shared memory as it is launched with.
+    /// The function of a kernel, which may use as much shared memory as it is launched with.
     fn function(&self, name: &str, shared_bytes: u32) -> Result<sys::CUfunction> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        let function = match kernels.functions.get(name) {
-            Some(function) => function.0,
-            None => {
-                let function = kernels.load(name)?;
-                kernels.functions.insert(name.to_owned(), Handle(function));
-                function
-            }
+        let known = kernels.functions.get(name).copied();
+        let handle = match known {
+            Some(function) if function.shared_bytes >= shared_bytes => return Ok(function.handle.0),
+            Some(function) => function.handle.0,
+            None => kernels.load(name)?,
         };
         let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is of a module that is never unloaded before the context.
         let raised =
-            unsafe { result::function::set_function_attribute(function, attribute, shared_bytes as i32) };
+            unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) };
         raised.map_err(|e| failed(&format!("{name}: {shared_bytes} bytes of shared memory"), e))?;
-        Ok(function)
+        kernels.functions.insert(name.to_owned(), Function { handle: Handle(handle), shared_bytes });
+        Ok(handle)
     }
 
     /// Records what `work` queues as a graph.

@@ -7,10 +7,11 @@ use super::made::{Made, Weights, tensor};
 use super::shapes::Layer;
 use super::statistics::Times;
 use crate::cuda::{
-    Choice, DenseProduct, Device, Half, Matrix, Packed, Problem, Product, Table, Weight, Workspace,
-    dequantize, multiply,
+    Bits, Choice, DenseProduct, Device, Half, Matrix, Packed, Problem, Product, Rounded, RoundedProduct,
+    Table, Weight, Workspace, choose_rounded, dequantize, multiply, quantize_activations, w8a8,
 };
 use crate::error::{Error, Result};
+use crate::numerics::Granularity;
 
 /// What is timed, and how often.
 #[derive(Debug, Clone)]
@@ -43,8 +44,8 @@ pub struct Timed {
     pub size: [usize; 3],
     /// How W is stored: `int4 g128 symmetric`.
     pub weights: String,
-    /// How it was computed.
-    pub choice: Choice,
+    /// How it was computed: `gemm m64 ÷4`, in tiles of 64 rows, the depth in four parts.
+    pub kernel: String,
     /// What it took.
     pub times: Times,
     /// What the vendor's dense product in the same type took; `None` without the library.
@@ -135,6 +136,23 @@ impl Copies {
         median(device.time(self.weights.len().max(PIECES), runs, &mut piece)?)
     }
 
+    /// Times rounding x and multiplying with it.
+    fn time_rounded(&self, device: &dyn Device, x: &Matrix, runs: usize) -> Result<(String, Times)> {
+        let ([m, k], [n, _]) = (x.shape(), self.weights[0].shape());
+        let [rows, splits] = choose_rounded(device.properties(), [m, n, k]);
+        let mut y = Matrix::allocate(device, self.half, [m, n], false)?;
+        let mut rounded = Rounded::allocate(device, self.half, [m, k])?;
+        let mut workspace = Workspace::new();
+        let mut piece = |i: usize| {
+            quantize_activations(device, x, &mut rounded)?;
+            let weight = &self.weights[i % self.weights.len()];
+            let product = RoundedProduct { weight, x: &rounded, bias: None, y: &mut y };
+            w8a8(device, &product, rows, splits, &mut workspace)
+        };
+        let times = median(device.time(self.weights.len().max(PIECES), runs, &mut piece)?)?;
+        Ok((format!("w8a8 m{rows} ÷{splits}"), times))
+    }
+
     /// A product of so many rows.
     pub fn problem(&self, m: usize) -> Problem {
         let [n, k] = self.weights[0].shape();
@@ -181,24 +199,57 @@ pub fn time_layer(
     library: bool,
 ) -> Result<Vec<Timed>> {
     let copies = Copies::new(device, weights, layer.shape, timing.seed)?;
+    let scheme = weights.scheme().to_string();
+    time_batches(device, (layer, scheme), &copies, timing, library, &|x| {
+        let choice = table.choose(device.properties(), &copies.problem(x.shape()[0]))?;
+        Ok((choice.to_string(), copies.time(device, x, choice, timing.runs)?))
+    })
+}
+
+/// The same for W8A8: inputs are rounded, then multiplied, and both are timed.
+///
+/// # Errors
+/// As [`time_layer`].
+pub fn time_rounded_layer(
+    device: &dyn Device,
+    (layer, half): (&Layer, Half),
+    timing: &Timing,
+    library: bool,
+) -> Result<Vec<Timed>> {
+    let weights = Weights { bits: Bits::W8, half, granularity: Granularity::Channel, zeros: false };
+    let copies = Copies::new(device, &weights, layer.shape, timing.seed)?;
+    let scheme = format!("{} under int8 inputs", weights.scheme());
+    time_batches(device, (layer, scheme), &copies, timing, library, &|x| {
+        copies.time_rounded(device, x, timing.runs)
+    })
+}
+
+/// What `how` says of each batch, with its name for how it was computed.
+fn time_batches(
+    device: &dyn Device,
+    (layer, weights): (&Layer, String),
+    copies: &Copies,
+    timing: &Timing,
+    library: bool,
+    how: &dyn Fn(&Matrix) -> Result<(String, Times)>,
+) -> Result<Vec<Timed>> {
     let dense_weights = if library { copies.dense(device)? } else { Vec::new() };
-    let ([n, k], mut timed) = (layer.shape, Vec::new());
-    for &m in &timing.batches {
+    let [n, k] = layer.shape;
+    let batch = |&m: &usize| {
         let x = copies.inputs(device, m, timing.seed)?;
-        let choice = table.choose(device.properties(), &copies.problem(m))?;
-        let times = copies.time(device, &x, choice, timing.runs)?;
-        timed.push(Timed {
+        let (kernel, times) = how(&x)?;
+        Ok(Timed {
             model: layer.model,
             layer: layer.name,
             size: [m, n, k],
-            weights: weights.scheme().to_string(),
-            choice,
+            weights: weights.clone(),
+            kernel,
             times,
             dense: time_dense(device, &x, &dense_weights, timing.runs)?,
             bytes: copies.weights[0].bytes() + 2 * m * (n + k),
-        });
-    }
-    Ok(timed)
+        })
+    };
+    timing.batches.iter().map(batch).collect()
 }
 
 fn time_dense(device: &dyn Device, x: &Matrix, weights: &[Matrix], runs: usize) -> Result<Option<Times>> {

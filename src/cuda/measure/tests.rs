@@ -1,0 +1,61 @@
+//! Timings on a device that counts launches instead of time: what is queued, how often, over which copies.
+
+use std::collections::HashSet;
+
+use super::*;
+use crate::cuda::tests::Recorder;
+use crate::cuda::{Bits, Half, Kernel, Table};
+use crate::numerics::Granularity;
+
+const LAYER: Layer = Layer { model: "test", name: "o", shape: [128, 512] };
+const W4: Weights =
+    Weights { bits: Bits::W4, half: Half::F16, granularity: Granularity::Group(128), zeros: false };
+
+fn timing(batches: &[usize]) -> Timing {
+    Timing { runs: 3, batches: batches.to_vec(), seed: 1 }
+}
+
+#[test]
+fn each_batch_is_timed_over_copies_that_fill_the_cache_four_times() {
+    let device = Recorder::h100();
+    let timed = time_layer(&device, (&LAYER, &W4), &Table::default(), &timing(&[1, 20]), false).unwrap();
+    let bytes = 128 * 512 / 2 + 128 * 4 * 2;
+    let kernels: Vec<&str> = timed.iter().map(|timed| timed.kernel.as_str()).collect();
+    assert_eq!(kernels, ["gemv", "gemm m32"]);
+    assert_eq!(timed[1].size, [20, 128, 512]);
+    assert_eq!(timed[1].bytes, bytes + 2 * 20 * (128 + 512));
+    assert_eq!((timed[0].times.median, timed[0].times.runs, timed[0].dense), (1e-6, 3, None));
+    let launches = device.launched();
+    let copies: HashSet<u64> = launches.iter().map(|launch| launch.parameter()[2]).collect();
+    let wanted = (4usize << 20).div_ceil(bytes);
+    assert_eq!((copies.len(), launches.len()), (wanted, 2 * wanted));
+}
+
+#[test]
+fn the_dense_product_and_the_rounded_one_are_timed_beside_it() {
+    let device = Recorder::h100();
+    let timed = time_rounded_layer(&device, (&LAYER, Half::F16), &timing(&[40]), true).unwrap();
+    assert_eq!(timed[0].kernel, "w8a8 m128 ÷1");
+    assert_eq!(timed[0].weights, "int8 channel symmetric under int8 inputs");
+    assert_eq!(timed[0].times.median, 2e-6, "rounding is a launch of its own");
+    assert_eq!(timed[0].dense.map(|times| times.median), Some(1e-6));
+    assert_eq!(timed[0].speedup(), Some(0.5));
+}
+
+#[test]
+fn tuning_keeps_one_choice_a_batch() {
+    let device = Recorder::h100();
+    let tuned = tune(&device, &LAYER, &W4, &timing(&[1, 100])).unwrap();
+    assert_eq!(
+        tuned.iter().map(|entry| (entry.m, entry.n, entry.k)).collect::<Vec<_>>(),
+        [(1, 128, 512), (100, 128, 512)]
+    );
+    assert_eq!(tuned[0].choice.kernel, Kernel::Gemv, "the first of those that take as long");
+    assert_eq!(tuned[0].device, "recorder 90");
+    let tried: HashSet<String> = device.launched().iter().map(|launch| launch.kernel().to_owned()).collect();
+    assert!(
+        ["gemv_w4_f16", "gemm_small_w4_f16", "gemm_w4_f16_m128", "gemm_sm90_w4_f16"]
+            .iter()
+            .all(|k| tried.contains(*k))
+    );
+}
