@@ -91,7 +91,8 @@ fn run_model(arguments: &Arguments, model: &str, context: &Context) -> Result<()
     }
     // Before the bandwidth is measured, which takes memory of its own.
     let (peak, weights) = (peak_memory(), model.weight_bytes());
-    let report = Report { load, bandwidth: read_bandwidth(), weights, peak, measurements };
+    let bandwidth = arguments.engine.options().gpu.is_none().then(read_bandwidth);
+    let report = Report { load, bandwidth, weights, peak, measurements };
     context.print(|| report.text(), || report.json())
 }
 
@@ -150,7 +151,7 @@ impl Arguments {
             Ok((self.decode * sequences) as f64 / start.elapsed().as_secs_f64())
         })?;
         // Of experts, how many are read depends on the tokens.
-        let dense = model.decoder().config().experts.is_none();
+        let dense = model.config().experts.is_none();
         let bytes_per_token = dense.then(|| model.weight_bytes() as f64 / sequences as f64);
         let test = if sequences == 1 { "decode".into() } else { format!("decode, batch of {sequences}") };
         Ok(Measurement { test, speeds, bytes_per_token })
@@ -187,8 +188,8 @@ fn tokens(model: &LanguageModel, count: usize) -> Vec<u32> {
 
 struct Report {
     load: f64,
-    /// Bytes per second.
-    bandwidth: f64,
+    /// Bytes per second that the CPU reads; not measured where the weights are on a GPU.
+    bandwidth: Option<f64>,
     weights: usize,
     peak: Option<u64>,
     measurements: Vec<Measurement>,
@@ -210,19 +211,18 @@ impl Measurement {
 }
 
 impl Report {
+    /// `12.3 GB/s, 80 % of 15.4`.
+    fn rate(&self, rate: f64) -> String {
+        let of = |most: f64| format!(", {:.0} % of {:.1}", 100.0 * rate / most, most / 1e9);
+        format!("{:.1} GB/s{}", rate / 1e9, self.bandwidth.map_or(String::new(), of))
+    }
+
     fn text(&self) -> String {
         let mut text =
             format!("{:<22}{:>10}  {:<19}{}\n", "test", "tokens/s", "  slowest–fastest", "weights read");
         for measurement in &self.measurements {
             let [low, high] = measurement.spread();
-            let rate = measurement.read_rate().map_or(String::new(), |rate| {
-                format!(
-                    "{:.1} GB/s, {:.0} % of {:.1}",
-                    rate / 1e9,
-                    100.0 * rate / self.bandwidth,
-                    self.bandwidth / 1e9
-                )
-            });
+            let rate = measurement.read_rate().map_or(String::new(), |rate| self.rate(rate));
             let spread = format!("{low:.1}–{high:.1}");
             let (test, median) = (&measurement.test, measurement.median());
             text += format!("{test:<22}{median:>10.1}    {spread:<17}{rate}").trim_end();

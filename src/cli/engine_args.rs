@@ -17,9 +17,27 @@ pub struct Arguments {
     /// How linear layers round their inputs
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     activations: Rounding,
+    /// Where it runs: cpu, cuda or cuda:NUMBER (needs a build with feature candle-cuda)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = gpu)]
+    device: Gpu,
     /// A LoRA adapter in PEFT's form, run on top of the model: DIR/adapter of what eora and lorc write
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+}
+
+/// What `--device` names: a GPU, or the CPU.
+#[derive(Debug, Clone, Copy)]
+struct Gpu(Option<usize>);
+
+/// Parses `--device`.
+fn gpu(name: &str) -> Result<Gpu, String> {
+    let number = match name.split_once(':') {
+        _ if name == "cpu" => return Ok(Gpu(None)),
+        None if name == "cuda" => Some(0),
+        Some(("cuda", number)) => number.parse().ok(),
+        _ => None,
+    };
+    number.map(|number| Gpu(Some(number))).ok_or_else(|| "expected cpu, cuda or cuda:NUMBER".to_owned())
 }
 
 /// The choices of `--activations`.
@@ -32,17 +50,18 @@ enum Rounding {
 }
 
 impl Arguments {
-    /// How linear layers round their inputs.
-    pub fn activations(&self) -> Activations {
-        match self.activations {
+    /// How the model is run.
+    pub fn options(&self) -> Options {
+        let activations = match self.activations {
             Rounding::Auto => Activations::Auto,
             Rounding::F32 => Activations::F32,
-        }
+        };
+        Options { activations, gpu: self.device.0 }
     }
 
     /// Loads a model.
     pub(super) fn open(&self, model: &str, context: &Context) -> Result<LanguageModel> {
         let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
-        LanguageModel::open_with(context.open(model)?, adapter, Options { activations: self.activations() })
+        LanguageModel::open_with(context.open(model)?, adapter, self.options())
     }
 }

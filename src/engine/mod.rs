@@ -1,6 +1,6 @@
 //! A checkpoint as a model that runs, and that reads and writes text.
 //!
-//! [`Stored`] fetches a decoder's weights, [`LanguageModel`] runs it on the CPU. [`Tokenizer`] and [`ChatTemplate`] make
+//! [`Stored`] fetches a decoder's weights, [`LanguageModel`] runs it. [`Tokenizer`] and [`ChatTemplate`] make
 //! token ids of text and conversations, [`Sampler`] chooses the next id, [`TextStream`] makes text of ids as they come,
 //! [`Generation`] is the loop over them, [`Sequence`] the model in it.
 
@@ -9,6 +9,7 @@ pub mod chat;
 mod companions;
 pub mod generate;
 mod model;
+mod placed;
 pub mod sampling;
 mod sequence;
 pub mod stream;
@@ -18,7 +19,8 @@ mod weights;
 pub use adapter::Adapter;
 pub use chat::{ChatTemplate, Message};
 pub use generate::{Finish, Generation, Limits};
-pub use model::{Cache, LanguageModel, Options};
+pub use model::{LanguageModel, Options};
+pub use placed::Cache;
 pub use sampling::{Sampler, Sampling};
 pub use sequence::Sequence;
 pub use stream::TextStream;

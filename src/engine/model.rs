@@ -1,41 +1,40 @@
-//! [`LanguageModel`]: a checkpoint loaded for evaluation and generation on the CPU.
+//! [`LanguageModel`]: a checkpoint loaded for evaluation and generation, on the CPU or, with feature `candle-cuda`, on a GPU.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::adapter::{Adapted, Adapter};
+use super::placed::{Cache, Placed};
 use super::weights::Stored;
-use crate::backend::Backend;
+use crate::backend::candle::{Candle, Device};
 use crate::backend::cpu::{Activations, Cpu};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::model::{self, Batch, Decoder, Weights};
-
-/// Most bytes of logits that exist at a time.
-const LOGIT_BYTES: usize = 16 << 20;
+use crate::model::{Batch, Config, Decoder, Weights};
+use crate::tensor::DType;
 
 /// How a model is run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
-    /// How linear layers round their inputs.
+    /// How linear layers round their inputs. On a GPU: whether it computes in f32, or in the 16 bits that the model is kept in.
     pub activations: Activations,
+    /// The number of the NVIDIA GPU that it runs on; `None` for the CPU.
+    pub gpu: Option<usize>,
 }
-
-/// The keys and values of the sequences that a model is working on.
-pub type Cache = model::Cache<Cpu>;
 
 /// A model that runs.
 pub struct LanguageModel {
     checkpoint: Arc<Checkpoint>,
-    decoder: Decoder<Cpu>,
-    vocabulary: usize,
+    decoder: Box<dyn Placed>,
+    weight_bytes: usize,
 }
 
 impl LanguageModel {
     /// Loads a checkpoint: every form that llmc reads, compressed weights as they are.
     ///
     /// # Errors
-    /// An unknown architecture, a checkpoint without config.json, tensors that are missing or of another shape.
+    /// An unknown architecture, a checkpoint without config.json, tensors that are missing or of another shape; a GPU that is not
+    /// there, or that this llmc was not built for.
     pub fn open(checkpoint: impl Into<Arc<Checkpoint>>, options: Options) -> Result<LanguageModel> {
         LanguageModel::open_with(checkpoint, None, options)
     }
@@ -57,10 +56,8 @@ impl LanguageModel {
             None => Box::new(stored),
         };
         // Within the pool, so that parallel loops of the load start from a worker.
-        let decoder =
-            rayon::scope(|_| Decoder::load(Cpu::new(options.activations), config, weights.as_ref()))?;
-        let vocabulary = decoder.vocabulary();
-        Ok(LanguageModel { checkpoint, decoder, vocabulary })
+        let (decoder, weight_bytes) = rayon::scope(|_| place(config, weights.as_ref(), options, &checkpoint))?;
+        Ok(LanguageModel { checkpoint, decoder, weight_bytes })
     }
 
     /// What it was loaded from.
@@ -68,24 +65,24 @@ impl LanguageModel {
         &self.checkpoint
     }
 
-    /// The decoder itself.
-    pub fn decoder(&self) -> &Decoder<Cpu> {
-        &self.decoder
+    /// What it was configured as.
+    pub fn config(&self) -> &Config {
+        self.decoder.config()
     }
 
     /// Rows of the embedding: token ids must be below.
     pub fn vocabulary(&self) -> usize {
-        self.vocabulary
+        self.decoder.vocabulary()
     }
 
     /// Bytes of the linear weights, as they are held in memory.
     pub fn weight_bytes(&self) -> usize {
-        self.decoder.backend().weight_bytes()
+        self.weight_bytes
     }
 
     /// Positions that the model was made for.
     pub fn context_limit(&self) -> Option<usize> {
-        self.decoder.config().context
+        self.config().context
     }
 
     /// An empty cache of so many sequences.
@@ -95,7 +92,7 @@ impl LanguageModel {
 
     /// Makes slot `to` of a cache a copy of the first `len` tokens of slot `from`.
     pub fn copy(&self, cache: &mut Cache, from: usize, to: usize, len: usize) -> Result<()> {
-        cache.copy(self.decoder.backend(), from, to, len)
+        self.decoder.copy(cache, from, to, len)
     }
 
     /// Runs a batch and shows the logits of some of its rows: `see` gets a range of indices into `rows` and their logits,
@@ -107,24 +104,41 @@ impl LanguageModel {
         rows: &[u32],
         mut see: impl FnMut(Range<usize>, &[f32]) -> Result<()> + Send,
     ) -> Result<()> {
-        rayon::scope(|_| {
-            let backend = self.decoder.backend();
-            let hidden = self.decoder.hidden(batch, cache)?;
-            let step = (LOGIT_BYTES / (4 * self.vocabulary)).max(1);
-            for start in (0..rows.len()).step_by(step) {
-                let range = start..rows.len().min(start + step);
-                let logits = self.decoder.logits(&backend.gather(&hidden, &rows[range.clone()])?)?;
-                backend.read(&logits, |values| see(range, values))??;
-            }
-            Ok(())
-        })
+        rayon::scope(|_| self.decoder.logits(batch, cache, rows, &mut see))
     }
 
     /// The final hidden states of a batch, [tokens, hidden]: what an encoder gives.
     pub fn hidden(&self, batch: &Batch) -> Result<Vec<f32>> {
-        rayon::scope(|_| {
-            let hidden = self.decoder.hidden(batch, None)?;
-            self.decoder.backend().read(&hidden, <[f32]>::to_vec)
-        })
+        rayon::scope(|_| self.decoder.hidden(batch))
+    }
+}
+
+/// Loads a decoder where it is to run, and says how many bytes its linear weights take there.
+fn place(
+    config: Config,
+    weights: &dyn Weights,
+    options: Options,
+    checkpoint: &Checkpoint,
+) -> Result<(Box<dyn Placed>, usize)> {
+    let Some(number) = options.gpu else {
+        let decoder = Decoder::load(Cpu::new(options.activations), config, weights)?;
+        let bytes = decoder.backend().weight_bytes();
+        return Ok((Box::new(decoder), bytes));
+    };
+    let dtype = match options.activations {
+        Activations::F32 => DType::F32,
+        Activations::Auto => half(checkpoint),
+    };
+    let decoder = Decoder::load(Candle::new(Device::Cuda(number), dtype)?, config, weights)?;
+    let bytes = decoder.backend().weight_bytes();
+    Ok((Box::new(decoder), bytes))
+}
+
+/// The 16-bit type that a model was made in; bfloat16, which no value overflows, for those of other types.
+fn half(checkpoint: &Checkpoint) -> DType {
+    let named = |key| checkpoint.config.as_ref()?.get(key)?.as_str();
+    match named("dtype").or_else(|| named("torch_dtype")) {
+        Some("float16") => DType::F16,
+        _ => DType::BF16,
     }
 }

@@ -20,6 +20,7 @@ use super::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Rout
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where tensors live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Candle {
     device: candle_core::Device,
     dtype: candle_core::DType,
     trainable: bool,
+    /// Bytes of the linear weights loaded so far.
+    weights: Arc<AtomicUsize>,
 }
 
 impl Candle {
@@ -57,7 +60,17 @@ impl Candle {
                 return Err(Error::unsupported(what, "choose F32, F16 or BF16"));
             }
         };
-        Ok(Candle { device, dtype, trainable: false })
+        Ok(Candle { device, dtype, trainable: false, weights: Arc::default() })
+    }
+
+    /// Bytes of the linear weights that were loaded, as they are held.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, weight: &Tensor) {
+        let bytes = weight.elem_count() * weight.dtype().size_in_bytes();
+        self.weights.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Whether what is loaded from now on are variables, which gradients are kept for: see [`Linear::parts`],
@@ -75,7 +88,8 @@ impl Backend for Candle {
     type KeyValues = KeyValues;
 
     fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Linear> {
-        let parts = parts.iter().map(|part| self.load(part.as_ref())).collect::<Result<_>>()?;
+        let parts = parts.iter().map(|part| self.load(part.as_ref())).collect::<Result<Vec<Tensor>>>()?;
+        parts.iter().for_each(|part| self.count(part));
         let bias = bias.map(|bias| self.load_bias(bias)).transpose()?;
         Ok(Linear::new(parts, bias))
     }
@@ -85,6 +99,7 @@ impl Backend for Candle {
     }
 
     fn tied_head(&self, table: &Table) -> Result<Linear> {
+        self.count(table.weight());
         Ok(Linear::new(vec![table.weight().clone()], None))
     }
 

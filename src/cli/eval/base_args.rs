@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::super::Context;
-use crate::backend::cpu::Activations;
 use crate::engine::{LanguageModel, Options};
 use crate::error::Result;
 use crate::eval::base::{Identity, Precision, Reader, Writer};
@@ -55,11 +54,17 @@ pub struct Subject<'a> {
     pub protocol: Protocol,
     /// Values of a row.
     pub vocabulary: usize,
-    /// How linear layers round their inputs.
-    pub activations: Activations,
+    /// How it is run.
+    pub options: Options,
 }
 
 impl Subject<'_> {
+    /// What the base's rows depend on besides its weights: `auto`, `f32 on a GPU`.
+    fn numerics(&self) -> String {
+        let place = if self.options.gpu.is_some() { " on a GPU" } else { "" };
+        format!("{:?}{place}", self.options.activations).to_lowercase()
+    }
+
     fn identity(&self, checkpoint: &Checkpoint, weights: String, precision: Precision) -> Identity {
         let config = checkpoint.config.as_ref().map(ToString::to_string).unwrap_or_default();
         Identity {
@@ -71,7 +76,7 @@ impl Subject<'_> {
             first: self.task.first,
             windows: self.task.windows.len(),
             vocabulary: self.vocabulary,
-            activations: format!("{:?}", self.activations).to_lowercase(),
+            activations: self.numerics(),
             precision,
         }
     }
@@ -112,7 +117,7 @@ impl Arguments {
             let bytes = subject.task.targets() as u64 * precision.row_bytes(subject.vocabulary);
             writer = Writer::create(&folder, &identity, bytes).inspect_err(warn).ok();
         }
-        let model = LanguageModel::open(checkpoint, Options { activations: subject.activations })?;
+        let model = LanguageModel::open(checkpoint, subject.options)?;
         Ok(Base::Run { model: Box::new(model), precision, writer })
     }
 }

@@ -79,9 +79,9 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let windows = arguments.windows(protocol, &corpus)?;
     let batch = arguments.batch(&windows, model.vocabulary());
     let task = Task { tokens: &corpus.tokens, windows: &windows, first: corpus.first, batch };
-    let activations = arguments.engine.activations();
+    let options = arguments.engine.options();
     let subject =
-        Subject { corpus: &corpus, task: &task, protocol, vocabulary: model.vocabulary(), activations };
+        Subject { corpus: &corpus, task: &task, protocol, vocabulary: model.vocabulary(), options };
     let base = base.map(|base| arguments.base.open(base, &subject, context)).transpose()?;
     let (scores, progress) = arguments.scores(&model, base, &task, context)?;
     let report = Report {
@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         data: &arguments.data,
         protocol,
         begins_with_bos: corpus.first.is_some(),
-        activations,
+        activations: options.activations,
         summary: Summary::new(&scores),
         progress,
     };
