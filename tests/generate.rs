@@ -108,6 +108,16 @@ fn mistakes_get_a_hint() {
     let long = generate(&["-p", &long]);
     assert_eq!(long.status.code(), Some(2));
     assert!(String::from_utf8(long.stderr).unwrap().contains("the model's context"));
+    for (device, expected) in [("gpu", "cuda:NUMBER"), ("cuda:x", "cuda:NUMBER"), ("cuda:", "cuda:NUMBER")] {
+        let wrong = fails(here.path(), &format!("generate {model} -p a --device {device}"), 2);
+        assert!(wrong.contains(expected), "{wrong}");
+    }
+    #[cfg(not(feature = "candle-cuda"))]
+    {
+        let unbuilt = fails(here.path(), &format!("generate {model} -p a --device cuda"), 1);
+        assert!(unbuilt.contains("--features candle-cuda"), "{unbuilt}");
+    }
+    assert_eq!(text(&["-p", "a", "-n", "4", "--device", "cpu"]), text(&["-p", "a", "-n", "4"]));
     assert_eq!(generate(&["-p", "a", "--seed", "1"]).status.code(), Some(2), "a seed without a temperature");
     assert_eq!(
         generate(&["-p", "a", "--system", "x"]).status.code(),

@@ -24,7 +24,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("statistics", &["numerics"]),
     ("quant", &["error", "method", "model", "numerics", "statistics", "tensor"]),
     ("method", &["error", "model", "numerics", "quant", "statistics", "tensor"]),
-    ("backend", &["error", "numerics", "tensor"]),
+    ("backend", &["cuda", "error", "numerics", "tensor"]),
     ("model", &["backend", "error", "tensor"]),
     ("engine", &["backend", "error", "io", "model", "numerics", "tensor"]),
     ("corpus", &["error", "io"]),

@@ -30,6 +30,16 @@ impl Matrix {
         Ok(Matrix { buffer, half, rows, cols, stride })
     }
 
+    /// A matrix in memory that is there already, rows one directly after the other.
+    ///
+    /// # Panics
+    /// Where the memory is too short.
+    #[cfg(feature = "candle-cuda")]
+    pub fn over(buffer: Buffer, half: Half, [rows, cols]: [usize; 2]) -> Matrix {
+        assert!(2 * rows * cols <= buffer.bytes(), "Matrix::over: the memory is too short");
+        Matrix { buffer, half, rows, cols, stride: cols }
+    }
+
     /// A matrix [rows, cols] of values rounded to the nearest, with aligned rows.
     ///
     /// # Panics

@@ -56,6 +56,15 @@ pub fn open(ordinal: usize) -> Result<Box<dyn Device>> {
     open_gpu(ordinal)
 }
 
+/// The GPU of a stream, to queue work on that stream.
+///
+/// # Errors
+/// A driver that is too old.
+#[cfg(feature = "candle-cuda")]
+pub fn adopt(stream: std::sync::Arc<cudarc::driver::CudaStream>) -> Result<Box<dyn Device>> {
+    Ok(Box::new(driver::Gpu::adopt(stream)?))
+}
+
 #[cfg(feature = "cuda")]
 fn open_gpu(ordinal: usize) -> Result<Box<dyn Device>> {
     Ok(Box::new(driver::Gpu::open(ordinal)?))

@@ -1,7 +1,7 @@
 //! The backend on candle: plain tensor operations, each of which passes gradients on to weights and activations, on the
 //! CPU or on a GPU (feature `candle-cuda`; without it the same calls return an error).
 //!
-//! Weights are dequantized when they are loaded. Activations are in one of f32, f16 and bf16; what transformers computes
+//! Weights are dequantized when they are loaded, but for packed integers on a GPU, which llmc's own kernels multiply. Activations are in one of f32, f16 and bf16; what transformers computes
 //! in f32 whatever the type (norms, rotations, softmax, the router, activation functions) is computed in f32 here too, and
 //! rounded once. Limits: the cache holds values without their history, so no gradient passes through it; second
 //! derivatives are not kept (candle detaches them).
@@ -9,6 +9,8 @@
 mod attention;
 mod cache;
 mod ops;
+#[cfg(feature = "candle-cuda")]
+mod packed;
 mod weights;
 
 use candle_core::Tensor;
@@ -39,6 +41,9 @@ pub struct Candle {
     trainable: bool,
     /// Bytes of the linear weights loaded so far.
     weights: Arc<AtomicUsize>,
+    /// What multiplies packed weights, on a GPU.
+    #[cfg(feature = "candle-cuda")]
+    kernels: Option<packed::Kernels>,
 }
 
 impl Candle {
@@ -60,7 +65,19 @@ impl Candle {
                 return Err(Error::unsupported(what, "choose F32, F16 or BF16"));
             }
         };
-        Ok(Candle { device, dtype, trainable: false, weights: Arc::default() })
+        #[cfg(feature = "candle-cuda")]
+        let kernels = match &device {
+            candle_core::Device::Cuda(device) => Some(packed::Kernels::new(device)?),
+            _ => None,
+        };
+        Ok(Candle {
+            device,
+            dtype,
+            trainable: false,
+            weights: Arc::default(),
+            #[cfg(feature = "candle-cuda")]
+            kernels,
+        })
     }
 
     /// Bytes of the linear weights that were loaded, as they are held.
@@ -68,9 +85,22 @@ impl Candle {
         self.weights.load(Ordering::Relaxed)
     }
 
-    fn count(&self, weight: &Tensor) {
-        let bytes = weight.elem_count() * weight.dtype().size_in_bytes();
+    fn count(&self, bytes: usize) {
         self.weights.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The product with the parts as they are packed, where there is a kernel for it.
+    #[cfg(feature = "candle-cuda")]
+    fn load_packed(&self, parts: &[Arc<dyn Matrix>]) -> Result<Option<weights::Product>> {
+        let Some(kernels) = self.kernels.as_ref().filter(|_| !self.trainable) else { return Ok(None) };
+        let Some(linear) = kernels.load(parts, self.dtype)? else { return Ok(None) };
+        self.count(linear.bytes());
+        Ok(Some(Arc::new(Box::new(linear))))
+    }
+
+    #[cfg(not(feature = "candle-cuda"))]
+    fn load_packed(&self, _: &[Arc<dyn Matrix>]) -> Result<Option<weights::Product>> {
+        Ok(None)
     }
 
     /// Whether what is loaded from now on are variables, which gradients are kept for: see [`Linear::parts`],
@@ -88,9 +118,12 @@ impl Backend for Candle {
     type KeyValues = KeyValues;
 
     fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Linear> {
-        let parts = parts.iter().map(|part| self.load(part.as_ref())).collect::<Result<Vec<Tensor>>>()?;
-        parts.iter().for_each(|part| self.count(part));
         let bias = bias.map(|bias| self.load_bias(bias)).transpose()?;
+        if let Some(product) = self.load_packed(parts)? {
+            return Ok(Linear::packed(product, bias));
+        }
+        let parts = parts.iter().map(|part| self.load(part.as_ref())).collect::<Result<Vec<Tensor>>>()?;
+        parts.iter().for_each(|part| self.count(weights::bytes(part)));
         Ok(Linear::new(parts, bias))
     }
 
@@ -99,7 +132,7 @@ impl Backend for Candle {
     }
 
     fn tied_head(&self, table: &Table) -> Result<Linear> {
-        self.count(table.weight());
+        self.count(weights::bytes(table.weight()));
         Ok(Linear::new(vec![table.weight().clone()], None))
     }
 

@@ -11,9 +11,7 @@ pub(super) fn pointwise(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -
 
 /// x·[p₀; p₁; …]ᵀ + bias.
 pub(super) fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor> {
-    let x = x.contiguous()?;
-    let parts = linear.parts().iter().map(|part| x.matmul(&part.t()?));
-    let y = Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?;
+    let y = linear.multiply(&x.contiguous()?)?;
     match linear.bias() {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),

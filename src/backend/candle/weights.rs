@@ -1,7 +1,9 @@
 //! Weights as candle tensors: read by ranges of rows, dequantized, rounded to the backend's type, and made variables where
 //! they are to be trained.
 
-use candle_core::{DType, Device, Tensor, Var};
+use std::sync::Arc;
+
+use candle_core::{CustomOp1, DType, Device, Tensor, Var};
 
 use super::{Candle, NormWeights};
 use crate::backend::Matrix;
@@ -10,20 +12,38 @@ use crate::error::{Error, Result};
 /// Elements that are read at a time: 4 MiB in f32.
 const RANGE: usize = 1 << 20;
 
+/// A product with a weight that is no candle tensor.
+pub(super) type Product = Arc<Box<dyn CustomOp1 + Send + Sync>>;
+
 /// A linear layer.
-#[derive(Debug)]
 pub struct Linear {
     parts: Vec<Tensor>,
+    /// In the place of parts.
+    packed: Option<Product>,
     bias: Option<Tensor>,
 }
 
 impl Linear {
     /// y = x·[p₀; p₁; …]ᵀ + bias, of parts [rows, cols] and a bias of all their rows.
     pub fn new(parts: Vec<Tensor>, bias: Option<Tensor>) -> Self {
-        Linear { parts, bias }
+        Linear { parts, packed: None, bias }
     }
 
-    /// The stacked weights, [rows, cols] each, in the order they were loaded in.
+    /// y = `product`(x) + bias.
+    pub(super) fn packed(product: Product, bias: Option<Tensor>) -> Self {
+        Linear { parts: Vec::new(), packed: Some(product), bias }
+    }
+
+    /// x·Wᵀ, of a contiguous x.
+    pub(super) fn multiply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        if let Some(packed) = &self.packed {
+            return x.apply_op1_arc(Arc::clone(packed));
+        }
+        let parts = self.parts.iter().map(|part| x.matmul(&part.t()?));
+        Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 1)
+    }
+
+    /// The stacked weights, [rows, cols] each, in the order they were loaded in; none where they are packed.
     pub fn parts(&self) -> &[Tensor] {
         &self.parts
     }
@@ -32,6 +52,11 @@ impl Linear {
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
+}
+
+/// Bytes of a tensor.
+pub(super) fn bytes(tensor: &Tensor) -> usize {
+    tensor.elem_count() * tensor.dtype().size_in_bytes()
 }
 
 /// A table of rows.

@@ -77,6 +77,16 @@ impl Gpu {
         Ok(Gpu { properties, stream, kernels: Mutex::default(), library: OnceLock::new() })
     }
 
+    /// The GPU of a stream, which its work is queued on.
+    ///
+    /// # Errors
+    /// With a driver that is too old.
+    #[cfg(feature = "candle-cuda")]
+    pub fn adopt(stream: Arc<CudaStream>) -> Result<Gpu> {
+        let properties = properties(stream.context(), driver_version()?).map_err(|e| failed("asking the GPU", e))?;
+        Ok(Gpu { properties, stream, kernels: Mutex::default(), library: OnceLock::new() })
+    }
+
     /// Makes the GPU's context this thread's.
     fn bind(&self) -> Result<()> {
         self.stream.context().bind_to_thread().map_err(|e| failed("using the GPU", e))

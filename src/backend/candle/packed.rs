@@ -1,0 +1,169 @@
+//! Linear layers over packed weights on a GPU: llmc's own kernels (`kernels/`) in the place of a product with dequantized weights.
+//!
+//! Integers of 4 and 8 bits in f16 and bf16 take this path, where they are not to be trained and their columns are a multiple of
+//! 8; all else is dequantized when it is loaded. Gradients pass through to the inputs, by way of the dequantized weight.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DevicePtrMut, DeviceRepr, ValidAsZeroBits};
+use candle_core::cuda_backend::{CudaDType, CudaDevice};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor};
+use candle_core::op::BackpropOp;
+use half::{bf16, f16};
+
+use crate::backend::Matrix as Stored;
+use crate::cuda::{self, Buffer, Device, Half, Matrix, Packed, Product, Table, Weight, Workspace};
+use crate::error::{Error, Result as LlmcResult};
+use crate::tensor::{QTensor, Weight as Read};
+
+/// What multiplies packed weights on candle's GPU.
+#[derive(Clone)]
+pub struct Kernels(Arc<Shared>);
+
+struct Shared {
+    candle: CudaDevice,
+    device: Box<dyn Device>,
+    table: Table,
+    /// Products are queued one after the other.
+    workspace: Mutex<Workspace>,
+}
+
+impl fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Kernels({})", self.0.device.properties().name)
+    }
+}
+
+impl Kernels {
+    /// On candle's own stream, so that their work is in order.
+    ///
+    /// # Errors
+    /// A driver that is too old.
+    pub fn new(candle: &CudaDevice) -> LlmcResult<Kernels> {
+        let device = cuda::adopt(candle.cuda_stream())?;
+        let (table, workspace) = (Table::default(), Mutex::default());
+        Ok(Kernels(Arc::new(Shared { candle: candle.clone(), device, table, workspace })))
+    }
+
+    /// The parts of a linear layer stacked, packed for activations of type `dtype`; `None` where there is no kernel for them.
+    ///
+    /// # Errors
+    /// Where they cannot be read, or the GPU's memory is full.
+    pub fn load(&self, parts: &[Arc<dyn Stored>], dtype: DType) -> LlmcResult<Option<Linear>> {
+        let half = match dtype {
+            DType::F16 => Half::F16,
+            DType::BF16 => Half::Bf16,
+            _ => return Ok(None),
+        };
+        let Some(stacked) = read(parts)? else { return Ok(None) };
+        let Ok(packed) = Packed::pack(&stacked, half) else { return Ok(None) };
+        let weight = Weight::upload(self.0.device.as_ref(), &packed)?;
+        Ok(Some(Linear { kernels: self.clone(), weight }))
+    }
+}
+
+/// All rows, where every part has codes of one scheme.
+fn read(parts: &[Arc<dyn Stored>]) -> LlmcResult<Option<QTensor>> {
+    let mut read: Vec<QTensor> = Vec::new();
+    for part in parts {
+        let [rows, cols] = part.shape();
+        let Read::Quantized(q) = part.read(0..rows)? else { return Ok(None) };
+        if cols % 8 != 0 || q.g_idx.is_some() || read.first().is_some_and(|first| first.scheme != q.scheme) {
+            return Ok(None);
+        }
+        part.release();
+        read.push(q);
+    }
+    Ok(Some(QTensor::stack(read)))
+}
+
+/// y = x·Wᵀ over a packed W.
+pub struct Linear {
+    kernels: Kernels,
+    weight: Weight,
+}
+
+impl Linear {
+    /// Bytes of the weight, as it is held.
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes()
+    }
+
+    fn multiply<T: Element>(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let contiguous = || candle_core::Error::RequiresContiguous { op: "packed linear" };
+        let (start, end) = layout.contiguous_offsets().ok_or_else(contiguous)?;
+        let ((m, k), [n, _]) = (layout.shape().dims2()?, self.weight.shape());
+        let candle = &self.kernels.0.candle;
+        let mut y = candle.alloc_zeros::<T>(m * n)?;
+        if m > 0 {
+            let stream = candle.cuda_stream();
+            let x = x.as_cuda_slice::<T>()?.slice(start..end);
+            let ((x, _read), (to, _written)) = (x.device_ptr(&stream), y.device_ptr_mut(&stream));
+            self.queue(self.matrix(x, [m, k]), self.matrix(to, [m, n])).map_err(candle_core::Error::msg)?;
+        }
+        Ok((CudaStorage::wrap_cuda_slice(y, candle.clone()), (m, n).into()))
+    }
+
+    /// Memory of candle's.
+    fn matrix(&self, address: u64, shape: [usize; 2]) -> Matrix {
+        let id = self.kernels.0.device.properties().id;
+        let buffer = Buffer::new(id, address, 2 * shape[0] * shape[1], Box::new(()));
+        Matrix::over(buffer, self.weight.half(), shape)
+    }
+
+    fn queue(&self, x: Matrix, mut y: Matrix) -> LlmcResult<()> {
+        let Shared { device, table, workspace, .. } = self.kernels.0.as_ref();
+        let product = Product { weight: &self.weight, x: &x, bias: None, y: &mut y };
+        let choice = table.choose(device.properties(), &product.problem())?;
+        let mut workspace = workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        cuda::multiply(device.as_ref(), &product, choice, &mut workspace)
+    }
+
+    /// W in the type of the activations, [rows, cols].
+    fn dequantized<T: Element>(&self) -> Result<Tensor> {
+        let (candle, shape) = (&self.kernels.0.candle, self.weight.shape());
+        let mut w = candle.alloc_zeros::<T>(shape[0] * shape[1])?;
+        {
+            let stream = candle.cuda_stream();
+            let (to, _written) = w.device_ptr_mut(&stream);
+            let device = self.kernels.0.device.as_ref();
+            let done = cuda::dequantize(device, &self.weight, &mut self.matrix(to, shape));
+            done.map_err(candle_core::Error::msg)?;
+        }
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(w, candle.clone()));
+        Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+    }
+}
+
+/// The types that the kernels compute in.
+trait Element: CudaDType + DeviceRepr + ValidAsZeroBits {}
+
+impl Element for f16 {}
+impl Element for bf16 {}
+
+impl CustomOp1 for Linear {
+    fn name(&self) -> &'static str {
+        "packed linear"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        candle_core::bail!("a packed weight is on a GPU, its input is not")
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        match self.weight.half() {
+            Half::F16 => self.multiply::<f16>(x, layout),
+            Half::Bf16 => self.multiply::<bf16>(x, layout),
+        }
+    }
+
+    /// dx = dy·W.
+    fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let w = match self.weight.half() {
+            Half::F16 => self.dequantized::<f16>()?,
+            Half::Bf16 => self.dequantized::<bf16>()?,
+        };
+        dy.matmul(&w).map(Some)
+    }
+}
