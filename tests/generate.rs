@@ -108,9 +108,10 @@ fn mistakes_get_a_hint() {
     let long = generate(&["-p", &long]);
     assert_eq!(long.status.code(), Some(2));
     assert!(String::from_utf8(long.stderr).unwrap().contains("the model's context"));
-    for (device, expected) in [("gpu", "cuda:NUMBER"), ("cuda:x", "cuda:NUMBER"), ("cuda:", "cuda:NUMBER")] {
-        let wrong = fails(here.path(), &format!("generate {model} -p a --device {device}"), 2);
-        assert!(wrong.contains(expected), "{wrong}");
+    for device in ["gpu", "cuda:x", "cuda:"] {
+        let wrong = generate(&["-p", "a", "--device", device]);
+        assert_eq!(wrong.status.code(), Some(2));
+        assert!(String::from_utf8(wrong.stderr).unwrap().contains("expected cpu, cuda or cuda:NUMBER"));
     }
     #[cfg(not(feature = "candle-cuda"))]
     {

@@ -56,7 +56,8 @@ impl LanguageModel {
             None => Box::new(stored),
         };
         // Within the pool, so that parallel loops of the load start from a worker.
-        let (decoder, weight_bytes) = rayon::scope(|_| place(config, weights.as_ref(), options, &checkpoint))?;
+        let (decoder, weight_bytes) =
+            rayon::scope(|_| place(config, weights.as_ref(), options, &checkpoint))?;
         Ok(LanguageModel { checkpoint, decoder, weight_bytes })
     }
 

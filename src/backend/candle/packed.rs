@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DevicePtrMut, DeviceRepr, ValidAsZeroBits};
 use candle_core::cuda_backend::{CudaDType, CudaDevice};
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor};
 use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor};
 use half::{bf16, f16};
 
 use crate::backend::Matrix as Stored;
 use crate::cuda::{self, Buffer, Device, Half, Matrix, Packed, Product, Table, Weight, Workspace};
-use crate::error::{Error, Result as LlmcResult};
+use crate::error::Result as LlmcResult;
 use crate::tensor::{QTensor, Weight as Read};
 
 /// What multiplies packed weights on candle's GPU.
@@ -53,7 +53,7 @@ impl Kernels {
     pub fn load(&self, parts: &[Arc<dyn Stored>], dtype: DType) -> LlmcResult<Option<Linear>> {
         let half = match dtype {
             DType::F16 => Half::F16,
-            DType::BF16 => Half::Bf16,
+            DType::BF16 => Half::BF16,
             _ => return Ok(None),
         };
         let Some(stacked) = read(parts)? else { return Ok(None) };
@@ -132,7 +132,7 @@ impl Linear {
             done.map_err(candle_core::Error::msg)?;
         }
         let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(w, candle.clone()));
-        Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+        Ok(Tensor::from_storage(storage, &shape[..], BackpropOp::none(), false))
     }
 }
 
@@ -154,7 +154,7 @@ impl CustomOp1 for Linear {
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         match self.weight.half() {
             Half::F16 => self.multiply::<f16>(x, layout),
-            Half::Bf16 => self.multiply::<bf16>(x, layout),
+            Half::BF16 => self.multiply::<bf16>(x, layout),
         }
     }
 
@@ -162,7 +162,7 @@ impl CustomOp1 for Linear {
     fn bwd(&self, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let w = match self.weight.half() {
             Half::F16 => self.dequantized::<f16>()?,
-            Half::Bf16 => self.dequantized::<bf16>()?,
+            Half::BF16 => self.dequantized::<bf16>()?,
         };
         dy.matmul(&w).map(Some)
     }

@@ -80,8 +80,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let batch = arguments.batch(&windows, model.vocabulary());
     let task = Task { tokens: &corpus.tokens, windows: &windows, first: corpus.first, batch };
     let options = arguments.engine.options();
-    let subject =
-        Subject { corpus: &corpus, task: &task, protocol, vocabulary: model.vocabulary(), options };
+    let subject = Subject { corpus: &corpus, task: &task, protocol, vocabulary: model.vocabulary(), options };
     let base = base.map(|base| arguments.base.open(base, &subject, context)).transpose()?;
     let (scores, progress) = arguments.scores(&model, base, &task, context)?;
     let report = Report {

@@ -83,7 +83,8 @@ impl Gpu {
     /// With a driver that is too old.
     #[cfg(feature = "candle-cuda")]
     pub fn adopt(stream: Arc<CudaStream>) -> Result<Gpu> {
-        let properties = properties(stream.context(), driver_version()?).map_err(|e| failed("asking the GPU", e))?;
+        let properties =
+            properties(stream.context(), driver_version()?).map_err(|e| failed("asking the GPU", e))?;
         Ok(Gpu { properties, stream, kernels: Mutex::default(), library: OnceLock::new() })
     }
 
