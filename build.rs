@@ -35,6 +35,8 @@ fn compile_all() -> Result<()> {
     println!("cargo::rerun-if-env-changed=PATH");
     let nvcc = find_nvcc()?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: cargo sets it")?);
+    let driver = oldest_driver(&nvcc)?.to_string();
+    fs::write(out.join("oldest_driver.rs"), driver).map_err(|e| format!("{}: {e}", out.display()))?;
     files("cuh")?.iter().for_each(|header| println!("cargo::rerun-if-changed={}", header.display()));
     let mut list = String::from("&[\n");
     for source in files("cu")? {
@@ -58,6 +60,20 @@ fn find_nvcc() -> Result<PathBuf> {
          install a CUDA toolkit of version 12 or 13; without root's rights: eval \"$(kernels/toolkit.sh)\""
             .to_owned()
     })
+}
+
+/// The oldest driver API, as 1000·major + 10·minor, that runs what this nvcc makes, and has all that `src/cuda/driver/` calls: a
+/// driver runs the machine code of toolkits of its own major version.
+fn oldest_driver(nvcc: &Path) -> Result<u32> {
+    const CALLED: u32 = 12_080; // cuEventElapsedTime_v2
+    let output =
+        Command::new(nvcc).arg("--version").output().map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let release = text.split_once("release ").and_then(|(_, rest)| rest.split_once('.'));
+    let major = release.and_then(|(major, _)| major.parse::<u32>().ok());
+    let major =
+        major.ok_or_else(|| format!("{} --version does not say its release:\n{text}", nvcc.display()))?;
+    Ok(CALLED.max(1000 * major))
 }
 
 /// The files of `kernels/` that end so, in order.

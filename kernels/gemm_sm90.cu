@@ -2,8 +2,13 @@
 //
 // The product with operands swapped, yᵀ = W·xᵀ, because wgmma takes its A operand from registers, where codes are dequantized, and
 // B from shared memory, where x lies as it came. A block computes 128 rows × 256 columns of y, in the ring of stages of gemm; each of its
-// two warpgroups owns two strips and dequantizes each code once. A word of a tile's vector is a warp's share: warp w of the group needs
-// rows 16w…16w+15 of a strip, and they are word w (W8: two words) of every lane's vector.
+// two warpgroups owns two strips and dequantizes each code once. A product takes 16 rows of W from each of four warps, any 16: a warp
+// takes its two times 16 from one half of a strip, so that they are neighbours in every lane's vector, and one load,
+//
+//     strip:                 0         0         1         1
+//     rows                0 … 31   32 … 63    0 … 31   32 … 63     of the strip; the first 16 in one product, the others in the next
+//     warp of the group      0         1         2         3
+//
 //
 // Products of one tile (16 columns of x) are under way while the next tile is dequantized:
 //
@@ -15,59 +20,61 @@
 
 constexpr int SM90_ROWS = 128;
 constexpr int SM90_STAGES = 6;
-constexpr int GROUP_STRIPS = GEMM_STRIPS / 2; // of a warpgroup
+constexpr int PRODUCTS = GEMM_STRIPS / 2; // of a warpgroup in a tile
+
+// A lane's codes of half a strip in a tile, 4 for each product (W8: in twice as many words).
+template <int BITS> struct HalfStripOf { using Type = Bytes8; };
+template <> struct HalfStripOf<8> { using Type = Bytes16; };
+template <int BITS> using HalfStrip = typename HalfStripOf<BITS>::Type;
 
 template <class T, int BITS, bool ZEROS> struct GemmSm90 {
   using Stages = Ring<T, BITS, ZEROS, SM90_ROWS, SM90_STAGES, 1024>;
   static constexpr int SIZE = SM90_ROWS * GEMM_STRIPS * STRIP;
 
-  // Of both strips: the sums, yᵀ [64][128] in fragments; scale and zero − offset of rows n and n+8, twice in a register; A-fragments.
+  // Of both products: the sums, yᵀ [64][128] in fragments; scale and zero − offset of rows n and n+8, twice in a register; A-fragments.
   struct Registers {
-    float sum[GROUP_STRIPS][64] = {};
-    uint32_t scale[GROUP_STRIPS][2], zero[GROUP_STRIPS][2];
-    uint32_t a[2][GROUP_STRIPS][4];
+    float sum[PRODUCTS][64] = {};
+    uint32_t scale[PRODUCTS][2], zero[PRODUCTS][2];
+    uint32_t a[2][PRODUCTS][4];
   };
 
   const Linear& p;
   unsigned char* shared;
   Stages ring;
-  int warp, lane, first_strip; // in the warpgroup; of the block's four
+  int lane, strip, half; // this warp's strip of the block's four, and half of it
 
   __device__ GemmSm90(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), ring(linear, memory) {
-    warp = threadIdx.x / 32 % 4;
     lane = threadIdx.x % 32;
-    first_strip = threadIdx.x / 128 * GROUP_STRIPS;
+    strip = threadIdx.x / 64;
+    half = threadIdx.x / 32 % 2;
   }
 
-  // Rows 16·warp + lane/4 and 8 below are entries 2·warp and 2·warp + 1 of what the layout keeps for lane/4.
+  // Of product i, rows 32·half + 16i + lane/4 and 8 below are entries 4·half + 2i and the next of what the layout keeps for lane/4.
   __device__ void load_group(Registers& r, const unsigned char* from, int group) const {
+    int entry = strip * STEP_GROUPS + group;
+    Bytes8 scales = *reinterpret_cast<const Bytes8*>(from + Stages::SCALES + entry * 128 + lane / 4 * 16 + 8 * half);
+    const uint8_t* zeros = from + Stages::ZERO_POINTS + entry * 64 + lane / 4 * 8 + 4 * half;
 #pragma unroll
-    for (int s = 0; s < GROUP_STRIPS; s++) {
-      int entry = (first_strip + s) * STEP_GROUPS + group;
-      uint32_t both = *reinterpret_cast<const uint32_t*>(from + Stages::SCALES + entry * 128 + lane / 4 * 16 + 4 * warp);
-      const uint8_t* zeros = from + Stages::ZERO_POINTS + entry * 64 + lane / 4 * 8 + 2 * warp;
+    for (int i = 0; i < PRODUCTS; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        r.scale[s][h] = twice(T{uint16_t(both >> (16 * h))});
-        if (ZEROS) r.zero[s][h] = twice(from_float<T>(float(int(zeros[h]) - OFFSET<BITS>)));
+        r.scale[i][h] = twice(T{uint16_t(scales.word[i] >> (16 * h))});
+        if (ZEROS) r.zero[i][h] = twice(from_float<T>(float(int(zeros[2 * i + h]) - OFFSET<BITS>)));
       }
-    }
   }
 
   __device__ void dequantize(Registers& r, const unsigned char* from, int tile) const {
-    constexpr int VECTOR_WARPS = 4 / WORDS<BITS>; // whose words are in one vector
+    constexpr int HALF_BYTES = BITS == 4 ? 8 : 512; // from one half of a strip to the other
+    const unsigned char* codes = from + Stages::CODES + strip * Stages::STRIP_BYTES + tile * TILE_BYTES<BITS>;
+    auto words = *reinterpret_cast<const HalfStrip<BITS>*>(codes + half * HALF_BYTES + lane * 16);
 #pragma unroll
-    for (int s = 0; s < GROUP_STRIPS; s++) {
-      const unsigned char* codes = from + Stages::CODES + (first_strip + s) * Stages::STRIP_BYTES + tile * TILE_BYTES<BITS>;
-      codes += warp / VECTOR_WARPS * 512 + lane * 16 + warp % VECTOR_WARPS * 4 * WORDS<BITS>;
-      uint32_t words[WORDS<BITS>], w[4];
+    for (int i = 0; i < PRODUCTS; i++) {
+      uint32_t w[4];
+      Unpack<T, BITS>::pairs(w, words.word + i * WORDS<BITS>);
 #pragma unroll
-      for (int i = 0; i < WORDS<BITS>; i++) words[i] = reinterpret_cast<const uint32_t*>(codes)[i];
-      Unpack<T, BITS>::pairs(w, words);
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (ZEROS) w[i] = sub2<T>(w[i], r.zero[s][i / 2]);
-        r.a[tile % 2][s][i % 2 * 2 + i / 2] = mul2<T>(w[i], r.scale[s][i / 2]);
+      for (int j = 0; j < 4; j++) {
+        if (ZEROS) w[j] = sub2<T>(w[j], r.zero[i][j / 2]);
+        r.a[tile % 2][i][j % 2 * 2 + j / 2] = mul2<T>(w[j], r.scale[i][j / 2]);
       }
     }
   }
@@ -80,7 +87,7 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
       dequantize(r, from, tile);
       wgmma_fence();
 #pragma unroll
-      for (int s = 0; s < GROUP_STRIPS; s++) wgmma<T>(r.sum[s], r.a[tile % 2][s], matrix_b(from, 2 * tile));
+      for (int i = 0; i < PRODUCTS; i++) wgmma<T>(r.sum[i], r.a[tile % 2][i], matrix_b(from, 2 * tile));
       wgmma_commit();
       wgmma_wait<1>();
     }
@@ -100,7 +107,7 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
     }
     wgmma_wait<0>();
     cp_async_wait<0>();
-    float(&sums)[GROUP_STRIPS * 64] = reinterpret_cast<float(&)[GROUP_STRIPS * 64]>(r.sum);
+    float(&sums)[PRODUCTS * 64] = reinterpret_cast<float(&)[PRODUCTS * 64]>(r.sum);
     if (add_splits<SIZE, TILE_THREADS>(sums, true, p.scratch, p.tickets, shared)) write(r);
   }
 
@@ -109,10 +116,10 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
     block_barrier(); // the stages are free
     const T* bias = static_cast<const T*>(p.bias);
 #pragma unroll
-    for (int s = 0; s < GROUP_STRIPS; s++)
+    for (int product = 0; product < PRODUCTS; product++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        int column = (first_strip + s) * STRIP + 16 * warp + 8 * h + lane / 4;
+        int column = strip * STRIP + 32 * half + 16 * product + 8 * h + lane / 4;
         int y_column = min_of(blockIdx.y * GEMM_STRIPS * STRIP + column, p.n - 1);
         float add = bias ? to_float(bias[y_column]) : 0.0f;
 #pragma unroll
@@ -121,7 +128,7 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
           for (int e = 0; e < 2; e++) {
             int row = 8 * i + lane % 4 * 2 + e;
             T* to = reinterpret_cast<T*>(shared + row * OUT_ROW<GEMM_STRIPS * STRIP>) + column;
-            *to = from_float<T>(r.sum[s][4 * i + 2 * h + e] + add);
+            *to = from_float<T>(r.sum[product][4 * i + 2 * h + e] + add);
           }
       }
     write_rows<T, SM90_ROWS, GEMM_STRIPS * STRIP>(p.y, p.m, p.n, shared);

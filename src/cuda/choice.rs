@@ -98,10 +98,14 @@ const fn rule(capability: [u32; 2], rows: usize, kernel: Kernel, blocks: usize) 
 
 const ANY: [u32; 2] = [80, u32::MAX];
 const AMPERE_AND_ADA: [u32; 2] = [80, 89];
+const LITTLE_SHARED: [u32; 2] = [86, 89];
 const HOPPER: [u32; 2] = [90, 90];
 
 /// The first that fits counts. Kernels that do not fit the device, and the vendor's library where there is a bias, are passed over.
 const RULES: &[Rule] = &[
+    // A block of each takes more than half of the 100 KB of shared memory that a processor of these has.
+    rule(LITTLE_SHARED, 1, Kernel::Gemv, 1),
+    rule(LITTLE_SHARED, 8, Kernel::GemmSmall, 1),
     rule(ANY, 1, Kernel::Gemv, 2),
     rule(ANY, 8, Kernel::GemmSmall, 2),
     rule(ANY, 16, Kernel::Gemm(16), 2),
@@ -113,6 +117,7 @@ const RULES: &[Rule] = &[
     rule(ANY, 1024, Kernel::Gemm(128), 1),
     rule(ANY, 1024, Kernel::Gemm(64), 1),
     rule(ANY, usize::MAX, Kernel::Dequantize, 1),
+    rule(HOPPER, usize::MAX, Kernel::GemmSm90, 1),
     rule(ANY, usize::MAX, Kernel::Gemm(128), 1),
     rule(ANY, usize::MAX, Kernel::Gemm(64), 1),
 ];
@@ -244,7 +249,7 @@ fn is_possible(kernel: Kernel, properties: &Properties, problem: &Problem) -> bo
         Kernel::GemmSmall => problem.size[0] <= gemm_small::MOST_ROWS,
         Kernel::Gemm(rows) => gemm::TILE_ROWS.contains(&rows) && gemm::fits(properties, problem.bits, rows),
         Kernel::GemmSm90 => gemm_sm90::fits(properties),
-        Kernel::Dequantize => !problem.bias,
+        Kernel::Dequantize => properties.library && !problem.bias,
     }
 }
 

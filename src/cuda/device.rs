@@ -23,6 +23,8 @@ pub struct Properties {
     pub cache_bytes: usize,
     /// Bytes of memory.
     pub memory_bytes: usize,
+    /// Whether [`Device::multiply`] has a library to call.
+    pub library: bool,
     /// Version of the driver, as it says.
     pub driver: String,
 }

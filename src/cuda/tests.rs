@@ -22,9 +22,18 @@ pub(super) struct Recorder {
 impl Recorder {
     pub fn new(id: u64, capability: u32, shared_bytes: u32, processors: u32) -> Recorder {
         let (name, driver) = (format!("recorder {capability}"), "none".to_owned());
-        let (cache_bytes, memory_bytes) = (1 << 20, 1 << 26);
-        let properties =
-            Properties { id, name, capability, processors, shared_bytes, cache_bytes, memory_bytes, driver };
+        let (library, cache_bytes, memory_bytes) = (true, 1 << 20, 1 << 26);
+        let properties = Properties {
+            id,
+            name,
+            capability,
+            processors,
+            shared_bytes,
+            cache_bytes,
+            memory_bytes,
+            library,
+            driver,
+        };
         Recorder {
             properties,
             next: AtomicU64::new(4096),

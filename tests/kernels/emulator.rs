@@ -45,6 +45,7 @@ impl Emulator {
             shared_bytes: 232_448,
             cache_bytes: 1 << 20,
             memory_bytes: 1 << 30,
+            library: true,
             driver: "none".to_owned(),
         };
         Some(Emulator { kernels: kernels()?, properties, seed })

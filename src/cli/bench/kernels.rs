@@ -182,21 +182,29 @@ impl Arguments {
 }
 
 /// Rows, rows of W and columns: more than a tile of each, with ends that fill none.
-const CHECKED: [[usize; 3]; 2] = [[1, 1000, 4104], [200, 520, 2000]];
+/// Odd ones, so that rows of y lie at every address and the last copies of x are of a few bytes.
+const CHECKED: [[usize; 3]; 2] = [[1, 1001, 4101], [200, 521, 1999]];
+/// Rows of W that fill any GPU with blocks more than once, while their sums are split.
+const MANY: usize = 20_000;
 
 /// Every kernel and variant, on random numbers.
 fn check_all(device: &dyn Device, seed: u64) -> Result<Vec<(String, Checked)>> {
     let mut checks = Vec::new();
+    // One for all: what a launch leaves there is the next one's.
+    let mut workspace = Workspace::new();
     for weights in every_kind() {
-        let case = Case { weights, size: [1, 1000, 4104], bias: false };
+        let case = Case { weights, size: CHECKED[0], bias: false };
         let checked = measure::check_dequantize(device, &case, seed)?;
         checks.push((format!("dequantize {}", describe(&case)), checked));
         for (kernel, rows) in kernels_to_check() {
             let [_, n, k] = CHECKED[usize::from(rows > 8)];
-            let case = Case { weights, size: [rows, n, k], bias: rows % 2 == 1 };
-            for splits in [1, 3] {
+            // Whose turn comes last differs from run to run where many blocks share: one kind of each type will show it.
+            let many = weights.granularity == Granularity::Group(128) && !weights.zeros;
+            for (n, splits) in [(n, 1), (n, 3), (MANY, 3)].into_iter().take(2 + usize::from(many)) {
+                let bias = rows % 2 == 1 && kernel != Kernel::Dequantize;
+                let case = Case { weights, size: [rows, n, k], bias };
                 let choice = Choice { kernel, splits };
-                let checked = check_one(device, &case, choice, seed);
+                let checked = check_one(device, &case, choice, seed, &mut workspace);
                 checks.extend(
                     checked?.map(|checked| (format!("{kernel} ÷{splits} {}", describe(&case)), checked)),
                 );
@@ -206,7 +214,7 @@ fn check_all(device: &dyn Device, seed: u64) -> Result<Vec<(String, Checked)>> {
     for half in [Half::F16, Half::BF16] {
         let weights = Weights { bits: Bits::W8, half, granularity: Granularity::Channel, zeros: false };
         for rows in W8A8_TILE_ROWS {
-            let case = Case { weights, size: [rows + 1, 520, 2000], bias: true };
+            let case = Case { weights, size: [rows + 1, CHECKED[1][1], CHECKED[1][2]], bias: true };
             let checked = measure::check_rounded_product(device, &case, [rows, 2], seed)?;
             checks.push((format!("w8a8 m{rows} ÷2 {}", describe(&case)), checked));
         }
@@ -214,9 +222,18 @@ fn check_all(device: &dyn Device, seed: u64) -> Result<Vec<(String, Checked)>> {
     checks.into_iter().map(|(what, checked)| Ok((what.clone(), checked.hold(&what)?))).collect()
 }
 
-/// One product; `None` where the device is too small for the tile, or is no Hopper.
-fn check_one(device: &dyn Device, case: &Case, choice: Choice, seed: u64) -> Result<Option<Checked>> {
-    match measure::check_product(device, case, choice, seed, &mut Workspace::new()) {
+/// One product; `None` where the device is too small for the tile, is no Hopper, or has no library.
+fn check_one(
+    device: &dyn Device,
+    case: &Case,
+    choice: Choice,
+    seed: u64,
+    workspace: &mut Workspace,
+) -> Result<Option<Checked>> {
+    if choice.kernel == Kernel::Dequantize && !device.properties().library {
+        return Ok(None);
+    }
+    match measure::check_product(device, case, choice, seed, workspace) {
         Err(Error::Unsupported { .. }) if matches!(choice.kernel, Kernel::Gemm(_) | Kernel::GemmSm90) => {
             Ok(None)
         }
@@ -239,7 +256,7 @@ fn every_kind() -> impl Iterator<Item = Weights> {
 fn kernels_to_check() -> impl Iterator<Item = (Kernel, usize)> {
     let few = [(Kernel::Gemv, 1), (Kernel::GemmSmall, 1), (Kernel::GemmSmall, 5), (Kernel::GemmSmall, 8)];
     let tiles = TILE_ROWS.map(|rows| (Kernel::Gemm(rows), rows + rows / 2 + 1));
-    few.into_iter().chain(tiles).chain([(Kernel::GemmSm90, 200)])
+    few.into_iter().chain(tiles).chain([(Kernel::GemmSm90, 200), (Kernel::Dequantize, 200)])
 }
 
 fn describe(case: &Case) -> String {
@@ -312,6 +329,6 @@ mod tests {
     #[test]
     fn every_variant_is_checked() {
         assert_eq!(every_kind().count(), 2 * 4 * 2 * 2);
-        assert_eq!(kernels_to_check().count(), 4 + TILE_ROWS.len() + 1);
+        assert_eq!(kernels_to_check().count(), 4 + TILE_ROWS.len() + 2);
     }
 }

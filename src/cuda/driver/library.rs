@@ -28,7 +28,7 @@ impl Library {
     /// # Errors
     /// Where it is not installed.
     pub fn open(stream: Arc<CudaStream>) -> Result<Library> {
-        if !is_present() {
+        if !library_is_present() {
             let hint = "put the folder of libcublas.so on LD_LIBRARY_PATH (it comes with the toolkit), or use `gemm`";
             return Err(device_error("cuBLAS could not be loaded".into(), hint));
         }
@@ -36,6 +36,10 @@ impl Library {
         let library = Library { handle: Mutex::new(Handle(handle)), stream };
         // SAFETY: both were just made and live as long as the library.
         unsafe { result::set_stream(handle, library.stream.cu_stream().cast()) }.map_err(failed)?;
+        // Partial sums stay in f32, as in the kernels that it stands beside.
+        let exact = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+        // SAFETY: as above.
+        unsafe { sys::cublasSetMathMode(handle, exact) }.result().map_err(failed)?;
         Ok(library)
     }
 
@@ -92,14 +96,14 @@ impl Drop for Library {
     }
 }
 
-/// Where candle links cuBLAS, the program would not have started without it.
+/// Whether cuBLAS can be loaded. Where candle links it, the program would not have started without.
 #[cfg(feature = "candle-cuda")]
-fn is_present() -> bool {
+pub fn library_is_present() -> bool {
     true
 }
 
 #[cfg(not(feature = "candle-cuda"))]
-fn is_present() -> bool {
+pub fn library_is_present() -> bool {
     // SAFETY: it loads the library, whose initializers are NVIDIA's.
     unsafe { sys::is_culib_present() }
 }
