@@ -17,10 +17,10 @@ pub struct Arguments {
     /// How linear layers round their inputs
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     activations: Rounding,
-    /// Where it runs: cpu, cuda or cuda:NUMBER (needs a build with feature candle-cuda)
+    /// Where it runs: cpu, cuda, cuda:NUMBER (feature candle-cuda)
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = gpu)]
     device: Gpu,
-    /// A LoRA adapter in PEFT's form, run on top of the model: DIR/adapter of what eora and lorc write
+    /// A LoRA adapter in PEFT's form to run on top: DIR/adapter of what eora and lorc write
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
 }
