@@ -26,7 +26,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("method", &["error", "model", "numerics", "quant", "statistics", "tensor"]),
     ("backend", &["cuda", "error", "numerics", "tensor"]),
     ("model", &["backend", "error", "tensor"]),
-    ("engine", &["backend", "error", "io", "model", "numerics", "tensor"]),
+    ("engine", &["backend", "cuda", "error", "io", "model", "numerics", "tensor"]),
     ("corpus", &["error", "io"]),
     ("cuda", &["error", "numerics", "tensor"]),
     (

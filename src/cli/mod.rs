@@ -18,9 +18,7 @@ mod recipe_args;
 mod run;
 mod verify;
 
-use std::env;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,12 +161,6 @@ fn catch_signals(flag: &Arc<AtomicBool>) -> Result<()> {
             .map(|_| ())
             .map_err(|e| Error::io("signal handler", e))
     })
-}
-
-/// `$XDG_CACHE_HOME/llmc`, or `~/.cache/llmc`; `None` where there is no home.
-fn cache_folder() -> Option<PathBuf> {
-    let caches = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
-    Some(caches.or_else(|| Some(env::home_dir()?.join(".cache")))?.join("llmc"))
 }
 
 /// What every command is given beside its arguments.

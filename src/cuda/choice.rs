@@ -5,6 +5,7 @@
 //! are the limit), made before a GPU was at hand: tune where speed matters.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +154,25 @@ impl Table {
     pub fn new(mut tuned: Vec<Tuned>) -> Table {
         tuned.sort_by_key(|entry| entry.m);
         Table { tuned }
+    }
+
+    /// Where `llmc bench kernels --tune` keeps what it has measured, in llmc's cache folder.
+    pub const FILE: &'static str = "kernels.toml";
+
+    /// What was kept in a cache folder; the rules alone where there is nothing.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is something else.
+    pub fn open(cache: Option<&Path>) -> Result<Table> {
+        let Some(path) = cache.map(|folder| folder.join(Table::FILE)) else { return Ok(Table::default()) };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Table::parse(&text).map_err(|e| {
+                let hint = "remove the file, then run `llmc bench kernels --tune` again";
+                Error::malformed(&path, "a table of measured kernels", e.message(), hint)
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Table::default()),
+            Err(e) => Err(Error::io(&path, e)),
+        }
     }
 
     /// What [`Table::text`] has written.

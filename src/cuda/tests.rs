@@ -299,8 +299,20 @@ fn what_was_measured_goes_before_the_rules() {
     let newer = table.clone().with(vec![entry(16, Kernel::Gemv), entry(32, Kernel::Gemv)]);
     let kernels: Vec<Kernel> = newer.tuned().iter().map(|entry| entry.choice.kernel).collect();
     assert_eq!(kernels, [Kernel::GemmSmall, Kernel::Gemv, Kernel::Gemv, Kernel::Gemm(32)]);
-    assert!(Table::parse("[[tuned]]\nm = 1").is_err());
-    assert!(Table::parse("tunde = []").is_err());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(Table::FILE);
+    let open = || Table::open(Some(folder.path()));
+    assert_eq!(open().unwrap(), Table::default(), "nothing was kept");
+    std::fs::write(&file, newer.text()).unwrap();
+    assert_eq!(open().unwrap(), newer);
+    for wrong in ["[[tuned]]\nm = 1", "tunde = []"] {
+        std::fs::write(&file, wrong).unwrap();
+        let error = open().unwrap_err();
+        assert!(
+            error.to_string().contains(Table::FILE) && error.hint().unwrap().contains("--tune"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -8,8 +8,12 @@ use super::placed::{Cache, Placed};
 use super::weights::Stored;
 use crate::backend::candle::{Candle, Device};
 use crate::backend::cpu::{Activations, Cpu};
+#[cfg(feature = "candle-cuda")]
+use crate::cuda::Table;
 use crate::error::Result;
 use crate::io::Checkpoint;
+#[cfg(feature = "candle-cuda")]
+use crate::io::cache_folder;
 use crate::model::{Batch, Config, Decoder, Weights};
 use crate::tensor::DType;
 
@@ -130,7 +134,10 @@ fn place(
         Activations::F32 => DType::F32,
         Activations::Auto => half(checkpoint),
     };
-    let decoder = Decoder::load(Candle::new(Device::Cuda(number), dtype)?, config, weights)?;
+    let backend = Candle::new(Device::Cuda(number), dtype)?;
+    #[cfg(feature = "candle-cuda")]
+    let backend = backend.choosing_by(Table::open(cache_folder().as_deref())?);
+    let decoder = Decoder::load(backend, config, weights)?;
     let bytes = decoder.backend().weight_bytes();
     Ok((Box::new(decoder), bytes))
 }

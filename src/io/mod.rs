@@ -16,5 +16,14 @@ mod scan;
 pub mod side_files;
 pub mod tokenizer;
 
+use std::env;
+use std::path::PathBuf;
+
 pub use checkpoint::{Checkpoint, RawTensor, SideFile, Source, Stored};
 pub use scan::nonfinite_count;
+
+/// What llmc keeps for later runs: `$XDG_CACHE_HOME/llmc`, or `~/.cache/llmc`; `None` where there is no home.
+pub fn cache_folder() -> Option<PathBuf> {
+    let caches = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    Some(caches.or_else(|| Some(env::home_dir()?.join(".cache")))?.join("llmc"))
+}

@@ -85,6 +85,13 @@ impl Candle {
         self.weights.load(Ordering::Relaxed)
     }
 
+    /// Chooses among the kernels for packed weights by this table.
+    #[cfg(feature = "candle-cuda")]
+    pub fn choosing_by(mut self, table: crate::cuda::Table) -> Self {
+        self.kernels = self.kernels.map(|kernels| kernels.choosing_by(table));
+        self
+    }
+
     fn count(&self, bytes: usize) {
         self.weights.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -19,19 +19,21 @@ use crate::tensor::{QTensor, Weight as Read};
 
 /// What multiplies packed weights on candle's GPU.
 #[derive(Clone)]
-pub struct Kernels(Arc<Shared>);
+pub struct Kernels {
+    shared: Arc<Shared>,
+    table: Arc<Table>,
+}
 
 struct Shared {
     candle: CudaDevice,
     device: Box<dyn Device>,
-    table: Table,
     /// Products are queued one after the other.
     workspace: Mutex<Workspace>,
 }
 
 impl fmt::Debug for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Kernels({})", self.0.device.properties().name)
+        write!(f, "Kernels({})", self.shared.device.properties().name)
     }
 }
 
@@ -42,8 +44,13 @@ impl Kernels {
     /// A driver that is too old.
     pub fn new(candle: &CudaDevice) -> LlmcResult<Kernels> {
         let device = cuda::adopt(candle.cuda_stream())?;
-        let (table, workspace) = (Table::default(), Mutex::default());
-        Ok(Kernels(Arc::new(Shared { candle: candle.clone(), device, table, workspace })))
+        let shared = Shared { candle: candle.clone(), device, workspace: Mutex::default() };
+        Ok(Kernels { shared: Arc::new(shared), table: Arc::default() })
+    }
+
+    /// Chooses by this table from now on.
+    pub fn choosing_by(self, table: Table) -> Kernels {
+        Kernels { table: Arc::new(table), ..self }
     }
 
     /// The parts of a linear layer stacked, packed for activations of type `dtype`; `None` where there is no kernel for them.
@@ -58,7 +65,7 @@ impl Kernels {
         };
         let Some(stacked) = read(parts)? else { return Ok(None) };
         let Ok(packed) = Packed::pack(&stacked, half) else { return Ok(None) };
-        let weight = Weight::upload(self.0.device.as_ref(), &packed)?;
+        let weight = Weight::upload(self.shared.device.as_ref(), &packed)?;
         Ok(Some(Linear { kernels: self.clone(), weight }))
     }
 }
@@ -94,7 +101,7 @@ impl Linear {
         let contiguous = || candle_core::Error::RequiresContiguous { op: "packed linear" };
         let (start, end) = layout.contiguous_offsets().ok_or_else(contiguous)?;
         let ((m, k), [n, _]) = (layout.shape().dims2()?, self.weight.shape());
-        let candle = &self.kernels.0.candle;
+        let candle = &self.kernels.shared.candle;
         let mut y = candle.alloc_zeros::<T>(m * n)?;
         if m > 0 {
             let stream = candle.cuda_stream();
@@ -107,13 +114,14 @@ impl Linear {
 
     /// Memory of candle's.
     fn matrix(&self, address: u64, shape: [usize; 2]) -> Matrix {
-        let id = self.kernels.0.device.properties().id;
+        let id = self.kernels.shared.device.properties().id;
         let buffer = Buffer::new(id, address, 2 * shape[0] * shape[1], Box::new(()));
         Matrix::over(buffer, self.weight.half(), shape)
     }
 
     fn queue(&self, x: Matrix, mut y: Matrix) -> LlmcResult<()> {
-        let Shared { device, table, workspace, .. } = self.kernels.0.as_ref();
+        let Kernels { shared, table } = &self.kernels;
+        let Shared { device, workspace, .. } = shared.as_ref();
         let product = Product { weight: &self.weight, x: &x, bias: None, y: &mut y };
         let choice = table.choose(device.properties(), &product.problem())?;
         let mut workspace = workspace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,12 +130,12 @@ impl Linear {
 
     /// W in the type of the activations, [rows, cols].
     fn dequantized<T: Element>(&self) -> Result<Tensor> {
-        let (candle, shape) = (&self.kernels.0.candle, self.weight.shape());
+        let (candle, shape) = (&self.kernels.shared.candle, self.weight.shape());
         let mut w = candle.alloc_zeros::<T>(shape[0] * shape[1])?;
         {
             let stream = candle.cuda_stream();
             let (to, _written) = w.device_ptr_mut(&stream);
-            let device = self.kernels.0.device.as_ref();
+            let device = self.kernels.shared.device.as_ref();
             let done = cuda::dequantize(device, &self.weight, &mut self.matrix(to, shape));
             done.map_err(candle_core::Error::msg)?;
         }

@@ -11,10 +11,11 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use super::super::{Context, cache_folder};
+use super::super::Context;
 use crate::cuda::measure::{self, Case, Checked, Layer, Machine, Report, Timing, Weights};
 use crate::cuda::{self, Bits, Choice, Device, Half, Kernel, TILE_ROWS, Table, W8A8_TILE_ROWS, Workspace};
 use crate::error::{Error, Result};
+use crate::io::cache_folder;
 use crate::numerics::Granularity;
 
 /// Check and time the CUDA kernels on this machine's GPU
@@ -156,7 +157,7 @@ impl Arguments {
         let (ceilings, half) = (measure::ceilings(device, timing.runs)?, self.activations.half());
         report.ceilings = Some(ceilings);
         let all = || self.weights.iter().flat_map(|kind| layers.iter().map(move |layer| (layer, kind)));
-        let mut table = read_table()?;
+        let mut table = Table::open(cache_folder().as_deref())?;
         if self.tune {
             for (layer, kind) in all().filter(|(_, kind)| !kind.rounded) {
                 context.say(&format!(
@@ -273,25 +274,8 @@ fn clocks(device: usize) -> Option<String> {
     Some(format!("SM clock, its maximum, memory clock, power limit, °C: {}", text.trim()))
 }
 
-/// `~/.cache/llmc/kernels.toml`: what `--tune` has measured.
-fn table_path() -> Option<PathBuf> {
-    Some(cache_folder()?.join("kernels.toml"))
-}
-
-fn read_table() -> Result<Table> {
-    let Some(path) = table_path() else { return Ok(Table::default()) };
-    match fs::read_to_string(&path) {
-        Ok(text) => Table::parse(&text).map_err(|e| {
-            let hint = "remove the file, then run `llmc bench kernels --tune` again";
-            Error::malformed(&path, "a table of measured kernels", e.message(), hint)
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Table::default()),
-        Err(e) => Err(Error::io(&path, e)),
-    }
-}
-
 fn write_table(table: &Table) -> Result<()> {
-    let path = table_path().ok_or_else(|| {
+    let path = cache_folder().map(|folder| folder.join(Table::FILE)).ok_or_else(|| {
         Error::usage("--tune: there is no home folder to keep the table in", "set XDG_CACHE_HOME")
     })?;
     write(&path, &table.text())

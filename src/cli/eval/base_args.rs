@@ -102,7 +102,7 @@ impl Arguments {
         let folder = if self.no_base_cache {
             None
         } else {
-            self.base_cache.clone().or_else(|| Some(crate::cli::cache_folder()?.join("base")))
+            self.base_cache.clone().or_else(|| Some(crate::io::cache_folder()?.join("base")))
         };
         let mut writer = None;
         if let Some(folder) = folder {
