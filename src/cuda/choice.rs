@@ -290,8 +290,11 @@ fn splits(rule: &Rule, properties: &Properties, problem: &Problem) -> usize {
 /// The fewest parts with which a block of the kernel finds its shared memory.
 fn least_splits(kernel: Kernel, properties: &Properties, problem: &Problem) -> usize {
     match kernel {
-        Kernel::Gemv => gemv::least_splits(properties, problem.depth()),
-        Kernel::GemmSmall => gemm_small::least_splits(properties, problem.size[0], problem.depth()),
+        Kernel::Gemv => gemv::least_splits(properties, gemv::RING_BYTES, 1, problem.depth()),
+        Kernel::GemmSmall => {
+            let m = problem.size[0];
+            gemv::least_splits(properties, gemm_small::shared_bytes(m, 0), m, problem.depth())
+        }
         Kernel::Gemm(_) | Kernel::GemmSm90 | Kernel::Dequantize => 1,
     }
 }

@@ -1,8 +1,8 @@
 //! `gemm`: a product of any number of rows, in tiles of 16 to 128 rows × 256 outputs.
 
 use super::Bits;
-use super::device::{Device, Geometry, Properties};
-use super::product::{Product, Splits, Tiling};
+use super::device::{Device, Properties};
+use super::product::{Product, Shape, Splits, Tiling};
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
@@ -25,15 +25,10 @@ pub fn gemm(
     product.check(device)?;
     check_tile("gemm", &TILE_ROWS, rows)?;
     let splits = Splits::of(product.weight.depth(), splits);
-    let (x, y) = (product.batch().div_ceil(rows), product.weight.rows.div_ceil(TILE_OUTPUTS));
+    let kernel = format!("gemm_{}_m{rows}", product.weight.suffix());
     let shared_bytes = shared_bytes(product.weight.bits, rows);
-    let tiling = Tiling {
-        kernel: format!("gemm_{}_m{rows}", product.weight.suffix()),
-        geometry: Geometry { grid: [x, y, splits.count], block: 256, shared_bytes },
-        sums: x * y * splits.count * rows * TILE_OUTPUTS,
-        tickets: x * y,
-    };
-    product.launch(device, tiling, splits, workspace)
+    let shape = Shape { tile: [rows, TILE_OUTPUTS], shared_bytes };
+    product.launch(device, Tiling::tiles(kernel, product.y.shape(), shape, splits), splits, workspace)
 }
 
 /// Stages of x, codes, and scales with zero points.

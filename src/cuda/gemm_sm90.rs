@@ -2,9 +2,9 @@
 //! the instruction is of sm_90a alone.
 
 use super::Bits;
-use super::device::{Device, Geometry, Properties};
+use super::device::{Device, Properties};
 use super::gemm::TILE_OUTPUTS;
-use super::product::{Product, Splits, Tiling};
+use super::product::{Product, Shape, Splits, Tiling};
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
@@ -29,18 +29,13 @@ pub fn gemm_sm90(
         return Err(Error::unsupported(what, "use `gemm`"));
     }
     let splits = Splits::of(product.weight.depth(), splits);
-    let (x, y) = (product.batch().div_ceil(ROWS), product.weight.rows.div_ceil(TILE_OUTPUTS));
+    let kernel = format!("gemm_sm90_{}", product.weight.suffix());
     let shared_bytes = match product.weight.bits {
         Bits::W4 => 159_744,
         Bits::W8 => 208_896,
     };
-    let tiling = Tiling {
-        kernel: format!("gemm_sm90_{}", product.weight.suffix()),
-        geometry: Geometry { grid: [x, y, splits.count], block: 256, shared_bytes },
-        sums: x * y * splits.count * ROWS * TILE_OUTPUTS,
-        tickets: x * y,
-    };
-    product.launch(device, tiling, splits, workspace)
+    let shape = Shape { tile: [ROWS, TILE_OUTPUTS], shared_bytes };
+    product.launch(device, Tiling::tiles(kernel, product.y.shape(), shape, splits), splits, workspace)
 }
 
 /// Whether the device has the instruction.

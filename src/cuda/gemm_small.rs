@@ -1,9 +1,8 @@
 //! `gemm_small`: a product of up to 8 rows. The operands are swapped, so that the rows fill the narrow side of the matrix
 //! instruction and W is read once, as by `gemv`.
 
-use super::device::{Device, Geometry, Properties};
+use super::device::Device;
 use super::gemv::RING_BYTES;
-use super::layout::{DEPTH, STRIP};
 use super::product::{Product, Splits, Tiling};
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
@@ -28,27 +27,12 @@ pub fn gemm_small(
         return Err(Error::unsupported(what, "use `gemm`"));
     }
     let splits = Splits::of(product.weight.depth(), splits);
-    let strips = product.weight.strips();
-    let tiling = Tiling {
-        kernel: format!("gemm_small_{}", product.weight.suffix()),
-        geometry: Geometry {
-            grid: [strips, splits.count, 1],
-            block: 128,
-            shared_bytes: shared_bytes(m, splits.depth),
-        },
-        sums: splits.count * m * strips * STRIP,
-        tickets: strips,
-    };
+    let kernel = format!("gemm_small_{}", product.weight.suffix());
+    let tiling = Tiling::strips(kernel, product, shared_bytes(m, splits.depth), splits);
     product.launch(device, tiling, splits, workspace)
 }
 
 /// Rows of x lie 8 elements further apart than they are long, so that they fall into different banks.
-fn shared_bytes(m: usize, depth: usize) -> usize {
+pub(super) fn shared_bytes(m: usize, depth: usize) -> usize {
     RING_BYTES + m * (2 * depth + 16)
-}
-
-/// The fewest parts whose inputs a block can hold.
-pub(super) fn least_splits(properties: &Properties, m: usize, depth: usize) -> usize {
-    let room = (properties.shared_bytes as usize).saturating_sub(shared_bytes(m, 0)) / (2 * m);
-    depth.div_ceil((room / DEPTH * DEPTH).max(DEPTH))
 }

@@ -1,7 +1,7 @@
 //! `gemv`: a product of one row. Each block has a strip of W, or a part of its depth.
 
-use super::device::{Device, Geometry, Properties};
-use super::layout::{DEPTH, STRIP};
+use super::device::{Device, Properties};
+use super::layout::DEPTH;
 use super::product::{Product, Splits, Tiling, expect};
 use super::workspace::Workspace;
 use crate::error::Result;
@@ -17,19 +17,13 @@ pub fn gemv(device: &dyn Device, product: &Product, splits: usize, workspace: &m
     product.check(device)?;
     expect("rows of x for gemv", 1, product.batch())?;
     let splits = Splits::of(product.weight.depth(), splits);
-    let strips = product.weight.strips();
-    let shared_bytes = RING_BYTES + 2 * splits.depth;
-    let tiling = Tiling {
-        kernel: format!("gemv_{}", product.weight.suffix()),
-        geometry: Geometry { grid: [strips, splits.count, 1], block: 128, shared_bytes },
-        sums: splits.count * strips * STRIP,
-        tickets: strips,
-    };
+    let kernel = format!("gemv_{}", product.weight.suffix());
+    let tiling = Tiling::strips(kernel, product, RING_BYTES + 2 * splits.depth, splits);
     product.launch(device, tiling, splits, workspace)
 }
 
-/// The fewest parts whose inputs a block can hold.
-pub(super) fn least_splits(properties: &Properties, depth: usize) -> usize {
-    let room = (properties.shared_bytes as usize).saturating_sub(RING_BYTES) / 2;
+/// The fewest parts whose inputs a block can hold: rows of x, beside `fixed` bytes.
+pub(super) fn least_splits(properties: &Properties, fixed: usize, rows: usize, depth: usize) -> usize {
+    let room = (properties.shared_bytes as usize).saturating_sub(fixed) / (2 * rows);
     depth.div_ceil((room / DEPTH * DEPTH).max(DEPTH))
 }

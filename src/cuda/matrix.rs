@@ -105,6 +105,15 @@ impl Matrix {
         self.half
     }
 
+    /// Refuses inputs of a kernel whose rows cannot be read 16 bytes at a time.
+    pub(super) fn check_aligned(&self) -> Result<()> {
+        if self.stride.is_multiple_of(8) && self.buffer.address().is_multiple_of(16) {
+            return Ok(());
+        }
+        let what = format!("rows of x begin every {} elements, which 16 bytes do not divide", self.stride);
+        Err(Error::unsupported(what, "allocate x with aligned rows"))
+    }
+
     /// Where it lies.
     pub fn buffer(&self) -> &Buffer {
         &self.buffer

@@ -4,7 +4,7 @@
 use super::Half;
 use super::choice::Problem;
 use super::device::{Buffer, Device, Geometry, Parameter, launch};
-use super::layout::DEPTH;
+use super::layout::{DEPTH, STRIP};
 use super::matrix::{Matrix, Weight, same_device};
 use super::workspace::{Shared, Workspace};
 use crate::error::{Error, Result};
@@ -50,7 +50,29 @@ pub(super) struct Tiling {
     pub tickets: usize,
 }
 
+/// What a block computes at a time, of any kernel that covers y in tiles.
+pub(super) struct Shape {
+    /// Rows and columns of y.
+    pub tile: [usize; 2],
+    pub shared_bytes: usize,
+}
+
 impl Tiling {
+    /// A block for each tile of y\[m\]\[n\] and each part of the depth.
+    pub fn tiles(kernel: String, [m, n]: [usize; 2], shape: Shape, splits: Splits) -> Tiling {
+        let Shape { tile: [rows, outputs], shared_bytes } = shape;
+        let (x, y) = (m.div_ceil(rows), n.div_ceil(outputs));
+        let geometry = Geometry { grid: [x, y, splits.count], block: 256, shared_bytes };
+        Tiling { kernel, geometry, sums: x * y * splits.count * rows * outputs, tickets: x * y }
+    }
+
+    /// A block for each strip of W and each part of the depth, which holds its part of all rows of x.
+    pub fn strips(kernel: String, product: &Product, shared_bytes: usize, splits: Splits) -> Tiling {
+        let (m, strips) = (product.batch(), product.weight.strips());
+        let geometry = Geometry { grid: [strips, splits.count, 1], block: 128, shared_bytes };
+        Tiling { kernel, geometry, sums: splits.count * m * strips * STRIP, tickets: strips }
+    }
+
     /// Room for the sums where there are any to share.
     pub fn reserve<'a>(
         &self,
@@ -88,11 +110,7 @@ impl Product<'_> {
             let what = format!("x is of type {}, the weight was packed for {half}", self.x.half());
             return Err(Error::unsupported(what, "pack the weight for the type of the activations"));
         }
-        if !self.x.stride().is_multiple_of(8) || !self.x.buffer().address().is_multiple_of(16) {
-            let what =
-                format!("rows of x begin every {} elements, which 16 bytes do not divide", self.x.stride());
-            return Err(Error::unsupported(what, "allocate x with aligned rows"));
-        }
+        self.x.check_aligned()?;
         let mut buffers = self.weight.buffers();
         buffers.extend([self.x.buffer(), self.y.buffer()]);
         buffers.extend(self.bias);

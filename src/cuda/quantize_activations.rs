@@ -58,10 +58,7 @@ pub fn quantize_activations(device: &dyn Device, x: &Matrix, out: &mut Rounded) 
         let what = format!("rounding {m}×{k} of {} into {:?} of {}", x.half(), out.shape(), out.half);
         return Err(Error::unsupported(what, "allocate the output in the shape and type of x"));
     }
-    if !x.stride().is_multiple_of(8) || !x.buffer().address().is_multiple_of(16) {
-        let what = format!("rows of x begin every {} elements, which 16 bytes do not divide", x.stride());
-        return Err(Error::unsupported(what, "allocate x with aligned rows"));
-    }
+    x.check_aligned()?;
     same_device(device, &[x.buffer(), &out.codes, &out.scales])?;
     let parameter = Parameter::default()
         .pointer(Some(&out.codes))

@@ -1,10 +1,10 @@
 //! `w8a8`: INT8 weights × INT8 activations, added up in int32; scales are multiplied in at the end.
 
 use super::Bits;
-use super::device::{Buffer, Device, Geometry, Parameter, launch};
+use super::device::{Buffer, Device, Parameter, launch};
 use super::gemm::check_tile;
 use super::matrix::{Matrix, Weight, same_device};
-use super::product::{Splits, Tiling, check_bias, check_output, expect};
+use super::product::{Shape, Splits, Tiling, check_bias, check_output, expect};
 use super::quantize_activations::Rounded;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
@@ -62,17 +62,8 @@ pub fn w8a8(
     check_tile("w8a8", &TILE_ROWS, rows)?;
     let (w, m) = (product.weight, product.x.rows);
     let splits = Splits::of(w.depth(), splits);
-    let (x, y) = (m.div_ceil(rows), w.rows.div_ceil(TILE_OUTPUTS));
-    let tiling = Tiling {
-        kernel: format!("w8a8_{}_m{rows}", w.half),
-        geometry: Geometry {
-            grid: [x, y, splits.count],
-            block: 256,
-            shared_bytes: 3 * (128 * rows + 16_384),
-        },
-        sums: x * y * splits.count * rows * TILE_OUTPUTS,
-        tickets: x * y,
-    };
+    let shape = Shape { tile: [rows, TILE_OUTPUTS], shared_bytes: 3 * (128 * rows + 16_384) };
+    let tiling = Tiling::tiles(format!("w8a8_{}_m{rows}", w.half), [m, w.rows], shape, splits);
     let shared = tiling.reserve(device, splits, workspace)?;
     let parameter = Parameter::default()
         .pointer(Some(product.y.buffer()))
