@@ -126,8 +126,9 @@ impl Watch<'_> {
 impl Calibration {
     /// Whether the text lies ready, and is still there after it was read.
     pub fn at_hand(&self) -> bool {
-        let awaited = |spec: &String| [SELF, "-"].contains(&spec.rsplit('*').next().unwrap_or_default());
-        self.statistics.is_empty() && !self.data.iter().any(awaited)
+        let shares = sources::shares(&self.data, self.samples);
+        let awaited = |share: &Share| [SELF, "-"].contains(&share.source.as_str());
+        self.statistics.is_empty() && !shares.is_ok_and(|shares| shares.iter().any(awaited))
     }
 
     /// The sequences for a model.

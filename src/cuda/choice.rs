@@ -62,6 +62,15 @@ impl fmt::Display for Choice {
     }
 }
 
+impl Choice {
+    /// The same in as many parts as the device needs at least; `None` where it cannot run the kernel.
+    pub fn fitted(self, properties: &Properties, problem: &Problem) -> Option<Choice> {
+        let least = least_splits(self.kernel, properties, problem);
+        let fitted = Choice { splits: self.splits.max(least), ..self };
+        is_possible(self.kernel, properties, problem).then_some(fitted)
+    }
+}
+
 /// What is to be computed, as far as choosing goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Problem {
@@ -207,24 +216,17 @@ impl Table {
     /// # Errors
     /// Where the GPU is too old for every kernel.
     pub fn choose(&self, properties: &Properties, problem: &Problem) -> Result<Choice> {
-        let possible = |kernel| is_possible(kernel, properties, problem);
-        let measured = self.measured(properties, problem).filter(|choice| possible(choice.kernel));
-        let choice = measured.or_else(|| {
-            let fits = |rule: &&Rule| {
-                let [first, last] = rule.capability;
-                (first..=last).contains(&properties.capability)
-                    && problem.size[0] <= rule.rows
-                    && possible(rule.kernel)
-            };
-            let rule = RULES.iter().find(fits)?;
-            Some(Choice { kernel: rule.kernel, splits: splits(rule, properties, problem) })
-        });
-        let choice = choice.ok_or_else(|| {
+        let applies = |rule: &&Rule| {
+            let [first, last] = rule.capability;
+            (first..=last).contains(&properties.capability) && problem.size[0] <= rule.rows
+        };
+        let of = |rule: &Rule| Choice { kernel: rule.kernel, splits: splits(rule, properties, problem) };
+        let choices = self.measured(properties, problem).into_iter();
+        let mut choices = choices.chain(RULES.iter().filter(applies).map(of));
+        choices.find_map(|choice| choice.fitted(properties, problem)).ok_or_else(|| {
             let what = format!("{}: compute capability {}", properties.name, properties.capability);
             Error::unsupported(what, "the kernels need 8.0 at least (Ampere); run on the CPU")
-        })?;
-        let least = least_splits(choice.kernel, properties, problem);
-        Ok(Choice { splits: choice.splits.max(least), ..choice })
+        })
     }
 
     /// The measurement at this shape with the fewest rows that are enough.

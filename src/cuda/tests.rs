@@ -46,6 +46,11 @@ impl Recorder {
         Recorder::new(1, 90, 232_448, 132)
     }
 
+    pub fn without_library(mut self) -> Recorder {
+        self.properties.library = false;
+        self
+    }
+
     pub fn launched(&self) -> Vec<Launch> {
         std::mem::take(&mut self.launches.lock().unwrap())
     }

@@ -6,9 +6,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use tempfile::{Builder, TempPath};
+use tempfile::TempPath;
 
 use crate::error::{Error, Result};
+use crate::io::readable_by_all;
 use crate::tensor::DType;
 
 /// An array that a file will hold.
@@ -72,15 +73,6 @@ impl Arrays {
         };
         end().map_err(|e| Error::io(&target, e))
     }
-}
-
-/// Temporary files are their owner's alone where nothing else is said; results are as other files are.
-fn readable_by_all() -> Builder<'static, 'static> {
-    let mut builder = Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.prefix(".partial-");
-    builder
 }
 
 /// The header, padded to eight bytes, and how many bytes follow it.

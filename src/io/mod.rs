@@ -10,20 +10,13 @@ pub mod hub;
 pub mod index;
 pub mod map;
 mod open;
+mod own;
 pub mod quantized;
 pub mod safetensors;
 mod scan;
 pub mod side_files;
 pub mod tokenizer;
 
-use std::env;
-use std::path::PathBuf;
-
 pub use checkpoint::{Checkpoint, RawTensor, SideFile, Source, Stored};
+pub use own::{cache_folder, readable_by_all};
 pub use scan::nonfinite_count;
-
-/// What llmc keeps for later runs: `$XDG_CACHE_HOME/llmc`, or `~/.cache/llmc`; `None` where there is no home.
-pub fn cache_folder() -> Option<PathBuf> {
-    let caches = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
-    Some(caches.or_else(|| Some(env::home_dir()?.join(".cache")))?.join("llmc"))
-}

@@ -70,19 +70,26 @@ impl Kernels {
     }
 }
 
-/// All rows, where every part has codes of one scheme.
+/// All rows, where every part has codes of one scheme; a row of each tells.
 fn read(parts: &[Arc<dyn Stored>]) -> LlmcResult<Option<QTensor>> {
-    let mut read: Vec<QTensor> = Vec::new();
+    let mut scheme = None;
     for part in parts {
-        let [rows, cols] = part.shape();
-        let Read::Quantized(q) = part.read(0..rows)? else { return Ok(None) };
-        if cols % 8 != 0 || q.g_idx.is_some() || read.first().is_some_and(|first| first.scheme != q.scheme) {
+        let Read::Quantized(q) = part.read(0..1)? else { return Ok(None) };
+        if q.cols % 8 != 0 || q.g_idx.is_some() || *scheme.get_or_insert(q.scheme) != q.scheme {
             return Ok(None);
         }
-        part.release();
-        read.push(q);
     }
-    Ok(Some(QTensor::stack(read)))
+    let all = |part: &Arc<dyn Stored>| {
+        let read = part.read(0..part.shape()[0])?;
+        part.release();
+        Ok(read)
+    };
+    let read = parts.iter().map(all).collect::<LlmcResult<Vec<Read>>>()?;
+    let codes = read.into_iter().map(|read| match read {
+        Read::Quantized(q) => q,
+        Read::Dense(_) => unreachable!("its first row has codes"),
+    });
+    Ok(Some(QTensor::stack(codes.collect())))
 }
 
 /// y = x·Wᵀ over a packed W.

@@ -9,13 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use tempfile::NamedTempFile;
 
 use super::super::Context;
 use crate::cuda::measure::{self, Case, Checked, Layer, Machine, Report, Timing, Weights};
 use crate::cuda::{self, Bits, Choice, Device, Half, Kernel, TILE_ROWS, Table, W8A8_TILE_ROWS, Workspace};
 use crate::error::{Error, Result};
-use crate::io::cache_folder;
+use crate::io::{cache_folder, readable_by_all};
 use crate::numerics::Granularity;
 
 /// Check and time the CUDA kernels on this machine's GPU
@@ -172,10 +171,10 @@ impl Arguments {
         }
         for (layer, kind) in all() {
             context.say(&format!("timing {} {} {}", layer.model, layer.name, kind.weights(half).scheme()));
-            let (weights, library) = (kind.weights(half), ceilings.dense.is_some());
+            let weights = kind.weights(half);
             report.timed.extend(match kind.rounded {
-                true => measure::time_rounded_layer(device, (layer, half), timing, library)?,
-                false => measure::time_layer(device, (layer, &weights), &table, timing, library)?,
+                true => measure::time_rounded_layer(device, (layer, half), timing)?,
+                false => measure::time_layer(device, (layer, &weights), &table, timing)?,
             });
         }
         Ok(())
@@ -231,15 +230,8 @@ fn check_one(
     seed: u64,
     workspace: &mut Workspace,
 ) -> Result<Option<Checked>> {
-    if choice.kernel == Kernel::Dequantize && !device.properties().library {
-        return Ok(None);
-    }
-    match measure::check_product(device, case, choice, seed, workspace) {
-        Err(Error::Unsupported { .. }) if matches!(choice.kernel, Kernel::Gemm(_) | Kernel::GemmSm90) => {
-            Ok(None)
-        }
-        checked => checked.map(Some),
-    }
+    let fitted = choice.fitted(device.properties(), &case.problem());
+    fitted.map(|choice| measure::check_product(device, case, choice, seed, workspace)).transpose()
 }
 
 fn every_kind() -> impl Iterator<Item = Weights> {
@@ -290,7 +282,7 @@ fn write_report(folder: &Path, report: &Report) -> Result<()> {
 fn write(path: &Path, text: &str) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let mut file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+    let mut file = readable_by_all().tempfile_in(folder).map_err(|e| Error::io(folder, e))?;
     file.write_all(text.as_bytes()).map_err(|e| Error::io(path, e))?;
     file.persist(path).map(|_| ()).map_err(|e| Error::io(path, e.error))
 }

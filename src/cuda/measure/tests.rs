@@ -17,8 +17,8 @@ fn timing(batches: &[usize]) -> Timing {
 
 #[test]
 fn each_batch_is_timed_over_copies_that_fill_the_cache_four_times() {
-    let device = Recorder::h100();
-    let timed = time_layer(&device, (&LAYER, &W4), &Table::default(), &timing(&[1, 20]), false).unwrap();
+    let device = Recorder::h100().without_library();
+    let timed = time_layer(&device, (&LAYER, &W4), &Table::default(), &timing(&[1, 20])).unwrap();
     let bytes = 128 * 512 / 2 + 128 * 4 * 2;
     let kernels: Vec<&str> = timed.iter().map(|timed| timed.kernel.as_str()).collect();
     assert_eq!(kernels, ["gemv", "gemm m32"]);
@@ -34,7 +34,7 @@ fn each_batch_is_timed_over_copies_that_fill_the_cache_four_times() {
 #[test]
 fn the_dense_product_and_the_rounded_one_are_timed_beside_it() {
     let device = Recorder::h100();
-    let timed = time_rounded_layer(&device, (&LAYER, Half::F16), &timing(&[40]), true).unwrap();
+    let timed = time_rounded_layer(&device, (&LAYER, Half::F16), &timing(&[40])).unwrap();
     assert_eq!(timed[0].kernel, "w8a8 m128 ÷1");
     assert_eq!(timed[0].weights, "int8 channel symmetric under int8 inputs");
     assert_eq!(timed[0].times.median, 2e-6, "rounding is a launch of its own");

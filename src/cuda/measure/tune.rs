@@ -31,7 +31,7 @@ fn fastest(device: &dyn Device, copies: &Copies, m: usize, timing: &Timing) -> R
                 best = Some((times.median, choice))
             }
             Ok(_) => {}
-            Err(error) => refused = Some(error), // without the vendor's library, say
+            Err(error) => refused = Some(error), // for want of memory, say
         }
     }
     match (best, refused) {

@@ -1,0 +1,21 @@
+//! Files of llmc's own that are no checkpoints: where what is kept for later runs lies, and how results begin.
+
+use std::env;
+use std::path::PathBuf;
+
+use tempfile::Builder;
+
+/// What llmc keeps for later runs: `$XDG_CACHE_HOME/llmc`, or `~/.cache/llmc`; `None` where there is no home.
+pub fn cache_folder() -> Option<PathBuf> {
+    let caches = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    Some(caches.or_else(|| Some(env::home_dir()?.join(".cache")))?.join("llmc"))
+}
+
+/// Temporary files are their owner's alone where nothing else is said; results are as other files are.
+pub fn readable_by_all() -> Builder<'static, 'static> {
+    let mut builder = Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.prefix(".partial-");
+    builder
+}
