@@ -17,25 +17,12 @@ template <class T, int BITS, bool ZEROS> __device__ void gemm_small(const Linear
   float total[4][4] = {}; // [j][2h + e] of row n = 16j + 8h + lane/4 of W, row 2·quad + e of x
 
   strip.for_each_chunk([&](const unsigned char* stage, int columns) {
-    float product[4][4] = {}, ones_product[4] = {};
+    typename S::Sums sums;
 #pragma unroll
     for (int tile = 0; tile < S::TILES; tile++) {
-      uint32_t words[TILE_WORDS<BITS>];
-      strip.words(words, stage, tile);
       int pair = (columns + tile * TILE) / 2;
       uint32_t b0 = row_exists ? x[pair] : 0, b1 = row_exists ? x[pair + 4] : 0;
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        uint32_t w[4];
-        Unpack<T, BITS>::pairs(w, words + j * WORDS<BITS>);
-        const uint32_t a[4] = {w[0], w[2], w[1], w[3]};
-        mma<T>(product[j], a, b0, b1);
-      }
-      if (ZEROS) {
-        constexpr uint32_t one = Constants<T>::ONE;
-        const uint32_t ones[4] = {one, one, one, one};
-        mma<T>(ones_product, ones, b0, b1);
-      }
+      strip.multiply(sums, stage, tile, b0, b1);
       if (tile % 2 == 0 || (tile & last_tile) != last_tile) continue; // groups end behind an odd tile
       int group = tile >> strip.group_tiles_log2;
       Bytes16 scales = strip.scales(stage, group);
@@ -45,22 +32,18 @@ template <class T, int BITS, bool ZEROS> __device__ void gemm_small(const Linear
       for (int i = 0; i < 8; i++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-          float& sum = product[i / 2][2 * (i % 2) + e];
-          if (ZEROS) sum -= float(centred<BITS>(zeros, i)) * ones_product[e];
-          total[i / 2][2 * (i % 2) + e] += sum * to_float(element<T>(scales, i));
-          sum = 0;
+          total[i / 2][2 * (i % 2) + e] += S::scaled(sums, i, e, scales, zeros);
         }
-#pragma unroll
-      for (int e = 0; e < 4; e++) ones_product[e] = 0;
+      sums = {};
     }
   });
 
-  float* sums = strip.sums();
+  float* left = strip.sums();
 #pragma unroll
   for (int i = 0; i < 8; i++)
 #pragma unroll
     for (int e = 0; e < 2; e++)
-      if (2 * quad + e < p.m) sums[(2 * quad + e) * STRIP + 8 * i + lane / 4] = total[i / 2][2 * (i % 2) + e];
+      if (2 * quad + e < p.m) left[(2 * quad + e) * STRIP + 8 * i + lane / 4] = total[i / 2][2 * (i % 2) + e];
   strip.finish();
 }
 

@@ -24,26 +24,13 @@ template <class T, int BITS, bool ZEROS> __device__ void gemv(const Linear& p) {
   float total[8] = {}; // of rows n = 8i + lane/4
 
   strip.for_each_chunk([&](const unsigned char* stage, int columns) {
-    float product[4][4] = {}, ones_product[4] = {};
+    typename S::Sums sums;
 #pragma unroll
     for (int tile = 0; tile < S::TILES; tile++) {
-      uint32_t words[TILE_WORDS<BITS>];
-      strip.words(words, stage, tile);
       bool mine = lane / 4 == tile >> strip.group_tiles_log2; // this lane's column of B
       int pair = (columns + tile * TILE) / 2;
       uint32_t b0 = mine ? x[pair] : 0, b1 = mine ? x[pair + 4] : 0;
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        uint32_t w[4];
-        Unpack<T, BITS>::pairs(w, words + j * WORDS<BITS>);
-        const uint32_t a[4] = {w[0], w[2], w[1], w[3]};
-        mma<T>(product[j], a, b0, b1);
-      }
-      if (ZEROS) {
-        constexpr uint32_t one = Constants<T>::ONE;
-        const uint32_t ones[4] = {one, one, one, one};
-        mma<T>(ones_product, ones, b0, b1);
-      }
+      strip.multiply(sums, stage, tile, b0, b1);
     }
     // C gives this lane the columns, that is groups, 2·quad and 2·quad + 1.
 #pragma unroll
@@ -55,19 +42,17 @@ template <class T, int BITS, bool ZEROS> __device__ void gemv(const Linear& p) {
       if (ZEROS) zeros = strip.zeros(stage, group);
 #pragma unroll
       for (int i = 0; i < 8; i++) {
-        float sum = product[i / 2][2 * (i % 2) + e];
-        if (ZEROS) sum -= float(centred<BITS>(zeros, i)) * ones_product[e];
-        total[i] += sum * to_float(element<T>(scales, i));
+        total[i] += S::scaled(sums, i, e, scales, zeros);
       }
     }
   });
 
-  float* sums = strip.sums();
+  float* left = strip.sums();
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     float sum = total[i] + shuffle_xor(total[i], 1);
     sum += shuffle_xor(sum, 2);
-    if (quad == 0) sums[8 * i + lane / 4] = sum;
+    if (quad == 0) left[8 * i + lane / 4] = sum;
   }
   strip.finish();
 }

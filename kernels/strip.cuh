@@ -100,6 +100,36 @@ template <class T, int BITS, bool ZEROS> struct Strip {
     }
   }
 
+  // Of one group, before its scale: the products of the codes with B, in C-fragments of sixteen rows each, and those of ones with B.
+  struct Sums {
+    float product[4][4] = {}, ones[4] = {};
+  };
+
+  // Adds the products of a tile of the stage with a B-fragment; ones times B is Σ B, which zero points are subtracted by.
+  __device__ void multiply(Sums& sums, const unsigned char* stage, int tile, uint32_t b0, uint32_t b1) const {
+    uint32_t codes[TILE_WORDS<BITS>];
+    words(codes, stage, tile);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      uint32_t w[4];
+      Unpack<T, BITS>::pairs(w, codes + j * WORDS<BITS>);
+      const uint32_t a[4] = {w[0], w[2], w[1], w[3]};
+      mma<T>(sums.product[j], a, b0, b1);
+    }
+    if (ZEROS) {
+      constexpr uint32_t one = Constants<T>::ONE;
+      const uint32_t ones[4] = {one, one, one, one};
+      mma<T>(sums.ones, ones, b0, b1);
+    }
+  }
+
+  // The sum of row n = 8i + lane/4 and column 2(lane%4) + e of B, with its scale and zero point.
+  static __device__ float scaled(const Sums& sums, int i, int e, const Bytes16& scales, const Bytes8& zeros) {
+    float sum = sums.product[i / 2][2 * (i % 2) + e];
+    if (ZEROS) sum -= float(centred<BITS>(zeros, i)) * sums.ones[e];
+    return sum * to_float(element<T>(scales, i));
+  }
+
   // A lane's words of a tile of the stage.
   __device__ void words(uint32_t (&to)[TILE_WORDS<BITS>], const unsigned char* stage, int tile) const {
 #pragma unroll
