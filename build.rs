@@ -34,6 +34,7 @@ fn compile_all() -> Result<()> {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     println!("cargo::rerun-if-env-changed=PATH");
     let nvcc = find_nvcc()?;
+    println!("cargo::rustc-env=LLMC_CUDA_INCLUDE={}", nvcc.with_file_name("../include").display());
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: cargo sets it")?);
     let driver = oldest_driver(&nvcc)?.to_string();
     fs::write(out.join("oldest_driver.rs"), driver).map_err(|e| format!("{}: {e}", out.display()))?;

@@ -6,6 +6,8 @@
 //! says what is emulated). Without a C++ compiler the tests say so and pass; with LLMC_REQUIRE_CXX set, as in .ci/run, they fail.
 #![allow(clippy::unwrap_used)]
 
+#[path = "kernels/checks.rs"]
+mod checks;
 #[path = "kernels/compile.rs"]
 mod compile;
 #[path = "kernels/dequantize.rs"]

@@ -105,6 +105,8 @@ int run(const Launch& launch, void (*kernel)(Parameter), void** params, char* er
   return run_grid(launch, entry, &call, error, error_bytes);
 }
 
+template <class Parameter> constexpr size_t parameter_bytes(void (*)(Parameter)) { return sizeof(Parameter); }
+
 } // namespace emulator
 
 // Global memory comes and goes.

@@ -20,7 +20,8 @@
 #define LLMC_EXPORT(name)                                                                                            \
   extern "C" int name##_emulate(const emulator::Launch* launch, void** params, char* error, size_t error_bytes) {    \
     return emulator::run(*launch, name, params, error, error_bytes);                                                 \
-  }
+  }                                                                                                                  \
+  extern "C" { extern const size_t name##_parameter_bytes = emulator::parameter_bytes(name); }
 
 inline uint32_t and_or(uint32_t q, uint32_t mask, uint32_t bits) { return (q & mask) | bits; }
 

@@ -28,6 +28,16 @@ pub enum Kernel {
     GemmSm90,
     /// [`dequantize_and_multiply`](super::dequantize_and_multiply()).
     Dequantize,
+    /// [`round_and_multiply`](super::round_and_multiply()) in tiles of so many rows.
+    #[serde(rename = "w8a8")]
+    W8A8(usize),
+}
+
+impl Kernel {
+    /// Whether it rounds its inputs to INT8.
+    fn rounds(self) -> bool {
+        matches!(self, Kernel::W8A8(_))
+    }
 }
 
 impl fmt::Display for Kernel {
@@ -39,6 +49,7 @@ impl fmt::Display for Kernel {
             Kernel::Gemm(rows) => write!(f, "gemm m{rows}"),
             Kernel::GemmSm90 => f.write_str("gemm_sm90"),
             Kernel::Dequantize => f.write_str("dequantize + cuBLAS"),
+            Kernel::W8A8(rows) => write!(f, "w8a8 m{rows}"),
         }
     }
 }
@@ -80,6 +91,8 @@ pub struct Problem {
     pub size: [usize; 3],
     /// With a bias.
     pub bias: bool,
+    /// Of inputs rounded to INT8.
+    pub rounded: bool,
 }
 
 impl Problem {
@@ -130,6 +143,8 @@ const RULES: &[Rule] = &[
     rule(HOPPER, usize::MAX, Kernel::GemmSm90, 1),
     rule(ANY, usize::MAX, Kernel::Gemm(128), 1),
     rule(ANY, usize::MAX, Kernel::Gemm(64), 1),
+    rule(ANY, 32, Kernel::W8A8(32), 1),
+    rule(ANY, usize::MAX, Kernel::W8A8(128), 1),
 ];
 
 /// The fastest choice found for one shape on one device.
@@ -200,7 +215,9 @@ impl Table {
     /// With newer measurements in the place of those of the same device and shape.
     pub fn with(self, newer: Vec<Tuned>) -> Table {
         let same = |a: &Tuned, b: &Tuned| {
-            a.device == b.device && a.bits == b.bits && [a.n, a.k, a.m] == [b.n, b.k, b.m]
+            let sizes =
+                |entry: &Tuned| (entry.bits, entry.choice.kernel.rounds(), [entry.n, entry.k, entry.m]);
+            a.device == b.device && sizes(a) == sizes(b)
         };
         let kept = self.tuned.into_iter().filter(|old| !newer.iter().any(|new| same(old, new)));
         Table::new(kept.chain(newer.iter().cloned()).collect())
@@ -232,18 +249,12 @@ impl Table {
     /// The measurement at this shape with the fewest rows that are enough.
     fn measured(&self, properties: &Properties, problem: &Problem) -> Option<Choice> {
         let [m, n, k] = problem.size;
+        let of = |entry: &Tuned| (entry.bits, entry.choice.kernel.rounds(), [entry.n, entry.k]);
         let same = |entry: &&Tuned| {
-            entry.device == properties.name && entry.bits == problem.bits && [entry.n, entry.k] == [n, k]
+            entry.device == properties.name && of(entry) == (problem.bits, problem.rounded, [n, k])
         };
         self.tuned.iter().filter(same).find(|entry| m <= entry.m).map(|entry| entry.choice)
     }
-}
-
-/// Rows of a tile, and into how many parts the depth is split, for [`w8a8`](super::w8a8()) of rows of x, rows of W and columns.
-pub fn choose_rounded(properties: &Properties, [m, n, k]: [usize; 3]) -> [usize; 2] {
-    let rows = if m <= w8a8::TILE_ROWS[0] { w8a8::TILE_ROWS[0] } else { w8a8::TILE_ROWS[1] };
-    let blocks = m.div_ceil(rows) * n.div_ceil(w8a8::TILE_OUTPUTS);
-    [rows, (properties.processors as usize / blocks.max(1)).min(k / (4 * DEPTH)).max(1)]
 }
 
 /// Every way in which a product could be computed, for tuning.
@@ -253,7 +264,8 @@ pub(super) fn candidates(properties: &Properties, problem: &Problem) -> Vec<Choi
     let kernels = [Kernel::Gemv, Kernel::GemmSmall]
         .into_iter()
         .chain(tiles)
-        .chain([Kernel::GemmSm90, Kernel::Dequantize]);
+        .chain([Kernel::GemmSm90, Kernel::Dequantize])
+        .chain(w8a8::TILE_ROWS.map(Kernel::W8A8));
     let possible = kernels.filter(|kernel| is_possible(*kernel, properties, problem));
     let splits = |kernel| {
         let least = least_splits(kernel, properties, problem);
@@ -266,12 +278,16 @@ pub(super) fn candidates(properties: &Properties, problem: &Problem) -> Vec<Choi
 }
 
 fn is_possible(kernel: Kernel, properties: &Properties, problem: &Problem) -> bool {
+    if kernel.rounds() != problem.rounded {
+        return false;
+    }
     match kernel {
         Kernel::Gemv => problem.size[0] == 1,
         Kernel::GemmSmall => problem.size[0] <= gemm_small::MOST_ROWS,
         Kernel::Gemm(rows) => gemm::TILE_ROWS.contains(&rows) && gemm::fits(properties, problem.bits, rows),
         Kernel::GemmSm90 => gemm_sm90::fits(properties),
         Kernel::Dequantize => properties.library && !problem.bias,
+        Kernel::W8A8(rows) => w8a8::TILE_ROWS.contains(&rows) && problem.bits == Bits::W8,
     }
 }
 
@@ -283,6 +299,7 @@ fn splits(rule: &Rule, properties: &Properties, problem: &Problem) -> usize {
         Kernel::Gemv | Kernel::GemmSmall => n.div_ceil(STRIP),
         Kernel::Gemm(rows) => m.div_ceil(rows) * n.div_ceil(gemm::TILE_OUTPUTS),
         Kernel::GemmSm90 => m.div_ceil(gemm_sm90::ROWS) * n.div_ceil(gemm::TILE_OUTPUTS),
+        Kernel::W8A8(rows) => m.div_ceil(rows) * n.div_ceil(w8a8::TILE_OUTPUTS),
         Kernel::Dequantize => return 1,
     };
     let wanted = rule.blocks * properties.processors as usize / blocks;
@@ -297,6 +314,6 @@ fn least_splits(kernel: Kernel, properties: &Properties, problem: &Problem) -> u
             let m = problem.size[0];
             gemv::least_splits(properties, gemm_small::shared_bytes(m, 0), m, problem.depth())
         }
-        Kernel::Gemm(_) | Kernel::GemmSm90 | Kernel::Dequantize => 1,
+        Kernel::Gemm(_) | Kernel::GemmSm90 | Kernel::Dequantize | Kernel::W8A8(_) => 1,
     }
 }

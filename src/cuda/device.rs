@@ -13,6 +13,8 @@ pub struct Properties {
     pub id: u64,
     /// As the driver names it: `NVIDIA H100 80GB HBM3`.
     pub name: String,
+    /// Its own name: `GPU-` and 16 bytes in hexadecimal, as `nvidia-smi -L` shows it.
+    pub uuid: String,
     /// Compute capability, 10·major + minor: 90 for an H100.
     pub capability: u32,
     /// Streaming multiprocessors.

@@ -5,7 +5,7 @@ use super::device::{Buffer, Device};
 use super::matrix::{Matrix, Weight, upload_vector};
 use super::product::Product;
 use super::workspace::Workspace;
-use super::{Half, Packed, dequantize_and_multiply, gemm, gemm_sm90, gemm_small, gemv};
+use super::{Half, Packed, dequantize_and_multiply, gemm, gemm_sm90, gemm_small, gemv, round_and_multiply};
 use crate::error::Result;
 
 /// y = x·Wᵀ + bias, as chosen.
@@ -14,7 +14,7 @@ use crate::error::Result;
 /// See the kernels' wrappers.
 pub fn multiply(
     device: &dyn Device,
-    product: &Product,
+    product: &mut Product,
     choice: Choice,
     workspace: &mut Workspace,
 ) -> Result<()> {
@@ -24,6 +24,7 @@ pub fn multiply(
         Kernel::Gemm(rows) => gemm(device, product, rows, choice.splits, workspace),
         Kernel::GemmSm90 => gemm_sm90(device, product, choice.splits, workspace),
         Kernel::Dequantize => dequantize_and_multiply(device, product, workspace),
+        Kernel::W8A8(rows) => round_and_multiply(device, product, rows, choice.splits, workspace),
     }
 }
 
@@ -58,9 +59,9 @@ impl Linear {
     ) -> Result<Matrix> {
         let (m, [n, _]) = (x.shape()[0], self.weight.shape());
         let mut y = Matrix::allocate(device, self.half(), [m, n], false)?;
-        let product = Product { weight: &self.weight, x, bias: self.bias.as_ref(), y: &mut y };
+        let mut product = Product { weight: &self.weight, x, bias: self.bias.as_ref(), y: &mut y };
         let choice = table.choose(device.properties(), &product.problem())?;
-        multiply(device, &product, choice, workspace)?;
+        multiply(device, &mut product, choice, workspace)?;
         Ok(y)
     }
 

@@ -28,7 +28,7 @@ mod types;
 mod w8a8;
 mod workspace;
 
-pub use choice::{Choice, Kernel, Problem, Table, Tuned, choose_rounded};
+pub use choice::{Choice, Kernel, Problem, Table, Tuned};
 pub use dequantize::{dequantize, dequantize_and_multiply};
 pub use device::{Buffer, DenseProduct, Device, Launch, Properties};
 pub use gemm::{TILE_ROWS, gemm};
@@ -41,7 +41,7 @@ pub use packed::Packed;
 pub use product::Product;
 pub use quantize_activations::{Rounded, quantize_activations};
 pub use types::{Bits, Half};
-pub use w8a8::{RoundedProduct, TILE_ROWS as W8A8_TILE_ROWS, w8a8};
+pub use w8a8::{RoundedProduct, TILE_ROWS as W8A8_TILE_ROWS, round_and_multiply, w8a8};
 pub use workspace::Workspace;
 
 #[cfg(not(feature = "cuda"))]

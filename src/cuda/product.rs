@@ -96,7 +96,12 @@ impl Product<'_> {
     /// What it is, for choosing how to compute it.
     pub fn problem(&self) -> Problem {
         let [n, k] = self.weight.shape();
-        Problem { bits: self.weight.bits(), size: [self.batch(), n, k], bias: self.bias.is_some() }
+        Problem {
+            bits: self.weight.bits(),
+            size: [self.batch(), n, k],
+            bias: self.bias.is_some(),
+            rounded: false,
+        }
     }
 
     /// Refuses parts that do not fit together.

@@ -19,8 +19,14 @@ pub struct Rounded {
 impl Rounded {
     /// Room for `rows` of `cols` columns that come in type `half`.
     pub fn allocate(device: &dyn Device, half: Half, [rows, cols]: [usize; 2]) -> Result<Rounded> {
-        let codes = device.allocate(bytes_of(&[rows, cols.next_multiple_of(DEPTH)], 1)?)?;
+        let codes = device.allocate(code_bytes([rows, cols])?)?;
         Ok(Rounded { codes, scales: device.allocate(4 * rows)?, half, rows, cols })
+    }
+
+    /// The same memory for another shape; `None` where it is too short.
+    pub(super) fn reshaped(self, half: Half, [rows, cols]: [usize; 2]) -> Option<Rounded> {
+        let holds = code_bytes([rows, cols]).is_ok_and(|bytes| bytes <= self.codes.bytes());
+        (holds && 4 * rows <= self.scales.bytes()).then_some(Rounded { half, rows, cols, ..self })
     }
 
     /// [rows, columns].
@@ -31,7 +37,7 @@ impl Rounded {
     /// The scales, and the codes row-major in the order of the columns.
     pub fn download(&self, device: &dyn Device) -> Result<(Vec<f32>, Vec<i8>)> {
         same_device(device, &[&self.codes, &self.scales])?;
-        let (mut scales, mut codes) = (vec![0; 4 * self.rows], vec![0; self.codes.bytes()]);
+        let (mut scales, mut codes) = (vec![0; 4 * self.rows], vec![0; code_bytes(self.shape())?]);
         device.download(&self.scales, &mut scales)?;
         device.download(&self.codes, &mut codes)?;
         let scales = scales.chunks_exact(4).map(|s| f32::from_le_bytes([s[0], s[1], s[2], s[3]])).collect();
@@ -39,6 +45,11 @@ impl Rounded {
         let codes = rows.flat_map(|row| (0..self.cols).map(|column| row[place(column)].cast_signed()));
         Ok((scales, codes.collect()))
     }
+}
+
+/// Of the codes, with their padding.
+fn code_bytes([rows, cols]: [usize; 2]) -> Result<usize> {
+    bytes_of(&[rows, cols.next_multiple_of(DEPTH)], 1)
 }
 
 /// Where a row holds a column: each 16 in the order in which a W8 word holds them.

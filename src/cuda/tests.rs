@@ -26,6 +26,7 @@ impl Recorder {
         let properties = Properties {
             id,
             name,
+            uuid: String::new(),
             capability,
             processors,
             shared_bytes,
@@ -247,31 +248,34 @@ fn a_full_memory_is_an_error_that_leaves_the_workspace_usable() {
     assert_eq!((dense.size, dense.x.1, dense.w.1, dense.y.1), ([1, 64, 1024], 1024, 1024, 64));
 }
 
-/// Whatever the table chooses can be launched, on every generation and for every batch.
+/// Whatever the table chooses or tuning tries can be launched, on every generation and for every batch.
 #[test]
 fn every_choice_fits_the_device() {
     for (capability, shared, processors) in
         [(80, 166_912, 108), (86, 101_376, 28), (89, 101_376, 128), (90, 232_448, 132)]
     {
         let device = Recorder::new(1, capability, shared, processors);
-        for bits in [4, 8] {
-            let w = weight(&device, bits, Granularity::Group(64), false, [100, 20_000]);
+        let (group, shape) = (Granularity::Group(64), [100, 20_000]);
+        let kinds = [(4, group, false), (8, group, false), (8, Granularity::Channel, true)];
+        for (bits, granularity, rounded) in kinds {
+            let w = weight(&device, bits, granularity, rounded, shape);
+            let bias = upload_vector(&device, Half::F16, &[0.0; 100]).unwrap();
+            let mut workspace = Workspace::new();
             for m in [1, 2, 7, 8, 9, 16, 17, 33, 64, 65, 100, 257, 1000] {
                 let (x, mut y) = (matrix(&device, Half::F16, [m, 20_000]), output(&device, [m, 100]));
-                let bias = upload_vector(&device, Half::F16, &[0.0; 100]).unwrap();
-                let problem = Problem { bits: w.bits(), size: [m, 100, 20_000], bias: true };
+                let mut product = Product { weight: &w, x: &x, bias: Some(&bias), y: &mut y };
+                let problem = Problem { rounded, ..product.problem() };
                 let choice = Table::default().choose(device.properties(), &problem).unwrap();
-                let product = Product { weight: &w, x: &x, bias: Some(&bias), y: &mut y };
-                multiply(&device, &product, choice, &mut Workspace::new()).unwrap();
-                let product = Product { bias: None, ..product };
-                for choice in choice::candidates(device.properties(), &product.problem()) {
-                    multiply(&device, &product, choice, &mut Workspace::new()).unwrap();
+                multiply(&device, &mut product, choice, &mut workspace).unwrap();
+                let mut product = Product { bias: None, ..product };
+                for choice in choice::candidates(device.properties(), &Problem { bias: false, ..problem }) {
+                    multiply(&device, &mut product, choice, &mut workspace).unwrap();
                 }
             }
         }
     }
     let old = Recorder::new(1, 75, 65_536, 40);
-    let problem = Problem { bits: Bits::W4, size: [1, 64, 128], bias: false };
+    let problem = Problem { bits: Bits::W4, size: [1, 64, 128], bias: false, rounded: false };
     let error = Table::default().choose(old.properties(), &problem).unwrap_err();
     assert!(error.to_string().contains("75") && error.hint().unwrap().contains("Ampere"));
 }
@@ -290,7 +294,7 @@ fn what_was_measured_goes_before_the_rules() {
     ]);
     let table = Table::parse(&table.text()).unwrap();
     let choose_for = |bits, n, m, bias| {
-        let problem = Problem { bits, size: [m, n, 256], bias };
+        let problem = Problem { bits, size: [m, n, 256], bias, rounded: false };
         table.choose(device.properties(), &problem).unwrap().kernel
     };
     let choose = |m, bias| choose_for(Bits::W4, 64, m, bias);
@@ -301,6 +305,13 @@ fn what_was_measured_goes_before_the_rules() {
     assert_eq!(choose(65, true), Kernel::GemmSm90, "more rows than were measured");
     assert_eq!(choose_for(Bits::W8, 64, 1, false), Kernel::Gemv);
     assert_eq!(choose_for(Bits::W4, 65, 1, false), Kernel::Gemv);
+    let rounded = |table: &Table| {
+        let problem = Problem { bits: Bits::W8, size: [16, 64, 256], bias: true, rounded: true };
+        table.choose(device.properties(), &problem).unwrap().kernel
+    };
+    assert_eq!(rounded(&table), Kernel::W8A8(32), "what was measured with inputs as they are says nothing");
+    let w8a8 = Tuned { bits: Bits::W8, ..entry(16, Kernel::W8A8(128)) };
+    assert_eq!(rounded(&table.clone().with(vec![w8a8])), Kernel::W8A8(128));
     let newer = table.clone().with(vec![entry(16, Kernel::Gemv), entry(32, Kernel::Gemv)]);
     let kernels: Vec<Kernel> = newer.tuned().iter().map(|entry| entry.choice.kernel).collect();
     assert_eq!(kernels, [Kernel::GemmSmall, Kernel::Gemv, Kernel::Gemv, Kernel::Gemm(32)]);

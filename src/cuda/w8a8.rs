@@ -4,8 +4,8 @@ use super::Bits;
 use super::device::{Buffer, Device, Parameter, launch};
 use super::gemm::check_tile;
 use super::matrix::{Matrix, Weight, same_device};
-use super::product::{Shape, Splits, Tiling, check_bias, check_output, expect};
-use super::quantize_activations::Rounded;
+use super::product::{Product, Shape, Splits, Tiling, check_bias, check_output, expect};
+use super::quantize_activations::{Rounded, quantize_activations};
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
@@ -77,4 +77,23 @@ pub fn w8a8(
         .pair(m, w.rows)
         .pair(w.cols, splits.depth);
     launch(device, tiling.kernel, tiling.geometry, parameter)
+}
+
+/// y = x·Wᵀ + bias where each row of x is rounded to INT8 first: `quantize_activations`, then `w8a8`.
+///
+/// # Errors
+/// As [`w8a8`] and [`quantize_activations`].
+pub fn round_and_multiply(
+    device: &dyn Device,
+    product: &mut Product,
+    rows: usize,
+    splits: usize,
+    workspace: &mut Workspace,
+) -> Result<()> {
+    let mut x = workspace.take_rounded(device, product.x.half(), product.x.shape())?;
+    quantize_activations(device, product.x, &mut x)?;
+    let Product { weight, bias, y, .. } = product;
+    w8a8(device, &RoundedProduct { weight, x: &x, bias: *bias, y }, rows, splits, workspace)?;
+    workspace.keep_rounded(x);
+    Ok(())
 }

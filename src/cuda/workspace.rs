@@ -1,8 +1,10 @@
 //! Memory that products need besides their operands: partial sums and tickets of split-K, and the dense weight of the path through
-//! the vendor's library. It grows to the largest product, and is for one product at a time.
+//! the vendor's library, the rounded inputs of W8A8. It grows to the largest product, and is for one product at a time.
 
+use super::Half;
 use super::device::{Buffer, Device};
 use super::matrix::same_device;
+use super::quantize_activations::Rounded;
 use crate::error::Result;
 
 /// See the module.
@@ -11,6 +13,7 @@ pub struct Workspace {
     scratch: Option<Buffer>,
     tickets: Option<Buffer>,
     dense: Option<Buffer>,
+    rounded: Option<Rounded>,
 }
 
 /// Where blocks that share an output leave their sums, and draw who adds them up. Nothing where no output is shared.
@@ -46,6 +49,22 @@ impl Workspace {
     pub(super) fn dense(&mut self, device: &dyn Device, bytes: usize) -> Result<&Buffer> {
         grow(&mut self.dense, device, bytes)?;
         Ok(self.dense.as_ref().expect("it was just made"))
+    }
+
+    /// Room for rounded inputs, to be given back by [`Workspace::keep_rounded`].
+    pub(super) fn take_rounded(
+        &mut self,
+        device: &dyn Device,
+        half: Half,
+        shape: [usize; 2],
+    ) -> Result<Rounded> {
+        let kept = self.rounded.take().and_then(|kept| kept.reshaped(half, shape));
+        kept.map_or_else(|| Rounded::allocate(device, half, shape), Ok)
+    }
+
+    /// Keeps them for the next product.
+    pub(super) fn keep_rounded(&mut self, rounded: Rounded) {
+        self.rounded = Some(rounded);
     }
 }
 

@@ -43,6 +43,27 @@ fn sources(kernels: &Path) -> [Vec<PathBuf>; 2] {
     [sources, files.into_iter().filter(|path| is(path, &["cuh", "h"])).collect()]
 }
 
+/// libcuda.so and libcublas.so over the library of kernels/, in `folder`; loaded in this order, they are what is found by these names.
+#[cfg(feature = "cuda")]
+pub fn driver(compiler: &str, folder: &Path) -> [PathBuf; 2] {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/emulator/driver");
+    let mut linked = library(compiler);
+    ["cuda", "cublas"].map(|name| {
+        let file = format!("lib{name}.so");
+        let [source, built] = [sources.join(name).with_extension("cpp"), folder.join(&file)];
+        let mut command = Command::new(compiler);
+        command
+            .args(FLAGS.iter().filter(|flag| **flag != "-c"))
+            .args(["-I", env!("LLMC_CUDA_INCLUDE")])
+            .arg(source);
+        command.args(["-x", "none", "-shared", "-o"]).arg(&built).arg(&linked);
+        command.arg(format!("-Wl,-soname,{file},-rpath,{}", linked.parent().unwrap().display()));
+        assert!(command.status().unwrap().success(), "{file} does not compile");
+        linked.clone_from(&built);
+        built
+    })
+}
+
 /// Switching fibers by longjmp is what the fortified one refuses; fused multiply-adds would differ between hosts.
 const FLAGS: [&str; 13] = [
     "-x",

@@ -40,6 +40,7 @@ impl Emulator {
         let properties = Properties {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name: "emulator".to_owned(),
+            uuid: String::new(),
             capability: 90,
             processors: 8,
             shared_bytes: 232_448,

@@ -1,42 +1,12 @@
 //! What `llmc bench kernels` checks a GPU with, on the emulated device: it must find the kernels right here, and a device that computes
 //! nothing wrong. On a machine with a GPU, the same there.
 
-use llmc::cuda::measure::{self, Case, Weights};
-use llmc::cuda::{Bits, Buffer, Choice, Device, Half, Kernel, Launch, Properties, Workspace};
+use llmc::cuda::measure::{self, Case};
+use llmc::cuda::{Buffer, Choice, Device, Kernel, Launch, Properties, Workspace};
 use llmc::error::Result;
-use llmc::numerics::Granularity;
 
+use crate::checks::{SMALL, W4, W8, worst};
 use crate::emulator::Emulator;
-
-const W4: Weights =
-    Weights { bits: Bits::W4, half: Half::F16, granularity: Granularity::Group(64), zeros: true };
-const W8: Weights =
-    Weights { bits: Bits::W8, half: Half::BF16, granularity: Granularity::Channel, zeros: false };
-
-/// The largest error of each kind of check, in units of what rounding explains.
-fn worst(device: &dyn Device, sizes: [[usize; 3]; 3]) -> Result<Vec<f64>> {
-    let large = if device.properties().capability == 90 { Kernel::GemmSm90 } else { Kernel::Gemm(16) };
-    let kernels = [Kernel::Gemv, Kernel::GemmSmall, large];
-    let mut found = Vec::new();
-    for weights in [W4, W8] {
-        for (size, kernel) in sizes.into_iter().zip(kernels) {
-            let (case, choice) =
-                (Case { weights, size, bias: size[1] % 2 == 1 }, Choice { kernel, splits: 2 });
-            let checked = measure::check_product(device, &case, choice, 7, &mut Workspace::new())?;
-            assert_eq!(checked.outputs, size[0] * size[1]);
-            found.push(checked.worst);
-        }
-        let [case, dense] = [sizes[0], sizes[2]].map(|size| Case { weights, size, bias: false });
-        let choice = Choice { kernel: Kernel::Dequantize, splits: 1 };
-        found.push(measure::check_product(device, &dense, choice, 8, &mut Workspace::new())?.worst);
-        found.push(measure::check_dequantize(device, &case, 9)?.worst);
-    }
-    let case = Case { weights: W8, size: sizes[2], bias: true };
-    found.push(measure::check_rounded_product(device, &case, [32, 2], 3)?.worst);
-    Ok(found)
-}
-
-const SMALL: [[usize; 3]; 3] = [[1, 70, 300], [3, 65, 400], [10, 40, 129]];
 
 #[test]
 fn the_checks_hold_on_the_emulator() {

@@ -68,8 +68,8 @@ fn run(device: &Emulator, variant: Variant, case: Case, q: &QTensor, input: &Inp
     let mut workspace = Workspace::new();
     let mut outputs = (0..2).map(|_| {
         let mut y = Matrix::allocate(device, variant.half, [m, n], false).unwrap();
-        let parts = Product { weight: &weight, x: &x, bias: bias.as_ref(), y: &mut y };
-        multiply(device, &parts, choice, &mut workspace)
+        let mut parts = Product { weight: &weight, x: &x, bias: bias.as_ref(), y: &mut y };
+        multiply(device, &mut parts, choice, &mut workspace)
             .unwrap_or_else(|e| panic!("{variant:?} {case:?}: {e}"));
         y.download(device).unwrap()
     });

@@ -129,10 +129,10 @@ impl Linear {
     fn queue(&self, x: Matrix, mut y: Matrix) -> LlmcResult<()> {
         let Kernels { shared, table } = &self.kernels;
         let Shared { device, workspace, .. } = shared.as_ref();
-        let product = Product { weight: &self.weight, x: &x, bias: None, y: &mut y };
+        let mut product = Product { weight: &self.weight, x: &x, bias: None, y: &mut y };
         let choice = table.choose(device.properties(), &product.problem())?;
         let mut workspace = workspace.lock().unwrap_or_else(PoisonError::into_inner);
-        cuda::multiply(device.as_ref(), &product, choice, &mut workspace)
+        cuda::multiply(device.as_ref(), &mut product, choice, &mut workspace)
     }
 
     /// W in the type of the activations, [rows, cols].

@@ -82,22 +82,19 @@ struct Kind {
 
 impl Kind {
     fn weights(self, half: Half) -> Weights {
-        let Kind { bits, granularity, zeros, .. } = self;
-        Weights { bits, half, granularity, zeros }
+        let Kind { bits, granularity, zeros, rounded } = self;
+        Weights { bits, half, granularity, zeros, rounded }
     }
 }
+
+const W8A8: Kind = Kind { bits: Bits::W8, granularity: Granularity::Channel, zeros: false, rounded: true };
 
 impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Kind, String> {
         if text == "w8a8" {
-            return Ok(Kind {
-                bits: Bits::W8,
-                granularity: Granularity::Channel,
-                zeros: false,
-                rounded: true,
-            });
+            return Ok(W8A8);
         }
         let (text, zeros) = text.strip_suffix("-zero").map_or((text, false), |rest| (rest, true));
         let (bits, group) = text.split_once('-').ok_or("expected, say, w4-g128")?;
@@ -129,7 +126,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let device = cuda::open(arguments.device)?;
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
     let date = chrono::Local::now().format("%Y-%m-%d").to_string();
-    let machine = Machine::new(device.properties(), date, clocks(arguments.device));
+    let machine = Machine::new(device.properties(), date, clocks(&device.properties().uuid));
     context.say(&format!("{}: checking, with seed {seed}", machine.device));
     let checks = check_all(&*device, seed)?;
     let mut report = Report { machine, checks, ceilings: None, timed: Vec::new() };
@@ -155,27 +152,19 @@ impl Arguments {
     ) -> Result<()> {
         let (ceilings, half) = (measure::ceilings(device, timing.runs)?, self.activations.half());
         report.ceilings = Some(ceilings);
-        let all = || self.weights.iter().flat_map(|kind| layers.iter().map(move |layer| (layer, kind)));
+        let kinds = || self.weights.iter().map(|kind| kind.weights(half));
+        let all = || kinds().flat_map(|weights| layers.iter().map(move |layer| (layer, weights)));
         let mut table = Table::open(cache_folder().as_deref())?;
         if self.tune {
-            for (layer, kind) in all().filter(|(_, kind)| !kind.rounded) {
-                context.say(&format!(
-                    "tuning {} {} {}",
-                    layer.model,
-                    layer.name,
-                    kind.weights(half).scheme()
-                ));
-                table = table.with(measure::tune(device, layer, &kind.weights(half), timing)?);
+            for (layer, weights) in all() {
+                context.say(&format!("tuning {} {} {}", layer.model, layer.name, weights.name()));
+                table = table.with(measure::tune(device, layer, &weights, timing)?);
             }
             write_table(&table)?;
         }
-        for (layer, kind) in all() {
-            context.say(&format!("timing {} {} {}", layer.model, layer.name, kind.weights(half).scheme()));
-            let weights = kind.weights(half);
-            report.timed.extend(match kind.rounded {
-                true => measure::time_rounded_layer(device, (layer, half), timing)?,
-                false => measure::time_layer(device, (layer, &weights), &table, timing)?,
-            });
+        for (layer, weights) in all() {
+            context.say(&format!("timing {} {} {}", layer.model, layer.name, weights.name()));
+            report.timed.extend(measure::time_layer(device, (layer, &weights), &table, timing)?);
         }
         Ok(())
     }
@@ -184,14 +173,15 @@ impl Arguments {
 /// Rows, rows of W and columns: more than a tile of each, with ends that fill none.
 /// Odd ones, so that rows of y lie at every address and the last copies of x are of a few bytes.
 const CHECKED: [[usize; 3]; 2] = [[1, 1001, 4101], [200, 521, 1999]];
-/// Rows of W that fill any GPU with blocks more than once, while their sums are split.
-const MANY: usize = 20_000;
+/// Rows of W for each processor that fill a GPU with blocks more than once, while their sums are split.
+const MANY: usize = 160;
 
 /// Every kernel and variant, on random numbers.
 fn check_all(device: &dyn Device, seed: u64) -> Result<Vec<(String, Checked)>> {
     let mut checks = Vec::new();
     // One for all: what a launch leaves there is the next one's.
     let mut workspace = Workspace::new();
+    let all = MANY * device.properties().processors as usize;
     for weights in every_kind() {
         let case = Case { weights, size: CHECKED[0], bias: false };
         let checked = measure::check_dequantize(device, &case, seed)?;
@@ -200,7 +190,7 @@ fn check_all(device: &dyn Device, seed: u64) -> Result<Vec<(String, Checked)>> {
             let [_, n, k] = CHECKED[usize::from(rows > 8)];
             // Whose turn comes last differs from run to run where many blocks share: one kind of each type will show it.
             let many = weights.granularity == Granularity::Group(128) && !weights.zeros;
-            for (n, splits) in [(n, 1), (n, 3), (MANY, 3)].into_iter().take(2 + usize::from(many)) {
+            for (n, splits) in [(n, 1), (n, 3), (all, 3)].into_iter().take(2 + usize::from(many)) {
                 let bias = rows % 2 == 1 && kernel != Kernel::Dequantize;
                 let case = Case { weights, size: [rows, n, k], bias };
                 let choice = Choice { kernel, splits };
@@ -212,7 +202,7 @@ fn check_all(device: &dyn Device, seed: u64) -> Result<Vec<(String, Checked)>> {
         }
     }
     for half in [Half::F16, Half::BF16] {
-        let weights = Weights { bits: Bits::W8, half, granularity: Granularity::Channel, zeros: false };
+        let weights = W8A8.weights(half);
         for rows in W8A8_TILE_ROWS {
             let case = Case { weights, size: [rows + 1, CHECKED[1][1], CHECKED[1][2]], bias: true };
             let checked = measure::check_rounded_product(device, &case, [rows, 2], seed)?;
@@ -257,11 +247,11 @@ fn describe(case: &Case) -> String {
     format!("{} {} {m}×{n}×{k}", case.weights.scheme(), case.weights.half)
 }
 
-/// What nvidia-smi says of clocks and power, where it is there.
-fn clocks(device: usize) -> Option<String> {
+/// What nvidia-smi says of a GPU's clocks and power, where it is there.
+fn clocks(uuid: &str) -> Option<String> {
     let query = "--query-gpu=clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu";
     let mut command = Command::new("nvidia-smi");
-    let output = command.args([query, "--format=csv,noheader", "-i", &device.to_string()]).output().ok()?;
+    let output = command.args([query, "--format=csv,noheader", "-i", uuid]).output().ok()?;
     let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
     Some(format!("SM clock, its maximum, memory clock, power limit, °C: {}", text.trim()))
 }

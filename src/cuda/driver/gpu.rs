@@ -14,7 +14,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attr
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream};
 
 use super::super::device::{Buffer, DenseProduct, Device, Launch, Properties};
-use super::library::{Library, library_is_present};
+use super::library::{Library, WORKSPACE_BYTES, library_is_present};
 use crate::error::{Error, Result};
 
 /// A fat binary, aligned as the driver likes it.
@@ -225,7 +225,7 @@ impl Device for Gpu {
     fn multiply(&self, dense: &DenseProduct) -> Result<()> {
         self.bind()?;
         if self.library.get().is_none() {
-            let library = Library::open(self.stream.clone())?;
+            let library = Library::open(self.stream.clone(), self.allocate(WORKSPACE_BYTES)?)?;
             self.library.get_or_init(|| library);
         }
         self.library.get().expect("it was just opened").multiply(dense)
@@ -301,6 +301,7 @@ fn properties(context: &CudaContext, version: i32) -> Result<Properties, DriverE
     Ok(Properties {
         id: OPENED.fetch_add(1, Ordering::Relaxed),
         name: context.name()?,
+        uuid: uuid(context.uuid()?.bytes.map(|byte| byte as u8)),
         capability: (10 * major + minor) as u32,
         processors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared_bytes: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
@@ -309,6 +310,13 @@ fn properties(context: &CudaContext, version: i32) -> Result<Properties, DriverE
         library: library_is_present(),
         driver: format!("CUDA {}", version_name(version)),
     })
+}
+
+/// As nvidia-smi writes it: hexadecimal, with hyphens behind bytes 4, 6, 8 and 10.
+fn uuid(bytes: [u8; 16]) -> String {
+    let hyphen = |i| if [4, 6, 8, 10].contains(&i) { "-" } else { "" };
+    let digits = bytes.iter().enumerate().map(|(i, byte)| format!("{}{byte:02x}", hyphen(i)));
+    format!("GPU-{}", digits.collect::<String>())
 }
 
 /// The driver's words, with what to do about them.

@@ -7,7 +7,7 @@ use cudarc::cublas::{result, sys};
 use cudarc::driver::CudaStream;
 
 use super::super::Half;
-use super::super::device::DenseProduct;
+use super::super::device::{Buffer, DenseProduct};
 use super::gpu::device_error;
 use crate::error::{Error, Result};
 
@@ -15,7 +15,11 @@ use crate::error::{Error, Result};
 pub struct Library {
     handle: Mutex<Handle>,
     stream: Arc<CudaStream>,
+    workspace: Buffer,
 }
+
+/// Bytes of the workspace: as many as NVIDIA recommends for Hopper. Without one of ours, cuBLAS would allocate while a graph is recorded.
+pub const WORKSPACE_BYTES: usize = 32 << 20;
 
 struct Handle(sys::cublasHandle_t);
 
@@ -23,19 +27,22 @@ struct Handle(sys::cublasHandle_t);
 unsafe impl Send for Handle {}
 
 impl Library {
-    /// Loads cuBLAS.
+    /// Loads cuBLAS; `workspace` is [`WORKSPACE_BYTES`] of the stream's device.
     ///
     /// # Errors
     /// Where it is not installed.
-    pub fn open(stream: Arc<CudaStream>) -> Result<Library> {
+    pub fn open(stream: Arc<CudaStream>, workspace: Buffer) -> Result<Library> {
         if !library_is_present() {
             let hint = "put the folder of libcublas.so on LD_LIBRARY_PATH (it comes with the toolkit), or use `gemm`";
             return Err(device_error("cuBLAS could not be loaded".into(), hint));
         }
         let handle = result::create_handle().map_err(failed)?;
-        let library = Library { handle: Mutex::new(Handle(handle)), stream };
+        let library = Library { handle: Mutex::new(Handle(handle)), stream, workspace };
         // SAFETY: both were just made and live as long as the library.
         unsafe { result::set_stream(handle, library.stream.cu_stream().cast()) }.map_err(failed)?;
+        let (address, bytes) = (library.workspace.address() as *mut c_void, library.workspace.bytes());
+        // SAFETY: the memory is of the stream's device, and held as long as the handle.
+        unsafe { sys::cublasSetWorkspace_v2(handle, address, bytes) }.result().map_err(failed)?;
         // Partial sums stay in f32, as in the kernels that it stands beside.
         let exact = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
         // SAFETY: as above.

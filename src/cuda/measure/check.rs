@@ -64,8 +64,8 @@ pub fn check_product(
     let (made, m) = (Made::new(case, seed)?, case.size[0]);
     let mut there = made.upload(device, m)?;
     let bias = there.bias.as_ref();
-    let product = Product { weight: &there.weight, x: &there.x, bias, y: &mut there.y };
-    multiply(device, &product, choice, workspace)?;
+    let mut product = Product { weight: &there.weight, x: &there.x, bias, y: &mut there.y };
+    multiply(device, &mut product, choice, workspace)?;
     let y = there.y.download(device)?;
     // Tiles hold weights of half precision; the kernels for few rows never round code·scale.
     let half = case.weights.half;

@@ -19,12 +19,19 @@ pub struct Weights {
     pub granularity: Granularity,
     /// With zero points.
     pub zeros: bool,
+    /// Under inputs that are rounded to INT8: weights of 8 bits, symmetric, with one scale per channel.
+    pub rounded: bool,
 }
 
 impl Weights {
     /// Their scheme.
     pub fn scheme(&self) -> Scheme {
         Scheme::int(self.bits.count(), self.granularity, !self.zeros, self.half.scale_type())
+    }
+
+    /// What tables call them: `int4 g128 symmetric`.
+    pub fn name(&self) -> String {
+        format!("{}{}", self.scheme(), if self.rounded { " under int8 inputs" } else { "" })
     }
 }
 
@@ -42,7 +49,8 @@ pub struct Case {
 impl Case {
     /// For choosing how to compute it.
     pub fn problem(&self) -> Problem {
-        Problem { bits: self.weights.bits, size: self.size, bias: self.bias }
+        let Weights { bits, rounded, .. } = self.weights;
+        Problem { bits, size: self.size, bias: self.bias, rounded }
     }
 }
 

@@ -19,5 +19,5 @@ pub use made::{Case, Weights};
 pub use report::{Machine, Report};
 pub use shapes::{BATCHES, Layer, MODELS, layers};
 pub use statistics::Times;
-pub use timing::{Ceilings, Timed, Timing, ceilings, time_layer, time_rounded_layer};
+pub use timing::{Ceilings, Timed, Timing, ceilings, time_layer};
 pub use tune::tune;

@@ -4,12 +4,24 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::cuda::tests::Recorder;
-use crate::cuda::{Bits, Half, Kernel, Table};
+use crate::cuda::{Bits, Choice, Half, Kernel, Table};
 use crate::numerics::Granularity;
 
 const LAYER: Layer = Layer { model: "test", name: "o", shape: [128, 512] };
-const W4: Weights =
-    Weights { bits: Bits::W4, half: Half::F16, granularity: Granularity::Group(128), zeros: false };
+const W4: Weights = Weights {
+    bits: Bits::W4,
+    half: Half::F16,
+    granularity: Granularity::Group(128),
+    zeros: false,
+    rounded: false,
+};
+const W8A8: Weights = Weights {
+    bits: Bits::W8,
+    half: Half::F16,
+    granularity: Granularity::Channel,
+    zeros: false,
+    rounded: true,
+};
 
 fn timing(batches: &[usize]) -> Timing {
     Timing { runs: 3, batches: batches.to_vec(), seed: 1 }
@@ -34,12 +46,22 @@ fn each_batch_is_timed_over_copies_that_fill_the_cache_four_times() {
 #[test]
 fn the_dense_product_and_the_rounded_one_are_timed_beside_it() {
     let device = Recorder::h100();
-    let timed = time_rounded_layer(&device, (&LAYER, Half::F16), &timing(&[40])).unwrap();
-    assert_eq!(timed[0].kernel, "w8a8 m128 ÷1");
+    let timed = time_layer(&device, (&LAYER, &W8A8), &Table::default(), &timing(&[40])).unwrap();
+    assert_eq!(timed[0].kernel, "w8a8 m128");
     assert_eq!(timed[0].weights, "int8 channel symmetric under int8 inputs");
     assert_eq!(timed[0].times.median, 2e-6, "rounding is a launch of its own");
     assert_eq!(timed[0].dense.map(|times| times.median), Some(1e-6));
     assert_eq!(timed[0].speedup(), Some(0.5));
+}
+
+#[test]
+fn tuning_of_rounded_products_tries_its_tiles_alone() {
+    let device = Recorder::h100();
+    let tuned = tune(&device, &LAYER, &W8A8, &timing(&[100])).unwrap();
+    assert_eq!(tuned[0].choice, Choice { kernel: Kernel::W8A8(32), splits: 1 });
+    let tried: HashSet<String> = device.launched().iter().map(|launch| launch.kernel().to_owned()).collect();
+    let all = ["quantize_activations_f16", "w8a8_f16_m32", "w8a8_f16_m128"].map(str::to_owned);
+    assert_eq!(tried, HashSet::from(all));
 }
 
 #[test]

@@ -7,11 +7,10 @@ use super::made::{Made, Weights, tensor};
 use super::shapes::Layer;
 use super::statistics::Times;
 use crate::cuda::{
-    Bits, Choice, DenseProduct, Device, Half, Matrix, Packed, Problem, Product, Rounded, RoundedProduct,
-    Table, Weight, Workspace, choose_rounded, dequantize, multiply, quantize_activations, w8a8,
+    Choice, DenseProduct, Device, Half, Matrix, Packed, Problem, Product, Table, Weight, Workspace,
+    dequantize, multiply,
 };
 use crate::error::{Error, Result};
-use crate::numerics::Granularity;
 
 /// What is timed, and how often.
 #[derive(Debug, Clone)]
@@ -115,6 +114,7 @@ fn dense(device: &dyn Device, x: &Matrix, w: &Matrix, y: &Matrix) -> Result<()> 
 pub(super) struct Copies {
     pub weights: Vec<Weight>,
     pub half: Half,
+    rounded: bool,
 }
 
 impl Copies {
@@ -122,7 +122,11 @@ impl Copies {
         let first = Weight::upload(device, &Packed::pack(&tensor(weights, shape, seed), weights.half)?)?;
         let count = copies(device, first.bytes());
         let more: Vec<Weight> = (1..count).map(|_| first.duplicate(device)).collect::<Result<_>>()?;
-        Ok(Copies { weights: std::iter::once(first).chain(more).collect(), half: weights.half })
+        Ok(Copies {
+            weights: std::iter::once(first).chain(more).collect(),
+            half: weights.half,
+            rounded: weights.rounded,
+        })
     }
 
     /// Times a product by a choice of kernel.
@@ -132,32 +136,15 @@ impl Copies {
         let mut workspace = Workspace::new();
         let mut piece = |i: usize| {
             let weight = &self.weights[i % self.weights.len()];
-            multiply(device, &Product { weight, x, bias: None, y: &mut y }, choice, &mut workspace)
+            multiply(device, &mut Product { weight, x, bias: None, y: &mut y }, choice, &mut workspace)
         };
         median(device.time(self.weights.len().max(PIECES), runs, &mut piece)?)
-    }
-
-    /// Times rounding x and multiplying with it.
-    fn time_rounded(&self, device: &dyn Device, x: &Matrix, runs: usize) -> Result<(String, Times)> {
-        let ([m, k], [n, _]) = (x.shape(), self.weights[0].shape());
-        let [rows, splits] = choose_rounded(device.properties(), [m, n, k]);
-        let mut y = Matrix::allocate(device, self.half, [m, n], false)?;
-        let mut rounded = Rounded::allocate(device, self.half, [m, k])?;
-        let mut workspace = Workspace::new();
-        let mut piece = |i: usize| {
-            quantize_activations(device, x, &mut rounded)?;
-            let weight = &self.weights[i % self.weights.len()];
-            let product = RoundedProduct { weight, x: &rounded, bias: None, y: &mut y };
-            w8a8(device, &product, rows, splits, &mut workspace)
-        };
-        let times = median(device.time(self.weights.len().max(PIECES), runs, &mut piece)?)?;
-        Ok((format!("w8a8 m{rows} ÷{splits}"), times))
     }
 
     /// A product of so many rows.
     pub fn problem(&self, m: usize) -> Problem {
         let [n, k] = self.weights[0].shape();
-        Problem { bits: self.weights[0].bits(), size: [m, n, k], bias: false }
+        Problem { bits: self.weights[0].bits(), size: [m, n, k], bias: false, rounded: self.rounded }
     }
 
     /// Random inputs of so many rows.
@@ -188,7 +175,7 @@ fn median(seconds: Vec<f64>) -> Result<Times> {
         .ok_or_else(|| Error::usage("nothing to time: no runs", "give --runs a positive number"))
 }
 
-/// Times a layer at every batch, by what the table chooses, beside the dense product where there is a library.
+/// Times a layer at every batch, by what the table chooses (for W8A8 rounding the inputs, too), beside the dense product where there is a library.
 ///
 /// # Errors
 /// Where memory or clock are lacking, and what kernels refuse.
@@ -199,48 +186,18 @@ pub fn time_layer(
     timing: &Timing,
 ) -> Result<Vec<Timed>> {
     let copies = Copies::new(device, weights, layer.shape, timing.seed)?;
-    let scheme = weights.scheme().to_string();
-    time_batches(device, (layer, scheme), &copies, timing, &|x| {
-        let choice = table.choose(device.properties(), &copies.problem(x.shape()[0]))?;
-        Ok((choice.to_string(), copies.time(device, x, choice, timing.runs)?))
-    })
-}
-
-/// The same for W8A8: inputs are rounded, then multiplied, and both are timed.
-///
-/// # Errors
-/// As [`time_layer`].
-pub fn time_rounded_layer(
-    device: &dyn Device,
-    (layer, half): (&Layer, Half),
-    timing: &Timing,
-) -> Result<Vec<Timed>> {
-    let weights = Weights { bits: Bits::W8, half, granularity: Granularity::Channel, zeros: false };
-    let copies = Copies::new(device, &weights, layer.shape, timing.seed)?;
-    let scheme = format!("{} under int8 inputs", weights.scheme());
-    time_batches(device, (layer, scheme), &copies, timing, &|x| copies.time_rounded(device, x, timing.runs))
-}
-
-/// What `how` says of each batch, with its name for how it was computed.
-fn time_batches(
-    device: &dyn Device,
-    (layer, weights): (&Layer, String),
-    copies: &Copies,
-    timing: &Timing,
-    how: &dyn Fn(&Matrix) -> Result<(String, Times)>,
-) -> Result<Vec<Timed>> {
     let dense_weights = if device.properties().library { copies.dense(device)? } else { Vec::new() };
     let [n, k] = layer.shape;
     let batch = |&m: &usize| {
         let x = copies.inputs(device, m, timing.seed)?;
-        let (kernel, times) = how(&x)?;
+        let choice = table.choose(device.properties(), &copies.problem(m))?;
         Ok(Timed {
             model: layer.model,
             layer: layer.name,
             size: [m, n, k],
-            weights: weights.clone(),
-            kernel,
-            times,
+            weights: weights.name(),
+            kernel: choice.to_string(),
+            times: copies.time(device, &x, choice, timing.runs)?,
             dense: time_dense(device, &x, &dense_weights, timing.runs)?,
             bytes: copies.weights[0].bytes() + 2 * m * (n + k),
         })
