@@ -54,7 +54,10 @@ impl Candle {
     pub fn new(device: Device, dtype: DType) -> Result<Self> {
         let device = match device {
             Device::Cpu => candle_core::Device::Cpu,
-            Device::Cuda(number) => candle_core::Device::new_cuda(number).map_err(Error::device)?,
+            // A stream of its own: candle's other one is each thread's, and a model's work would be in no order where threads take turns.
+            Device::Cuda(number) => {
+                candle_core::Device::new_cuda_with_stream(number).map_err(Error::device)?
+            }
         };
         let dtype = match dtype {
             DType::F32 => candle_core::DType::F32,

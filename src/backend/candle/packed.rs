@@ -109,7 +109,7 @@ impl Linear {
         let (start, end) = layout.contiguous_offsets().ok_or_else(contiguous)?;
         let ((m, k), [n, _]) = (layout.shape().dims2()?, self.weight.shape());
         let candle = &self.kernels.shared.candle;
-        let mut y = candle.alloc_zeros::<T>(m * n)?;
+        let mut y = candle.alloc_zeros::<T>((m * n).max(1))?; // a driver gives no memory of no bytes
         if m > 0 {
             let stream = candle.cuda_stream();
             let x = x.as_cuda_slice::<T>()?.slice(start..end);
@@ -180,5 +180,42 @@ impl CustomOp1 for Linear {
             Half::BF16 => self.dequantized::<bf16>()?,
         };
         dy.matmul(&w).map(Some)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::backend::tests::{quantized, values};
+    use crate::numerics::{Granularity, ScaleType, Scheme};
+
+    /// Needs of candle nothing but copies, so that it runs over kernels/emulator/driver too.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn packed_linears_multiply_on_a_gpu() {
+        let candle_core::Device::Cuda(candle) = candle_core::Device::new_cuda_with_stream(0).unwrap() else {
+            unreachable!()
+        };
+        let scheme = Scheme::int(4, Granularity::Group(32), false, ScaleType::F16);
+        let parts = [(5, 1), (60, 2)].map(|(rows, seed)| quantized(values(rows, 96, seed), scheme));
+        let linear = Kernels::new(&candle).unwrap().load(&parts, DType::F16).unwrap().unwrap();
+        let w: Vec<f32> =
+            parts.iter().flat_map(|part| part.read(0..part.shape()[0]).unwrap().into_values()).collect();
+        let x = values(4, 96, 3).mapv(f16::from_f32).into_raw_vec_and_offset().0;
+        let device = candle_core::Device::Cuda(candle);
+        let all = Tensor::from_vec(x.clone(), (4, 96), &device).unwrap();
+        for rows in [0..4, 1..4, 2..3, 4..4] {
+            let y = all.narrow(0, rows.start, rows.len()).unwrap().apply_op1_no_bwd(&linear).unwrap();
+            assert_eq!(y.dims(), [rows.len(), 65]);
+            let y: Vec<f16> =
+                y.to_device(&candle_core::Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            for (i, y) in y.iter().enumerate() {
+                let (row, n) = (rows.start + i / 65, i % 65);
+                let terms = (0..96).map(|k| x[row * 96 + k].to_f32() * w[n * 96 + k]);
+                let expected: f32 = terms.sum();
+                assert!((y.to_f32() - expected).abs() < 0.05, "row {row}, output {n}: {y}, not {expected}");
+            }
+        }
     }
 }

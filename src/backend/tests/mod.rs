@@ -109,6 +109,12 @@ pub(crate) fn dense(values: Array2<f32>) -> Arc<dyn Matrix> {
     Arc::new(Stored { values, dtype: DType::F32, scheme: None })
 }
 
+/// A matrix of codes.
+#[cfg(feature = "candle-cuda")]
+pub(crate) fn quantized(values: Array2<f32>, scheme: Scheme) -> Arc<dyn Matrix> {
+    Arc::new(Stored { values, dtype: DType::F16, scheme: Some(scheme) })
+}
+
 impl Matrix for Stored {
     fn name(&self) -> &str {
         "matrix"
