@@ -15,6 +15,9 @@ struct bf16 { uint16_t bits; };
 struct alignas(16) Bytes16 { uint32_t word[4]; };
 struct alignas(8) Bytes8 { uint32_t word[2]; };
 
+// Four sums, as one load.
+template <class Sum> struct alignas(16) Four { Sum of[4]; };
+
 template <class A, class B> struct Same { static constexpr bool value = false; };
 template <class A> struct Same<A, A> { static constexpr bool value = true; };
 
@@ -29,6 +32,14 @@ template <class A> struct Same<A, A> { static constexpr bool value = true; };
 __device__ inline uint32_t and_or(uint32_t q, uint32_t mask, uint32_t bits) {
   uint32_t d;
   asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(q), "r"(mask), "r"(bits));
+  return d;
+}
+
+// Both halves of a register one half of `pair`. ptxas makes it part of the multiplication that takes it.
+__device__ inline uint32_t broadcast(uint32_t pair, bool high) {
+  uint32_t d;
+  if (high) asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; mov.b32 %0, {h, h};}" : "=r"(d) : "r"(pair));
+  else asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; mov.b32 %0, {l, l};}" : "=r"(d) : "r"(pair));
   return d;
 }
 
@@ -118,8 +129,11 @@ __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 }
 
 // Starts the copy of 16 bytes from global to shared memory, past L1. Of the source only `bytes` (0–16) are read; the rest becomes 0.
-__device__ inline void cp_async_16(void* to, const void* from, int bytes = 16) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+// Where not `on`, nothing is done, and without a branch: loops over copies stay one piece, which ptxas can mix with what surrounds them.
+__device__ inline void cp_async_16(void* to, const void* from, int bytes = 16, bool on = true) {
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %3, 0; @p cp.async.cg.shared.global [%0], [%1], 16, %2;}" ::"r"(shared_address(to)), "l"(from),
+               "r"(bytes), "r"(int(on))
+               : "memory");
 }
 
 // How long L2 keeps what is copied: `once` is for bytes that nobody reads again, which leave before others.
@@ -131,8 +145,9 @@ __device__ inline Keep keep(bool once) {
   return how;
 }
 
-__device__ inline void cp_async_16(void* to, const void* from, Keep how) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "l"(how.policy)
+__device__ inline void cp_async_16(void* to, const void* from, Keep how, bool on = true) {
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %3, 0; @p cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;}" ::"r"(shared_address(to)),
+               "l"(from), "l"(how.policy), "r"(int(on))
                : "memory");
 }
 
@@ -145,13 +160,23 @@ __device__ inline float shuffle_xor(float value, int mask) { return __shfl_xor_s
 __device__ inline void warp_barrier() { __syncwarp(); }
 __device__ inline void block_barrier() { __syncthreads(); }
 
-// Makes what this thread wrote to global memory visible before what it writes later; and the count before one is added.
-__device__ inline void memory_fence() { __threadfence(); }
-__device__ inline uint32_t fetch_add(uint32_t* counter) { return atomicAdd(counter, 1u); }
+// The count before one is added. What this thread, or its block before a barrier, wrote to global memory is visible to who finds a higher count.
+__device__ inline uint32_t fetch_add(uint32_t* counter) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
+}
 
 // Reads what another block wrote, from L2 (L1 is not coherent).
 __device__ inline float load_l2(const float* from) { return __ldcg(from); }
-__device__ inline int32_t load_l2(const int32_t* from) { return __ldcg(from); }
+__device__ inline Four<float> load_l2(const Four<float>* from) {
+  float4 v = __ldcg(reinterpret_cast<const float4*>(from));
+  return {v.x, v.y, v.z, v.w};
+}
+__device__ inline Four<int32_t> load_l2(const Four<int32_t>* from) {
+  int4 v = __ldcg(reinterpret_cast<const int4*>(from));
+  return {v.x, v.y, v.z, v.w};
+}
 
 // Hopper's asynchronous product of a warpgroup, four warps (sm_90a): d += a·b for a 64×16, b 16×128, of T. a is in registers: warp w of the
 // group has rows 16w…16w+15 as for `mma`. b is read from shared memory, where column t is row t of a stage, 128 bytes long and

@@ -17,6 +17,7 @@ constexpr int ROW_BYTES = 2 * K_MULTIPLE + 16; // of shared memory: eight rows o
 
 // Writes this lane's values of its warp's tile.
 template <class T, int BITS, bool ZEROS> __device__ void unpack_tile(const Dequantize& p, unsigned char* shared) {
+  using Codes = Unpack<T, BITS>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const size_t strip = blockIdx.y, tile = blockIdx.x * 8 + warp;
   const uint8_t* codes = p.codes + (strip * gridDim.x * 8 + tile) * TILE_BYTES<BITS> + lane * 16;
@@ -35,13 +36,13 @@ template <class T, int BITS, bool ZEROS> __device__ void unpack_tile(const Dequa
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     uint32_t pair[4];
-    Unpack<T, BITS>::pairs(pair, words + j * WORDS<BITS>);
+    const typename Codes::Zero zero[2] = {Codes::zero(zeros.word[j / 2], 2 * j % 4), Codes::zero(zeros.word[j / 2], 2 * j % 4 + 1)};
+    Codes::template pairs<ZEROS>(pair, words + j * WORDS<BITS>, zero);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       int eight = 2 * j + i / 2;
-      if (ZEROS) pair[i] = sub2<T>(pair[i], twice(from_float<T>(float(centred<BITS>(zeros, eight)))));
       int row = 8 * eight + lane / 4, column = warp * TILE + 2 * (lane % 4) + 8 * (i % 2);
-      *reinterpret_cast<uint32_t*>(shared + row * ROW_BYTES + 2 * column) = mul2<T>(pair[i], twice(element<T>(scales, eight)));
+      *reinterpret_cast<uint32_t*>(shared + row * ROW_BYTES + 2 * column) = mul2<T>(pair[i], twice(scales, eight));
     }
   }
 }

@@ -13,6 +13,7 @@ template <class T, int BITS, bool ZEROS, int BM> struct Gemm {
   static constexpr int STAGES = BITS == 4 ? 4 : 3;
   using Stages = Ring<T, BITS, ZEROS, BM, STAGES, 128>;
   using Sums = Tile<T, float, BM, GEMM_STRIPS, BM == 128 ? 2 : 1>;
+  using Codes = Unpack<T, BITS>;
 
   const Linear& p;
   unsigned char* shared;
@@ -20,20 +21,21 @@ template <class T, int BITS, bool ZEROS, int BM> struct Gemm {
 
   __device__ Gemm(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), ring(linear, memory) {}
 
-  // Scales, and zeros − offset, of this lane's eight rows of W in a group, twice in a register.
-  __device__ void load_group(uint32_t (&scale)[8], uint32_t (&zero)[8], const unsigned char* from, int entry, int lane) const {
+  // Scales (twice in a register) and zeros of this lane's eight rows of W in a group.
+  __device__ void load_group(uint32_t (&scale)[8], typename Codes::Zero (&zero)[8], const unsigned char* from, int entry, int lane) const {
     Bytes16 scales = *reinterpret_cast<const Bytes16*>(from + Stages::SCALES + entry * 128 + lane / 4 * 16);
     Bytes8 zeros = {};
     if (ZEROS) zeros = *reinterpret_cast<const Bytes8*>(from + Stages::ZERO_POINTS + entry * 64 + lane / 4 * 8);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-      scale[i] = twice(element<T>(scales, i));
-      if (ZEROS) zero[i] = twice(from_float<T>(float(centred<BITS>(zeros, i))));
+      scale[i] = twice(scales, i);
+      zero[i] = Codes::zero(zeros.word[i / 4], i % 4);
     }
   }
 
   // Adds the products of one tile: 16 columns of x with the strip.
-  __device__ void multiply(Sums& sums, const unsigned char* from, int tile, const uint32_t (&scale)[8], const uint32_t (&zero)[8]) const {
+  __device__ void multiply(Sums& sums, const unsigned char* from, int tile, const uint32_t (&scale)[8],
+                           const typename Codes::Zero (&zero)[8]) const {
     uint32_t words[TILE_WORDS<BITS>], a[Sums::MT][4];
     const unsigned char* codes = from + Stages::CODES + sums.strip * Stages::STRIP_BYTES + tile * TILE_BYTES<BITS> + sums.lane * 16;
 #pragma unroll
@@ -43,12 +45,9 @@ template <class T, int BITS, bool ZEROS, int BM> struct Gemm {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       uint32_t w[4];
-      Unpack<T, BITS>::pairs(w, words + j * WORDS<BITS>);
+      Codes::template pairs<ZEROS>(w, words + j * WORDS<BITS>, zero + 2 * j);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (ZEROS) w[i] = sub2<T>(w[i], zero[2 * j + i / 2]);
-        w[i] = mul2<T>(w[i], scale[2 * j + i / 2]);
-      }
+      for (int i = 0; i < 4; i++) w[i] = mul2<T>(w[i], scale[2 * j + i / 2]);
 #pragma unroll
       for (int mt = 0; mt < Sums::MT; mt++) {
         mma<T>(sums.sum[mt][2 * j], a[mt], w[0], w[1]);
@@ -64,7 +63,8 @@ template <class T, int BITS, bool ZEROS, int BM> struct Gemm {
     for (int i = 0; i < STEP_TILES / 2 / Sums::WK; i++) {
       int pair = sums.depth * (STEP_TILES / 2 / Sums::WK) + i;
       int group = ring.step_groups == 1 ? 0 : pair;
-      uint32_t scale[8], zero[8];
+      uint32_t scale[8];
+      typename Codes::Zero zero[8];
       load_group(scale, zero, from, sums.strip * STEP_GROUPS + group, sums.lane);
 #pragma unroll
       for (int tile = 0; tile < 2; tile++) multiply(sums, from, 2 * pair + tile, scale, zero);
@@ -94,8 +94,9 @@ template <class T, int BITS, bool ZEROS, int BM> __device__ void gemm(const Line
   Gemm<T, BITS, ZEROS, BM>(p, shared).run();
 }
 
-#define DEFINE_ROWS(name, T, BITS, ZEROS, BM)                                                                            \
-  extern "C" __global__ void __launch_bounds__(TILE_THREADS) name(Linear p) { gemm<T, BITS, ZEROS, BM>(p); }             \
+// Of few rows, two blocks share a processor: with less, ptxas would save registers that nobody needs.
+#define DEFINE_ROWS(name, T, BITS, ZEROS, BM)                                                                                        \
+  extern "C" __global__ void __launch_bounds__(TILE_THREADS, BM <= 32 ? 2 : 1) name(Linear p) { gemm<T, BITS, ZEROS, BM>(p); }       \
   LLMC_EXPORT(name)
 #define DEFINE(name, T, BITS, ZEROS)               \
   DEFINE_ROWS(name##_m16, T, BITS, ZEROS, 16)      \

@@ -29,12 +29,14 @@ template <int BITS> using HalfStrip = typename HalfStripOf<BITS>::Type;
 
 template <class T, int BITS, bool ZEROS> struct GemmSm90 {
   using Stages = Ring<T, BITS, ZEROS, SM90_ROWS, SM90_STAGES, 1024>;
+  using Codes = Unpack<T, BITS>;
   static constexpr int SIZE = SM90_ROWS * GEMM_STRIPS * STRIP;
 
-  // Of both products: the sums, yᵀ [64][128] in fragments; scale and zero − offset of rows n and n+8, twice in a register; A-fragments.
+  // Of both products: the sums, yᵀ [64][128] in fragments; scales (twice in a register) and zeros of rows n and n+8; A-fragments.
   struct Registers {
     float sum[PRODUCTS][64] = {};
-    uint32_t scale[PRODUCTS][2], zero[PRODUCTS][2];
+    uint32_t scale[PRODUCTS][2];
+    typename Codes::Zero zero[PRODUCTS][2];
     uint32_t a[2][PRODUCTS][4];
   };
 
@@ -53,38 +55,44 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
   __device__ void load_group(Registers& r, const unsigned char* from, int group) const {
     int entry = strip * STEP_GROUPS + group;
     Bytes8 scales = *reinterpret_cast<const Bytes8*>(from + Stages::SCALES + entry * 128 + lane / 4 * 16 + 8 * half);
-    const uint8_t* zeros = from + Stages::ZERO_POINTS + entry * 64 + lane / 4 * 8 + 4 * half;
+    uint32_t zeros = 0;
+    if (ZEROS) zeros = *reinterpret_cast<const uint32_t*>(from + Stages::ZERO_POINTS + entry * 64 + lane / 4 * 8 + 4 * half);
 #pragma unroll
     for (int i = 0; i < PRODUCTS; i++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        r.scale[i][h] = twice(T{uint16_t(scales.word[i] >> (16 * h))});
-        if (ZEROS) r.zero[i][h] = twice(from_float<T>(float(int(zeros[2 * i + h]) - OFFSET<BITS>)));
+        r.scale[i][h] = broadcast(scales.word[i], h == 1);
+        r.zero[i][h] = Codes::zero(zeros, 2 * i + h);
       }
   }
 
-  __device__ void dequantize(Registers& r, const unsigned char* from, int tile) const {
+  __device__ HalfStrip<BITS> load_codes(const unsigned char* from, int tile) const {
     constexpr int HALF_BYTES = BITS == 4 ? 8 : 512; // from one half of a strip to the other
     const unsigned char* codes = from + Stages::CODES + strip * Stages::STRIP_BYTES + tile * TILE_BYTES<BITS>;
-    auto words = *reinterpret_cast<const HalfStrip<BITS>*>(codes + half * HALF_BYTES + lane * 16);
+    return *reinterpret_cast<const HalfStrip<BITS>*>(codes + half * HALF_BYTES + lane * 16);
+  }
+
+  __device__ void dequantize(Registers& r, const HalfStrip<BITS>& codes, int tile) const {
 #pragma unroll
     for (int i = 0; i < PRODUCTS; i++) {
       uint32_t w[4];
-      Unpack<T, BITS>::pairs(w, words.word + i * WORDS<BITS>);
+      Codes::template pairs<ZEROS>(w, codes.word + i * WORDS<BITS>, r.zero[i]);
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        if (ZEROS) w[j] = sub2<T>(w[j], r.zero[i][j / 2]);
-        r.a[tile % 2][i][j % 2 * 2 + j / 2] = mul2<T>(w[j], r.scale[i][j / 2]);
-      }
+      for (int j = 0; j < 4; j++) r.a[tile % 2][i][j % 2 * 2 + j / 2] = mul2<T>(w[j], r.scale[i][j / 2]);
     }
   }
 
+  // Codes are loaded before the wait for the products ahead of them, and copies started before a fence: ptxas makes the tensor cores wait
+  // after every product (its warning C7513, which kernels/check looks for) where they stand behind wgmma_commit.
   __device__ void multiply_step(Registers& r, int step) const {
     const unsigned char* from = ring.stage(step);
+    auto codes = load_codes(from, 0);
 #pragma unroll
     for (int tile = 0; tile < STEP_TILES; tile++) {
       if (tile % 2 == 0) load_group(r, from, ring.step_groups == 1 ? 0 : tile / 2);
-      dequantize(r, from, tile);
+      dequantize(r, codes, tile);
+      if (tile + 1 < STEP_TILES) codes = load_codes(from, tile + 1);
+      if (tile == 0) ring.copy_step(step + SM90_STAGES - 2);
       wgmma_fence();
 #pragma unroll
       for (int i = 0; i < PRODUCTS; i++) wgmma<T>(r.sum[i], r.a[tile % 2][i], matrix_b(from, 2 * tile));
@@ -102,7 +110,6 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
       cp_async_wait<SM90_STAGES - 3>();
       shared_fence();
       block_barrier(); // everybody's copies are here, and everybody's products of the step before last are done
-      ring.copy_step(step + SM90_STAGES - 2);
       multiply_step(r, step);
     }
     wgmma_wait<0>();

@@ -8,20 +8,19 @@
 
 template <class T, int BITS, bool ZEROS> __device__ void gemm_small(const Linear& p) {
   LLMC_SHARED(shared);
-  using S = Strip<T, BITS, ZEROS>;
+  using S = Strip<T, BITS, ZEROS, STRIP_ROWS>;
   S strip(p, shared);
   const int lane = strip.lane, quad = lane % 4;
   const int last_tile = (1 << strip.group_tiles_log2) - 1; // of a group
   const bool row_exists = lane / 4 < p.m; // this lane's column of B is a row of x
-  const uint32_t* x = strip.x_row(row_exists ? lane / 4 : 0) + quad;
   float total[4][4] = {}; // [j][2h + e] of row n = 16j + 8h + lane/4 of W, row 2·quad + e of x
 
-  strip.for_each_chunk([&](const unsigned char* stage, int columns) {
+  strip.for_each_chunk([&](const unsigned char* stage) {
+    const uint32_t* x = S::x_row(stage, row_exists ? lane / 4 : 0) + quad;
     typename S::Sums sums;
 #pragma unroll
     for (int tile = 0; tile < S::TILES; tile++) {
-      int pair = (columns + tile * TILE) / 2;
-      uint32_t b0 = row_exists ? x[pair] : 0, b1 = row_exists ? x[pair + 4] : 0;
+      uint32_t b0 = row_exists ? x[tile * 8] : 0, b1 = row_exists ? x[tile * 8 + 4] : 0;
       strip.multiply(sums, stage, tile, b0, b1);
       if (tile % 2 == 0 || (tile & last_tile) != last_tile) continue; // groups end behind an odd tile
       int group = tile >> strip.group_tiles_log2;

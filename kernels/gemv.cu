@@ -17,19 +17,18 @@
 
 template <class T, int BITS, bool ZEROS> __device__ void gemv(const Linear& p) {
   LLMC_SHARED(shared);
-  using S = Strip<T, BITS, ZEROS>;
+  using S = Strip<T, BITS, ZEROS, 1>;
   S strip(p, shared);
   const int lane = strip.lane, quad = lane % 4;
-  const uint32_t* x = strip.x_row(0) + quad;
   float total[8] = {}; // of rows n = 8i + lane/4
 
-  strip.for_each_chunk([&](const unsigned char* stage, int columns) {
+  strip.for_each_chunk([&](const unsigned char* stage) {
+    const uint32_t* x = S::x_row(stage, 0) + quad;
     typename S::Sums sums;
 #pragma unroll
     for (int tile = 0; tile < S::TILES; tile++) {
       bool mine = lane / 4 == tile >> strip.group_tiles_log2; // this lane's column of B
-      int pair = (columns + tile * TILE) / 2;
-      uint32_t b0 = mine ? x[pair] : 0, b1 = mine ? x[pair + 4] : 0;
+      uint32_t b0 = mine ? x[tile * 8] : 0, b1 = mine ? x[tile * 8 + 4] : 0;
       strip.multiply(sums, stage, tile, b0, b1);
     }
     // C gives this lane the columns, that is groups, 2·quad and 2·quad + 1.

@@ -1,7 +1,7 @@
 // The packed weight (README.md draws it): sizes, and from codes to fragments of `mma`.
 //
 // A lane's vector of a tile holds, for every n16 half of the strip, what one A-fragment of the weight needs, and equally what two
-// B-fragments need. `unpack` gives those four registers as (code − offset) in T, exactly; offset is 8 or 128.
+// B-fragments need. `Unpack` gives those four registers as (code − zero) in T, exactly; zero is 8 or 128 where the scheme is symmetric.
 #pragma once
 
 #include "common.cuh"
@@ -26,69 +26,68 @@ struct Groups {
   }
 };
 
-// Both halves of a register the same value, or its negative.
-template <class T> __device__ inline uint32_t twice(T value) { return uint32_t(value.bits) * 0x10001u; }
-
+// One and minus zero, twice.
 template <class T> struct Constants;
-template <> struct Constants<f16> {
-  static constexpr uint32_t ONE = 0x3c003c00, MINUS_ONE = 0xbc00bc00, MINUS_ZERO = 0x80008000;
-};
-template <> struct Constants<bf16> {
-  static constexpr uint32_t ONE = 0x3f803f80, MINUS_ONE = 0xbf80bf80, MINUS_ZERO = 0x80008000;
-};
+template <> struct Constants<f16> { static constexpr uint32_t ONE = 0x3c003c00, MINUS_ZERO = 0x80008000; };
+template <> struct Constants<bf16> { static constexpr uint32_t ONE = 0x3f803f80, MINUS_ZERO = 0x80008000; };
 
-template <class T> __device__ inline uint32_t sub2(uint32_t a, uint32_t b) { return fma2<T>(b, Constants<T>::MINUS_ONE, a); }
 template <class T> __device__ inline uint32_t mul2(uint32_t a, uint32_t b) { return fma2<T>(a, b, Constants<T>::MINUS_ZERO); }
 
 // The four pairs (k, k+1) of sixteen rows of a tile, from the one word (W4) or two (W8) that hold them: (n, k), (n, k+8), (n+8, k),
-// (n+8, k+8) with n = l/4, k = 2(l%4).
+// (n+8, k+8) with n = l/4, k = 2(l%4). Of each code its zero point is subtracted, exactly: `zero` has those of rows n and n+8, as
+// `Zero`s, where ZEROS; it is OFFSET otherwise.
 //
 // No conversion instruction: a code's bits under the exponent of 1024 (f16: 0x6400) or 128 (bf16: 0x4300) are the number 1024 + code or
-// 128 + code, and one subtraction leaves the code. The second nibble of f16 counts sixteen times, 1024 + 16·code, so a
-// multiplication by 1/16 goes with it; bf16 has too few bits for that and shifts.
+// 128 + code, and a zero point's under that of −1024 or −128 are what leaves code − zero when added. The second nibble of f16 counts
+// sixteen times, 1024 + 16·code, so a multiplication by 1/16 goes with it; bf16 has too few bits for that and shifts.
 template <class T, int BITS> struct Unpack;
 
+// −(1024 + zero) or −(128 + zero) twice, of zero point i of four; `exponent` is 0xe4 or 0xc3 in every byte.
+__device__ inline uint32_t minus_zero(uint32_t zeros, int i, uint32_t exponent) { return permute_bytes(zeros, exponent, 0x4040 + i * 0x0101); }
+
 template <> struct Unpack<f16, 4> {
-  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words) {
+  using Zero = uint32_t;
+  static __device__ inline Zero zero(uint32_t zeros, int i) { return minus_zero(zeros, i, 0xe4e4e4e4); }
+  template <bool ZEROS> static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words, const Zero* zero) {
     for (int half = 0; half < 2; half++) {
-      uint32_t q = *words >> (8 * half);
-      uint32_t low = and_or(q, 0x000f000f, 0x64006400);
-      uint32_t high = and_or(q, 0x00f000f0, 0x64006400);
-      pair[2 * half] = fma2<f16>(low, 0x3c003c00, 0xe408e408);      // (1024 + code) − 1032
-      pair[2 * half + 1] = fma2<f16>(high, 0x2c002c00, 0xd480d480); // (1024 + 16·code)/16 − 72
+      uint32_t q = *words >> (8 * half), minus = 0xe408e408, minus_high = 0xd480d480; // −1032, −72
+      if (ZEROS) minus = zero[half], minus_high = fma2<f16>(minus, Constants<f16>::ONE, 0x63806380); // + 960: −(64 + zero)
+      pair[2 * half] = fma2<f16>(and_or(q, 0x000f000f, 0x64006400), Constants<f16>::ONE, minus);
+      pair[2 * half + 1] = fma2<f16>(and_or(q, 0x00f000f0, 0x64006400), 0x2c002c00, minus_high);
     }
   }
 };
 
 template <> struct Unpack<bf16, 4> {
-  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words) {
-    for (int i = 0; i < 4; i++) {
-      uint32_t q = and_or(*words >> (4 * i), 0x000f000f, 0x43004300);
-      pair[i] = fma2<bf16>(q, 0x3f803f80, 0xc308c308); // (128 + code) − 136
-    }
+  using Zero = uint32_t;
+  static __device__ inline Zero zero(uint32_t zeros, int i) { return minus_zero(zeros, i, 0xc3c3c3c3); }
+  template <bool ZEROS> static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words, const Zero* zero) {
+    for (int i = 0; i < 4; i++)
+      pair[i] = fma2<bf16>(and_or(*words >> (4 * i), 0x000f000f, 0x43004300), Constants<bf16>::ONE, ZEROS ? zero[i / 2] : 0xc308c308); // −136
   }
 };
 
 template <> struct Unpack<f16, 8> {
-  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words) {
-    for (int half = 0; half < 2; half++) {
-      uint32_t q = words[half];
-      pair[2 * half] = fma2<f16>(permute_bytes(q, 0x64646464, 0x5250), 0x3c003c00, 0xe480e480); // (1024 + code) − 1152
-      pair[2 * half + 1] = fma2<f16>(permute_bytes(q, 0x64646464, 0x5351), 0x3c003c00, 0xe480e480);
+  using Zero = uint32_t;
+  static __device__ inline Zero zero(uint32_t zeros, int i) { return minus_zero(zeros, i, 0xe4e4e4e4); }
+  template <bool ZEROS> static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words, const Zero* zero) {
+    for (int i = 0; i < 4; i++) {
+      uint32_t q = permute_bytes(words[i / 2], 0x64646464, i % 2 ? 0x5351 : 0x5250);
+      pair[i] = fma2<f16>(q, Constants<f16>::ONE, ZEROS ? zero[i / 2] : 0xe480e480); // −1152
     }
   }
 };
 
-// Eight bits do not fit beside bf16's exponent, but code − 128 is exact in bf16: it goes through the float 2^23 + code.
+// Eight bits do not fit beside bf16's exponent, but code − zero is exact in bf16: it goes through the float 2^23 + code.
 template <> struct Unpack<bf16, 8> {
-  static __device__ inline float value(uint32_t q, uint32_t byte) {
-    return bits_to_float(permute_bytes(q, 0x4b000000, 0x7440 | byte)) - 8388736.0f;
-  }
-  static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words) {
-    for (int half = 0; half < 2; half++) {
-      uint32_t q = words[half];
-      pair[2 * half] = pack<bf16>(value(q, 0), value(q, 2));
-      pair[2 * half + 1] = pack<bf16>(value(q, 1), value(q, 3));
+  using Zero = float;
+  static __device__ inline float under(uint32_t exponent, uint32_t bytes, int i) { return bits_to_float(permute_bytes(bytes, exponent, 0x7440 | i)); }
+  static __device__ inline Zero zero(uint32_t zeros, int i) { return under(0xcb000000, zeros, i); } // −(2^23 + zero)
+  template <bool ZEROS> static __device__ inline void pairs(uint32_t (&pair)[4], const uint32_t* words, const Zero* zero) {
+    for (int i = 0; i < 4; i++) {
+      float minus = ZEROS ? zero[i / 2] : -8388736.0f; // −(2^23 + 128)
+      auto value = [&](int byte) { return under(0x4b000000, words[i / 2], byte) + minus; };
+      pair[i] = pack<bf16>(value(i % 2), value(i % 2 + 2));
     }
   }
 };
@@ -98,7 +97,10 @@ template <class T> __device__ inline T element(const Bytes16& values, int i) {
   return T{uint16_t(values.word[i / 2] >> (16 * (i % 2)))};
 }
 
-// Zero point i of eight, as the kernels use it: zero − offset.
+// The same twice in a register.
+__device__ inline uint32_t twice(const Bytes16& values, int i) { return broadcast(values.word[i / 2], i % 2 == 1); }
+
+// Zero point i of eight: zero − offset.
 template <int BITS> __device__ inline int centred(const Bytes8& zeros, int i) {
   return int((zeros.word[i / 4] >> (8 * (i % 4))) & 0xff) - OFFSET<BITS>;
 }

@@ -25,12 +25,10 @@ template <class T> __device__ inline int bytes_left(int column, int k) {
 // Whether this block is the last of `blocks` to come here with this ticket; all threads get the same answer. What they wrote before is
 // then visible to all of the last block. The ticket is left at zero for the next launch. `flag` is a word of shared memory.
 __device__ inline bool draws_last(uint32_t* ticket, uint32_t blocks, uint32_t* flag) {
-  memory_fence();
   block_barrier();
   if (threadIdx.x == 0) {
     *flag = fetch_add(ticket) == blocks - 1;
     if (*flag) *ticket = 0;
-    memory_fence();
   }
   block_barrier();
   return *flag != 0;

@@ -60,14 +60,14 @@ template <class T, int BITS, bool ZEROS, int BM, int STAGES, int ALIGN> struct R
 
   __device__ unsigned char* stage(int step) const { return shared + step % STAGES * STAGE_BYTES; }
 
+  // Starts the copies of a step, or of nothing where there are no more.
   __device__ void copy_step(int step) const {
-    if (step < steps) {
-      unsigned char* to = stage(step);
-      int column = start + step * STEP;
-      rows.copy(to, column * 2);
-      codes.copy(to + CODES, step);
-      if (group_from) cp_async_16(to + group_to, group_from + (column >> groups.shift) * group_bytes);
-    }
+    bool on = step < steps;
+    unsigned char* to = stage(step);
+    int column = start + step * STEP;
+    rows.copy(to, column * 2, on);
+    codes.copy(to + CODES, step, on);
+    cp_async_16(to + group_to, group_from + (column >> groups.shift) * group_bytes, 16, on && group_from != nullptr);
     cp_async_commit();
   }
 };

@@ -2,11 +2,11 @@
 //
 // Batches this small are a copy of the weight, so everything serves keeping loads in flight. The block's range of k is cut into
 // chunks of 4 KiB of codes (128 columns of W4, 64 of W8), dealt to the warps in turn. A warp has its own ring of STAGES chunks
-// and waits for no other warp: of codes a lane reads only the vectors it copied itself; scales and zeros are read across
-// lanes, hence the one warp_barrier per chunk. x, a few rows, is copied whole once.
+// and waits for no other warp before the end. x comes with the chunks, so that a block is as small for a deep W as for a
+// shallow one; lanes read scales, zeros and x that others copied, hence the one warp_barrier per chunk.
 //
-//     shared:  [warp 0: stage 0 | stage 1 | stage 2] … [warp 3: …] [x: m rows of k_per_block, 16 bytes apart]
-//     stage:   [codes 4096] [scales 4·128] [zeros 4·64]
+//     shared:  [warp 0: stage 0 | stage 1 | stage 2] … [warp 3: …]
+//     stage:   [codes 4096] [scales 4·128] [zeros 4·64] [x: m rows of the chunk's columns, 16 bytes apart]
 //
 // The 16 bytes between rows of x put the eight rows that a B-fragment reads on different banks.
 #pragma once
@@ -20,16 +20,18 @@ constexpr int CHUNK_BYTES = 4096;
 constexpr int CHUNK_GROUPS = 4; // at most: 128 columns in groups of 32
 constexpr int STAGE_SCALES = CHUNK_BYTES;
 constexpr int STAGE_ZEROS = STAGE_SCALES + CHUNK_GROUPS * STRIP * 2;
-constexpr int STAGE_BYTES = STAGE_ZEROS + CHUNK_GROUPS * STRIP;
-constexpr int STRIP_X = STRIP_WARPS * STRIP_STAGES * STAGE_BYTES;
+constexpr int STAGE_X = STAGE_ZEROS + CHUNK_GROUPS * STRIP;
+constexpr int STRIP_ROWS = 8;                                                        // of x, at most
+constexpr int STRIP_FLAG = STRIP_WARPS * STRIP_ROWS * STRIP * int(sizeof(float)); // behind the sums of all warps
 
-template <class T, int BITS, bool ZEROS> struct Strip {
+// Of ROWS rows of x at most.
+template <class T, int BITS, bool ZEROS, int ROWS> struct Strip {
   static constexpr int TILES = CHUNK_BYTES / TILE_BYTES<BITS>; // of a chunk: 8 or 4
   static constexpr int COLUMNS = TILES * TILE;
+  static constexpr int X_ROW = 2 * COLUMNS + 16;
 
   const Linear& p;
   unsigned char* shared;
-  unsigned char* ring; // this warp's
   int warp, lane;
   int strip, first_chunk, chunks; // of this block's range
   Groups groups;
@@ -39,7 +41,6 @@ template <class T, int BITS, bool ZEROS> struct Strip {
   __device__ Strip(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), groups(linear.k, linear.group), once(keep(true)) {
     warp = threadIdx.x / 32;
     lane = threadIdx.x % 32;
-    ring = shared + warp * STRIP_STAGES * STAGE_BYTES;
     strip = blockIdx.x;
     int start = blockIdx.y * p.k_per_block;
     first_chunk = start / COLUMNS;
@@ -48,55 +49,53 @@ template <class T, int BITS, bool ZEROS> struct Strip {
     chunk_groups = TILES >> group_tiles_log2;
   }
 
-  // Row `row` of x from this block's first column on, as pairs.
-  __device__ const uint32_t* x_row(int row) const {
-    return reinterpret_cast<const uint32_t*>(shared + STRIP_X + row * (2 * p.k_per_block + 16));
+  __device__ unsigned char* stage(int turn) const {
+    return shared + (warp * STRIP_STAGES + turn % STRIP_STAGES) * (STAGE_X + p.m * X_ROW);
   }
 
-  __device__ void copy_x() const {
-    int start = blockIdx.y * p.k_per_block;
-    int vectors = p.k_per_block / 8;
-    const T* x = static_cast<const T*>(p.x);
-    for (int i = threadIdx.x; i < p.m * vectors; i += STRIP_THREADS) {
-      int row = i / vectors, column = i % vectors * 8;
-      int bytes = bytes_left<T>(start + column, p.k);
-      const T* from = bytes > 0 ? x + size_t(row) * p.x_stride + start + column : x;
-      cp_async_16(shared + STRIP_X + row * (2 * p.k_per_block + 16) + 2 * column, from, bytes);
-    }
-    cp_async_commit();
+  // Row `row` of x in a stage, as pairs.
+  static __device__ const uint32_t* x_row(const unsigned char* stage, int row) {
+    return reinterpret_cast<const uint32_t*>(stage + STAGE_X + row * X_ROW);
+  }
+
+  // Columns [start, start + COLUMNS) of x, where `on`; those that do not exist become 0.
+  __device__ void copy_x(unsigned char* stage, int start, bool on) const {
+    constexpr int VECTORS = COLUMNS / 8, AT_ONCE = 32 / VECTORS; // of a row; rows
+    int row = lane / VECTORS, column = lane % VECTORS * 8;
+    const T* from = static_cast<const T*>(p.x) + size_t(row) * p.x_stride + start + column;
+    int bytes = bytes_left<T>(start + column, p.k);
+#pragma unroll
+    for (int i = 0; i < ROWS; i += AT_ONCE)
+      cp_async_16(stage + STAGE_X + (row + i) * X_ROW + 2 * column, from + size_t(i) * p.x_stride, bytes, on && row + i < p.m);
   }
 
   // Starts the copy of this warp's turn number `turn`, or of nothing where there are no more chunks.
   __device__ void copy_chunk(int turn) const {
     int chunk = turn * STRIP_WARPS + warp;
-    if (chunk < chunks) {
-      chunk += first_chunk;
-      unsigned char* stage = ring + turn % STRIP_STAGES * STAGE_BYTES;
-      size_t tiles = round_up(p.k, K_MULTIPLE) / TILE;
-      const uint8_t* codes = p.codes + (strip * tiles + size_t(chunk) * TILES) * TILE_BYTES<BITS>;
+    bool on = chunk < chunks;
+    chunk += first_chunk;
+    unsigned char* to = stage(turn);
+    size_t depth = round_up(p.k, K_MULTIPLE);
+    const uint8_t* codes = p.codes + (strip * depth / COLUMNS + chunk) * CHUNK_BYTES + lane * 16;
 #pragma unroll
-      for (int i = lane * 16; i < CHUNK_BYTES; i += 512) cp_async_16(stage + i, codes + i, once);
-      size_t entry = (size_t(strip) * groups.count + (chunk * COLUMNS >> groups.shift)) * STRIP;
-      if (lane < 8 * chunk_groups)
-        cp_async_16(stage + STAGE_SCALES + lane * 16, static_cast<const T*>(p.scales) + entry + lane * 8);
-      if (ZEROS && lane < 4 * chunk_groups) cp_async_16(stage + STAGE_ZEROS + lane * 16, p.zeros + entry + lane * 16);
-    }
+    for (int i = 0; i < CHUNK_BYTES; i += 512) cp_async_16(to + lane * 16 + i, codes + i, once, on);
+    copy_x(to, chunk * COLUMNS, on);
+    size_t entry = (size_t(strip) * groups.count + (chunk * COLUMNS >> groups.shift)) * STRIP;
+    cp_async_16(to + STAGE_SCALES + lane * 16, static_cast<const T*>(p.scales) + entry + lane * 8, 16, on && lane < 8 * chunk_groups);
+    if (ZEROS) cp_async_16(to + STAGE_ZEROS + lane * 16, p.zeros + entry + lane * 16, 16, on && lane < 4 * chunk_groups);
     cp_async_commit();
   }
 
-  // Calls body(stage, columns before the chunk in this block's range) for each of this warp's chunks.
+  // Calls body(stage) for each of this warp's chunks.
   template <class Body> __device__ void for_each_chunk(Body body) const {
-    copy_x();
 #pragma unroll
     for (int turn = 0; turn < STRIP_STAGES - 1; turn++) copy_chunk(turn);
-    cp_async_wait<STRIP_STAGES - 1>(); // x
-    block_barrier();
 #pragma unroll 1
     for (int turn = 0; turn * STRIP_WARPS + warp < chunks; turn++) {
       cp_async_wait<STRIP_STAGES - 2>();
       warp_barrier(); // all lanes' copies are here, and all have done with the stage that is filled next
       copy_chunk(turn + STRIP_STAGES - 1);
-      body(ring + turn % STRIP_STAGES * STAGE_BYTES, (turn * STRIP_WARPS + warp) * COLUMNS);
+      body(stage(turn));
     }
   }
 
@@ -112,7 +111,7 @@ template <class T, int BITS, bool ZEROS> struct Strip {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       uint32_t w[4];
-      Unpack<T, BITS>::pairs(w, codes + j * WORDS<BITS>);
+      Unpack<T, BITS>::template pairs<false>(w, codes + j * WORDS<BITS>, nullptr);
       const uint32_t a[4] = {w[0], w[2], w[1], w[3]};
       mma<T>(sums.product[j], a, b0, b1);
     }
@@ -173,7 +172,7 @@ template <class T, int BITS, bool ZEROS> struct Strip {
       if (splits == 1) store(row, column, sum);
       else p.scratch[(size_t(blockIdx.y) * p.m + row) * width + column] = sum;
     }
-    if (splits == 1 || !draws_last(p.tickets + strip, splits, reinterpret_cast<uint32_t*>(shared + STRIP_X))) return;
+    if (splits == 1 || !draws_last(p.tickets + strip, splits, reinterpret_cast<uint32_t*>(shared + STRIP_FLAG))) return;
     for (int i = threadIdx.x; i < count; i += STRIP_THREADS) {
       int row = i / STRIP, column = strip * STRIP + i % STRIP;
       float sum = 0;

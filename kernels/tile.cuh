@@ -32,13 +32,13 @@ template <int BM> struct RowCopy {
     to = r * ROW + (c ^ (r & 7)) * 16;
   }
 
-  // Bytes [start, start + 128) of each row. Rows and bytes that do not exist become 0.
-  __device__ void copy(unsigned char* stage, int start) const {
-    if (BM < 32 && threadIdx.x >= BM * 8) return;
+  // Bytes [start, start + 128) of each row, where `on`. Rows and bytes that do not exist become 0.
+  __device__ void copy(unsigned char* stage, int start, bool on) const {
+    if (BM < 32) on = on && threadIdx.x < BM * 8;
     int bytes = left < start ? 0 : min_of(left - start, 16);
 #pragma unroll
     for (int i = 0; i < round_up(BM, 32) / 32; i++)
-      cp_async_16(stage + to + i * 32 * ROW, from + start + i * next, 32 * i < rows ? bytes : 0);
+      cp_async_16(stage + to + i * 32 * ROW, from + start + i * next, 32 * i < rows ? bytes : 0, on);
   }
 };
 
@@ -57,11 +57,12 @@ template <int STRIPS, int BYTES> struct CodeCopy {
     this->strips = strips - own;
   }
 
-  // Step number `step`. Strips that do not exist are left as they are: their columns of y do not exist either.
-  __device__ void copy(unsigned char* to, int step) const {
+  // Step number `step`, where `on`. Strips that do not exist are left as they are: their columns of y do not exist either.
+  __device__ void copy(unsigned char* to, int step, bool on) const {
+    const uint8_t* start = from + size_t(step) * BYTES;
 #pragma unroll
     for (int i = 0; i < STRIPS * BYTES; i += AT_ONCE)
-      if (i / BYTES < strips) cp_async_16(to + threadIdx.x * 16 + i, from + size_t(step) * BYTES + i / BYTES * next + i % BYTES, how);
+      cp_async_16(to + threadIdx.x * 16 + i, start + i / BYTES * next + i % BYTES, how, on && i / BYTES < strips);
   }
 };
 
@@ -73,28 +74,32 @@ __device__ inline void load_fragment(uint32_t (&a)[4], const unsigned char* stag
 }
 
 // Adds the splits of K (blockIdx.z) of a tile in their order. Whether this block has the result, in the threads that hold sums: the last
-// to come does. `sums` are COUNT of the tile's SIZE; HOLDERS threads hold some.
+// to come does. `sums` are COUNT of the tile's SIZE; HOLDERS threads hold some. They lie in scratch by fours, a thread's beside its neighbours'.
 template <int SIZE, int HOLDERS, class Sum, int COUNT>
 __device__ inline bool add_splits(Sum (&sums)[COUNT], bool holds, Sum* scratch, uint32_t* tickets, unsigned char* shared) {
   static_assert(COUNT * HOLDERS == SIZE, "every sum is held once");
   uint32_t splits = gridDim.z;
   if (splits == 1) return true;
   size_t tile = blockIdx.y * gridDim.x + blockIdx.x;
-  Sum* parts = scratch + tile * splits * SIZE + threadIdx.x;
-  Sum* mine = parts + size_t(blockIdx.z) * SIZE;
+  Four<Sum>* parts = reinterpret_cast<Four<Sum>*>(scratch + tile * splits * SIZE) + threadIdx.x;
+  Four<Sum>* mine = parts + size_t(blockIdx.z) * (SIZE / 4);
   if (holds) {
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) mine[i * HOLDERS] = sums[i];
+    for (int i = 0; i < COUNT; i += 4) mine[i / 4 * HOLDERS] = {sums[i], sums[i + 1], sums[i + 2], sums[i + 3]};
   }
   if (!draws_last(tickets + tile, splits, reinterpret_cast<uint32_t*>(shared))) return false;
   if (!holds) return true;
 #pragma unroll
   for (int i = 0; i < COUNT; i++) sums[i] = 0;
-  for (uint32_t s = 0; s < splits; s++, parts += SIZE) {
+  constexpr int AT_ONCE = COUNT == 64 ? 16 : 32; // sums whose loads are under way: more would not find registers
+#pragma unroll 1
+  for (uint32_t s = 0; s < splits; s++, parts += SIZE / 4) {
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-      sums[i] += load_l2(parts + i * HOLDERS);
-      if (i % 16 == 15) warp_barrier(); // loads stay behind it: all at once would not find registers
+    for (int i = 0; i < COUNT; i += 4) {
+      Four<Sum> part = load_l2(parts + i / 4 * HOLDERS);
+#pragma unroll
+      for (int e = 0; e < 4; e++) sums[i + e] += part.of[e];
+      if (i % AT_ONCE == AT_ONCE - 4 && i + 4 < COUNT) warp_barrier(); // loads stay behind it
     }
   }
   return true;

@@ -53,10 +53,8 @@ template <class T, int BM> struct Int8 {
   __device__ unsigned char* stage(int step) const { return shared + step % W8A8_STAGES * STAGE_BYTES; }
 
   __device__ void copy_step(int step) const {
-    if (step < steps) {
-      rows.copy(stage(step), step * STEP);
-      codes.copy(stage(step) + CODES, step);
-    }
+    rows.copy(stage(step), step * STEP, step < steps);
+    codes.copy(stage(step) + CODES, step, step < steps);
     cp_async_commit();
   }
 

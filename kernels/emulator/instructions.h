@@ -25,6 +25,8 @@
 
 inline uint32_t and_or(uint32_t q, uint32_t mask, uint32_t bits) { return (q & mask) | bits; }
 
+inline uint32_t broadcast(uint32_t pair, bool high) { return (high ? pair >> 16 : pair & 0xffff) * 0x10001u; }
+
 inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   uint64_t both = uint64_t(b) << 32 | a;
   uint32_t d = 0;
@@ -181,7 +183,8 @@ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   memcpy(r, emulator::exchange().out[emulator::lane()], 16);
 }
 
-inline void cp_async_16(void* to, const void* from, int bytes = 16) {
+inline void cp_async_16(void* to, const void* from, int bytes = 16, bool on = true) {
+  if (!on) return;
   emulator::check_shared(to, "cp_async_16");
   if (bytes < 0 || bytes > 16 || reinterpret_cast<uintptr_t>(from) % 16 != 0) emulator::fail("cp_async_16: size or source");
   emulator::check_global(from, bytes, "cp_async_16");
@@ -192,7 +195,7 @@ inline void cp_async_16(void* to, const void* from, int bytes = 16) {
 
 struct Keep {};
 inline Keep keep(bool) { return {}; }
-inline void cp_async_16(void* to, const void* from, Keep) { cp_async_16(to, from); }
+inline void cp_async_16(void* to, const void* from, Keep, bool on = true) { cp_async_16(to, from, 16, on); }
 inline void cp_async_commit() { emulator::copy_groups()++; }
 
 template <int pending> inline void cp_async_wait() {
@@ -215,7 +218,6 @@ inline float shuffle_xor(float value, int mask) {
 
 inline void warp_barrier() { emulator::meet_warp("warp_barrier", [](emulator::Exchange&) {}); }
 inline void block_barrier() { emulator::meet_block(); }
-inline void memory_fence() {}
 
 inline uint32_t fetch_add(uint32_t* counter) {
   emulator::take_turns();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Properties;
 use super::layout::{DEPTH, STRIP};
-use super::{Bits, gemm, gemm_sm90, gemm_small, gemv, w8a8};
+use super::{Bits, gemm, gemm_sm90, gemm_small, w8a8};
 use crate::error::{Error, Result};
 
 /// A way to compute a product.
@@ -74,11 +74,9 @@ impl fmt::Display for Choice {
 }
 
 impl Choice {
-    /// The same in as many parts as the device needs at least; `None` where it cannot run the kernel.
-    pub fn fitted(self, properties: &Properties, problem: &Problem) -> Option<Choice> {
-        let least = least_splits(self.kernel, properties, problem);
-        let fitted = Choice { splits: self.splits.max(least), ..self };
-        is_possible(self.kernel, properties, problem).then_some(fitted)
+    /// Whether a device can compute a problem so.
+    pub fn fits(self, properties: &Properties, problem: &Problem) -> bool {
+        is_possible(self.kernel, properties, problem)
     }
 }
 
@@ -111,7 +109,7 @@ struct Rule {
     rows: usize,
     /// Which kernel.
     kernel: Kernel,
-    /// The depth is split until each processor has about so many blocks.
+    /// The depth is split until each processor has about so many blocks; of one, so that they take the fewest waves.
     blocks: usize,
 }
 
@@ -240,7 +238,7 @@ impl Table {
         let of = |rule: &Rule| Choice { kernel: rule.kernel, splits: splits(rule, properties, problem) };
         let choices = self.measured(properties, problem).into_iter();
         let mut choices = choices.chain(RULES.iter().filter(applies).map(of));
-        choices.find_map(|choice| choice.fitted(properties, problem)).ok_or_else(|| {
+        choices.find(|choice| choice.fits(properties, problem)).ok_or_else(|| {
             let what = format!("{}: compute capability {}", properties.name, properties.capability);
             Error::unsupported(what, "the kernels need 8.0 at least (Ampere); run on the CPU")
         })
@@ -268,11 +266,8 @@ pub(super) fn candidates(properties: &Properties, problem: &Problem) -> Vec<Choi
         .chain(w8a8::TILE_ROWS.map(Kernel::W8A8));
     let possible = kernels.filter(|kernel| is_possible(*kernel, properties, problem));
     let splits = |kernel| {
-        let least = least_splits(kernel, properties, problem);
         let most = if kernel == Kernel::Dequantize { 1 } else { problem.depth() / DEPTH };
-        [1, 2, 3, 4, 6, 8, 12, 16]
-            .into_iter()
-            .filter(move |splits| (least..=most.max(least)).contains(splits))
+        [1, 2, 3, 4, 6, 8, 12, 16].into_iter().filter(move |splits| *splits <= most)
     };
     possible.flat_map(|kernel| splits(kernel).map(move |splits| Choice { kernel, splits })).collect()
 }
@@ -291,29 +286,28 @@ fn is_possible(kernel: Kernel, properties: &Properties, problem: &Problem) -> bo
     }
 }
 
-/// Until each processor has about as many blocks as the rule says, but at least 512 columns a part: the sums of a part cost a
-/// write and a read.
+/// Into how many parts a rule splits the depth, of 512 columns at least: the sums of a part cost a write and a read.
 fn splits(rule: &Rule, properties: &Properties, problem: &Problem) -> usize {
     let [m, n, _] = problem.size;
-    let blocks = match rule.kernel {
+    let tiles = match rule.kernel {
         Kernel::Gemv | Kernel::GemmSmall => n.div_ceil(STRIP),
         Kernel::Gemm(rows) => m.div_ceil(rows) * n.div_ceil(gemm::TILE_OUTPUTS),
         Kernel::GemmSm90 => m.div_ceil(gemm_sm90::ROWS) * n.div_ceil(gemm::TILE_OUTPUTS),
         Kernel::W8A8(rows) => m.div_ceil(rows) * n.div_ceil(w8a8::TILE_OUTPUTS),
         Kernel::Dequantize => return 1,
     };
-    let wanted = rule.blocks * properties.processors as usize / blocks;
-    wanted.min(problem.depth() / (4 * DEPTH)).max(1)
+    let (processors, most) = (properties.processors as usize, (problem.depth() / (4 * DEPTH)).max(1));
+    match rule.blocks {
+        1 => fewest_waves(tiles, processors, most),
+        blocks => (blocks * processors / tiles).clamp(1, most),
+    }
 }
 
-/// The fewest parts with which a block of the kernel finds its shared memory.
-fn least_splits(kernel: Kernel, properties: &Properties, problem: &Problem) -> usize {
-    match kernel {
-        Kernel::Gemv => gemv::least_splits(properties, gemv::RING_BYTES, 1, problem.depth()),
-        Kernel::GemmSmall => {
-            let m = problem.size[0];
-            gemv::least_splits(properties, gemm_small::shared_bytes(m, 0), m, problem.depth())
-        }
-        Kernel::Gemm(_) | Kernel::GemmSm90 | Kernel::Dequantize | Kernel::W8A8(_) => 1,
-    }
+/// The parts with which tiles take the least time on processors that hold a block each: a wave of blocks takes as long as its part of the
+/// depth, and each further part some 6 % of a whole tile for its sums. Many waves fill the processors as they are.
+fn fewest_waves(tiles: usize, processors: usize, most: usize) -> usize {
+    let time =
+        |parts: usize| (tiles * parts).div_ceil(processors) as f64 / parts as f64 + 0.06 * (parts - 1) as f64;
+    let most = if tiles > 4 * processors { 1 } else { most.min(8) };
+    (1..=most).min_by(|a, b| time(*a).total_cmp(&time(*b))).unwrap_or(1)
 }

@@ -2,7 +2,7 @@
 //! instruction and W is read once, as by `gemv`.
 
 use super::device::Device;
-use super::gemv::RING_BYTES;
+use super::gemv::shared_bytes;
 use super::product::{Product, Splits, Tiling};
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
@@ -28,11 +28,6 @@ pub fn gemm_small(
     }
     let splits = Splits::of(product.weight.depth(), splits);
     let kernel = format!("gemm_small_{}", product.weight.suffix());
-    let tiling = Tiling::strips(kernel, product, shared_bytes(m, splits.depth), splits);
+    let tiling = Tiling::strips(kernel, product, shared_bytes(product), splits);
     product.launch(device, tiling, splits, workspace)
-}
-
-/// Rows of x lie 8 elements further apart than they are long, so that they fall into different banks.
-pub(super) fn shared_bytes(m: usize, depth: usize) -> usize {
-    RING_BYTES + m * (2 * depth + 16)
 }

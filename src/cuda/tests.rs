@@ -141,7 +141,7 @@ fn a_launch_says_what_the_kernel_declares() {
     let [launch] = &device.launched()[..] else { panic!("one launch") };
     assert_eq!((launch.kernel(), launch.block()), ("gemm_small_w4_f16_zero", 128));
     assert_eq!(launch.grid(), [4, 2, 1]);
-    assert_eq!(launch.shared_bytes(), 58_368 + 5 * (2 * 256 + 16));
+    assert_eq!(launch.shared_bytes(), 12 * (4864 + 5 * (2 * 128 + 16)));
     let words = launch.parameter();
     assert_eq!(words.len() * 8, 88, "struct Linear of kernels/README.md");
     assert_eq!(words[..2], [y_address, x.buffer().address()]);
@@ -278,6 +278,26 @@ fn every_choice_fits_the_device() {
     let problem = Problem { bits: Bits::W4, size: [1, 64, 128], bias: false, rounded: false };
     let error = Table::default().choose(old.properties(), &problem).unwrap_err();
     assert!(error.to_string().contains("75") && error.hint().unwrap().contains("Ampere"));
+}
+
+/// 132 processors: tiles of 128×256 outputs of a large matrix fill them in the fewest waves.
+#[test]
+fn the_depth_is_split_so_that_processors_are_busy() {
+    let device = Recorder::h100();
+    let splits = |size| {
+        let problem = Problem { bits: Bits::W4, size, bias: true, rounded: false };
+        let choice = Table::default().choose(device.properties(), &problem).unwrap();
+        (choice.kernel == Kernel::GemmSm90).then_some(choice.splits)
+    };
+    assert_eq!(splits([128, 8192, 8192]), Some(4), "32 tiles: 128 blocks");
+    assert_eq!(splits([512, 8192, 8192]), Some(1), "128 tiles");
+    assert_eq!(
+        splits([512, 10_240, 8192]),
+        Some(4),
+        "160 tiles are two waves; 640 blocks are five, each a quarter as long"
+    );
+    assert_eq!(splits([2048, 28_672, 8192]), Some(1), "1792 tiles");
+    assert_eq!(splits([128, 256, 512]), Some(1), "parts of less than 512 columns are not worth their sums");
 }
 
 #[test]
