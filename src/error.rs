@@ -149,8 +149,14 @@ impl Error {
     pub fn device(error: candle_core::Error) -> Self {
         use candle_core::Error::*;
         let error = without_backtrace(error);
+        if matches!(error, NotCompiledWithCudaSupport) {
+            let what =
+                "this llmc runs models on the CPU alone: it was built without feature `candle-cuda`".into();
+            let hint =
+                "`kernels/build_candle --release` in llmc's repository builds one that runs them on a GPU";
+            return Error::Device { what, hint: hint.to_owned() };
+        }
         let hint = match &error {
-            NotCompiledWithCudaSupport => "build with `--features candle-cuda`, or run on the CPU",
             Cuda(cause) if is_out_of_memory(&cause.to_string()) => {
                 "the GPU's memory is full: take shorter or fewer sequences at a time, a smaller type, or the CPU"
             }

@@ -75,7 +75,7 @@ fn a_device_serves_other_threads() {
 #[test]
 fn products_are_recorded_and_timed() {
     let Some(device) = open() else { return };
-    let layer = Layer { model: "tiny", name: "layer", shape: [70, 256] };
+    let layer = Layer { model: "tiny", name: "layer".into(), shape: [70, 256] };
     let timing = Timing { runs: 1, batches: vec![1, 5, 20], seed: 1 };
     for weights in [W4, W8, Weights { rounded: true, ..W8 }] {
         for timed in measure::time_layer(&*device, (&layer, &weights), &Table::default(), &timing).unwrap() {
@@ -87,7 +87,7 @@ fn products_are_recorded_and_timed() {
 #[test]
 fn tuning_measures_what_the_device_can() {
     let Some(device) = open() else { return };
-    let layer = Layer { model: "tiny", name: "layer", shape: [64, 256] };
+    let layer = Layer { model: "tiny", name: "layer".into(), shape: [64, 256] };
     let tuned = measure::tune(&*device, &layer, &W8, &Timing { runs: 1, batches: vec![2], seed: 1 }).unwrap();
     let problem = Case { weights: W8, size: [2, 64, 256], bias: false }.problem();
     let chosen = Table::new(tuned.clone()).choose(device.properties(), &problem).unwrap();

@@ -11,26 +11,31 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::super::Context;
-use crate::cuda::measure::{self, Case, Checked, Layer, Machine, Report, Timing, Weights};
-use crate::cuda::{self, Bits, Choice, Device, Half, Kernel, TILE_ROWS, Table, W8A8_TILE_ROWS, Workspace};
+use crate::cuda::measure::{self, Check, Layer, Machine, Outcome, Report, Timing, Weights};
+use crate::cuda::{self, Bits, Device, Half, Table, Workspace};
 use crate::error::{Error, Result};
 use crate::io::{cache_folder, readable_by_all};
 use crate::numerics::Granularity;
 
 /// Check and time the CUDA kernels on this machine's GPU
 ///
-/// First every kernel, on fresh random numbers, against sums in float64; then times with cold caches, through CUDA graphs, beside
-/// cuBLAS on the same shapes. Prints a Markdown table, or JSON with --json.
+/// First every kernel and variant, on fresh random numbers of shapes that fill no tile, against sums in float64. Then times with cold
+/// caches, through CUDA graphs, beside cuBLAS on the same shapes where it is found. Prints a Markdown table, or JSON with --json.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  llmc bench kernels --shapes llama-70b --batch 1,16,1024
-  llmc bench kernels --tune --out docs/measured")]
+  llmc bench kernels --shapes llama-70b,4096x14336 --batch 1,16,1024
+  llmc bench kernels --tune --out report")]
 pub struct Arguments {
-    /// Whose layers: square, llama-7b, llama-8b, llama-70b, qwen2.5-7b, qwen3-8b, qwen3-32b, mistral-24b
+    /// Whose layers: square, llama-7b, llama-8b, llama-70b, qwen2.5-7b, qwen3-8b, qwen3-32b, mistral-24b; or OUTPUTSxINPUTS
     #[arg(long, value_delimiter = ',', value_name = "MODELS", default_value = "square,llama-70b")]
     shapes: Vec<String>,
     /// Rows of the input
-    #[arg(long, value_delimiter = ',', value_name = "ROWS", default_values_t = measure::BATCHES)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "ROWS",
+        default_value = "1,2,4,8,16,32,64,128,256,512,1024,2048,4096"
+    )]
     batch: Vec<usize>,
     /// How weights are stored: w4 or w8, then -g32, -g64, -g128 or -channel, then -zero for zero points; or w8a8
     #[arg(long, value_delimiter = ',', value_name = "KINDS", default_value = "w4-g128,w8-channel,w8a8")]
@@ -41,18 +46,27 @@ pub struct Arguments {
     /// Runs of each, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 20)]
     runs: usize,
-    /// Which GPU
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Which GPU: its number, or cuda:NUMBER
+    #[arg(long, value_name = "N", default_value = "0", value_parser = number)]
     device: usize,
+    /// Of the random numbers, to see again what an earlier run saw; the clock's otherwise
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Check, do not time
-    #[arg(long, conflicts_with = "tune")]
+    #[arg(long, conflicts_with_all = ["tune", "shapes", "batch", "weights", "activations", "runs"])]
     check: bool,
-    /// Time every kernel, tile and split at these shapes, and keep the fastest for later runs
+    /// Time every kernel, tile and split at these shapes, and keep the fastest for later runs on this kind of GPU
     #[arg(long)]
     tune: bool,
     /// Also write kernels.md and kernels.json to this folder
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+}
+
+/// Parses `--device`, which commands that run a model write cuda:NUMBER.
+fn number(text: &str) -> Result<usize, String> {
+    let number = text.strip_prefix("cuda").map_or(text, |rest| rest.strip_prefix(':').unwrap_or("0"));
+    number.parse().map_err(|_| "expected a number, or cuda:NUMBER".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -97,18 +111,18 @@ impl FromStr for Kind {
             return Ok(W8A8);
         }
         let (text, zeros) = text.strip_suffix("-zero").map_or((text, false), |rest| (rest, true));
-        let (bits, group) = text.split_once('-').ok_or("expected, say, w4-g128")?;
+        let (bits, group) = text.split_once('-').unwrap_or((text, ""));
         let bits = match bits {
             "w4" => Bits::W4,
             "w8" => Bits::W8,
-            _ => return Err(format!("{bits}: expected w4 or w8")),
+            _ => return Err(format!("{bits}: expected w4 or w8, as in w4-g128, or w8a8")),
         };
         let granularity = match group {
             "channel" => Granularity::Channel,
             "g32" => Granularity::Group(32),
             "g64" => Granularity::Group(64),
             "g128" => Granularity::Group(128),
-            _ => return Err(format!("{group}: expected g32, g64, g128 or channel")),
+            _ => return Err(format!("{text}: expected -g32, -g64, -g128 or -channel behind w4 or w8")),
         };
         Ok(Kind { bits, granularity, zeros, rounded: false })
     }
@@ -117,30 +131,46 @@ impl FromStr for Kind {
 /// Checks, times, prints.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let layers = measure::layers(&arguments.shapes)?;
-    if arguments.runs == 0 || arguments.batch.contains(&0) {
-        return Err(Error::usage(
-            "nothing to measure: a number is 0",
-            "give --runs and --batch positive numbers",
-        ));
-    }
+    arguments.validate()?;
     let device = cuda::open(arguments.device)?;
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64);
+    let seed = arguments.seed.unwrap_or_else(clock);
     let date = chrono::Local::now().format("%Y-%m-%d").to_string();
-    let machine = Machine::new(device.properties(), date, clocks(&device.properties().uuid));
-    context.say(&format!("{}: checking, with seed {seed}", machine.device));
-    let checks = check_all(&*device, seed)?;
-    let mut report = Report { machine, checks, ceilings: None, timed: Vec::new() };
-    if !arguments.check {
+    let machine = Machine::new(device.properties(), date, clocks(&device.properties().uuid), seed);
+    context.say(&format!("{}, seed {seed}", machine.device));
+    if !device.properties().library {
+        eprintln!(
+            "note: cuBLAS was not found (LD_LIBRARY_PATH names its folder): nothing is compared with it"
+        );
+    }
+    let mut report =
+        Report { machine, checks: check_all(&*device, seed, context)?, ceilings: None, timed: Vec::new() };
+    if !arguments.check && report.hold().is_ok() {
         let timing = Timing { runs: arguments.runs, batches: arguments.batch.clone(), seed };
         arguments.time(&*device, &layers, &timing, &mut report, context)?;
     }
     if let Some(folder) = &arguments.out {
-        write_report(folder, &report)?;
+        write(&folder.join("kernels.md"), &report.markdown())?;
+        write(&folder.join("kernels.json"), &format!("{:#}\n", json!(report)))?;
     }
-    context.print(|| report.markdown(), || json!(report))
+    context.print(|| report.markdown(), || json!(report))?;
+    report.hold()
 }
 
 impl Arguments {
+    /// Looks at what would otherwise fail after the work.
+    fn validate(&self) -> Result<()> {
+        for (name, wrong) in [("--runs", self.runs == 0), ("--batch", self.batch.contains(&0))] {
+            if wrong {
+                return Err(Error::usage(format!("{name}: nothing to measure: 0"), "give positive numbers"));
+            }
+        }
+        self.out
+            .as_ref()
+            .map_or(Ok(()), |folder| fs::create_dir_all(folder).map_err(|e| Error::io(folder, e)))?;
+        if self.tune { tuned_file().map(|_| ()) } else { Ok(()) }
+    }
+
     /// Tunes where asked, then times.
     fn time(
         &self,
@@ -156,11 +186,13 @@ impl Arguments {
         let all = || kinds().flat_map(|weights| layers.iter().map(move |layer| (layer, weights)));
         let mut table = Table::open(cache_folder().as_deref())?;
         if self.tune {
+            let path = tuned_file()?;
             for (layer, weights) in all() {
                 context.say(&format!("tuning {} {} {}", layer.model, layer.name, weights.name()));
                 table = table.with(measure::tune(device, layer, &weights, timing)?);
+                write(&path, &table.text())?;
             }
-            write_table(&table)?;
+            context.say(&format!("{}: the fastest of each, for later runs", path.display()));
         }
         for (layer, weights) in all() {
             context.say(&format!("timing {} {} {}", layer.model, layer.name, weights.name()));
@@ -170,83 +202,19 @@ impl Arguments {
     }
 }
 
-/// Rows, rows of W and columns: more than a tile of each, with ends that fill none.
-/// Odd ones, so that rows of y lie at every address and the last copies of x are of a few bytes.
-const CHECKED: [[usize; 3]; 2] = [[1, 1001, 4101], [200, 521, 1999]];
-/// Rows of W for each processor that fill a GPU with blocks more than once, while their sums are split.
-const MANY: usize = 160;
-
-/// Every kernel and variant, on random numbers.
-fn check_all(device: &dyn Device, seed: u64) -> Result<Vec<(String, Checked)>> {
-    let mut checks = Vec::new();
+/// Every kernel and variant. What is wrong is told when all have been looked at.
+fn check_all(device: &dyn Device, seed: u64, context: &Context) -> Result<Vec<Outcome>> {
+    let checks = measure::every_check(device.properties());
+    let bar = context.bar(checks.len() as u64, "{msg} [{wide_bar}] {pos}/{len} eta {eta}", "checking");
     // One for all: what a launch leaves there is the next one's.
     let mut workspace = Workspace::new();
-    let all = MANY * device.properties().processors as usize;
-    for weights in every_kind() {
-        let case = Case { weights, size: CHECKED[0], bias: false };
-        let checked = measure::check_dequantize(device, &case, seed)?;
-        checks.push((format!("dequantize {}", describe(&case)), checked));
-        for (kernel, rows) in kernels_to_check() {
-            let [_, n, k] = CHECKED[usize::from(rows > 8)];
-            // Whose turn comes last differs from run to run where many blocks share: one kind of each type will show it.
-            let many = weights.granularity == Granularity::Group(128) && !weights.zeros;
-            for (n, splits) in [(n, 1), (n, 3), (all, 3)].into_iter().take(2 + usize::from(many)) {
-                let bias = rows % 2 == 1 && kernel != Kernel::Dequantize;
-                let case = Case { weights, size: [rows, n, k], bias };
-                let choice = Choice { kernel, splits };
-                let checked = check_one(device, &case, choice, seed, &mut workspace);
-                checks.extend(
-                    checked?.map(|checked| (format!("{kernel} ÷{splits} {}", describe(&case)), checked)),
-                );
-            }
-        }
-    }
-    for half in [Half::F16, Half::BF16] {
-        let weights = W8A8.weights(half);
-        for rows in W8A8_TILE_ROWS {
-            let case = Case { weights, size: [rows + 1, CHECKED[1][1], CHECKED[1][2]], bias: true };
-            let checked = measure::check_rounded_product(device, &case, [rows, 2], seed)?;
-            checks.push((format!("w8a8 m{rows} ÷2 {}", describe(&case)), checked));
-        }
-    }
-    checks.into_iter().map(|(what, checked)| Ok((what.clone(), checked.hold(&what)?))).collect()
-}
-
-/// One product; `None` where the device is too small for the tile, is no Hopper, or has no library.
-fn check_one(
-    device: &dyn Device,
-    case: &Case,
-    choice: Choice,
-    seed: u64,
-    workspace: &mut Workspace,
-) -> Result<Option<Checked>> {
-    if !choice.fits(device.properties(), &case.problem()) {
-        return Ok(None);
-    }
-    measure::check_product(device, case, choice, seed, workspace).map(Some)
-}
-
-fn every_kind() -> impl Iterator<Item = Weights> {
-    let granularities =
-        [Granularity::Group(32), Granularity::Group(64), Granularity::Group(128), Granularity::Channel];
-    let bits = [Bits::W4, Bits::W8].into_iter();
-    let kinds = bits.flat_map(move |bits| granularities.map(|granularity| (bits, granularity)));
-    let kinds = kinds.flat_map(|(bits, granularity)| {
-        [false, true].map(|zeros| Kind { bits, granularity, zeros, rounded: false })
-    });
-    kinds.flat_map(|kind| [Half::F16, Half::BF16].map(|half| kind.weights(half)))
-}
-
-/// Each kernel with a number of rows that fills no tile.
-fn kernels_to_check() -> impl Iterator<Item = (Kernel, usize)> {
-    let few = [(Kernel::Gemv, 1), (Kernel::GemmSmall, 1), (Kernel::GemmSmall, 5), (Kernel::GemmSmall, 8)];
-    let tiles = TILE_ROWS.map(|rows| (Kernel::Gemm(rows), rows + rows / 2 + 1));
-    few.into_iter().chain(tiles).chain([(Kernel::GemmSm90, 200), (Kernel::Dequantize, 200)])
-}
-
-fn describe(case: &Case) -> String {
-    let [m, n, k] = case.size;
-    format!("{} {} {m}×{n}×{k}", case.weights.scheme(), case.weights.half)
+    let run = |check: &Check| {
+        bar.inc(1);
+        check.run(device, seed, &mut workspace)
+    };
+    let outcomes = checks.iter().map(run).collect();
+    bar.finish_and_clear();
+    outcomes
 }
 
 /// What nvidia-smi says of a GPU's clocks and power, where it is there.
@@ -258,16 +226,12 @@ fn clocks(uuid: &str) -> Option<String> {
     Some(format!("SM clock, its maximum, memory clock, power limit, °C: {}", text.trim()))
 }
 
-fn write_table(table: &Table) -> Result<()> {
-    let path = cache_folder().map(|folder| folder.join(Table::FILE)).ok_or_else(|| {
+/// Where the fastest choices are kept.
+fn tuned_file() -> Result<PathBuf> {
+    let folder = cache_folder().ok_or_else(|| {
         Error::usage("--tune: there is no home folder to keep the table in", "set XDG_CACHE_HOME")
     })?;
-    write(&path, &table.text())
-}
-
-fn write_report(folder: &Path, report: &Report) -> Result<()> {
-    write(&folder.join("kernels.md"), &report.markdown())?;
-    write(&folder.join("kernels.json"), &format!("{:#}\n", json!(report)))
+    Ok(folder.join(Table::FILE))
 }
 
 /// Through a temporary that is renamed, in a folder that is made where it is not there.
@@ -295,8 +259,8 @@ mod tests {
     }
 
     #[test]
-    fn every_variant_is_checked() {
-        assert_eq!(every_kind().count(), 2 * 4 * 2 * 2);
-        assert_eq!(kernels_to_check().count(), 4 + TILE_ROWS.len() + 2);
+    fn a_device_by_its_number_or_as_models_name_it() {
+        assert_eq!(["3", "cuda:3", "cuda"].map(number), [Ok(3), Ok(3), Ok(0)]);
+        assert!(["", "cuda:", "cpu", "-1"].iter().all(|wrong| number(wrong).is_err()));
     }
 }

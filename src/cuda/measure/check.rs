@@ -11,7 +11,7 @@ use crate::cuda::{
     Choice, Device, Half, Kernel, Matrix, Product, Rounded, RoundedProduct, Weight, Workspace, dequantize,
     multiply, quantize_activations, w8a8,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::QTensor;
 
 /// How near the outputs of a kernel are.
@@ -24,15 +24,9 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// # Errors
-    /// Where it is wrong.
-    pub fn hold(self, what: &str) -> Result<Checked> {
-        if self.worst <= 1.0 {
-            return Ok(self);
-        }
-        let what = format!("{what}: an output is {:.1} times as far off as rounding explains", self.worst);
-        let hint = "this is a defect of llmc: please report it with the device and its driver".into();
-        Err(Error::CheckFailed { what, hint })
+    /// Whether rounding explains it.
+    pub fn holds(self) -> bool {
+        self.worst <= 1.0
     }
 
     fn of(errors: impl Iterator<Item = f64>) -> Checked {
@@ -202,7 +196,7 @@ mod tests {
     fn an_output_that_is_not_a_number_is_wrong() {
         let checked = Checked::of([0.5, f64::NAN].into_iter());
         assert_eq!((checked.outputs, checked.worst), (2, f64::INFINITY));
-        assert!(checked.hold("gemv").is_err_and(|error| error.exit_code() == 3));
-        assert!(Checked::of([0.5].into_iter()).hold("gemv").is_ok());
+        assert!(!checked.holds());
+        assert!(Checked::of([0.5].into_iter()).holds());
     }
 }

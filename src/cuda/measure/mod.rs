@@ -4,6 +4,7 @@
 //! writes nothing.
 
 mod check;
+mod checks;
 mod made;
 mod report;
 mod shapes;
@@ -15,9 +16,10 @@ mod timing;
 mod tune;
 
 pub use check::{Checked, check_dequantize, check_product, check_rounded_product};
+pub use checks::{Check, Outcome, every_check};
 pub use made::{Case, Weights};
 pub use report::{Machine, Report};
-pub use shapes::{BATCHES, Layer, MODELS, layers};
+pub use shapes::{Layer, MODELS, layers};
 pub use statistics::Times;
 pub use timing::{Ceilings, Timed, Timing, ceilings, time_layer};
 pub use tune::tune;

@@ -1,10 +1,12 @@
 //! [`Report`]: what was checked and timed, on what, as Markdown and as JSON.
 
+use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::check::Checked;
+use super::checks::Outcome;
 use super::timing::{Ceilings, Timed};
 use crate::cuda::Properties;
+use crate::error::{Error, Result};
 
 /// Where and when.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,11 +29,13 @@ pub struct Machine {
     pub version: String,
     /// Day of the measurement.
     pub date: String,
+    /// Of the random numbers.
+    pub seed: u64,
 }
 
 impl Machine {
     /// A device on a day.
-    pub fn new(properties: &Properties, date: String, clocks: Option<String>) -> Machine {
+    pub fn new(properties: &Properties, date: String, clocks: Option<String>, seed: u64) -> Machine {
         Machine {
             device: properties.name.clone(),
             capability: properties.capability,
@@ -42,6 +46,7 @@ impl Machine {
             clocks,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             date,
+            seed,
         }
     }
 }
@@ -51,8 +56,8 @@ impl Machine {
 pub struct Report {
     /// Where and when.
     pub machine: Machine,
-    /// Kernel and shape, with how near it was.
-    pub checks: Vec<(String, Checked)>,
+    /// Whether the kernels are right; empty where they were not checked.
+    pub checks: Vec<Outcome>,
     /// What the device does at most; `None` where nothing was timed.
     pub ceilings: Option<Ceilings>,
     /// What was timed.
@@ -75,10 +80,11 @@ impl Report {
     fn heading(&self) -> String {
         let m = &self.machine;
         let mut text = format!(
-            "# Kernels on {}\n\n{}, llmc {}, driver {}; compute capability {}.{}, {} processors, {:.0} MB of L2, {:.1} GB\n",
+            "# Kernels on {}\n\n{}, llmc {}, seed {}, driver {}; compute capability {}.{}, {} processors, {:.0} MB of L2, {:.1} GB\n",
             m.device,
             m.date,
             m.version,
+            m.seed,
             m.driver,
             m.capability / 10,
             m.capability % 10,
@@ -96,15 +102,51 @@ impl Report {
         text
     }
 
+    /// A row for each kernel, with its worst case; all cases are in the JSON.
     fn checks_table(&self) -> String {
-        let mut text = String::from(
-            "\n## Correctness\n\nThe largest error over what rounding explains, against float64.\n\n",
+        if self.checks.is_empty() {
+            return String::new();
+        }
+        let mut text = format!(
+            "\n## Correctness\n\n{}. An error of 1 is what rounding explains, against float64; an INT8 code of an input is up to half a step off, which is 1.\n\n",
+            self.verdict()
         );
-        text += "| kernel | outputs | error |\n|---|---:|---:|\n";
-        for (what, checked) in &self.checks {
-            text += &format!("| {what} | {} | {:.2} |\n", checked.outputs, checked.worst);
+        text += "| kernel | checks | outputs | largest error | where |\n|---|---:|---:|---:|---|\n";
+        let mut kernels: IndexMap<&str, Vec<&Outcome>> = IndexMap::new();
+        self.checks.iter().for_each(|outcome| kernels.entry(&outcome.kernel).or_default().push(outcome));
+        for (kernel, outcomes) in kernels {
+            let outputs: usize = outcomes.iter().map(|outcome| outcome.checked.outputs).sum();
+            let worst = outcomes.iter().max_by(|a, b| a.checked.worst.total_cmp(&b.checked.worst));
+            let (error, case) = worst.map_or((0.0, ""), |worst| (worst.checked.worst, &worst.case));
+            text += &format!("| {kernel} | {} | {outputs} | {error:.2} | {case} |\n", outcomes.len());
         }
         text
+    }
+
+    fn wrong(&self) -> impl Iterator<Item = &Outcome> {
+        self.checks.iter().filter(|outcome| !outcome.checked.holds())
+    }
+
+    fn verdict(&self) -> String {
+        match (self.wrong().count(), self.checks.len()) {
+            (0, all) => format!("All {all} checks hold"),
+            (wrong, all) => format!("**{wrong} of {all} checks do not hold**"),
+        }
+    }
+
+    /// # Errors
+    /// Where a check does not hold, naming the first.
+    pub fn hold(&self) -> Result<()> {
+        let Some(Outcome { kernel, case, checked }) = self.wrong().next() else { return Ok(()) };
+        let (wrong, all, seed) = (self.wrong().count(), self.checks.len(), self.machine.seed);
+        let what = format!(
+            "{wrong} of {all} checks do not hold; {kernel} ({case}) is {:.1} times as far off as rounding explains",
+            checked.worst
+        );
+        let hint = format!(
+            "this is a defect of llmc: please report it with the device, its driver, and --seed {seed}; --json has every check"
+        );
+        Err(Error::CheckFailed { what, hint })
     }
 
     fn times_table(&self, scheme: &str) -> String {
@@ -142,8 +184,13 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::Checked;
     use super::super::statistics::Times;
     use super::*;
+
+    fn outcome(kernel: &str, case: &str, worst: f64) -> Outcome {
+        Outcome { kernel: kernel.into(), case: case.into(), checked: Checked { outputs: 64, worst } }
+    }
 
     fn report() -> Report {
         let machine = Machine {
@@ -156,11 +203,12 @@ mod tests {
             clocks: None,
             version: "0.1.0".into(),
             date: "2026-11-24".into(),
+            seed: 7,
         };
         let times = |median| Times { median, fastest: median, slowest: median * 1.1, runs: 3 };
         let timed = |m, kernel: &str, dense: Option<f64>| Timed {
             model: "llama-7b",
-            layer: "o",
+            layer: "o".into(),
             size: [m, 4096, 4096],
             weights: "int4 g128 symmetric".into(),
             kernel: kernel.into(),
@@ -170,7 +218,11 @@ mod tests {
         };
         Report {
             machine,
-            checks: vec![("gemv w4_f16 1×64×128".into(), Checked { outputs: 64, worst: 0.25 })],
+            checks: vec![
+                outcome("gemv", "÷1, int4", 0.25),
+                outcome("gemm m16", "÷3, int4", 0.5),
+                outcome("gemv", "÷2, int8", 0.75),
+            ],
             ceilings: Some(Ceilings { copy: 2e12, dense: Some(6e14) }),
             timed: vec![timed(1, "gemv ÷4", Some(3e-5)), timed(64, "gemm m64", None)],
         }
@@ -179,9 +231,17 @@ mod tests {
     #[test]
     fn the_markdown_names_the_device_and_fills_every_column() {
         let text = report().markdown();
-        assert!(text.starts_with("# Kernels on NVIDIA Testing\n\n2026-11-24, llmc 0.1.0, driver CUDA 13.0;"));
+        assert!(
+            text.starts_with(
+                "# Kernels on NVIDIA Testing\n\n2026-11-24, llmc 0.1.0, seed 7, driver CUDA 13.0;"
+            )
+        );
         assert!(text.contains("measured ceilings: 2000 GB/s copied, 600 TFLOP/s by cuBLAS in f16"), "{text}");
-        assert!(text.contains("| gemv w4_f16 1×64×128 | 64 | 0.25 |"), "{text}");
+        assert!(text.contains("All 3 checks hold."), "{text}");
+        assert!(
+            text.contains("| gemv | 2 | 128 | 0.75 | ÷2, int8 |\n| gemm m16 | 1 | 64 | 0.50 | ÷3, int4 |"),
+            "{text}"
+        );
         let row = "| llama-7b o | 4096×4096 | 1 | gemv ÷4 | 10.0 | 10.0 % | 865 | 43 % | 3.4 | 1 % | 30.0 | 3.00× |";
         assert!(text.contains(row), "{text}");
         assert!(
@@ -190,7 +250,18 @@ mod tests {
         );
         let tables = text.lines().filter(|line| line.starts_with('|'));
         let columns: Vec<usize> = tables.map(|line| line.matches('|').count()).collect();
-        assert_eq!(columns, [4, 4, 4, 13, 13, 13, 13]);
+        assert_eq!(columns, [6, 6, 6, 6, 13, 13, 13, 13]);
+    }
+
+    #[test]
+    fn what_does_not_hold_is_counted_and_named() {
+        let mut report = report();
+        assert!(report.hold().is_ok());
+        report.checks.push(outcome("gemv", "÷4, int4", 12.5));
+        assert!(report.markdown().contains("**1 of 4 checks do not hold**"), "{}", report.markdown());
+        let error = report.hold().expect_err("one is wrong");
+        assert!(error.to_string().contains("gemv (÷4, int4) is 12.5 times"), "{error}");
+        assert!(error.exit_code() == 3 && error.hint().is_some_and(|hint| hint.contains("--seed 7")));
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use crate::error::{Error, Result};
 
 /// A linear layer: n outputs of k inputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     /// Of which model, as `--shapes` names it.
     pub model: &'static str,
     /// Which of its layers.
-    pub name: &'static str,
+    pub name: String,
     /// [n, k].
     pub shape: [usize; 2],
 }
@@ -47,18 +47,12 @@ pub const MODELS: [Dimensions; 7] = [
 ];
 
 /// Two square ones, by which kernels are often compared.
-const SQUARES: [Layer; 2] = [
-    Layer { model: "square", name: "4096²", shape: [4096, 4096] },
-    Layer { model: "square", name: "8192²", shape: [8192, 8192] },
-];
-
-/// Rows of x: decoding, small batches, prefill.
-pub const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
+const SQUARES: [usize; 2] = [4096, 8192];
 
 impl Dimensions {
     fn layers(self) -> [Layer; 4] {
         let [queries, key_values] = self.heads.map(|heads| heads * self.head_dim);
-        let layer = |name, shape| Layer { model: self.name, name, shape };
+        let layer = |name: &str, shape| Layer { model: self.name, name: name.to_owned(), shape };
         [
             layer("qkv", [queries + 2 * key_values, self.hidden]),
             layer("o", [self.hidden, queries]),
@@ -68,7 +62,7 @@ impl Dimensions {
     }
 }
 
-/// The layers of models by name, `square` for the two squares; each shape once.
+/// The layers of models by name, `square` for two squares, or a layer by its shape: `4096x14336`, outputs and inputs. Each shape once.
 ///
 /// # Errors
 /// For names that are not in the list.
@@ -78,8 +72,8 @@ pub fn layers(names: &[String]) -> Result<Vec<Layer>> {
         let model = MODELS.iter().find(|model| model.name == name);
         let layers = match (model, name.as_str()) {
             (Some(model), _) => model.layers().to_vec(),
-            (None, "square") => SQUARES.to_vec(),
-            (None, _) => return Err(unknown(name)),
+            (None, "square") => SQUARES.map(square).to_vec(),
+            (None, _) => vec![own(name).ok_or_else(|| unknown(name))?],
         };
         for layer in layers {
             if found.iter().all(|other| other.shape != layer.shape) {
@@ -90,9 +84,21 @@ pub fn layers(names: &[String]) -> Result<Vec<Layer>> {
     Ok(found)
 }
 
+fn square(side: usize) -> Layer {
+    Layer { model: "square", name: format!("{side}²"), shape: [side, side] }
+}
+
+/// A layer by its shape.
+fn own(name: &str) -> Option<Layer> {
+    let (n, k) = name.split_once(['x', '×'])?;
+    let shape = [n.parse().ok()?, k.parse().ok()?];
+    shape.iter().all(|size| *size > 0).then(|| Layer { model: "own", name: name.to_owned(), shape })
+}
+
 fn unknown(name: &str) -> Error {
     let names: Vec<&str> = MODELS.iter().map(|model| model.name).collect();
-    Error::usage(format!("--shapes: no model {name}"), format!("there are square, {}", names.join(", ")))
+    let hint = format!("there are square, {}; or give outputs x inputs: 4096x14336", names.join(", "));
+    Error::usage(format!("--shapes: no model {name}"), hint)
 }
 
 #[cfg(test)]
@@ -115,6 +121,11 @@ mod tests {
         let names = |names: &[&str]| layers(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         let all = names(&["square", "llama-8b", "llama-70b", "square"]).expect("they are in the list");
         assert_eq!(all.len(), 2 + 3 + 3, "o of both models is a square");
+        let own = names(&["128x300"]).expect("it is a shape");
+        assert_eq!((own.len(), own[0].shape), (1, [128, 300]));
+        for wrong in ["128x", "0x4", "4096", "x"] {
+            names(&[wrong]).expect_err(wrong);
+        }
         let error = names(&["llama-9b"]).expect_err("there is none");
         assert!(
             error.to_string().contains("llama-9b") && error.hint().is_some_and(|h| h.contains("llama-70b"))

@@ -7,7 +7,9 @@ use crate::cuda::tests::Recorder;
 use crate::cuda::{Bits, Choice, Half, Kernel, Table};
 use crate::numerics::Granularity;
 
-const LAYER: Layer = Layer { model: "test", name: "o", shape: [128, 512] };
+fn layer() -> Layer {
+    Layer { model: "test", name: "o".to_owned(), shape: [128, 512] }
+}
 const W4: Weights = Weights {
     bits: Bits::W4,
     half: Half::F16,
@@ -30,7 +32,7 @@ fn timing(batches: &[usize]) -> Timing {
 #[test]
 fn each_batch_is_timed_over_copies_that_fill_the_cache_four_times() {
     let device = Recorder::h100().without_library();
-    let timed = time_layer(&device, (&LAYER, &W4), &Table::default(), &timing(&[1, 20])).unwrap();
+    let timed = time_layer(&device, (&layer(), &W4), &Table::default(), &timing(&[1, 20])).unwrap();
     let bytes = 128 * 512 / 2 + 128 * 4 * 2;
     let kernels: Vec<&str> = timed.iter().map(|timed| timed.kernel.as_str()).collect();
     assert_eq!(kernels, ["gemv", "gemm m32"]);
@@ -46,7 +48,7 @@ fn each_batch_is_timed_over_copies_that_fill_the_cache_four_times() {
 #[test]
 fn the_dense_product_and_the_rounded_one_are_timed_beside_it() {
     let device = Recorder::h100();
-    let timed = time_layer(&device, (&LAYER, &W8A8), &Table::default(), &timing(&[40])).unwrap();
+    let timed = time_layer(&device, (&layer(), &W8A8), &Table::default(), &timing(&[40])).unwrap();
     assert_eq!(timed[0].kernel, "w8a8 m128");
     assert_eq!(timed[0].weights, "int8 channel symmetric under int8 inputs");
     assert_eq!(timed[0].times.median, 2e-6, "rounding is a launch of its own");
@@ -57,7 +59,7 @@ fn the_dense_product_and_the_rounded_one_are_timed_beside_it() {
 #[test]
 fn tuning_of_rounded_products_tries_its_tiles_alone() {
     let device = Recorder::h100();
-    let tuned = tune(&device, &LAYER, &W8A8, &timing(&[100])).unwrap();
+    let tuned = tune(&device, &layer(), &W8A8, &timing(&[100])).unwrap();
     assert_eq!(tuned[0].choice, Choice { kernel: Kernel::W8A8(32), splits: 1 });
     let tried: HashSet<String> = device.launched().iter().map(|launch| launch.kernel().to_owned()).collect();
     let all = ["quantize_activations_f16", "w8a8_f16_m32", "w8a8_f16_m128"].map(str::to_owned);
@@ -67,7 +69,7 @@ fn tuning_of_rounded_products_tries_its_tiles_alone() {
 #[test]
 fn tuning_keeps_one_choice_a_batch() {
     let device = Recorder::h100();
-    let tuned = tune(&device, &LAYER, &W4, &timing(&[1, 100])).unwrap();
+    let tuned = tune(&device, &layer(), &W4, &timing(&[1, 100])).unwrap();
     assert_eq!(
         tuned.iter().map(|entry| (entry.m, entry.n, entry.k)).collect::<Vec<_>>(),
         [(1, 128, 512), (100, 128, 512)]

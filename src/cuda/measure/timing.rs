@@ -38,7 +38,7 @@ pub struct Timed {
     /// Of which model.
     pub model: &'static str,
     /// Which of its layers.
-    pub layer: &'static str,
+    pub layer: String,
     /// Rows of x, rows of W, columns of both.
     pub size: [usize; 3],
     /// How W is stored: `int4 g128 symmetric`.
@@ -193,7 +193,7 @@ pub fn time_layer(
         let choice = table.choose(device.properties(), &copies.problem(m))?;
         Ok(Timed {
             model: layer.model,
-            layer: layer.name,
+            layer: layer.name.clone(),
             size: [m, n, k],
             weights: weights.name(),
             kernel: choice.to_string(),
