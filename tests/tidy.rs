@@ -101,6 +101,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "benches/int_linear.rs",
     "benches/linear/peaks.rs",
     "tests/hostile/alloc.rs",
+    "tests/driver.rs",
     "tests/kernels/emulator.rs",
 ];
 
