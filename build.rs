@@ -13,6 +13,10 @@ const ARCHITECTURES: [&str; 4] = ["80", "86", "89", "90a"];
 const HOPPER_ONLY: &str = "_sm90";
 /// The image of a file is `NAME.fatbin`.
 const KERNELS: &str = "kernels";
+/// The first that knows compute_90a.
+const OLDEST_CUDA: u32 = 12;
+const INSTALL: &str =
+    "install a CUDA toolkit of version 12 or 13; without root's rights: eval \"$(kernels/toolkit.sh)\"";
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -32,8 +36,8 @@ fn main() -> ExitCode {
 
 fn compile_all() -> Result<()> {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
-    println!("cargo::rerun-if-env-changed=PATH");
     let nvcc = find_nvcc()?;
+    println!("cargo::rerun-if-changed={}", nvcc.display()); // not PATH, which a virtual environment changes
     println!("cargo::rustc-env=LLMC_CUDA_INCLUDE={}", nvcc.with_file_name("../include").display());
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: cargo sets it")?);
     let driver = oldest_driver(&nvcc)?.to_string();
@@ -57,9 +61,9 @@ fn find_nvcc() -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders = in_home.into_iter().chain(env::split_paths(&path)).map(|folder| folder.join("nvcc"));
     folders.find(|nvcc| nvcc.is_file()).ok_or_else(|| {
-        "feature `cuda` compiles kernels/ with nvcc, which is neither in CUDA_HOME/bin nor on the PATH\n\
-         install a CUDA toolkit of version 12 or 13; without root's rights: eval \"$(kernels/toolkit.sh)\""
-            .to_owned()
+        format!(
+            "feature `cuda` compiles kernels/ with nvcc, which is neither in CUDA_HOME/bin nor on the PATH\n{INSTALL}"
+        )
     })
 }
 
@@ -74,6 +78,12 @@ fn oldest_driver(nvcc: &Path) -> Result<u32> {
     let major = release.and_then(|(major, _)| major.parse::<u32>().ok());
     let major =
         major.ok_or_else(|| format!("{} --version does not say its release:\n{text}", nvcc.display()))?;
+    if major < OLDEST_CUDA {
+        return Err(format!(
+            "{} is of CUDA {major}, which is too old for kernels/\n{INSTALL}",
+            nvcc.display()
+        ));
+    }
     Ok(CALLED.max(1000 * major))
 }
 

@@ -272,7 +272,11 @@ fn driver_version() -> Result<i32> {
     if version < OLDEST_DRIVER {
         let (found, needed) = (version_name(version), version_name(OLDEST_DRIVER));
         let what = format!("the NVIDIA driver is of CUDA {found}, {needed} is needed");
-        return Err(device_error(what, "update the driver"));
+        let hint = match OLDEST_DRIVER {
+            13_000.. => "update the driver, or build llmc with a CUDA 12 toolkit",
+            _ => "update the driver",
+        };
+        return Err(device_error(what, hint));
     }
     result::init().map_err(|e| failed("starting the driver", e))?;
     Ok(version)
@@ -324,7 +328,7 @@ fn failed(what: &str, error: DriverError) -> Error {
     use sys::cudaError_enum::*;
     let hint = match error.0 {
         CUDA_ERROR_OUT_OF_MEMORY => {
-            "the GPU's memory is full: take fewer rows at a time, a smaller model, or the CPU"
+            "the GPU's memory is full: `nvidia-smi` shows what else holds some; otherwise take fewer rows at a time, or a smaller model"
         }
         CUDA_ERROR_NO_DEVICE => {
             "there is no GPU that the driver can use; `nvidia-smi` says why. The CPU needs none"
