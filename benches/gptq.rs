@@ -5,8 +5,9 @@
 //! cols³/3 + rows·cols² for the rounding; both use symmetry, so that they may exceed what a product reaches.
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use llmc::method::{Block, Linear, METHODS};
 use llmc::numerics::{Granularity, ScaleType, Scheme};
+use llmc::registry::METHODS;
+use llmc::stage::{Block, Linear};
 use llmc::statistics::{Needs, Statistics};
 use llmc::tensor::Weight;
 use ndarray::Array2;

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{assert_same, contents, fails, fixture, ok, run};
+use llmc::calib::Samples;
 use llmc::calib::data::Watch;
 use llmc::calib::imatrix::Imatrix;
 use llmc::calib::store::{Index, Store, StoredBlock};
-use llmc::calib::{Calibration, Samples};
 use llmc::error::Error;
 use llmc::io::Checkpoint;
 use llmc::pipeline::{Event, Options, Survey, calibrate};
+use llmc::recipe::Calibration;
 use llmc::statistics::Needs;
 use serde_json::Value;
 

@@ -2,9 +2,10 @@
 //! some schemes beside them, over shapes that are awkward.
 #![allow(clippy::unwrap_used)]
 
-use llmc::method::{Block, Def, Effect, Linear, METHODS};
 use llmc::numerics::presets::PRESETS;
 use llmc::numerics::{Context, Extent, Granularity, Number, ScaleType, Scheme};
+use llmc::registry::METHODS;
+use llmc::stage::{Block, Def, Effect, Linear};
 use llmc::statistics::{Needs, Statistics};
 use llmc::tensor::{QTensor, Weight};
 use ndarray::{Array2, Axis, s};

@@ -232,7 +232,7 @@ const CHECKS: &[(Check, [&str; 2], [&str; 2])] = &[
     (
         imports,
         ["src/quant/x.rs", "use crate::export::Part;"],
-        ["src/quant/x.rs", "use crate::method::Block; // crate::io"],
+        ["src/quant/x.rs", "use crate::stage::Block; // crate::io"],
     ),
     (
         imports,
@@ -241,7 +241,7 @@ const CHECKS: &[(Check, [&str; 2], [&str; 2])] = &[
     ),
     (
         imports,
-        ["src/io/x.rs", "use crate::{error::Error, method::Def};"],
+        ["src/io/x.rs", "use crate::{error::Error, stage::Def};"],
         ["src/io/x.rs", "use crate::{error::Error, Result};"],
     ),
     (imports, ["src/tensor.rs", "use crate::cli;"], ["src/io/x/tests.rs", "use crate::export;"]),
@@ -386,7 +386,7 @@ fn documents_name_files_that_exist() {
 #[test]
 fn documents_know_every_method_format_and_this_version() {
     let readme = read(&root().join("README.md")).text;
-    let methods = llmc::method::METHODS.iter().map(|def| def.name);
+    let methods = llmc::registry::METHODS.iter().map(|def| def.name);
     let formats = llmc::export::FORMATS.iter().map(|format| format.name());
     for name in methods.chain(formats) {
         assert!(has_word(&readme, name), "README.md: the table of formats and methods lacks `{name}`");

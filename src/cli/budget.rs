@@ -82,7 +82,7 @@ fn choose(budget: &Budget, base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<
 }
 
 fn plans(schemes: &[&str], base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<Vec<Plan>> {
-    let plans = schemes.iter().map(|scheme| Plan::new(&as_choice(base, scheme), checkpoint));
+    let plans = schemes.iter().map(|scheme| as_choice(base, scheme).plan(checkpoint));
     let mut plans = plans.collect::<Result<Vec<_>>>()?;
     if let Some(other) = plans.iter().find(|plan| plan.request.activations != base.request.activations) {
         let name = other.recipe.scheme.as_deref().unwrap_or_default();

@@ -10,9 +10,10 @@ use serde_json::json;
 
 use super::calibration_args::CalibrationArguments;
 use super::{Context, coverage, job};
-use crate::calib::{Calibration, Samples};
+use crate::calib::Samples;
 use crate::error::{Error, Result};
 use crate::pipeline::{self, BlockReport, Options, Survey};
+use crate::recipe::Calibration;
 use crate::statistics::Needs;
 
 /// Gather statistics of a model's activations over a calibration set, or a llama.cpp importance matrix

@@ -11,13 +11,12 @@ use serde_json::{Value, json};
 
 use super::{Context, budget, coverage};
 use crate::calib::data::Watch;
-use crate::calib::{Calibration, Known, Samples};
+use crate::calib::{Known, Samples};
 use crate::error::{Error, Result};
-use crate::export;
 use crate::io::Checkpoint;
 use crate::pipeline::{self, Event, Material, Options, Outcome, Target};
 use crate::plan::{Action, Plan};
-use crate::recipe::Recipe;
+use crate::recipe::{Calibration, Recipe};
 
 /// Where the output goes.
 #[derive(Debug, Default, Args)]
@@ -127,7 +126,12 @@ pub fn draft(model: &str, recipe: &Recipe, output: &OutputArguments, context: &C
     }
     let paths = targets(model, output, &outline);
     for (plan, path) in outline.iter().zip(&paths).filter(|_| !output.dry_run) {
-        pipeline::check_target(&checkpoint, path, plan.request.format.single_file(), output.overwrite)?;
+        pipeline::check_target(
+            &checkpoint,
+            path,
+            plan.request.format.capabilities().single_file,
+            output.overwrite,
+        )?;
     }
     let (Some(budget), Some(calibration)) = (&recipe.budget, &recipe.calibration) else {
         if output.dry_run {
@@ -268,15 +272,23 @@ pub fn tell(event: &Event, bar: &ProgressBar, context: &Context) {
 
 /// The model card, where the output is a folder.
 fn cards(plan: &Plan, model: &str) -> Vec<(String, Vec<u8>)> {
-    let card = || export::card::model_card(plan, &command_line(), model).into_bytes();
-    if plan.request.format.single_file() { vec![] } else { vec![("README.md".to_owned(), card())] }
+    let card = || crate::job::card::model_card(plan, &command_line(), model).into_bytes();
+    if plan.request.format.capabilities().single_file {
+        vec![]
+    } else {
+        vec![("README.md".to_owned(), card())]
+    }
 }
 
 /// Where outputs go: as named; several into the folder that was named, under their formats.
 fn targets(model: &str, output: &OutputArguments, plans: &[Plan]) -> Vec<PathBuf> {
     let within = |folder: &PathBuf, plan: &Plan| {
         let name = plan.request.format.name();
-        folder.join(if plan.request.format.single_file() { format!("model.{name}") } else { name.to_owned() })
+        folder.join(if plan.request.format.capabilities().single_file {
+            format!("model.{name}")
+        } else {
+            name.to_owned()
+        })
     };
     match (&output.output, plans) {
         (Some(path), [_]) => vec![path.clone()],
@@ -294,7 +306,10 @@ fn default_target(model: &str, plan: &Plan, several: bool) -> PathBuf {
     let format = plan.request.format;
     let suffix = plan.recipe.scheme.as_deref().or(plan.recipe.dtype.as_deref()).unwrap_or(format.name());
     let suffix = if several { format!("{suffix}-{}", format.name()) } else { suffix.to_owned() };
-    export::default_path(&stem, &suffix, format)
+    PathBuf::from(match format.capabilities().single_file {
+        true => format!("{stem}-{suffix}.gguf"),
+        false => format!("{stem}-{suffix}"),
+    })
 }
 
 /// Reasons that are printed after the work; the plan has them all.
@@ -315,12 +330,12 @@ fn warn(plan: &Plan, outcome: &Outcome, context: &Context) {
         eprintln!("warning: {name}: {nan} NaN and {inf} infinities were let pass");
     }
     let notes: BTreeSet<&str> =
-        plan.steps.iter().filter(|step| step.substituted).filter_map(|step| step.note.as_deref()).collect();
+        plan.tensors.iter().filter(|step| step.substituted).filter_map(|step| step.note.as_deref()).collect();
     if context.global.quiet || notes.is_empty() {
         return;
     }
-    let substituted = plan.steps.iter().filter(|step| step.substituted).count();
-    eprintln!("note: {substituted} of {} tensors are stored otherwise than asked:", plan.steps.len());
+    let substituted = plan.tensors.iter().filter(|step| step.substituted).count();
+    eprintln!("note: {substituted} of {} tensors are stored otherwise than asked:", plan.tensors.len());
     notes.iter().take(MOST_NOTES).for_each(|note| eprintln!("  {note}"));
     if notes.len() > MOST_NOTES {
         eprintln!("  … and {} more reasons: --dry-run lists every tensor's", notes.len() - MOST_NOTES);
@@ -356,7 +371,7 @@ fn target_text(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome, seco
     let (plan, read) = (target.plan, bytes_read(target, checkpoint, outcome));
     let resumed = match outcome.resumed {
         0 => String::new(),
-        n => format!(" (resumed: {n} of {} tensors were finished already)", plan.steps.len()),
+        n => format!(" (resumed: {n} of {} tensors were finished already)", plan.tensors.len()),
     };
     format!(
         "{}{resumed}\n{}{}in {seconds:.2} s: {} -> {}, {}/s\n",
@@ -389,9 +404,9 @@ fn target_json(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome, seco
         "output": target.path.display().to_string(),
         "format": plan.request.format.name(),
         "method": plan.recipe.method_names(),
-        "quantized": plan.steps.iter().filter(|s| matches!(s.action, Action::Quantize(_))).count(),
-        "tensors": plan.steps.len(),
-        "substituted": plan.steps.iter().filter(|step| step.substituted).count(),
+        "quantized": plan.tensors.iter().filter(|s| matches!(s.action, Action::Quantize(_))).count(),
+        "tensors": plan.tensors.len(),
+        "substituted": plan.tensors.iter().filter(|step| step.substituted).count(),
         "resumed": outcome.resumed,
         "input_bytes": bytes_read(target, checkpoint, outcome),
         "output_bytes": plan.bytes(),

@@ -54,10 +54,10 @@ pub fn make_all(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context
 
 /// The plan of a recipe. Where `strict` refuses it, the plan without `strict` is printed before the error, to show why.
 fn make(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Plan> {
-    let plan = Plan::new(recipe, checkpoint);
+    let plan = recipe.plan(checkpoint);
     if plan.is_err()
         && recipe.strict
-        && let Ok(lenient) = Plan::new(&Recipe { strict: false, ..recipe.clone() }, checkpoint)
+        && let Ok(lenient) = (Recipe { strict: false, ..recipe.clone() }).plan(checkpoint)
     {
         print(&lenient, checkpoint, context)?;
     }

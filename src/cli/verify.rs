@@ -9,7 +9,6 @@ use super::Context;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::pipeline::{self, TensorCheck, Verification};
-use crate::plan::Plan;
 
 /// Re-read an output as an engine would and compare it with what it was made from
 #[derive(Debug, Args)]
@@ -54,7 +53,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
 fn against(written: &Checkpoint, input: Checkpoint, context: &Context) -> Result<(Verification, bool)> {
     let recipe = pipeline::recorded_recipe(written)?;
     let input = &pipeline::untie(&recipe.resolve()?, input)?;
-    let plan = Plan::new(&recipe, input)?;
+    let plan = recipe.plan(input)?;
     let digest = pipeline::input_digest(input, &context.interrupted)?;
     let same_input = written.metadata.get("llmc.input.blake3").is_none_or(|recorded| *recorded == digest);
     if !same_input {

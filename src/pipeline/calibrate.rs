@@ -16,11 +16,11 @@ use crate::calib::store::{self, INDEX_FILE, Index, Store};
 use crate::calib::{Drawn, Known, Samples};
 use crate::engine::Stored;
 use crate::error::Result;
-use crate::export::SINGLE_FILE_NAME;
 use crate::io::Checkpoint;
-use crate::method::Scope;
 use crate::model::BlockLayout;
 use crate::plan::Plan;
+use crate::plan::SINGLE_FILE_NAME;
+use crate::stage::Scope;
 use crate::statistics::{Needs, Statistics};
 
 /// What is to be gathered, and where it goes.

@@ -9,9 +9,9 @@ use super::made::{Made, RowEdit};
 use crate::engine::Stored;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::method::{Ends, Method};
 use crate::model::{ModelEnds, Weights, model_ends};
-use crate::recipe::Request;
+use crate::plan::Request;
+use crate::stage::{Ends, Method};
 
 /// Gives a checkpoint a head of its own, where a recipe turns the embedding and the head into different matrices.
 ///

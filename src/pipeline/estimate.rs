@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::engine::Stored;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::method::Scope;
 use crate::model::{BlockLayout, LinearPlace, block_layout};
 use crate::pipeline::blocks::BATCH_TOKENS;
 use crate::plan::Plan;
+use crate::stage::Scope;
 
 /// A run's needs.
 #[derive(Debug, Clone, Copy, PartialEq)]

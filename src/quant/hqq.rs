@@ -38,9 +38,9 @@ use serde::{Deserialize, Serialize};
 
 use super::mse;
 use crate::error::Result;
-use crate::method::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::numerics::simd::{self, Kernel};
 use crate::numerics::{Context, Granularity, Number, ScaleType, Scheme};
+use crate::stage::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::tensor::{Grid, QTensor, Weight};
 
 /// Registry entry.
@@ -49,7 +49,7 @@ pub const DEF: Def = Def {
     summary: "fit scales and zero points to the many weights rather than to the outliers: no data, about 2.5 times the time of mse",
     supports,
     effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(method::parse::<Hqq>("hqq", table)?)),
+    build: |table| Ok(Box::new(stage::parse::<Hqq>("hqq", table)?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {

@@ -29,8 +29,8 @@ use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::method::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::numerics::{Context, Granularity, Number, ScaleType, Scheme};
+use crate::stage::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::tensor::{BlockType, Grid, QTensor, Weight};
 
 /// Registry entry.
@@ -39,7 +39,7 @@ pub const DEF: Def = Def {
     summary: "clip each group's range where that leaves less squared error: no data, about 5 times the time of rtn",
     supports,
     effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(method::parse::<Mse>("mse", table)?)),
+    build: |table| Ok(Box::new(stage::parse::<Mse>("mse", table)?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {

@@ -4,8 +4,8 @@
 use ndarray::Array2;
 
 use crate::error::Result;
-use crate::method::{Block, Linear};
 use crate::model::{Feeder, Fold};
+use crate::stage::{Block, Linear};
 use crate::statistics::Statistics;
 use crate::tensor::Weight;
 

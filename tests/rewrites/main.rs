@@ -4,10 +4,10 @@
 
 mod model;
 
-use llmc::method::{Block, Def, relative_error};
 use llmc::model::{BlockLayout, Feeder, Fold, LinearPlace};
 use llmc::numerics::{Granularity, ScaleType, Scheme};
 use llmc::quant::{awq, rotate, rtn, scaling, smoothquant};
+use llmc::stage::{Block, Def, relative_error};
 use llmc::statistics::{Needs, Statistics};
 use llmc::tensor::Weight;
 use model::{Model, folders};
@@ -320,7 +320,7 @@ fn errors(first: Option<&Def>, second: &Def) -> Vec<f64> {
     first.into_iter().for_each(|def| apply(def, &mut block));
     let before = block.clone();
     apply(second, &mut block);
-    let error = |(before, after): (&llmc::method::Linear, &llmc::method::Linear)| {
+    let error = |(before, after): (&llmc::stage::Linear, &llmc::stage::Linear)| {
         let Weight::Quantized(q) = &after.weight else { panic!("{}: left dense", after.name) };
         relative_error(before.dense().unwrap(), q.values().view(), Some(&block.inputs[after.input.unwrap()]))
     };

@@ -11,8 +11,8 @@ use llmc::backend::cpu::{Activations, Cpu};
 use llmc::backend::{Backend, Matrix};
 use llmc::engine::Stored;
 use llmc::io::Checkpoint;
-use llmc::method::{Block, Ends, Linear, Norm};
 use llmc::model::{self, Batch, BlockLayout, Config, Decoder, LinearPlace, NormPlace, Weights};
+use llmc::stage::{Block, Ends, Linear, Norm};
 use llmc::tensor::{DType, Weight};
 use ndarray::{Array2, s};
 

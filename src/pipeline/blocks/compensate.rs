@@ -2,8 +2,8 @@
 
 use super::Blocks;
 use crate::error::Result;
-use crate::method::{self, Linear, relative_error};
 use crate::numerics::Scheme;
+use crate::stage::{self, Linear, relative_error};
 use crate::statistics::Statistics;
 use crate::tensor::Weight;
 
@@ -31,7 +31,7 @@ impl Blocks<'_> {
 
     fn compensate(
         &self,
-        method: &dyn method::Method,
+        method: &dyn stage::Method,
         index: usize,
         before: &[Linear],
         after: &mut [Linear],
@@ -51,7 +51,7 @@ impl Blocks<'_> {
             })
         });
         let linears = errors.collect::<Result<_>>()?;
-        let mut part = method::Block { index, linears, inputs, ..method::Block::default() };
+        let mut part = stage::Block { index, linears, inputs, ..stage::Block::default() };
         method.apply(&mut part)?;
         for (&(i, _), found) in quantized.iter().zip(part.linears) {
             let (before, after) = (&before[i], &mut after[i]);

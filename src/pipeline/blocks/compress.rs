@@ -11,18 +11,18 @@ use super::{BlockReport, Blocks, LinearReport};
 use crate::calib::observe::Watch;
 use crate::calib::{Known, TrainableBlock};
 use crate::error::Result;
-use crate::method::{self, Method, Norm, Scope};
 use crate::model::{LinearPlace, NormPlace};
 use crate::numerics::Extent;
 use crate::pipeline::Event;
 use crate::pipeline::gather::{NonFinite, clear_nonfinite};
 use crate::pipeline::made::Made;
+use crate::stage::{self, Method, Norm, Scope};
 use crate::statistics::{Needs, Statistics};
 use crate::tensor::Weight;
 
 /// A block on its way.
 struct Work {
-    block: method::Block,
+    block: stage::Block,
     /// Whether a stage has changed weights or norms.
     rewritten: bool,
     report: BlockReport,
@@ -66,7 +66,7 @@ impl Blocks<'_> {
     }
 
     /// Tells of linears as they are finished.
-    fn tell(&self, block: usize, linears: &[method::Linear]) {
+    fn tell(&self, block: usize, linears: &[stage::Linear]) {
         for linear in linears.iter().filter_map(reported) {
             (self.runner.options.events)(&Event::Linear { block, linear: &linear });
         }
@@ -175,8 +175,7 @@ impl Blocks<'_> {
             }
             let before: Vec<_> = of_step.iter().map(|&i| work.block.linears[i].clone()).collect();
             let (index, inputs) = (work.block.index, std::mem::take(&mut work.block.inputs));
-            let mut part =
-                method::Block { index, linears: before.clone(), inputs, ..method::Block::default() };
+            let mut part = stage::Block { index, linears: before.clone(), inputs, ..stage::Block::default() };
             method.apply(&mut part)?;
             self.settle(index, &before, &mut part.linears, part.inputs)?;
             self.tell(index, &part.linears);
@@ -211,21 +210,21 @@ impl Blocks<'_> {
     }
 
     /// Reads a block's weights; reports those that are not finite.
-    fn load(&self, report: &mut BlockReport) -> Result<method::Block> {
+    fn load(&self, report: &mut BlockReport) -> Result<stage::Block> {
         let index = report.block;
         let layout = &self.runner.layouts[index];
         let linears = layout.linears.iter().map(|place| self.load_linear(place, report));
         let linears = linears.collect::<Result<_>>()?;
         let norms = layout.norms.iter().map(|place| self.load_norm(place, report)).collect::<Result<_>>()?;
         let folds = layout.folds.clone();
-        Ok(method::Block { index, linears, norms, folds, ..method::Block::default() })
+        Ok(stage::Block { index, linears, norms, folds, ..stage::Block::default() })
     }
 
-    fn load_linear(&self, place: &LinearPlace, report: &mut BlockReport) -> Result<method::Linear> {
+    fn load_linear(&self, place: &LinearPlace, report: &mut BlockReport) -> Result<stage::Linear> {
         let values = self.read(&place.name, report)?;
         let scheme = self.schemes.get(place.name.as_str()).map(|(scheme, _)| *scheme);
         let bias = place.bias.as_deref().map(|name| self.read(name, report)).transpose()?;
-        Ok(method::Linear {
+        Ok(stage::Linear {
             name: place.name.clone(),
             scheme,
             extent: None,
@@ -268,8 +267,8 @@ impl Blocks<'_> {
     }
 
     /// The extents that schemes need, of all linears that share theirs.
-    fn set_extents(&self, block: &mut method::Block) -> Result<()> {
-        let group = |linear: &method::Linear| self.schemes.get(linear.name.as_str())?.1;
+    fn set_extents(&self, block: &mut stage::Block) -> Result<()> {
+        let group = |linear: &stage::Linear| self.schemes.get(linear.name.as_str())?.1;
         let mut extents: Vec<Option<Extent>> = Vec::new();
         for linear in &block.linears {
             let needed = linear.scheme.is_some_and(|scheme| scheme.needs_extent());
@@ -288,14 +287,14 @@ impl Blocks<'_> {
 }
 
 /// How much each column matters, where the inputs are known.
-fn weigh_columns(block: &mut method::Block) {
+fn weigh_columns(block: &mut stage::Block) {
     for linear in &mut block.linears {
         linear.importance = linear.input.map(|input| block.inputs[input].second_moment());
     }
 }
 
 /// What is told of a linear that has a scheme.
-fn reported(linear: &method::Linear) -> Option<LinearReport> {
+fn reported(linear: &stage::Linear) -> Option<LinearReport> {
     let scheme = linear.scheme?.to_string();
     // To a millionth: JSON gives short decimals back to the bit, so that a resumed run reports the same.
     let short = |error: f64| (error * 1e6).round() / 1e6;
@@ -305,7 +304,7 @@ fn reported(linear: &method::Linear) -> Option<LinearReport> {
 }
 
 /// What a finished block leaves for the outputs.
-fn made(block: method::Block, rewritten: bool) -> Made {
+fn made(block: stage::Block, rewritten: bool) -> Made {
     let mut made = Made::default();
     if rewritten {
         let row = |values: Vec<f32>| Array2::from_shape_vec((1, values.len()), values);

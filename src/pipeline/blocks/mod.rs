@@ -29,7 +29,7 @@ use super::{Options, Workspace};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
-use crate::recipe::Request;
+use crate::plan::Request;
 use crate::tensor::DType;
 use scales::Scales;
 
@@ -86,7 +86,7 @@ impl<'a> Blocks<'a> {
     /// Refuses outputs that store scales of what no block holds.
     pub fn refuse_unmeasured(&self, run: &Run) -> Result<()> {
         let in_blocks = self.all_steps(run);
-        let steps = run.plan.steps.iter().enumerate();
+        let steps = run.plan.tensors.iter().enumerate();
         match steps
             .filter(|(index, _)| !in_blocks.contains(index))
             .find(|(_, step)| !step.measured.is_empty())
@@ -108,8 +108,8 @@ impl<'a> Blocks<'a> {
         let norms = layout.norms.iter().flat_map(|norm| [Some(&norm.weight), norm.bias.as_ref()]);
         let names: HashSet<&String> = linears.chain(norms).flatten().collect();
         let of_block = |index: &usize| {
-            run.plan.steps[*index].output.pieces.iter().any(|piece| names.contains(&piece.source))
+            run.plan.tensors[*index].output.pieces.iter().any(|piece| names.contains(&piece.source))
         };
-        (0..run.plan.steps.len()).filter(of_block).collect()
+        (0..run.plan.tensors.len()).filter(of_block).collect()
     }
 }

@@ -10,10 +10,10 @@ use crate::backend::Matrix;
 use crate::engine::{Edited, Stored};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::method;
 use crate::model::Weights;
 use crate::pipeline::gather::clear_nonfinite;
 use crate::pipeline::made::Made;
+use crate::stage;
 use crate::tensor::{DType, Weight};
 
 /// A checkpoint under what replaces some of it.
@@ -36,7 +36,7 @@ impl<'a> Current<'a> {
 
     /// With a block as it stands. Dense weights that no stage has touched are read from the checkpoint, which takes less
     /// memory than the f32 they are worked on in.
-    pub fn with(mut self, block: &method::Block, rewritten: bool) -> Self {
+    pub fn with(mut self, block: &stage::Block, rewritten: bool) -> Self {
         for linear in &block.linears {
             if rewritten || matches!(linear.weight, Weight::Quantized(_)) {
                 let weight = match &linear.compensation {
@@ -54,7 +54,7 @@ impl<'a> Current<'a> {
 }
 
 /// The vectors of a block under their names in the file, as the file holds them.
-pub fn vectors(block: &method::Block) -> Vec<(String, Vec<f32>)> {
+pub fn vectors(block: &stage::Block) -> Vec<(String, Vec<f32>)> {
     let biases = block.linears.iter().filter_map(|linear| {
         let name = format!("{}.bias", linear.name.strip_suffix(".weight")?);
         Some((name, linear.bias.clone()?))

@@ -14,9 +14,9 @@ use crate::backend::candle::{self, Candle};
 use crate::calib::trainable::{Activations, TrainableBlock};
 use crate::engine::Stored;
 use crate::io::Checkpoint;
-use crate::method::Linear;
 use crate::model::{self, Batch, Config, Embedding, Weights};
 use crate::numerics::{Context, ScaleType};
+use crate::stage::Linear;
 use crate::tensor::DType;
 
 /// Integers of few and many bits, groups that divide nothing, every type of scale.

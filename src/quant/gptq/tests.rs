@@ -5,8 +5,8 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::method::Linear;
 use crate::numerics::{Context, Granularity, ScaleType};
+use crate::stage::Linear;
 use crate::statistics::Statistics;
 use crate::tensor::{Grid, QTensor};
 

@@ -1,0 +1,3 @@
+//! Jobs: what a command does, as library functions.
+
+pub mod card;
