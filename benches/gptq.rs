@@ -6,9 +6,8 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use llmc::method::{Block, Linear, METHODS};
-use llmc::numerics::{Granularity, ScaleType, Scheme};
+use llmc::numerics::{Granularity, ScaleType, Scheme, Weight};
 use llmc::statistics::{Needs, Statistics};
-use llmc::tensor::Weight;
 use ndarray::Array2;
 
 /// [rows, cols] of q; of gate and up; of down; and of a 4096-wide model's o.

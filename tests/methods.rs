@@ -4,9 +4,8 @@
 
 use llmc::method::{Block, Def, Effect, Linear, METHODS};
 use llmc::numerics::presets::PRESETS;
-use llmc::numerics::{Context, Extent, Granularity, Number, ScaleType, Scheme};
+use llmc::numerics::{Context, Extent, Granularity, Number, QTensor, ScaleType, Scheme, Weight};
 use llmc::statistics::{Needs, Statistics};
-use llmc::tensor::{QTensor, Weight};
 use ndarray::{Array2, Axis, s};
 
 /// The presets', and some that only flags reach.

@@ -13,8 +13,8 @@ use ndarray::{Array2, s};
 use serde_json::{Value, json};
 
 use super::{OutputFile, Part, pretty, shards};
-use crate::numerics::convert;
-use crate::tensor::{DType, LowRank};
+use crate::numerics::{LowRank, convert};
+use crate::tensor::DType;
 
 /// Its folder in the output.
 pub const FOLDER: &str = "adapter";

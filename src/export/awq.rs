@@ -15,9 +15,9 @@ use super::layout::{in_order, part, transpose, write_columns, zero_points};
 use super::{Admission, Engine, Format, Output, Part, Sink, Target, config_json, modules, rows_cols, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::{Granularity, Number, ScaleType, Scheme};
+use crate::numerics::{Granularity, Number, QTensor, ScaleType, Scheme};
 use crate::plan::Plan;
-use crate::tensor::{DType, QTensor};
+use crate::tensor::DType;
 
 /// AWQ GEMM.
 #[derive(Debug)]

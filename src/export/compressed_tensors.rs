@@ -26,9 +26,9 @@ use super::{Admission, Engine, Format, Measured, Output, Part, Sink, Target, con
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::presets::Activations;
-use crate::numerics::{EightBits, Fp8, Granularity, Number, ScaleType, Scheme, convert, pack};
+use crate::numerics::{EightBits, Fp8, Granularity, Number, QTensor, ScaleType, Scheme, convert, pack};
 use crate::plan::Plan;
-use crate::tensor::{DType, QTensor};
+use crate::tensor::DType;
 
 /// compressed-tensors.
 #[derive(Debug)]

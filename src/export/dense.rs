@@ -4,9 +4,9 @@
 use super::{Admission, Format, Output, Part, Sink, Target, config_json, gguf, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::{Number, Scheme, convert};
+use crate::numerics::{Number, QTensor, Scheme, convert};
 use crate::plan::Plan;
-use crate::tensor::{DType, QTensor};
+use crate::tensor::DType;
 
 /// Dense safetensors.
 #[derive(Debug)]

@@ -21,9 +21,9 @@ use super::modules::{self, Group};
 use super::{Admission, Engine, Format, Output, Part, Sink, Target, config_json, pretty, rows_cols, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::{Granularity, Number, ScaleType, Scheme, convert};
+use crate::numerics::{Granularity, Number, QTensor, ScaleType, Scheme, convert};
 use crate::plan::Plan;
-use crate::tensor::{DType, QTensor};
+use crate::tensor::DType;
 
 /// GPTQ.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 
 use super::{Part, Sink};
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, ScaleType, Scheme, pack};
-use crate::tensor::{DType, QTensor};
+use crate::numerics::{Granularity, QTensor, ScaleType, Scheme, pack};
+use crate::tensor::DType;
 
 /// The last component that Hugging Face gives a module's weight, taken off: the module's name.
 pub fn module(weight: &str) -> &str {

@@ -37,11 +37,11 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::Transform;
-use crate::numerics::Scheme;
 use crate::numerics::presets::Activations;
+use crate::numerics::{QTensor, Scheme};
 use crate::plan::Plan;
+use crate::tensor::DType;
 pub use crate::tensor::rows_cols;
-use crate::tensor::{DType, QTensor};
 
 /// Every format, in the order `--help` lists them.
 pub const FORMATS: &[&dyn Format] = &[

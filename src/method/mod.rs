@@ -9,10 +9,9 @@ pub use parameters::{nearest_key, parse, unknown_key};
 use ndarray::Array2;
 
 use crate::error::Result;
-use crate::numerics::Scheme;
+use crate::numerics::{Scheme, Weight};
 use crate::quant;
 use crate::statistics::Needs;
-use crate::tensor::Weight;
 
 /// Every method, in the order `--help` lists them. The CLI's choices, recipe validation and the conformance tests
 /// iterate this list.

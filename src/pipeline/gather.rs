@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::export::{Output, rows_cols};
 use crate::io::{Checkpoint, Source, Stored, nonfinite_count};
 use crate::model::Transform;
-use crate::numerics::convert;
-use crate::tensor::{DType, QTensor};
+use crate::numerics::{QTensor, convert};
+use crate::tensor::DType;
 
 /// How many values are not numbers one can round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -9,8 +9,7 @@ use ndarray::Array2;
 use crate::error::Result;
 use crate::export::{Measured, Output};
 use crate::io::{Checkpoint, Source};
-use crate::numerics::Extent;
-use crate::tensor::{LowRank, QTensor};
+use crate::numerics::{Extent, LowRank, QTensor};
 
 /// Results by the name of the source that they replace.
 #[derive(Default)]

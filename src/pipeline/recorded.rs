@@ -13,9 +13,9 @@ use super::made::Input;
 use crate::error::{Error, Result};
 use crate::export::{Output, Part, rows_cols};
 use crate::io::Checkpoint;
-use crate::numerics::convert;
+use crate::numerics::{QTensor, convert};
 use crate::plan::{Plan, Step};
-use crate::tensor::{DType, QTensor};
+use crate::tensor::DType;
 
 /// The file of the record, in the output's folder.
 pub const RECORD: &str = "calibration.json";

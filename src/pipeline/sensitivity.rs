@@ -24,10 +24,9 @@ use crate::export::{SINGLE_FILE_NAME, pretty};
 use crate::io::Checkpoint;
 use crate::method::{self, Linear, Method, error_power};
 use crate::model::{LinearPlace, Weights};
-use crate::numerics::{Extent, Scheme};
+use crate::numerics::{Extent, Scheme, Weight};
 use crate::plan::{Plan, Sensitivity, group};
 use crate::statistics::Needs;
-use crate::tensor::Weight;
 
 /// Tokens that suffice: what is measured is a mean over all of them.
 const TOKENS: usize = 8192;

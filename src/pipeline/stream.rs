@@ -21,9 +21,9 @@ use crate::error::{Error, Result};
 use crate::export::{Output, Piece};
 use crate::io::Checkpoint;
 use crate::method::{Block, Linear, Method};
-use crate::numerics::{Extent, Scheme, convert};
+use crate::numerics::{Extent, QTensor, Scheme, Weight, convert};
 use crate::plan::{Action, Plan, Step};
-use crate::tensor::{DType, QTensor, Weight};
+use crate::tensor::DType;
 
 /// Tensors with values that are not finite: (name, NaN, infinities).
 pub type NonFinites = Vec<(String, usize, usize)>;

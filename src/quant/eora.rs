@@ -38,9 +38,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::method::{self, Block, Def, Effect, Linear, Method};
-use crate::numerics::linalg;
+use crate::numerics::{LowRank, linalg};
 use crate::statistics::Needs;
-use crate::tensor::LowRank;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

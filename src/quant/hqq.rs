@@ -40,8 +40,7 @@ use super::mse;
 use crate::error::Result;
 use crate::method::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::numerics::simd::{self, Kernel};
-use crate::numerics::{Context, Granularity, Number, ScaleType, Scheme};
-use crate::tensor::{Grid, QTensor, Weight};
+use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, Weight};
 
 /// Registry entry.
 pub const DEF: Def = Def {

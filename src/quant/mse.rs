@@ -30,8 +30,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::method::{self, Block, Def, Effect, Linear, Method, map_linears};
-use crate::numerics::{Context, Granularity, Number, ScaleType, Scheme};
-use crate::tensor::{BlockType, Grid, QTensor, Weight};
+use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, Weight};
+use crate::tensor::BlockType;
 
 /// Registry entry.
 pub const DEF: Def = Def {

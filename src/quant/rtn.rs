@@ -21,8 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::method::{self, Block, Def, Effect, Method, map_linears};
-use crate::numerics::{Number, Scheme};
-use crate::tensor::Weight;
+use crate::numerics::{Number, Scheme, Weight};
 
 /// Registry entry.
 pub const DEF: Def = Def {

@@ -127,9 +127,8 @@ mod tests {
     use super::*;
     use crate::method::Norm;
     use crate::model::NormPlace;
-    use crate::numerics::{Granularity, ScaleType, Scheme};
+    use crate::numerics::{Granularity, ScaleType, Scheme, Weight};
     use crate::statistics::Statistics;
-    use crate::tensor::Weight;
     use ndarray::array;
 
     fn block() -> Block {

@@ -13,7 +13,8 @@ use llmc::engine::Stored;
 use llmc::io::Checkpoint;
 use llmc::method::{Block, Ends, Linear, Norm};
 use llmc::model::{self, Batch, BlockLayout, Config, Decoder, LinearPlace, NormPlace, Weights};
-use llmc::tensor::{DType, Weight};
+use llmc::numerics::Weight;
+use llmc::tensor::DType;
 use ndarray::{Array2, s};
 
 /// The fixtures' folders, in order.

@@ -14,9 +14,9 @@ use super::{Admission, Format, Output, OutputFile, Part, Sink, Target, rows_cols
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::ggml::integers;
-use crate::numerics::{Number, ScaleType, Scheme};
+use crate::numerics::{Number, QTensor, ScaleType, Scheme};
 use crate::plan::Plan;
-use crate::tensor::{BlockType, DType, QTensor};
+use crate::tensor::{BlockType, DType};
 
 /// GGUF.
 #[derive(Debug)]

@@ -13,12 +13,11 @@ use crate::calib::{Known, TrainableBlock};
 use crate::error::Result;
 use crate::method::{self, Method, Norm, Scope};
 use crate::model::{LinearPlace, NormPlace};
-use crate::numerics::Extent;
+use crate::numerics::{Extent, Weight};
 use crate::pipeline::Event;
 use crate::pipeline::gather::{NonFinite, clear_nonfinite};
 use crate::pipeline::made::Made;
 use crate::statistics::{Needs, Statistics};
-use crate::tensor::Weight;
 
 /// A block on its way.
 struct Work {

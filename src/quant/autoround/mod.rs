@@ -39,8 +39,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::method::{self, Block, Def, Effect, Method, Scope, Trainable};
-use crate::numerics::{Granularity, Number, Scheme};
-use crate::tensor::Weight;
+use crate::numerics::{Granularity, Number, Scheme, Weight};
 use batches::Batches;
 use rounding::{Rounding, Steps};
 

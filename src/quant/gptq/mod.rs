@@ -42,9 +42,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::method::{self, Block, Def, Effect, Method, Scope};
-use crate::numerics::{Number, Scheme};
+use crate::numerics::{Number, Scheme, Weight};
 use crate::statistics::Needs;
-use crate::tensor::Weight;
 
 mod factor;
 mod grid;

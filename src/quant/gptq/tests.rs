@@ -6,9 +6,8 @@ use safetensors::SafeTensors;
 
 use super::*;
 use crate::method::Linear;
-use crate::numerics::{Context, Granularity, ScaleType};
+use crate::numerics::{Context, Granularity, Grid, QTensor, ScaleType};
 use crate::statistics::Statistics;
-use crate::tensor::{Grid, QTensor};
 
 /// Values without a pattern, roughly normal.
 fn noise(rows: usize, cols: usize, seed: u64) -> Array2<f32> {
