@@ -11,7 +11,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llmc::backend::cpu::{Activations, Cpu, Tensor};
 use llmc::backend::{Attention, Backend, Matrix, Span};
 use llmc::error::Result;
-use llmc::tensor::{DType, Weight};
+use llmc::numerics::Weight;
+use llmc::tensor::DType;
 use ndarray::Array2;
 
 /// Rows of reproducible noise within ±1.

@@ -5,11 +5,10 @@
 //! cols³/3 + rows·cols² for the rounding; both use symmetry, so that they may exceed what a product reaches.
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use llmc::numerics::{Granularity, ScaleType, Scheme};
+use llmc::numerics::{Granularity, ScaleType, Scheme, Weight};
 use llmc::registry::METHODS;
 use llmc::stage::{Block, Linear};
 use llmc::statistics::{Needs, Statistics};
-use llmc::tensor::Weight;
 use ndarray::Array2;
 
 /// [rows, cols] of q; of gate and up; of down; and of a 4096-wide model's o.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use llmc::Result;
 use llmc::backend::cpu::{Activations, Cpu};
 use llmc::backend::{Backend, Matrix};
-use llmc::numerics::Scheme;
-use llmc::tensor::{BlockType, DType, Grid, QTensor, Weight};
+use llmc::numerics::{Grid, QTensor, Scheme, Weight};
+use llmc::tensor::{BlockType, DType};
 use ndarray::Array2;
 use rayon::prelude::*;
 

@@ -15,8 +15,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llmc::Result;
 use llmc::backend::Matrix;
 use llmc::backend::cpu::{Activations, Linear, Scratch};
-use llmc::numerics::{Context, Scheme};
-use llmc::tensor::{BlockType, DType, Weight};
+use llmc::numerics::{Context, Scheme, Weight};
+use llmc::tensor::{BlockType, DType};
 use ndarray::Array2;
 
 const THREADS: usize = 2;

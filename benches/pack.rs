@@ -8,8 +8,7 @@ use std::time::Instant;
 
 use llmc::cuda::{Half, Packed};
 use llmc::numerics::random::SplitMix64;
-use llmc::numerics::{Granularity, ScaleType, Scheme};
-use llmc::tensor::{Grid, QTensor};
+use llmc::numerics::{Granularity, Grid, QTensor, ScaleType, Scheme};
 use rayon::prelude::*;
 
 const RUNS: usize = 9;

@@ -1,11 +1,8 @@
-//! What passes between the parts: element types, the quantized tensor, the weight of a linear layer, what makes up for its error.
+//! Element types of stored tensors, and shapes.
 //!
-//! Plain data. Reading is `io`'s, rounding and dequantizing are `numerics`', laying out bytes is `export`'s.
+//! Plain data that every module may name; this file names no other module. Quantized tensors are in `numerics`.
 
-use ndarray::Array2;
 use serde::Serialize;
-
-use crate::numerics::{Scheme, convert, linalg};
 
 /// A GGUF block type: `block_elements()` consecutive weights of a row share one block of `block_bytes()` bytes.
 ///
@@ -165,7 +162,7 @@ impl DType {
         (elements / self.block_elements()).checked_mul(self.block_bytes())
     }
 
-    /// Whether the values are floating-point weights that a scheme may quantize (F8 alone, without scales, counts).
+    /// Returns true if the values are floating-point weights that a scheme may quantize; F8 without scales counts.
     pub const fn is_float(self) -> bool {
         matches!(
             self,
@@ -186,86 +183,5 @@ pub fn rows_cols(shape: &[usize]) -> [usize; 2] {
     match shape {
         [] => [1, 1],
         [outer @ .., last] => [outer.iter().product(), *last],
-    }
-}
-
-/// The parameters that a scheme rounds with: one scale (and zero point) per tensor, channel, group or block.
-///
-/// Index of the entry for element (row, col): [`Scheme::grid_index`]. Values are exactly representable in the scheme's
-/// scale type, so that what is stored is what was rounded with.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Grid {
-    /// One per grid entry, row-major.
-    pub scales: Vec<f32>,
-    /// One per grid entry, in the domain of the codes (unsigned); empty where the scheme is symmetric.
-    pub zero_points: Vec<u8>,
-    /// NVFP4's per-tensor divisor; `None` elsewhere.
-    pub global_scale: Option<f32>,
-}
-
-/// Quantized rows: logical codes, their grid and the scheme that says what they mean. May hold a range of a tensor's rows.
-///
-/// One byte per code, row-major [rows, cols], whatever the number of bits. Integers are unsigned with an offset of
-/// 2^(bits−1): w = (code − zero_point)·scale, the zero point being 2^(bits−1) where the scheme is symmetric. Floats and
-/// table formats hold their bit pattern. GGUF block types hold the blocks' bytes themselves and an empty grid.
-#[derive(Debug, Clone, PartialEq)]
-pub struct QTensor {
-    /// What the codes mean.
-    pub scheme: Scheme,
-    /// Rows held.
-    pub rows: usize,
-    /// Columns of the tensor.
-    pub cols: usize,
-    /// See above.
-    pub codes: Vec<u8>,
-    /// Scales and zero points.
-    pub grid: Grid,
-    /// Column → group, where columns are not grouped in order (GPTQ's act-order).
-    pub g_idx: Option<Vec<u32>>,
-}
-
-/// A matrix of low rank, as the product of two factors.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LowRank {
-    /// [rows, rank].
-    pub b: Array2<f32>,
-    /// [rank, cols].
-    pub a: Array2<f32>,
-}
-
-impl LowRank {
-    /// The matrix, [rows, cols].
-    pub fn values(&self) -> Array2<f32> {
-        linalg::product(self.b.view(), self.a.view())
-    }
-
-    /// The same with factors that a type can hold.
-    pub fn rounded(mut self, dtype: DType) -> LowRank {
-        for factor in [&mut self.b, &mut self.a] {
-            let mut bytes = Vec::new();
-            let values = factor.as_slice_mut().expect("an owned array is contiguous");
-            convert::from_f32(dtype, values, &mut bytes);
-            convert::to_f32(dtype, &bytes, values);
-        }
-        self
-    }
-}
-
-/// The weight of a linear layer, or a range of its rows.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Weight {
-    /// Values, [rows, cols].
-    Dense(Array2<f32>),
-    /// Codes and their grid.
-    Quantized(QTensor),
-}
-
-impl Weight {
-    /// The values, [rows, cols], dequantized where they are codes.
-    pub fn into_values(self) -> Array2<f32> {
-        match self {
-            Weight::Dense(values) => values,
-            Weight::Quantized(q) => q.values(),
-        }
     }
 }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use llmc::backend::cpu::{Activations, Cpu, KeyValues};
 use llmc::backend::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Span};
 use llmc::error::Result;
-use llmc::tensor::{DType, Weight};
+use llmc::numerics::Weight;
+use llmc::tensor::DType;
 use ndarray::Array2;
 
 struct Dense(Array2<f32>);

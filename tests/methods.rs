@@ -3,11 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use llmc::numerics::presets::PRESETS;
-use llmc::numerics::{Context, Extent, Granularity, Number, ScaleType, Scheme};
+use llmc::numerics::{Context, Extent, Granularity, Number, QTensor, ScaleType, Scheme, Weight};
 use llmc::registry::METHODS;
 use llmc::stage::{Block, Def, Effect, Linear};
 use llmc::statistics::{Needs, Statistics};
-use llmc::tensor::{QTensor, Weight};
 use ndarray::{Array2, Axis, s};
 
 /// The presets', and some that only flags reach.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use llmc::io::{Checkpoint, Source};
-use llmc::tensor::QTensor;
+use llmc::numerics::QTensor;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};

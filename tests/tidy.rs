@@ -19,13 +19,13 @@ use source::{Source, has_word, named};
 /// knows no method; `model` knows no scheme.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("error", &[]),
-    ("tensor", &["error", "numerics"]),
+    ("tensor", &[]),
     ("numerics", &["error", "tensor"]),
     ("statistics", &["numerics"]),
     ("quant", &["error", "method", "model", "numerics", "statistics", "tensor"]),
     ("method", &["error", "model", "numerics", "quant", "statistics", "tensor"]),
     ("backend", &["cuda", "error", "numerics", "tensor"]),
-    ("model", &["backend", "error", "tensor"]),
+    ("model", &["backend", "error", "numerics", "tensor"]),
     ("engine", &["backend", "cuda", "error", "io", "model", "numerics", "tensor"]),
     ("corpus", &["error", "io"]),
     ("cuda", &["error", "numerics", "tensor"]),

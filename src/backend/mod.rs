@@ -11,7 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::tensor::{DType, Weight};
+use crate::numerics::Weight;
+use crate::tensor::DType;
 
 /// A stored matrix [rows, cols] that a backend loads: read by ranges of rows, so that no more than a range is ever held
 /// beside the packed copy.

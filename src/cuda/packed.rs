@@ -9,8 +9,7 @@ use rayon::prelude::*;
 use super::layout::{self, DEPTH, STRIP, TILE};
 use super::{Bits, Half};
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, Number, Scheme};
-use crate::tensor::{Grid, QTensor};
+use crate::numerics::{Granularity, Grid, Number, QTensor, Scheme};
 
 /// Codes, scales and zero points as `kernels/README.md` lays them out, padded to 64 rows and 128 columns.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::choice::Tuned;
 use super::*;
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, ScaleType, Scheme};
-use crate::tensor::{Grid, QTensor};
+use crate::numerics::{Granularity, Grid, QTensor, ScaleType, Scheme};
 
 /// Has memory, in which nothing happens.
 pub(super) struct Recorder {

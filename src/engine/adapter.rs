@@ -19,8 +19,7 @@ use crate::backend::Matrix;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source};
 use crate::model::Weights;
-use crate::numerics::linalg;
-use crate::tensor::LowRank;
+use crate::numerics::{LowRank, linalg};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";

@@ -9,7 +9,8 @@ use crate::backend::Matrix;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source};
 use crate::model::{self, Config, Weights};
-use crate::tensor::{DType, Weight};
+use crate::numerics::Weight;
+use crate::tensor::DType;
 
 /// A checkpoint's tensors. Matrices keep it open.
 #[derive(Debug, Clone)]

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use super::model_config::pretty;
 use super::shards;
-use crate::numerics::convert;
+use crate::numerics::{LowRank, convert};
 use crate::plan::{OutputFile, Part};
-use crate::tensor::{DType, LowRank};
+use crate::tensor::DType;
 
 /// Its folder in the output.
 pub const FOLDER: &str = "adapter";

@@ -16,11 +16,11 @@ use super::model_config::config_json;
 use super::{modules, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::{Granularity, Number, ScaleType, Scheme};
+use crate::numerics::{Granularity, Number, QTensor, ScaleType, Scheme};
 use crate::plan::{
     Admission, Capabilities, Contents, Engine, Format, LayoutContext, OutputFile, OutputTensor, Part, Sink,
 };
-use crate::tensor::{DType, QTensor, rows_cols};
+use crate::tensor::{DType, rows_cols};
 
 /// AWQ GEMM.
 #[derive(Debug)]

@@ -27,12 +27,12 @@ use super::model_config::config_json;
 use super::shards;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::{Fp8, Granularity, Number, ScaleType, Scheme, convert, pack};
+use crate::numerics::{Fp8, Granularity, Number, QTensor, ScaleType, Scheme, convert, pack};
 use crate::plan::{
     Admission, Capabilities, Contents, Engine, Format, LayoutContext, Measured, OutputFile, OutputTensor,
     Part, Sink,
 };
-use crate::tensor::{DType, QTensor, rows_cols};
+use crate::tensor::{DType, rows_cols};
 use layouts::{FP8_BLOCK, Layout};
 
 /// compressed-tensors.

@@ -5,11 +5,11 @@ use super::model_config::config_json;
 use super::{gguf, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::{Number, Scheme, convert};
+use crate::numerics::{Number, QTensor, Scheme, convert};
 use crate::plan::{
     Admission, Capabilities, Contents, Format, LayoutContext, OutputFile, OutputTensor, Part, Sink,
 };
-use crate::tensor::{DType, QTensor};
+use crate::tensor::DType;
 
 /// Dense safetensors.
 #[derive(Debug)]

@@ -22,11 +22,11 @@ use super::modules::{self, Group};
 use super::shards;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::{Granularity, Number, ScaleType, Scheme, convert};
+use crate::numerics::{Granularity, Number, QTensor, ScaleType, Scheme, convert};
 use crate::plan::{
     Admission, Capabilities, Contents, Engine, Format, LayoutContext, OutputFile, OutputTensor, Part, Sink,
 };
-use crate::tensor::{DType, QTensor, rows_cols};
+use crate::tensor::{DType, rows_cols};
 
 /// GPTQ.
 #[derive(Debug)]

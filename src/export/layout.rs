@@ -2,9 +2,9 @@
 //! itself is [`crate::numerics::pack`]'s.
 
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, ScaleType, Scheme, pack};
+use crate::numerics::{Granularity, QTensor, ScaleType, Scheme, pack};
 use crate::plan::{KERNEL_GROUPS, Part, Sink, slow_group};
-use crate::tensor::{DType, QTensor};
+use crate::tensor::DType;
 
 /// The last component that Hugging Face gives a module's weight, taken off: the module's name.
 pub fn module(weight: &str) -> &str {

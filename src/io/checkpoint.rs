@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::map::MappedFile;
 use crate::error::{Error, Result};
 use crate::model::Transform;
-use crate::numerics::Scheme;
-use crate::tensor::{DType, Grid, QTensor, Weight, rows_cols};
+use crate::numerics::{Grid, QTensor, Scheme, Weight};
+use crate::tensor::{DType, rows_cols};
 
 /// A tensor as a file stores it: validated to lie within the file and to be as long as its shape says.
 #[derive(Debug, Clone, PartialEq)]

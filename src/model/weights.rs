@@ -9,7 +9,8 @@ use ndarray::Array2;
 use super::config::{Config, QkvOrder};
 use crate::backend::{Backend, Matrix, NormWeights};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Weight};
+use crate::numerics::Weight;
+use crate::tensor::DType;
 
 /// The tensors of a model, by full Hugging Face name.
 pub trait Weights {

@@ -9,8 +9,7 @@ use std::ops::Range;
 use ndarray::ArrayView2;
 
 use super::simd::{self, Kernel};
-use super::{Context, Extent, Granularity, Scheme};
-use crate::tensor::QTensor;
+use super::{Context, Extent, Granularity, QTensor, Scheme};
 
 /// How a value becomes a code and back. Methods must be `#[inline(always)]`, see [`Kernel`].
 pub trait Codec {

@@ -3,8 +3,7 @@
 
 use super::codec::Codec;
 use super::simd::{self, Kernel};
-use super::{Number, Scheme, fp4, fp8, int, nf4};
-use crate::tensor::Grid;
+use super::{Grid, Number, Scheme, fp4, fp8, int, nf4};
 
 /// A grid as the codecs read it: w = decode(code, zero)·scale.
 #[derive(Debug, Clone, Default, PartialEq)]

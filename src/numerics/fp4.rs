@@ -14,8 +14,7 @@ use ndarray::ArrayView2;
 
 use super::codec::{self, Codec};
 use super::minifloat::{E2M1, E4M3};
-use super::{Cells, Column, Context, ScaleType, Scheme, simd};
-use crate::tensor::{Grid, QTensor};
+use super::{Cells, Column, Context, Grid, QTensor, ScaleType, Scheme, simd};
 
 /// The values of the codes.
 pub const VALUES: [f32; 16] =

@@ -11,8 +11,7 @@ use ndarray::ArrayView2;
 use super::codec::{self, Codec};
 use super::minifloat::{E4M3, E5M2, Minifloat};
 use super::simd::{self, Kernel};
-use super::{Column, Context, Fp8, Number, Scheme};
-use crate::tensor::{Grid, QTensor};
+use super::{Column, Context, Fp8, Grid, Number, QTensor, Scheme};
 
 const NAN: u8 = 0x7F;
 const E5M2_INFINITY: u8 = 0x7C;

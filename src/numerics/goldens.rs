@@ -4,8 +4,8 @@ use half::{bf16, f16};
 use ndarray::Array2;
 use safetensors::SafeTensors;
 
-use super::{Context, Extent, Fp8, Granularity, ScaleType, Scheme, convert, fp8, pack};
-use crate::tensor::{DType, QTensor};
+use super::{Context, Extent, Fp8, Granularity, QTensor, ScaleType, Scheme, convert, fp8, pack};
+use crate::tensor::DType;
 
 static FILE: &[u8] = include_bytes!("../../fixtures/numerics/goldens.safetensors");
 

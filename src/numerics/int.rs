@@ -14,8 +14,7 @@
 use ndarray::ArrayView2;
 
 use super::codec::{self, Codec};
-use super::{Cells, Column, Context, Extent, Number, ScaleType, Scheme, simd};
-use crate::tensor::{Grid, QTensor};
+use super::{Cells, Column, Context, Extent, Grid, Number, QTensor, ScaleType, Scheme, simd};
 
 /// Integer codes, unsigned: the signed integer plus `offset`.
 struct Int {

@@ -20,6 +20,7 @@ mod minifloat;
 pub mod nf4;
 pub mod pack;
 pub mod presets;
+mod qtensor;
 pub mod random;
 mod scale;
 mod scheme;
@@ -27,7 +28,10 @@ pub(crate) mod simd;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod twins;
+mod weight;
 
 pub use column::{Cells, Column};
 pub use eight_bits::EightBits;
+pub use qtensor::{Grid, QTensor};
 pub use scheme::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme};
+pub use weight::{LowRank, Weight};

@@ -7,8 +7,7 @@
 use ndarray::ArrayView2;
 
 use super::codec::{self, Codec};
-use super::{Column, Context, Scheme};
-use crate::tensor::{Grid, QTensor};
+use super::{Column, Context, Grid, QTensor, Scheme};
 
 /// The values of the codes.
 pub const VALUES: [f32; 16] = [

@@ -1,13 +1,12 @@
 //! `Scheme`: what stored numbers mean, and the one dispatch from a scheme to its codec.
 
 use std::fmt;
-use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::ArrayView2;
 use serde::Serialize;
 
-use super::{fp4, fp8, ggml, int, nf4};
-use crate::tensor::{BlockType, Grid, QTensor};
+use super::{Grid, QTensor, fp4, fp8, ggml, int, nf4};
+use crate::tensor::BlockType;
 
 /// The two 8-bit floats of the OCP FP8 specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -253,93 +252,6 @@ impl Scheme {
     /// [`Scheme::fit`], then [`Scheme::round`].
     pub fn quantize(&self, w: ArrayView2<f32>, context: &Context) -> QTensor {
         self.round(w, self.fit(w, context), context)
-    }
-}
-
-impl QTensor {
-    /// The values, [rows, cols], in f32.
-    pub fn values(&self) -> Array2<f32> {
-        let mut values = Array2::zeros((self.rows, self.cols));
-        self.dequantize(values.as_slice_mut().expect("a new array is contiguous"));
-        values
-    }
-
-    /// Writes the values, row-major [rows, cols], in f32.
-    ///
-    /// # Panics
-    /// Where `out` is not rows·cols long.
-    pub fn dequantize(&self, out: &mut [f32]) {
-        assert_eq!(out.len(), self.rows * self.cols, "dequantize: wrong output length");
-        match self.scheme.number {
-            Number::Int { .. } => int::dequantize(self, out),
-            Number::Fp8(_) => fp8::dequantize(self, out),
-            Number::Fp4 => fp4::dequantize(self, out),
-            Number::Nf4 => nf4::dequantize(self, out),
-            Number::Ggml(block) => ggml::dequantize(block, &self.codes, out),
-        }
-    }
-}
-
-impl QTensor {
-    /// Some of its rows; a range that begins at a multiple of [`Scheme::row_multiple`].
-    pub fn rows(&self, range: Range<usize>) -> QTensor {
-        let bytes = self.codes.len() / self.rows.max(1);
-        let entries = self.grid_rows(&range);
-        let of = |values: Range<usize>, len: usize| values.start.min(len)..values.end.min(len);
-        let (scales, zeros) = (&self.grid.scales, &self.grid.zero_points);
-        QTensor {
-            rows: range.len(),
-            codes: self.codes[range.start * bytes..range.end * bytes].to_vec(),
-            grid: Grid {
-                scales: scales[of(entries.clone(), scales.len())].to_vec(),
-                zero_points: zeros[of(entries, zeros.len())].to_vec(),
-                global_scale: self.grid.global_scale,
-            },
-            g_idx: self.g_idx.clone(),
-            ..*self
-        }
-    }
-
-    /// The same codes under scales of another type.
-    pub fn with_scales(mut self, scale: ScaleType) -> QTensor {
-        if self.scheme.scale != scale {
-            self.grid.scales.iter_mut().for_each(|value| *value = scale.nearest(*value));
-            self.scheme.scale = scale;
-        }
-        self
-    }
-
-    /// The grid entries of some rows.
-    fn grid_rows(&self, range: &Range<usize>) -> Range<usize> {
-        match self.scheme.granularity {
-            Granularity::Tensor => 0..1,
-            Granularity::Block(height, _) => {
-                let [_, per_row] = self.scheme.grid_shape(height, self.cols);
-                range.start / height * per_row..range.end.div_ceil(height) * per_row
-            }
-            Granularity::Channel | Granularity::Group(_) => {
-                let [_, per_row] = self.scheme.grid_shape(1, self.cols);
-                range.start * per_row..range.end * per_row
-            }
-        }
-    }
-
-    /// Tensors of one scheme and as many columns, one below the other. One scale for all is that of the first.
-    ///
-    /// # Panics
-    /// Of no tensor at all.
-    pub fn stack(tensors: Vec<QTensor>) -> QTensor {
-        let mut tensors = tensors.into_iter();
-        let mut all = tensors.next().expect("at least one tensor is stacked");
-        for tensor in tensors {
-            all.rows += tensor.rows;
-            all.codes.extend(tensor.codes);
-            if all.scheme.granularity != Granularity::Tensor {
-                all.grid.scales.extend(tensor.grid.scales);
-                all.grid.zero_points.extend(tensor.grid.zero_points);
-            }
-        }
-        all
     }
 }
 

@@ -4,8 +4,9 @@
 use ndarray::{Array2, ArrayView2, s};
 use proptest::prelude::*;
 
-use super::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme, fp4, fp8, nf4, simd};
-use crate::tensor::{Grid, QTensor};
+use super::{
+    Context, Extent, Fp8, Granularity, Grid, Number, QTensor, ScaleType, Scheme, fp4, fp8, nf4, simd,
+};
 
 /// The values of each grid entry.
 fn cells(scheme: &Scheme, w: ArrayView2<f32>) -> Vec<Vec<f32>> {

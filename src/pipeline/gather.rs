@@ -8,10 +8,10 @@ use super::made::Input;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source, Stored, nonfinite_count};
 use crate::model::Transform;
-use crate::numerics::convert;
+use crate::numerics::{QTensor, convert};
 use crate::plan::OutputTensor;
+use crate::tensor::DType;
 use crate::tensor::rows_cols;
-use crate::tensor::{DType, QTensor};
 
 /// How many values are not numbers one can round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

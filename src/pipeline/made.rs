@@ -8,9 +8,8 @@ use ndarray::Array2;
 
 use crate::error::Result;
 use crate::io::{Checkpoint, Source};
-use crate::numerics::Extent;
+use crate::numerics::{Extent, LowRank, QTensor};
 use crate::plan::{Measured, OutputTensor};
-use crate::tensor::{LowRank, QTensor};
 
 /// Results by the name of the source that they replace.
 #[derive(Default)]

@@ -12,11 +12,11 @@ use super::gather::gather;
 use super::made::Input;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::numerics::convert;
+use crate::numerics::{QTensor, convert};
 use crate::plan::{OutputTensor, Part};
 use crate::plan::{Plan, TensorPlan};
+use crate::tensor::DType;
 use crate::tensor::rows_cols;
-use crate::tensor::{DType, QTensor};
 
 /// The file of the record, in the output's folder.
 pub const RECORD: &str = "calibration.json";

@@ -23,12 +23,11 @@ use crate::error::{Error, Result};
 use crate::export::pretty;
 use crate::io::Checkpoint;
 use crate::model::{LinearPlace, Weights};
-use crate::numerics::{Extent, Scheme};
+use crate::numerics::{Extent, Scheme, Weight};
 use crate::plan::SINGLE_FILE_NAME;
 use crate::plan::{Plan, Sensitivity, group};
 use crate::stage::{self, Linear, Method, error_power};
 use crate::statistics::Needs;
-use crate::tensor::Weight;
 
 /// Tokens that suffice: what is measured is a mean over all of them.
 const TOKENS: usize = 8192;

@@ -19,11 +19,11 @@ use super::recorded::Digests;
 use super::{Options, interrupted};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::numerics::{Extent, Scheme, convert};
+use crate::numerics::{Extent, QTensor, Scheme, Weight, convert};
 use crate::plan::{Action, Plan, TensorPlan};
 use crate::plan::{OutputTensor, Piece};
 use crate::stage::{Block, Linear, Method};
-use crate::tensor::{DType, QTensor, Weight};
+use crate::tensor::DType;
 
 /// Tensors with values that are not finite: (name, NaN, infinities).
 pub type NonFinites = Vec<(String, usize, usize)>;

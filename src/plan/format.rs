@@ -5,8 +5,8 @@ use super::tensors::{Measured, OutputTensor, Part, TensorPlan};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::presets::Activations;
-use crate::numerics::{EightBits, Scheme};
-use crate::tensor::{DType, QTensor};
+use crate::numerics::{EightBits, QTensor, Scheme};
+use crate::tensor::DType;
 
 /// Group sizes that the engines' fast kernels support, the largest first.
 pub const KERNEL_GROUPS: &[usize] = &[128, 64, 32];

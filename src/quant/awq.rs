@@ -37,10 +37,9 @@ use super::mse;
 use super::scaling::{scale, shared_mean};
 use crate::error::{Error, Result};
 use crate::model::Fold;
-use crate::numerics::{Context, Extent, Number, Scheme, linalg};
+use crate::numerics::{Context, Extent, Number, QTensor, Scheme, Weight, linalg};
 use crate::stage::{self, Block, Def, Effect, Linear, Method, Scope, relative_error};
 use crate::statistics::{Needs, Statistics};
-use crate::tensor::{QTensor, Weight};
 
 /// Registry entry.
 pub const DEF: Def = Def {

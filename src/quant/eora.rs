@@ -37,10 +37,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::numerics::linalg;
+use crate::numerics::{LowRank, linalg};
 use crate::stage::{self, Block, Def, Effect, Linear, Method};
 use crate::statistics::Needs;
-use crate::tensor::LowRank;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

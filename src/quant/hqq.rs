@@ -39,9 +39,8 @@ use serde::{Deserialize, Serialize};
 use super::mse;
 use crate::error::Result;
 use crate::numerics::simd::{self, Kernel};
-use crate::numerics::{Context, Granularity, Number, ScaleType, Scheme};
+use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, Weight};
 use crate::stage::{self, Block, Def, Effect, Linear, Method, map_linears};
-use crate::tensor::{Grid, QTensor, Weight};
 
 /// Registry entry.
 pub const DEF: Def = Def {

@@ -29,9 +29,9 @@ use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::numerics::{Context, Granularity, Number, ScaleType, Scheme};
+use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, Weight};
 use crate::stage::{self, Block, Def, Effect, Linear, Method, map_linears};
-use crate::tensor::{BlockType, Grid, QTensor, Weight};
+use crate::tensor::BlockType;
 
 /// Registry entry.
 pub const DEF: Def = Def {

@@ -20,9 +20,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::numerics::{Number, Scheme};
+use crate::numerics::{Number, Scheme, Weight};
 use crate::stage::{self, Block, Def, Effect, Method, map_linears};
-use crate::tensor::Weight;
 
 /// Registry entry.
 pub const DEF: Def = Def {

@@ -5,9 +5,9 @@ use ndarray::Array2;
 
 use crate::error::Result;
 use crate::model::{Feeder, Fold};
+use crate::numerics::Weight;
 use crate::stage::{Block, Linear};
 use crate::statistics::Statistics;
-use crate::tensor::Weight;
 
 /// Multiplies column j of every reader of the block's fold `fold` by `scales[j]`, and divides element `columns[j]` of the
 /// feeder by it. `scales`: \[cols\], positive, the same for all columns of one element.

@@ -126,10 +126,10 @@ impl SmoothQuant {
 mod tests {
     use super::*;
     use crate::model::NormPlace;
+    use crate::numerics::Weight;
     use crate::numerics::{Granularity, ScaleType, Scheme};
     use crate::stage::Norm;
     use crate::statistics::Statistics;
-    use crate::tensor::Weight;
     use ndarray::array;
 
     fn block() -> Block {

@@ -7,9 +7,8 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use crate::error::{Error, Result};
 use crate::model::{Fold, NormPlace};
-use crate::numerics::{Context, Extent, Scheme, linalg};
+use crate::numerics::{Context, Extent, LowRank, Scheme, Weight, linalg};
 use crate::statistics::Statistics;
-use crate::tensor::{LowRank, Weight};
 
 /// A linear layer (or a range of its rows) on its way through the stages of a recipe.
 #[derive(Debug, Clone)]

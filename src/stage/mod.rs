@@ -9,9 +9,8 @@ pub use parameters::parse;
 use ndarray::Array2;
 
 use crate::error::Result;
-use crate::numerics::Scheme;
+use crate::numerics::{Scheme, Weight};
 use crate::statistics::Needs;
-use crate::tensor::Weight;
 
 /// A registry entry.
 #[derive(Debug, Clone, Copy)]

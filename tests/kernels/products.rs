@@ -3,9 +3,8 @@
 use llmc::cuda::{
     Choice, Kernel, Linear, Matrix, Product, TILE_ROWS, Table, Weight, Workspace, multiply, upload_vector,
 };
-use llmc::numerics::Granularity;
 use llmc::numerics::random::SplitMix64;
-use llmc::tensor::QTensor;
+use llmc::numerics::{Granularity, QTensor};
 
 use crate::emulator::Emulator;
 use crate::tensor::{GRANULARITIES, Variant, close, pack, product, round, tensor, values, weights};

@@ -2,8 +2,7 @@
 
 use llmc::cuda::{Half, Packed};
 use llmc::numerics::random::SplitMix64;
-use llmc::numerics::{Granularity, Scheme};
-use llmc::tensor::{Grid, QTensor};
+use llmc::numerics::{Granularity, Grid, QTensor, Scheme};
 
 /// What a kernel's name says of its weight.
 #[derive(Debug, Clone, Copy)]

@@ -4,9 +4,8 @@ use llmc::cuda::{
     Half, Matrix, Rounded, RoundedProduct, W8A8_TILE_ROWS, Weight, Workspace, quantize_activations,
     upload_vector, w8a8,
 };
-use llmc::numerics::Granularity;
 use llmc::numerics::random::SplitMix64;
-use llmc::tensor::QTensor;
+use llmc::numerics::{Granularity, QTensor};
 
 use crate::emulator::Emulator;
 use crate::tensor::{HALVES, Variant, close, pack, product, tensor, values, weights};

@@ -5,11 +5,10 @@
 mod model;
 
 use llmc::model::{BlockLayout, Feeder, Fold, LinearPlace};
-use llmc::numerics::{Granularity, ScaleType, Scheme};
+use llmc::numerics::{Granularity, ScaleType, Scheme, Weight};
 use llmc::quant::{awq, rotate, rtn, scaling, smoothquant};
 use llmc::stage::{Block, Def, relative_error};
 use llmc::statistics::{Needs, Statistics};
-use llmc::tensor::Weight;
 use model::{Model, folders};
 use ndarray::Array2;
 

@@ -12,8 +12,9 @@ use llmc::backend::{Backend, Matrix};
 use llmc::engine::Stored;
 use llmc::io::Checkpoint;
 use llmc::model::{self, Batch, BlockLayout, Config, Decoder, LinearPlace, NormPlace, Weights};
+use llmc::numerics::Weight;
 use llmc::stage::{Block, Ends, Linear, Norm};
-use llmc::tensor::{DType, Weight};
+use llmc::tensor::DType;
 use ndarray::{Array2, s};
 
 /// The fixtures' folders, in order.

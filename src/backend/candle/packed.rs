@@ -15,7 +15,7 @@ use half::{bf16, f16};
 use crate::backend::Matrix as Stored;
 use crate::cuda::{self, Buffer, Device, Half, Matrix, Packed, Product, Table, Weight, Workspace};
 use crate::error::Result as LlmcResult;
-use crate::tensor::{QTensor, Weight as Read};
+use crate::numerics::{QTensor, Weight as Read};
 
 /// What multiplies packed weights on candle's GPU.
 #[derive(Clone)]

@@ -15,7 +15,7 @@ use super::level::Level;
 use super::packed::{Form, Inputs, PANEL, Packed};
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
-use crate::tensor::Weight;
+use crate::numerics::Weight;
 
 /// How exactly inputs are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
-use crate::tensor::Weight;
+use crate::numerics::Weight;
 
 /// Rows looked up by number.
 pub struct Table(pub(super) Arc<dyn Matrix>);

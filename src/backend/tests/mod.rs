@@ -20,8 +20,8 @@ use ndarray::{Array2, s};
 
 use super::{Backend, Matrix};
 use crate::error::Result;
-use crate::numerics::Scheme;
-use crate::tensor::{DType, Weight};
+use crate::numerics::{Scheme, Weight};
+use crate::tensor::DType;
 use reference::Reference;
 
 /// How far results may be off: |found − expected| ≤ tolerance·(1 + |expected|).

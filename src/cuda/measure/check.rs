@@ -12,7 +12,7 @@ use crate::cuda::{
     multiply, quantize_activations, w8a8,
 };
 use crate::error::Result;
-use crate::tensor::QTensor;
+use crate::numerics::QTensor;
 
 /// How near the outputs of a kernel are.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -5,8 +5,7 @@ use rayon::prelude::*;
 use crate::cuda::{Bits, Device, Half, Matrix, Packed, Problem, Weight, upload_vector};
 use crate::error::Result;
 use crate::numerics::random::SplitMix64;
-use crate::numerics::{Granularity, Scheme};
-use crate::tensor::{Grid, QTensor};
+use crate::numerics::{Granularity, Grid, QTensor, Scheme};
 
 /// How the weights of a layer are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,12 +12,12 @@ use crate::io::Checkpoint;
 use crate::io::gguf::Metadata;
 use crate::io::gguf::write::{Constant, TensorInfo, lay_out};
 use crate::numerics::ggml::integers;
-use crate::numerics::{Number, ScaleType, Scheme};
+use crate::numerics::{Number, QTensor, ScaleType, Scheme};
 use crate::plan::{
     Admission, Capabilities, Contents, Engine, Format, LayoutContext, OutputFile, OutputTensor, Part,
     PartPlace, SINGLE_FILE_NAME, Sink,
 };
-use crate::tensor::{BlockType, DType, QTensor, rows_cols};
+use crate::tensor::{BlockType, DType, rows_cols};
 
 /// GGUF.
 #[derive(Debug)]

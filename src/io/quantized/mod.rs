@@ -26,7 +26,8 @@ use super::map::MappedFile;
 use super::{Checkpoint, RawTensor, Source, Stored};
 use crate::error::{Error, Result};
 use crate::model::Transform;
-use crate::tensor::{DType, QTensor};
+use crate::numerics::QTensor;
+use crate::tensor::DType;
 
 /// An engine's way of storing codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

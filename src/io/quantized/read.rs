@@ -8,8 +8,8 @@ use super::bits::{self, Columns};
 use super::{Layout, RawTensor};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
-use crate::numerics::{Granularity, Number, Scheme, convert};
-use crate::tensor::{DType, Grid, QTensor};
+use crate::numerics::{Granularity, Grid, Number, QTensor, Scheme, convert};
+use crate::tensor::DType;
 
 /// Nibble of an AWQ word that holds channel 8c + j, by j: the inverse of the order [0, 2, 4, 6, 1, 3, 5, 7].
 const AWQ_NIBBLE: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];

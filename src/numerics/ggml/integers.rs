@@ -3,8 +3,8 @@
 use half::f16;
 
 use super::block::{self, BLOCK, Block};
-use crate::numerics::{Granularity, Number, Scheme};
-use crate::tensor::{BlockType, QTensor};
+use crate::numerics::{Granularity, Number, QTensor, Scheme};
+use crate::tensor::BlockType;
 
 /// The block type that holds a scheme's integers; `None` where none does.
 pub fn holding(scheme: &Scheme) -> Option<BlockType> {

@@ -2,10 +2,9 @@
 
 use super::Blocks;
 use crate::error::Result;
-use crate::numerics::Scheme;
+use crate::numerics::{Scheme, Weight};
 use crate::stage::{self, Linear, relative_error};
 use crate::statistics::Statistics;
-use crate::tensor::Weight;
 
 impl Blocks<'_> {
     /// Tells how far the outputs of linears are from what they were before codes replaced their weights; where the recipe

@@ -12,13 +12,12 @@ use crate::calib::observe::Watch;
 use crate::calib::{Known, TrainableBlock};
 use crate::error::Result;
 use crate::model::{LinearPlace, NormPlace};
-use crate::numerics::Extent;
+use crate::numerics::{Extent, Weight};
 use crate::pipeline::Event;
 use crate::pipeline::gather::{NonFinite, clear_nonfinite};
 use crate::pipeline::made::Made;
 use crate::stage::{self, Method, Norm, Scope};
 use crate::statistics::{Needs, Statistics};
-use crate::tensor::Weight;
 
 /// A block on its way.
 struct Work {

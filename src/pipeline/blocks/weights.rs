@@ -11,10 +11,11 @@ use crate::engine::{Edited, Stored};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::Weights;
+use crate::numerics::Weight;
 use crate::pipeline::gather::clear_nonfinite;
 use crate::pipeline::made::Made;
 use crate::stage;
-use crate::tensor::{DType, Weight};
+use crate::tensor::DType;
 
 /// A checkpoint under what replaces some of it.
 pub struct Current<'a> {

@@ -1,6 +1,6 @@
 //! One group: the grid that its clipping factors make, the values that its weights round to, and the gradients of both.
 //!
-//! Integers are signed here, as in the paper; [`QTensor`](crate::tensor::QTensor)'s are these plus 2^(bits−1).
+//! Integers are signed here, as in the paper; [`QTensor`](crate::numerics::QTensor)'s are these plus 2^(bits−1).
 
 use crate::numerics::{Extent, Number, ScaleType, Scheme, simd};
 

@@ -38,9 +38,8 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, Number, Scheme};
+use crate::numerics::{Granularity, Number, Scheme, Weight};
 use crate::stage::{self, Block, Def, Effect, Method, Scope, Trainable};
-use crate::tensor::Weight;
 use batches::Batches;
 use rounding::{Rounding, Steps};
 

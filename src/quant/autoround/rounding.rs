@@ -7,8 +7,7 @@ use rayon::prelude::*;
 
 use super::cell::{Clip, Entry, Group, Integers};
 use crate::numerics::simd::{self, Kernel};
-use crate::numerics::{Extent, Scheme};
-use crate::tensor::{Grid, QTensor};
+use crate::numerics::{Extent, Grid, QTensor, Scheme};
 
 /// Rows that one task works on.
 const ROWS: usize = 16;

@@ -4,9 +4,9 @@ use ndarray::array;
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::numerics::Scheme;
+use crate::numerics::{LowRank, Scheme, Weight};
 use crate::statistics::Statistics;
-use crate::tensor::{DType, Weight};
+use crate::tensor::DType;
 
 const CASES: [&str; 8] =
     ["wide", "tall", "square", "wide-singular", "tall-singular", "wide-plain", "tall-plain", "whole"];

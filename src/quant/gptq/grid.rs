@@ -3,9 +3,8 @@
 use ndarray::{ArrayView2, Axis};
 use rayon::prelude::*;
 
-use crate::numerics::{Context, Granularity, Scheme};
+use crate::numerics::{Context, Granularity, Grid, Scheme};
 use crate::quant::mse;
-use crate::tensor::Grid;
 
 /// Rows that one task fits.
 const ROWS: usize = 64;

@@ -41,10 +41,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::numerics::{Number, Scheme};
+use crate::numerics::{Number, Scheme, Weight};
 use crate::stage::{self, Block, Def, Effect, Method, Scope};
 use crate::statistics::Needs;
-use crate::tensor::Weight;
 
 mod factor;
 mod grid;

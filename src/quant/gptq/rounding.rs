@@ -12,8 +12,7 @@ use rayon::prelude::*;
 use super::factor::Factor;
 use super::{ActOrder, Gptq, grid};
 use crate::numerics::simd::{self, Kernel};
-use crate::numerics::{Cells, Column, Context, Granularity, Scheme, linalg};
-use crate::tensor::{Grid, QTensor};
+use crate::numerics::{Cells, Column, Context, Granularity, Grid, QTensor, Scheme, linalg};
 
 /// Rows that one task rounds side by side; fewer are padded, so that the order of sums, and with it the bytes, depends on
 /// neither the number of threads nor the range of rows.

@@ -5,10 +5,9 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::numerics::{Context, Granularity, ScaleType};
+use crate::numerics::{Context, Granularity, Grid, QTensor, ScaleType, Weight};
 use crate::stage::Linear;
 use crate::statistics::Statistics;
-use crate::tensor::{Grid, QTensor};
 
 /// Values without a pattern, roughly normal.
 fn noise(rows: usize, cols: usize, seed: u64) -> Array2<f32> {

@@ -9,8 +9,7 @@ use rayon::prelude::*;
 use super::super::packed::{PANEL, Unpack};
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, Number, pack};
-use crate::tensor::{Grid, QTensor, Weight};
+use crate::numerics::{Granularity, Grid, Number, QTensor, Weight, pack};
 
 /// A quantized weight that is decoded panel by panel.
 pub(in super::super) struct Decoded {

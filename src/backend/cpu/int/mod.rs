@@ -1,11 +1,11 @@
 //! Linear layers over packed integers: the weights stay as small as they were stored, inputs are rounded to 8 bits per
 //! group of columns, and products are summed in integers.
 //!
-//! `packing` turns [`QTensor`](crate::tensor::QTensor)s into panels, `layout` says how these lie in memory, `kernel` multiplies
+//! `packing` turns [`QTensor`](crate::numerics::QTensor)s into panels, `layout` says how these lie in memory, `kernel` multiplies
 //! them over `lanes`, which `plain` and one file per instruction set implement. All of them give the same bits.
 //!
 //! The same panels show themselves in f32 ([`unpackable`]), equal to what
-//! [`QTensor::dequantize`](crate::tensor::QTensor::dequantize) gives, for inputs that must not be rounded.
+//! [`QTensor::dequantize`](crate::numerics::QTensor::dequantize) gives, for inputs that must not be rounded.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -35,8 +35,7 @@ use super::packed::{Form, Inputs, PANEL, Packed, Unpack};
 use super::pages::Pages;
 use crate::backend::Matrix;
 use crate::error::Result;
-use crate::numerics::simd;
-use crate::tensor::{QTensor, Weight};
+use crate::numerics::{QTensor, Weight, simd};
 
 /// About how many weights are read and packed at once by a thread.
 const WEIGHTS_AT_ONCE: usize = 1 << 20;

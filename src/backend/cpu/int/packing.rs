@@ -7,8 +7,8 @@
 use super::layout::{Columns, Factors, Grid, Line, Offset, PerRow, Width};
 use crate::backend::cpu::packed::PANEL;
 use crate::numerics::ggml::{self, Parts};
-use crate::numerics::{Granularity, Number, Scheme};
-use crate::tensor::{BlockType, QTensor};
+use crate::numerics::{Granularity, Number, QTensor, Scheme};
+use crate::tensor::BlockType;
 
 /// How the columns of a weight are divided; `None` where the kernels cannot take the scheme: other numbers than integers,
 /// rectangles of weights, groups that are not a multiple of 16 columns, columns that are not grouped in order.

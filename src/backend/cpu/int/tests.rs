@@ -5,8 +5,8 @@ use std::ops::Range;
 use ndarray::Array2;
 
 use super::*;
-use crate::numerics::{Context, Granularity, ScaleType, Scheme};
-use crate::tensor::{self, BlockType, DType};
+use crate::numerics::{Context, Granularity, Grid, ScaleType, Scheme};
+use crate::tensor::{BlockType, DType};
 
 /// A quantized matrix in memory.
 struct Held(QTensor);
@@ -29,7 +29,7 @@ impl Matrix for Held {
         let [grid_rows, _] = q.scheme.grid_shape(q.rows, q.cols);
         let whole = grid_rows != q.rows;
         let of = |len: usize| if whole { 0..len } else { slice(len) };
-        let grid = tensor::Grid {
+        let grid = Grid {
             scales: q.grid.scales[of(q.grid.scales.len())].to_vec(),
             zero_points: q.grid.zero_points[of(q.grid.zero_points.len())].to_vec(),
             global_scale: None,

@@ -4,8 +4,8 @@
 use ndarray::{Array2, ArrayView2};
 
 use super::*;
-use crate::numerics::{Context, Extent, Fp8, Granularity, ScaleType, Scheme, convert};
-use crate::tensor::{BlockType, DType, QTensor};
+use crate::numerics::{Context, Extent, Fp8, Granularity, QTensor, ScaleType, Scheme, convert};
+use crate::tensor::{BlockType, DType};
 
 /// A matrix in memory, as `io` would give it.
 struct Held {
