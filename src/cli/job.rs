@@ -329,12 +329,16 @@ fn warn(plan: &Plan, outcome: &Outcome, context: &Context) {
     for (name, nan, inf) in &outcome.nonfinite {
         eprintln!("warning: {name}: {nan} NaN and {inf} infinities were let pass");
     }
-    let notes: BTreeSet<&str> =
-        plan.tensors.iter().filter(|step| step.substituted).filter_map(|step| step.note.as_deref()).collect();
+    let notes: BTreeSet<&str> = plan
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.substituted)
+        .filter_map(|tensor| tensor.note.as_deref())
+        .collect();
     if context.global.quiet || notes.is_empty() {
         return;
     }
-    let substituted = plan.tensors.iter().filter(|step| step.substituted).count();
+    let substituted = plan.tensors.iter().filter(|tensor| tensor.substituted).count();
     eprintln!("note: {substituted} of {} tensors are stored otherwise than asked:", plan.tensors.len());
     notes.iter().take(MOST_NOTES).for_each(|note| eprintln!("  {note}"));
     if notes.len() > MOST_NOTES {
@@ -406,7 +410,7 @@ fn target_json(target: &Target, checkpoint: &Checkpoint, outcome: &Outcome, seco
         "method": plan.recipe.method_names(),
         "quantized": plan.tensors.iter().filter(|s| matches!(s.action, Action::Quantize(_))).count(),
         "tensors": plan.tensors.len(),
-        "substituted": plan.tensors.iter().filter(|step| step.substituted).count(),
+        "substituted": plan.tensors.iter().filter(|tensor| tensor.substituted).count(),
         "resumed": outcome.resumed,
         "input_bytes": bytes_read(target, checkpoint, outcome),
         "output_bytes": plan.bytes(),

@@ -219,7 +219,7 @@ fn fill(
         outcome.nonfinite.extend(outcome.blocks.iter().flat_map(|block| block.nonfinite.clone()));
     }
     for output in outputs {
-        let in_blocks = blocks.as_ref().map(|blocks| blocks.all_steps(&output.run)).unwrap_or_default();
+        let in_blocks = blocks.as_ref().map(|blocks| blocks.all_tensors(&output.run)).unwrap_or_default();
         outcome.nonfinite.extend(output.finish(checkpoint, &ends, &in_blocks, &outcome.blocks)?);
     }
     Ok(outcome)

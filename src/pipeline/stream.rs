@@ -128,13 +128,13 @@ impl<'a> Run<'a> {
 
     /// The measured scales of tensors, by the names that they are stored under.
     pub fn scales(&self, tensors: &[usize], made: &Made) -> Vec<(String, f32)> {
-        let of_step = |tensor: &TensorPlan| {
+        let of_tensor = |tensor: &TensorPlan| {
             let scale = |(what, part): (_, usize)| {
                 Some((tensor.parts[part].name.clone(), made.scale(&tensor.output, what)?))
             };
             tensor.scales().filter_map(scale).collect::<Vec<_>>()
         };
-        tensors.iter().flat_map(|&tensor| of_step(&self.plan.tensors[tensor])).collect()
+        tensors.iter().flat_map(|&tensor| of_tensor(&self.plan.tensors[tensor])).collect()
     }
 
     fn write_scales(&self, index: usize, tensor: &TensorPlan, made: &Made) -> Result<()> {

@@ -160,13 +160,13 @@ fn repeatable(plan: &Plan, tensor: &TensorPlan) -> bool {
 
 /// Tensors of the output that the plan does not know.
 fn strangers(plan: &Plan, written: &Checkpoint) -> Vec<TensorCheck> {
-    let of_step = |tensor: &TensorPlan| {
+    let of_tensor = |tensor: &TensorPlan| {
         let sources = tensor.output.pieces.iter().map(|piece| piece.source.clone());
         sources.chain([tensor.output.name.clone()]).collect::<Vec<_>>()
     };
     let parts = plan.tensors.iter().flat_map(|tensor| &tensor.parts);
     let parts: HashSet<&str> = parts.map(|part| part.name.as_str()).collect();
-    let known: HashSet<String> = plan.tensors.iter().flat_map(of_step).collect();
+    let known: HashSet<String> = plan.tensors.iter().flat_map(of_tensor).collect();
     let scales = written.activation_scales.keys().filter(|name| !parts.contains(name.as_str()));
     let unknown = written.tensors.keys().filter(|name| !known.contains(*name)).chain(scales);
     unknown.map(|name| TensorCheck::failed(name, "is not of this model")).collect()

@@ -68,7 +68,7 @@ fn described(layout: &BlockLayout) -> Vec<String> {
     let short = |&i: &usize| format!("{}{}", expert(&layout.linears[i]), end(&layout.linears[i].name));
     let linear = |(i, linear): (usize, &LinearPlace)| {
         let writes = if linear.writes_residual { "+" } else { "" };
-        format!("{} {} {writes}{}", linear.step, linear.input, short(&i))
+        format!("{} {} {writes}{}", linear.depth, linear.input, short(&i))
     };
     let fold = |fold: &Fold| {
         let feeder = match fold.feeder {

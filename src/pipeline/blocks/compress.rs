@@ -76,12 +76,12 @@ impl Blocks<'_> {
         self.runner.weights().with(&work.block, work.rewritten)
     }
 
-    /// Gathers statistics of the inputs of a step, or of all, into the block.
+    /// Gathers statistics of the inputs of a depth, or of all, into the block.
     fn observe(
         &self,
         work: &mut Work,
         needs: Needs,
-        step: Option<usize>,
+        depth: Option<usize>,
         input: &Chain,
         output: Option<&Chain>,
     ) -> Result<()> {
@@ -89,11 +89,11 @@ impl Blocks<'_> {
             return Ok(());
         }
         if let Some(known) = self.runner.material.known {
-            return self.recall(work, known, step);
+            return self.recall(work, known, depth);
         }
         let index = work.block.index;
         let key_values = output.is_some() && self.scales.key_values();
-        let watch = Watch { needs, step, key_values, ..Watch::default() };
+        let watch = Watch { needs, depth, key_values, ..Watch::default() };
         let Gathered { seen, experts } =
             self.runner.gather(index, &self.current(work), input, watch, output)?;
         for report in experts {
@@ -110,16 +110,16 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// Takes statistics of the inputs of a step, or of all, from those that an earlier run has gathered. They are of the
+    /// Takes statistics of the inputs of a depth, or of all, from those that an earlier run has gathered. They are of the
     /// model as it was: of inputs that a stage has rewritten nothing is known.
-    fn recall(&self, work: &mut Work, known: &Known, step: Option<usize>) -> Result<()> {
+    fn recall(&self, work: &mut Work, known: &Known, depth: Option<usize>) -> Result<()> {
         let places = &self.runner.layouts[work.block.index].linears;
         let known = known.block(work.block.index)?;
         let count = places.iter().map(|place| place.input + 1).max().unwrap_or(0);
         let mut inputs: Vec<Option<Statistics>> = vec![None; count];
         for (linear, place) in work.block.linears.iter_mut().zip(places) {
             linear.input = None;
-            if work.rewritten || step.is_some_and(|step| step != place.step) {
+            if work.rewritten || depth.is_some_and(|depth| depth != place.depth) {
                 continue;
             }
             let input = &mut inputs[place.input];
@@ -156,29 +156,29 @@ impl Blocks<'_> {
         if method.scope() == Scope::Rows { needs.union(Needs::IMPORTANCE) } else { needs }
     }
 
-    /// For methods that take the linears of one step at a time: later steps see what the earlier ones have become.
+    /// For methods that take the linears of one depth at a time: later depths see what the earlier ones have become.
     fn by_input(&self, work: &mut Work, method: &dyn Method, input: &Chain) -> Result<()> {
         let places = &self.runner.layouts[work.block.index].linears;
         let needs = self.needs();
-        let steps: std::collections::BTreeSet<usize> = places.iter().map(|place| place.step).collect();
-        for step in steps {
-            let of_step: Vec<usize> = (0..places.len())
-                .filter(|&i| places[i].step == step && work.block.linears[i].scheme.is_some())
+        let depths: std::collections::BTreeSet<usize> = places.iter().map(|place| place.depth).collect();
+        for depth in depths {
+            let of_depth: Vec<usize> = (0..places.len())
+                .filter(|&i| places[i].depth == depth && work.block.linears[i].scheme.is_some())
                 .collect();
-            if of_step.is_empty() {
+            if of_depth.is_empty() {
                 continue;
             }
-            self.observe(work, needs, Some(step), input, None)?;
+            self.observe(work, needs, Some(depth), input, None)?;
             if method.scope() == Scope::Rows {
                 weigh_columns(&mut work.block);
             }
-            let before: Vec<_> = of_step.iter().map(|&i| work.block.linears[i].clone()).collect();
+            let before: Vec<_> = of_depth.iter().map(|&i| work.block.linears[i].clone()).collect();
             let (index, inputs) = (work.block.index, std::mem::take(&mut work.block.inputs));
             let mut part = stage::Block { index, linears: before.clone(), inputs, ..stage::Block::default() };
             method.apply(&mut part)?;
             self.settle(index, &before, &mut part.linears, part.inputs)?;
             self.tell(index, &part.linears);
-            of_step.iter().zip(part.linears).for_each(|(&i, linear)| work.block.linears[i] = linear);
+            of_depth.iter().zip(part.linears).for_each(|(&i, linear)| work.block.linears[i] = linear);
         }
         Ok(())
     }

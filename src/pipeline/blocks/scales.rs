@@ -26,14 +26,14 @@ impl Scales {
     pub fn of(runs: &[&Run]) -> Scales {
         let requests = || runs.iter().map(|run| &run.plan.request);
         let activations = |request: &crate::plan::Request| request.activations;
-        let of_step = |step: &crate::plan::TensorPlan| {
-            let source = step.output.pieces.first().map(|piece| piece.source.clone()).unwrap_or_default();
-            step.scales().map(|(what, _)| (source.clone(), what)).collect::<Vec<_>>()
+        let of_tensor = |tensor: &crate::plan::TensorPlan| {
+            let source = tensor.output.pieces.first().map(|piece| piece.source.clone()).unwrap_or_default();
+            tensor.scales().map(|(what, _)| (source.clone(), what)).collect::<Vec<_>>()
         };
         Scales {
             inputs: requests().filter_map(activations).find_map(Activations::measured),
             cache: requests().find_map(|request| request.kv_cache),
-            wanted: runs.iter().flat_map(|run| &run.plan.tensors).flat_map(of_step).collect(),
+            wanted: runs.iter().flat_map(|run| &run.plan.tensors).flat_map(of_tensor).collect(),
         }
     }
 
