@@ -20,6 +20,7 @@ pub mod eval;
 pub mod export;
 pub mod io;
 pub mod job;
+mod json;
 pub mod model;
 mod names;
 pub mod numerics;

@@ -1,13 +1,13 @@
 //! `llmc generate`.
 
 use std::io::{ErrorKind, Read, Write};
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Context, engine_args};
+use super::context::Context;
+use super::engine_args;
 use crate::engine::{
     ChatTemplate, Finish, Generation, LanguageModel, Limits, Message, Sampler, Sampling, Sequence, Tokenizer,
 };
@@ -56,7 +56,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let sampler = Sampler::new(arguments.sampling())?;
     let prompt = arguments.prompt()?;
-    let model = arguments.engine.open(&arguments.model, context)?;
+    let model = arguments.engine.engine().load(&arguments.model, context)?;
     let tokenizer = Tokenizer::open(model.checkpoint())?;
     tokenizer.check_fits(model.vocabulary())?;
     let (tokens, ends) = arguments.tokens(&prompt, &model, &tokenizer)?;
@@ -137,7 +137,7 @@ impl Answer {
     ) -> Result<Answer> {
         let start = Instant::now();
         let (mut text, mut first) = (String::new(), None);
-        while !context.interrupted.load(Ordering::Relaxed) {
+        while !context.is_interrupted() {
             let Some(piece) = generation.step()? else { break };
             first.get_or_insert_with(Instant::now);
             text += &piece;
@@ -156,13 +156,13 @@ impl Answer {
 
     /// The figures, and an error where the answer was cut short by the user.
     fn report(&self, context: &Context) -> Result<()> {
-        if context.global.json {
+        if context.prints_json() {
             context.print(String::new, || self.json())?;
-        } else if !context.global.quiet {
+        } else if !context.is_quiet() {
             eprintln!("{}", self.figures());
         }
         match self.finish {
-            None if context.interrupted.load(Ordering::Relaxed) => {
+            None if context.is_interrupted() => {
                 Err(Error::Interrupted { hint: "the text ends where you stopped it".into() })
             }
             _ => Ok(()),
@@ -216,7 +216,7 @@ impl Answer {
 
 /// Prints a piece at once; false where nobody reads it any more. With --json the whole is printed at the end.
 fn show(piece: &str, context: &Context) -> Result<bool> {
-    if context.global.json || piece.is_empty() {
+    if context.prints_json() || piece.is_empty() {
         return Ok(true);
     }
     let mut stdout = std::io::stdout().lock();

@@ -2,14 +2,17 @@
 //! (<https://github.com/ggml-org/llama.cpp/blob/master/tools/perplexity/perplexity.cpp>), in f64 and in two passes, so that
 //! long texts lose no digits.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::json::null_is_nan;
 
 /// A value and its standard error; the error is NaN where fewer than two values tell nothing about it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The value.
     pub value: f64,
     /// One standard deviation of it.
+    #[serde(deserialize_with = "null_is_nan")]
     pub error: f64,
 }
 

@@ -1,7 +1,9 @@
 //! From one score per target to what is reported: perplexity, and its comparison with a base as the KL mode of
 //! llama-perplexity prints it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::json::null_is_nan;
 
 use super::statistics::{Estimate, covariance, mean, percentile, share};
 
@@ -38,7 +40,7 @@ impl Score {
 }
 
 /// e^(mean NLL).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Perplexity {
     /// The perplexity.
     pub perplexity: Estimate,
@@ -55,7 +57,7 @@ impl Perplexity {
 }
 
 /// One percentile.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Percentile {
     /// How many % lie below.
     pub percent: f64,
@@ -64,7 +66,7 @@ pub struct Percentile {
 }
 
 /// How the values of a quantity are spread.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// Their mean.
     pub mean: Estimate,
@@ -95,11 +97,12 @@ impl Distribution {
 }
 
 /// A model beside its base, over the same targets.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The base's own perplexity.
     pub base: Perplexity,
     /// Correlation of the two mean NLLs, −1 to 1.
+    #[serde(deserialize_with = "null_is_nan")]
     pub correlation: f64,
     /// ln(PPL/PPL_base).
     pub ln_ratio: Estimate,
@@ -118,7 +121,7 @@ pub struct Comparison {
 }
 
 /// What all scores come to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// How many there were.
     pub targets: usize,

@@ -51,3 +51,12 @@ impl Level {
         }
     }
 }
+
+/// The name of the instruction set that the kernels use on this machine: `plain`, `avx2`, `avx512`.
+pub fn instruction_set() -> &'static str {
+    match Level::detect() {
+        Level::Plain => "plain",
+        Level::Avx2 => "avx2",
+        Level::Avx512 { .. } => "avx512",
+    }
+}

@@ -36,6 +36,7 @@ use level::Level;
 pub use bandwidth::read_bandwidth;
 pub use buffers::Tensor;
 pub use key_values::KeyValues;
+pub use level::instruction_set;
 pub use linear::{Activations, Linear, Scratch};
 pub use logits::{divergence, log_sum_exp};
 pub use table::Table;

@@ -10,11 +10,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::super::Context;
+use crate::cli::context::Context;
 use crate::cuda::measure::{self, Check, Layer, Machine, Outcome, Report, Timing, Weights};
 use crate::cuda::{self, Bits, Device, Half, Table, Workspace};
 use crate::error::{Error, Result};
 use crate::io::{cache_folder, readable_by_all};
+use crate::job::{Host, Phase};
 use crate::numerics::Granularity;
 
 /// Check and time the CUDA kernels on this machine's GPU
@@ -205,7 +206,7 @@ impl Arguments {
 /// Every kernel and variant. What is wrong is told when all have been looked at.
 fn check_all(device: &dyn Device, seed: u64, context: &Context) -> Result<Vec<Outcome>> {
     let checks = measure::every_check(device.properties());
-    let bar = context.bar(checks.len() as u64, "{msg} [{wide_bar}] {pos}/{len} eta {eta}", "checking");
+    let bar = context.bar(Phase::Checking, checks.len() as u64);
     // One for all: what a launch leaves there is the next one's.
     let mut workspace = Workspace::new();
     let run = |check: &Check| {
