@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::corpus::Source;
+use crate::corpus::TextSource;
 use crate::engine::{LanguageModel, Options, Tokenizer};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -151,7 +151,9 @@ impl Calibration {
             let cut = Cut { samples: *samples, seq_len: self.seq_len, packing: self.packing };
             let found = match source.as_str() {
                 SELF => own::written(&open(checkpoint)?, &tokenizer, &cut, &mut random, watch)?,
-                _ => pieces::of(source, &Source::find(source, SPLIT, cache)?, &encoder, &cut, &mut random)?,
+                _ => {
+                    pieces::of(source, &TextSource::find(source, SPLIT, cache)?, &encoder, &cut, &mut random)?
+                }
             };
             drawn.push(Drawn {
                 source: source.clone(),

@@ -210,13 +210,13 @@ fn broken_parquet_is_an_error() {
     let file = folder.path().join("test.parquet");
     for cut in (0..whole.len()).step_by(7) {
         std::fs::write(&file, &whole[..cut]).unwrap();
-        assert!(llmc::corpus::rows::Table::read(std::slice::from_ref(&file)).is_err(), "{cut} bytes");
+        assert!(llmc::corpus::rows::DataTable::read(std::slice::from_ref(&file)).is_err(), "{cut} bytes");
     }
     for place in (0..whole.len()).step_by(3) {
         let mut broken = whole.clone();
         broken[place] ^= 0x55;
         std::fs::write(&file, &broken).unwrap();
-        let _ = llmc::corpus::rows::Table::read(std::slice::from_ref(&file));
+        let _ = llmc::corpus::rows::DataTable::read(std::slice::from_ref(&file));
     }
 }
 

@@ -29,7 +29,7 @@ use self::definition::{Form, Generate, MetricName};
 use self::extract::Extractor;
 use self::question::{Asker, Chat, Pair, Question, Right};
 use self::scoring::Likelihood;
-use crate::corpus::rows::Table;
+use crate::corpus::rows::DataTable;
 use crate::error::Result;
 
 /// What is examined: a model, or in tests a table of answers.
@@ -98,10 +98,10 @@ fn questions(
     fewshot: usize,
     respondent: &dyn Respondent,
 ) -> Result<Vec<Question>> {
-    let table = Table::read(&source.files(task, &task.definition.split)?)?;
+    let table = DataTable::read(&source.files(task, &task.definition.split)?)?;
     let examples = match fewshot {
-        0 => Table::default(),
-        _ => Table::read(&source.files(task, task.fewshot_split())?)?,
+        0 => DataTable::default(),
+        _ => DataTable::read(&source.files(task, task.fewshot_split())?)?,
     };
     let chat: Chat = &|messages| respondent.chat(messages);
     let mut asker = Asker::new(task, &table, &examples, fewshot, options.seed, options.chat.then_some(chat))?;

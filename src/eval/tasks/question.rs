@@ -4,7 +4,7 @@
 use super::definition::{Fewshot, Form, Sampler, Task};
 use super::python_random::PythonRandom;
 use super::template::{Templates, wrong};
-use crate::corpus::rows::{Place, Row, Table};
+use crate::corpus::rows::{DataTable, Row, RowLocation};
 use crate::error::{Error, Result};
 
 /// A continuation to be scored after a context.
@@ -53,8 +53,8 @@ pub type Chat<'a> = &'a dyn Fn(&[(&str, &str)]) -> Result<String>;
 pub struct Asker<'a> {
     task: &'a Task,
     templates: Templates,
-    table: &'a Table,
-    examples: &'a Table,
+    table: &'a DataTable,
+    examples: &'a DataTable,
     count: usize,
     random: PythonRandom,
     description: String,
@@ -71,8 +71,8 @@ impl<'a> Asker<'a> {
     /// Fewer rows than examples; a description that does not render.
     pub fn new(
         task: &'a Task,
-        table: &'a Table,
-        examples: &'a Table,
+        table: &'a DataTable,
+        examples: &'a DataTable,
         count: usize,
         seed: u64,
         chat: Option<Chat<'a>>,
@@ -132,7 +132,7 @@ impl<'a> Asker<'a> {
         examples: &[Example],
         context: &str,
         fields: &Row,
-        place: Place,
+        place: RowLocation,
         choices: Vec<String>,
         right: Right,
     ) -> Result<Question> {
@@ -142,7 +142,7 @@ impl<'a> Asker<'a> {
     }
 
     /// One continuation after several contexts ([`Form::Partial`]).
-    fn complete(&self, examples: &[Example], fields: &Row, place: Place) -> Result<Question> {
+    fn complete(&self, examples: &[Example], fields: &Row, place: RowLocation) -> Result<Question> {
         let (contexts, right, continuation) = self.partial(fields, place)?;
         let pair = |context: &String| {
             Ok(Pair { context: self.prompt(examples, context)?, continuation: self.delimited(&continuation) })
@@ -151,7 +151,7 @@ impl<'a> Asker<'a> {
         Ok(Question::Choices { pairs, choices: contexts, right: Right::One(right) })
     }
 
-    fn partial(&self, fields: &Row, place: Place) -> Result<(Vec<String>, usize, String)> {
+    fn partial(&self, fields: &Row, place: RowLocation) -> Result<(Vec<String>, usize, String)> {
         let Form::Partial { contexts, continuation, answer } = &self.task.definition.form else {
             unreachable!("asked for the partial form alone")
         };

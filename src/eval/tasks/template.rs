@@ -7,11 +7,11 @@ use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, Unde
 use regex::Regex;
 use serde_json::Value as Json;
 
-use crate::corpus::rows::{Place, Row};
+use crate::corpus::rows::{Row, RowLocation};
 use crate::error::{Error, Result};
 
 /// A row that a key of the task's definition cannot be filled from.
-pub fn wrong(place: Place, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
+pub fn wrong(place: RowLocation, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
     let what = format!("row {}, `{key}` of the task", place.row);
     let hint =
         "is this the dataset, configuration and split that the task is defined for? (llmc eval tasks --list)";
@@ -49,14 +49,14 @@ impl Templates {
     }
 
     /// Renders a template over a row.
-    pub fn text(&self, key: &str, template: &str, row: &Row, place: Place) -> Result<String> {
+    pub fn text(&self, key: &str, template: &str, row: &Row, place: RowLocation) -> Result<String> {
         self.environment
             .render_str(template, Value::from(Serde(row)))
             .map_err(|e| wrong(place, key, "a template that the row can fill", chain(&e)))
     }
 
     /// A list of texts.
-    pub fn texts(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<String>> {
+    pub fn texts(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Vec<String>> {
         let expected = "a list of texts";
         self.list(key, expression, row, place)?
             .into_iter()
@@ -68,7 +68,7 @@ impl Templates {
     }
 
     /// A list of numbers that are 0 or 1.
-    pub fn labels(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<bool>> {
+    pub fn labels(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Vec<bool>> {
         self.list(key, expression, row, place)?
             .into_iter()
             .map(|item| match item.as_i64() {
@@ -80,21 +80,28 @@ impl Templates {
     }
 
     /// A place in a list of `count`.
-    pub fn index(&self, key: &str, expression: &str, row: &Row, place: Place, count: usize) -> Result<usize> {
+    pub fn index(
+        &self,
+        key: &str,
+        expression: &str,
+        row: &Row,
+        place: RowLocation,
+        count: usize,
+    ) -> Result<usize> {
         let value = self.evaluate(key, expression, row, place)?;
         let index =
             value.as_u64().and_then(|index| usize::try_from(index).ok()).filter(|&index| index < count);
         index.ok_or_else(|| wrong(place, key, &format!("a number from 0, below {count}"), value))
     }
 
-    fn list(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<Json>> {
+    fn list(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Vec<Json>> {
         match self.evaluate(key, expression, row, place)? {
             Json::Array(items) if !items.is_empty() => Ok(items),
             other => Err(wrong(place, key, "a list that is not empty", other)),
         }
     }
 
-    fn evaluate(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Json> {
+    fn evaluate(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Json> {
         let value =
             self.environment.compile_expression(expression).and_then(|e| e.eval(Value::from(Serde(row))));
         value
