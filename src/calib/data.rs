@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::TextSource;
-use crate::engine::{LanguageModel, Options, Tokenizer};
+use crate::engine::{LanguageModel, Options, Tokenizer, tokenizer};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::hub::Hub;
@@ -203,7 +203,7 @@ fn check_ids(checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Result<()> {
             name,
             format!("a row for token {id}"),
             format!("{rows} rows"),
-            "this tokenizer is another model's: take tokenizer.json from where the weights came from",
+            tokenizer::WRONG_TOKENIZER,
         )),
         None => Ok(()),
     }
