@@ -8,9 +8,9 @@ use clap::{Args, ValueEnum};
 use super::super::Context;
 use crate::engine::{LanguageModel, Options};
 use crate::error::Result;
-use crate::eval::base::{Identity, Precision, Reader, Writer};
+use crate::eval::base::{BaseReader, BaseWriter, Identity, Precision};
 use crate::eval::corpus::Corpus;
-use crate::eval::perplexity::{Base, Task};
+use crate::eval::perplexity::{BaseSource, WindowedText};
 use crate::eval::windows::Protocol;
 use crate::io::Checkpoint;
 use crate::pipeline;
@@ -49,7 +49,7 @@ pub struct Subject<'a> {
     /// The text.
     pub corpus: &'a Corpus,
     /// How it is cut.
-    pub task: &'a Task<'a>,
+    pub task: &'a WindowedText<'a>,
     /// By what rule.
     pub protocol: Protocol,
     /// Values of a row.
@@ -97,7 +97,7 @@ impl Arguments {
         checkpoint: Checkpoint,
         subject: &Subject,
         context: &Context,
-    ) -> Result<Base<'static>> {
+    ) -> Result<BaseSource<'static>> {
         let precision = self.precision();
         let folder = if self.no_base_cache {
             None
@@ -109,16 +109,16 @@ impl Arguments {
             let weights = pipeline::input_digest(&checkpoint, &context.interrupted)?;
             let identity = subject.identity(&checkpoint, weights, precision);
             let rows: Vec<usize> = subject.task.windows.iter().map(|window| window.targets.len()).collect();
-            match Reader::open(&folder, &identity, &rows) {
-                Ok(Some(reader)) => return Ok(Base::Stored(reader, precision)),
+            match BaseReader::open(&folder, &identity, &rows) {
+                Ok(Some(reader)) => return Ok(BaseSource::File(reader, precision)),
                 Ok(None) => {}
                 Err(error) => eprintln!("warning: {error}; it is made again"),
             }
             let bytes = subject.task.targets() as u64 * precision.row_bytes(subject.vocabulary);
-            writer = Writer::create(&folder, &identity, bytes).inspect_err(warn).ok();
+            writer = BaseWriter::create(&folder, &identity, bytes).inspect_err(warn).ok();
         }
         let model = LanguageModel::open(checkpoint, subject.options)?;
-        Ok(Base::Run { model: Box::new(model), precision, writer })
+        Ok(BaseSource::Model { model: Box::new(model), precision, writer })
     }
 }
 

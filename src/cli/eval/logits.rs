@@ -9,7 +9,7 @@ use super::super::{Context, engine_args};
 use super::{check_output, check_tokens};
 use crate::engine::{LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
-use crate::eval::arrays::{Array, Arrays};
+use crate::eval::arrays::{Array, ArrayFile};
 use crate::model::Batch;
 use crate::tensor::DType;
 
@@ -72,7 +72,7 @@ fn write(model: &LanguageModel, tokens: &[u32], arguments: &Arguments) -> Result
         Array { name: "logits", dtype: DType::F32, shape: vec![tokens.len(), model.vocabulary()] },
         Array { name: "tokens", dtype: DType::U32, shape: vec![tokens.len()] },
     ];
-    let mut file = Arrays::create(&arguments.output, &arrays, json!({ "model": arguments.model }))?;
+    let mut file = ArrayFile::create(&arguments.output, &arrays, json!({ "model": arguments.model }))?;
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();
     model.logits(&Batch::whole(&[tokens]), None, &rows, |_, block| {
         file.write(block.iter().map(|logit| logit.to_le_bytes()))

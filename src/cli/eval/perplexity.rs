@@ -13,8 +13,8 @@ use crate::corpus::Text;
 use crate::engine::{LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::corpus::Corpus;
-use crate::eval::perplexity::{self, Base, Progress, Task};
-use crate::eval::positions::Positions;
+use crate::eval::perplexity::{self, BaseSource, Progress, WindowedText};
+use crate::eval::positions::PositionFile;
 use crate::eval::summary::{Score, Summary};
 use crate::eval::windows::{Protocol, Window};
 use crate::io::Checkpoint;
@@ -78,7 +78,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let corpus = corpus(&text, &model, base.as_ref(), protocol)?;
     let windows = arguments.windows(protocol, &corpus)?;
     let batch = arguments.batch(&windows, model.vocabulary());
-    let task = Task { tokens: &corpus.tokens, windows: &windows, first: corpus.first, batch };
+    let task = WindowedText { tokens: &corpus.tokens, windows: &windows, first: corpus.first, batch };
     let options = arguments.engine.options();
     let subject = Subject { corpus: &corpus, task: &task, protocol, vocabulary: model.vocabulary(), options };
     let base = base.map(|base| arguments.base.open(base, &subject, context)).transpose()?;
@@ -167,8 +167,8 @@ impl Arguments {
     fn scores(
         &self,
         model: &LanguageModel,
-        mut base: Option<Base>,
-        task: &Task,
+        mut base: Option<BaseSource>,
+        task: &WindowedText,
         context: &Context,
     ) -> Result<(Vec<Score>, Progress)> {
         let mut metadata = json!({ "model": self.model, "data": self.data });
@@ -177,7 +177,7 @@ impl Arguments {
         }
         let positions = self.per_position.as_deref();
         positions.map_or(Ok(()), |path| super::check_output(path, model))?;
-        let positions = positions.map(|path| Positions::create(path, task, base.is_some(), metadata));
+        let positions = positions.map(|path| PositionFile::create(path, task, base.is_some(), metadata));
         let positions = positions.transpose()?;
         let bar =
             context.bar(task.windows.len() as u64, "{msg} [{wide_bar}] {pos}/{len} eta {eta}", "scoring");
@@ -187,7 +187,7 @@ impl Arguments {
             last = Some(progress);
         })?;
         bar.finish_and_clear();
-        if let Some(path) = base.and_then(Base::finish) {
+        if let Some(path) = base.and_then(BaseSource::finish) {
             let size = std::fs::metadata(&path).map_or(0, |file| file.len());
             if !context.global.quiet {
                 let (path, size) = (path.display(), HumanBytes(size));

@@ -47,7 +47,7 @@ impl Report<'_> {
         let model = &self.summary.model;
         line(&mut text, "perplexity", model.perplexity, "");
         line(&mut text, "ln perplexity", model.nll, "");
-        if let (Some(name), Some(comparison)) = (self.base, &self.summary.against) {
+        if let (Some(name), Some(comparison)) = (self.base, &self.summary.comparison) {
             let _ = writeln!(text, "\nagainst {name}");
             text += &compared(comparison);
             text += &spreads(comparison);
@@ -102,7 +102,7 @@ impl Report<'_> {
             "perplexity": self.summary.model.perplexity,
             "nll": self.summary.model.nll,
             "base": self.base.map(|base| json!({ "model": base, "precision": self.precision })),
-            "against": self.summary.against,
+            "against": self.summary.comparison,
         })
     }
 }

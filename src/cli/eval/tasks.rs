@@ -13,8 +13,8 @@ use tempfile::NamedTempFile;
 use super::super::{Context, engine_args};
 use crate::engine::{ChatTemplate, LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
-use crate::eval::tasks::model::{Examinee, Loaded, Watch, memory};
-use crate::eval::tasks::{self, Options, Scores, Source, Task, results};
+use crate::eval::tasks::model::{ModelRespondent, ModelRunner, Monitor, memory};
+use crate::eval::tasks::{self, DatasetLocation, Scores, Task, TaskOptions, results};
 
 /// Positions of models that do not say how many they have, as lm-evaluation-harness takes it.
 const CONTEXT: usize = 2048;
@@ -65,7 +65,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let Some(model) = arguments.model.as_deref().filter(|_| !arguments.list) else { return list(context) };
     let tasks = chosen(&arguments.tasks)?;
-    let source = Source::new(arguments.data.as_deref());
+    let source = DatasetLocation::new(arguments.data.as_deref());
     // Before a model is loaded: a file that is missing should not cost that.
     tasks.iter().try_for_each(|task| source.files(task, &task.definition.split).map(|_| ()))?;
     let loaded = arguments.engine.open(model, context)?;
@@ -106,7 +106,7 @@ fn ask_all(
     arguments: &Arguments,
     model: &LanguageModel,
     tasks: &[Task],
-    source: &Source,
+    source: &DatasetLocation,
     context: &Context,
 ) -> Result<Vec<Scores>> {
     let tokenizer = Tokenizer::open(model.checkpoint())?;
@@ -120,15 +120,15 @@ fn ask_all(
     };
     let limit = model.context_limit().unwrap_or(CONTEXT);
     let batch = arguments.batch.map(|tokens| tokens as usize);
-    let mut examinee = Examinee {
-        runner: Loaded::new(model),
+    let mut examinee = ModelRespondent {
+        runner: ModelRunner::new(model),
         tokenizer: &tokenizer,
         chat: arguments.chat.then(|| ChatTemplate::open(model.checkpoint())).transpose()?,
         context: limit,
         budget: batch.unwrap_or_else(|| memory::budget(model.config())),
-        watch: Watch { interrupted: &context.interrupted, progress: &progress },
+        monitor: Monitor { interrupted: &context.interrupted, progress: &progress },
     };
-    let options = Options {
+    let options = TaskOptions {
         limit: arguments.limit.map(|limit| limit as usize),
         fewshot: arguments.fewshot,
         seed: arguments.seed,

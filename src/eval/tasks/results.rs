@@ -1,8 +1,8 @@
-//! What is reported: the scores of tasks, the averages of collections, as a table and as JSON.
+//! The scores of tasks and the averages of collections, as a table and as JSON.
 
 use std::fmt::Write;
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::definition::Task;
 use super::scoring::{self, Mean};
@@ -10,16 +10,15 @@ use super::scoring::{self, Mean};
 /// The scores of a task, or of a collection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// Examples before each question.
+    /// The number of examples before each question.
     pub fewshot: usize,
-    /// Its metrics, by name.
+    /// The metrics, by name.
     pub metrics: Vec<(String, Mean)>,
 }
 
-/// Adds to the scores of tasks the averages of those collections that were run completely: of every metric over all
-/// questions, and over the parts as they are.
+/// Appends the averages of all complete collections: of every metric, over all questions and over the parts.
 pub fn with_averages(tasks: &[Task], scores: Vec<Scores>) -> Vec<Scores> {
     let mut groups: Vec<String> = Vec::new();
     for group in tasks.iter().flat_map(Task::groups) {
@@ -31,6 +30,7 @@ pub fn with_averages(tasks: &[Task], scores: Vec<Scores>) -> Vec<Scores> {
     scores.into_iter().chain(averages).collect()
 }
 
+/// The average of a group; `None` if a part is missing.
 fn average(group: &str, tasks: &[Task], scores: &[Scores]) -> Option<Scores> {
     let belongs = |task: &Task| task.groups().iter().any(|name| name == group);
     let parts: Vec<&Scores> =
@@ -48,7 +48,7 @@ fn average(group: &str, tasks: &[Task], scores: &[Scores]) -> Option<Scores> {
     Some(Scores { name: group.to_owned(), fewshot: first.fewshot, metrics: metrics.collect() })
 }
 
-/// One line per metric.
+/// A table with one line per metric.
 pub fn table(scores: &[Scores]) -> String {
     let head = ["task", "n", "metric", "value"].map(str::to_owned);
     let rows: Vec<[String; 4]> = [head].into_iter().chain(scores.iter().flat_map(lines)).collect();
@@ -62,26 +62,31 @@ pub fn table(scores: &[Scores]) -> String {
 }
 
 fn lines(scores: &Scores) -> Vec<[String; 4]> {
-    let line = |(metric, mean): &(String, Mean)| {
+    let mut lines = Vec::new();
+    for (metric, mean) in &scores.metrics {
         let stderr = mean.stderr.map_or(String::new(), |stderr| format!(" ± {stderr:.4}"));
-        [scores.name.clone(), mean.count.to_string(), metric.clone(), format!("{:.4}{stderr}", mean.value)]
-    };
-    scores.metrics.iter().map(line).collect()
+        let value = format!("{:.4}{stderr}", mean.value);
+        lines.push([scores.name.clone(), mean.count.to_string(), metric.clone(), value]);
+    }
+    lines
 }
 
-/// `{"tasks": [{"task", "n", "fewshot", "metrics": {name: {"value", "stderr"}}}]}`.
+/// The scores as `{"tasks": [{"task", "n", "fewshot", "metrics": {name: {"value", "stderr"}}}]}`.
 pub fn json(scores: &[Scores]) -> Json {
-    let metric =
-        |(name, mean): &(String, Mean)| (name.clone(), json!({ "value": mean.value, "stderr": mean.stderr }));
-    let task = |scores: &Scores| {
-        json!({
-            "task": scores.name,
-            "n": scores.metrics.first().map_or(0, |(_, mean)| mean.count),
-            "fewshot": scores.fewshot,
-            "metrics": scores.metrics.iter().map(metric).collect::<serde_json::Map<_, _>>(),
-        })
-    };
-    json!({ "tasks": scores.iter().map(task).collect::<Vec<_>>() })
+    json!({ "tasks": scores.iter().map(task_json).collect::<Vec<_>>() })
+}
+
+fn task_json(scores: &Scores) -> Json {
+    let mut metrics = Map::new();
+    for (name, mean) in &scores.metrics {
+        metrics.insert(name.clone(), json!({ "value": mean.value, "stderr": mean.stderr }));
+    }
+    json!({
+        "task": scores.name,
+        "n": scores.metrics.first().map_or(0, |(_, mean)| mean.count),
+        "fewshot": scores.fewshot,
+        "metrics": metrics,
+    })
 }
 
 #[cfg(test)]
@@ -112,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_line_up() {
+    fn table_columns_are_aligned() {
         let mut longer = scores("truthfulqa_mc1", &[1.0]);
         longer.metrics.push(("acc_norm".into(), scoring::mean(&[1.0])));
         let text = table(&[scores("piqa", &[1.0, 0.0, 1.0, 1.0]), longer]);
@@ -126,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_what_the_table_has() {
+    fn json_has_the_same_figures() {
         let json = json(&[scores("piqa", &[1.0, 0.0, 1.0, 1.0])]);
         assert_eq!(json["tasks"][0]["n"], 4);
         assert_eq!(json["tasks"][0]["metrics"]["acc"]["stderr"], 0.25);
