@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::engine_args;
 use crate::engine::{
-    ChatTemplate, Finish, Generation, LanguageModel, Limits, Message, Sampler, Sampling, Sequence, Tokenizer,
+    ChatTemplate, FinishReason, Generation, LanguageModel, Limits, Message, Sampler, Sampling, Sequence,
+    Tokenizer,
 };
 use crate::error::{Error, Result};
 
@@ -125,7 +126,7 @@ struct Answer {
     /// After it.
     seconds: f64,
     /// `None` where it was interrupted, or nobody reads it any more.
-    finish: Option<Finish>,
+    finish: Option<FinishReason>,
 }
 
 impl Answer {
@@ -138,7 +139,7 @@ impl Answer {
         let start = Instant::now();
         let (mut text, mut first) = (String::new(), None);
         while !context.is_interrupted() {
-            let Some(piece) = generation.step()? else { break };
+            let Some(piece) = generation.next_piece()? else { break };
             first.get_or_insert_with(Instant::now);
             text += &piece;
             if !show(&piece, context)? {
@@ -171,7 +172,7 @@ impl Answer {
 
     /// Tokens a second after the first; the one that ended the text was computed too.
     fn speed(&self) -> Option<f64> {
-        let steps = self.tokens + usize::from(self.finish == Some(Finish::End));
+        let steps = self.tokens + usize::from(self.finish == Some(FinishReason::End));
         (steps > 1).then(|| (steps - 1) as f64 / self.seconds)
     }
 
@@ -182,13 +183,13 @@ impl Answer {
         let prompt_rate = rate(self.prompt_seconds.map(|seconds| *prompt_tokens as f64 / seconds));
         let rate = rate(self.speed());
         let finish = match self.finish {
-            Some(Finish::End) if *tokens == 0 => {
+            Some(FinishReason::End) if *tokens == 0 => {
                 "; the model ended at once: --chat asks as its template does"
             }
-            Some(Finish::End) => "",
-            Some(Finish::Stop) => "; stopped at a stop text",
-            Some(Finish::Length) => "; stopped at --max-tokens",
-            Some(Finish::Context) => "; stopped because the model's context is full",
+            Some(FinishReason::End) => "",
+            Some(FinishReason::Stop) => "; stopped at a stop text",
+            Some(FinishReason::Length) => "; stopped at --max-tokens",
+            Some(FinishReason::Context) => "; stopped because the model's context is full",
             None => "; cut short",
         };
         format!("prompt: {prompt_tokens} tokens{prompt_rate}; generated: {tokens} tokens{rate}{finish}")
@@ -196,10 +197,10 @@ impl Answer {
 
     fn json(&self) -> Value {
         let finish = match self.finish {
-            Some(Finish::End) => "end",
-            Some(Finish::Stop) => "stop",
-            Some(Finish::Length) => "length",
-            Some(Finish::Context) => "context",
+            Some(FinishReason::End) => "end",
+            Some(FinishReason::Stop) => "stop",
+            Some(FinishReason::Length) => "length",
+            Some(FinishReason::Context) => "context",
             None => "interrupted",
         };
         json!({

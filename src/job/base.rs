@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::host::{Host, Notice};
 use crate::engine::{LanguageModel, Options};
 use crate::error::Result;
-use crate::eval::base::{Identity, Precision, Reader, Writer};
+use crate::eval::base::{BaseReader, BaseWriter, Identity, Precision};
 use crate::eval::corpus::Corpus;
-use crate::eval::perplexity::{Base, Task};
+use crate::eval::perplexity::{BaseSource, WindowedText};
 use crate::eval::windows::Protocol;
 use crate::io::{Checkpoint, cache_folder};
 use crate::pipeline::input_digest;
@@ -40,7 +40,7 @@ pub struct Subject<'a> {
     /// The text.
     pub corpus: &'a Corpus,
     /// The windows.
-    pub task: &'a Task<'a>,
+    pub task: &'a WindowedText<'a>,
     /// The rule by which the text is cut.
     pub protocol: Protocol,
     /// Values of a row.
@@ -54,20 +54,25 @@ impl Subject<'_> {
     ///
     /// # Errors
     /// A base that cannot be run. A damaged cache is made again.
-    pub fn open(&self, base: &BaseModel, checkpoint: Checkpoint, host: &dyn Host) -> Result<Base<'static>> {
+    pub fn open(
+        &self,
+        base: &BaseModel,
+        checkpoint: Checkpoint,
+        host: &dyn Host,
+    ) -> Result<BaseSource<'static>> {
         let precision = base.precision;
         let mut writer = None;
         if let Some(folder) = &base.cache {
             let weights = input_digest(&checkpoint, host.interrupted())?;
             let identity = self.identity(&checkpoint, weights, precision);
             let rows: Vec<usize> = self.task.windows.iter().map(|window| window.targets.len()).collect();
-            match Reader::open(folder, &identity, &rows) {
-                Ok(Some(reader)) => return Ok(Base::Stored(reader, precision)),
+            match BaseReader::open(folder, &identity, &rows) {
+                Ok(Some(reader)) => return Ok(BaseSource::File(reader, precision)),
                 Ok(None) => {}
                 Err(error) => host.notify(&Notice::Warning(format!("{error}; it is made again"))),
             }
             let bytes = self.task.targets() as u64 * precision.row_bytes(self.vocabulary);
-            writer = Writer::create(folder, &identity, bytes)
+            writer = BaseWriter::create(folder, &identity, bytes)
                 .inspect_err(|error| {
                     let hint = error.hint().map_or(String::new(), |hint| format!(" ({hint})"));
                     let what = format!("the base's log-probabilities are not kept: {error}{hint}");
@@ -76,7 +81,7 @@ impl Subject<'_> {
                 .ok();
         }
         let model = LanguageModel::open(checkpoint, self.options)?;
-        Ok(Base::Run { model: Box::new(model), precision, writer })
+        Ok(BaseSource::Model { model: Box::new(model), precision, writer })
     }
 
     fn identity(&self, checkpoint: &Checkpoint, weights: String, precision: Precision) -> Identity {

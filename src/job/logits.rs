@@ -11,7 +11,7 @@ use super::outputs::refuse_weights;
 use super::record::{Machine, Version};
 use crate::engine::{LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
-use crate::eval::arrays::{Array, Arrays};
+use crate::eval::arrays::{Array, ArrayFile};
 use crate::model::Batch;
 use crate::tensor::DType;
 
@@ -83,7 +83,7 @@ impl Logits {
             Array { name: "logits", dtype: DType::F32, shape: vec![tokens.len(), model.vocabulary()] },
             Array { name: "tokens", dtype: DType::U32, shape: vec![tokens.len()] },
         ];
-        let mut file = Arrays::create(&self.output, &arrays, json!({ "model": self.model }))?;
+        let mut file = ArrayFile::create(&self.output, &arrays, json!({ "model": self.model }))?;
         let rows: Vec<u32> = (0..tokens.len() as u32).collect();
         model.logits(&Batch::whole(&[tokens]), None, &rows, |_, block| {
             file.write(block.iter().map(|logit| logit.to_le_bytes()))

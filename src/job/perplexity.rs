@@ -16,8 +16,8 @@ use crate::engine::{LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::base::Precision;
 use crate::eval::corpus::Corpus;
-use crate::eval::perplexity::{self, Base, Progress, Task};
-use crate::eval::positions::Positions;
+use crate::eval::perplexity::{self, BaseSource, Progress, WindowedText};
+use crate::eval::positions::PositionFile;
 use crate::eval::summary::{Score, Summary};
 use crate::eval::windows::{Protocol, Window};
 use crate::io::Checkpoint;
@@ -118,7 +118,7 @@ impl Perplexity {
         let corpus = self.corpus(&text, &model, base.as_ref(), host)?;
         let windows = self.cut(&corpus, host)?;
         let batch = self.batch(&windows, model.vocabulary());
-        let task = Task { tokens: &corpus.tokens, windows: &windows, first: corpus.first, batch };
+        let task = WindowedText { tokens: &corpus.tokens, windows: &windows, first: corpus.first, batch };
         let subject = Subject {
             corpus: &corpus,
             task: &task,
@@ -189,8 +189,8 @@ impl Perplexity {
     fn scores(
         &self,
         model: &LanguageModel,
-        mut base: Option<Base>,
-        task: &Task,
+        mut base: Option<BaseSource>,
+        task: &WindowedText,
         host: &dyn Host,
     ) -> Result<(Vec<Score>, Progress)> {
         let positions = self.positions(model, task)?;
@@ -201,7 +201,7 @@ impl Perplexity {
             last = Some(progress);
         })?;
         bar.finish_and_clear();
-        if let Some(path) = base.and_then(Base::finish) {
+        if let Some(path) = base.and_then(BaseSource::finish) {
             let size = HumanBytes(std::fs::metadata(&path).map_or(0, |file| file.len()));
             host.notify(&Notice::Note(format!(
                 "the base's log-probabilities are kept for the next comparison: {}, {size}",
@@ -212,14 +212,14 @@ impl Perplexity {
         Ok((scores, last.expect("a task has a window")))
     }
 
-    fn positions(&self, model: &LanguageModel, task: &Task) -> Result<Option<Positions>> {
+    fn positions(&self, model: &LanguageModel, task: &WindowedText) -> Result<Option<PositionFile>> {
         let Some(path) = self.per_position.as_deref() else { return Ok(None) };
         refuse_weights(path, model)?;
         let mut metadata = json!({ "model": self.model, "data": self.data });
         if let Some(base) = &self.base {
             metadata["against"] = base.model.as_str().into();
         }
-        Positions::create(path, task, self.base.is_some(), metadata).map(Some)
+        PositionFile::create(path, task, self.base.is_some(), metadata).map(Some)
     }
 
     fn record(&self, corpus: &Corpus, summary: Summary, progress: &Progress) -> PerplexityRecord {

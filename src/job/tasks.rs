@@ -14,9 +14,9 @@ use super::host::{Host, Phase};
 use super::record::{Machine, Version};
 use crate::engine::{ChatTemplate, LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
-use crate::eval::tasks::model::{Examinee, Loaded, Watch, memory};
+use crate::eval::tasks::model::{ModelRespondent, ModelRunner, Monitor, memory};
 use crate::eval::tasks::scoring::Mean;
-use crate::eval::tasks::{self, Options, Scores, Source, Task, results};
+use crate::eval::tasks::{self, DatasetLocation, Scores, Task, TaskOptions, results};
 
 /// Positions of models that do not say how many they have, as in lm-evaluation-harness.
 const CONTEXT: usize = 2048;
@@ -94,7 +94,7 @@ impl AskTasks {
     /// Tasks that are not known; datasets that are not there; a model that cannot be run.
     pub fn run(&self, host: &dyn Host) -> Result<TasksRecord> {
         let tasks = chosen(&self.tasks)?;
-        let source = Source::new(self.data.as_deref());
+        let source = DatasetLocation::new(self.data.as_deref());
         // Before the model is loaded: a missing file should not cost that.
         tasks.iter().try_for_each(|task| source.files(task, &task.definition.split).map(|_| ()))?;
         let model = self.engine.load(&self.model, host)?;
@@ -113,7 +113,7 @@ impl AskTasks {
         &self,
         model: &LanguageModel,
         tasks: &[Task],
-        source: &Source,
+        source: &DatasetLocation,
         host: &dyn Host,
     ) -> Result<Vec<Scores>> {
         let tokenizer = Tokenizer::open(model.checkpoint())?;
@@ -123,23 +123,23 @@ impl AskTasks {
             bar.set_length(all as u64);
             bar.set_position(answered as u64);
         };
-        let mut examinee = Examinee {
-            runner: Loaded::new(model),
+        let mut respondent = ModelRespondent {
+            runner: ModelRunner::new(model),
             tokenizer: &tokenizer,
             chat: self.chat.then(|| ChatTemplate::open(model.checkpoint())).transpose()?,
             context: model.context_limit().unwrap_or(CONTEXT),
             budget: self.batch.unwrap_or_else(|| memory::budget(model.config())),
-            watch: Watch { interrupted: host.interrupted(), progress: &progress },
+            monitor: Monitor { interrupted: host.interrupted(), progress: &progress },
         };
         let Self { limit, fewshot, seed, chat, .. } = *self;
-        let options = Options { limit, fewshot, seed, chat };
+        let options = TaskOptions { limit, fewshot, seed, chat };
         let mut samples = self.samples.as_deref().map(SampleFile::create).transpose()?;
         let mut scores = Vec::new();
         for task in tasks {
             bar.set_message(task.name.clone());
             bar.reset();
             let mut keep = |sample| samples.as_mut().map_or(Ok(()), |samples| samples.add(&sample));
-            scores.push(tasks::run(task, source, options, &mut examinee, &mut keep)?);
+            scores.push(tasks::run(task, source, options, &mut respondent, &mut keep)?);
         }
         bar.finish_and_clear();
         samples.map_or(Ok(()), SampleFile::finish)?;

@@ -14,10 +14,10 @@ const NAME: usize = 24;
 /// The report for people.
 pub fn text(record: &PerplexityRecord) -> String {
     let mut text = heading(record);
-    let Summary { model, against, .. } = &record.summary;
+    let Summary { model, comparison, .. } = &record.summary;
     line(&mut text, "perplexity", model.perplexity, "");
     line(&mut text, "ln perplexity", model.nll, "");
-    if let (Some(base), Some(comparison)) = (&record.base, against) {
+    if let (Some(base), Some(comparison)) = (&record.base, comparison) {
         let _ = writeln!(text, "\nagainst {}", base.model);
         text += &compared(comparison);
         text += &spreads(comparison);
