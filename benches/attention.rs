@@ -1,7 +1,7 @@
-//! Attention of one layer on the threads of the machine: prefill, and one token after a long context, in the shapes of
-//! SmolLM2-135M (9 heads over 3) and Llama-3-8B (32 over 8). `cargo bench --bench attention`.
+//! Attention of one layer on the threads of the machine, in the shapes of SmolLM2-135M (9 heads over 3) and Llama-3-8B
+//! (32 over 8): prefill, and one token after a long context. `cargo bench --bench attention`.
 //!
-//! Throughput is in products of the two matrix products (prefill), and in bytes of keys and values read (decoding).
+//! Throughput counts products of the two matrix products (prefill), or bytes of keys and values read (decoding).
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use llmc::error::Result;
 use llmc::tensor::{DType, Weight};
 use ndarray::Array2;
 
-/// Rows of reproducible noise within ±1.
+/// A matrix of reproducible noise within ±1.
 struct Noise([usize; 2]);
 
 impl Matrix for Noise {

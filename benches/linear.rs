@@ -1,8 +1,9 @@
-//! The linear layers of SmolLM2-135M, all of them, as one token (`decode`) and as a prompt meet them, for each form of the
-//! weights. `cargo bench --bench linear`.
+//! All linear layers of SmolLM2-135M with one token (`decode`) and with a prompt, for each form of the weights. `cargo
+//! bench --bench linear`.
 //!
-//! First come the machine's peaks, of as many threads: what registers alone multiply, and what a sum over a large array reads.
-//! Decoding is given in bytes of packed weights, prompts in multiplications, so that each stands beside its peak.
+//! Prints the machine's peaks first, for the same number of threads: multiplications of registers only, and the rate of
+//! reading a large array. Decoding counts bytes of packed weights, prompts count multiplications, so that each can be
+//! compared with its peak.
 
 #[path = "linear/peaks.rs"]
 mod peaks;
@@ -21,11 +22,11 @@ use ndarray::Array2;
 
 const THREADS: usize = 2;
 const LAYERS: usize = 30;
-/// [rows, cols] of q+k+v, o, gate+up, down.
+/// Shapes [rows, cols] of q+k+v, o, gate+up, down.
 const LAYER: [[usize; 2]; 4] = [[960, 576], [576, 576], [3072, 576], [576, 1536]];
 const HEAD: [usize; 2] = [49_152, 576];
 
-/// What the weights are stored as.
+/// The stored form of the weights.
 #[derive(Clone, Copy)]
 enum Stored {
     Dense(DType),
@@ -61,7 +62,7 @@ impl Matrix for Made {
         }
     }
     fn read(&self, rows: Range<usize>) -> Result<Weight> {
-        // Multiples of 1/32 within ±1, which every form holds or rounds well.
+        // Multiples of 1/32 within ±1, which every form represents exactly or nearly.
         let value = |(row, col)| (((rows.start + row) * 31 + col * 7) % 65) as f32 / 32.0 - 1.0;
         let values = Array2::from_shape_fn((rows.len(), self.shape[1]), value);
         Ok(match self.stored {
@@ -79,7 +80,7 @@ fn load(shape: [usize; 2], stored: Stored, activations: Activations) -> Linear {
     Linear::load(&[matrix], None, activations).expect("memory for a layer")
 }
 
-/// Runs every layer on so many rows; x and out hold what the widest needs.
+/// Runs every layer on `rows` rows; x and out are large enough for the widest layer.
 fn forward(linears: &[Linear], rows: usize, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     for linear in linears {
         let (x, out) = (&x[..rows * linear.cols()], &mut out[..rows * linear.rows()]);

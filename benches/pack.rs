@@ -1,7 +1,7 @@
-//! Packing for the kernels of `src/cuda/` and back: `cargo bench --bench pack`, in as many threads as RAYON_NUM_THREADS says.
+//! Packing for the kernels of `src/cuda/` and back: `cargo bench --bench pack`, with RAYON_NUM_THREADS threads.
 //!
-//! GB/s of codes as they are packed (half a byte of W4, a byte of W8), the median of several runs over a matrix larger than the
-//! caches; beside them, copying as many bytes as packing reads and writes.
+//! Prints GB/s of packed codes (half a byte of W4, a byte of W8), the median of several runs over a matrix larger than
+//! the caches. For comparison, also prints the rate of copying as many bytes as packing reads and writes.
 
 use std::hint::black_box;
 use std::time::Instant;
