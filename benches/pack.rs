@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use llmc::cuda::{Half, Packed};
+use llmc::cuda::{Half, PackedMatrix};
 use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{Granularity, ScaleType, Scheme};
 use llmc::tensor::{Grid, QTensor};
@@ -56,10 +56,10 @@ fn main() {
             [(4, Granularity::Group(128)), (4, Granularity::Group(32)), (8, Granularity::Channel)]
         {
             let q = tensor(bits, granularity, shape);
-            let packed = Packed::pack(&q, Half::F16).expect("the kernels take it");
+            let packed = PackedMatrix::pack(&q, Half::F16).expect("the kernels take it");
             let rate = |seconds: f64| packed.codes().len() as f64 / seconds / 1e9;
             let pack = median(|| {
-                black_box(Packed::pack(&q, Half::F16).expect("the kernels take it"));
+                black_box(PackedMatrix::pack(&q, Half::F16).expect("the kernels take it"));
             });
             let unpack = median(|| {
                 black_box(packed.unpack());
