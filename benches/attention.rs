@@ -15,9 +15,9 @@ use llmc::tensor::{DType, Weight};
 use ndarray::Array2;
 
 /// A matrix of reproducible noise within ±1.
-struct Noise([usize; 2]);
+struct NoiseMatrix([usize; 2]);
 
-impl Matrix for Noise {
+impl Matrix for NoiseMatrix {
     fn name(&self) -> &str {
         "matrix"
     }
@@ -39,7 +39,7 @@ impl Matrix for Noise {
 }
 
 fn noise(cpu: &Cpu, rows: usize, cols: usize) -> Tensor {
-    let table = cpu.load_table(Arc::new(Noise([rows, cols]))).expect("a table");
+    let table = cpu.load_table(Arc::new(NoiseMatrix([rows, cols]))).expect("a table");
     let ids: Vec<u32> = (0..rows as u32).collect();
     cpu.embed(&table, &ids).expect("rows of the table")
 }

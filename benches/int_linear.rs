@@ -26,9 +26,9 @@ const BLOCKS: [BlockType; 5] =
     [BlockType::Q4_0, BlockType::Q8_0, BlockType::Q4_K, BlockType::Q6_K, BlockType::Q5_0];
 
 /// A matrix in memory.
-struct Held(Weight);
+struct InMemoryMatrix(Weight);
 
-impl Matrix for Held {
+impl Matrix for InMemoryMatrix {
     fn name(&self) -> &str {
         "matrix"
     }
@@ -66,7 +66,7 @@ fn blocks(block: BlockType, [rows, cols]: [usize; 2]) -> Arc<dyn Matrix> {
     let count = rows * cols / block.block_elements() * block.block_bytes();
     let codes = (0..count).map(|_| byte()).collect();
     let scheme = Scheme::ggml(block);
-    Arc::new(Held(Weight::Quantized(QTensor {
+    Arc::new(InMemoryMatrix(Weight::Quantized(QTensor {
         scheme,
         rows,
         cols,
@@ -99,7 +99,7 @@ fn time(block: BlockType, shape: [usize; 2]) {
     let layers: Vec<_> =
         (0..copies).map(|_| cpu.load_linear(&parts, None).expect("a matrix in memory")).collect();
     let values = Array2::from_shape_fn((512, cols), |(i, k)| ((i * 7919 + k * 104_729) % 997) as f32 - 498.0);
-    let table = cpu.load_table(Arc::new(Held(Weight::Dense(values)))).expect("a matrix in memory");
+    let table = cpu.load_table(Arc::new(InMemoryMatrix(Weight::Dense(values)))).expect("a matrix in memory");
     print!("{:6} {outputs:5}×{cols:4}", block.name());
     for rows in ROWS {
         if rows * outputs > 8 << 20 {

@@ -1,4 +1,5 @@
-//! [`Buffer`]: memory of a device. A kernel reads and writes it by address, so whoever creates one must guarantee the memory.
+//! [`Buffer`]: memory of a device. A kernel reads and writes it by address, so whoever creates one must guarantee the
+//! memory.
 
 use std::any::Any;
 use std::fmt;
@@ -15,9 +16,9 @@ impl Buffer {
     /// Creates a buffer over memory of a device, for implementations of [`Device`](super::Device).
     ///
     /// # Safety
-    /// `address` is the start of `bytes` bytes of the device whose [`Properties::id`](super::Properties::id) is `device`. Its
-    /// kernels may read and write them until the buffer is dropped, and after that until their queued work is done. `memory`
-    /// may own them: the buffer drops it last.
+    /// `address` is the start of `bytes` bytes of the device whose [`Properties::id`](super::Properties::id) is
+    /// `device`. Its kernels may read and write them until the buffer is dropped, and after that until their queued
+    /// work is done. `memory` may own them: the buffer drops it last.
     pub unsafe fn new(device: u64, address: u64, bytes: usize, memory: Box<dyn Any + Send + Sync>) -> Buffer {
         Buffer { device, address, bytes, _memory: memory }
     }

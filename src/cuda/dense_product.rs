@@ -1,8 +1,7 @@
-//! [`DenseProduct`]: the operands of a product by the vendor's library. Only this crate creates one, from memory that it has
-//! checked, because the library reads and writes by address.
+//! [`DenseProduct`]: the operands of a product by the vendor's library. Only this crate creates one, from memory that
+//! it has checked, because the library reads and writes by address.
 
 use super::buffer::Buffer;
-use super::matrix::Matrix;
 use super::types::Half;
 
 /// The operands of [`Device::multiply`](super::Device::multiply): matrices of one type, given by address and row stride.
@@ -17,21 +16,26 @@ pub struct DenseProduct {
 }
 
 impl DenseProduct {
-    /// Describes y\[m\]\[n\] = x\[m\]\[k\]·w\[n\]\[k\]ᵀ, where rows of w begin every `w_stride` elements of a buffer.
+    /// Describes y\[m\]\[n\] = x\[m\]\[k\]·w\[n\]\[k\]ᵀ of size \[m, n, k\]. A matrix is a buffer and its row stride in
+    /// elements.
     ///
     /// # Panics
-    /// If the shapes do not agree, or if w is too short.
-    pub(super) fn new(x: &Matrix, w: (&Buffer, usize), y: &Matrix) -> DenseProduct {
-        let ([m, k], [y_rows, n], (w, w_stride)) = (x.shape(), y.shape(), w);
-        assert!(m == y_rows && x.half() == y.half(), "dense product: x and y differ");
-        assert!(k <= w_stride && 2 * n * w_stride <= w.bytes(), "dense product: w is too short");
-        DenseProduct {
-            half: x.half(),
-            size: [m, n, k],
-            x: (x.buffer().address(), x.stride()),
-            w: (w.address(), w_stride),
-            y: (y.buffer().address(), y.stride()),
+    /// If a buffer is too short, or if its rows overlap.
+    pub(super) fn new(
+        half: Half,
+        [m, n, k]: [usize; 3],
+        x: (&Buffer, usize),
+        w: (&Buffer, usize),
+        y: (&Buffer, usize),
+    ) -> DenseProduct {
+        for ((buffer, stride), rows, cols) in [(x, m, k), (w, n, k), (y, m, n)] {
+            assert!(
+                cols <= stride && 2 * rows * stride <= buffer.bytes(),
+                "dense product: memory is too short"
+            );
         }
+        let [x, w, y] = [x, w, y].map(|(buffer, stride)| (buffer.address(), stride));
+        DenseProduct { half, size: [m, n, k], x, w, y }
     }
 
     /// Returns the type of all three matrices.

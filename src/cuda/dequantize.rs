@@ -45,7 +45,9 @@ pub fn dequantize_and_multiply(
     let [n, k] = product.weight.shape();
     let w = workspace.dense(device, bytes_of(&[n, k], 2)?)?;
     write(device, product.weight, w)?;
-    device.multiply(&DenseProduct::new(product.x, (w, k), product.y))
+    let PackedProduct { x, y, .. } = product;
+    let (x, y) = ((x.buffer(), x.stride()), (y.buffer(), y.stride()));
+    device.multiply(&DenseProduct::new(product.weight.half, [product.batch(), n, k], x, (w, k), y))
 }
 
 /// Launches the kernel; the caller has checked the size of `w`.

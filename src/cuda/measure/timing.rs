@@ -118,7 +118,10 @@ fn random_square(device: &dyn Device, seed: u64) -> Result<Matrix> {
 }
 
 fn dense(device: &dyn Device, x: &Matrix, w: &Matrix, y: &Matrix) -> Result<()> {
-    device.multiply(&DenseProduct::new(x, (w.buffer(), w.stride()), y))
+    let [m, k] = x.shape();
+    let [n, _] = w.shape();
+    let [in_x, in_w, in_y] = [x, w, y].map(|matrix| (matrix.buffer(), matrix.stride()));
+    device.multiply(&DenseProduct::new(x.half(), [m, n, k], in_x, in_w, in_y))
 }
 
 /// Copies of a layer's weight, enough to keep the cache cold.
