@@ -9,7 +9,7 @@ use super::weights::CheckpointWeights;
 use crate::backend::candle::{Candle, Device};
 use crate::backend::cpu::{Activations, Cpu};
 #[cfg(feature = "candle-cuda")]
-use crate::cuda::Table;
+use crate::cuda::KernelTable;
 use crate::error::Result;
 use crate::io::Checkpoint;
 #[cfg(feature = "candle-cuda")]
@@ -135,7 +135,7 @@ fn load(
     };
     let backend = Candle::new(Device::Cuda(number), dtype)?;
     #[cfg(feature = "candle-cuda")]
-    let backend = backend.choosing_by(Table::open(cache_folder().as_deref())?);
+    let backend = backend.choosing_by(KernelTable::open(cache_folder().as_deref())?);
     let decoder = Decoder::load(backend, config, weights)?;
     let bytes = decoder.backend().weight_bytes();
     Ok((Box::new(decoder), bytes))
