@@ -37,7 +37,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::Transform;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{QTensor, Scheme};
 use crate::plan::Plan;
 use crate::tensor::DType;
@@ -155,7 +155,7 @@ pub struct Target {
     pub dtype: DType,
     /// What engines do to the inputs of quantized layers: integers that they multiply with integers are laid out
     /// differently from integers that they dequantize first.
-    pub activations: Option<Activations>,
+    pub activations: Option<ActivationScheme>,
 }
 
 /// A program that loads models.

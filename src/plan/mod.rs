@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::export::{Admission, KERNEL_GROUPS, Measured, Output, Part, Target, rows_cols, slow_group};
 use crate::io::{Checkpoint, Source, Stored};
 use crate::numerics::ggml::integers;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{Granularity, Number, Scheme};
 use crate::recipe::{Recipe, Request};
 use crate::tensor::{BlockType, DType};
@@ -358,7 +358,7 @@ impl Planner<'_> {
 
     /// What calibration measures of a linear.
     fn measures(&self, output: &Output, action: &Action) -> Vec<Measured> {
-        let inputs = self.request.activations.and_then(Activations::measured);
+        let inputs = self.request.activations.and_then(ActivationScheme::measured);
         let quantized = matches!(action, Action::Quantize(_));
         let input = inputs.filter(|_| quantized).map(|_| Measured::Input);
         let cached = if self.request.kv_cache.is_some() { cached(&output.name) } else { &[] };

@@ -9,7 +9,7 @@ use crate::calib::Calibration;
 use crate::error::{Error, Result};
 use crate::export::{FORMATS, Format};
 use crate::method::{Def, Effect, METHODS, Method, Scope, unknown_key};
-use crate::numerics::presets::{self, Activations, PRESETS, Preset};
+use crate::numerics::presets::{self, ActivationScheme, PRESETS, Preset};
 use crate::numerics::{EightBits, Fp8, Granularity, Number, Scheme};
 use crate::statistics::Needs;
 use crate::tensor::DType;
@@ -20,7 +20,7 @@ pub struct Request {
     /// What linears become; `None` to convert only.
     pub scheme: Option<Scheme>,
     /// What the engine is to do to activations.
-    pub activations: Option<Activations>,
+    pub activations: Option<ActivationScheme>,
     /// What engines are to cache keys and values in; `None` leaves it to them.
     pub kv_cache: Option<EightBits>,
     /// What is done to weights before they are quantized, in order.
@@ -173,8 +173,8 @@ impl Recipe {
     }
 
     /// Scales of activations that are fixed before the model runs are measured on text.
-    fn refuse_unmeasured(&self, activations: Option<Activations>) -> Result<()> {
-        let inputs = activations.and_then(Activations::measured).and(self.scheme.as_deref());
+    fn refuse_unmeasured(&self, activations: Option<ActivationScheme>) -> Result<()> {
+        let inputs = activations.and_then(ActivationScheme::measured).and(self.scheme.as_deref());
         let cache = self.kv_cache.as_ref().map(|_| "kv_cache");
         match inputs.or(cache).filter(|_| !self.has_text()) {
             None => Ok(()),
@@ -275,7 +275,7 @@ fn out_of_order(first: &Def, second: &Def) -> Error {
 
 impl Override {
     /// What engines do to inputs is said once, for the whole model.
-    fn refuse_activations(&self, activations: Option<Activations>) -> Result<()> {
+    fn refuse_activations(&self, activations: Option<ActivationScheme>) -> Result<()> {
         let own =
             presets::find(&self.scheme).filter(|_| self.scheme != DENSE).map(|preset| preset.activations);
         match own {

@@ -14,7 +14,7 @@ use super::{Admission, Format, Output, OutputFile, Part, Sink, Target, rows_cols
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::ggml::integers;
-use crate::numerics::{Number, QTensor, ScaleType, Scheme};
+use crate::numerics::{Codes, Number, QTensor, ScaleType, Scheme};
 use crate::plan::Plan;
 use crate::tensor::{BlockType, DType};
 
@@ -78,12 +78,12 @@ impl Format for Gguf {
     }
 
     fn encode(&self, q: &QTensor, first_row: usize, _parts: &[Part], sink: &mut Sink) -> Result<()> {
-        let block = block_of(&q.scheme).expect(ADMITTED);
+        let block = block_of(&q.scheme()).expect(ADMITTED);
         let row_bytes = q.cols / block.block_elements() * block.block_bytes();
         let offset = (first_row * row_bytes) as u64;
-        match q.scheme.number {
-            Number::Ggml(_) => sink(0, offset, &q.codes),
-            _ => sink(0, offset, &integers::pack(q)),
+        match &q.codes {
+            Codes::Blocks { bytes, .. } => sink(0, offset, bytes),
+            Codes::Scalar(_) => sink(0, offset, &integers::pack(q)),
         }
     }
 
