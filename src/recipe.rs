@@ -1,20 +1,20 @@
 //! `Recipe`: what the user asks for, parsed without effects. Command-line flags and TOML give the same struct; the text
 //! travels in the output's metadata, so that `verify` can do the same work again.
 
-mod request;
+mod calibration;
+pub mod schemes;
 mod shipped;
 
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use crate::calib::Calibration;
 use crate::error::{Error, Result};
-use crate::method::{METHODS, nearest_key};
+use crate::names::nearest_key;
 use crate::numerics::Number;
 use crate::numerics::ggml::integers;
-use request::{DEFAULT_METHOD, adjust, find_preset};
+use schemes::{adjust, find_preset};
 
-pub use request::Request;
+pub use calibration::Calibration;
 pub use shipped::{CALIBRATED_4_BITS, SHIPPED};
 
 /// What to do to a checkpoint.
@@ -97,8 +97,11 @@ pub struct Budget {
     pub schemes: Vec<String>,
 }
 
-/// What an override leaves tensors as they are with.
-const DENSE: &str = "dense";
+/// The method of a recipe without a stage that quantizes.
+pub const DEFAULT_METHOD: &str = "rtn";
+
+/// The scheme of an override that leaves tensors dense.
+pub const DENSE: &str = "dense";
 
 /// One step of a recipe: a method, and those of its parameters that are not left at their defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -148,43 +151,6 @@ impl Recipe {
             let hint = hint.unwrap_or_else(|| "recipes/README.md has every key".to_owned());
             Error::usage(format!("{origin}: {}", e.to_string().trim()), hint)
         })
-    }
-
-    /// Sets a key by its path: `group_size=64`, `calibration.samples=256`, or a parameter of a stage by the name of its
-    /// method, `gptq.damping=0.05`. What is no TOML value is taken as text.
-    ///
-    /// # Errors
-    /// What is not `key=value`; unknown keys, naming the nearest known one.
-    pub fn set(&mut self, assignment: &str) -> Result<()> {
-        let (key, text) = assignment.split_once('=').ok_or_else(|| {
-            Error::usage(format!("--set {assignment}: not key=value"), "for example --set gptq.damping=0.05")
-        })?;
-        let value =
-            format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
-        let value = value.unwrap_or_else(|| toml::Value::String(text.to_owned()));
-        let (first, rest) = key.split_once('.').unwrap_or(("", key));
-        if let Some(stage) = self.stages.iter_mut().find(|stage| stage.method == first) {
-            stage.parameters.insert(rest.to_owned(), value);
-            return self.build_stages(&[]).map(drop);
-        }
-        if METHODS.iter().any(|def| def.name == first) {
-            let what = format!("--set {key}: the recipe has no stage {first}");
-            return Err(Error::usage(what, format!("its stages: {}", self.method_names())));
-        }
-        let mut table = Table::try_from(&*self).expect("a recipe is plain values");
-        let mut inner = &mut table;
-        if !first.is_empty() {
-            let entry = inner.entry(first).or_insert_with(|| Table::new().into());
-            inner = entry.as_table_mut().ok_or_else(|| {
-                Error::usage(
-                    format!("--set {key}: {first} has no keys in it"),
-                    "use method.parameter for stages",
-                )
-            })?;
-        }
-        inner.insert(rest.to_owned(), value);
-        *self = Recipe::from_toml(&format!("--set {assignment}"), &table.to_string())?;
-        Ok(())
     }
 
     /// The recipe as TOML, keys in the order of the struct.
@@ -279,14 +245,6 @@ fn blocks_of(bits: u8) -> &'static str {
 mod tests {
     use super::*;
 
-    fn check(toml: &str, expected: &str) {
-        let found = Recipe::from_toml("test.toml", toml).and_then(|recipe| recipe.resolve().map(|_| ()));
-        let error = found.expect_err("must be refused");
-        let text = format!("{error} | {}", error.hint().unwrap_or_default());
-        assert!(text.contains(expected), "{text:?} does not contain {expected:?}");
-        assert_eq!(error.exit_code(), 2);
-    }
-
     #[test]
     fn toml_round_trip() {
         let recipe = Recipe {
@@ -297,57 +255,6 @@ mod tests {
         };
         assert_eq!(Recipe::from_toml("", &recipe.to_toml()).unwrap(), recipe);
         assert_eq!(Recipe::from_toml("", "").unwrap(), Recipe::default());
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        check("sheme = 'w4a16'", "did you mean scheme?");
-        check("[[overrides]]\nmatsh = 'x'", "did you mean match?");
-        check("[[stages]]\nmethod = 'hqq'\nkapa = 1", "did you mean kappa?");
-        check("[[overrides]]\nmatch = 'x'\nscheme = 'w4a17'", "known: ");
-        check("scheme = 'w4a17'", "known: ");
-        check("scheme = 'q4_k'\ngroup_size = 64", "fixes its groups");
-        check("scheme = 'fp8-e5m2'\nsymmetric = false", "no zero points");
-        check("scheme = 'w8a8'\ngroup_size = 64", "fixed (int8 channel");
-        check("scheme = 'fp8-block'\ngroup_size = 64", "fixed (fp8 128x128)");
-        check("scheme = 'w8a8'\nformat = 'gptq'", "w8a16");
-        check("[[stages]]\nmethod = 'magic'", "known: rtn, mse, hqq");
-        check("[[stages]]\nmethod = 'rtm'", "did you mean rtn?");
-        check("[[stages]]\nmethod = 'rtn'\n[[stages]]\nmethod = 'mse'", "quantizes");
-        check("[[stages]]\nmethod = 'lorc'\n[[stages]]\nmethod = 'mse'", "makes up for quantization");
-        check("[[stages]]\nmethod = 'lorc'\n[[stages]]\nmethod = 'eora'", "makes up for quantization");
-        check("[[stages]]\nmethod = 'mse'\n[[stages]]\nmethod = 'rotate'\n", "quantizes");
-        check("[[stages]]\nmethod = 'eora'", "--data");
-        check("[[stages]]\nmethod = 'lorc'\nrank = 0", "32");
-        check("scheme = 'q4_k'\n[[stages]]\nmethod = 'lorc'", "choose a format that writes a folder");
-        let scaled = "[calibration]\n[[stages]]\nmethod = 'awq'\n[[stages]]\nmethod = 'eora'";
-        check(scaled, "awq-scale,mse,eora");
-        check("format = 'zip'", "compressed-tensors");
-        check("dtype = 'f64'", "bf16");
-    }
-
-    #[test]
-    fn keys_are_set_by_their_path() {
-        let mut recipe = Recipe { stages: vec![Stage::new("hqq")], ..Recipe::default() };
-        for assignment in ["scheme=w4a16-asym", "group_size=64", "hqq.iters=7", "exclude=['*.v_proj*']"] {
-            recipe.set(assignment).unwrap();
-        }
-        assert_eq!(recipe.group_size, Some(64));
-        assert_eq!(recipe.scheme.as_deref(), Some("w4a16-asym"));
-        assert_eq!(recipe.exclude, ["*.v_proj*"]);
-        assert_eq!(recipe.stages[0].parameters["iters"].as_integer(), Some(7));
-        for (wrong, hint) in [("hqq.itres=7", "iters"), ("group_siz=64", "group_size"), ("hqq", "damping")] {
-            let error = recipe.set(wrong).unwrap_err();
-            assert!(error.hint().unwrap().contains(hint), "{wrong}: {error}");
-        }
-    }
-
-    #[test]
-    fn no_method_takes_a_key_that_it_does_not_know() {
-        let nonsense = Table::from_iter([("nonsense".to_owned(), toml::Value::from(1))]);
-        for def in METHODS {
-            assert!((def.build)(&nonsense).is_err(), "{}", def.name);
-        }
     }
 
     #[test]
@@ -370,16 +277,5 @@ mod tests {
         let scheme = Some("q4_k".into());
         let blocks = Recipe { scheme, overrides, stages: vec![], format: Some("gguf".into()), ..recipe };
         assert_eq!(second, blocks);
-    }
-
-    #[test]
-    fn the_format_follows_the_scheme() {
-        let format = |scheme: &str| {
-            let recipe = Recipe { scheme: Some(scheme.into()), ..Recipe::default() };
-            recipe.resolve().unwrap().format.name()
-        };
-        assert_eq!(format("q4_k"), "gguf");
-        assert_eq!(format("w4a16"), "compressed-tensors");
-        assert_eq!(format("nf4"), "dense");
     }
 }

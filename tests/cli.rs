@@ -26,7 +26,7 @@ fn every_help_fits_a_screen_and_ends_with_two_examples() {
 fn help_names_every_method_format_and_many_presets() {
     let here = tempfile::tempdir().unwrap();
     let help = ok(here.path(), "quantize --help");
-    for method in llmc::method::METHODS {
+    for method in llmc::registry::METHODS {
         assert!(help.contains(method.name), "{}", method.name);
     }
     for format in llmc::export::FORMATS {

@@ -2,27 +2,27 @@
 //! themselves: the same bytes whatever the row ranges. And their configs, shards and model cards.
 #![allow(clippy::unwrap_used)]
 
-use llmc::export::{Admission, FORMATS, Format, Output, Part, Target};
+use llmc::export::FORMATS;
 use llmc::io::Checkpoint;
 use llmc::model::Transform;
 use llmc::numerics::presets::{ActivationScheme, PRESETS};
 use llmc::numerics::{Context, Extent, Fp8, Granularity, Grid, Number, QTensor, ScaleType, Scheme};
-use llmc::plan::Plan;
+use llmc::plan::{Admission, Format, LayoutContext, OutputTensor, Part};
 use llmc::recipe::Recipe;
 use llmc::tensor::DType;
 use ndarray::Array2;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
-const TARGET: Target = Target { dtype: DType::BF16, activations: None };
-const W8A8: Target = Target { activations: Some(ActivationScheme::Int8Token), ..TARGET };
+const CONTEXT: LayoutContext = LayoutContext { dtype: DType::BF16, activations: None };
+const W8A8: LayoutContext = LayoutContext { activations: Some(ActivationScheme::Int8Token), ..CONTEXT };
 
 fn format(name: &str) -> &'static dyn Format {
     *FORMATS.iter().find(|format| format.name() == name).unwrap()
 }
 
-fn output(shape: &[usize]) -> Output {
-    Output {
+fn output(shape: &[usize]) -> OutputTensor {
+    OutputTensor {
         name: "linear.weight".into(),
         shape: shape.into(),
         pieces: Vec::new(),
@@ -81,7 +81,7 @@ fn integers(bits: u8, rows: usize, cols: usize, codes: Vec<u8>) -> QTensor {
 
 fn first_part(name: &str, q: &QTensor, index: usize) -> Vec<u32> {
     let format = format(name);
-    let parts = format.parts(&output(&[q.rows, q.cols]), &q.scheme(), &TARGET);
+    let parts = format.parts(&output(&[q.rows, q.cols]), &q.scheme(), &CONTEXT);
     words(&encoded(format, q, &parts, q.rows)[index])
 }
 
@@ -119,7 +119,7 @@ fn nvfp4_pairs_have_the_even_element_low() {
     let grid = Grid { scales: vec![1.0], zero_points: vec![], global_scale: Some(448.0) };
     let q = QTensor::scalar(Scheme::NVFP4, [1, 16], (0..16).collect(), grid);
     let format = format("compressed-tensors");
-    let parts = format.parts(&output(&[1, 16]), &q.scheme(), &TARGET);
+    let parts = format.parts(&output(&[1, 16]), &q.scheme(), &CONTEXT);
     let bytes = encoded(format, &q, &parts, 1);
     assert_eq!(bytes[0], [0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe]);
     assert_eq!(bytes[1], [0x38]); // 1.0 in E4M3
@@ -158,7 +158,7 @@ impl Goldens {
     }
 
     /// Every part equals the golden's; the values are those that the engine reads.
-    fn check(&self, case: &str, name: &str, scheme: Scheme, target: &Target) {
+    fn check(&self, case: &str, name: &str, scheme: Scheme, target: &LayoutContext) {
         let q = self.tensor(case, scheme);
         let format = format(name);
         let parts = format.parts(&output(&[q.rows, q.cols]), &scheme, target);
@@ -188,7 +188,7 @@ fn compressed_tensors_equals_its_reference() {
     for bits in 2..=8 {
         for (symmetric, word) in [(true, "symmetric"), (false, "asymmetric")] {
             let scheme = Scheme::int(bits, Granularity::Group(32), symmetric, ScaleType::BF16);
-            goldens.check(&format!("pack-quantized/{bits}/{word}"), name, scheme, &TARGET);
+            goldens.check(&format!("pack-quantized/{bits}/{word}"), name, scheme, &CONTEXT);
         }
     }
     goldens.check("int-quantized", name, Scheme::int(8, Granularity::Channel, true, ScaleType::BF16), &W8A8);
@@ -198,10 +198,10 @@ fn compressed_tensors_equals_its_reference() {
         ("block", Granularity::Block(128, 128)),
     ] {
         let scheme = Scheme::fp8(Fp8::E4M3, granularity, ScaleType::BF16);
-        goldens.check(&format!("float-quantized/{strategy}"), name, scheme, &TARGET);
+        goldens.check(&format!("float-quantized/{strategy}"), name, scheme, &CONTEXT);
     }
-    goldens.check("nvfp4-pack-quantized", name, Scheme::NVFP4, &TARGET);
-    goldens.check("mxfp4-pack-quantized", name, Scheme::MXFP4, &TARGET);
+    goldens.check("nvfp4-pack-quantized", name, Scheme::NVFP4, &CONTEXT);
+    goldens.check("mxfp4-pack-quantized", name, Scheme::MXFP4, &CONTEXT);
 }
 
 #[test]
@@ -209,15 +209,15 @@ fn gptq_and_awq_equal_their_references() {
     let goldens = Goldens::open();
     for bits in [2, 3, 4, 8] {
         let scheme = Scheme::int(bits, Granularity::Group(32), false, ScaleType::F16);
-        goldens.check(&format!("gptq/{bits}"), "gptq-v2", scheme, &TARGET);
+        goldens.check(&format!("gptq/{bits}"), "gptq-v2", scheme, &CONTEXT);
         // Its zero points are all above 0, so that version 1 can hold them.
-        goldens.check(&format!("gptq/{bits}"), "gptq", scheme, &TARGET);
+        goldens.check(&format!("gptq/{bits}"), "gptq", scheme, &CONTEXT);
     }
-    goldens.check("awq", "awq", Scheme::int(4, Granularity::Group(32), false, ScaleType::F16), &TARGET);
+    goldens.check("awq", "awq", Scheme::int(4, Granularity::Group(32), false, ScaleType::F16), &CONTEXT);
 }
 
 /// Encoded in ranges of any allowed size, the bytes are those of one go.
-fn check_ranges(format: &dyn Format, scheme: &Scheme, rows: usize, cols: usize, target: &Target) {
+fn check_ranges(format: &dyn Format, scheme: &Scheme, rows: usize, cols: usize, target: &LayoutContext) {
     let (Admission::As(scheme) | Admission::Instead(scheme, _)) =
         format.admit(scheme, &[rows, cols], target.dtype)
     else {
@@ -244,7 +244,7 @@ fn lcm(a: usize, b: usize) -> usize {
 fn every_preset_in_every_format() {
     for format in FORMATS.iter().filter(|format| format.name() != "gguf") {
         for preset in PRESETS {
-            let target = Target { dtype: DType::BF16, activations: preset.activations };
+            let target = LayoutContext { dtype: DType::BF16, activations: preset.activations };
             for (rows, cols) in [(128, 256), (96, 160), (40, 100), (7, 48), (1, 33)] {
                 if !(matches!(preset.scheme.number, Number::Ggml(_)) && format.name() == "dense") {
                     check_ranges(*format, &preset.scheme, rows, cols, &target);
@@ -265,7 +265,7 @@ proptest! {
         let granularity = if group == 0 { Granularity::Channel } else { Granularity::Group(group) };
         let scheme = Scheme::int(bits, granularity, symmetric, ScaleType::BF16);
         for name in ["compressed-tensors", "gptq", "gptq-v2", "awq", "dense"] {
-            for target in [TARGET, W8A8] {
+            for target in [CONTEXT, W8A8] {
                 check_ranges(format(name), &scheme, rows, cols, &target);
                 check_ranges(format(name), &scheme, rows.next_multiple_of(32), cols.next_multiple_of(32), &target);
             }
@@ -276,8 +276,8 @@ proptest! {
 /// The side files of a plan for fixtures/tiny-llama, parsed.
 fn config(recipe: Recipe) -> serde_json::Value {
     let checkpoint = Checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-llama")).unwrap();
-    let plan = Plan::new(&recipe, &checkpoint).unwrap();
-    let files = plan.request.format.side_files(&plan, &checkpoint).unwrap();
+    let plan = recipe.plan(&checkpoint).unwrap();
+    let files = plan.request.format.side_files(&plan.contents(), &checkpoint).unwrap();
     let (_, bytes) = files.iter().find(|(name, _)| name == "config.json").unwrap();
     serde_json::from_slice(bytes).unwrap()
 }

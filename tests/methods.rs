@@ -2,11 +2,12 @@
 //! some schemes beside them, over shapes that are awkward.
 #![allow(clippy::unwrap_used)]
 
-use llmc::method::{Block, Def, Effect, Linear, METHODS};
 use llmc::numerics::presets::PRESETS;
 use llmc::numerics::{
     Codes, Context, Extent, Granularity, Grid, Number, QTensor, ScalarCodes, ScaleType, Scheme, Weight,
 };
+use llmc::registry::METHODS;
+use llmc::stage::{Block, Def, Effect, Linear};
 use llmc::statistics::{Needs, Statistics};
 use ndarray::{Array2, Axis, s};
 

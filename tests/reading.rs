@@ -51,7 +51,7 @@ fn every_range_of_every_shape() {
     let shapes: [&[usize]; 9] = [&[], &[1], &[5], &[0], &[0, 3], &[3, 0], &[4, 3], &[2, 3, 4], &[2, 0, 2]];
     for shape in shapes {
         let (model, source) = one_f32(shape);
-        let [rows, cols] = llmc::export::rows_cols(shape);
+        let [rows, cols] = llmc::tensor::rows_cols(shape);
         let all = values(rows * cols);
         for start in 0..=rows {
             for end in start..=rows {

@@ -45,7 +45,7 @@ fn write(bytes: &[u8]) -> Option<PathBuf> {
 
 fn read(checkpoint: &Checkpoint, source: &Source) {
     let _ = checkpoint.bytes(source);
-    let [rows, cols] = llmc::export::rows_cols(&source.shape);
+    let [rows, cols] = llmc::tensor::rows_cols(&source.shape);
     let rows = rows.min(MOST / cols.max(1));
     if rows.checked_mul(cols).is_none_or(|values| values > MOST) {
         return;

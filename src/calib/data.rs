@@ -13,19 +13,20 @@ mod own;
 mod pieces;
 mod sources;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::corpus::Source;
-use crate::engine::{LanguageModel, Options, Tokenizer};
+use crate::corpus::TextSource;
+use crate::engine::{LanguageModel, Options, Tokenizer, tokenizer};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::hub::Hub;
 use crate::model;
 use crate::numerics::random::SplitMix64;
+use crate::recipe::Calibration;
 use documents::Encoder;
 use pieces::Cut;
 use sources::Share;
@@ -34,43 +35,6 @@ use sources::Share;
 pub const SELF: &str = "self";
 /// The split of a hub dataset that is taken where none is named.
 const SPLIT: &str = "train";
-
-/// What a model is calibrated on: `[calibration]` of a recipe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Calibration {
-    /// Sources, each a path, `-`, `org/name[@revision][:[config/]split]` or `self`; `0.7*` before one is its weight, 1
-    /// where none is given. Each gives its weight's part of the sequences.
-    pub data: Vec<String>,
-    /// In the place of text, what an earlier run has gathered: see [`Known`](super::Known).
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub statistics: Vec<PathBuf>,
-    /// Sequences in all.
-    pub samples: usize,
-    /// Tokens of a sequence: exactly with packing, at most without.
-    pub seq_len: usize,
-    /// Whether documents are joined and cut into full sequences; else each is a sequence by itself, cut at `seq_len`, and
-    /// nothing is padded.
-    pub packing: bool,
-    /// Begins the random numbers that choose the sequences.
-    pub seed: u32,
-    /// Experts that the router sends fewer tokens than this, or none, are shown all tokens instead.
-    pub expert_tokens: u64,
-}
-
-impl Default for Calibration {
-    fn default() -> Calibration {
-        Calibration {
-            data: Vec::new(),
-            statistics: Vec::new(),
-            samples: 128,
-            seq_len: 512,
-            packing: true,
-            seed: 0,
-            expert_tokens: 128,
-        }
-    }
-}
 
 /// Token sequences, and where they are from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +115,9 @@ impl Calibration {
             let cut = Cut { samples: *samples, seq_len: self.seq_len, packing: self.packing };
             let found = match source.as_str() {
                 SELF => own::written(&open(checkpoint)?, &tokenizer, &cut, &mut random, watch)?,
-                _ => pieces::of(source, &Source::find(source, SPLIT, cache)?, &encoder, &cut, &mut random)?,
+                _ => {
+                    pieces::of(source, &TextSource::find(source, SPLIT, cache)?, &encoder, &cut, &mut random)?
+                }
             };
             drawn.push(Drawn {
                 source: source.clone(),
@@ -201,7 +167,7 @@ fn check_ids(checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Result<()> {
             name,
             format!("a row for token {id}"),
             format!("{rows} rows"),
-            "this tokenizer is another model's: take tokenizer.json from where the weights came from",
+            tokenizer::WRONG_TOKENIZER,
         )),
         None => Ok(()),
     }

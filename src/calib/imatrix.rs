@@ -15,7 +15,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 
 use crate::error::{Error, Result};
-use crate::export::gguf::{Constant, whole};
+use crate::io::gguf::write::{Constant, whole};
 use crate::io::gguf::{self, Array, Gguf, Metadata, Value};
 use crate::io::map::MappedFile;
 use crate::io::{Checkpoint, RawTensor};

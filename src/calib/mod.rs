@@ -11,7 +11,7 @@ pub mod observe;
 pub mod store;
 pub mod trainable;
 
-pub use data::{Calibration, Drawn, Samples};
+pub use data::{Drawn, Samples};
 pub use known::{Known, KnownBlock};
 pub use observe::{Observing, Seen};
 pub use trainable::TrainableBlock;

@@ -16,8 +16,8 @@ use crate::statistics::{Needs, Statistics, largest};
 pub struct Watch {
     /// Statistics to gather.
     pub needs: Needs,
-    /// The step of the forward pass whose inputs are looked at; `None` looks at all.
-    pub step: Option<usize>,
+    /// The depth of the forward pass whose inputs are looked at; `None` looks at all.
+    pub depth: Option<usize>,
     /// Experts that every token is shown to, whatever the router says of it; their outputs count as little as before. Where
     /// there are any, the inputs of their linears alone are looked at.
     pub shown_all: BTreeSet<usize>,
@@ -39,7 +39,7 @@ pub struct Observing<B> {
     inner: B,
     places: HashMap<String, Place>,
     inputs: usize,
-    /// Input and step of what was loaded so far.
+    /// Input and depth of what was loaded so far.
     loaded: Mutex<Vec<[usize; 2]>>,
     state: Mutex<State>,
 }
@@ -47,12 +47,12 @@ pub struct Observing<B> {
 /// Where a linear stands in the layout.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    step: usize,
+    depth: usize,
     input: usize,
     expert: Option<usize>,
-    /// Whether no linear loaded before it reads the same input; and none of the same step.
+    /// Whether no linear loaded before it reads the same input; and none of the same depth.
     first: bool,
-    first_of_step: bool,
+    first_of_depth: bool,
 }
 
 #[derive(Default)]
@@ -73,11 +73,11 @@ impl<B: Backend> Observing<B> {
     pub fn new(inner: B, layout: &BlockLayout) -> Self {
         let place = |linear: &crate::model::LinearPlace| {
             let place = Place {
-                step: linear.step,
+                depth: linear.depth,
                 input: linear.input,
                 expert: linear.expert,
                 first: true,
-                first_of_step: true,
+                first_of_depth: true,
             };
             (linear.name.clone(), place)
         };
@@ -105,7 +105,7 @@ impl<B: Backend> Observing<B> {
     fn look(&self, x: &B::Tensor, place: Place) -> Result<bool> {
         let state = &mut *self.state();
         let Some(watch) = &state.watch else { return Ok(false) };
-        let looks = watch.step.map_or(place.first, |step| step == place.step && place.first_of_step)
+        let looks = watch.depth.map_or(place.first, |depth| depth == place.depth && place.first_of_depth)
             && (watch.shown_all.is_empty()
                 || place.expert.is_some_and(|expert| watch.shown_all.contains(&expert)));
         if looks {
@@ -119,16 +119,16 @@ impl<B: Backend> Observing<B> {
                 }
             })?;
         }
-        Ok(watch.step.is_some_and(|step| place.step >= step))
+        Ok(watch.depth.is_some_and(|depth| place.depth >= depth))
     }
 
     /// Tells whether a linear is the first to read its input.
     fn claim(&self, place: Place) -> Place {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let first = loaded.iter().all(|[input, _]| *input != place.input);
-        let first_of_step = !loaded.contains(&[place.input, place.step]);
-        loaded.push([place.input, place.step]);
-        Place { first, first_of_step, ..place }
+        let first_of_depth = !loaded.contains(&[place.input, place.depth]);
+        loaded.push([place.input, place.depth]);
+        Place { first, first_of_depth, ..place }
     }
 
     /// Adds all tokens that the router has not sent there to the experts that are to see all: with a weight of zero.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::calib::Calibration;
 use crate::error::{Error, Result};
+use crate::recipe::Calibration;
 
 /// What to calibrate on.
 #[derive(Debug, Clone, Default, Args)]

@@ -3,13 +3,13 @@
 use clap::Args;
 
 use super::calibration_args::KnowledgeArguments;
-use crate::calib::Calibration;
 use crate::error::{Error, Result};
 use crate::export::FORMATS;
-use crate::method::METHODS;
 use crate::numerics::Number;
 use crate::numerics::presets::{self, PRESETS};
+use crate::recipe::Calibration;
 use crate::recipe::{Budget, CALIBRATED_4_BITS, Override, Recipe, Stage};
+use crate::registry::METHODS;
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
 pub fn catalogue(examples: &str) -> String {
@@ -20,7 +20,10 @@ pub fn catalogue(examples: &str) -> String {
     };
     list("Schemes", PRESETS.iter().map(|preset| (preset.name, preset.summary)).collect())
         + &list("Methods", METHODS.iter().map(|def| (def.name, def.summary)).collect())
-        + &list("Formats", FORMATS.iter().map(|format| (format.name(), format.summary())).collect())
+        + &list(
+            "Formats",
+            FORMATS.iter().map(|format| (format.name(), format.capabilities().summary)).collect(),
+        )
         + examples
 }
 

@@ -12,12 +12,15 @@ use serde_json::{Value, json};
 
 use super::gptq::{encode_scales, group_key};
 use super::layout::{in_order, part, transpose, write_columns, zero_points};
-use super::{Admission, Engine, Format, Output, Part, Sink, Target, config_json, modules, rows_cols, shards};
+use super::model_config::config_json;
+use super::{modules, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::{Granularity, Number, QTensor, ScaleType, Scheme};
-use crate::plan::Plan;
-use crate::tensor::DType;
+use crate::plan::{
+    Admission, Capabilities, Contents, Engine, Format, LayoutContext, OutputFile, OutputTensor, Part, Sink,
+};
+use crate::tensor::{DType, rows_cols};
 
 /// AWQ GEMM.
 #[derive(Debug)]
@@ -33,17 +36,17 @@ const QWEIGHT: usize = 0;
 const QZEROS: usize = 1;
 const SCALES: usize = 2;
 
+const CAPABILITIES: Capabilities = Capabilities {
+    name: "awq",
+    summary: "vLLM, SGLang, transformers with gptqmodel: 4 bits",
+    engines: &[Engine::TransformersGptq, Engine::Vllm, Engine::Sglang],
+    one_group_size: true,
+    ..Capabilities::FOLDER
+};
+
 impl Format for Awq {
-    fn name(&self) -> &'static str {
-        "awq"
-    }
-
-    fn summary(&self) -> &'static str {
-        "vLLM, SGLang, transformers with gptqmodel: 4 bits"
-    }
-
-    fn engines(&self) -> &'static [Engine] {
-        &[Engine::TransformersGptq, Engine::Vllm, Engine::Sglang]
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
     }
 
     fn admit(&self, scheme: &Scheme, shape: &[usize], _dtype: DType) -> Admission {
@@ -60,11 +63,7 @@ impl Format for Awq {
         }
     }
 
-    fn one_group_size(&self) -> bool {
-        true
-    }
-
-    fn parts(&self, output: &Output, scheme: &Scheme, _target: &Target) -> Vec<Part> {
+    fn parts(&self, output: &OutputTensor, scheme: &Scheme, _context: &LayoutContext) -> Vec<Part> {
         let [rows, cols] = rows_cols(&output.shape);
         let groups = scheme.grid_shape(rows, cols)[1];
         let part = |name, dtype, shape: &[usize]| part(&output.name, name, dtype, shape);
@@ -86,9 +85,14 @@ impl Format for Awq {
         encode_scales(q, SCALES, first_row, &parts[SCALES], sink)
     }
 
-    fn side_files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut files = vec![config_json(plan, checkpoint, Some(quantization_config(plan, checkpoint)))];
-        files.extend(shards::index(plan)?);
+    fn files(&self, contents: &Contents, _checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
+        shards::files(contents)
+    }
+
+    fn side_files(&self, contents: &Contents, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files =
+            vec![config_json(contents, checkpoint, Some(quantization_config(contents, checkpoint)))];
+        files.extend(shards::index(contents)?);
         Ok(files)
     }
 }
@@ -131,9 +135,9 @@ fn pack_eight(nibbles: &[u8]) -> u32 {
     ORDER.iter().enumerate().map(field).fold(0, |word, nibble| word | nibble)
 }
 
-fn quantization_config(plan: &Plan, checkpoint: &Checkpoint) -> Value {
-    let groups = modules::groups(plan);
-    let dense = modules::ignored(plan, checkpoint);
+fn quantization_config(contents: &Contents, checkpoint: &Checkpoint) -> Value {
+    let groups = modules::groups(contents);
+    let dense = modules::ignored(contents, checkpoint);
     json!({
         "quant_method": "awq",
         "version": "gemm",

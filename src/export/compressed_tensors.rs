@@ -20,36 +20,26 @@
 //! transformers reads zero points only with `CompressedTensorsConfig(dequantize=True)` (as of 5.23).
 
 mod config;
+mod layouts;
 
 use super::layout::{fitting_group, in_order, module, packed_rows, part, scale_type, words};
-use super::{Admission, Engine, Format, Measured, Output, Part, Sink, Target, config_json, shards};
+use super::model_config::config_json;
+use super::shards;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::presets::ActivationScheme;
-use crate::numerics::{
-    EightBits, Fp8, Granularity, Number, QTensor, ScalarCodes, ScaleType, Scheme, convert, pack,
+use crate::numerics::{Fp8, Granularity, Number, QTensor, ScalarCodes, ScaleType, Scheme, convert, pack};
+use crate::plan::{
+    Admission, Capabilities, Contents, Engine, Format, LayoutContext, Measured, OutputFile, OutputTensor,
+    Part, Sink,
 };
-use crate::plan::Plan;
-use crate::tensor::DType;
+use crate::tensor::{DType, rows_cols};
+use layouts::{FP8_BLOCK, Layout};
 
 /// compressed-tensors.
 #[derive(Debug)]
 pub struct CompressedTensors;
 
-/// The compression formats, by what they store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Layout {
-    Packed { bits: u8 },
-    Int8,
-    Fp8,
-    NvFp4,
-    MxFp4,
-}
-
 const DENSE_HINT: &str = "--format dense stores the dequantized values, which every engine loads";
-/// FP8 blocks, in both directions: the only ones that engines have kernels for.
-const FP8_BLOCK: usize = 128;
-
 /// Index of a part, in the order of [`Format::parts`].
 const WEIGHT: usize = 0;
 const SCALE: usize = 1;
@@ -57,71 +47,22 @@ const SHAPE: usize = 2;
 const GLOBAL_SCALE: usize = 2;
 const ZERO_POINT: usize = 3;
 
-impl Layout {
-    /// `None` where the readers have no layout for the scheme. Integers that engines multiply with integer inputs are
-    /// stored as such, those that they dequantize first as words.
-    fn of(scheme: &Scheme, activations: Option<ActivationScheme>) -> Option<Layout> {
-        let channel = scheme.granularity == Granularity::Channel;
-        let integer_inputs = matches!(
-            activations,
-            Some(ActivationScheme::Int8Token | ActivationScheme::Static(EightBits::Int8))
-        );
-        Some(match scheme.number {
-            Number::Int { bits: 8 } if scheme.symmetric && channel && integer_inputs => Layout::Int8,
-            Number::Int { bits } => Layout::Packed { bits },
-            Number::Fp8(Fp8::E4M3) => Layout::Fp8,
-            Number::Fp4 if scheme.scale == ScaleType::E4M3 => Layout::NvFp4,
-            Number::Fp4 => Layout::MxFp4,
-            Number::Fp8(Fp8::E5M2) | Number::Nf4 | Number::Ggml(_) => return None,
-        })
-    }
-
-    /// The layout that gave these parts.
-    fn of_parts(scheme: &Scheme, parts: &[Part]) -> Option<Layout> {
-        let plain = parts[WEIGHT].dtype == DType::I8;
-        Layout::of(scheme, plain.then_some(ActivationScheme::Int8Token))
-    }
-
-    /// As `format` names it in the config.
-    fn name(self) -> &'static str {
-        match self {
-            Layout::Packed { .. } => "pack-quantized",
-            Layout::Int8 => "int-quantized",
-            Layout::Fp8 => "float-quantized",
-            Layout::NvFp4 => "nvfp4-pack-quantized",
-            Layout::MxFp4 => "mxfp4-pack-quantized",
-        }
-    }
-
-    fn weight_name(self) -> &'static str {
-        match self {
-            Layout::Int8 | Layout::Fp8 => "weight",
-            Layout::Packed { .. } | Layout::NvFp4 | Layout::MxFp4 => "weight_packed",
-        }
-    }
-
-    /// Element type and row length of the weight, of `cols` columns.
-    fn weight(self, cols: usize) -> (DType, usize) {
-        match self {
-            Layout::Packed { bits } => (DType::I32, words(cols, bits)),
-            Layout::Int8 => (DType::I8, cols),
-            Layout::Fp8 => (DType::F8E4M3, cols),
-            Layout::NvFp4 | Layout::MxFp4 => (DType::U8, cols.div_ceil(2)),
-        }
-    }
-}
+const CAPABILITIES: Capabilities = Capabilities {
+    name: "compressed-tensors",
+    summary: "vLLM, SGLang, transformers: integers of 2 to 8 bits, W8A8, FP8, NVFP4, MXFP4",
+    engines: &[Engine::TransformersCompressed, Engine::Vllm, Engine::Sglang],
+    activations: true,
+    kv_cache: true,
+    adapter_note: Some(
+        "PEFT needs the weights dequantized: load the model with \
+         `quantization_config=CompressedTensorsConfig(dequantize=True)`.",
+    ),
+    ..Capabilities::FOLDER
+};
 
 impl Format for CompressedTensors {
-    fn name(&self) -> &'static str {
-        "compressed-tensors"
-    }
-
-    fn summary(&self) -> &'static str {
-        "vLLM, SGLang, transformers: integers of 2 to 8 bits, W8A8, FP8, NVFP4, MXFP4"
-    }
-
-    fn engines(&self) -> &'static [Engine] {
-        &[Engine::TransformersCompressed, Engine::Vllm, Engine::Sglang]
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
     }
 
     fn admit(&self, scheme: &Scheme, shape: &[usize], dtype: DType) -> Admission {
@@ -145,9 +86,9 @@ impl Format for CompressedTensors {
         }
     }
 
-    fn parts(&self, output: &Output, scheme: &Scheme, target: &Target) -> Vec<Part> {
-        let layout = Layout::of(scheme, target.activations).expect("admitted");
-        let [rows, cols] = super::rows_cols(&output.shape);
+    fn parts(&self, output: &OutputTensor, scheme: &Scheme, context: &LayoutContext) -> Vec<Part> {
+        let layout = Layout::of(scheme, context.activations).expect("admitted");
+        let [rows, cols] = rows_cols(&output.shape);
         let (weight_dtype, width) = layout.weight(cols);
         let grid = match scheme.granularity {
             Granularity::Tensor => vec![1],
@@ -169,7 +110,7 @@ impl Format for CompressedTensors {
         parts
     }
 
-    fn measured(&self, output: &Output, what: Measured) -> Option<Part> {
+    fn measured(&self, output: &OutputTensor, what: Measured) -> Option<Part> {
         let scale = |name| part(&output.name, name, DType::F32, &[1]);
         let attention = |name| {
             let (parent, _) = module(&output.name).rsplit_once('.')?;
@@ -205,9 +146,14 @@ impl Format for CompressedTensors {
         }
     }
 
-    fn side_files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut files = vec![config_json(plan, checkpoint, config::quantization_config(plan, checkpoint))];
-        files.extend(shards::index(plan)?);
+    fn files(&self, contents: &Contents, _checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
+        shards::files(contents)
+    }
+
+    fn side_files(&self, contents: &Contents, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files =
+            vec![config_json(contents, checkpoint, config::quantization_config(contents, checkpoint))];
+        files.extend(shards::index(contents)?);
         Ok(files)
     }
 }

@@ -1,27 +1,35 @@
 //! Dense safetensors: the dequantized values, in the model's own type. Any engine loads them, so that what a scheme
 //! costs can be looked at before any engine supports it.
 
-use super::{Admission, Format, Output, Part, Sink, Target, config_json, gguf, shards};
+use super::model_config::config_json;
+use super::{gguf, shards};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::{Number, QTensor, Scheme, convert};
-use crate::plan::Plan;
+use crate::plan::{
+    Admission, Capabilities, Contents, Format, LayoutContext, OutputFile, OutputTensor, Part, Sink,
+};
 use crate::tensor::DType;
 
 /// Dense safetensors.
 #[derive(Debug)]
 pub struct Dense;
 
+const CAPABILITIES: Capabilities = Capabilities {
+    name: "dense",
+    summary: "everything that loads safetensors: dequantized values, of any scheme",
+    activations: true,
+    reordered_groups: true,
+    kernels: false,
+    ..Capabilities::FOLDER
+};
+
 impl Format for Dense {
-    fn name(&self) -> &'static str {
-        "dense"
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
     }
 
-    fn summary(&self) -> &'static str {
-        "everything that loads safetensors: dequantized values, of any scheme"
-    }
-
-    /// What GGUF substitutes is substituted here, so that the values are those that GGUF would hold.
+    /// Substitutes block types as GGUF does, so that the values are those of the GGUF.
     fn admit(&self, scheme: &Scheme, shape: &[usize], dtype: DType) -> Admission {
         match scheme.number {
             Number::Ggml(_) => gguf::Gguf.admit(scheme, shape, dtype),
@@ -29,8 +37,8 @@ impl Format for Dense {
         }
     }
 
-    fn parts(&self, output: &Output, _scheme: &Scheme, target: &Target) -> Vec<Part> {
-        vec![Part { name: output.name.clone(), dtype: target.dtype, shape: output.shape.clone() }]
+    fn parts(&self, output: &OutputTensor, _scheme: &Scheme, context: &LayoutContext) -> Vec<Part> {
+        vec![Part { name: output.name.clone(), dtype: context.dtype, shape: output.shape.clone() }]
     }
 
     fn row_multiple(&self, scheme: &Scheme) -> usize {
@@ -45,12 +53,16 @@ impl Format for Dense {
         sink(0, (first_row * q.cols * parts[0].dtype.block_bytes()) as u64, &bytes)
     }
 
-    fn side_files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
+    fn files(&self, contents: &Contents, _checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
+        shards::files(contents)
+    }
+
+    fn side_files(&self, contents: &Contents, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
         let mut files = Vec::new();
         if checkpoint.config.is_some() {
-            files.push(config_json(plan, checkpoint, None));
+            files.push(config_json(contents, checkpoint, None));
         }
-        files.extend(shards::index(plan)?);
+        files.extend(shards::index(contents)?);
         Ok(files)
     }
 }

@@ -17,13 +17,16 @@ use super::layout::{
     fitting_group, group_size, in_order, packed_rows, part, to_bytes, to_words, transpose, words,
     write_columns, zero_points,
 };
+use super::model_config::{config_json, pretty};
 use super::modules::{self, Group};
-use super::{Admission, Engine, Format, Output, Part, Sink, Target, config_json, pretty, rows_cols, shards};
+use super::shards;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::{Granularity, Number, QTensor, ScaleType, Scheme, convert};
-use crate::plan::Plan;
-use crate::tensor::DType;
+use crate::plan::{
+    Admission, Capabilities, Contents, Engine, Format, LayoutContext, OutputFile, OutputTensor, Part, Sink,
+};
+use crate::tensor::{DType, rows_cols};
 
 /// GPTQ.
 #[derive(Debug)]
@@ -41,20 +44,19 @@ const QZEROS: usize = 1;
 const SCALES: usize = 2;
 const G_IDX: usize = 3;
 
+const VERSION_1: Capabilities = Capabilities {
+    name: "gptq",
+    summary: "vLLM, SGLang, ExLlama, transformers with gptqmodel: 2, 3, 4, 8 bits, symmetric",
+    engines: &[Engine::TransformersGptq, Engine::Vllm, Engine::Sglang],
+    ..Capabilities::FOLDER
+};
+
+const VERSION_2: Capabilities =
+    Capabilities { name: "gptq-v2", summary: "GPTQModel, vLLM: as gptq, and asymmetric too", ..VERSION_1 };
+
 impl Format for Gptq {
-    fn name(&self) -> &'static str {
-        if self.version == 1 { "gptq" } else { "gptq-v2" }
-    }
-
-    fn summary(&self) -> &'static str {
-        match self.version {
-            1 => "vLLM, SGLang, ExLlama, transformers with gptqmodel: 2, 3, 4, 8 bits, symmetric",
-            _ => "GPTQModel, vLLM: as gptq, and asymmetric too",
-        }
-    }
-
-    fn engines(&self) -> &'static [Engine] {
-        &[Engine::TransformersGptq, Engine::Vllm, Engine::Sglang]
+    fn capabilities(&self) -> &'static Capabilities {
+        if self.version == 1 { &VERSION_1 } else { &VERSION_2 }
     }
 
     fn admit(&self, scheme: &Scheme, shape: &[usize], _dtype: DType) -> Admission {
@@ -74,7 +76,7 @@ impl Format for Gptq {
         }
     }
 
-    fn parts(&self, output: &Output, scheme: &Scheme, _target: &Target) -> Vec<Part> {
+    fn parts(&self, output: &OutputTensor, scheme: &Scheme, _context: &LayoutContext) -> Vec<Part> {
         let [rows, cols] = rows_cols(&output.shape);
         let (bits, groups) = (bits(scheme), scheme.grid_shape(rows, cols)[1]);
         let part = |name, dtype, shape: &[usize]| part(&output.name, name, dtype, shape);
@@ -101,13 +103,17 @@ impl Format for Gptq {
         }
     }
 
-    fn side_files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
-        let config = self.quantization_config(plan);
+    fn files(&self, contents: &Contents, _checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
+        shards::files(contents)
+    }
+
+    fn side_files(&self, contents: &Contents, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
+        let config = self.quantization_config(contents);
         let mut files = vec![
             ("quantize_config.json".into(), pretty(&config)),
-            config_json(plan, checkpoint, Some(config)),
+            config_json(contents, checkpoint, Some(config)),
         ];
-        files.extend(shards::index(plan)?);
+        files.extend(shards::index(contents)?);
         Ok(files)
     }
 }
@@ -122,8 +128,8 @@ impl Gptq {
         write_columns(sink, QZEROS, &packed, groups, 4 * stride, 4 * words(first_row, bits))
     }
 
-    fn quantization_config(&self, plan: &Plan) -> Value {
-        let groups = modules::groups(plan);
+    fn quantization_config(&self, contents: &Contents) -> Value {
+        let groups = modules::groups(contents);
         let base = groups.first().map(|group| group.scheme);
         let (bits, sym) = base.map_or((4, true), |scheme| (bits(&scheme), scheme.symmetric));
         let mut config = json!({
@@ -137,7 +143,7 @@ impl Gptq {
             "pack_dtype": "int32",
             "meta": { "quantizer": [concat!("llmc:", env!("CARGO_PKG_VERSION"))] },
         });
-        let dynamic = dynamic(&groups, &modules::dense(plan));
+        let dynamic = dynamic(&groups, &modules::dense(contents));
         if !dynamic.is_empty() {
             config["dynamic"] = Value::Object(dynamic);
         }

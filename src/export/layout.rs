@@ -1,9 +1,9 @@
 //! What the layouts share: words of codes, transposing, writing ranges of columns, choosing groups. The codes' packing
 //! itself is [`crate::numerics::pack`]'s.
 
-use super::{Part, Sink};
 use crate::error::{Error, Result};
 use crate::numerics::{Granularity, QTensor, ScalarCodes, ScaleType, Scheme, pack};
+use crate::plan::{KERNEL_GROUPS, Part, Sink, slow_group};
 use crate::tensor::DType;
 
 /// The last component that Hugging Face gives a module's weight, taken off: the module's name.
@@ -83,15 +83,6 @@ pub fn zero_points(q: &QTensor, bits: u8) -> Vec<u8> {
         true => vec![1 << (bits - 1); grid.scales.len()],
         false => grid.zero_points.clone(),
     }
-}
-
-/// Group sizes that the engines' fast kernels take (Marlin, Machete, ExLlama), largest first.
-pub const KERNEL_GROUPS: &[usize] = &[128, 64, 32];
-
-/// What to say of a group size that readers load, but not in their fast kernels.
-pub fn slow_group(size: usize) -> Option<&'static str> {
-    let known = KERNEL_GROUPS.contains(&size);
-    (!known).then_some("engines' fast kernels know groups of 32, 64 and 128, and may not take this one")
 }
 
 /// What readers load on `cols` columns that are not a multiple of `asked`, and the reason: the largest of the groups

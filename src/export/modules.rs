@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::layout::module;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
-use crate::plan::{Action, Plan, Step};
+use crate::plan::{Action, Contents, TensorPlan};
 
 /// Modules that share a scheme.
 #[derive(Debug, Clone)]
@@ -21,17 +21,17 @@ pub struct Group<'a> {
 }
 
 /// The quantized modules by scheme, those of most modules first.
-pub fn groups(plan: &Plan) -> Vec<Group<'_>> {
+pub fn groups<'a>(contents: &Contents<'a>) -> Vec<Group<'a>> {
     let mut groups: Vec<Group> = Vec::new();
-    for step in &plan.steps {
-        let Action::Quantize(scheme) = step.action else { continue };
+    for tensor in contents.tensors {
+        let Action::Quantize(scheme) = tensor.action else { continue };
         let index = groups.iter().position(|group| group.scheme == scheme).unwrap_or(groups.len());
         if index == groups.len() {
             groups.push(Group { scheme, modules: Vec::new(), special: Vec::new() });
         }
-        groups[index].modules.push(module(&step.output.name));
-        if !step.linear {
-            groups[index].special.push(module(&step.output.name));
+        groups[index].modules.push(module(&tensor.output.name));
+        if !tensor.linear {
+            groups[index].special.push(module(&tensor.output.name));
         }
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.modules.len()));
@@ -39,14 +39,14 @@ pub fn groups(plan: &Plan) -> Vec<Group<'_>> {
 }
 
 /// The modules whose matrices are stored dense: heads, routers, embeddings, whatever a format or the user left alone.
-pub fn dense(plan: &Plan) -> Vec<&str> {
-    plan.steps.iter().filter_map(dense_module).collect()
+pub fn dense<'a>(contents: &Contents<'a>) -> Vec<&'a str> {
+    contents.tensors.iter().filter_map(dense_module).collect()
 }
 
-fn dense_module(step: &Step) -> Option<&str> {
-    let name = &step.output.name;
-    let stored = matches!(step.action, Action::Store(dtype) if dtype.is_float());
-    match step.output.shape.len() {
+fn dense_module(tensor: &TensorPlan) -> Option<&str> {
+    let name = &tensor.output.name;
+    let stored = matches!(tensor.action, Action::Store(dtype) if dtype.is_float());
+    match tensor.output.shape.len() {
         2 if stored => name.strip_suffix(".weight"),
         // A stack of experts is a parameter: its module is the one that holds it.
         3 if stored && !name.ends_with(".weight") => Some(name.rsplit_once('.')?.0),
@@ -56,10 +56,10 @@ fn dense_module(step: &Step) -> Option<&str> {
 
 /// The modules that readers must leave alone: those that are stored dense, and the head of a language model that has no
 /// weight of its own, because it shares the embedding's.
-pub fn ignored<'a>(plan: &'a Plan, checkpoint: &Checkpoint) -> Vec<&'a str> {
+pub fn ignored<'a>(contents: &Contents<'a>, checkpoint: &Checkpoint) -> Vec<&'a str> {
     const HEAD: &str = "lm_head";
-    let mut names = dense(plan);
-    let stored = plan.steps.iter().any(|step| module(&step.output.name) == HEAD);
+    let mut names = dense(contents);
+    let stored = contents.tensors.iter().any(|tensor| module(&tensor.output.name) == HEAD);
     if !stored && checkpoint.config.as_ref().is_some_and(has_head) {
         names.push(HEAD);
     }

@@ -8,44 +8,44 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-use super::{OutputFile, Part, PartPlace, pretty};
+use super::model_config::pretty;
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::plan::{Contents, OutputFile, Part, PartPlace};
 use crate::tensor::DType;
 
 /// The index of a sharded checkpoint.
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Shards by the recipe's `max_shard_size`, and their headers. The parts of a step stay together, even where they are
+/// Shards by the recipe's `max_shard_size`, and their headers. The parts of a tensor stay together, even where they are
 /// larger than a shard should be.
-pub fn files(plan: &Plan) -> Result<Vec<OutputFile>> {
-    check(plan)?;
-    let shards = split(plan);
+pub fn files(contents: &Contents) -> Result<Vec<OutputFile>> {
+    check(contents)?;
+    let shards = split(contents);
     let count = shards.len();
-    Ok(shards.iter().enumerate().map(|(i, steps)| shard(plan, file_name(i, count), steps)).collect())
+    Ok(shards.iter().enumerate().map(|(i, tensors)| shard(contents, file_name(i, count), tensors)).collect())
 }
 
 /// `model.safetensors.index.json`: which shard holds which tensor. `None` where one file holds them all.
-pub fn index(plan: &Plan) -> Result<Option<(String, Vec<u8>)>> {
-    let files = files(plan)?;
+pub fn index(contents: &Contents) -> Result<Option<(String, Vec<u8>)>> {
+    let files = files(contents)?;
     if files.len() < 2 {
         return Ok(None);
     }
     let mut weight_map = Map::new();
     for file in &files {
         for place in &file.parts {
-            weight_map.insert(part(plan, place).name.clone(), Value::String(file.name.clone()));
+            weight_map.insert(part(contents, place).name.clone(), Value::String(file.name.clone()));
         }
     }
-    let total: usize = plan.steps.iter().flat_map(|step| &step.parts).map(Part::byte_len).sum();
+    let total: usize = contents.tensors.iter().flat_map(|tensor| &tensor.parts).map(Part::byte_len).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
     Ok(Some((INDEX.into(), pretty(&index))))
 }
 
 /// Refuses what no safetensors file can hold: two tensors of one name, element types that it does not know.
-fn check(plan: &Plan) -> Result<()> {
+fn check(contents: &Contents) -> Result<()> {
     let mut names = HashSet::new();
-    for part in plan.steps.iter().flat_map(|step| &step.parts) {
+    for part in contents.tensors.iter().flat_map(|tensor| &tensor.parts) {
         if !names.insert(&part.name) {
             return Err(Error::unsupported(
                 format!("two tensors of the output would be named {}", part.name),
@@ -63,12 +63,12 @@ fn check(plan: &Plan) -> Result<()> {
 }
 
 /// Steps of each shard, filled in order.
-fn split(plan: &Plan) -> Vec<Vec<usize>> {
+fn split(contents: &Contents) -> Vec<Vec<usize>> {
     let mut shards = vec![Vec::new()];
     let mut filled = 0u64;
-    for (index, step) in plan.steps.iter().enumerate() {
-        let size = step.parts.iter().map(|part| part.byte_len() as u64).sum::<u64>();
-        if filled > 0 && filled + size > plan.recipe.max_shard_size {
+    for (index, tensor) in contents.tensors.iter().enumerate() {
+        let size = tensor.parts.iter().map(|part| part.byte_len() as u64).sum::<u64>();
+        if filled > 0 && filled + size > contents.max_shard_size {
             shards.push(Vec::new());
             filled = 0;
         }
@@ -85,23 +85,23 @@ fn file_name(index: usize, count: usize) -> String {
     }
 }
 
-fn part<'a>(plan: &'a Plan, place: &PartPlace) -> &'a Part {
-    &plan.steps[place.step].parts[place.part]
+fn part<'a>(contents: &'a Contents, place: &PartPlace) -> &'a Part {
+    &contents.tensors[place.tensor].parts[place.part]
 }
 
-fn shard(plan: &Plan, name: String, steps: &[usize]) -> OutputFile {
-    let parts = |&step: &usize| {
-        (0..plan.steps[step].parts.len()).map(move |part| PartPlace { step, part, offset: 0 })
+fn shard(contents: &Contents, name: String, tensors: &[usize]) -> OutputFile {
+    let parts = |&tensor: &usize| {
+        (0..contents.tensors[tensor].parts.len()).map(move |part| PartPlace { tensor, part, offset: 0 })
     };
-    let mut places: Vec<PartPlace> = steps.iter().flat_map(parts).collect();
-    places.sort_by_key(|place| std::cmp::Reverse(part(plan, place).dtype.block_bytes()));
+    let mut places: Vec<PartPlace> = tensors.iter().flat_map(parts).collect();
+    places.sort_by_key(|place| std::cmp::Reverse(part(contents, place).dtype.block_bytes()));
     let mut end = 0;
     for place in &mut places {
         place.offset = end;
-        end += part(plan, place).byte_len() as u64;
+        end += part(contents, place).byte_len() as u64;
     }
-    let parts = places.iter().map(|place| (part(plan, place), place.offset));
-    let header = encode_header(&plan.metadata, parts);
+    let parts = places.iter().map(|place| (part(contents, place), place.offset));
+    let header = encode_header(contents.metadata, parts);
     let start = header.len() as u64;
     places.iter_mut().for_each(|place| place.offset += start);
     OutputFile { name, header, parts: places, len: start + end }
@@ -131,30 +131,31 @@ pub fn encode_header<'a>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::test_support::{plan, stored};
+    use super::super::test_support::{contents, stored};
     use super::*;
     use safetensors::SafeTensors;
 
     /// The files, written out with zeros for data.
-    fn written(plan: &Plan) -> Vec<(String, Vec<u8>)> {
+    fn written(contents: &Contents) -> Vec<(String, Vec<u8>)> {
         let bytes = |file: &OutputFile| {
             let mut bytes = file.header.clone();
             bytes.resize(file.len as usize, 0);
             bytes
         };
-        files(plan).unwrap().iter().map(|file| (file.name.clone(), bytes(file))).collect()
+        files(contents).unwrap().iter().map(|file| (file.name.clone(), bytes(file))).collect()
     }
 
     #[test]
     fn the_reference_reader_accepts_the_header() {
-        let plan = plan(vec![
+        let tensors = [
             stored("a", DType::U8, &[3]),
             stored("b", DType::F32, &[2, 3]),
             stored("c.weight", DType::BF16, &[5, 1]),
             stored("scalar", DType::I64, &[]),
             stored("empty", DType::F16, &[0, 4]),
-        ]);
-        let files = written(&plan);
+        ];
+        let metadata = [("version".to_owned(), "1".to_owned())];
+        let files = written(&Contents { metadata: &metadata, ..contents(&tensors) });
         assert_eq!(files.len(), 1);
         let (name, bytes) = &files[0];
         assert_eq!(name, "model.safetensors");
@@ -169,24 +170,24 @@ mod tests {
     #[test]
     fn every_part_is_aligned_to_its_elements() {
         let dtypes = [DType::U8, DType::F64, DType::BF16, DType::F32, DType::I8, DType::I64];
-        let steps =
+        let tensors: Vec<_> =
             dtypes.iter().enumerate().map(|(i, &dtype)| stored(&i.to_string(), dtype, &[3])).collect();
-        let plan = plan(steps);
-        for place in &files(&plan).unwrap()[0].parts {
-            assert_eq!(place.offset % part(&plan, place).dtype.block_bytes() as u64, 0);
+        let contents = contents(&tensors);
+        for place in &files(&contents).unwrap()[0].parts {
+            assert_eq!(place.offset % part(&contents, place).dtype.block_bytes() as u64, 0);
         }
     }
 
     #[test]
     fn shards_are_filled_in_order_and_indexed() {
-        let mut plan =
-            plan((0..5).map(|i| stored(&format!("t{i}"), DType::U8, &[[40, 70, 300, 10, 90][i]])).collect());
-        plan.recipe.max_shard_size = 110;
-        let files = written(&plan);
+        let sizes = [40, 70, 300, 10, 90].into_iter().enumerate();
+        let tensors: Vec<_> = sizes.map(|(i, size)| stored(&format!("t{i}"), DType::U8, &[size])).collect();
+        let contents = Contents { max_shard_size: 110, ..contents(&tensors) };
+        let files = written(&contents);
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names[0], "model-00001-of-00003.safetensors");
         assert_eq!(names.len(), 3);
-        let (name, index) = index(&plan).unwrap().unwrap();
+        let (name, index) = index(&contents).unwrap().unwrap();
         assert_eq!(name, "model.safetensors.index.json");
         let index: Value = serde_json::from_slice(&index).unwrap();
         assert_eq!(index["metadata"]["total_size"], 510);
@@ -198,10 +199,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_held_is_refused() {
-        let twice = plan(vec![stored("a", DType::U8, &[1]), stored("a", DType::U8, &[2])]);
-        assert!(files(&twice).unwrap_err().to_string().contains("would be named a"));
+        let twice = [stored("a", DType::U8, &[1]), stored("a", DType::U8, &[2])];
+        assert!(files(&contents(&twice)).unwrap_err().to_string().contains("would be named a"));
         let block = crate::tensor::BlockType::Q4_0;
-        let blocks = plan(vec![stored("a", DType::Block(block), &[32])]);
-        assert!(files(&blocks).unwrap_err().to_string().contains("q4_0"));
+        let blocks = [stored("a", DType::Block(block), &[32])];
+        assert!(files(&contents(&blocks)).unwrap_err().to_string().contains("q4_0"));
     }
 }

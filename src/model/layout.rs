@@ -15,9 +15,9 @@ pub struct LinearPlace {
     pub name: String,
     /// Full name of its bias, where it has one.
     pub bias: Option<String>,
-    /// Step of the forward pass: linears of one step depend on those of earlier steps only (q, k and v; o; the router;
+    /// Depth in the forward pass: linears of one depth depend on those of earlier depths only (q, k and v; o; the router;
     /// gate and up; down).
-    pub step: usize,
+    pub depth: usize,
     /// Linears with the same number read the same input.
     pub input: usize,
     /// Which expert it belongs to.
@@ -136,7 +136,7 @@ pub fn model_ends(config: &Config, weights: &dyn Weights) -> Result<ModelEnds> {
 /// What a linear reads.
 #[derive(Debug, Clone, Copy)]
 struct Source {
-    step: usize,
+    depth: usize,
     input: usize,
     /// The fold whose readers read it, where there is one.
     fold: Option<usize>,
@@ -206,7 +206,7 @@ impl Walk<'_> {
         self.linear(names.router, None, source, false)?;
         for expert in 0..self.config.experts.map_or(0, |experts| experts.count) {
             // An expert reads only the tokens that are sent to it.
-            let own = Source { input: self.source(0).input, step: source.step + 1, ..source };
+            let own = Source { input: self.source(0).input, depth: source.depth + 1, ..source };
             let expert = Some(expert);
             let output = names.output;
             self.network(Network { input: &names.input, output, expert, writes_residual }, own)?;
@@ -226,7 +226,7 @@ impl Walk<'_> {
         let up = *inputs.last().expect("every network has an input");
         let rows = self.rows_cols(&self.layout.linears[up].name)?[0] as u32;
         let half = self.config.gated && input.len() == 1;
-        let mut active = self.source(source.step + 1);
+        let mut active = self.source(source.depth + 1);
         // A gate multiplies, so that scales pass it; of the functions without one, ReLU alone lets them pass.
         if self.config.gated || self.config.activation == Activation::Relu {
             active.fold = Some(self.fold(up, (if half { rows / 2 } else { 0 }..rows).collect(), None)?);
@@ -235,14 +235,14 @@ impl Walk<'_> {
     }
 
     /// A new input.
-    fn source(&mut self, step: usize) -> Source {
+    fn source(&mut self, depth: usize) -> Source {
         self.inputs += 1;
-        Source { step, input: self.inputs - 1, fold: None }
+        Source { depth, input: self.inputs - 1, fold: None }
     }
 
     /// A new input, made by a norm where there is one.
-    fn normed(&mut self, norm: Option<&str>, step: usize) -> Source {
-        let mut source = self.source(step);
+    fn normed(&mut self, norm: Option<&str>, depth: usize) -> Source {
+        let mut source = self.source(depth);
         if let Some(pattern) = norm {
             let (name, kind) = (self.tensors.name(pattern, self.place), self.config.norm);
             let (weight, bias) = (self.tensors.weight(&name), self.tensors.bias(&name));
@@ -286,8 +286,8 @@ impl Walk<'_> {
             }
             fold.readers.push(index);
         }
-        let Source { step, input, .. } = source;
-        self.layout.linears.push(LinearPlace { name, bias, step, input, expert, writes_residual });
+        let Source { depth, input, .. } = source;
+        self.layout.linears.push(LinearPlace { name, bias, depth, input, expert, writes_residual });
         Ok(index)
     }
 
@@ -295,11 +295,11 @@ impl Walk<'_> {
         Ok(self.weights.matrix(name)?.shape())
     }
 
-    /// The layout with its linears in the order of their steps.
+    /// The layout with its linears in the order of their depths.
     fn in_order(self) -> BlockLayout {
         let BlockLayout { linears, norms, mut folds } = self.layout;
         let mut order: Vec<usize> = (0..linears.len()).collect();
-        order.sort_by_key(|&index| linears[index].step);
+        order.sort_by_key(|&index| linears[index].depth);
         let mut place = vec![0; order.len()];
         order.iter().enumerate().for_each(|(new, &old)| place[old] = new);
         for fold in &mut folds {

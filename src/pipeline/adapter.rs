@@ -10,8 +10,9 @@ use super::made::Made;
 use super::output::OutputFiles;
 use crate::error::Result;
 use crate::export::adapter::Adapter;
-use crate::export::{self, OutputFile};
+use crate::export::{self};
 use crate::io::Checkpoint;
+use crate::plan::OutputFile;
 use crate::plan::Plan;
 
 /// An adapter, and its file among the output's.

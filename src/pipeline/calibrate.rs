@@ -14,13 +14,13 @@ use crate::calib::imatrix::{self, Imatrix};
 use crate::calib::observe::{Seen, Watch};
 use crate::calib::store::{self, INDEX_FILE, Index, Store};
 use crate::calib::{Drawn, Known, Samples};
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
-use crate::export::SINGLE_FILE_NAME;
 use crate::io::Checkpoint;
-use crate::method::Scope;
 use crate::model::BlockLayout;
 use crate::plan::Plan;
+use crate::plan::SINGLE_FILE_NAME;
+use crate::stage::Scope;
 use crate::statistics::{Needs, Statistics};
 
 /// What is to be gathered, and where it goes.
@@ -93,7 +93,7 @@ pub fn recall(paths: &[PathBuf], plan: &Plan, checkpoint: &Arc<Checkpoint>, mode
     let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
     let first = first.union(request.compensation_needs());
     let needs = stages.fold(first, |needs, stage| needs.union(stage.needs()));
-    let blocks = Stored(Arc::clone(checkpoint)).config()?.layers.len();
+    let blocks = CheckpointWeights(Arc::clone(checkpoint)).config()?.layers.len();
     Known::open(paths, checkpoint, model, blocks, needs)
 }
 

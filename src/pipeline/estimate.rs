@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::method::Scope;
 use crate::model::{BlockLayout, LinearPlace, block_layout};
 use crate::pipeline::blocks::BATCH_TOKENS;
 use crate::plan::Plan;
+use crate::stage::Scope;
 
 /// A run's needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,7 +29,7 @@ const WIDTHS: u64 = 4;
 /// Multiplications and additions a second and core, as passes and products of a calibrated run reach them together:
 /// `gptq` on SmolLM2 took 175 s with two threads of a Zen 5 core's AVX-512.
 const SPEED: f64 = 1.5e11;
-/// Passes over a block that only observe, and cost about half of one, for each step of a method that goes step by step.
+/// Passes over a block that only observe, and cost about half of one, for each depth of a method that goes depth by depth.
 const STEP_PASSES: f64 = 0.5;
 
 /// Estimates a plan that calibrates on so many tokens.
@@ -42,7 +42,7 @@ pub fn estimate(
     tokens: usize,
     threads: usize,
 ) -> Result<Estimate> {
-    let stored = Stored(Arc::clone(checkpoint));
+    let stored = CheckpointWeights(Arc::clone(checkpoint));
     let config = stored.config()?;
     let layout = block_layout(&config, &stored, 0)?;
     let shapes = shapes(checkpoint, &layout)?;
@@ -53,7 +53,7 @@ pub fn estimate(
     let hessian = method.needs().union(plan.request.compensation_needs()).hessian;
     // The sums in f32 of every input held at a time, and one factorization in f64.
     let inputs = hessians(&layout, &shapes);
-    let held = if method.scope() == Scope::Block { inputs.values().sum() } else { most_of_a_step(&inputs) };
+    let held = if method.scope() == Scope::Block { inputs.values().sum() } else { most_of_a_depth(&inputs) };
     let statistics = if hessian { 4 * held + 12 * widest * widest } else { 16 * widest };
     // An error, its second moment and the eigenvectors of that in f64.
     let statistics = statistics + if compensates { 32 * widest * widest } else { 0 };
@@ -78,17 +78,17 @@ fn shapes(checkpoint: &Checkpoint, layout: &BlockLayout) -> Result<Vec<[u64; 2]>
     layout.linears.iter().map(|linear| shape(&linear.name)).collect()
 }
 
-/// Values of the second moments of each distinct input, by its step and number.
+/// Values of the second moments of each distinct input, by its depth and number.
 fn hessians(layout: &BlockLayout, shapes: &[[u64; 2]]) -> BTreeMap<[usize; 2], u64> {
-    let input = |(linear, [_, cols]): (&LinearPlace, &[u64; 2])| ([linear.step, linear.input], cols * cols);
+    let input = |(linear, [_, cols]): (&LinearPlace, &[u64; 2])| ([linear.depth, linear.input], cols * cols);
     layout.linears.iter().zip(shapes).map(input).collect()
 }
 
-/// Of the step that holds the most.
-fn most_of_a_step(hessians: &BTreeMap<[usize; 2], u64>) -> u64 {
-    let mut steps: BTreeMap<usize, u64> = BTreeMap::new();
-    for ([step, _], values) in hessians {
-        *steps.entry(*step).or_default() += values;
+/// Of the depth that holds the most.
+fn most_of_a_depth(hessians: &BTreeMap<[usize; 2], u64>) -> u64 {
+    let mut depths: BTreeMap<usize, u64> = BTreeMap::new();
+    for ([depth, _], values) in hessians {
+        *depths.entry(*depth).or_default() += values;
     }
-    steps.into_values().max().unwrap_or(0)
+    depths.into_values().max().unwrap_or(0)
 }

@@ -11,7 +11,7 @@ use super::interrupted;
 use super::made::Input;
 use crate::error::{Error, Result};
 use crate::numerics::Extent;
-use crate::plan::{Action, Plan, Step};
+use crate::plan::{Action, Plan, TensorPlan};
 
 /// The extents of the tensors whose schemes need them, fused groups united.
 pub struct Extents {
@@ -23,11 +23,10 @@ impl Extents {
     /// Reads every such tensor once.
     pub fn new(plan: &Plan, input: Input, interrupted_flag: &AtomicBool) -> Result<Extents> {
         let format = plan.request.format;
-        let needing =
-            plan.steps.iter().enumerate().filter(
-                |(_, step)| matches!(&step.action, Action::Quantize(scheme) if scheme.needs_extent()),
-            );
-        let chunks = needing.flat_map(|(index, step)| chunks_of(format, index, step));
+        let needing = plan.tensors.iter().enumerate().filter(
+            |(_, tensor)| matches!(&tensor.action, Action::Quantize(scheme) if scheme.needs_extent()),
+        );
+        let chunks = needing.flat_map(|(index, tensor)| chunks_of(format, index, tensor));
         let by_step = chunks
             .par_bridge()
             .map(|chunk| {
@@ -35,31 +34,31 @@ impl Extents {
                     return Err(interrupted());
                 }
                 let mut values = Vec::new();
-                gather(input, &plan.steps[chunk.step].output, chunk.rows, &mut values)?;
+                gather(input, &plan.tensors[chunk.tensor].output, chunk.rows, &mut values)?;
                 clear_nonfinite(&mut values);
-                Ok((chunk.step, Extent::of(&values)))
+                Ok((chunk.tensor, Extent::of(&values)))
             })
             .try_fold(HashMap::new, |mut extents, result| {
-                let (step, extent) = result?;
-                unite(&mut extents, step, extent);
+                let (tensor, extent) = result?;
+                unite(&mut extents, tensor, extent);
                 Ok::<_, Error>(extents)
             })
             .try_reduce(HashMap::new, |mut all, extents| {
-                extents.into_iter().for_each(|(step, extent)| unite(&mut all, step, extent));
+                extents.into_iter().for_each(|(tensor, extent)| unite(&mut all, tensor, extent));
                 Ok(all)
             })?;
         let mut by_group = HashMap::new();
-        for (&step, &extent) in &by_step {
-            if let Some(group) = plan.steps[step].fused {
+        for (&tensor, &extent) in &by_step {
+            if let Some(group) = plan.tensors[tensor].fused {
                 unite(&mut by_group, group, extent);
             }
         }
         Ok(Extents { by_step, by_group })
     }
 
-    /// The extent of a step, where its scheme needs one.
-    pub fn of(&self, index: usize, step: &Step) -> Option<Extent> {
-        let fused = step.fused.and_then(|group| self.by_group.get(&group));
+    /// The extent of a tensor, where its scheme needs one.
+    pub fn of(&self, index: usize, tensor: &TensorPlan) -> Option<Extent> {
+        let fused = tensor.fused.and_then(|group| self.by_group.get(&group));
         fused.or_else(|| self.by_step.get(&index)).copied()
     }
 }

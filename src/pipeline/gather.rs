@@ -6,11 +6,12 @@ use std::path::Path;
 use super::chunks::CHUNK_ELEMENTS;
 use super::made::Input;
 use crate::error::{Error, Result};
-use crate::export::{Output, rows_cols};
 use crate::io::{Checkpoint, Source, Stored, nonfinite_count};
 use crate::model::Transform;
 use crate::numerics::{QTensor, convert};
+use crate::plan::OutputTensor;
 use crate::tensor::DType;
+use crate::tensor::rows_cols;
 
 /// How many values are not numbers one can round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,7 +99,7 @@ struct RowRun<'a> {
 }
 
 /// Reads output rows into `values`, [rows.len(), cols].
-pub fn gather(input: Input, output: &Output, rows: Range<usize>, values: &mut Vec<f32>) -> Result<()> {
+pub fn gather(input: Input, output: &OutputTensor, rows: Range<usize>, values: &mut Vec<f32>) -> Result<()> {
     let [_, cols] = rows_cols(&output.shape);
     values.resize(rows.len() * cols, 0.0);
     let mut rest = values.as_mut_slice();
@@ -114,7 +115,7 @@ pub fn gather(input: Input, output: &Output, rows: Range<usize>, values: &mut Ve
 /// The stored bytes of output rows, where they can be passed through as they are.
 pub fn raw_runs<'a>(
     input: Input<'a>,
-    output: &Output,
+    output: &OutputTensor,
     rows: Range<usize>,
     dtype: DType,
 ) -> Result<Option<Vec<&'a [u8]>>> {
@@ -133,7 +134,7 @@ pub fn raw_runs<'a>(
 }
 
 /// The codes of output rows, where calibration has made them of every source.
-pub fn gather_codes(input: Input, output: &Output, rows: Range<usize>) -> Result<Option<QTensor>> {
+pub fn gather_codes(input: Input, output: &OutputTensor, rows: Range<usize>) -> Result<Option<QTensor>> {
     let rows_of = |run: RowRun| Some(input.codes(&run.source.name)?.rows(run.rows));
     let codes: Option<Vec<QTensor>> =
         runs(input.checkpoint, output, rows)?.into_iter().map(rows_of).collect();
@@ -141,7 +142,11 @@ pub fn gather_codes(input: Input, output: &Output, rows: Range<usize>) -> Result
 }
 
 /// Where output rows come from.
-fn runs<'a>(checkpoint: &'a Checkpoint, output: &Output, rows: Range<usize>) -> Result<Vec<RowRun<'a>>> {
+fn runs<'a>(
+    checkpoint: &'a Checkpoint,
+    output: &OutputTensor,
+    rows: Range<usize>,
+) -> Result<Vec<RowRun<'a>>> {
     let [total, _] = rows_cols(&output.shape);
     let mut found: Vec<RowRun> = Vec::new();
     let mut row = rows.start;
@@ -163,7 +168,7 @@ fn runs<'a>(checkpoint: &'a Checkpoint, output: &Output, rows: Range<usize>) -> 
 /// The source of a row of the pieces in sequence, its row there, and how many rows of the piece are left from it on.
 fn locate<'a>(
     checkpoint: &'a Checkpoint,
-    output: &Output,
+    output: &OutputTensor,
     mut row: usize,
 ) -> Result<(&'a Source, usize, usize)> {
     for piece in &output.pieces {

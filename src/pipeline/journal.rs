@@ -1,7 +1,7 @@
-//! The journal: which steps of an interrupted run are finished, so that the same command goes on from there.
+//! The journal: which tensors of an interrupted run are finished, so that the same command goes on from there.
 //!
 //! A text file in the partial output. Its first line is the key, blake3 over the headers of the output files (which
-//! contain version, recipe and the digest of the input), and the boot id of the machine. Then one line a finished step,
+//! contain version, recipe and the digest of the input), and the boot id of the machine. Then one line a finished tensor,
 //! and `synced` after each flush to the disk. A killed process leaves all its writes to the system, so every whole line
 //! counts; a machine that went down may have lost them, so after another boot only what stands before the last `synced`
 //! does. Opening writes the journal anew with what counts, so that nothing doubtful is ever vouched for later.
@@ -15,9 +15,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::output::{OutputFiles, Workspace};
 use crate::error::{Error, Result};
-use crate::export::OutputFile;
+use crate::plan::OutputFile;
 
-/// Bytes of finished steps between two flushes to the disk that are waited for.
+/// Bytes of finished tensors between two flushes to the disk that are waited for.
 const SYNC_EVERY: u64 = 1 << 30;
 
 /// An open journal; holds the lock on its partial output.
@@ -64,9 +64,9 @@ impl Journal {
         Ok(Journal { path, finished, blocks, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
     }
 
-    /// Whether a step was finished by an earlier run.
-    pub fn has(&self, step: usize) -> bool {
-        self.finished.contains(&step)
+    /// Whether a tensor was finished by an earlier run.
+    pub fn has(&self, tensor: usize) -> bool {
+        self.finished.contains(&tensor)
     }
 
     /// How many blocks, from the first, an earlier run finished.
@@ -82,16 +82,16 @@ impl Journal {
         written.map_err(|e| Error::io(&self.path, e))
     }
 
-    /// How many steps an earlier run finished.
+    /// How many tensors an earlier run finished.
     pub fn finished(&self) -> usize {
         self.finished.len()
     }
 
-    /// Records a finished step of so many bytes; waits for the files to be on the disk from time to time.
-    pub fn done(&self, step: usize, bytes: u64, files: &OutputFiles) -> Result<()> {
+    /// Records a finished tensor of so many bytes; waits for the files to be on the disk from time to time.
+    pub fn done(&self, tensor: usize, bytes: u64, files: &OutputFiles) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut append = |line: String| file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e));
-        append(format!("{step}\n"))?;
+        append(format!("{tensor}\n"))?;
         if self.unsynced.fetch_add(bytes, Ordering::Relaxed) >= SYNC_EVERY {
             self.unsynced.store(0, Ordering::Relaxed);
             files.sync()?;
@@ -122,7 +122,7 @@ fn key(layout: &[OutputFile]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// The finished steps and blocks that a journal's text vouches for.
+/// The finished tensors and blocks that a journal's text vouches for.
 fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<Counted> {
     // A line that was cut short says nothing.
     let mut lines: Vec<&str> =
@@ -153,10 +153,11 @@ fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<Counted> {
 /// Writes the journal anew. Steps that count are not marked as synced, which the next flush does; blocks always are.
 fn begin(file: &mut File, key: &str, finished: &BTreeSet<usize>, blocks: usize) -> std::io::Result<()> {
     let last = blocks.checked_sub(1).map(|last| format!("{BLOCK}{last}\n{SYNCED}\n"));
-    let steps: String = last.into_iter().chain(finished.iter().map(|step| format!("{step}\n"))).collect();
+    let tensors: String =
+        last.into_iter().chain(finished.iter().map(|tensor| format!("{tensor}\n"))).collect();
     file.set_len(0)?;
     file.rewind()?;
-    file.write_all(format!("{key} {}\n{steps}", boot_id()).as_bytes())
+    file.write_all(format!("{key} {}\n{tensors}", boot_id()).as_bytes())
 }
 
 /// Identifies this boot of the machine; empty where the system does not tell, and then only what was synced counts.

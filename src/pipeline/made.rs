@@ -7,9 +7,9 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use crate::error::Result;
-use crate::export::{Measured, Output};
 use crate::io::{Checkpoint, Source};
 use crate::numerics::{Extent, LowRank, QTensor};
+use crate::plan::{Measured, OutputTensor};
 
 /// Results by the name of the source that they replace.
 #[derive(Default)]
@@ -40,7 +40,7 @@ impl Made {
     }
 
     /// A measured scale of an output.
-    pub fn scale(&self, output: &Output, what: Measured) -> Option<f32> {
+    pub fn scale(&self, output: &OutputTensor, what: Measured) -> Option<f32> {
         let source = output.pieces.first()?.source.clone();
         self.scales.get(&(source, what)).copied()
     }
@@ -48,7 +48,7 @@ impl Made {
     /// Rows of an output in runs of one source each, and the importance of the source's columns.
     pub fn by_importance<'a>(
         &'a self,
-        output: &'a Output,
+        output: &'a OutputTensor,
         rows: Range<usize>,
     ) -> impl Iterator<Item = (Range<usize>, Option<&'a Vec<f32>>)> {
         let mut end = 0;
@@ -87,12 +87,12 @@ impl<'a> Input<'a> {
     }
 
     /// Whether any source of an output has.
-    pub fn rewrites_any(&self, output: &Output) -> bool {
+    pub fn rewrites_any(&self, output: &OutputTensor) -> bool {
         output.pieces.iter().any(|piece| self.rewrites(&piece.source))
     }
 
     /// The extent of what an output's sources have become, where calibration has rewritten them.
-    pub fn extent(&self, output: &Output) -> Option<Extent> {
+    pub fn extent(&self, output: &OutputTensor) -> Option<Extent> {
         let extents = &self.made?.extents;
         output.pieces.iter().filter_map(|piece| extents.get(&piece.source).copied()).reduce(Extent::union)
     }

@@ -155,14 +155,14 @@ impl<'a> Output<'a> {
         options: &'a Options,
     ) -> Result<Output<'a>> {
         let Target { plan, path, .. } = target;
-        let mut layout = plan.request.format.files(plan, checkpoint)?;
+        let mut layout = plan.request.format.files(&plan.contents(), checkpoint)?;
         let adapter = AdapterFile::plan(plan, checkpoint, &mut layout)?;
-        let workspace = Workspace::open(path, plan.request.format.single_file())?;
+        let workspace = Workspace::open(path, plan.request.format.capabilities().single_file)?;
         let journal = Journal::open(&workspace, &layout, options.resume)?;
         tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
         let files = OutputFiles::create(&workspace, &layout, plan)?;
         let mut run = Run::new(plan, checkpoint, files, journal, adapter, options);
-        run.digests = (recorded && !plan.request.format.single_file()).then(Digests::default);
+        run.digests = (recorded && !plan.request.format.capabilities().single_file).then(Digests::default);
         Ok(Output { target, workspace, run })
     }
 
@@ -175,13 +175,14 @@ impl<'a> Output<'a> {
         blocks: &[BlockReport],
     ) -> Result<NonFinites> {
         let plan = self.target.plan;
-        let rest =
-            (0..plan.steps.len()).filter(|step| !in_blocks.contains(step) && !self.run.journal.has(*step));
+        let rest = (0..plan.tensors.len())
+            .filter(|tensor| !in_blocks.contains(tensor) && !self.run.journal.has(*tensor));
         let nonfinite = self.run.stream(rest, made)?;
         self.run.files.sync()?;
         let format = plan.request.format;
-        let mut own = [format.side_files(plan, checkpoint)?, self.target.documents.to_vec()].concat();
-        if !blocks.is_empty() && !format.single_file() {
+        let mut own =
+            [format.side_files(&plan.contents(), checkpoint)?, self.target.documents.to_vec()].concat();
+        if !blocks.is_empty() && !format.capabilities().single_file {
             let record = serde_json::json!(Record::of(blocks, format.name()));
             own.push((RECORD.to_owned(), crate::export::pretty(&record)));
         }
@@ -202,9 +203,9 @@ fn fill(
 ) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for output in outputs {
-        let (steps, bytes) =
+        let (tensors, bytes) =
             skip_finished(output.target.plan, checkpoint, &output.run.journal, options.progress);
-        outcome.resumed += steps;
+        outcome.resumed += tensors;
         outcome.resumed_bytes += bytes;
     }
     let ends = ends::ends(&outputs[0].target.plan.request, checkpoint)?;
@@ -218,7 +219,7 @@ fn fill(
         outcome.nonfinite.extend(outcome.blocks.iter().flat_map(|block| block.nonfinite.clone()));
     }
     for output in outputs {
-        let in_blocks = blocks.as_ref().map(|blocks| blocks.all_steps(&output.run)).unwrap_or_default();
+        let in_blocks = blocks.as_ref().map(|blocks| blocks.all_tensors(&output.run)).unwrap_or_default();
         outcome.nonfinite.extend(output.finish(checkpoint, &ends, &in_blocks, &outcome.blocks)?);
     }
     Ok(outcome)
@@ -228,26 +229,26 @@ fn fill(
 pub fn peak_memory(plan: &Plan, threads: usize) -> u64 {
     const PROCESS: u64 = 24 << 20;
     const BYTES_PER_ELEMENT: u64 = 4 + 1 + 1;
-    let largest = plan.steps.iter().map(|step| {
-        let [rows, cols] = step.rows_cols();
-        (chunk_rows(plan.request.format, step).min(rows) * cols) as u64
+    let largest = plan.tensors.iter().map(|tensor| {
+        let [rows, cols] = tensor.rows_cols();
+        (chunk_rows(plan.request.format, tensor).min(rows) * cols) as u64
     });
     PROCESS + threads as u64 * BYTES_PER_ELEMENT * largest.max().unwrap_or(0)
 }
 
-/// Says what an earlier run finished, and moves the progress bar past it: (steps, their input bytes).
+/// Says what an earlier run finished, and moves the progress bar past it: (tensors, their input bytes).
 fn skip_finished(
     plan: &Plan,
     checkpoint: &Checkpoint,
     journal: &Journal,
     progress: &ProgressBar,
 ) -> (usize, u64) {
-    let finished = plan.steps.iter().enumerate().filter(|(index, _)| journal.has(*index));
-    let bytes = finished.map(|(_, step)| input_bytes(checkpoint, &step.output)).sum();
+    let finished = plan.tensors.iter().enumerate().filter(|(index, _)| journal.has(*index));
+    let bytes = finished.map(|(_, tensor)| input_bytes(checkpoint, &tensor.output)).sum();
     if journal.finished() > 0 {
         tracing::info!(
             finished = journal.finished(),
-            of = plan.steps.len(),
+            of = plan.tensors.len(),
             "going on from an interrupted run"
         );
         progress.set_position(bytes);
@@ -267,5 +268,5 @@ fn interrupted() -> Error {
 
 /// Total input bytes of a plan: the length of its progress bar.
 pub fn total_input_bytes(plan: &Plan, checkpoint: &Checkpoint) -> u64 {
-    plan.steps.iter().map(|step| input_bytes(checkpoint, &step.output)).sum()
+    plan.tensors.iter().map(|tensor| input_bytes(checkpoint, &tensor.output)).sum()
 }

@@ -16,9 +16,9 @@ use rayon::prelude::*;
 use super::blocks::REPORTS_NAME;
 use super::journal::JOURNAL_NAME;
 use crate::error::{Error, Result};
-use crate::export::{Format, OutputFile, SINGLE_FILE_NAME};
 use crate::io::Checkpoint;
 use crate::plan::Plan;
+use crate::plan::{Format, OutputFile, SINGLE_FILE_NAME};
 
 /// The partial output and where it will go.
 pub struct Workspace {
@@ -87,7 +87,7 @@ impl Workspace {
         own: &[(String, Vec<u8>)],
     ) -> Result<()> {
         own.par_iter().try_for_each(|(name, content)| self.write(name, content))?;
-        if format.single_file() {
+        if format.capabilities().single_file {
             return Ok(());
         }
         let side_files = checkpoint.side_files()?;
@@ -243,7 +243,7 @@ impl OutputFiles {
     /// Creates the files at their full length and writes their headers.
     pub fn create(workspace: &Workspace, layout: &[OutputFile], plan: &Plan) -> Result<OutputFiles> {
         let mut places: Vec<Vec<(usize, u64)>> =
-            plan.steps.iter().map(|step| vec![(usize::MAX, 0); step.parts.len()]).collect();
+            plan.tensors.iter().map(|tensor| vec![(usize::MAX, 0); tensor.parts.len()]).collect();
         if layout.len() > MOST_FILES {
             return Err(Error::usage(
                 format!("the output would be {} files", layout.len()),
@@ -257,7 +257,7 @@ impl OutputFiles {
             let file = create(&path, planned).map_err(|e| Error::io(&path, e))?;
             files.push((path, file));
             for place in &planned.parts {
-                places[place.step][place.part] = (index, place.offset);
+                places[place.tensor][place.part] = (index, place.offset);
             }
         }
         let (unflushed, flusher) = (AtomicU64::new(0), Mutex::new(None));
@@ -266,8 +266,8 @@ impl OutputFiles {
 
     /// Writes bytes of a part. From time to time it begins a flush to the disk beside the work, so that little is left to
     /// wait for at the end.
-    pub fn write(&self, step: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let (file, start) = self.places[step][part];
+    pub fn write(&self, tensor: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (file, start) = self.places[tensor][part];
         self.write_in(file, start + offset, bytes)
     }
 

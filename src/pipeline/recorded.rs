@@ -11,11 +11,12 @@ use super::chunks::Chunk;
 use super::gather::gather;
 use super::made::Input;
 use crate::error::{Error, Result};
-use crate::export::{Output, Part, rows_cols};
 use crate::io::Checkpoint;
 use crate::numerics::{QTensor, convert};
-use crate::plan::{Plan, Step};
+use crate::plan::{OutputTensor, Part};
+use crate::plan::{Plan, TensorPlan};
 use crate::tensor::DType;
+use crate::tensor::rows_cols;
 
 /// The file of the record, in the output's folder.
 pub const RECORD: &str = "calibration.json";
@@ -71,27 +72,27 @@ type Rows = BTreeMap<usize, Vec<blake3::Hash>>;
 
 impl Digests {
     /// Adds the rows of a chunk.
-    pub fn add(&self, chunk: &Chunk, step: &Step, codes: &QTensor) {
-        let rows = row_hashes(&stored_values(step, codes), codes.cols);
-        let mut steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.entry(chunk.step).or_default().insert(chunk.rows.start, rows);
+    pub fn add(&self, chunk: &Chunk, tensor: &TensorPlan, codes: &QTensor) {
+        let rows = row_hashes(&stored_values(tensor, codes), codes.cols);
+        let mut tensors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tensors.entry(chunk.tensor).or_default().insert(chunk.rows.start, rows);
     }
 
     /// The digests of whole tensors, by name; then it is empty.
     pub fn take(&self, plan: &Plan) -> BTreeMap<String, String> {
-        let steps = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let named = |(step, rows): (usize, Rows)| {
-            (plan.steps[step].output.name.clone(), combine(rows.into_values().flatten()))
+        let tensors = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let named = |(tensor, rows): (usize, Rows)| {
+            (plan.tensors[tensor].output.name.clone(), combine(rows.into_values().flatten()))
         };
-        steps.into_iter().map(named).collect()
+        tensors.into_iter().map(named).collect()
     }
 }
 
 /// The values that codes stand for, as a reader of the output has them: a format may store them rounded to a float type.
-pub fn stored_values(step: &Step, codes: &QTensor) -> Vec<f32> {
+pub fn stored_values(tensor: &TensorPlan, codes: &QTensor) -> Vec<f32> {
     let mut values = vec![0.0; codes.rows * codes.cols];
     codes.dequantize(&mut values);
-    if let [Part { dtype: dtype @ (DType::F32 | DType::F16 | DType::BF16), .. }] = step.parts.as_slice() {
+    if let [Part { dtype: dtype @ (DType::F32 | DType::F16 | DType::BF16), .. }] = tensor.parts.as_slice() {
         round_to(*dtype, &mut values);
     }
     values
@@ -134,7 +135,7 @@ pub fn wrong_scale(written: &Checkpoint, name: &str, recorded: Option<f32>) -> O
 }
 
 /// Why an output does not hold what was recorded of it, if it does not.
-pub fn mismatch(written: &Checkpoint, output: &Output, expected: &str) -> Result<Option<String>> {
+pub fn mismatch(written: &Checkpoint, output: &OutputTensor, expected: &str) -> Result<Option<String>> {
     let mut values = Vec::new();
     let [rows, cols] = rows_cols(&output.shape);
     gather(Input::plain(written), output, 0..rows, &mut values)?;

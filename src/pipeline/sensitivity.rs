@@ -20,12 +20,13 @@ use super::made::Made;
 use super::output::Workspace;
 use crate::calib::observe::{Seen, Watch};
 use crate::error::{Error, Result};
-use crate::export::{SINGLE_FILE_NAME, pretty};
+use crate::export::pretty;
 use crate::io::Checkpoint;
-use crate::method::{self, Linear, Method, error_power};
 use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme, Weight};
+use crate::plan::SINGLE_FILE_NAME;
 use crate::plan::{Plan, Sensitivity, group};
+use crate::stage::{self, Linear, Method, error_power};
 use crate::statistics::Needs;
 
 /// Tokens that suffice: what is measured is a mean over all of them.
@@ -163,7 +164,7 @@ impl Survey<'_> {
     }
 
     /// The linears as the first choice, and the error of their weights as each.
-    fn round(&self, index: usize, places: &[&LinearPlace], seen: &Seen) -> Result<(method::Block, Vec<f64>)> {
+    fn round(&self, index: usize, places: &[&LinearPlace], seen: &Seen) -> Result<(stage::Block, Vec<f64>)> {
         let rounded = places.par_iter().map(|place| self.round_linear(place, seen));
         let (mut linears, mut totals) = (Vec::new(), Vec::new());
         for (coarsest, errors) in rounded.collect::<Result<Vec<_>>>()? {
@@ -171,7 +172,7 @@ impl Survey<'_> {
             totals.resize(errors.len(), 0.0);
             totals.iter_mut().zip(errors).for_each(|(total, error)| *total += error);
         }
-        Ok((method::Block { index, linears, ..method::Block::default() }, totals))
+        Ok((stage::Block { index, linears, ..stage::Block::default() }, totals))
     }
 
     fn round_linear(&self, place: &LinearPlace, seen: &Seen) -> Result<(Option<Linear>, Vec<f64>)> {
@@ -185,8 +186,7 @@ impl Survey<'_> {
             };
             let linear = Linear::alone(&place.name, scheme, Weight::Dense(values.clone()));
             let extent = scheme.needs_extent().then(|| Extent::of(values.as_slice().unwrap_or_default()));
-            let mut alone =
-                method::Block { linears: vec![Linear { extent, ..linear }], ..Default::default() };
+            let mut alone = stage::Block { linears: vec![Linear { extent, ..linear }], ..Default::default() };
             self.method.apply(&mut alone)?;
             let Some(Linear { weight: Weight::Quantized(q), .. }) = alone.linears.first() else {
                 unreachable!("a quantization method returns codes");

@@ -18,11 +18,11 @@ use super::output::OutputFiles;
 use super::recorded::Digests;
 use super::{Options, interrupted};
 use crate::error::{Error, Result};
-use crate::export::{Output, Piece};
 use crate::io::Checkpoint;
-use crate::method::{Block, Linear, Method};
 use crate::numerics::{Extent, QTensor, Scheme, Weight, convert};
-use crate::plan::{Action, Plan, Step};
+use crate::plan::{Action, Plan, TensorPlan};
+use crate::plan::{OutputTensor, Piece};
+use crate::stage::{Block, Linear, Method};
 use crate::tensor::DType;
 
 /// Tensors with values that are not finite: (name, NaN, infinities).
@@ -53,8 +53,11 @@ impl<'a> Run<'a> {
         options: &'a Options,
     ) -> Self {
         let format = plan.request.format;
-        let remaining =
-            plan.steps.iter().map(|step| AtomicUsize::new(chunks_of(format, 0, step).count())).collect();
+        let remaining = plan
+            .tensors
+            .iter()
+            .map(|tensor| AtomicUsize::new(chunks_of(format, 0, tensor).count()))
+            .collect();
         let extents = OnceLock::new();
         Run { plan, checkpoint, files, journal, adapter, digests: None, extents, remaining, options }
     }
@@ -78,33 +81,33 @@ impl<'a> Run<'a> {
         Some((self.plan.request.format.name().to_owned(), digests))
     }
 
-    /// Processes every chunk of some steps; returns what was not finite: (name, NaN,
+    /// Processes every chunk of some tensors; returns what was not finite: (name, NaN,
     /// infinities).
-    pub fn stream(&self, steps: impl Iterator<Item = usize> + Send, made: &Made) -> Result<NonFinites> {
+    pub fn stream(&self, tensors: impl Iterator<Item = usize> + Send, made: &Made) -> Result<NonFinites> {
         let format = self.plan.request.format;
-        let counts: HashMap<usize, NonFinite> = steps
-            .flat_map(|index| chunks_of(format, index, &self.plan.steps[index]))
+        let counts: HashMap<usize, NonFinite> = tensors
+            .flat_map(|index| chunks_of(format, index, &self.plan.tensors[index]))
             .par_bridge()
             .map(|chunk| {
                 let found = self.process(&chunk, made)?;
                 self.finish(&chunk)?;
-                Ok((chunk.step, found))
+                Ok((chunk.tensor, found))
             })
             .filter(|result| !matches!(result, Ok((_, found)) if found.none()))
             .try_fold(HashMap::new, |mut counts: HashMap<usize, NonFinite>, result| {
-                let (step, found) = result?;
-                counts.entry(step).or_default().add(found);
+                let (tensor, found) = result?;
+                counts.entry(tensor).or_default().add(found);
                 Ok::<_, Error>(counts)
             })
             .try_reduce(HashMap::new, |mut all, counts| {
-                counts.into_iter().for_each(|(step, found)| all.entry(step).or_default().add(found));
+                counts.into_iter().for_each(|(tensor, found)| all.entry(tensor).or_default().add(found));
                 Ok(all)
             })?;
         let mut counts: Vec<_> = counts.into_iter().collect();
-        counts.sort_by_key(|(step, _)| *step);
+        counts.sort_by_key(|(tensor, _)| *tensor);
         Ok(counts
             .into_iter()
-            .map(|(step, f)| (self.plan.steps[step].output.name.clone(), f.nan, f.inf))
+            .map(|(tensor, f)| (self.plan.tensors[tensor].output.name.clone(), f.nan, f.inf))
             .collect())
     }
 
@@ -112,80 +115,86 @@ impl<'a> Run<'a> {
         if self.options.interrupted.load(Ordering::Relaxed) {
             return Err(interrupted());
         }
-        let step = &self.plan.steps[chunk.step];
+        let tensor = &self.plan.tensors[chunk.tensor];
         let input = Input { checkpoint: self.checkpoint, made: Some(made) };
         if chunk.rows.start == 0 {
-            self.write_scales(chunk.step, step, made)?;
+            self.write_scales(chunk.tensor, tensor, made)?;
         }
-        match &step.action {
-            Action::Store(dtype) => self.store(input, step, chunk, *dtype),
-            Action::Quantize(scheme) => self.quantize(input, step, chunk, scheme),
+        match &tensor.action {
+            Action::Store(dtype) => self.store(input, tensor, chunk, *dtype),
+            Action::Quantize(scheme) => self.quantize(input, tensor, chunk, scheme),
         }
     }
 
-    /// The measured scales of steps, by the names that they are stored under.
-    pub fn scales(&self, steps: &[usize], made: &Made) -> Vec<(String, f32)> {
-        let of_step = |step: &Step| {
+    /// The measured scales of tensors, by the names that they are stored under.
+    pub fn scales(&self, tensors: &[usize], made: &Made) -> Vec<(String, f32)> {
+        let of_tensor = |tensor: &TensorPlan| {
             let scale = |(what, part): (_, usize)| {
-                Some((step.parts[part].name.clone(), made.scale(&step.output, what)?))
+                Some((tensor.parts[part].name.clone(), made.scale(&tensor.output, what)?))
             };
-            step.scales().filter_map(scale).collect::<Vec<_>>()
+            tensor.scales().filter_map(scale).collect::<Vec<_>>()
         };
-        steps.iter().flat_map(|&step| of_step(&self.plan.steps[step])).collect()
+        tensors.iter().flat_map(|&tensor| of_tensor(&self.plan.tensors[tensor])).collect()
     }
 
-    fn write_scales(&self, index: usize, step: &Step, made: &Made) -> Result<()> {
-        for (what, part) in step.scales() {
-            let scale = made.scale(&step.output, what).ok_or_else(|| unmeasured(step))?;
+    fn write_scales(&self, index: usize, tensor: &TensorPlan, made: &Made) -> Result<()> {
+        for (what, part) in tensor.scales() {
+            let scale = made.scale(&tensor.output, what).ok_or_else(|| unmeasured(tensor))?;
             self.files.write(index, part, 0, &scale.to_le_bytes())?;
         }
         Ok(())
     }
 
-    fn store(&self, input: Input, step: &Step, chunk: &Chunk, dtype: DType) -> Result<NonFinite> {
-        let offset = (chunk.rows.start * row_bytes(step, dtype)) as u64;
-        if let Some(runs) = raw_runs(input, &step.output, chunk.rows.clone(), dtype)? {
+    fn store(&self, input: Input, tensor: &TensorPlan, chunk: &Chunk, dtype: DType) -> Result<NonFinite> {
+        let offset = (chunk.rows.start * row_bytes(tensor, dtype)) as u64;
+        if let Some(runs) = raw_runs(input, &tensor.output, chunk.rows.clone(), dtype)? {
             let found = runs.iter().map(|run| NonFinite::count_stored(dtype, run)).sum();
-            self.check_finite(input, step, found)?;
-            self.write_runs(chunk.step, offset, &runs)?;
+            self.check_finite(input, tensor, found)?;
+            self.write_runs(chunk.tensor, offset, &runs)?;
             return Ok(found);
         }
         let mut values = Vec::new();
-        gather(input, &step.output, chunk.rows.clone(), &mut values)?;
+        gather(input, &tensor.output, chunk.rows.clone(), &mut values)?;
         let mut bytes = Vec::new();
         convert::from_f32(dtype, &values, &mut bytes);
         // What a stage has rewritten may be too large for the model's own type.
-        let found = match input.rewrites_any(&step.output) {
+        let found = match input.rewrites_any(&tensor.output) {
             true => NonFinite::count_stored(dtype, &bytes),
             false => NonFinite::count(&values),
         };
-        self.check_finite(input, step, found)?;
-        self.write_runs(chunk.step, offset, &[&bytes])?;
+        self.check_finite(input, tensor, found)?;
+        self.write_runs(chunk.tensor, offset, &[&bytes])?;
         Ok(found)
     }
 
-    /// Writes runs of bytes one after the other into a step's first part.
-    fn write_runs(&self, step: usize, mut offset: u64, runs: &[&[u8]]) -> Result<()> {
+    /// Writes runs of bytes one after the other into a tensor's first part.
+    fn write_runs(&self, tensor: usize, mut offset: u64, runs: &[&[u8]]) -> Result<()> {
         runs.iter().try_for_each(|run| {
-            self.files.write(step, 0, offset, run)?;
+            self.files.write(tensor, 0, offset, run)?;
             offset += run.len() as u64;
             Ok(())
         })
     }
 
-    fn quantize(&self, input: Input, step: &Step, chunk: &Chunk, scheme: &Scheme) -> Result<NonFinite> {
-        let made = gather_codes(input, &step.output, chunk.rows.clone())?.filter(|q| stores(scheme, q));
+    fn quantize(
+        &self,
+        input: Input,
+        tensor: &TensorPlan,
+        chunk: &Chunk,
+        scheme: &Scheme,
+    ) -> Result<NonFinite> {
+        let made = gather_codes(input, &tensor.output, chunk.rows.clone())?.filter(|q| stores(scheme, q));
         let (codes, found) = match made {
             Some(codes) => (codes, NonFinite::default()),
-            None => self.quantize_values(input, step, chunk, scheme)?,
+            None => self.quantize_values(input, tensor, chunk, scheme)?,
         };
         let codes = codes.with_scales(scheme.scale);
         if let Some(digests) = &self.digests {
-            digests.add(chunk, step, &codes);
+            digests.add(chunk, tensor, &codes);
         }
         let mut sink =
-            |part: usize, offset: u64, bytes: &[u8]| self.files.write(chunk.step, part, offset, bytes);
-        self.plan.request.format.encode(&codes, chunk.rows.start, &step.parts, &mut sink)?;
+            |part: usize, offset: u64, bytes: &[u8]| self.files.write(chunk.tensor, part, offset, bytes);
+        self.plan.request.format.encode(&codes, chunk.rows.start, &tensor.parts, &mut sink)?;
         Ok(found)
     }
 
@@ -193,109 +202,116 @@ impl<'a> Run<'a> {
     fn quantize_values(
         &self,
         input: Input,
-        step: &Step,
+        tensor: &TensorPlan,
         chunk: &Chunk,
         scheme: &Scheme,
     ) -> Result<(QTensor, NonFinite)> {
         let mut found = NonFinite::default();
         let mut quantized = Vec::new();
-        for (rows, importance) in runs_of(input, step, chunk) {
+        for (rows, importance) in runs_of(input, tensor, chunk) {
             let mut values = Vec::new();
-            gather(input, &step.output, rows, &mut values)?;
-            let here = self.check_finite(input, step, NonFinite::count(&values))?;
+            gather(input, &tensor.output, rows, &mut values)?;
+            let here = self.check_finite(input, tensor, NonFinite::count(&values))?;
             if !here.none() {
                 clear_nonfinite(&mut values);
             }
             found.add(here);
-            let stored = || self.extents.get().and_then(|extents| extents.of(chunk.step, step));
-            let extent = input.extent(&step.output).or_else(stored);
+            let stored = || self.extents.get().and_then(|extents| extents.of(chunk.tensor, tensor));
+            let extent = input.extent(&tensor.output).or_else(stored);
             let method = self.plan.request.rowwise.as_ref();
-            quantized.push(quantize_rows(method, step, scheme, extent, importance, values)?);
+            quantized.push(quantize_rows(method, tensor, scheme, extent, importance, values)?);
         }
         Ok((QTensor::stack(quantized), found))
     }
 
     /// Passes on what was found, where it is nothing, or allowed; else counts it in the whole tensor for the error.
-    fn check_finite(&self, input: Input, step: &Step, found: NonFinite) -> Result<NonFinite> {
+    fn check_finite(&self, input: Input, tensor: &TensorPlan, found: NonFinite) -> Result<NonFinite> {
         if found.none() || self.plan.recipe.allow_nonfinite {
             return Ok(found);
         }
-        if input.rewrites_any(&step.output) {
-            return Err(overflows(step, &self.plan.recipe.method_names()));
+        if input.rewrites_any(&tensor.output) {
+            return Err(overflows(tensor, &self.plan.recipe.method_names()));
         }
-        let [rows, _] = step.rows_cols();
+        let [rows, _] = tensor.rows_cols();
         let mut all = Vec::new();
         let mut total = NonFinite::default();
         for row in 0..rows {
-            gather(Input::plain(self.checkpoint), &step.output, row..row + 1, &mut all)?;
+            gather(Input::plain(self.checkpoint), &tensor.output, row..row + 1, &mut all)?;
             total.add(NonFinite::count(&all));
         }
-        Err(total.refusal(&self.checkpoint.path, &step.output.name, step.elements()))
+        Err(total.refusal(&self.checkpoint.path, &tensor.output.name, tensor.elements()))
     }
 
     /// Gives the input pages of a chunk back to the system: chunk by chunk where its rows are consecutive in one source,
-    /// and else with the step's last chunk.
-    fn release(&self, step: &Step, chunk: &Chunk) {
+    /// and else with the tensor's last chunk.
+    fn release(&self, tensor: &TensorPlan, chunk: &Chunk) {
         let release = |piece: &Piece, rows: Range<usize>| {
             if let Some(source) = self.checkpoint.tensors.get(&piece.source) {
                 self.checkpoint.release(source, rows);
             }
         };
-        match step.output.pieces.as_slice() {
-            [piece] if !step.output.transform.permutes_rows() => {
+        match tensor.output.pieces.as_slice() {
+            [piece] if !tensor.output.transform.permutes_rows() => {
                 release(piece, piece.rows.start + chunk.rows.start..piece.rows.start + chunk.rows.end);
             }
-            pieces if self.remaining[chunk.step].load(Ordering::Relaxed) == 1 => {
+            pieces if self.remaining[chunk.tensor].load(Ordering::Relaxed) == 1 => {
                 pieces.iter().for_each(|piece| release(piece, piece.rows.clone()));
             }
             _ => {}
         }
     }
 
-    /// Counts the chunk as done; the step's last one is journaled.
+    /// Counts the chunk as done; the tensor's last one is journaled.
     fn finish(&self, chunk: &Chunk) -> Result<()> {
-        let step = &self.plan.steps[chunk.step];
-        self.release(step, chunk);
-        self.options.progress.inc(chunk_input_bytes(self.checkpoint, step, chunk));
-        if self.remaining[chunk.step].fetch_sub(1, Ordering::AcqRel) == 1 {
-            tracing::debug!(tensor = step.output.name, stored = %step.action, "finished");
-            self.journal.done(chunk.step, step.bytes(), &self.files)?;
+        let tensor = &self.plan.tensors[chunk.tensor];
+        self.release(tensor, chunk);
+        self.options.progress.inc(chunk_input_bytes(self.checkpoint, tensor, chunk));
+        if self.remaining[chunk.tensor].fetch_sub(1, Ordering::AcqRel) == 1 {
+            tracing::debug!(tensor = tensor.output.name, stored = %tensor.action, "finished");
+            self.journal.done(chunk.tensor, tensor.bytes(), &self.files)?;
         }
         Ok(())
     }
 }
 
 /// A scale is asked for where calibration sees nothing.
-pub fn unmeasured(step: &Step) -> Error {
+pub fn unmeasured(tensor: &TensorPlan) -> Error {
     Error::unsupported(
         format!(
             "{}: it is in no decoder block, where calibration could measure its scales",
-            step.output.name
+            tensor.output.name
         ),
         "--exclude leaves it dense",
     )
 }
 
 /// Weights that stages have made too large, of a checkpoint that is sound.
-fn overflows(step: &Step, methods: &str) -> Error {
+fn overflows(tensor: &TensorPlan, methods: &str) -> Error {
     Error::unsupported(
-        format!("{}: {methods} makes values of it that are not finite as {}", step.output.name, step.action),
+        format!(
+            "{}: {methods} makes values of it that are not finite as {}",
+            tensor.output.name, tensor.action
+        ),
         "leave out the stage that rewrites, or give dense weights a wider type: --dtype bf16",
     )
 }
 
-/// Whether codes that calibration made are what a step stores: of its scheme, but for the type of the scales.
+/// Whether codes that calibration made are what a tensor stores: of its scheme, but for the type of the scales.
 fn stores(scheme: &Scheme, made: &QTensor) -> bool {
     Scheme { scale: made.scheme().scale, ..*scheme } == made.scheme()
 }
 
 /// The rows of a chunk, apart where the importance of columns is.
-fn runs_of<'a>(input: Input<'a>, step: &'a Step, chunk: &Chunk) -> Vec<(Range<usize>, Option<Vec<f32>>)> {
+fn runs_of<'a>(
+    input: Input<'a>,
+    tensor: &'a TensorPlan,
+    chunk: &Chunk,
+) -> Vec<(Range<usize>, Option<Vec<f32>>)> {
     let all = chunk.rows.clone();
     match input.made.filter(|made| !made.importance.is_empty() && !all.is_empty()) {
         None => vec![(all, None)],
         Some(made) => {
-            made.by_importance(&step.output, all).map(|(rows, table)| (rows, table.cloned())).collect()
+            made.by_importance(&tensor.output, all).map(|(rows, table)| (rows, table.cloned())).collect()
         }
     }
 }
@@ -303,16 +319,16 @@ fn runs_of<'a>(input: Input<'a>, step: &'a Step, chunk: &Chunk) -> Vec<(Range<us
 /// Runs a method on rows of one linear.
 pub fn quantize_rows(
     method: &dyn Method,
-    step: &Step,
+    tensor: &TensorPlan,
     scheme: &Scheme,
     extent: Option<Extent>,
     importance: Option<Vec<f32>>,
     values: Vec<f32>,
 ) -> Result<QTensor> {
-    let [_, cols] = step.rows_cols();
+    let [_, cols] = tensor.rows_cols();
     let rows = values.len().checked_div(cols).unwrap_or(0);
     let dense = Array2::from_shape_vec((rows, cols), values).expect("gather returns rows x cols values");
-    let alone = Linear::alone(&step.output.name, *scheme, Weight::Dense(dense));
+    let alone = Linear::alone(&tensor.output.name, *scheme, Weight::Dense(dense));
     let mut block = Block { linears: vec![Linear { extent, importance, ..alone }], ..Block::default() };
     method.apply(&mut block)?;
     match block.linears.pop().map(|linear| linear.weight) {
@@ -321,23 +337,23 @@ pub fn quantize_rows(
     }
 }
 
-fn row_bytes(step: &Step, dtype: DType) -> usize {
-    let [_, cols] = step.rows_cols();
+fn row_bytes(tensor: &TensorPlan, dtype: DType) -> usize {
+    let [_, cols] = tensor.rows_cols();
     cols / dtype.block_elements() * dtype.block_bytes()
 }
 
 /// Bytes of the input that an output is made from.
-pub fn input_bytes(checkpoint: &Checkpoint, output: &Output) -> u64 {
+pub fn input_bytes(checkpoint: &Checkpoint, output: &OutputTensor) -> u64 {
     let piece_bytes = |piece: &Piece| {
         let source = checkpoint.tensors.get(&piece.source)?;
-        let [rows, _] = crate::export::rows_cols(&source.shape);
+        let [rows, _] = crate::tensor::rows_cols(&source.shape);
         Some(source.stored_bytes() * piece.rows.len() as u64 / rows.max(1) as u64)
     };
     output.pieces.iter().filter_map(piece_bytes).sum()
 }
 
 /// The chunk's share of them.
-pub fn chunk_input_bytes(checkpoint: &Checkpoint, step: &Step, chunk: &Chunk) -> u64 {
-    let [rows, _] = step.rows_cols();
-    input_bytes(checkpoint, &step.output) * chunk.rows.len() as u64 / rows.max(1) as u64
+pub fn chunk_input_bytes(checkpoint: &Checkpoint, tensor: &TensorPlan, chunk: &Chunk) -> u64 {
+    let [rows, _] = tensor.rows_cols();
+    input_bytes(checkpoint, &tensor.output) * chunk.rows.len() as u64 / rows.max(1) as u64
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::chunks::{CHUNK_ELEMENTS, Chunk, chunks_of};
 use super::extents::Extents;
@@ -19,25 +19,30 @@ use super::made::Input;
 use super::recorded::{Record, mismatch, round_to, stored_values, wrong_scale};
 use super::stream::{chunk_input_bytes, quantize_rows};
 use crate::error::{Error, Result};
-use crate::export::{Output, Piece, rows_cols};
 use crate::io::{Checkpoint, Source, Stored};
+use crate::json::null_is_nan;
 use crate::model::Transform;
-use crate::plan::{Action, Plan, Step};
+use crate::plan::{Action, Plan, TensorPlan};
+use crate::plan::{OutputTensor, Piece};
 use crate::recipe::Recipe;
 use crate::tensor::DType;
+use crate::tensor::rows_cols;
 
 /// How one tensor of the output compares with the input.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TensorCheck {
     /// The output's name.
     pub name: String,
     /// What it was stored as.
     pub stored: String,
     /// Largest distance to the input's values.
+    #[serde(deserialize_with = "null_is_nan")]
     pub max_error: f64,
     /// Root mean square of the distance.
+    #[serde(deserialize_with = "null_is_nan")]
     pub rms_error: f64,
     /// The same, relative to the root mean square of the input's values.
+    #[serde(deserialize_with = "null_is_nan")]
     pub relative_error: f64,
     /// Values that are not, to the bit, what the recipe gives.
     pub mismatches: u64,
@@ -59,7 +64,7 @@ impl TensorCheck {
 }
 
 /// What `verify` found.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Verification {
     /// Every tensor of the plan.
     pub tensors: Vec<TensorCheck>,
@@ -107,18 +112,18 @@ pub fn verify(
     let record = Record::read(written)?;
     let format = plan.request.format;
     let sums = plan
-        .steps
+        .tensors
         .iter()
         .enumerate()
-        .flat_map(|(index, step)| chunks_of(format, index, step))
+        .flat_map(|(index, tensor)| chunks_of(format, index, tensor))
         .par_bridge()
         .map(|chunk| {
             if stop.load(Ordering::Relaxed) {
                 return Err(interrupted());
             }
-            let step = &plan.steps[chunk.step];
-            let sums = check_chunk(plan, &extents, input, written, step, &chunk)?;
-            progress.inc(chunk_input_bytes(input, step, &chunk));
+            let tensor = &plan.tensors[chunk.tensor];
+            let sums = check_chunk(plan, &extents, input, written, tensor, &chunk)?;
+            progress.inc(chunk_input_bytes(input, tensor, &chunk));
             Ok((chunk, sums))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -136,22 +141,22 @@ fn compare_recorded(
     record: &Record,
     tensors: &mut [TensorCheck],
 ) -> Result<()> {
-    for (step, check) in plan.steps.iter().zip(tensors).filter(|(_, check)| check.failure.is_none()) {
-        check.unknown = !repeatable(plan, step);
-        if let Some(digest) = record.digests.get(&step.output.name) {
-            check.failure = mismatch(written, &step.output, digest)?;
+    for (tensor, check) in plan.tensors.iter().zip(tensors).filter(|(_, check)| check.failure.is_none()) {
+        check.unknown = !repeatable(plan, tensor);
+        if let Some(digest) = record.digests.get(&tensor.output.name) {
+            check.failure = mismatch(written, &tensor.output, digest)?;
             check.unknown = false;
         }
-        let scales = step.scales().map(|(_, part)| step.parts[part].name.as_str());
+        let scales = tensor.scales().map(|(_, part)| tensor.parts[part].name.as_str());
         let wrong = scales.filter_map(|name| wrong_scale(written, name, record.scale(name))).next();
         check.failure = check.failure.take().or(wrong);
     }
     Ok(())
 }
 
-/// Whether what a step holds can be made again from the input alone.
-fn repeatable(plan: &Plan, step: &Step) -> bool {
-    match step.action {
+/// Whether what a tensor holds can be made again from the input alone.
+fn repeatable(plan: &Plan, tensor: &TensorPlan) -> bool {
+    match tensor.action {
         Action::Quantize(_) => plan.recipe.calibration.is_none() && plan.request.rewriting.is_empty(),
         Action::Store(_) => !plan.request.rewrites(),
     }
@@ -159,13 +164,13 @@ fn repeatable(plan: &Plan, step: &Step) -> bool {
 
 /// Tensors of the output that the plan does not know.
 fn strangers(plan: &Plan, written: &Checkpoint) -> Vec<TensorCheck> {
-    let of_step = |step: &Step| {
-        let sources = step.output.pieces.iter().map(|piece| piece.source.clone());
-        sources.chain([step.output.name.clone()]).collect::<Vec<_>>()
+    let of_tensor = |tensor: &TensorPlan| {
+        let sources = tensor.output.pieces.iter().map(|piece| piece.source.clone());
+        sources.chain([tensor.output.name.clone()]).collect::<Vec<_>>()
     };
-    let parts = plan.steps.iter().flat_map(|step| &step.parts);
+    let parts = plan.tensors.iter().flat_map(|tensor| &tensor.parts);
     let parts: HashSet<&str> = parts.map(|part| part.name.as_str()).collect();
-    let known: HashSet<String> = plan.steps.iter().flat_map(of_step).collect();
+    let known: HashSet<String> = plan.tensors.iter().flat_map(of_tensor).collect();
     let scales = written.activation_scales.keys().filter(|name| !parts.contains(name.as_str()));
     let unknown = written.tensors.keys().filter(|name| !known.contains(*name)).chain(scales);
     unknown.map(|name| TensorCheck::failed(name, "is not of this model")).collect()
@@ -180,24 +185,24 @@ fn changed_documents(plan: &Plan, input: &Checkpoint, written: &Checkpoint) -> R
         let same = std::fs::read(written.path.join(name)).is_ok_and(|found| found == *content);
         (!same).then(|| TensorCheck::failed(name, "is not what the format writes"))
     };
-    Ok(plan.request.format.side_files(plan, input)?.iter().filter_map(changed).collect())
+    Ok(plan.request.format.side_files(&plan.contents(), input)?.iter().filter_map(changed).collect())
 }
 
 /// Chunk sums → tensors, added up in the order of the rows, so that the figures do not depend on the threads.
 fn per_tensor(plan: &Plan, mut sums: Vec<(Chunk, Sums)>) -> Vec<TensorCheck> {
-    sums.sort_by_key(|(chunk, _)| (chunk.step, chunk.rows.start));
+    sums.sort_by_key(|(chunk, _)| (chunk.tensor, chunk.rows.start));
     let mut by_step: BTreeMap<usize, Sums> = BTreeMap::new();
     for (chunk, sum) in sums {
-        by_step.entry(chunk.step).or_default().add(sum);
+        by_step.entry(chunk.tensor).or_default().add(sum);
     }
-    by_step.into_iter().map(|(index, sum)| tensor_check(&plan.steps[index], sum)).collect()
+    by_step.into_iter().map(|(index, sum)| tensor_check(&plan.tensors[index], sum)).collect()
 }
 
-fn tensor_check(step: &Step, sums: Sums) -> TensorCheck {
-    let count = step.elements().max(1) as f64;
+fn tensor_check(tensor: &TensorPlan, sums: Sums) -> TensorCheck {
+    let count = tensor.elements().max(1) as f64;
     TensorCheck {
-        name: step.output.name.clone(),
-        stored: step.action.to_string(),
+        name: tensor.output.name.clone(),
+        stored: tensor.action.to_string(),
         max_error: sums.max,
         rms_error: (sums.squared_error / count).sqrt(),
         relative_error: if sums.squared > 0.0 { (sums.squared_error / sums.squared).sqrt() } else { 0.0 },
@@ -212,20 +217,20 @@ fn check_chunk(
     extents: &Extents,
     input: &Checkpoint,
     written: &Checkpoint,
-    step: &Step,
+    tensor: &TensorPlan,
     chunk: &Chunk,
 ) -> Result<Sums> {
-    if matches!(step.action, Action::Store(dtype) if !dtype.is_float()) {
-        return check_bytes(input, written, step, chunk);
+    if matches!(tensor.action, Action::Store(dtype) if !dtype.is_float()) {
+        return check_bytes(input, written, tensor, chunk);
     }
     let mut original = Vec::new();
-    gather(Input::plain(input), &step.output, chunk.rows.clone(), &mut original)?;
+    gather(Input::plain(input), &tensor.output, chunk.rows.clone(), &mut original)?;
     let mut found = Vec::new();
-    match read_back(written, &step.output, chunk.rows.clone(), &mut found) {
-        Ok(()) if repeatable(plan, step) => {
-            Ok(compare(step, &original, &expected(plan, extents, step, chunk, &original)?, &found))
+    match read_back(written, &tensor.output, chunk.rows.clone(), &mut found) {
+        Ok(()) if repeatable(plan, tensor) => {
+            Ok(compare(tensor, &original, &expected(plan, extents, tensor, chunk, &original)?, &found))
         }
-        Ok(()) => Ok(compare(step, &original, &found, &found)),
+        Ok(()) => Ok(compare(tensor, &original, &found, &found)),
         Err(error) => Ok(Sums { failure: Some(short(&error)), ..Sums::default() }),
     }
 }
@@ -239,15 +244,21 @@ fn short(error: &Error) -> String {
 }
 
 /// What the recipe makes of these rows.
-fn expected(plan: &Plan, extents: &Extents, step: &Step, chunk: &Chunk, rows: &[f32]) -> Result<Vec<f32>> {
+fn expected(
+    plan: &Plan,
+    extents: &Extents,
+    tensor: &TensorPlan,
+    chunk: &Chunk,
+    rows: &[f32],
+) -> Result<Vec<f32>> {
     let mut values = rows.to_vec();
-    match &step.action {
+    match &tensor.action {
         Action::Store(dtype) => round_to(*dtype, &mut values),
         Action::Quantize(scheme) => {
             clear_nonfinite(&mut values);
-            let extent = extents.of(chunk.step, step);
+            let extent = extents.of(chunk.tensor, tensor);
             let method = plan.request.method.as_ref();
-            values = stored_values(step, &quantize_rows(method, step, scheme, extent, None, values)?);
+            values = stored_values(tensor, &quantize_rows(method, tensor, scheme, extent, None, values)?);
         }
     }
     Ok(values)
@@ -255,7 +266,12 @@ fn expected(plan: &Plan, extents: &Extents, step: &Step, chunk: &Chunk, rows: &[
 
 /// Reads rows of an output back: under its own name, or, where the reader has mapped names back (GGUF), from the tensors
 /// it was made from.
-fn read_back(written: &Checkpoint, output: &Output, rows: Range<usize>, values: &mut Vec<f32>) -> Result<()> {
+fn read_back(
+    written: &Checkpoint,
+    output: &OutputTensor,
+    rows: Range<usize>,
+    values: &mut Vec<f32>,
+) -> Result<()> {
     let Some(source) = written.tensors.get(&output.name) else {
         return check_shapes(written, output)
             .and_then(|()| gather(Input::plain(written), output, rows, values));
@@ -265,11 +281,11 @@ fn read_back(written: &Checkpoint, output: &Output, rows: Range<usize>, values: 
     }
     let [total, _] = rows_cols(&output.shape);
     let pieces = vec![Piece { source: output.name.clone(), rows: 0..total }];
-    let direct = Output { transform: Transform::None, pieces, ..output.clone() };
+    let direct = OutputTensor { transform: Transform::None, pieces, ..output.clone() };
     gather(Input::plain(written), &direct, rows, values)
 }
 
-fn check_shapes(written: &Checkpoint, output: &Output) -> Result<()> {
+fn check_shapes(written: &Checkpoint, output: &OutputTensor) -> Result<()> {
     let [_, cols] = rows_cols(&output.shape);
     for piece in &output.pieces {
         let source = written.source(&piece.source)?;
@@ -291,9 +307,9 @@ fn shape_error(written: &Checkpoint, name: &str, expected: &[usize], found: &[us
     )
 }
 
-fn compare(step: &Step, original: &[f32], expected: &[f32], found: &[f32]) -> Sums {
+fn compare(tensor: &TensorPlan, original: &[f32], expected: &[f32], found: &[f32]) -> Sums {
     // Reading a Gemma norm takes away the one that writing added: exact up to the rounding of the two.
-    let tolerance = if step.output.transform == Transform::AddOne { 1e-6 } else { 0.0 };
+    let tolerance = if tensor.output.transform == Transform::AddOne { 1e-6 } else { 0.0 };
     let mut sums = Sums::default();
     for ((&original, &expected), &found) in original.iter().zip(expected).zip(found) {
         let same = expected.to_bits() == found.to_bits()
@@ -310,12 +326,14 @@ fn compare(step: &Step, original: &[f32], expected: &[f32], found: &[f32]) -> Su
     sums
 }
 
-fn check_bytes(input: &Checkpoint, written: &Checkpoint, step: &Step, chunk: &Chunk) -> Result<Sums> {
+fn check_bytes(input: &Checkpoint, written: &Checkpoint, tensor: &TensorPlan, chunk: &Chunk) -> Result<Sums> {
     let bytes = |checkpoint: &Checkpoint, dtype: DType| -> Option<Vec<u8>> {
-        let runs = raw_runs(Input::plain(checkpoint), &step.output, chunk.rows.clone(), dtype).ok()??;
+        let runs = raw_runs(Input::plain(checkpoint), &tensor.output, chunk.rows.clone(), dtype).ok()??;
         Some(runs.concat())
     };
-    let Action::Store(dtype) = step.action else { unreachable!("only stored tensors are compared as bytes") };
+    let Action::Store(dtype) = tensor.action else {
+        unreachable!("only stored tensors are compared as bytes")
+    };
     let same = bytes(input, dtype) == bytes(written, dtype) && bytes(input, dtype).is_some();
     let failure = (!same).then(|| "its bytes differ from the input's".to_owned());
     Ok(Sums { failure, ..Sums::default() })

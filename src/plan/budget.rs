@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::resolved::Plan;
 use super::roles::engine_group;
-use super::{Action, Plan, Step};
+use super::tensors::{Action, TensorPlan};
 use crate::error::{Error, Result};
 use crate::recipe::{Budget, Override, Recipe};
 
@@ -39,20 +40,20 @@ pub struct Allotment<'a> {
 
 impl<'a> Allotment<'a> {
     /// Works out sizes. `base` is the plan of what has no choice, `choices` the plans of the whole model as each choice, which
-    /// have the same steps in the same order.
+    /// have the same tensors in the same order.
     pub fn new(budget: &Budget, base: &'a Plan, choices: &'a [Plan], sensitivity: &Sensitivity) -> Self {
         let mut items: BTreeMap<String, Item> = BTreeMap::new();
         let (mut quantized, mut fixed, mut rest) = (0, 0, 0);
-        for (index, step) in base.steps.iter().enumerate() {
-            let steps: Vec<&Step> = choices.iter().map(|plan| &plan.steps[index]).collect();
-            let is_quantized = steps.iter().any(|step| matches!(step.action, Action::Quantize(_)));
-            let group = step.output.pieces.first().map(|piece| group(&piece.source)).unwrap_or_default();
+        for (index, tensor) in base.tensors.iter().enumerate() {
+            let tensors: Vec<&TensorPlan> = choices.iter().map(|plan| &plan.tensors[index]).collect();
+            let is_quantized = tensors.iter().any(|tensor| matches!(tensor.action, Action::Quantize(_)));
+            let group = tensor.output.pieces.first().map(|piece| group(&piece.source)).unwrap_or_default();
             match sensitivity.get(&group) {
-                Some(errors) if is_quantized => items.entry(group).or_default().add(&steps, errors),
-                _ if is_quantized => fixed += step.bytes(),
-                _ => rest += step.bytes(),
+                Some(errors) if is_quantized => items.entry(group).or_default().add(&tensors, errors),
+                _ if is_quantized => fixed += tensor.bytes(),
+                _ => rest += tensor.bytes(),
             }
-            quantized += if is_quantized { step.elements() } else { 0 };
+            quantized += if is_quantized { tensor.elements() } else { 0 };
         }
         let bytes = match budget.size {
             Some(size) => i128::from(size) - i128::from(rest),
@@ -102,10 +103,10 @@ impl<'a> Allotment<'a> {
 }
 
 impl Item {
-    fn add(&mut self, steps: &[&Step], errors: &[f64]) {
-        self.sources.extend(steps[0].output.pieces.iter().map(|piece| piece.source.clone()));
-        self.bytes.resize(steps.len(), 0);
-        self.bytes.iter_mut().zip(steps).for_each(|(bytes, step)| *bytes += step.bytes());
+    fn add(&mut self, tensors: &[&TensorPlan], errors: &[f64]) {
+        self.sources.extend(tensors[0].output.pieces.iter().map(|piece| piece.source.clone()));
+        self.bytes.resize(tensors.len(), 0);
+        self.bytes.iter_mut().zip(tensors).for_each(|(bytes, tensor)| *bytes += tensor.bytes());
         self.errors = errors.to_vec();
     }
 

@@ -4,86 +4,69 @@
 use std::collections::HashMap;
 
 use super::roles::{engine_group, fused_group};
-use super::{Action, Planner, Step};
-use crate::error::Result;
+use super::tensors::{Action, TensorPlan};
 use crate::numerics::{Granularity, Number, Scheme};
 
-/// Numbers the quantized steps that become one matrix, for [`Step::fused`].
-pub fn link(steps: &mut [Step]) {
+/// Numbers the quantized tensors that become one matrix, for [`TensorPlan::fused`].
+pub fn link(tensors: &mut [TensorPlan]) {
     let mut groups: HashMap<String, usize> = HashMap::new();
-    for step in steps.iter_mut().filter(|step| matches!(step.action, Action::Quantize(_))) {
-        let Some(piece) = step.output.pieces.first() else { continue };
+    for tensor in tensors.iter_mut().filter(|tensor| matches!(tensor.action, Action::Quantize(_))) {
+        let Some(piece) = tensor.output.pieces.first() else { continue };
         if let Some(group) = fused_group(&piece.source) {
             let next = groups.len();
-            step.fused = Some(*groups.entry(group).or_insert(next));
+            tensor.fused = Some(*groups.entry(group).or_insert(next));
         }
     }
 }
 
-/// What all of a group become: `None` for dense.
-struct Common {
-    scheme: Option<Scheme>,
-    why: String,
+/// The common form of a group's members: a scheme, or `None` for dense.
+#[derive(Debug, Clone)]
+pub struct CommonForm {
+    /// The scheme.
+    pub scheme: Option<Scheme>,
+    /// The reason, for the plan's notes.
+    pub why: String,
 }
 
-impl Planner<'_> {
-    /// Where the format has set one member of an engine's group apart, the others follow it.
-    pub(super) fn align_fused(&self, steps: &mut [Step]) -> Result<()> {
-        for members in engine_groups(steps).into_values() {
-            let Some(common) = common(steps, &members) else { continue };
-            members.into_iter().try_for_each(|index| self.follow(&mut steps[index], &common))?;
-        }
-        note_excluded(steps);
-        Ok(())
-    }
-
-    fn follow(&self, step: &mut Step, common: &Common) -> Result<()> {
-        let action = match common.scheme {
-            Some(scheme) => Action::Quantize(scheme),
-            None => self.store(&step.output, self.source(&step.output)?),
-        };
-        if step.action != action {
-            (step.parts, step.measured) = self.parts(&step.output, &action);
-            step.action = action;
-            step.note = Some(common.why.clone());
-            step.substituted = true;
-        }
-        Ok(())
-    }
+/// Finds the groups that the format has divided: the indices of their members, and the form that all must take.
+pub fn divided(tensors: &[TensorPlan]) -> Vec<(Vec<usize>, CommonForm)> {
+    let groups = engine_groups(tensors).into_values();
+    groups.filter_map(|members| Some((members.clone(), common(tensors, &members)?))).collect()
 }
 
 /// The user's word stands where it divides a group, but engines may not take the result.
-fn note_excluded(steps: &mut [Step]) {
-    let quantized: HashMap<String, String> = engine_groups(steps)
+pub fn note_excluded(tensors: &mut [TensorPlan]) {
+    let quantized: HashMap<String, String> = engine_groups(tensors)
         .into_iter()
         .filter_map(|(group, members)| {
-            let mut members = members.into_iter().map(|index| &steps[index]);
-            let member = members.find(|step| matches!(step.action, Action::Quantize(_)))?;
+            let mut members = members.into_iter().map(|index| &tensors[index]);
+            let member = members.find(|tensor| matches!(tensor.action, Action::Quantize(_)))?;
             Some((group, member.output.name.clone()))
         })
         .collect();
-    let excluded =
-        |step: &&mut Step| step.linear && !step.substituted && matches!(step.action, Action::Store(_));
-    for step in steps.iter_mut().filter(excluded) {
-        if let Some(name) = group_of(step).and_then(|group| quantized.get(&group)) {
-            step.note = Some(format!("excluded; engines that fuse it with {name} may not load it so"));
+    let excluded = |tensor: &&mut TensorPlan| {
+        tensor.linear && !tensor.substituted && matches!(tensor.action, Action::Store(_))
+    };
+    for tensor in tensors.iter_mut().filter(excluded) {
+        if let Some(name) = group_of(tensor).and_then(|group| quantized.get(&group)) {
+            tensor.note = Some(format!("excluded; engines that fuse it with {name} may not load it so"));
         }
     }
 }
 
-fn group_of(step: &Step) -> Option<String> {
-    step.output.pieces.first().and_then(|piece| engine_group(&piece.source))
+fn group_of(tensor: &TensorPlan) -> Option<String> {
+    tensor.output.pieces.first().and_then(|piece| engine_group(&piece.source))
 }
 
-/// The steps that a scheme was asked for, by the kernel that they share. llama.cpp, which reads block types, fuses none.
-fn engine_groups(steps: &[Step]) -> HashMap<String, Vec<usize>> {
+/// The tensors that a scheme was asked for, by the kernel that they share. llama.cpp, which reads block types, fuses none.
+fn engine_groups(tensors: &[TensorPlan]) -> HashMap<String, Vec<usize>> {
     let mut groups: HashMap<String, Vec<usize>> = HashMap::new();
-    for (index, step) in steps.iter().enumerate() {
-        let asked = match step.action {
+    for (index, tensor) in tensors.iter().enumerate() {
+        let asked = match tensor.action {
             Action::Quantize(scheme) => !matches!(scheme.number, Number::Ggml(_)),
-            Action::Store(_) => step.substituted,
+            Action::Store(_) => tensor.substituted,
         };
-        if let (true, Some(group)) = (asked, group_of(step)) {
+        if let (true, Some(group)) = (asked, group_of(tensor)) {
             groups.entry(group).or_default().push(index);
         }
     }
@@ -92,21 +75,21 @@ fn engine_groups(steps: &[Step]) -> HashMap<String, Vec<usize>> {
 
 /// The least that a member was brought down to: dense, then a scale per row, then the smallest group. `None` where they
 /// are alike.
-fn common(steps: &[Step], members: &[usize]) -> Option<Common> {
-    let member = |&index: &usize| &steps[index];
-    let least = members.iter().map(member).min_by_key(|step| rank(&step.action))?;
-    if members.iter().map(member).all(|step| rank(&step.action) == rank(&least.action)) {
+fn common(tensors: &[TensorPlan], members: &[usize]) -> Option<CommonForm> {
+    let member = |&index: &usize| &tensors[index];
+    let least = members.iter().map(member).min_by_key(|tensor| rank(&tensor.action))?;
+    if members.iter().map(member).all(|tensor| rank(&tensor.action) == rank(&least.action)) {
         return None;
     }
     let why = format!("as {}, with which engines fuse it", least.output.name);
-    let Action::Quantize(scheme) = least.action else { return Some(Common { scheme: None, why }) };
-    let divides = |size| members.iter().map(member).all(|step| step.rows_cols()[1].is_multiple_of(size));
+    let Action::Quantize(scheme) = least.action else { return Some(CommonForm { scheme: None, why }) };
+    let divides = |size| members.iter().map(member).all(|tensor| tensor.rows_cols()[1].is_multiple_of(size));
     Some(match scheme.granularity {
-        Granularity::Group(size) if !divides(size) => Common {
+        Granularity::Group(size) if !divides(size) => CommonForm {
             scheme: Some(Scheme { granularity: Granularity::Channel, ..scheme }),
             why: "no group divides the columns of all that engines fuse it with: one scale per row".into(),
         },
-        _ => Common { scheme: Some(scheme), why },
+        _ => CommonForm { scheme: Some(scheme), why },
     })
 }
 

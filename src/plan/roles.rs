@@ -1,7 +1,7 @@
 //! What a tensor is, by its name and shape alone: which tensors are linears that a scheme applies to, and which are
 //! left alone by rule. Works on any checkpoint, known architecture or not.
 
-use crate::export::Measured;
+use super::tensors::Measured;
 use crate::tensor::DType;
 
 /// What a tensor does in its model.

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::numerics::{Granularity, Number, Scheme};
 
-use super::{Action, Plan, Step};
+use super::resolved::Plan;
+use super::tensors::{Action, TensorPlan};
 
 /// Holds the plans of one run against the first, whose recipe is carried out block by block: their linears must become
 /// the same, but for the type of scales. Where that only rounds, a plan without any stages rounds by itself; its linears
@@ -31,13 +32,13 @@ pub fn agree(plans: &mut [Plan]) -> Result<()> {
 
 /// What each linear becomes, by the name of its source; `None` where it stays dense.
 fn linears(plan: &Plan) -> BTreeMap<&str, Option<Scheme>> {
-    let of_step = |step: &'_ Step| match step.action {
+    let of_step = |tensor: &'_ TensorPlan| match tensor.action {
         Action::Quantize(scheme) => Some(scheme),
         Action::Store(_) => None,
     };
-    let steps = plan.steps.iter().filter(|step| step.linear);
-    let sources = |step| Step::sources(step).map(move |source| (source, of_step(step)));
-    steps.flat_map(sources).collect()
+    let tensors = plan.tensors.iter().filter(|tensor| tensor.linear);
+    let sources = |tensor| TensorPlan::sources(tensor).map(move |source| (source, of_step(tensor)));
+    tensors.flat_map(sources).collect()
 }
 
 /// Dense linears are read from the input, which is what a first plan that `changes` nothing leaves of them.
@@ -86,10 +87,10 @@ fn common([one, two]: [Option<Scheme>; 2]) -> Option<String> {
 fn mark(first: &Plan, other: &mut Plan) {
     let (methods, format) = (first.recipe.method_names(), other.request.format.name());
     let asked = first.request.scheme.map_or(String::new(), |scheme| scheme.to_string());
-    for step in other.steps.iter_mut().filter(|step| step.linear) {
-        let Action::Quantize(scheme) = step.action else { continue };
+    for tensor in other.tensors.iter_mut().filter(|tensor| tensor.linear) {
+        let Action::Quantize(scheme) = tensor.action else { continue };
         let why = format!("{scheme} without {methods}: {format} does not hold {asked}");
-        step.note = Some(step.note.take().map_or(why.clone(), |note| format!("{note}; {why}")));
-        step.substituted = true;
+        tensor.note = Some(tensor.note.take().map_or(why.clone(), |note| format!("{note}; {why}")));
+        tensor.substituted = true;
     }
 }

@@ -6,7 +6,8 @@ use std::fmt::{self, Write};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::{Action, Plan, Step};
+use super::resolved::Plan;
+use super::tensors::{Action, TensorPlan};
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -29,10 +30,10 @@ pub struct Total {
 }
 
 impl Total {
-    fn add(&mut self, step: &Step) {
+    fn add(&mut self, tensor: &TensorPlan) {
         self.tensors += 1;
-        self.elements += step.elements();
-        self.bytes += step.bytes();
+        self.elements += tensor.elements();
+        self.bytes += tensor.bytes();
     }
 
     /// Bits stored per weight.
@@ -45,9 +46,9 @@ impl Plan {
     /// Totals by what tensors are stored as, quantized ones first.
     pub fn totals(&self) -> Vec<(String, Total)> {
         let mut totals: BTreeMap<(bool, String), Total> = BTreeMap::new();
-        for step in &self.steps {
-            let dense = matches!(step.action, Action::Store(_));
-            totals.entry((dense, step.action.to_string())).or_default().add(step);
+        for tensor in &self.tensors {
+            let dense = matches!(tensor.action, Action::Store(_));
+            totals.entry((dense, tensor.action.to_string())).or_default().add(tensor);
         }
         totals.into_iter().map(|((_, name), total)| (name, total)).collect()
     }
@@ -55,42 +56,42 @@ impl Plan {
     /// Everything, added up.
     pub fn total(&self) -> Total {
         let mut total = Total::default();
-        self.steps.iter().for_each(|step| total.add(step));
+        self.tensors.iter().for_each(|tensor| total.add(tensor));
         total
     }
 
     /// The sum over the quantized tensors.
     pub fn quantized(&self) -> Total {
         let mut total = Total::default();
-        let quantized = self.steps.iter().filter(|step| matches!(step.action, Action::Quantize(_)));
-        quantized.for_each(|step| total.add(step));
+        let quantized = self.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Quantize(_)));
+        quantized.for_each(|tensor| total.add(tensor));
         total
     }
 
     /// A line a tensor, then totals, then what was substituted.
     pub fn table(&self) -> String {
         let mut text = String::new();
-        let width = self.steps.iter().map(|step| step.output.name.len()).max().unwrap_or(6).max(6);
+        let width = self.tensors.iter().map(|tensor| tensor.output.name.len()).max().unwrap_or(6).max(6);
         let _ = writeln!(
             text,
             "{:width$}  {:>16}  {:24}  {:>10}  {:>6}  note",
             "tensor", "shape", "stored as", "bytes", "bits/w"
         );
-        for step in &self.steps {
-            let shape = step.output.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-            let note = step.note.as_deref().unwrap_or_default();
-            let mark = if step.substituted { "! " } else { "" };
+        for tensor in &self.tensors {
+            let shape = tensor.output.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+            let note = tensor.note.as_deref().unwrap_or_default();
+            let mark = if tensor.substituted { "! " } else { "" };
             let line = format!(
                 "{:width$}  {shape:>16}  {:24}  {:>10}  {:>6.2}  {mark}{note}",
-                step.output.name,
-                step.action.to_string(),
-                step.bytes(),
-                step.bits_per_weight()
+                tensor.output.name,
+                tensor.action.to_string(),
+                tensor.bytes(),
+                tensor.bits_per_weight()
             );
             let _ = writeln!(text, "{}", line.trim_end());
         }
         let _ = write!(text, "\n{}", self.summary());
-        let substituted = self.steps.iter().filter(|step| step.substituted).count();
+        let substituted = self.tensors.iter().filter(|tensor| tensor.substituted).count();
         if substituted > 0 {
             let _ = writeln!(text, "{substituted} tensors are stored otherwise than asked (marked !)");
         }
@@ -118,7 +119,7 @@ impl Plan {
             "format": self.request.format.name(),
             "method": self.recipe.method_names(),
             "scheme": self.request.scheme.map(|scheme| scheme.to_string()),
-            "tensors": self.steps.iter().map(step_json).collect::<Vec<_>>(),
+            "tensors": self.tensors.iter().map(step_json).collect::<Vec<_>>(),
             "bytes": total.bytes,
             "bits_per_weight": total.bits_per_weight(),
             "quantized_bits_per_weight": self.quantized().bits_per_weight(),
@@ -132,15 +133,15 @@ fn total_line(name: &str, total: &Total) -> String {
     format!("{name:28} {tensors:>5} tensors  {bytes:>12}  {:>6.3} bits/weight", total.bits_per_weight())
 }
 
-fn step_json(step: &Step) -> Value {
+fn step_json(tensor: &TensorPlan) -> Value {
     json!({
-        "name": step.output.name,
-        "shape": step.output.shape,
-        "stored": step.action.to_string(),
-        "quantized": matches!(step.action, Action::Quantize(_)),
-        "bytes": step.bytes(),
-        "bits_per_weight": step.bits_per_weight(),
-        "substituted": step.substituted,
-        "note": step.note,
+        "name": tensor.output.name,
+        "shape": tensor.output.shape,
+        "stored": tensor.action.to_string(),
+        "quantized": matches!(tensor.action, Action::Quantize(_)),
+        "bytes": tensor.bytes(),
+        "bits_per_weight": tensor.bits_per_weight(),
+        "substituted": tensor.substituted,
+        "note": tensor.note,
     })
 }

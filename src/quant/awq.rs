@@ -36,9 +36,9 @@ use serde::{Deserialize, Serialize};
 use super::mse;
 use super::scaling::{scale, shared_mean};
 use crate::error::{Error, Result};
-use crate::method::{self, Block, Def, Effect, Linear, Method, Scope, relative_error};
 use crate::model::Fold;
 use crate::numerics::{Context, Extent, Number, QTensor, Scheme, Weight, linalg};
+use crate::stage::{self, Block, Def, Effect, Linear, Method, Scope, relative_error};
 use crate::statistics::{Needs, Statistics};
 
 /// Registry entry.
@@ -47,7 +47,7 @@ pub const DEF: Def = Def {
     summary: "scale columns by the size of their inputs, clip, round: calibration, minutes per billion weights",
     supports,
     effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(method::parse::<Awq>("awq", table)?)),
+    build: |table| Ok(Box::new(stage::parse::<Awq>("awq", table)?)),
 };
 
 /// Registry entry of the scales alone.
@@ -56,7 +56,7 @@ pub const SCALE: Def = Def {
     summary: "awq's scales alone, for another method to round: the model computes the same",
     supports,
     effect: Effect::Rewrites,
-    build: |table| Ok(Box::new(method::parse::<AwqScale>("awq-scale", table)?)),
+    build: |table| Ok(Box::new(stage::parse::<AwqScale>("awq-scale", table)?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {

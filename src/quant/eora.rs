@@ -37,8 +37,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::method::{self, Block, Def, Effect, Linear, Method};
 use crate::numerics::{LowRank, linalg};
+use crate::stage::{self, Block, Def, Effect, Linear, Method};
 use crate::statistics::Needs;
 
 #[cfg(test)]
@@ -81,7 +81,7 @@ impl Default for Compensation {
 }
 
 fn parse(name: &str, table: &toml::Table) -> Result<Compensation> {
-    let parameters: Compensation = method::parse(name, table)?;
+    let parameters: Compensation = stage::parse(name, table)?;
     match parameters.rank {
         0 => Err(Error::usage(format!("{name}: rank is 0"), "32 and 64 are usual")),
         _ => Ok(parameters),

@@ -38,9 +38,9 @@ use serde::{Deserialize, Serialize};
 
 use super::mse;
 use crate::error::Result;
-use crate::method::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::numerics::simd::{self, Kernel};
 use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, Weight};
+use crate::stage::{self, Block, Def, Effect, Linear, Method, map_linears};
 
 /// Registry entry.
 pub const DEF: Def = Def {
@@ -48,7 +48,7 @@ pub const DEF: Def = Def {
     summary: "fit scales and zero points to the many weights rather than to the outliers: no data, about 2.5 times the time of mse",
     supports,
     effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(method::parse::<Hqq>("hqq", table)?)),
+    build: |table| Ok(Box::new(stage::parse::<Hqq>("hqq", table)?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {

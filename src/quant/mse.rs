@@ -29,8 +29,8 @@ use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::method::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, Weight, ggml};
+use crate::stage::{self, Block, Def, Effect, Linear, Method, map_linears};
 use crate::tensor::BlockType;
 
 /// Registry entry.
@@ -39,7 +39,7 @@ pub const DEF: Def = Def {
     summary: "clip each group's range where that leaves less squared error: no data, about 5 times the time of rtn",
     supports,
     effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(method::parse::<Mse>("mse", table)?)),
+    build: |table| Ok(Box::new(stage::parse::<Mse>("mse", table)?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -164,7 +164,7 @@ fn quantize_blocks(block: BlockType, w: ArrayView2<f32>, context: &Context) -> Q
     QTensor::blocks(block, [w.nrows(), w.ncols()], searched)
 }
 
-/// The (weighted) squared error of each block.
+/// Returns the (weighted) squared error of each block.
 fn block_errors(block: BlockType, blocks: &[u8], w: ArrayView2<f32>, context: &Context) -> Vec<f32> {
     let mut values = vec![0.0; w.len()];
     ggml::dequantize(block, blocks, &mut values);

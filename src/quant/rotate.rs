@@ -27,9 +27,9 @@ use serde::{Deserialize, Serialize};
 
 use super::scaling::dense_mut;
 use crate::error::{Error, Result};
-use crate::method::{self, Block, Def, Effect, Ends, Linear, Method, Scope};
 use crate::model::{Feeder, Fold};
 use crate::numerics::hadamard::Rotation;
+use crate::stage::{self, Block, Def, Effect, Ends, Linear, Method, Scope};
 
 /// Registry entry.
 pub const DEF: Def = Def {
@@ -37,7 +37,7 @@ pub const DEF: Def = Def {
     summary: "turn the residual stream and heads so that outliers vanish: the model computes the same, no data",
     supports: |_| Ok(()),
     effect: Effect::Rewrites,
-    build: |table| Ok(Box::new(method::parse::<Rotate>("rotate", table)?)),
+    build: |table| Ok(Box::new(stage::parse::<Rotate>("rotate", table)?)),
 };
 
 /// Rotation of the residual stream.

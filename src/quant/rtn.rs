@@ -20,8 +20,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::method::{self, Block, Def, Effect, Method, map_linears};
 use crate::numerics::{Number, Scheme, Weight};
+use crate::stage::{self, Block, Def, Effect, Method, map_linears};
 
 /// Registry entry.
 pub const DEF: Def = Def {
@@ -29,7 +29,7 @@ pub const DEF: Def = Def {
     summary: "round to nearest on the min-max grid: any scheme, no data, the speed of memory",
     supports: |_| Ok(()),
     effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(method::parse::<Rtn>("rtn", table)?)),
+    build: |table| Ok(Box::new(stage::parse::<Rtn>("rtn", table)?)),
 };
 
 /// Round to nearest. It has no parameters.

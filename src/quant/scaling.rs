@@ -4,9 +4,9 @@
 use ndarray::Array2;
 
 use crate::error::Result;
-use crate::method::{Block, Linear};
 use crate::model::{Feeder, Fold};
 use crate::numerics::Weight;
+use crate::stage::{Block, Linear};
 use crate::statistics::Statistics;
 
 /// Multiplies column j of every reader of the block's fold `fold` by `scales[j]`, and divides element `columns[j]` of the

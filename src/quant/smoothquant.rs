@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use super::scaling::{scale, shared_max};
 use crate::error::{Error, Result};
-use crate::method::{self, Block, Def, Effect, Linear, Method, Scope};
 use crate::model::{Feeder, Fold};
+use crate::stage::{self, Block, Def, Effect, Linear, Method, Scope};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -34,7 +34,7 @@ pub const DEF: Def = Def {
     summary: "move outliers of activations into the weights, before both become 8 bits: calibration, seconds",
     supports: |_| Ok(()),
     effect: Effect::Rewrites,
-    build: |table| Ok(Box::new(build(method::parse("smoothquant", table)?)?)),
+    build: |table| Ok(Box::new(build(stage::parse("smoothquant", table)?)?)),
 };
 
 /// Smoothing.
@@ -125,9 +125,10 @@ impl SmoothQuant {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::method::Norm;
     use crate::model::NormPlace;
-    use crate::numerics::{Granularity, ScaleType, Scheme, Weight};
+    use crate::numerics::Weight;
+    use crate::numerics::{Granularity, ScaleType, Scheme};
+    use crate::stage::Norm;
     use crate::statistics::Statistics;
     use ndarray::array;
 

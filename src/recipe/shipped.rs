@@ -2,7 +2,7 @@
 
 use super::Recipe;
 use crate::error::Result;
-use crate::method::unknown_key;
+use crate::names::unknown;
 
 /// The shipped recipe that `--bits 4` stands for where there is text to calibrate on.
 pub const CALIBRATED_4_BITS: &str = "w4a16-gptq";
@@ -26,7 +26,7 @@ impl Recipe {
     pub fn shipped(name: &str) -> Result<Recipe> {
         let names: Vec<&str> = SHIPPED.iter().map(|(shipped, _)| *shipped).collect();
         let found = SHIPPED.iter().find(|(shipped, _)| *shipped == name);
-        let (_, text) = found.ok_or_else(|| unknown_key("recipe", name, &names))?;
+        let (_, text) = found.ok_or_else(|| unknown("recipe", name, &names))?;
         Recipe::from_toml(name, text)
     }
 }

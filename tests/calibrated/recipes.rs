@@ -68,7 +68,7 @@ fn the_document_of_all_keys_is_a_recipe_and_lists_all() {
         listed(documented[section].as_table().unwrap(), &format!("[{section}]\nnonsense = 1"));
     }
     let methods = include_str!("../../recipes/README.md");
-    for method in llmc::method::METHODS {
+    for method in llmc::registry::METHODS {
         assert!(methods.contains(&format!("`{}`", method.name)), "{}", method.name);
     }
 }

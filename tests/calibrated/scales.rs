@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
-use llmc::calib::Calibration;
 use llmc::io::Checkpoint;
 use llmc::pipeline::{self, Material, Options, Target};
-use llmc::plan::Plan;
+use llmc::recipe::Calibration;
 use llmc::recipe::Recipe;
 use serde_json::{Value, json};
 
@@ -26,7 +25,7 @@ fn recipe(scheme: Option<&str>, kv_cache: &str) -> Recipe {
 /// Carries a recipe out on a fixture and these tokens.
 fn make(model: &str, recipe: &Recipe, sequences: &[Vec<u32>], out: &Path) {
     let checkpoint = Arc::new(Checkpoint::open(fixture(model).to_str().unwrap()).unwrap());
-    let plan = Plan::new(recipe, &checkpoint).unwrap();
+    let plan = recipe.plan(&checkpoint).unwrap();
     let target = Target { plan: &plan, path: out, documents: &[] };
     let material = Material { sequences, ..Material::default() };
     let options = Options {

@@ -4,10 +4,10 @@
 
 mod model;
 
-use llmc::method::{Block, Def, relative_error};
 use llmc::model::{BlockLayout, Feeder, Fold, LinearPlace};
 use llmc::numerics::{Granularity, ScaleType, Scheme, Weight};
 use llmc::quant::{awq, rotate, rtn, scaling, smoothquant};
+use llmc::stage::{Block, Def, relative_error};
 use llmc::statistics::{Needs, Statistics};
 use model::{Model, folders};
 use ndarray::Array2;
@@ -68,7 +68,7 @@ fn described(layout: &BlockLayout) -> Vec<String> {
     let short = |&i: &usize| format!("{}{}", expert(&layout.linears[i]), end(&layout.linears[i].name));
     let linear = |(i, linear): (usize, &LinearPlace)| {
         let writes = if linear.writes_residual { "+" } else { "" };
-        format!("{} {} {writes}{}", linear.step, linear.input, short(&i))
+        format!("{} {} {writes}{}", linear.depth, linear.input, short(&i))
     };
     let fold = |fold: &Fold| {
         let feeder = match fold.feeder {
@@ -319,7 +319,7 @@ fn errors(first: Option<&Def>, second: &Def) -> Vec<f64> {
     first.into_iter().for_each(|def| apply(def, &mut block));
     let before = block.clone();
     apply(second, &mut block);
-    let error = |(before, after): (&llmc::method::Linear, &llmc::method::Linear)| {
+    let error = |(before, after): (&llmc::stage::Linear, &llmc::stage::Linear)| {
         let Weight::Quantized(q) = &after.weight else { panic!("{}: left dense", after.name) };
         relative_error(before.dense().unwrap(), q.values().view(), Some(&block.inputs[after.input.unwrap()]))
     };

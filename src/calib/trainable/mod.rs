@@ -18,8 +18,8 @@ use candle_core::Tensor;
 
 use crate::backend::{Backend, Span};
 use crate::error::{Error, Result};
-use crate::method::Trainable;
 use crate::model::{Block, Config, Weights};
+use crate::stage::Trainable;
 use backend::Replacing;
 
 /// What flows through a block on the calibration set, sequence by sequence; read when it is needed, since all of it may not

@@ -3,23 +3,23 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{FP8_BLOCK, Layout};
+use super::layouts::{FP8_BLOCK, Layout};
 use crate::export::modules::{self, Group};
 use crate::io::Checkpoint;
 use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{EightBits, Granularity, Number, Scheme};
-use crate::plan::Plan;
+use crate::plan::Contents;
 
 /// The version of the layouts.
 const VERSION: &str = "0.20.0";
 
 /// `None` where nothing is quantized. The cache of keys and values alone can be: then no module is targeted.
-pub fn quantization_config(plan: &Plan, checkpoint: &Checkpoint) -> Option<Value> {
-    let groups = modules::groups(plan);
-    let activations = plan.request.activations;
+pub fn quantization_config(contents: &Contents, checkpoint: &Checkpoint) -> Option<Value> {
+    let groups = modules::groups(contents);
+    let activations = contents.activations;
     let format = |group: &Group| Layout::of(&group.scheme, activations).map(Layout::name);
     let first = groups.first().and_then(format);
-    let cache = plan.request.kv_cache.map(fixed);
+    let cache = contents.kv_cache.map(fixed);
     if groups.is_empty() && cache.is_none() {
         return None;
     }
@@ -40,7 +40,7 @@ pub fn quantization_config(plan: &Plan, checkpoint: &Checkpoint) -> Option<Value
         "format": if uniform { first.unwrap_or("dense") } else { "mixed-precision" },
         "quantization_status": "compressed",
         "config_groups": config_groups,
-        "ignore": modules::ignored(plan, checkpoint),
+        "ignore": modules::ignored(contents, checkpoint),
         "kv_cache_scheme": cache,
         "global_compression_ratio": null,
         "version": VERSION,

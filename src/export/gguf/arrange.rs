@@ -4,9 +4,10 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::export::{Output, Piece, rows_cols};
 use crate::io::{Checkpoint, Source, gguf};
 use crate::model::{self, Arch};
+use crate::plan::{OutputTensor, Piece};
+use crate::tensor::rows_cols;
 
 /// Tensors that some checkpoints carry and no engine needs.
 const RECOMPUTED: &[&str] = &[".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias"];
@@ -38,9 +39,9 @@ pub fn named_already(checkpoint: &Checkpoint) -> bool {
 }
 
 /// The tensors of the output, in the order of the input.
-pub fn arrange(checkpoint: &Checkpoint) -> Result<Vec<Output>> {
+pub fn arrange(checkpoint: &Checkpoint) -> Result<Vec<OutputTensor>> {
     if named_already(checkpoint) {
-        return Ok(checkpoint.tensors.values().map(Output::whole).collect());
+        return Ok(checkpoint.tensors.values().map(OutputTensor::whole).collect());
     }
     let (arch, config) = architecture(checkpoint)?;
     let tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(arch.tied_by_default);
@@ -68,7 +69,12 @@ fn unknown(arch: &Arch, source: &Source) -> Error {
 }
 
 /// One tensor of the parts of a stack, which must be all there and alike.
-fn stack(arch: &Arch, config: &Value, name: String, mut parts: Vec<(usize, &Source)>) -> Result<Output> {
+fn stack(
+    arch: &Arch,
+    config: &Value,
+    name: String,
+    mut parts: Vec<(usize, &Source)>,
+) -> Result<OutputTensor> {
     parts.sort_by_key(|(part, _)| *part);
     let (_, first) = parts[0];
     let complete =
@@ -99,7 +105,7 @@ fn stack(arch: &Arch, config: &Value, name: String, mut parts: Vec<(usize, &Sour
         source: source.name.clone(),
         rows: 0..rows_cols(&source.shape)[0],
     };
-    Ok(Output { name, shape, pieces: parts.iter().map(piece).collect(), transform })
+    Ok(OutputTensor { name, shape, pieces: parts.iter().map(piece).collect(), transform })
 }
 
 #[cfg(test)]

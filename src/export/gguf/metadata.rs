@@ -1,12 +1,11 @@
 //! The metadata of a GGUF: what the model is, its settings, its tokenizer, and how llmc made it.
 
 use super::arrange::{architecture, named_already};
-use super::layout::Constant;
 use crate::error::Result;
-use crate::export::Part;
+use crate::io::gguf::write::Constant;
 use crate::io::gguf::{self, Metadata, Value, config};
 use crate::io::{Checkpoint, RawTensor, tokenizer};
-use crate::plan::Plan;
+use crate::plan::Contents;
 use crate::tensor::{BlockType, DType};
 
 /// Version of the block types' layout: `GGML_QNT_VERSION`.
@@ -18,14 +17,14 @@ const OF_THE_FILE: &[&str] = &["general.alignment", "general.file_type", "genera
 ///
 /// # Errors
 /// Settings or a tokenizer that GGUF has no form for.
-pub fn metadata(plan: &Plan, checkpoint: &Checkpoint) -> Result<(Metadata, Vec<Constant>)> {
+pub fn metadata(contents: &Contents, checkpoint: &Checkpoint) -> Result<(Metadata, Vec<Constant>)> {
     let (mut metadata, constants) = match passed_through(checkpoint)? {
         Some(metadata) => (metadata, passed_constants(checkpoint)?),
         None => (described(checkpoint)?, made_constants(checkpoint)?),
     };
-    metadata.insert("general.file_type".into(), Value::U32(file_type(plan)));
+    metadata.insert("general.file_type".into(), Value::U32(file_type(contents)));
     metadata.insert("general.quantization_version".into(), Value::U32(QUANTIZATION_VERSION));
-    let own = plan.metadata.iter().map(|(key, value)| (key.clone(), Value::String(value.clone())));
+    let own = contents.metadata.iter().map(|(key, value)| (key.clone(), Value::String(value.clone())));
     metadata.extend(own);
     Ok((metadata, constants))
 }
@@ -50,7 +49,9 @@ fn passed_constants(checkpoint: &Checkpoint) -> Result<Vec<Constant>> {
         let carried = |raw: &RawTensor| config::SETTING_TENSORS.contains(&raw.name.as_str());
         constants.extend(tensors.into_iter().filter(carried).map(|raw| Constant {
             bytes: file.bytes()[raw.range].to_vec(),
-            part: Part { name: raw.name, dtype: raw.dtype, shape: raw.shape },
+            name: raw.name,
+            dtype: raw.dtype,
+            shape: raw.shape,
         }));
     }
     Ok(constants)
@@ -99,11 +100,11 @@ fn model_name(checkpoint: &Checkpoint) -> String {
 
 /// `llama_ftype`: the type of most weights, <https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h>. Of the
 /// mixtures of k-quants, the small ones: every linear has the type that was asked for.
-fn file_type(plan: &Plan) -> u32 {
+fn file_type(contents: &Contents) -> u32 {
     let mut elements: indexmap::IndexMap<DType, u64> = indexmap::IndexMap::new();
-    for step in &plan.steps {
-        for part in &step.parts {
-            *elements.entry(part.dtype).or_default() += step.elements();
+    for tensor in contents.tensors {
+        for part in &tensor.parts {
+            *elements.entry(part.dtype).or_default() += tensor.elements();
         }
     }
     let most = elements.into_iter().max_by_key(|(_, count)| *count).map(|(dtype, _)| dtype);

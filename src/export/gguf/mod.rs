@@ -5,30 +5,36 @@
 //! [`crate::model::ARCHITECTURES`], and whatever a GGUF input already names in GGUF's way.
 
 mod arrange;
-mod layout;
 mod metadata;
 
-pub use layout::{Constant, whole};
-
-use super::{Admission, Format, Output, OutputFile, Part, Sink, Target, rows_cols};
 use crate::error::Result;
 use crate::io::Checkpoint;
+use crate::io::gguf::Metadata;
+use crate::io::gguf::write::{Constant, TensorInfo, lay_out};
 use crate::numerics::ggml::integers;
 use crate::numerics::{Codes, Number, QTensor, ScaleType, Scheme};
-use crate::plan::Plan;
-use crate::tensor::{BlockType, DType};
+use crate::plan::{
+    Admission, Capabilities, Contents, Engine, Format, LayoutContext, OutputFile, OutputTensor, Part,
+    PartPlace, SINGLE_FILE_NAME, Sink,
+};
+use crate::tensor::{BlockType, DType, rows_cols};
 
 /// GGUF.
 #[derive(Debug)]
 pub struct Gguf;
 
-impl Format for Gguf {
-    fn name(&self) -> &'static str {
-        "gguf"
-    }
+const CAPABILITIES: Capabilities = Capabilities {
+    name: "gguf",
+    summary: "llama.cpp and what is built on it: one file, tokenizer included",
+    engines: &[Engine::LlamaCpp],
+    single_file: true,
+    quantized_heads: true,
+    ..Capabilities::FOLDER
+};
 
-    fn summary(&self) -> &'static str {
-        "llama.cpp and what is built on it: one file, tokenizer included"
+impl Format for Gguf {
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
     }
 
     fn admit(&self, scheme: &Scheme, shape: &[usize], _dtype: DType) -> Admission {
@@ -51,12 +57,12 @@ impl Format for Gguf {
         }
     }
 
-    fn arrange(&self, checkpoint: &Checkpoint) -> Result<Vec<Output>> {
+    fn arrange(&self, checkpoint: &Checkpoint) -> Result<Vec<OutputTensor>> {
         arrange::arrange(checkpoint)
     }
 
     /// llama.cpp adds biases, multiplies by norms and routes in F32.
-    fn dense_dtype(&self, output: &Output, dtype: DType) -> DType {
+    fn dense_dtype(&self, output: &OutputTensor, dtype: DType) -> DType {
         let small = output.shape.len() < 2 || output.name.ends_with("norm.weight");
         match dtype {
             _ if dtype.is_float() && (small || output.name.contains("ffn_gate_inp")) => DType::F32,
@@ -65,7 +71,7 @@ impl Format for Gguf {
         }
     }
 
-    fn parts(&self, output: &Output, scheme: &Scheme, _target: &Target) -> Vec<Part> {
+    fn parts(&self, output: &OutputTensor, scheme: &Scheme, _context: &LayoutContext) -> Vec<Part> {
         vec![Part {
             name: output.name.clone(),
             dtype: DType::Block(block_of(scheme).expect(ADMITTED)),
@@ -87,21 +93,13 @@ impl Format for Gguf {
         }
     }
 
-    fn files(&self, plan: &Plan, checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
-        let (metadata, constants) = metadata::metadata(plan, checkpoint)?;
-        Ok(vec![layout::file(plan, &metadata, &constants)?])
+    fn files(&self, contents: &Contents, checkpoint: &Checkpoint) -> Result<Vec<OutputFile>> {
+        let (metadata, constants) = metadata::metadata(contents, checkpoint)?;
+        Ok(vec![file(contents, &metadata, &constants)?])
     }
 
-    fn side_files(&self, _plan: &Plan, _checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
+    fn side_files(&self, _contents: &Contents, _checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
         Ok(Vec::new())
-    }
-
-    fn quantizes_heads(&self) -> bool {
-        true
-    }
-
-    fn single_file(&self) -> bool {
-        true
     }
 }
 
@@ -169,4 +167,23 @@ mod tests {
         let admission = Gguf.admit(&Scheme::MXFP4, &[8, 256], DType::BF16);
         assert!(matches!(admission, Admission::Never(hint) if hint.contains("q4_k")));
     }
+}
+
+/// Lays out the one file of an output.
+fn file(contents: &Contents, metadata: &Metadata, constants: &[Constant]) -> Result<OutputFile> {
+    let parts: Vec<(usize, usize, &Part)> = contents
+        .tensors
+        .iter()
+        .enumerate()
+        .flat_map(|(tensor, plan)| plan.parts.iter().enumerate().map(move |(at, part)| (tensor, at, part)))
+        .collect();
+    let infos = parts.iter().map(|(_, _, part)| TensorInfo {
+        name: &part.name,
+        dtype: part.dtype,
+        shape: &part.shape,
+    });
+    let layout = lay_out(infos, metadata, constants)?;
+    let places = parts.iter().zip(layout.offsets);
+    let places = places.map(|(&(tensor, part, _), offset)| PartPlace { tensor, part, offset }).collect();
+    Ok(OutputFile { name: SINGLE_FILE_NAME.into(), header: layout.header, parts: places, len: layout.len })
 }

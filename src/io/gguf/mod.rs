@@ -1,7 +1,7 @@
 //! GGUF, llama.cpp's format: one file with metadata (configuration and tokenizer included) and tensors.
 //!
 //! [`parse`] validates the container and knows nothing of models; [`open`] gives the tensors their Hugging Face names
-//! and rebuilds config.json and the tokenizer's files. Writing is `export::gguf`'s.
+//! and rebuilds config.json and the tokenizer's files. [`write`] lays out files.
 
 pub mod config;
 pub mod ggml_types;
@@ -9,6 +9,7 @@ mod open;
 mod parse;
 mod reader;
 mod value;
+pub mod write;
 
 pub use open::{open, side_files, transform};
 pub use parse::{Gguf, parse};

@@ -2,8 +2,8 @@
 
 use super::Blocks;
 use crate::error::Result;
-use crate::method::{self, Linear, relative_error};
 use crate::numerics::{Scheme, Weight};
+use crate::stage::{self, Linear, relative_error};
 use crate::statistics::Statistics;
 
 impl Blocks<'_> {
@@ -30,7 +30,7 @@ impl Blocks<'_> {
 
     fn compensate(
         &self,
-        method: &dyn method::Method,
+        method: &dyn stage::Method,
         index: usize,
         before: &[Linear],
         after: &mut [Linear],
@@ -50,7 +50,7 @@ impl Blocks<'_> {
             })
         });
         let linears = errors.collect::<Result<_>>()?;
-        let mut part = method::Block { index, linears, inputs, ..method::Block::default() };
+        let mut part = stage::Block { index, linears, inputs, ..stage::Block::default() };
         method.apply(&mut part)?;
         for (&(i, _), found) in quantized.iter().zip(part.linears) {
             let (before, after) = (&before[i], &mut after[i]);

@@ -11,17 +11,17 @@ use super::{BlockReport, Blocks, LinearReport};
 use crate::calib::observe::Watch;
 use crate::calib::{Known, TrainableBlock};
 use crate::error::Result;
-use crate::method::{self, Method, Norm, Scope};
 use crate::model::{LinearPlace, NormPlace};
 use crate::numerics::{Extent, Weight};
 use crate::pipeline::Event;
 use crate::pipeline::gather::{NonFinite, clear_nonfinite};
 use crate::pipeline::made::Made;
+use crate::stage::{self, Method, Norm, Scope};
 use crate::statistics::{Needs, Statistics};
 
 /// A block on its way.
 struct Work {
-    block: method::Block,
+    block: stage::Block,
     /// Whether a stage has changed weights or norms.
     rewritten: bool,
     report: BlockReport,
@@ -65,7 +65,7 @@ impl Blocks<'_> {
     }
 
     /// Tells of linears as they are finished.
-    fn tell(&self, block: usize, linears: &[method::Linear]) {
+    fn tell(&self, block: usize, linears: &[stage::Linear]) {
         for linear in linears.iter().filter_map(reported) {
             (self.runner.options.events)(&Event::Linear { block, linear: &linear });
         }
@@ -76,12 +76,12 @@ impl Blocks<'_> {
         self.runner.weights().with(&work.block, work.rewritten)
     }
 
-    /// Gathers statistics of the inputs of a step, or of all, into the block.
+    /// Gathers statistics of the inputs of a depth, or of all, into the block.
     fn observe(
         &self,
         work: &mut Work,
         needs: Needs,
-        step: Option<usize>,
+        depth: Option<usize>,
         input: &Chain,
         output: Option<&Chain>,
     ) -> Result<()> {
@@ -89,11 +89,11 @@ impl Blocks<'_> {
             return Ok(());
         }
         if let Some(known) = self.runner.material.known {
-            return self.recall(work, known, step);
+            return self.recall(work, known, depth);
         }
         let index = work.block.index;
         let key_values = output.is_some() && self.scales.key_values();
-        let watch = Watch { needs, step, key_values, ..Watch::default() };
+        let watch = Watch { needs, depth, key_values, ..Watch::default() };
         let Gathered { seen, experts } =
             self.runner.gather(index, &self.current(work), input, watch, output)?;
         for report in experts {
@@ -110,16 +110,16 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// Takes statistics of the inputs of a step, or of all, from those that an earlier run has gathered. They are of the
+    /// Takes statistics of the inputs of a depth, or of all, from those that an earlier run has gathered. They are of the
     /// model as it was: of inputs that a stage has rewritten nothing is known.
-    fn recall(&self, work: &mut Work, known: &Known, step: Option<usize>) -> Result<()> {
+    fn recall(&self, work: &mut Work, known: &Known, depth: Option<usize>) -> Result<()> {
         let places = &self.runner.layouts[work.block.index].linears;
         let known = known.block(work.block.index)?;
         let count = places.iter().map(|place| place.input + 1).max().unwrap_or(0);
         let mut inputs: Vec<Option<Statistics>> = vec![None; count];
         for (linear, place) in work.block.linears.iter_mut().zip(places) {
             linear.input = None;
-            if work.rewritten || step.is_some_and(|step| step != place.step) {
+            if work.rewritten || depth.is_some_and(|depth| depth != place.depth) {
                 continue;
             }
             let input = &mut inputs[place.input];
@@ -156,30 +156,29 @@ impl Blocks<'_> {
         if method.scope() == Scope::Rows { needs.union(Needs::IMPORTANCE) } else { needs }
     }
 
-    /// For methods that take the linears of one step at a time: later steps see what the earlier ones have become.
+    /// For methods that take the linears of one depth at a time: later depths see what the earlier ones have become.
     fn by_input(&self, work: &mut Work, method: &dyn Method, input: &Chain) -> Result<()> {
         let places = &self.runner.layouts[work.block.index].linears;
         let needs = self.needs();
-        let steps: std::collections::BTreeSet<usize> = places.iter().map(|place| place.step).collect();
-        for step in steps {
-            let of_step: Vec<usize> = (0..places.len())
-                .filter(|&i| places[i].step == step && work.block.linears[i].scheme.is_some())
+        let depths: std::collections::BTreeSet<usize> = places.iter().map(|place| place.depth).collect();
+        for depth in depths {
+            let of_depth: Vec<usize> = (0..places.len())
+                .filter(|&i| places[i].depth == depth && work.block.linears[i].scheme.is_some())
                 .collect();
-            if of_step.is_empty() {
+            if of_depth.is_empty() {
                 continue;
             }
-            self.observe(work, needs, Some(step), input, None)?;
+            self.observe(work, needs, Some(depth), input, None)?;
             if method.scope() == Scope::Rows {
                 weigh_columns(&mut work.block);
             }
-            let before: Vec<_> = of_step.iter().map(|&i| work.block.linears[i].clone()).collect();
+            let before: Vec<_> = of_depth.iter().map(|&i| work.block.linears[i].clone()).collect();
             let (index, inputs) = (work.block.index, std::mem::take(&mut work.block.inputs));
-            let mut part =
-                method::Block { index, linears: before.clone(), inputs, ..method::Block::default() };
+            let mut part = stage::Block { index, linears: before.clone(), inputs, ..stage::Block::default() };
             method.apply(&mut part)?;
             self.settle(index, &before, &mut part.linears, part.inputs)?;
             self.tell(index, &part.linears);
-            of_step.iter().zip(part.linears).for_each(|(&i, linear)| work.block.linears[i] = linear);
+            of_depth.iter().zip(part.linears).for_each(|(&i, linear)| work.block.linears[i] = linear);
         }
         Ok(())
     }
@@ -210,21 +209,21 @@ impl Blocks<'_> {
     }
 
     /// Reads a block's weights; reports those that are not finite.
-    fn load(&self, report: &mut BlockReport) -> Result<method::Block> {
+    fn load(&self, report: &mut BlockReport) -> Result<stage::Block> {
         let index = report.block;
         let layout = &self.runner.layouts[index];
         let linears = layout.linears.iter().map(|place| self.load_linear(place, report));
         let linears = linears.collect::<Result<_>>()?;
         let norms = layout.norms.iter().map(|place| self.load_norm(place, report)).collect::<Result<_>>()?;
         let folds = layout.folds.clone();
-        Ok(method::Block { index, linears, norms, folds, ..method::Block::default() })
+        Ok(stage::Block { index, linears, norms, folds, ..stage::Block::default() })
     }
 
-    fn load_linear(&self, place: &LinearPlace, report: &mut BlockReport) -> Result<method::Linear> {
+    fn load_linear(&self, place: &LinearPlace, report: &mut BlockReport) -> Result<stage::Linear> {
         let values = self.read(&place.name, report)?;
         let scheme = self.schemes.get(place.name.as_str()).map(|(scheme, _)| *scheme);
         let bias = place.bias.as_deref().map(|name| self.read(name, report)).transpose()?;
-        Ok(method::Linear {
+        Ok(stage::Linear {
             name: place.name.clone(),
             scheme,
             extent: None,
@@ -267,8 +266,8 @@ impl Blocks<'_> {
     }
 
     /// The extents that schemes need, of all linears that share theirs.
-    fn set_extents(&self, block: &mut method::Block) -> Result<()> {
-        let group = |linear: &method::Linear| self.schemes.get(linear.name.as_str())?.1;
+    fn set_extents(&self, block: &mut stage::Block) -> Result<()> {
+        let group = |linear: &stage::Linear| self.schemes.get(linear.name.as_str())?.1;
         let mut extents: Vec<Option<Extent>> = Vec::new();
         for linear in &block.linears {
             let needed = linear.scheme.is_some_and(|scheme| scheme.needs_extent());
@@ -287,14 +286,14 @@ impl Blocks<'_> {
 }
 
 /// How much each column matters, where the inputs are known.
-fn weigh_columns(block: &mut method::Block) {
+fn weigh_columns(block: &mut stage::Block) {
     for linear in &mut block.linears {
         linear.importance = linear.input.map(|input| block.inputs[input].second_moment());
     }
 }
 
 /// What is told of a linear that has a scheme.
-fn reported(linear: &method::Linear) -> Option<LinearReport> {
+fn reported(linear: &stage::Linear) -> Option<LinearReport> {
     let scheme = linear.scheme?.to_string();
     // To a millionth: JSON gives short decimals back to the bit, so that a resumed run reports the same.
     let short = |error: f64| (error * 1e6).round() / 1e6;
@@ -304,7 +303,7 @@ fn reported(linear: &method::Linear) -> Option<LinearReport> {
 }
 
 /// What a finished block leaves for the outputs.
-fn made(block: method::Block, rewritten: bool) -> Made {
+fn made(block: stage::Block, rewritten: bool) -> Made {
     let mut made = Made::default();
     if rewritten {
         let row = |values: Vec<f32>| Array2::from_shape_vec((1, values.len()), values);

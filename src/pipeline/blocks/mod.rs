@@ -29,7 +29,7 @@ use super::{Options, Workspace};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
-use crate::recipe::Request;
+use crate::plan::Request;
 use crate::tensor::DType;
 use scales::Scales;
 
@@ -71,10 +71,10 @@ impl<'a> Blocks<'a> {
         self.runner.each_block(workspace, &journals, trains, |index, chains, next| {
             let (made, mut report) = self.compress(index, chains, next)?;
             for run in runs {
-                let steps = self.steps_of(index, run);
-                report.scales.extend(run.scales(&steps, &made));
+                let tensors = self.tensors_of(index, run);
+                report.scales.extend(run.scales(&tensors, &made));
                 // What a stopped run has written of the block is written once more, for its digest.
-                run.stream(steps.into_iter(), &made)?;
+                run.stream(tensors.into_iter(), &made)?;
                 report.digests.extend(run.take_digests());
                 run.write_factors(&made)?;
                 run.files.sync()?;
@@ -85,31 +85,31 @@ impl<'a> Blocks<'a> {
 
     /// Refuses outputs that store scales of what no block holds.
     pub fn refuse_unmeasured(&self, run: &Run) -> Result<()> {
-        let in_blocks = self.all_steps(run);
-        let steps = run.plan.steps.iter().enumerate();
-        match steps
+        let in_blocks = self.all_tensors(run);
+        let tensors = run.plan.tensors.iter().enumerate();
+        match tensors
             .filter(|(index, _)| !in_blocks.contains(index))
-            .find(|(_, step)| !step.measured.is_empty())
+            .find(|(_, tensor)| !tensor.measured.is_empty())
         {
             None => Ok(()),
-            Some((_, step)) => Err(unmeasured(step)),
+            Some((_, tensor)) => Err(unmeasured(tensor)),
         }
     }
 
-    /// The steps of an output that come from any block.
-    pub fn all_steps(&self, run: &Run) -> HashSet<usize> {
-        (0..self.runner.layouts.len()).flat_map(|index| self.steps_of(index, run)).collect()
+    /// The tensors of an output that come from any block.
+    pub fn all_tensors(&self, run: &Run) -> HashSet<usize> {
+        (0..self.runner.layouts.len()).flat_map(|index| self.tensors_of(index, run)).collect()
     }
 
-    /// The steps of an output that come from tensors of a block.
-    fn steps_of(&self, index: usize, run: &Run) -> Vec<usize> {
+    /// The tensors of an output that come from tensors of a block.
+    fn tensors_of(&self, index: usize, run: &Run) -> Vec<usize> {
         let layout = &self.runner.layouts[index];
         let linears = layout.linears.iter().flat_map(|linear| [Some(&linear.name), linear.bias.as_ref()]);
         let norms = layout.norms.iter().flat_map(|norm| [Some(&norm.weight), norm.bias.as_ref()]);
         let names: HashSet<&String> = linears.chain(norms).flatten().collect();
         let of_block = |index: &usize| {
-            run.plan.steps[*index].output.pieces.iter().any(|piece| names.contains(&piece.source))
+            run.plan.tensors[*index].output.pieces.iter().any(|piece| names.contains(&piece.source))
         };
-        (0..run.plan.steps.len()).filter(of_block).collect()
+        (0..run.plan.tensors.len()).filter(of_block).collect()
     }
 }

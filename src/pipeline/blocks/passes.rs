@@ -224,7 +224,8 @@ impl Runner<'_> {
     fn coverage(&self, index: usize, seen: &Seen, watch: &Watch) -> Vec<ExpertReport> {
         let mut experts: Vec<ExpertReport> = Vec::new();
         for linear in &self.layouts[index].linears {
-            let Some(expert) = linear.expert.filter(|_| watch.step.is_none_or(|step| step == linear.step))
+            let Some(expert) =
+                linear.expert.filter(|_| watch.depth.is_none_or(|depth| depth == linear.depth))
             else {
                 continue;
             };

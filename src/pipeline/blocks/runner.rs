@@ -10,7 +10,7 @@ use super::report::{BlockReport, Reports};
 use super::weights::Current;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::calib::Known;
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, Config, Embedding, block_layout};
@@ -34,7 +34,7 @@ pub struct Material<'a> {
 /// # Errors
 /// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
 pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Config, Vec<BlockLayout>)> {
-    let stored = Stored(Arc::clone(checkpoint));
+    let stored = CheckpointWeights(Arc::clone(checkpoint));
     let config = stored.config()?;
     let layouts = (0..config.layers.len()).map(|block| block_layout(&config, &stored, block));
     let layouts = layouts.collect::<Result<_>>()?;
@@ -72,7 +72,7 @@ impl<'a> Runner<'a> {
         Ok(Runner { checkpoint, config, layouts, batches, material, ends, allow_nonfinite, options })
     }
 
-    /// Takes one block after the other, from the first that any of the journals does not have: `step` is given a block's number,
+    /// Takes one block after the other, from the first that any of the journals does not have: `take` is given a block's number,
     /// the chains before it, and those behind it, which it fills; what it keeps must be on the disk when it returns.
     /// `reference` adds a second chain, of the model as it was.
     pub fn each_block(
@@ -80,7 +80,7 @@ impl<'a> Runner<'a> {
         workspace: &Workspace,
         journals: &[&Journal],
         reference: bool,
-        mut step: impl FnMut(usize, &[Chain], &[Chain]) -> Result<BlockReport>,
+        mut take: impl FnMut(usize, &[Chain], &[Chain]) -> Result<BlockReport>,
     ) -> Result<Vec<BlockReport>> {
         let done = journals.iter().map(|journal| journal.blocks()).min().unwrap_or(0);
         let mut reports = Reports::open(workspace, done)?;
@@ -90,7 +90,7 @@ impl<'a> Runner<'a> {
         (0..reports.len()).for_each(|block| self.forget(workspace, block));
         for index in reports.len()..self.layouts.len() {
             let next = self.create(workspace, index + 1, reference)?;
-            reports.push(step(index, &chains, &next)?)?;
+            reports.push(take(index, &chains, &next)?)?;
             chains = next;
             chains.iter().try_for_each(Chain::sync)?;
             journals.iter().try_for_each(|journal| journal.block_done(index))?;

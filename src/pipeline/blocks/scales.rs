@@ -6,11 +6,11 @@ use std::collections::{HashMap, HashSet};
 
 use super::passes::not_finite;
 use crate::error::Result;
-use crate::export::Measured;
 use crate::model::BlockLayout;
 use crate::numerics::EightBits;
 use crate::numerics::presets::ActivationScheme;
 use crate::pipeline::stream::Run;
+use crate::plan::Measured;
 use crate::statistics::{Needs, Statistics, largest};
 
 /// Which scales are to be found.
@@ -25,15 +25,15 @@ impl Scales {
     /// Those that any of the outputs stores.
     pub fn of(runs: &[&Run]) -> Scales {
         let requests = || runs.iter().map(|run| &run.plan.request);
-        let activations = |request: &crate::recipe::Request| request.activations;
-        let of_step = |step: &crate::plan::Step| {
-            let source = step.output.pieces.first().map(|piece| piece.source.clone()).unwrap_or_default();
-            step.scales().map(|(what, _)| (source.clone(), what)).collect::<Vec<_>>()
+        let activations = |request: &crate::plan::Request| request.activations;
+        let of_tensor = |tensor: &crate::plan::TensorPlan| {
+            let source = tensor.output.pieces.first().map(|piece| piece.source.clone()).unwrap_or_default();
+            tensor.scales().map(|(what, _)| (source.clone(), what)).collect::<Vec<_>>()
         };
         Scales {
             inputs: requests().filter_map(activations).find_map(ActivationScheme::measured),
             cache: requests().find_map(|request| request.kv_cache),
-            wanted: runs.iter().flat_map(|run| &run.plan.steps).flat_map(of_step).collect(),
+            wanted: runs.iter().flat_map(|run| &run.plan.tensors).flat_map(of_tensor).collect(),
         }
     }
 

@@ -38,8 +38,8 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::method::{self, Block, Def, Effect, Method, Scope, Trainable};
 use crate::numerics::{Granularity, Number, Scheme, Weight};
+use crate::stage::{self, Block, Def, Effect, Method, Scope, Trainable};
 use batches::Batches;
 use rounding::{Rounding, Steps};
 
@@ -49,7 +49,7 @@ pub const DEF: Def = Def {
     summary: "learn how each weight is rounded and each group clipped, block by block: needs calibration text and time",
     supports,
     effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(method::parse::<AutoRound>("autoround", table)?.validate()?)),
+    build: |table| Ok(Box::new(stage::parse::<AutoRound>("autoround", table)?.validate()?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {

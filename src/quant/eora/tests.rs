@@ -4,7 +4,7 @@ use ndarray::array;
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::numerics::{Scheme, Weight};
+use crate::numerics::{LowRank, Scheme, Weight};
 use crate::statistics::Statistics;
 use crate::tensor::DType;
 

@@ -41,8 +41,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::method::{self, Block, Def, Effect, Method, Scope};
 use crate::numerics::{Number, Scheme, Weight};
+use crate::stage::{self, Block, Def, Effect, Method, Scope};
 use crate::statistics::Needs;
 
 mod factor;
@@ -60,7 +60,7 @@ pub const DEF: Def = Def {
     summary: "round column by column, and let the columns to come make up for the error: needs calibration text",
     supports,
     effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(method::parse::<Gptq>("gptq", table)?.validate()?)),
+    build: |table| Ok(Box::new(stage::parse::<Gptq>("gptq", table)?.validate()?)),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {

@@ -5,8 +5,8 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::method::Linear;
-use crate::numerics::{Codes, Context, Granularity, Grid, QTensor, ScalarCodes, ScaleType};
+use crate::numerics::{Codes, Context, Granularity, Grid, QTensor, ScalarCodes, ScaleType, Weight};
+use crate::stage::Linear;
 use crate::statistics::Statistics;
 
 /// Values without a pattern, roughly normal.

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::*;
-use crate::export::test_support::{plan, stored};
 use crate::io::gguf::parse;
 use crate::tensor::BlockType;
 
@@ -33,13 +32,14 @@ fn headers_parse_back() {
     ];
     let metadata: Metadata =
         values.into_iter().enumerate().map(|(i, value)| (format!("key.{i}"), value)).collect();
-    let steps = vec![
-        stored("a.weight", DType::BF16, &[3, 5]),
-        stored("b.weight", DType::Block(BlockType::Q4_0), &[2, 64]),
-        stored("c.bias", DType::F32, &[]),
+    let info = |name, dtype, shape| TensorInfo { name, dtype, shape };
+    let tensors = [
+        info("a.weight", DType::BF16, &[3, 5]),
+        info("b.weight", DType::Block(BlockType::Q4_0), &[2, 64]),
+        info("c.bias", DType::F32, &[]),
     ];
     let freqs = Constant::vector("rope_freqs.weight", &[1.0, 2.0, 4.0]);
-    let file = file(&plan(steps), &metadata, &[freqs]).unwrap();
+    let file = lay_out(tensors.into_iter(), &metadata, &[freqs]).unwrap();
     let mut bytes = file.header.clone();
     bytes.resize(file.len as usize, 0);
     let parsed = parse(Path::new("x.gguf"), &bytes).unwrap();
@@ -54,13 +54,13 @@ fn headers_parse_back() {
     ];
     assert_eq!(found, expected);
     let starts: Vec<u64> = parsed.tensors[1..].iter().map(|tensor| tensor.range.start as u64).collect();
-    assert_eq!(starts, file.parts.iter().map(|place| place.offset).collect::<Vec<_>>());
+    assert_eq!(starts, file.offsets);
     assert_eq!(&bytes[parsed.tensors[0].range.clone()][8..], &4f32.to_le_bytes());
 }
 
 #[test]
 fn types_that_ggml_lacks_are_refused() {
-    let steps = vec![stored("mask", DType::Bool, &[4])];
-    let error = file(&plan(steps), &Metadata::new(), &[]).expect_err("ggml has no booleans");
+    let mask = TensorInfo { name: "mask", dtype: DType::Bool, shape: &[4] };
+    let error = lay_out([mask].into_iter(), &Metadata::new(), &[]).expect_err("ggml has no booleans");
     assert!(error.to_string().contains("mask: GGUF has no element type BOOL"), "{error}");
 }

@@ -1,74 +1,69 @@
-//! A recipe with its names looked up: what `plan` and `pipeline` work with.
+//! A recipe's names looked up in the lists of methods, schemes and formats.
 
 use std::sync::Arc;
 
 use toml::Table;
 
-use super::{DENSE, Override, Recipe};
-use crate::calib::Calibration;
+use super::METHODS;
 use crate::error::{Error, Result};
-use crate::export::{FORMATS, Format};
-use crate::method::{Def, Effect, METHODS, Method, Scope, unknown_key};
-use crate::numerics::presets::{self, ActivationScheme, PRESETS, Preset};
-use crate::numerics::{EightBits, Fp8, Granularity, Number, Scheme};
-use crate::statistics::Needs;
+use crate::export::FORMATS;
+use crate::io::Checkpoint;
+use crate::names::unknown;
+use crate::numerics::presets::{self, ActivationScheme};
+use crate::numerics::{EightBits, Fp8, Number, Scheme};
+use crate::plan::{Format, Plan, Request};
+use crate::recipe::schemes::{adjust, find_preset};
+use crate::recipe::{Calibration, DEFAULT_METHOD, DENSE, Override, Recipe};
+use crate::stage::{Def, Effect, Method, Scope};
 use crate::tensor::DType;
 
-/// A recipe whose names have been looked up and found to go together.
-#[derive(Clone)]
-pub struct Request {
-    /// What linears become; `None` to convert only.
-    pub scheme: Option<Scheme>,
-    /// What the engine is to do to activations.
-    pub activations: Option<ActivationScheme>,
-    /// What engines are to cache keys and values in; `None` leaves it to them.
-    pub kv_cache: Option<EightBits>,
-    /// What is done to weights before they are quantized, in order.
-    pub rewriting: Vec<Arc<dyn Method>>,
-    /// How they are quantized.
-    pub method: Arc<dyn Method>,
-    /// What makes up for the error of the codes, beside them.
-    pub compensation: Option<Arc<dyn Method>>,
-    /// How rows are quantized that no block has, and that the method has no statistics for: the method itself where it
-    /// takes rows one by one.
-    pub rowwise: Arc<dyn Method>,
-    /// Where it goes.
-    pub format: &'static dyn Format,
-    /// Type of what is not quantized.
-    pub dtype: Option<DType>,
-    /// The schemes of [`Recipe::overrides`], in order; `None` for dense.
-    pub overrides: Vec<Option<Scheme>>,
-}
-
-impl Request {
-    /// Whether text, or what an earlier run has gathered of one, makes any difference.
-    pub fn reads_text(&self) -> bool {
-        let mut methods = self.rewriting.iter().chain([&self.method]).chain(&self.compensation);
-        let mut schemes = self.scheme.iter().chain(self.overrides.iter().flatten());
-        let by_rows = self.method.scope() == Scope::Rows;
-        methods.any(|method| method.needs().any() || method.trains())
-            || self.kv_cache.is_some()
-            || self.activations.is_some_and(|activations| activations.measured().is_some())
-            || by_rows && schemes.any(|scheme| self.method.weighs_columns(scheme))
-    }
-
-    /// Whether weights become others before they are rounded, or as they are.
-    pub fn rewrites(&self) -> bool {
-        !self.rewriting.is_empty() || self.method.scope() == Scope::Block
-    }
-
-    /// Whether rows are rounded by themselves, and nothing is made of what that loses.
-    pub fn only_rows(&self) -> bool {
-        self.method.scope() == Scope::Rows && self.compensation.is_none()
-    }
-
-    /// What compensation wants to know of the inputs.
-    pub fn compensation_needs(&self) -> Needs {
-        self.compensation.as_ref().map(|method| method.needs()).unwrap_or_default()
-    }
-}
-
 impl Recipe {
+    /// Sets a key by its path: `group_size=64`, `calibration.samples=256`, or a parameter of a stage by the name of its
+    /// method, `gptq.damping=0.05`. What is no TOML value is taken as text.
+    ///
+    /// # Errors
+    /// What is not `key=value`; unknown keys, naming the nearest known one.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let (key, text) = assignment.split_once('=').ok_or_else(|| {
+            Error::usage(format!("--set {assignment}: not key=value"), "for example --set gptq.damping=0.05")
+        })?;
+        let value =
+            format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+        let value = value.unwrap_or_else(|| toml::Value::String(text.to_owned()));
+        let (first, rest) = key.split_once('.').unwrap_or(("", key));
+        if let Some(stage) = self.stages.iter_mut().find(|stage| stage.method == first) {
+            stage.parameters.insert(rest.to_owned(), value);
+            return self.build_stages(&[]).map(drop);
+        }
+        if METHODS.iter().any(|def| def.name == first) {
+            let what = format!("--set {key}: the recipe has no stage {first}");
+            return Err(Error::usage(what, format!("its stages: {}", self.method_names())));
+        }
+        let mut table = Table::try_from(&*self).expect("a recipe is plain values");
+        let mut inner = &mut table;
+        if !first.is_empty() {
+            let entry = inner.entry(first).or_insert_with(|| Table::new().into());
+            inner = entry.as_table_mut().ok_or_else(|| {
+                Error::usage(
+                    format!("--set {key}: {first} has no keys in it"),
+                    "use method.parameter for stages",
+                )
+            })?;
+        }
+        inner.insert(rest.to_owned(), value);
+        *self = Recipe::from_toml(&format!("--set {assignment}"), &table.to_string())?;
+        Ok(())
+    }
+
+    /// Plans the recipe on a checkpoint. Reads headers only.
+    ///
+    /// # Errors
+    /// Names that are unknown or do not go together; an input that is quantized already, unless `dequantize`; a scheme that
+    /// the format cannot hold; with `strict`, any substitution.
+    pub fn plan(&self, checkpoint: &Checkpoint) -> Result<Plan> {
+        Plan::new(self, self.resolve()?, checkpoint)
+    }
+
     /// Looks the names up and checks that they go together.
     pub fn resolve(&self) -> Result<Request> {
         let preset = self.scheme.as_deref().map(find_preset).transpose()?;
@@ -87,18 +82,18 @@ impl Recipe {
             Scope::Rows => Arc::clone(&method),
             Scope::Input | Scope::Block => default_method()?.1,
         };
-        if method.reorders_groups() && self.format_name(scheme.as_ref()) != "dense" {
+        let format = find_format(self.format_name(scheme.as_ref()))?;
+        if method.reorders_groups() && !format.capabilities().reordered_groups {
             let what = "act_order = dynamic: no format here stores columns that are grouped out of order";
             return Err(Error::usage(what, "act_order = static loses no more; or write --format dense"));
         }
-        let format = find_format(self.format_name(scheme.as_ref()))?;
-        if activations.is_some() && !matches!(format.name(), "compressed-tensors" | "dense") {
+        if activations.is_some() && !format.capabilities().activations {
             return Err(Error::usage(
                 format!("format {} says nothing of how inputs are quantized", format.name()),
                 "compressed-tensors does; w8a16 is w8a8 with the inputs left alone",
             ));
         }
-        if kv_cache.is_some() && format.name() != "compressed-tensors" {
+        if kv_cache.is_some() && !format.capabilities().kv_cache {
             return Err(Error::usage(
                 format!("format {} has no place for the scales of cached keys and values", format.name()),
                 "compressed-tensors has; leave --kv-cache out for the others",
@@ -186,7 +181,7 @@ impl Recipe {
     }
 
     /// The methods of the stages: those that rewrite, the one that quantizes, and what makes up for its error.
-    pub(super) fn build_stages(&self, schemes: &[Scheme]) -> Result<Stages> {
+    fn build_stages(&self, schemes: &[Scheme]) -> Result<Stages> {
         let mut rewriting = Vec::new();
         let mut quantizing = None;
         let mut compensation: Option<(&Def, Arc<dyn Method>)> = None;
@@ -224,7 +219,7 @@ impl Recipe {
 }
 
 /// The methods of a recipe's stages.
-pub(super) struct Stages {
+struct Stages {
     rewriting: Vec<Arc<dyn Method>>,
     method: Arc<dyn Method>,
     compensation: Option<Arc<dyn Method>>,
@@ -239,7 +234,7 @@ impl Stages {
 
 /// What compensation does not go with.
 fn refuse_compensation(method: &dyn Method, format: &dyn Format) -> Result<()> {
-    if format.single_file() {
+    if format.capabilities().single_file {
         let what =
             "eora and lorc write a LoRA adapter in PEFT's form, and llama.cpp takes adapters as GGUF files";
         return Err(Error::usage(what, "choose a format that writes a folder, such as compressed-tensors"));
@@ -251,9 +246,6 @@ fn refuse_compensation(method: &dyn Method, format: &dyn Format) -> Result<()> {
     Ok(())
 }
 
-/// What quantizes where no stage does.
-pub(super) const DEFAULT_METHOD: &str = "rtn";
-
 fn default_method() -> Result<(&'static Def, Arc<dyn Method>)> {
     let def = find_method(DEFAULT_METHOD)?;
     Ok((def, (def.build)(&Table::new())?.into()))
@@ -261,7 +253,7 @@ fn default_method() -> Result<(&'static Def, Arc<dyn Method>)> {
 
 fn find_method(name: &str) -> Result<&'static Def> {
     let names: Vec<&str> = METHODS.iter().map(|def| def.name).collect();
-    METHODS.iter().find(|def| def.name == name).ok_or_else(|| unknown_key("method", name, &names))
+    METHODS.iter().find(|def| def.name == name).ok_or_else(|| unknown("method", name, &names))
 }
 
 fn out_of_order(first: &Def, second: &Def) -> Error {
@@ -295,49 +287,10 @@ impl Override {
     }
 }
 
-pub(super) fn find_preset(name: &str) -> Result<&'static Preset> {
-    presets::find(name).ok_or_else(|| unknown("scheme", name, PRESETS.iter().map(|preset| preset.name)))
-}
-
-/// The preset's scheme with another group size and symmetry.
-pub(super) fn adjust(preset: &Preset, group_size: Option<usize>, symmetric: Option<bool>) -> Result<Scheme> {
-    let mut scheme = preset.scheme;
-    if preset.activations.is_some() && (group_size.is_some() || symmetric == Some(false)) {
-        return Err(Error::usage(
-            format!(
-                "{} quantizes inputs too: its scales are fixed ({scheme}), without zero points",
-                preset.name
-            ),
-            "leave --group-size and --asymmetric out, or choose a scheme for weights alone such as w8a16",
-        ));
-    }
-    let grouped = matches!(scheme.number, Number::Int { .. } | Number::Nf4);
-    match group_size {
-        Some(_) if !grouped => {
-            return Err(Error::usage(
-                format!("--group-size has no meaning for {scheme}, whose format fixes its groups"),
-                "leave it out, or choose an integer scheme such as w4a16",
-            ));
-        }
-        Some(0) => scheme.granularity = Granularity::Channel,
-        Some(size) => scheme.granularity = Granularity::Group(size),
-        None => {}
-    }
-    match symmetric {
-        Some(false) if !matches!(scheme.number, Number::Int { .. }) => Err(Error::usage(
-            format!("{scheme} has no zero points"),
-            "--asymmetric goes with integer schemes such as w4a16",
-        )),
-        symmetric => Ok(Scheme { symmetric: symmetric.unwrap_or(scheme.symmetric), ..scheme }),
-    }
-}
-
 fn find_format(name: &str) -> Result<&'static dyn Format> {
-    FORMATS
-        .iter()
-        .copied()
-        .find(|format| format.name() == name)
-        .ok_or_else(|| unknown("format", name, FORMATS.iter().map(|format| format.name())))
+    FORMATS.iter().copied().find(|format| format.name() == name).ok_or_else(|| {
+        unknown("format", name, &FORMATS.iter().map(|format| format.name()).collect::<Vec<_>>())
+    })
 }
 
 fn parse_dtype(name: &str) -> Result<DType> {
@@ -345,16 +298,14 @@ fn parse_dtype(name: &str) -> Result<DType> {
         "f32" => Ok(DType::F32),
         "f16" => Ok(DType::F16),
         "bf16" => Ok(DType::BF16),
-        _ => Err(unknown("dtype", name, ["f32", "f16", "bf16"].into_iter())),
+        _ => Err(unknown("dtype", name, &["f32", "f16", "bf16"])),
     }
 }
 
 fn parse_kv_cache(name: &str) -> Result<EightBits> {
     let found = EightBits::ALL.into_iter().find(|number| number.name() == name);
-    found.ok_or_else(|| unknown("kv_cache", name, EightBits::ALL.into_iter().map(EightBits::name)))
+    found.ok_or_else(|| unknown("kv_cache", name, &EightBits::ALL.map(EightBits::name)))
 }
 
-fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
-    let known: Vec<&str> = known.collect();
-    Error::usage(format!("unknown {what} {name:?}"), format!("known: {}", known.join(", ")))
-}
+#[cfg(test)]
+mod tests;

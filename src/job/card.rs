@@ -3,9 +3,8 @@
 
 use std::fmt::Write;
 
-use super::Engine;
-use super::adapter::FOLDER;
-use crate::plan::{Action, Plan, Step};
+use crate::export::adapter::FOLDER;
+use crate::plan::{Action, Engine, Plan, TensorPlan};
 
 /// Substitutions that are written out; the rest are counted.
 const LISTED: usize = 20;
@@ -51,7 +50,7 @@ fn front_matter(plan: &Plan, source: &str) -> String {
     if let Some(id) = hub_id(source) {
         let _ = writeln!(text, "base_model: {id}\nbase_model_relation: quantized");
     }
-    let library = if plan.request.format.single_file() { "llama.cpp" } else { "transformers" };
+    let library = if plan.request.format.capabilities().single_file { "llama.cpp" } else { "transformers" };
     let _ = writeln!(text, "library_name: {library}\ntags:\n- llmc\n- {}", plan.request.format.name());
     if let Some(scheme) = &plan.recipe.scheme {
         let _ = writeln!(text, "- {}", scheme.to_lowercase());
@@ -72,14 +71,18 @@ fn contents(plan: &Plan) -> String {
 }
 
 fn substitutions(plan: &Plan) -> String {
-    let changed: Vec<_> = plan.steps.iter().filter(|step| step.substituted).collect();
+    let changed: Vec<_> = plan.tensors.iter().filter(|tensor| tensor.substituted).collect();
     if changed.is_empty() {
         return String::new();
     }
-    let mut text =
-        format!("\n## Stored otherwise than asked\n\n{} of {} tensors:\n\n", changed.len(), plan.steps.len());
-    for step in changed.iter().take(LISTED) {
-        let _ = writeln!(text, "- `{}`: {}", step.output.name, step.note.as_deref().unwrap_or("substituted"));
+    let mut text = format!(
+        "\n## Stored otherwise than asked\n\n{} of {} tensors:\n\n",
+        changed.len(),
+        plan.tensors.len()
+    );
+    for tensor in changed.iter().take(LISTED) {
+        let _ =
+            writeln!(text, "- `{}`: {}", tensor.output.name, tensor.note.as_deref().unwrap_or("substituted"));
     }
     if changed.len() > LISTED {
         let _ = writeln!(text, "- and {} more, which `llmc plan` lists", changed.len() - LISTED);
@@ -89,10 +92,10 @@ fn substitutions(plan: &Plan) -> String {
 
 fn loading(plan: &Plan) -> String {
     let mut text = String::from("\n## Loading it\n");
-    for engine in plan.request.format.engines() {
+    for engine in plan.request.format.capabilities().engines {
         let (name, language, code) = snippet(*engine);
         let _ = writeln!(text, "\n{name}:\n\n```{language}\n{code}\n```");
-        if *engine == Engine::TransformersCompressed && plan.steps.iter().any(is_asymmetric) {
+        if *engine == Engine::TransformersCompressed && plan.tensors.iter().any(is_asymmetric) {
             text.push_str(ZERO_POINTS);
         }
     }
@@ -105,14 +108,10 @@ fn adapter(plan: &Plan) -> String {
     let Some(rank) = plan.request.compensation.as_ref().and_then(|method| method.rank()) else {
         return String::new();
     };
-    let packed = match plan.request.format.name() {
-        "compressed-tensors" => {
-            "PEFT needs the weights dequantized: load the model with `quantization_config=CompressedTensorsConfig(dequantize=True)`.\n\n"
-        }
-        _ => "",
-    };
+    let note = plan.request.format.capabilities().adapter_note;
+    let note = note.map_or(String::new(), |note| format!("{note}\n\n"));
     format!(
-        "\nWith the adapter that makes up for the error of quantization:\n\n{packed}```python\nfrom peft import PeftModel\n\n\
+        "\nWith the adapter that makes up for the error of quantization:\n\n{note}```python\nfrom peft import PeftModel\n\n\
          model = PeftModel.from_pretrained(model, \"PATH/{FOLDER}\")\n```\n\n```sh\nvllm serve PATH --enable-lora \
          --max-lora-rank {rank} --lora-modules compensated=PATH/{FOLDER}\n```\n"
     )
@@ -122,8 +121,8 @@ fn adapter(plan: &Plan) -> String {
 const ZERO_POINTS: &str =
     "\nZero points load with `quantization_config=CompressedTensorsConfig(dequantize=True)` only.\n";
 
-fn is_asymmetric(step: &Step) -> bool {
-    matches!(step.action, Action::Quantize(scheme) if !scheme.symmetric)
+fn is_asymmetric(tensor: &TensorPlan) -> bool {
+    matches!(tensor.action, Action::Quantize(scheme) if !scheme.symmetric)
 }
 
 /// How an engine is called, the language of the lines that load a model with it, and the lines.
@@ -162,17 +161,24 @@ fn provenance(plan: &Plan) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{plan, stored};
     use super::*;
+    use crate::export::test_support::stored;
+    use crate::recipe::Recipe;
     use crate::tensor::DType;
 
     #[test]
     fn a_card_says_how_what_and_where_from() {
-        let mut step = stored("a.weight", DType::BF16, &[4, 8]);
-        step.substituted = true;
-        step.note = Some("left dense: 8 columns".into());
-        let mut plan = plan(vec![step, stored("b", DType::F32, &[8])]);
-        plan.metadata.push(("llmc.recipe".into(), "scheme = \"w4a16\"\n".into()));
+        let mut tensor = stored("a.weight", DType::BF16, &[4, 8]);
+        tensor.substituted = true;
+        tensor.note = Some("left dense: 8 columns".into());
+        let recipe = Recipe { scheme: Some("w4a16".into()), ..Recipe::default() };
+        let plan = Plan {
+            request: recipe.resolve().expect("w4a16 is a preset"),
+            recipe,
+            tensors: vec![tensor, stored("b", DType::F32, &[8])],
+            dtype: DType::BF16,
+            metadata: vec![("llmc.recipe".into(), "scheme = \"w4a16\"\n".into())],
+        };
         let card = model_card(&plan, "llmc quantize org/name", "org/name@main");
         for expected in [
             "---\nbase_model: org/name\nbase_model_relation: quantized\nlibrary_name: transformers\n",
@@ -191,7 +197,7 @@ mod tests {
     #[test]
     fn only_hub_ids_are_base_models() {
         assert_eq!(hub_id("org/name@v1"), Some("org/name"));
-        for path in ["model.safetensors", "./a/b", "/a/b", "a/b/c", "../b", "src/export"] {
+        for path in ["model.safetensors", "./a/b", "/a/b", "a/b/c", "../b", "src/job"] {
             assert_eq!(hub_id(path), None, "{path}");
         }
     }

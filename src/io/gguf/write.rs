@@ -4,48 +4,67 @@
 
 use std::collections::HashSet;
 
+use super::ggml_types;
+use super::value::{Array, Metadata, Value};
 use crate::error::{Error, Result};
-use crate::export::{OutputFile, Part, PartPlace, SINGLE_FILE_NAME};
-use crate::io::gguf::{Array, Metadata, Value, ggml_types};
-use crate::plan::Plan;
 use crate::tensor::DType;
 
-/// Where tensors begin.
+/// Tensors begin at multiples of this many bytes.
 const ALIGNMENT: u64 = 32;
 
-/// A tensor that is known before any work.
+/// The description of a tensor in the header.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorInfo<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// Element type.
+    pub dtype: DType,
+    /// Row-major shape.
+    pub shape: &'a [usize],
+}
+
+/// A tensor whose values are known before the file is written.
 #[derive(Debug, Clone)]
 pub struct Constant {
-    /// Its name, type and shape.
-    pub part: Part,
-    /// As they are stored.
+    /// Name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// The stored bytes.
     pub bytes: Vec<u8>,
 }
 
 impl Constant {
-    /// A vector in F32.
+    /// Makes a vector in F32.
     pub fn vector(name: &str, values: &[f32]) -> Constant {
         Constant::new(name.to_owned(), vec![values.len()], values)
     }
 
-    /// A tensor in F32, of a row-major shape that has so many values.
+    /// Makes a tensor in F32. `shape` is row-major and has as many elements as `values`.
     pub fn new(name: String, shape: Vec<usize>, values: &[f32]) -> Constant {
-        Constant {
-            part: Part { name, dtype: DType::F32, shape },
-            bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        }
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Constant { name, dtype: DType::F32, shape, bytes }
+    }
+
+    fn info(&self) -> TensorInfo<'_> {
+        TensorInfo { name: &self.name, dtype: self.dtype, shape: &self.shape }
     }
 }
 
-/// The file of a plan. Constants come first, as part of the header's bytes.
-///
-/// # Errors
-/// Two tensors of one name; an element type that ggml does not have.
-pub fn file(plan: &Plan, metadata: &Metadata, constants: &[Constant]) -> Result<OutputFile> {
-    lay_out(parts(plan), metadata, constants)
+/// The layout of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layout {
+    /// The first bytes: header and constants.
+    pub header: Vec<u8>,
+    /// The offset of each tensor in the file.
+    pub offsets: Vec<u64>,
+    /// Total length in bytes.
+    pub len: u64,
 }
 
-/// The bytes of a file whose tensors are all known: what is no model.
+/// Returns the bytes of a file that has constants only.
 ///
 /// # Errors
 /// Two tensors of one name.
@@ -53,21 +72,24 @@ pub fn whole(metadata: &Metadata, constants: &[Constant]) -> Result<Vec<u8>> {
     Ok(lay_out(std::iter::empty(), metadata, constants)?.header)
 }
 
-fn lay_out<'a>(
-    parts: impl Iterator<Item = (usize, usize, &'a Part)>,
+/// Lays out a file. The constants come first, as part of the header's bytes.
+///
+/// # Errors
+/// Two tensors of one name; an element type that ggml does not have.
+pub fn lay_out<'a>(
+    tensors: impl Iterator<Item = TensorInfo<'a>>,
     metadata: &Metadata,
     constants: &[Constant],
-) -> Result<OutputFile> {
+) -> Result<Layout> {
     let mut names = HashSet::new();
     let mut end = 0;
     let mut infos = Vec::new();
     for constant in constants {
-        put_info(&mut infos, &constant.part, &mut end, &mut names)?;
+        put_info(&mut infos, constant.info(), &mut end, &mut names)?;
     }
-    let mut places = Vec::new();
-    for (step, part_index, part) in parts {
-        let offset = put_info(&mut infos, part, &mut end, &mut names)?;
-        places.push(PartPlace { step, part: part_index, offset });
+    let mut offsets = Vec::new();
+    for tensor in tensors {
+        offsets.push(put_info(&mut infos, tensor, &mut end, &mut names)?);
     }
     let mut header = prelude(metadata, names.len());
     header.extend(infos);
@@ -77,15 +99,8 @@ fn lay_out<'a>(
         header.extend(&constant.bytes);
         align(&mut header);
     }
-    places.iter_mut().for_each(|place| place.offset += start);
-    Ok(OutputFile { name: SINGLE_FILE_NAME.into(), header, parts: places, len: start + end })
-}
-
-fn parts(plan: &Plan) -> impl Iterator<Item = (usize, usize, &Part)> {
-    plan.steps
-        .iter()
-        .enumerate()
-        .flat_map(|(step, s)| s.parts.iter().enumerate().map(move |(at, part)| (step, at, part)))
+    offsets.iter_mut().for_each(|offset| *offset += start);
+    Ok(Layout { header, offsets, len: start + end })
 }
 
 /// Magic, version, counts, metadata.
@@ -102,30 +117,35 @@ fn prelude(metadata: &Metadata, tensors: usize) -> Vec<u8> {
     out
 }
 
-/// Writes a tensor's info, and gives its offset in the data, whose `end` it moves.
-fn put_info(out: &mut Vec<u8>, part: &Part, end: &mut u64, names: &mut HashSet<String>) -> Result<u64> {
-    let Some(number) = ggml_types::number(part.dtype) else {
-        let what = format!("{}: GGUF has no element type {}", part.name, part.dtype.name());
+/// Writes a tensor's info and returns its offset in the data, whose `end` it moves.
+fn put_info(
+    out: &mut Vec<u8>,
+    tensor: TensorInfo,
+    end: &mut u64,
+    names: &mut HashSet<String>,
+) -> Result<u64> {
+    let TensorInfo { name, dtype, shape } = tensor;
+    let Some(number) = ggml_types::number(dtype) else {
         return Err(Error::unsupported(
-            what,
+            format!("{name}: GGUF has no element type {}", dtype.name()),
             "leave the tensor out of the checkpoint, or use another format",
         ));
     };
-    if !names.insert(part.name.clone()) {
-        let what = format!("two tensors of the output would be named {}", part.name);
+    if !names.insert(name.to_owned()) {
         return Err(Error::unsupported(
-            what,
+            format!("two tensors of the output would be named {name}"),
             "the checkpoint has the same tensor under two names: remove one",
         ));
     }
+    let bytes = dtype.byte_len(shape).expect("a stored tensor has a size");
     let offset = *end;
-    put_string(out, &part.name);
-    let dims: &[usize] = if part.shape.is_empty() { &[1] } else { &part.shape };
+    put_string(out, name);
+    let dims: &[usize] = if shape.is_empty() { &[1] } else { shape };
     out.extend((dims.len() as u32).to_le_bytes());
     dims.iter().rev().for_each(|&dim| put_u64(out, dim));
     out.extend(number.to_le_bytes());
     out.extend(offset.to_le_bytes());
-    *end = (offset + part.byte_len() as u64).next_multiple_of(ALIGNMENT);
+    *end = (offset + bytes as u64).next_multiple_of(ALIGNMENT);
     Ok(offset)
 }
 

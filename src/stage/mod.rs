@@ -4,30 +4,13 @@ mod block;
 mod parameters;
 
 pub use block::{Block, Linear, Norm, Trainable, error_power, relative_error};
-pub use parameters::{nearest_key, parse, unknown_key};
+pub use parameters::parse;
 
 use ndarray::Array2;
 
 use crate::error::Result;
 use crate::numerics::{Scheme, Weight};
-use crate::quant;
 use crate::statistics::Needs;
-
-/// Every method, in the order `--help` lists them. The CLI's choices, recipe validation and the conformance tests
-/// iterate this list.
-pub const METHODS: &[Def] = &[
-    quant::rtn::DEF,
-    quant::mse::DEF,
-    quant::hqq::DEF,
-    quant::gptq::DEF,
-    quant::awq::DEF,
-    quant::awq::SCALE,
-    quant::smoothquant::DEF,
-    quant::rotate::DEF,
-    quant::autoround::DEF,
-    quant::eora::DEF,
-    quant::eora::LORC,
-];
 
 /// A registry entry.
 #[derive(Debug, Clone, Copy)]

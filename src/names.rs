@@ -1,0 +1,26 @@
+//! Errors for names that are not known: of schemes, methods, formats, recipes and keys. The hint gives the nearest known
+//! name, or all of them.
+
+use crate::error::Error;
+
+/// Similarity (Jaro-Winkler) from which a known name counts as near.
+const NEAR: f64 = 0.75;
+
+/// Returns the error for an unknown name.
+pub fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
+    let similarity = |known: &str| strsim::jaro_winkler(known, name);
+    let nearest = known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+    let hint = match nearest.filter(|known| similarity(known) > NEAR) {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => format!("known: {}", known.join(", ")),
+    };
+    Error::usage(format!("unknown {what} {name:?}"), hint)
+}
+
+/// Returns the hint for serde's message about an unknown field; `None` for other messages.
+pub fn nearest_key(message: &str) -> Option<String> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let field = quoted.next().filter(|_| message.starts_with("unknown field"))?;
+    let known: Vec<&str> = quoted.collect();
+    unknown("key", field, &known).hint().map(str::to_owned)
+}

@@ -1,0 +1,74 @@
+//! A plan: every tensor of an output and what becomes of it, resolved and printable, before any work.
+
+use std::collections::HashMap;
+
+use super::format::Contents;
+use super::request::Request;
+use super::tensors::{Action, TensorPlan};
+use crate::error::{Error, Result};
+use crate::numerics::Scheme;
+use crate::recipe::Recipe;
+use crate::tensor::DType;
+
+/// Everything that will be done, resolved and printable.
+#[derive(Clone)]
+pub struct Plan {
+    /// What was asked.
+    pub recipe: Recipe,
+    /// The recipe's names, looked up.
+    pub request: Request,
+    /// Every tensor of the output, in the order of the input.
+    pub tensors: Vec<TensorPlan>,
+    /// The model's float type: that of most of its weights, or what `--dtype` asks for.
+    pub dtype: DType,
+    /// String metadata for the files' headers: version, recipe, blake3 of the inputs.
+    pub metadata: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// What each quantized source becomes, by its name, and the number of its [`TensorPlan::fused`].
+    pub fn schemes(&self) -> HashMap<&str, (Scheme, Option<usize>)> {
+        let mut schemes = HashMap::new();
+        for tensor in &self.tensors {
+            let Action::Quantize(scheme) = tensor.action else { continue };
+            schemes.extend(tensor.sources().map(|source| (source, (scheme, tensor.fused))));
+        }
+        schemes
+    }
+
+    /// The contents of the output's files, for its format.
+    pub fn contents(&self) -> Contents<'_> {
+        Contents {
+            tensors: &self.tensors,
+            dtype: self.dtype,
+            dtype_requested: self.recipe.dtype.is_some(),
+            activations: self.request.activations,
+            kv_cache: self.request.kv_cache,
+            max_shard_size: self.recipe.max_shard_size,
+            metadata: &self.metadata,
+        }
+    }
+
+    /// Bytes of weights that will be stored.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(TensorPlan::bytes).sum()
+    }
+
+    /// With `strict`: refuses what is stored otherwise than asked.
+    pub fn refuse_substitutions(&self) -> Result<()> {
+        let changed: Vec<&TensorPlan> = self.tensors.iter().filter(|tensor| tensor.substituted).collect();
+        match changed.first() {
+            Some(first) if self.recipe.strict => Err(Error::unsupported(
+                format!(
+                    "--strict: {} of {} tensors cannot be stored as asked; the first is {}: {}",
+                    changed.len(),
+                    self.tensors.len(),
+                    first.output.name,
+                    first.note.as_deref().unwrap_or_default(),
+                ),
+                "they are marked ! above; leave --strict out to accept them",
+            )),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The lists of methods and formats, and recipes resolved against them.
+
+mod methods;
+mod resolve;
+
+pub use methods::METHODS;

@@ -1,0 +1,21 @@
+//! A method's parameters, as recipes give them: TOML keys that are the fields of its struct.
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::names::nearest_key;
+
+/// Reads a method's parameters from a table. Its struct is `#[serde(default, deny_unknown_fields)]`.
+///
+/// # Errors
+/// Unknown keys, with the nearest known one; values of another type.
+pub fn parse<P: DeserializeOwned>(method: &str, table: &toml::Table) -> Result<P> {
+    table.clone().try_into().map_err(|e: toml::de::Error| {
+        let what = format!("parameters of {method}: {}", e.message());
+        let hint = nearest_key(e.message());
+        Error::usage(
+            what,
+            hint.unwrap_or_else(|| "recipes/README.md lists the parameters of every method".to_owned()),
+        )
+    })
+}
