@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::map::MappedFile;
 use crate::error::{Error, Result};
 use crate::model::Transform;
-use crate::numerics::{Grid, QTensor, Scheme, Weight};
+use crate::numerics::{QTensor, Scheme, Weight};
 use crate::tensor::{DType, rows_cols};
 
 /// A tensor as a file stores it: validated to lie within the file and to be as long as its shape says.
@@ -229,13 +229,12 @@ impl Checkpoint {
             return Ok(None);
         }
         let [all, cols] = source.rows_cols();
-        let mut codes = Vec::new();
+        let mut bytes = Vec::new();
         for row in rows.clone() {
             let stored = source.transform.stored_row(row, all);
-            codes.extend_from_slice(self.stored_bytes(source, raw, stored..stored + 1, cols)?);
+            bytes.extend_from_slice(self.stored_bytes(source, raw, stored..stored + 1, cols)?);
         }
-        let (scheme, grid) = (Scheme::ggml(*block), Grid::default());
-        Ok(Some(QTensor { scheme, rows: rows.len(), cols, codes, grid, g_idx: None }))
+        Ok(Some(QTensor::blocks(*block, [rows.len(), cols], bytes)))
     }
 
     /// Gives the pages of these rows back to the system. Codes lie in memory as their engine likes, so those of a

@@ -298,7 +298,7 @@ fn overflows(tensor: &TensorPlan, methods: &str) -> Error {
 
 /// Whether codes that calibration made are what a tensor stores: of its scheme, but for the type of the scales.
 fn stores(scheme: &Scheme, made: &QTensor) -> bool {
-    Scheme { scale: made.scheme.scale, ..*scheme } == made.scheme
+    Scheme { scale: made.scheme().scale, ..*scheme } == made.scheme()
 }
 
 /// The rows of a chunk, apart where the importance of columns is.

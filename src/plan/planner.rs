@@ -12,7 +12,7 @@ use super::tensors::{Action, Measured, OutputTensor, Part, TensorPlan};
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source, Stored};
 use crate::numerics::ggml::integers;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{Granularity, Number, Scheme};
 use crate::recipe::Recipe;
 use crate::tensor::{BlockType, DType, rows_cols};
@@ -262,7 +262,7 @@ impl Planner<'_> {
 
     /// What calibration measures of a linear.
     fn measures(&self, output: &OutputTensor, action: &Action) -> Vec<Measured> {
-        let inputs = self.request.activations.and_then(Activations::measured);
+        let inputs = self.request.activations.and_then(ActivationScheme::measured);
         let quantized = matches!(action, Action::Quantize(_));
         let input = inputs.filter(|_| quantized).map(|_| Measured::Input);
         let cached = if self.request.kv_cache.is_some() { cached(&output.name) } else { &[] };

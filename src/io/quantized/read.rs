@@ -8,7 +8,7 @@ use super::bits::{self, Columns};
 use super::{Layout, RawTensor};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
-use crate::numerics::{Granularity, Grid, Number, QTensor, Scheme, convert};
+use crate::numerics::{Codes, Granularity, Grid, Number, QTensor, ScalarCodes, Scheme, convert};
 use crate::tensor::DType;
 
 /// Nibble of an AWQ word that holds channel 8c + j, by j: the inverse of the order [0, 2, 4, 6, 1, 3, 5, 7].
@@ -27,10 +27,8 @@ pub(super) struct Reader<'a> {
 impl Reader<'_> {
     /// Codes, grid and, where columns are out of order, their groups.
     pub fn read(&self) -> Result<QTensor> {
-        Ok(QTensor {
+        let codes = ScalarCodes {
             scheme: self.row_scheme(),
-            rows: self.rows.len(),
-            cols: self.cols,
             codes: self.codes()?,
             grid: Grid {
                 scales: self.scales(),
@@ -41,7 +39,8 @@ impl Reader<'_> {
                     .map(|part| floats(part.dtype, self.bytes(part))[0]),
             },
             g_idx: self.g_idx()?,
-        })
+        };
+        Ok(QTensor { rows: self.rows.len(), cols: self.cols, codes: Codes::Scalar(codes) })
     }
 
     /// The scheme of these rows: by groups, where they begin within a block.

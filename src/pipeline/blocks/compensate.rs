@@ -37,7 +37,7 @@ impl Blocks<'_> {
         inputs: Vec<Statistics>,
     ) -> Result<()> {
         let scheme = |linear: &Linear| match &linear.weight {
-            Weight::Quantized(q) => Some(q.scheme),
+            Weight::Quantized(q) => Some(q.scheme()),
             Weight::Dense(_) => None,
         };
         let quantized: Vec<(usize, Scheme)> =

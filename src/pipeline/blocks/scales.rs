@@ -8,7 +8,7 @@ use super::passes::not_finite;
 use crate::error::Result;
 use crate::model::BlockLayout;
 use crate::numerics::EightBits;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::pipeline::stream::Run;
 use crate::plan::Measured;
 use crate::statistics::{Needs, Statistics, largest};
@@ -31,7 +31,7 @@ impl Scales {
             tensor.scales().map(|(what, _)| (source.clone(), what)).collect::<Vec<_>>()
         };
         Scales {
-            inputs: requests().filter_map(activations).find_map(Activations::measured),
+            inputs: requests().filter_map(activations).find_map(ActivationScheme::measured),
             cache: requests().find_map(|request| request.kv_cache),
             wanted: runs.iter().flat_map(|run| &run.plan.tensors).flat_map(of_tensor).collect(),
         }
