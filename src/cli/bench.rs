@@ -151,7 +151,7 @@ impl Arguments {
             Ok((self.decode * sequences) as f64 / start.elapsed().as_secs_f64())
         })?;
         // Of experts, how many are read depends on the tokens.
-        let dense = model.config().experts.is_none();
+        let dense = !model.model().has_experts();
         let bytes_per_token = dense.then(|| model.weight_bytes() as f64 / sequences as f64);
         let test = if sequences == 1 { "decode".into() } else { format!("decode, batch of {sequences}") };
         Ok(Measurement { test, speeds, bytes_per_token })

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 #[cfg(feature = "candle-cuda")]
 use crate::io::cache_folder;
-use crate::model::{Batch, Config, Decoder, Weights};
+use crate::model::{Batch, Decoder, Model, Weights};
 use crate::tensor::DType;
 
 /// How a model is run.
@@ -54,14 +54,13 @@ impl LanguageModel {
     ) -> Result<LanguageModel> {
         let checkpoint = checkpoint.into();
         let stored = Stored(Arc::clone(&checkpoint));
-        let config = stored.config()?;
+        let model = stored.model()?;
         let weights: Box<dyn Weights + Sync> = match adapter {
             Some(adapter) => Box::new(Adapted::new(&checkpoint, adapter)?),
             None => Box::new(stored),
         };
         // Within the pool, so that parallel loops of the load start from a worker.
-        let (decoder, weight_bytes) =
-            rayon::scope(|_| place(config, weights.as_ref(), options, &checkpoint))?;
+        let (decoder, weight_bytes) = rayon::scope(|_| place(model, weights.as_ref(), options, &checkpoint))?;
         Ok(LanguageModel { checkpoint, decoder, weight_bytes })
     }
 
@@ -70,9 +69,9 @@ impl LanguageModel {
         &self.checkpoint
     }
 
-    /// What it was configured as.
-    pub fn config(&self) -> &Config {
-        self.decoder.config()
+    /// Returns its description.
+    pub fn model(&self) -> &Model {
+        self.decoder.model()
     }
 
     /// Rows of the embedding: token ids must be below.
@@ -87,7 +86,7 @@ impl LanguageModel {
 
     /// Positions that the model was made for.
     pub fn context_limit(&self) -> Option<usize> {
-        self.config().context
+        self.model().context
     }
 
     /// An empty cache of so many sequences.
@@ -120,13 +119,13 @@ impl LanguageModel {
 
 /// Loads a decoder where it is to run, and says how many bytes its linear weights take there.
 fn place(
-    config: Config,
+    model: Model,
     weights: &dyn Weights,
     options: Options,
     checkpoint: &Checkpoint,
 ) -> Result<(Box<dyn Placed>, usize)> {
     let Some(number) = options.gpu else {
-        let decoder = Decoder::load(Cpu::new(options.activations), config, weights)?;
+        let decoder = Decoder::load(Cpu::new(options.activations), model, weights)?;
         let bytes = decoder.backend().weight_bytes();
         return Ok((Box::new(decoder), bytes));
     };
@@ -137,7 +136,7 @@ fn place(
     let backend = Candle::new(Device::Cuda(number), dtype)?;
     #[cfg(feature = "candle-cuda")]
     let backend = backend.choosing_by(Table::open(cache_folder().as_deref())?);
-    let decoder = Decoder::load(backend, config, weights)?;
+    let decoder = Decoder::load(backend, model, weights)?;
     let bytes = decoder.backend().weight_bytes();
     Ok((Box::new(decoder), bytes))
 }

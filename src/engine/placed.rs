@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::model::{self, Batch, Config, Decoder};
+use crate::model::{Batch, Decoder, Model, State};
 
 /// Most bytes of logits that exist at a time.
 const LOGIT_BYTES: usize = 16 << 20;
@@ -28,31 +28,31 @@ impl Cache {
     }
 
     /// As the backend knows it.
-    fn of<B: Backend + 'static>(&mut self) -> &mut model::Cache<B> {
+    fn of<B: Backend + 'static>(&mut self) -> &mut State<B> {
         let cache: &mut dyn Any = self.0.as_mut();
         cache.downcast_mut().expect("a cache is used with the model that made it")
     }
 }
 
-/// [`model::Cache`] of any backend.
+/// [`State`] of any backend.
 trait Slots: Any + Send {
     fn len(&self, slot: usize) -> usize;
     fn slots(&self) -> usize;
 }
 
-impl<B: Backend + 'static> Slots for model::Cache<B> {
+impl<B: Backend + 'static> Slots for State<B> {
     fn len(&self, slot: usize) -> usize {
-        model::Cache::len(self, slot)
+        State::len(self, slot)
     }
 
     fn slots(&self) -> usize {
-        model::Cache::slots(self)
+        State::slots(self)
     }
 }
 
 /// [`Decoder`] on any backend.
 pub trait Placed: Send + Sync {
-    fn config(&self) -> &Config;
+    fn model(&self) -> &Model;
     fn vocabulary(&self) -> usize;
     fn cache(&self, slots: usize) -> Result<Cache>;
     fn copy(&self, cache: &mut Cache, from: usize, to: usize, len: usize) -> Result<()>;
@@ -61,8 +61,8 @@ pub trait Placed: Send + Sync {
 }
 
 impl<B: Backend + 'static> Placed for Decoder<B> {
-    fn config(&self) -> &Config {
-        Decoder::config(self)
+    fn model(&self) -> &Model {
+        Decoder::model(self)
     }
 
     fn vocabulary(&self) -> usize {
@@ -70,7 +70,7 @@ impl<B: Backend + 'static> Placed for Decoder<B> {
     }
 
     fn cache(&self, slots: usize) -> Result<Cache> {
-        Ok(Cache(Box::new(Decoder::cache(self, slots)?)))
+        Ok(Cache(Box::new(Decoder::state(self, slots)?)))
     }
 
     fn copy(&self, cache: &mut Cache, from: usize, to: usize, len: usize) -> Result<()> {

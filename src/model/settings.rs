@@ -2,14 +2,31 @@
 
 use serde_json::Value;
 
-use super::config::{Experts, Layer, NormKind};
-use crate::backend::{Activation, Routing};
+use crate::backend::Activation;
 use crate::error::{Error, Result};
 
 /// Beyond any model: what a damaged config.json must not make llmc allocate.
 const LARGEST: u64 = 1 << 24;
 /// Likewise, of decoder blocks.
 const MOST_LAYERS: usize = 4096;
+
+/// The keys under which an architecture's config.json has the settings that every model has. The first one that is there
+/// counts; of an empty list, the default of the architecture does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SettingKeys {
+    /// Width of the residual stream.
+    pub hidden: &'static [&'static str],
+    /// Positions that the model was made for.
+    pub context: &'static [&'static str],
+    /// Query heads.
+    pub heads: &'static [&'static str],
+    /// Key and value heads.
+    pub kv_heads: &'static [&'static str],
+    /// The feed-forward network's function.
+    pub activation: &'static [&'static str],
+    /// The number that norms add to the variance.
+    pub epsilon: &'static [&'static str],
+}
 
 /// A config.json.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +51,8 @@ impl Settings<'_> {
         }
     }
 
-    /// Whether config.json has the key, be it null.
-    pub fn mentions(&self, key: &str) -> bool {
+    /// True if config.json has the key, be it null.
+    fn mentions(&self, key: &str) -> bool {
         self.0.get(key).is_some()
     }
 
@@ -46,8 +63,8 @@ impl Settings<'_> {
     }
 
     /// A real number, or its default.
-    pub fn number_or(&self, key: &str, default: f64) -> Result<f32> {
-        Ok(self.number(&[key])?.unwrap_or(default) as f32)
+    pub fn number_or(&self, keys: &[&str], default: f32) -> Result<f32> {
+        Ok(self.number(keys)?.map_or(default, |number| number as f32))
     }
 
     /// A real number or null; its default where the key is not there.
@@ -96,49 +113,32 @@ impl Settings<'_> {
         }
     }
 
-    /// An RMSNorm's settings.
-    pub fn rms_norm(&self, epsilon: f64) -> Result<NormKind> {
-        let epsilon = self.number_or("rms_norm_eps", epsilon)?;
-        Ok(NormKind { centered: false, epsilon, plus_one: false })
-    }
-
-    /// A LayerNorm's settings.
-    pub fn layer_norm(&self, key: &str, epsilon: f64) -> Result<NormKind> {
-        Ok(NormKind { centered: true, epsilon: self.number_or(key, epsilon)?, plus_one: false })
-    }
-
-    /// One [`Layer`] per block: sliding where `layer_types` says so, or, where config.json has none, where `slides` does.
-    pub fn layers(&self, window: Option<usize>, slides: impl Fn(usize) -> bool) -> Result<Vec<Layer>> {
+    /// The number of blocks.
+    pub fn blocks(&self) -> Result<usize> {
         let count = self.size(&["num_hidden_layers", "n_layer"])?;
         if count > MOST_LAYERS {
             return Err(wrong("num_hidden_layers", "a number of blocks that some model has", &count.into()));
         }
-        let types = self.0.get("layer_types").and_then(Value::as_array);
-        for kind in types.into_iter().flatten() {
-            if !matches!(kind.as_str(), Some("full_attention" | "sliding_attention")) {
-                let what = format!("config.json: a layer of type {kind}");
-                return Err(Error::unsupported(what, "llmc runs layers of full and of sliding attention"));
-            }
-        }
-        let is_sliding = |i: usize| match types.and_then(|types| types.get(i)?.as_str()) {
-            Some(kind) => kind == "sliding_attention",
-            None => slides(i),
-        };
-        let layer = |i| Layer { window: window.filter(|_| is_sliding(i)), rotary: 0 };
-        Ok((0..count).map(layer).collect())
+        Ok(count)
     }
 
-    /// A mixture of experts' settings.
-    pub fn experts(&self, renormalize: bool) -> Result<Option<Experts>> {
-        let Some(count) = self.optional(&["num_experts", "num_local_experts"])?.filter(|n| *n > 0) else {
-            return Ok(None);
+    /// True or false for each block whose attention `layer_types` calls sliding or full; empty where config.json has no list.
+    pub fn sliding(&self) -> Result<Vec<bool>> {
+        let types = self.0.get("layer_types").and_then(Value::as_array);
+        let is_sliding = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => {
+                let what = format!("config.json: a layer of type {kind}");
+                Err(Error::unsupported(what, "llmc runs layers of full and of sliding attention"))
+            }
         };
-        let top_k = self.size(&["num_experts_per_tok"])?;
-        if top_k > count {
-            let expected = format!("at most {count}, the number of experts");
-            return Err(wrong("num_experts_per_tok", &expected, &Value::from(top_k)));
-        }
-        Ok(Some(Experts { count, routing: Routing { top_k, renormalize } }))
+        types.into_iter().flatten().map(is_sliding).collect()
+    }
+
+    /// The error for a setting that has a wrong value.
+    pub fn wrong(&self, key: &str, expected: &str) -> Error {
+        wrong(key, expected, self.0.get(key).unwrap_or(&Value::Null))
     }
 
     fn first<'k>(&self, keys: &[&'k str]) -> Option<(&'k str, &Value)> {

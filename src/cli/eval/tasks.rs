@@ -125,7 +125,7 @@ fn ask_all(
         tokenizer: &tokenizer,
         chat: arguments.chat.then(|| ChatTemplate::open(model.checkpoint())).transpose()?,
         context: limit,
-        budget: batch.unwrap_or_else(|| memory::budget(model.config())),
+        budget: batch.unwrap_or_else(|| memory::budget(model.model())),
         watch: Watch { interrupted: &context.interrupted, progress: &progress },
     };
     let options = Options {

@@ -1,6 +1,6 @@
 //! How many tokens the slots of a batch may hold: what fits a part of the free memory, and no more than keeps the cores busy.
 
-use crate::model::Config;
+use crate::model::Model;
 
 /// Beyond this a batch gets no faster, and progress comes in larger jumps.
 const MOST: usize = 8192;
@@ -13,9 +13,9 @@ const FREE: u64 = 4 << 30;
 ///
 /// A token costs its keys and values in f32, layers · 2 · kv_heads · head_dim · 4 bytes, and while it is run its
 /// activations: about eight vectors of the hidden size, and the two halves of the feed-forward layer, taken as 4·hidden each.
-pub fn budget(config: &Config) -> usize {
-    let kept = config.layers.len() * 2 * config.kv_heads * config.head_dim * 4;
-    let run = (8 + 2 * 4) * config.hidden * 4;
+pub fn budget(model: &Model) -> usize {
+    let kept = model.state_values() * 4;
+    let run = (8 + 2 * 4) * model.hidden * 4;
     let free =
         std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text)).unwrap_or(FREE);
     let tokens = usize::try_from(free / SHARE).unwrap_or(usize::MAX) / (kept + run).max(1);
