@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, LinearPlace, block_layout};
@@ -42,7 +42,7 @@ pub fn estimate(
     tokens: usize,
     threads: usize,
 ) -> Result<Estimate> {
-    let stored = Stored(Arc::clone(checkpoint));
+    let stored = CheckpointWeights(Arc::clone(checkpoint));
     let model = stored.model()?;
     let layout = block_layout(&model, &stored, 0)?;
     let shapes = shapes(checkpoint, &layout)?;

@@ -10,7 +10,7 @@ use super::report::{BlockReport, Reports};
 use super::weights::Current;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::calib::Known;
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, Embedding, Model, block_layout};
@@ -34,7 +34,7 @@ pub struct Material<'a> {
 /// # Errors
 /// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
 pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Model, Vec<BlockLayout>)> {
-    let stored = Stored(Arc::clone(checkpoint));
+    let stored = CheckpointWeights(Arc::clone(checkpoint));
     let model = stored.model()?;
     let layouts = (0..model.layers.len()).map(|block| block_layout(&model, &stored, block));
     let layouts = layouts.collect::<Result<_>>()?;
