@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::layout::module;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
-use crate::plan::{Action, Contents, TensorPlan};
+use crate::plan::{Action, Contents, FUSED_PROJECTIONS, TensorPlan};
 
 /// Modules that share a scheme.
 #[derive(Debug, Clone)]
@@ -90,16 +90,16 @@ pub fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a s
     patterns.into_iter().map(|pattern| format!("{pattern}$")).collect()
 }
 
-/// The patterns, and those of the modules that engines fuse where all their members are matched: for readers that look
-/// the fused name up and not its members'.
+/// Adds the patterns of the modules that engines fuse, where all their members are matched: some readers look the fused name
+/// up, and not its members'.
 pub fn with_fused(mut patterns: Vec<String>) -> Vec<String> {
-    const FUSED: &[(&str, &[&str])] =
-        &[("qkv_proj$", &["q_proj$", "k_proj$", "v_proj$"]), ("gate_up_proj$", &["gate_proj$", "up_proj$"])];
     let members: HashSet<String> = patterns.iter().cloned().collect();
-    for (whole, parts) in FUSED {
-        let prefixes = members.iter().filter_map(|pattern| pattern.strip_suffix(parts[0]));
-        let all = |prefix: &&str| parts.iter().all(|part| members.contains(&format!("{prefix}{part}")));
-        let mut fused: Vec<String> = prefixes.filter(all).map(|prefix| format!("{prefix}{whole}")).collect();
+    for (whole, parts) in FUSED_PROJECTIONS {
+        let is_matched = |prefix: &str, part: &str| members.contains(&format!("{prefix}{part}$"));
+        let first = format!("{}$", parts[0]);
+        let prefixes = members.iter().filter_map(|pattern| pattern.strip_suffix(&first));
+        let complete = prefixes.filter(|prefix| parts.iter().all(|part| is_matched(prefix, part)));
+        let mut fused: Vec<String> = complete.map(|prefix| format!("{prefix}{whole}_proj$")).collect();
         fused.sort();
         patterns.append(&mut fused);
     }
