@@ -1,4 +1,4 @@
-//! An architecture: the outline of its models, and their form in GGUF.
+//! An architecture: the outline of its models, and their form in GGUF. Plain data, and look-ups in it.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use super::transform::Transform;
 use super::weights::OTHER_BASES;
 use crate::error::Result;
 
-/// An architecture: tables, and two hooks for what tables cannot say.
+/// An architecture: tables, and two functions for everything that does not fit into tables.
 #[derive(Debug)]
 pub struct Arch {
     /// Hugging Face `model_type` and class of the models that it covers; a GGUF is rebuilt as the first.
@@ -31,7 +31,7 @@ pub struct GgufForm {
     pub keys: &'static [&'static [Key]],
     /// Settings of every such model that config.json has and GGUF does not have.
     pub fixed: &'static [(&'static str, Fixed)],
-    /// How its tensors differ in GGUF.
+    /// The difference of its tensors in GGUF.
     pub changes: Changes,
     /// Completes a config.json rebuilt from a GGUF.
     pub complete: fn(&mut Map<String, Value>, &HasTensor),
@@ -119,26 +119,26 @@ impl Fixed {
 /// Returns true if a GGUF has a tensor of some name: all that [`GgufForm::complete`] may look at.
 pub type HasTensor<'a> = dyn Fn(&str) -> bool + 'a;
 
-/// For [`Arch::adjust`]: nothing to change.
+/// Changes nothing, for [`Arch::adjust`].
 pub(super) fn adjust(_: &Settings, _: &mut Model) -> Result<()> {
     Ok(())
 }
 
-/// For [`GgufForm::complete`]: nothing to add.
+/// Adds nothing, for [`GgufForm::complete`].
 pub(super) fn complete(_: &mut Map<String, Value>, _: &HasTensor) {}
 
-/// A setting that every model gives.
+/// Returns the key of a whole number that every model gives.
 pub(super) const fn int(hf: &'static str, gguf: &'static str) -> Key {
     Key { hf, gguf, kind: KeyType::Int, missing: Missing::Refuse }
 }
 
-/// A real setting that every model gives.
+/// Returns the key of a real number that every model gives.
 pub(super) const fn float(hf: &'static str, gguf: &'static str) -> Key {
     Key { hf, gguf, kind: KeyType::Float, missing: Missing::Refuse }
 }
 
 impl Key {
-    /// The same setting, with a meaning for its absence.
+    /// Returns the same key, with a meaning for its absence.
     pub(super) const fn or(self, missing: Missing) -> Key {
         Key { missing, ..self }
     }

@@ -17,7 +17,7 @@ pub struct Block<B: Backend> {
     parallel: bool,
 }
 
-/// The norms around a sub-layer, where there are any.
+/// The norms around a mixer or a feed-forward network, where there are any.
 struct NormTriple<B: Backend> {
     input: Option<B::Norm>,
     output: Option<B::Norm>,
@@ -35,7 +35,7 @@ impl<B: Backend> NormTriple<B> {
         self.input.as_ref().map(|norm| backend.norm(x, norm)).transpose()
     }
 
-    /// after(x + output(y)).
+    /// Returns after(x + output(y)).
     fn join(&self, backend: &B, x: B::Tensor, y: B::Tensor) -> Result<B::Tensor> {
         let y = normed(backend, y, self.output.as_ref())?;
         normed(backend, backend.add(x, &y)?, self.after.as_ref())
@@ -67,7 +67,8 @@ impl<B: Backend> Block<B> {
         })
     }
 
-    /// [rows, hidden] → [rows, hidden]. `rotations` are those of the batch ([`Model::rotations`]).
+    /// Returns the hidden states behind the block: [rows, hidden] → [rows, hidden]. `rotations` are those of
+    /// the batch ([`Model::rotations`]).
     pub fn forward(
         &self,
         backend: &B,

@@ -72,7 +72,7 @@ impl<B: Backend> Decoder<B> {
         normed(&self.backend, x, self.final_norm.as_ref())
     }
 
-    /// [rows, hidden] → [rows, vocabulary].
+    /// Returns logits: [rows, hidden] → [rows, vocabulary].
     ///
     /// # Errors
     /// [`Error::Unsupported`] for encoders, which have no head.

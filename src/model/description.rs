@@ -32,7 +32,7 @@ pub struct Model {
     pub layers: Vec<Layer>,
 }
 
-/// What the models of an architecture have in common: names, and defaults for settings that config.json leaves out (those of
+/// The common part of all models of an architecture: names, and defaults for settings that config.json leaves out (those of
 /// transformers' configuration class).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outline {
@@ -92,7 +92,7 @@ impl Outline {
 }
 
 impl Model {
-    /// The attention of each layer.
+    /// Returns the attention of each layer.
     pub(super) fn attentions(&mut self) -> impl Iterator<Item = &mut Attention> {
         self.layers.iter_mut().map(|layer| {
             let Mixer::Attention(attention) = &mut layer.mixer;

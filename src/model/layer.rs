@@ -40,12 +40,12 @@ pub struct SublayerNorms {
 }
 
 impl SublayerNorms {
-    /// A norm of the input alone.
+    /// Returns a norm of the input alone.
     pub const fn before(input: &'static str) -> SublayerNorms {
         SublayerNorms { input: Some(input), output: None, after: None }
     }
 
-    /// A norm of the residual stream afterwards alone.
+    /// Returns a norm of the residual stream afterwards alone.
     pub const fn after(after: &'static str) -> SublayerNorms {
         SublayerNorms { input: None, output: None, after: Some(after) }
     }

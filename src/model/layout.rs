@@ -94,7 +94,7 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A walk that begins before the block's first linear.
+    /// Makes a walk that begins before the block's first linear.
     pub fn new(weights: &'a dyn Weights, frame: &'a Frame, hidden: usize, block: usize) -> Self {
         let tensors = Tensors::new(weights, frame);
         Walk { frame, tensors, block, hidden, inputs: 0, layout: BlockLayout::default() }

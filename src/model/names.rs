@@ -132,7 +132,7 @@ pub struct TensorName {
 }
 
 impl TensorName {
-    /// A tensor of this role and name.
+    /// Makes a tensor of this role and name.
     pub fn new(role: TensorRole, hf: &'static str) -> TensorName {
         TensorName { role, hf }
     }

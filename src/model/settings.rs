@@ -5,9 +5,9 @@ use serde_json::Value;
 use crate::backend::Activation;
 use crate::error::{Error, Result};
 
-/// Beyond any model: what a damaged config.json must not make llmc allocate.
+/// The largest number: beyond any model. A damaged config.json must not make llmc allocate more.
 const LARGEST: u64 = 1 << 24;
-/// Likewise, of decoder blocks.
+/// The most decoder blocks: beyond any model.
 const MOST_LAYERS: usize = 4096;
 
 /// The keys under which an architecture's config.json has the settings that every model has. The first one that is there
@@ -33,7 +33,7 @@ pub struct SettingKeys {
 pub struct Settings<'a>(pub &'a Value);
 
 impl Settings<'_> {
-    /// A whole number under the first of `keys` that is there.
+    /// Reads a whole number under the first of `keys` that is there.
     pub fn optional(&self, keys: &[&str]) -> Result<Option<usize>> {
         let Some((key, value)) = self.first(keys) else { return Ok(None) };
         match value.as_u64().filter(|number| *number <= LARGEST) {
@@ -42,7 +42,7 @@ impl Settings<'_> {
         }
     }
 
-    /// A whole number that must be there, and positive.
+    /// Reads a whole number that must be there, and positive.
     pub fn size(&self, keys: &[&str]) -> Result<usize> {
         match self.optional(keys)? {
             Some(0) => Err(wrong(keys[0], "a positive number", &Value::from(0))),
@@ -51,41 +51,41 @@ impl Settings<'_> {
         }
     }
 
-    /// True if config.json has the key, be it null.
+    /// Returns true if config.json has the key, even if it is null.
     fn mentions(&self, key: &str) -> bool {
         self.0.get(key).is_some()
     }
 
-    /// A real number.
+    /// Reads a real number.
     pub fn number(&self, keys: &[&str]) -> Result<Option<f64>> {
         let Some((key, value)) = self.first(keys) else { return Ok(None) };
         value.as_f64().map(Some).ok_or_else(|| wrong(key, "a number", value))
     }
 
-    /// A real number, or its default.
+    /// Reads a real number, or its default.
     pub fn number_or(&self, keys: &[&str], default: f32) -> Result<f32> {
         Ok(self.number(keys)?.map_or(default, |number| number as f32))
     }
 
-    /// A real number or null; its default where the key is not there.
+    /// Reads a real number or null; its default where the key is not there.
     pub fn nullable(&self, key: &str, default: f64) -> Result<Option<f32>> {
         let number = if self.mentions(key) { self.number(&[key])? } else { Some(default) };
         Ok(number.map(|number| number as f32))
     }
 
-    /// A flag, or its default.
+    /// Reads a flag, or its default.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
         let Some((key, value)) = self.first(&[key]) else { return Ok(default) };
         value.as_bool().ok_or_else(|| wrong(key, "true or false", value))
     }
 
-    /// The window of sliding layers; its default where the key is not there.
+    /// Reads the window of sliding layers; its default where the key is not there.
     pub fn window(&self, default: Option<usize>) -> Result<Option<usize>> {
         let key = "sliding_window";
         if self.mentions(key) { self.optional(&[key]) } else { Ok(default) }
     }
 
-    /// A string.
+    /// Reads a string.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.as_str()
     }
@@ -101,7 +101,7 @@ impl Settings<'_> {
         }
     }
 
-    /// The feed-forward's function, by transformers' name.
+    /// Reads the feed-forward network's function, by transformers' name.
     pub fn activation(&self, keys: &[&str], default: Activation) -> Result<Activation> {
         let Some((key, value)) = self.first(keys) else { return Ok(default) };
         match value.as_str() {
@@ -113,7 +113,7 @@ impl Settings<'_> {
         }
     }
 
-    /// The number of blocks.
+    /// Reads the number of blocks.
     pub fn blocks(&self) -> Result<usize> {
         let count = self.size(&["num_hidden_layers", "n_layer"])?;
         if count > MOST_LAYERS {
@@ -122,7 +122,8 @@ impl Settings<'_> {
         Ok(count)
     }
 
-    /// True or false for each block whose attention `layer_types` calls sliding or full; empty where config.json has no list.
+    /// Reads `layer_types`: true for each block with sliding attention, false for full attention. Empty if config.json has no
+    /// such list.
     pub fn sliding(&self) -> Result<Vec<bool>> {
         let types = self.0.get("layer_types").and_then(Value::as_array);
         let is_sliding = |kind: &Value| match kind.as_str() {
@@ -136,7 +137,7 @@ impl Settings<'_> {
         types.into_iter().flatten().map(is_sliding).collect()
     }
 
-    /// The error for a setting that has a wrong value.
+    /// Returns the error for a setting that has a wrong value.
     pub fn wrong(&self, key: &str, expected: &str) -> Error {
         wrong(key, expected, self.0.get(key).unwrap_or(&Value::Null))
     }

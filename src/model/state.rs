@@ -1,4 +1,4 @@
-//! The state of the sequences that a decoder is working on: what its mixers carry from token to token.
+//! The state of the sequences that a decoder works on: everything that its mixers carry from token to token.
 
 use super::description::Model;
 use super::mixer::MixerState;

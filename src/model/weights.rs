@@ -100,12 +100,12 @@ pub(super) struct Loader<'a, B> {
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
-    /// A loader of a model of this frame and width.
+    /// Makes a loader of a model of this frame and width.
     pub fn new(backend: &'a B, weights: &'a dyn Weights, frame: &'a Frame, hidden: usize) -> Self {
         Loader { backend, weights, frame, hidden, tensors: Tensors::new(weights, frame) }
     }
 
-    /// A matrix that must be [rows, cols]; stored the other way round where the architecture's linears are.
+    /// Returns a matrix that must be [rows, cols]. It is transposed if the architecture stores linears as [in, out].
     fn matrix(&self, name: &str, [rows, cols]: [usize; 2]) -> Result<Arc<dyn Matrix>> {
         let weight = format!("{name}.weight");
         let mut matrix = self.weights.matrix(&weight)?;
@@ -118,7 +118,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(matrix)
     }
 
-    /// A bias of so many elements; `None` where there is none.
+    /// Reads a bias of so many elements; `None` where there is none.
     fn bias(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let Some(bias) = self.tensors.bias(name) else { return Ok(None) };
         let shape = self.weights.shape(&bias).unwrap_or_default();
@@ -237,7 +237,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 }
 
-/// One bias for all parts: zeros for those that have none; `None` where none has.
+/// Joins the biases of all parts: zeros for those that have none; `None` where none has.
 fn joined(biases: &[Option<Vec<f32>>], parts: &[(&str, usize)]) -> Option<Vec<f32>> {
     biases.iter().any(Option::is_some).then(|| {
         let zeros = |rows: usize| vec![0.0; rows];

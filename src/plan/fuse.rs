@@ -1,5 +1,6 @@
-//! What engines run as one: q, k and v, gate and up, the experts of a layer. Such tensors must be stored alike, and those
-//! that become one matrix share what is stored once a tensor. What the user excludes stays as the user says.
+//! Linears that engines run as one: q, k and v, gate and up, the experts of a layer. Such tensors must be stored alike, and
+//! those that become one matrix share everything that is stored once per tensor. Tensors that the user excludes stay
+//! excluded.
 
 use std::collections::HashMap;
 
@@ -34,7 +35,7 @@ pub fn divided(tensors: &[TensorPlan], roles: &Roles) -> Vec<(Vec<usize>, Common
     groups.filter_map(|members| Some((members.clone(), common(tensors, &members)?))).collect()
 }
 
-/// The user's word stands where it divides a group, but engines may not take the result.
+/// Adds a note to excluded tensors whose group is quantized: engines may not load the result.
 pub fn note_excluded(tensors: &mut [TensorPlan], roles: &Roles) {
     let quantized: HashMap<String, String> = engine_groups(tensors, roles)
         .into_iter()
@@ -58,7 +59,8 @@ fn group_of(tensor: &TensorPlan, roles: &Roles) -> Option<String> {
     tensor.output.pieces.first().and_then(|piece| roles.engine_group(&piece.source))
 }
 
-/// The tensors that a scheme was asked for, by the kernel that they share. llama.cpp, which reads block types, fuses none.
+/// Returns the tensors that a scheme was requested for, by the kernel that they share. llama.cpp, which reads block types,
+/// fuses none.
 fn engine_groups(tensors: &[TensorPlan], roles: &Roles) -> HashMap<String, Vec<usize>> {
     let mut groups: HashMap<String, Vec<usize>> = HashMap::new();
     for (index, tensor) in tensors.iter().enumerate() {
@@ -73,8 +75,8 @@ fn engine_groups(tensors: &[TensorPlan], roles: &Roles) -> HashMap<String, Vec<u
     groups
 }
 
-/// The least that a member was brought down to: dense, then a scale per row, then the smallest group. `None` where they
-/// are alike.
+/// Returns the form of the member that the format changed most: dense, then a scale per row, then the smallest group. `None`
+/// where all are alike.
 fn common(tensors: &[TensorPlan], members: &[usize]) -> Option<CommonForm> {
     let member = |&index: &usize| &tensors[index];
     let least = members.iter().map(member).min_by_key(|tensor| rank(&tensor.action))?;

@@ -35,7 +35,7 @@ pub struct Roles {
 }
 
 impl Roles {
-    /// The roles in the model of a config.json.
+    /// Returns the roles in the model of a config.json.
     pub fn of(config: Option<&Value>) -> Roles {
         let model_type = config.and_then(|config| config.get("model_type")?.as_str());
         let conv1d = matches!(model_type, Some("openai-gpt" | "imagegpt" | "decision_transformer"));

@@ -69,7 +69,7 @@ fn gemma(_: &Settings, model: &mut Model) -> Result<()> {
     Ok(())
 }
 
-/// Every other layer slides, the first one does.
+/// Reads the settings of Gemma 2. Every other layer slides, the first one too.
 fn gemma2(settings: &Settings, model: &mut Model) -> Result<()> {
     gemma(settings, model)?;
     scale_and_cap(model, settings, settings.nullable("attn_logit_softcapping", 50.0)?)?;
@@ -77,7 +77,7 @@ fn gemma2(settings: &Settings, model: &mut Model) -> Result<()> {
     model.slide(settings, settings.window(Some(4096))?, |layer| layer % 2 == 0)
 }
 
-/// Five local layers, with rotations of their own, to a global one.
+/// Reads the settings of Gemma 3: five local layers, with rotations of their own, to a global one.
 fn gemma3(settings: &Settings, model: &mut Model) -> Result<()> {
     gemma(settings, model)?;
     let cap = |key: &str| Ok(settings.number(&[key])?.map(|cap| cap as f32));

@@ -112,13 +112,13 @@ const EXPERT_KEYS: &[Key] = &[
     int("num_experts_per_tok", "expert_used_count").or(Missing::Int(2)),
 ];
 
-/// Every layer of Mistral slides where there is a window.
+/// Gives every layer of Mistral the window, if there is one.
 fn mistral(settings: &Settings, model: &mut Model) -> Result<()> {
     let window = settings.window(None)?.filter(|_| settings.text("model_type") == Some("mistral"));
     model.slide(settings, window, |_| true)
 }
 
-/// All layers slide where there is a window.
+/// Gives every layer the window, if there is one.
 pub(super) fn all_slide(settings: &Settings, model: &mut Model) -> Result<()> {
     model.slide(settings, settings.window(None)?, |_| true)
 }

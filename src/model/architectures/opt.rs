@@ -1,5 +1,5 @@
-//! OPT: learned positions from row 2 on, LayerNorm before each sub-layer, or after it (OPT-350m, whose embeddings are
-//! narrower than the model too).
+//! OPT: learned positions from row 2 on, LayerNorm before mixer and feed-forward network, or after them (OPT-350m, whose
+//! embeddings are narrower than the model too).
 
 use super::llama::{ATTENTION, FRAME, HUGGING_FACE_ONLY, KEYS, LAYER};
 use crate::backend::Activation;

@@ -62,19 +62,19 @@ const SHARED_EXPERT_KEYS: &[Key] =
 const NO_SLIDING: (&str, Fixed) = ("use_sliding_window", Fixed::Bool(false));
 const ALL_SPARSE: (&str, Fixed) = ("decoder_sparse_step", Fixed::Int(1));
 
-/// The window, where sliding is on at all.
+/// Reads the window, if sliding is on.
 fn window(settings: &Settings) -> Result<Option<usize>> {
     let slides = settings.flag("use_sliding_window", false)?;
     Ok(settings.window(Some(4096))?.filter(|_| slides))
 }
 
-/// Qwen 2 and 3: layers from `max_window_layers` on slide.
+/// Gives layers from `max_window_layers` on the window (Qwen 2 and 3).
 fn last_slide(settings: &Settings, model: &mut Model) -> Result<()> {
     let first = settings.optional(&["max_window_layers"])?.unwrap_or(28);
     model.slide(settings, window(settings)?, |layer| layer >= first)
 }
 
-/// Every other layer before `max_window_layers` slides.
+/// Gives every other layer before `max_window_layers` the window.
 fn even_slide(settings: &Settings, model: &mut Model) -> Result<()> {
     let end = settings.optional(&["max_window_layers"])?.unwrap_or(28);
     model.slide(settings, window(settings)?, |layer| layer % 2 == 0 && layer < end)

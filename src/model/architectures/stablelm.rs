@@ -28,7 +28,7 @@ const OPTIONS: &[Key] = &[
     },
 ];
 
-/// In parallel, one norm serves both sub-layers.
+/// Reads the options. In parallel, one norm serves mixer and feed-forward network.
 fn options(settings: &Settings, model: &mut Model) -> Result<()> {
     let per_head = settings.flag("qk_layernorm", false)?;
     let parallel = settings.flag("use_parallel_residual", false)?;

@@ -39,7 +39,7 @@ pub struct SharedExpert {
 pub struct ExpertChoice {
     /// Number of experts.
     pub count: usize,
-    /// How a token's experts are chosen.
+    /// The choice of a token's experts.
     pub routing: Routing,
 }
 

@@ -87,7 +87,7 @@ pub(super) enum FeedForwardWeights<B: Backend> {
 }
 
 impl<B: Backend> FeedForwardWeights<B> {
-    /// [rows, hidden] → [rows, hidden].
+    /// Returns its output: [rows, hidden] → [rows, hidden].
     pub fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
         match self {
             FeedForwardWeights::Dense(dense) => dense.forward(backend, x),

@@ -152,7 +152,7 @@ impl Attention {
         })
     }
 
-    /// The layer that makes q, k and v, in this order whatever the order in the file.
+    /// Loads the layer that makes q, k and v, in this order for every order in the file.
     fn load_input<B: Backend>(&self, loader: &Loader<B>, at: Location) -> Result<B::Linear> {
         let (q, kv, hidden, dim) = (self.q_width(), self.kv_width(), loader.hidden, self.head_dim);
         match self.input {

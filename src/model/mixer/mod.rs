@@ -62,7 +62,7 @@ impl Mixer {
     }
 }
 
-/// What a mixer carries from token to token, for every slot; a slot holds one sequence.
+/// The state that a mixer carries from token to token, for every slot; a slot holds one sequence.
 pub enum MixerState<B: Backend> {
     /// Keys and values.
     Attention(B::KeyValues),
@@ -82,7 +82,7 @@ pub(super) enum MixerWeights<B: Backend> {
 }
 
 impl<B: Backend> MixerWeights<B> {
-    /// [rows, hidden] → [rows, hidden].
+    /// Returns its output: [rows, hidden] → [rows, hidden].
     pub fn forward(
         &self,
         backend: &B,
