@@ -84,7 +84,7 @@ pub struct Metric {
     /// Standard error; `None` for a single question.
     pub stderr: Option<f64>,
     /// Questions, or parts of a collection for a mean over parts.
-    pub n: usize,
+    pub questions: usize,
 }
 
 impl AskTasks {
@@ -156,7 +156,7 @@ impl TaskRecord {
             fewshot: scores.fewshot,
             metrics: metrics
                 .map(|(name, Mean { value, stderr, count })| {
-                    (name.clone(), Metric { value: *value, stderr: *stderr, n: *count })
+                    (name.clone(), Metric { value: *value, stderr: *stderr, questions: *count })
                 })
                 .collect(),
         }
