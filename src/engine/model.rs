@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 #[cfg(feature = "candle-cuda")]
 use crate::io::cache_folder;
-use crate::model::{Batch, Config, Decoder, Weights};
+use crate::model::{Batch, Decoder, Model, Weights};
 use crate::tensor::DType;
 
 /// The device and precision to run a model with.
@@ -54,13 +54,13 @@ impl LanguageModel {
     ) -> Result<LanguageModel> {
         let checkpoint = checkpoint.into();
         let stored = CheckpointWeights(Arc::clone(&checkpoint));
-        let config = stored.config()?;
+        let model = stored.model()?;
         let weights: Box<dyn Weights + Sync> = match adapter {
             Some(adapter) => Box::new(AdaptedWeights::new(&checkpoint, adapter)?),
             None => Box::new(stored),
         };
         // In the pool: parallel loops of the load must start from a worker.
-        let (decoder, weight_bytes) = rayon::scope(|_| load(config, weights.as_ref(), options, &checkpoint))?;
+        let (decoder, weight_bytes) = rayon::scope(|_| load(model, weights.as_ref(), options, &checkpoint))?;
         Ok(LanguageModel { checkpoint, decoder, weight_bytes })
     }
 
@@ -69,9 +69,9 @@ impl LanguageModel {
         &self.checkpoint
     }
 
-    /// The model's configuration.
-    pub fn config(&self) -> &Config {
-        self.decoder.config()
+    /// The model's description.
+    pub fn model(&self) -> &Model {
+        self.decoder.model()
     }
 
     /// The number of embedding rows. Token ids must be smaller.
@@ -86,7 +86,7 @@ impl LanguageModel {
 
     /// The number of positions that the model supports.
     pub fn context_limit(&self) -> Option<usize> {
-        self.config().context
+        self.model().context
     }
 
     /// Creates an empty cache of `slots` sequences.
@@ -119,13 +119,13 @@ impl LanguageModel {
 
 /// Loads a decoder on its device. Returns it with the bytes of its linear weights.
 fn load(
-    config: Config,
+    model: Model,
     weights: &dyn Weights,
     options: Options,
     checkpoint: &Checkpoint,
 ) -> Result<(Box<dyn AnyDecoder>, usize)> {
     let Some(number) = options.gpu else {
-        let decoder = Decoder::load(Cpu::new(options.activations), config, weights)?;
+        let decoder = Decoder::load(Cpu::new(options.activations), model, weights)?;
         let bytes = decoder.backend().weight_bytes();
         return Ok((Box::new(decoder), bytes));
     };
@@ -136,7 +136,7 @@ fn load(
     let backend = Candle::new(Device::Cuda(number), dtype)?;
     #[cfg(feature = "candle-cuda")]
     let backend = backend.choosing_by(KernelTable::open(cache_folder().as_deref())?);
-    let decoder = Decoder::load(backend, config, weights)?;
+    let decoder = Decoder::load(backend, model, weights)?;
     let bytes = decoder.backend().weight_bytes();
     Ok((Box::new(decoder), bytes))
 }

@@ -174,7 +174,7 @@ impl Bench {
             Ok((self.decode * sequences) as f64 / start.elapsed().as_secs_f64())
         })?;
         // The number of experts that are read depends on the tokens.
-        let dense = model.config().experts.is_none();
+        let dense = !model.model().has_experts();
         let bytes_per_token = dense.then(|| model.weight_bytes() as f64 / sequences as f64);
         let test = if sequences == 1 { "decode".into() } else { format!("decode, batch of {sequences}") };
         Ok(Speed::new(test, runs, bytes_per_token))

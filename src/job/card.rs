@@ -175,6 +175,7 @@ mod tests {
         let plan = Plan {
             request: recipe.resolve().expect("w4a16 is a preset"),
             recipe,
+            roles: crate::plan::Roles::default(),
             tensors: vec![tensor, stored("b", DType::F32, &[8])],
             dtype: DType::BF16,
             metadata: vec![("llmc.recipe".into(), "scheme = \"w4a16\"\n".into())],

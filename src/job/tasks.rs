@@ -128,7 +128,7 @@ impl AskTasks {
             tokenizer: &tokenizer,
             chat: self.chat.then(|| ChatTemplate::open(model.checkpoint())).transpose()?,
             context: model.context_limit().unwrap_or(CONTEXT),
-            budget: self.batch.unwrap_or_else(|| memory::budget(model.config())),
+            budget: self.batch.unwrap_or_else(|| memory::budget(model.model())),
             monitor: Monitor { interrupted: host.interrupted(), progress: &progress },
         };
         let Self { limit, fewshot, seed, chat, .. } = *self;

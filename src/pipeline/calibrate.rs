@@ -93,7 +93,7 @@ pub fn recall(paths: &[PathBuf], plan: &Plan, checkpoint: &Arc<Checkpoint>, mode
     let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
     let first = first.union(request.compensation_needs());
     let needs = stages.fold(first, |needs, stage| needs.union(stage.needs()));
-    let blocks = CheckpointWeights(Arc::clone(checkpoint)).config()?.layers.len();
+    let blocks = CheckpointWeights(Arc::clone(checkpoint)).model()?.layers.len();
     Known::open(paths, checkpoint, model, blocks, needs)
 }
 

@@ -25,7 +25,7 @@ use crate::io::Checkpoint;
 use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme, Weight};
 use crate::plan::SINGLE_FILE_NAME;
-use crate::plan::{Plan, Sensitivity, group};
+use crate::plan::{Plan, Roles, Sensitivity};
 use crate::stage::{self, Linear, Method, error_power};
 use crate::statistics::Needs;
 
@@ -40,7 +40,7 @@ struct Kept {
     sensitivity: Sensitivity,
 }
 
-/// Measures, or reads what an earlier run has measured: for each group of linears (see [`group`]) what is lost as each of
+/// Measures, or reads what an earlier run has measured: for each group of linears (see [`Roles::group`]) what is lost as each of
 /// the choices, the plans of the whole model, the smallest first. `model` is the digest of its weights.
 ///
 /// # Errors
@@ -86,9 +86,10 @@ pub fn sensitivity(
 pub fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sensitivity> {
     let quantized: Vec<_> = choices.iter().map(Plan::schemes).collect();
     let (_, layouts) = layouts(checkpoint)?;
+    let roles = Roles::of(checkpoint.config.as_ref());
     let linears = layouts.iter().flat_map(|layout| &layout.linears).map(|linear| linear.name.as_str());
     let chosen = linears.filter(|name| quantized.iter().any(|schemes| schemes.contains_key(name)));
-    Ok(chosen.map(|name| (group(name), vec![0.0; choices.len()])).collect())
+    Ok(chosen.map(|name| (roles.group(name), vec![0.0; choices.len()])).collect())
 }
 
 /// Sequences from all over the set, of [`TOKENS`] together.
@@ -149,9 +150,10 @@ impl Survey<'_> {
         let watch = Watch { needs: Needs::IMPORTANCE, ..Watch::default() };
         let seen = self.runner.gather(index, &self.runner.weights(), input, watch, Some(reference))?.seen;
         let mut groups: std::collections::BTreeMap<String, Vec<&LinearPlace>> = Default::default();
+        let roles = Roles::of(self.runner.checkpoint.config.as_ref());
         for place in &self.runner.layouts[index].linears {
             if (self.schemes)(&place.name).iter().any(Option::is_some) {
-                groups.entry(group(&place.name)).or_default().push(place);
+                groups.entry(roles.group(&place.name)).or_default().push(place);
             }
         }
         let measure = |(group, places): (String, Vec<&LinearPlace>)| {

@@ -18,7 +18,7 @@ use candle_core::Tensor;
 
 use crate::backend::{Backend, Span};
 use crate::error::{Error, Result};
-use crate::model::{Block, Config, Weights};
+use crate::model::{Block, Model, Weights};
 use crate::stage::Trainable;
 use backend::Replacing;
 
@@ -37,7 +37,7 @@ pub trait Activations: Send + Sync {
 pub struct TrainableBlock {
     backend: Replacing,
     block: Block<Replacing>,
-    config: Config,
+    model: Model,
     activations: Box<dyn Activations>,
     /// Names of its linears' weights.
     names: BTreeSet<String>,
@@ -46,20 +46,20 @@ pub struct TrainableBlock {
 impl TrainableBlock {
     /// Loads a block, and nothing else of the model.
     pub fn load(
-        config: &Config,
+        model: &Model,
         weights: &dyn Weights,
         index: usize,
         activations: Box<dyn Activations>,
     ) -> Result<TrainableBlock> {
         let backend = Replacing::nothing()?;
-        let block = Block::load(&backend, config, weights, index)?;
+        let block = Block::load(&backend, model, weights, index)?;
         let names = backend.names();
-        Ok(TrainableBlock { block, names, backend, config: config.clone(), activations })
+        Ok(TrainableBlock { block, names, backend, model: model.clone(), activations })
     }
 
     /// Some sequences as one ragged batch: inputs, targets, and where each lies.
     fn batch(&self, samples: &[usize]) -> Result<(Tensor, Tensor, Vec<Span>)> {
-        let hidden = self.config.hidden;
+        let hidden = self.model.hidden;
         let (mut inputs, mut targets, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for (slot, &sample) in samples.iter().enumerate() {
             let input = self.activations.input(sample)?;
@@ -91,7 +91,7 @@ impl Trainable for TrainableBlock {
         }
         let backend = self.backend.with(given);
         let (x, target, spans) = self.batch(samples)?;
-        let rotations = self.config.rotations(&spans);
+        let rotations = self.model.rotations(&spans);
         let y = self.block.forward(&backend, x, &rotations, &spans, None)?;
         (y - target).and_then(|error| error.sqr()?.mean_all()).map_err(Error::device)
     }

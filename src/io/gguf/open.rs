@@ -182,7 +182,11 @@ impl Model {
     /// The Hugging Face tensors that a GGUF tensor holds.
     fn renamed(&self, arch: &Arch, config: &serde_json::Value, raw: &RawTensor) -> Result<Vec<Source>> {
         let Some(content) = arch.content(&raw.name) else {
-            tracing::warn!(tensor = raw.name, arch = arch.gguf, "unknown tensor: it keeps its GGUF name");
+            tracing::warn!(
+                tensor = raw.name,
+                arch = arch.gguf.name,
+                "unknown tensor: it keeps its GGUF name"
+            );
             return Ok(vec![plain(raw)]);
         };
         let parts = if content.is_stacked() { raw.shape.first().copied().unwrap_or(1) } else { 1 };

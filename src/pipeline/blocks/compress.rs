@@ -190,7 +190,7 @@ impl Blocks<'_> {
             self.runner.pass(index, &self.current(work), reference, None, Some(&next[1]))?;
             let states = self.runner.batches.between(compressed, &next[1]);
             let trainable =
-                TrainableBlock::load(&self.runner.config, &self.current(work), index, Box::new(states))?;
+                TrainableBlock::load(&self.runner.model, &self.current(work), index, Box::new(states))?;
             work.block.trainable = Some(Arc::new(trainable));
         }
         self.observe(work, method.needs(), None, &chains[0], None)?;

@@ -11,7 +11,7 @@ use crate::calib::observe::Watch;
 use crate::calib::trainable::Activations;
 use crate::calib::{Observing, Seen};
 use crate::error::{Error, Result};
-use crate::model::{Batch, Block, BlockLayout, Config, Embedding, Weights};
+use crate::model::{Batch, Block, BlockLayout, Embedding, Model, Weights};
 use crate::pipeline::check_interrupted;
 
 /// Tokens that are run together: few enough to stay in the caches, and the same whatever the number of threads, so that
@@ -66,13 +66,13 @@ impl<'a> Batches<'a> {
     pub fn embed<B: Backend>(
         &self,
         backend: &B,
-        config: &Config,
+        model: &Model,
         embedding: &Embedding<B>,
         chains: &[Chain],
     ) -> Result<()> {
         self.batches.iter().try_for_each(|batch| {
             let tokens = Batch::whole(&self.sequences[batch.clone()]);
-            let x = embedding.embed(backend, config, &tokens)?;
+            let x = embedding.embed(backend, model, &tokens)?;
             let write =
                 |values: &[f32]| chains.iter().try_for_each(|chain| chain.write(&self.range(batch), values));
             backend.read(&x, write)?
@@ -158,7 +158,7 @@ impl Runner<'_> {
         let mut total = 0.0;
         self.forward(index, &Cpu::new(cpu::Activations::F32), weights, input, |tokens, values| {
             let reference = reference.read(tokens)?;
-            let width = self.config.hidden;
+            let width = self.model.hidden;
             total += values.chunks(width).zip(reference.chunks(width)).map(relative_square).sum::<f64>();
             Ok(())
         })?;
@@ -182,12 +182,12 @@ impl Runner<'_> {
         if self.batches.tokens() == 0 {
             return Ok(());
         }
-        let block = Block::load(backend, &self.config, weights, index)?;
+        let block = Block::load(backend, &self.model, weights, index)?;
         for batch in &self.batches.batches {
             check_interrupted(self.options)?;
             let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
-            let x = backend.tensor(tokens.len(), self.config.hidden, &input.read(&tokens)?)?;
-            let y = block.forward(backend, x, &self.config.rotations(&spans), &spans, None)?;
+            let x = backend.tensor(tokens.len(), self.model.hidden, &input.read(&tokens)?)?;
+            let y = block.forward(backend, x, &self.model.rotations(&spans), &spans, None)?;
             backend.read(&y, |values| take(&tokens, values))??;
         }
         Ok(())

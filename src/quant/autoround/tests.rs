@@ -14,7 +14,7 @@ use crate::backend::candle::{self, Candle};
 use crate::calib::trainable::{Activations, TrainableBlock};
 use crate::engine::CheckpointWeights;
 use crate::io::Checkpoint;
-use crate::model::{self, Batch, Config, Embedding, Weights};
+use crate::model::{self, Batch, Embedding, Model, Weights};
 use crate::numerics::{Context, ScaleType};
 use crate::stage::Linear;
 use crate::tensor::DType;
@@ -179,7 +179,7 @@ impl Activations for Sequences {
     }
 }
 
-fn sequences(config: &Config, weights: &dyn Weights) -> Sequences {
+fn sequences(config: &Model, weights: &dyn Weights) -> Sequences {
     let backend = Candle::new(candle::Device::Cpu, DType::F32).unwrap();
     let embedding = Embedding::load(&backend, config, weights).unwrap();
     let block = model::Block::load(&backend, config, weights, 0).unwrap();
