@@ -3,7 +3,7 @@
 //! 1. [`cli`] parses the command into a [`recipe::Recipe`];
 //! 2. [`io`] opens the input: headers read, shards mapped, tensors under their Hugging Face names;
 //! 3. [`plan`] resolves recipe × checkpoint × format into a printable [`plan::Plan`];
-//! 4. [`pipeline`] streams row ranges of each tensor through a [`stage::Method`], or, where it needs to know what flows
+//! 4. [`pipeline`] streams row ranges of each tensor through a [`stage::Stage`], or, where it needs to know what flows
 //!    through the model, decoder blocks with what [`calib`] has seen of them,
 //! 5. which rounds only through a [`numerics::Scheme`];
 //! 6. an [`export::Format`] lays the codes out, and the pipeline writes them;

@@ -208,8 +208,7 @@ fn carry_out(
 ) -> Result<Outcome> {
     let bytes = targets.iter().map(|target| pipeline::total_input_bytes(target.plan, checkpoint)).sum();
     let plan = targets[0].plan;
-    let stages = &plan.request;
-    let by_block = knowledge.is_some() || !stages.rewriting.is_empty() || stages.compensation.is_some();
+    let by_block = knowledge.is_some() || !plan.request.only_rows();
     let progress = if by_block { context.bar(0, BLOCKS, "") } else { context.progress(bytes, "writing") };
     let options = Options {
         resume: !output.no_resume,
@@ -398,7 +397,7 @@ fn how(plan: &Plan) -> String {
         true => format!(", {} sequences of {}", calibration.samples, calibration.data.join(", ")),
         false => ", statistics of an earlier run".to_owned(),
     });
-    let adapter = if plan.request.compensation.is_some() { "; its LoRA is in adapter/" } else { "" };
+    let adapter = if plan.request.adapter_rank().is_some() { "; its LoRA is in adapter/" } else { "" };
     format!("by {}{text}{adapter}\n", plan.recipe.method_names())
 }
 
