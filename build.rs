@@ -1,5 +1,5 @@
-//! With feature `cuda`: compiles each file of `kernels/` with nvcc into one fat binary, and lists them for the driver's module.
-//! Without it, does nothing: the default build needs a Rust toolchain only.
+//! With feature `cuda`: compiles each file of `kernels/` with nvcc to a fat binary and lists them for the driver's
+//! module. Without the feature, does nothing: the default build needs only a Rust toolchain.
 
 use std::env;
 use std::ffi::OsStr;
@@ -7,16 +7,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// Machine code for these, and PTX of compute_80 for what comes after them. `kernels/check` has the same list.
+/// Architectures with machine code; later ones use the PTX of compute_80. `kernels/check` has the same list.
 const ARCHITECTURES: [&str; 4] = ["80", "86", "89", "90a"];
-/// Files whose name ends so use instructions of Hopper alone.
+/// Suffix of files that use instructions of Hopper only.
 const HOPPER_ONLY: &str = "_sm90";
-/// The image of a file is `NAME.fatbin`.
+/// Folder of the kernels. The image of a file is `NAME.fatbin`.
 const KERNELS: &str = "kernels";
-/// The first that knows compute_90a.
+/// The first CUDA version that supports compute_90a.
 const OLDEST_CUDA: u32 = 12;
 const INSTALL: &str =
-    "install a CUDA toolkit of version 12 or 13; without root's rights: eval \"$(kernels/toolkit.sh)\"";
+    "install a CUDA toolkit of version 12 or 13; without root access: eval \"$(kernels/toolkit.sh)\"";
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 fn compile_all() -> Result<()> {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     let nvcc = find_nvcc()?;
-    println!("cargo::rerun-if-changed={}", nvcc.display()); // not PATH, which a virtual environment changes
+    println!("cargo::rerun-if-changed={}", nvcc.display()); // not PATH, because a virtual environment changes it
     println!("cargo::rustc-env=LLMC_CUDA_INCLUDE={}", nvcc.with_file_name("../include").display());
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: cargo sets it")?);
     let driver = oldest_driver(&nvcc)?.to_string();
@@ -55,7 +55,7 @@ fn compile_all() -> Result<()> {
     fs::write(out.join("images.rs"), list + "]").map_err(|e| format!("{}: {e}", out.display()))
 }
 
-/// In CUDA_HOME, or on the PATH.
+/// Finds nvcc in CUDA_HOME or on the PATH.
 fn find_nvcc() -> Result<PathBuf> {
     let in_home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin"));
     let path = env::var_os("PATH").unwrap_or_default();
@@ -67,8 +67,8 @@ fn find_nvcc() -> Result<PathBuf> {
     })
 }
 
-/// The oldest driver API, as 1000·major + 10·minor, that runs what this nvcc makes, and has all that `src/cuda/driver/` calls: a
-/// driver runs the machine code of toolkits of its own major version.
+/// Returns the oldest driver API, as 1000·major + 10·minor, that runs this nvcc's output and has every function that
+/// `src/cuda/driver/` calls. A driver runs the machine code of toolkits of its own major version.
 fn oldest_driver(nvcc: &Path) -> Result<u32> {
     const CALLED: u32 = 12_080; // cuEventElapsedTime_v2
     let output =
@@ -76,8 +76,7 @@ fn oldest_driver(nvcc: &Path) -> Result<u32> {
     let text = String::from_utf8_lossy(&output.stdout);
     let release = text.split_once("release ").and_then(|(_, rest)| rest.split_once('.'));
     let major = release.and_then(|(major, _)| major.parse::<u32>().ok());
-    let major =
-        major.ok_or_else(|| format!("{} --version does not say its release:\n{text}", nvcc.display()))?;
+    let major = major.ok_or_else(|| format!("{} --version shows no release:\n{text}", nvcc.display()))?;
     if major < OLDEST_CUDA {
         return Err(format!(
             "{} is of CUDA {major}, which is too old for kernels/\n{INSTALL}",
@@ -87,7 +86,7 @@ fn oldest_driver(nvcc: &Path) -> Result<u32> {
     Ok(CALLED.max(1000 * major))
 }
 
-/// The files of `kernels/` that end so, in order.
+/// Returns the files of `kernels/` with this extension, sorted.
 fn files(extension: &str) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(KERNELS).map_err(|e| format!("{KERNELS}: {e}"))?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
@@ -110,8 +109,8 @@ fn compile(nvcc: &Path, source: &Path, name: &str, image: &Path) -> Result<()> {
     }
     let output = command.arg("-o").arg(image).arg(source).output();
     let output = output.map_err(|e| format!("{}: {e}", nvcc.display()))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!("{}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr))),
+    if output.status.success() {
+        return Ok(());
     }
+    Err(format!("{}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr)))
 }

@@ -1,7 +1,7 @@
-//! Attention of one layer on the threads of the machine: prefill, and one token after a long context, in the shapes of
-//! SmolLM2-135M (9 heads over 3) and Llama-3-8B (32 over 8). `cargo bench --bench attention`.
+//! Attention of one layer on the threads of the machine, in the shapes of SmolLM2-135M (9 heads over 3) and Llama-3-8B
+//! (32 over 8): prefill, and one token after a long context. `cargo bench --bench attention`.
 //!
-//! Throughput is in products of the two matrix products (prefill), and in bytes of keys and values read (decoding).
+//! Throughput counts products of the two matrix products (prefill), or bytes of keys and values read (decoding).
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -15,10 +15,10 @@ use llmc::numerics::Weight;
 use llmc::tensor::DType;
 use ndarray::Array2;
 
-/// Rows of reproducible noise within ±1.
-struct Noise([usize; 2]);
+/// A matrix of reproducible noise within ±1.
+struct NoiseMatrix([usize; 2]);
 
-impl Matrix for Noise {
+impl Matrix for NoiseMatrix {
     fn name(&self) -> &str {
         "matrix"
     }
@@ -40,7 +40,7 @@ impl Matrix for Noise {
 }
 
 fn noise(cpu: &Cpu, rows: usize, cols: usize) -> Tensor {
-    let table = cpu.load_table(Arc::new(Noise([rows, cols]))).expect("a table");
+    let table = cpu.load_table(Arc::new(NoiseMatrix([rows, cols]))).expect("a table");
     let ids: Vec<u32> = (0..rows as u32).collect();
     cpu.embed(&table, &ids).expect("rows of the table")
 }

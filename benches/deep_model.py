@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Shows that memory does not grow with depth: calibrates a model, and one with its layers repeated.
+"""Shows that memory does not grow with depth: calibrates a model, and a copy with its layers repeated.
 
     benches/deep_model.py LLMC MODEL CALIBRATION.txt [--times 4] [--samples 8] [--method gptq] [--work DIR]
 
-Prints the largest anonymous memory (RssAnon, polled) of either run. Pages of the mapped input, and of the files that hidden states
-wait in, are the system's to drop.
+Prints the largest anonymous memory (RssAnon, polled) of each run. Pages of the mapped input, and of the files with waiting hidden
+states, do not count: the system can drop them.
 """
 import argparse
 import json
@@ -17,7 +17,7 @@ import time
 
 
 def deepen(source, target, times):
-    """Copies a one-file checkpoint with each decoder layer repeated so many times."""
+    """Copies a one-file checkpoint with each decoder layer repeated `times` times."""
     os.makedirs(target, exist_ok=True)
     for name in os.listdir(source):
         if not name.endswith(".safetensors"):
@@ -49,7 +49,7 @@ def deepen(source, target, times):
 
 
 def anonymous(command):
-    """Seconds and the largest RssAnon of a command, in MB."""
+    """Returns the seconds and the largest RssAnon of a command, in MB."""
     start, most = time.monotonic(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:

@@ -1,4 +1,5 @@
-//! GGUF block types, both directions, one thread: `cargo bench --bench ggml`. Rows lie in cache; throughput counts weights.
+//! GGUF block types, both directions, one thread: `cargo bench --bench ggml`. The rows fit in the cache; throughput
+//! counts weights.
 
 use std::hint::black_box;
 
@@ -9,7 +10,7 @@ use ndarray::Array2;
 
 const SHAPE: (usize, usize) = (16, 2048);
 
-/// Bell-shaped, as weights are: sums of uniform numbers from a small generator.
+/// Returns bell-shaped values like those of weights: sums of uniform numbers from a small generator.
 fn weights() -> Array2<f32> {
     let mut state = 1u32;
     let mut uniform = move || {

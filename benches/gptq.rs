@@ -1,8 +1,8 @@
-//! What a calibrated run spends its time on besides forward passes, in the shapes of SmolLM2-135M's linears and one of a larger
-//! model: `cargo bench --bench gptq`, in as many threads as RAYON_NUM_THREADS says.
+//! The costs of a calibrated run besides forward passes, in the shapes of SmolLM2-135M's linears and one of a larger
+//! model: `cargo bench --bench gptq`, with RAYON_NUM_THREADS threads.
 //!
-//! Throughput counts multiplications with additions, as a dense product would need them: tokens·cols² for the sums of xᵀx,
-//! cols³/3 + rows·cols² for the rounding; both use symmetry, so that they may exceed what a product reaches.
+//! Throughput counts the multiply-adds of a dense product: tokens·cols² for the sums of xᵀx, cols³/3 + rows·cols² for
+//! the rounding. Both use symmetry, so the rate may exceed that of a product.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use llmc::numerics::{Granularity, ScaleType, Scheme, Weight};
@@ -11,14 +11,14 @@ use llmc::stage::{Block, BlockLinear, Stage};
 use llmc::statistics::{Needs, Statistics};
 use ndarray::Array2;
 
-/// [rows, cols] of q; of gate and up; of down; and of a 4096-wide model's o.
+/// Shapes [rows, cols] of q; of gate and up; of down; and of o in a model 4096 wide.
 const SHAPES: [[usize; 2]; 4] = [[576, 576], [1536, 576], [576, 1536], [4096, 4096]];
-/// Those of a batch of a pass.
+/// Tokens of a batch.
 const TOKENS: usize = 2048;
-/// What `gptq` asks for.
+/// The statistics that `gptq` needs.
 const HESSIAN: Needs = Needs { absmax: false, mean_abs: false, second_moment: false, hessian: true };
 
-/// Uniform in ±0.5, from a small generator; neighbours of a row are alike, as inputs of linears are.
+/// Returns values in ±1 from a small generator; neighbours of a row are similar, as in inputs of linears.
 fn values(rows: usize, cols: usize) -> Array2<f32> {
     let mut state = 1u32;
     let mut last = 0.0;

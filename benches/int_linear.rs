@@ -1,7 +1,8 @@
-//! Linear layers over packed integers in the shapes of SmolLM2-135M, beside what the machine can do at most:
-//! `cargo bench --bench int_linear [NAME]`, in as many threads as RAYON_NUM_THREADS says.
+//! Linear layers over packed integers in the shapes of SmolLM2-135M, compared with the limits of the machine: `cargo
+//! bench --bench int_linear [NAME]`, with RAYON_NUM_THREADS threads.
 //!
-//! One row of inputs counts in GB/s of packed weights read, many rows in GMAC/s. Medians; inputs are rounded each time.
+//! One row of inputs counts in GB/s of packed weights read, many rows in GMAC/s. Values are medians; inputs are rounded
+//! each time.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -16,18 +17,18 @@ use llmc::tensor::{BlockType, DType};
 use ndarray::Array2;
 use rayon::prelude::*;
 
-/// [outputs, inputs] of q, k and v; of o; of gate and up; of down; of the head.
+/// Shapes [outputs, inputs] of q, k and v; of o; of gate and up; of down; of the head.
 const SHAPES: [[usize; 2]; 5] = [[960, 576], [576, 576], [3072, 576], [576, 1536], [49152, 576]];
-/// A larger layer, for the types whose blocks do not fit the others.
+/// A larger layer, for the types whose blocks do not fit the other shapes.
 const LARGE: [usize; 2] = [4096, 4096];
 const ROWS: [usize; 4] = [1, 8, 128, 512];
 const BLOCKS: [BlockType; 5] =
     [BlockType::Q4_0, BlockType::Q8_0, BlockType::Q4_K, BlockType::Q6_K, BlockType::Q5_0];
 
 /// A matrix in memory.
-struct Held(Weight);
+struct InMemoryMatrix(Weight);
 
-impl Matrix for Held {
+impl Matrix for InMemoryMatrix {
     fn name(&self) -> &str {
         "matrix"
     }
@@ -55,7 +56,7 @@ impl Matrix for Held {
     fn release(&self) {}
 }
 
-/// Blocks of any bytes whose f16s are finite.
+/// Returns blocks of random bytes whose f16s are finite.
 fn blocks(block: BlockType, [rows, cols]: [usize; 2]) -> Arc<dyn Matrix> {
     let mut state = 1u32;
     let mut byte = || {
@@ -65,7 +66,7 @@ fn blocks(block: BlockType, [rows, cols]: [usize; 2]) -> Arc<dyn Matrix> {
     let count = rows * cols / block.block_elements() * block.block_bytes();
     let codes = (0..count).map(|_| byte()).collect();
     let scheme = Scheme::ggml(block);
-    Arc::new(Held(Weight::Quantized(QTensor {
+    Arc::new(InMemoryMatrix(Weight::Quantized(QTensor {
         scheme,
         rows,
         cols,
@@ -87,7 +88,7 @@ fn median(mut run: impl FnMut()) -> f64 {
     times[times.len() / 2]
 }
 
-/// Times a run of layers whose weights are `bytes` in all; enough of them that they are read from memory.
+/// Times layers with this type of weights; there are enough copies that weights are read from memory.
 fn time(block: BlockType, shape: [usize; 2]) {
     let [outputs, cols] = shape;
     let bytes = outputs * cols / block.block_elements() * block.block_bytes();
@@ -98,7 +99,7 @@ fn time(block: BlockType, shape: [usize; 2]) {
     let layers: Vec<_> =
         (0..copies).map(|_| cpu.load_linear(&parts, None).expect("a matrix in memory")).collect();
     let values = Array2::from_shape_fn((512, cols), |(i, k)| ((i * 7919 + k * 104_729) % 997) as f32 - 498.0);
-    let table = cpu.load_table(Arc::new(Held(Weight::Dense(values)))).expect("a matrix in memory");
+    let table = cpu.load_table(Arc::new(InMemoryMatrix(Weight::Dense(values)))).expect("a matrix in memory");
     print!("{:6} {outputs:5}×{cols:4}", block.name());
     for rows in ROWS {
         if rows * outputs > 8 << 20 {
@@ -119,7 +120,7 @@ fn time(block: BlockType, shape: [usize; 2]) {
     println!();
 }
 
-/// Bytes per second of reading 256 MB once in all threads.
+/// Returns the bytes per second of reading 256 MB once with all threads.
 fn read_bandwidth() -> f64 {
     let numbers = vec![1u64; 32 << 20];
     let part = numbers.len() / rayon::current_num_threads();
@@ -130,7 +131,7 @@ fn read_bandwidth() -> f64 {
     size_of_val(numbers.as_slice()) as f64 / seconds
 }
 
-/// Products per second of a thread that does nothing else; `None` without AVX-512 VNNI.
+/// Returns the products per second of one thread that does nothing else; `None` without AVX-512 VNNI.
 #[cfg(target_arch = "x86_64")]
 fn peak() -> Option<f64> {
     use std::arch::x86_64::*;

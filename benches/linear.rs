@@ -1,8 +1,9 @@
-//! The linear layers of SmolLM2-135M, all of them, as one token (`decode`) and as a prompt meet them, for each form of the
-//! weights. `cargo bench --bench linear`.
+//! All linear layers of SmolLM2-135M with one token (`decode`) and with a prompt, for each form of the weights. `cargo
+//! bench --bench linear`.
 //!
-//! First come the machine's peaks, of as many threads: what registers alone multiply, and what a sum over a large array reads.
-//! Decoding is given in bytes of packed weights, prompts in multiplications, so that each stands beside its peak.
+//! Prints the machine's peaks first, for the same number of threads: multiplications of registers only, and the rate of
+//! reading a large array. Decoding counts bytes of packed weights, prompts count multiplications, so that each can be
+//! compared with its peak.
 
 #[path = "linear/peaks.rs"]
 mod peaks;
@@ -14,39 +15,39 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llmc::Result;
 use llmc::backend::Matrix;
-use llmc::backend::cpu::{Activations, Linear, Scratch};
+use llmc::backend::cpu::{Activations, PackedLinear, Scratch};
 use llmc::numerics::{Context, Scheme, Weight};
 use llmc::tensor::{BlockType, DType};
 use ndarray::Array2;
 
 const THREADS: usize = 2;
 const LAYERS: usize = 30;
-/// [rows, cols] of q+k+v, o, gate+up, down.
+/// Shapes [rows, cols] of q+k+v, o, gate+up, down.
 const LAYER: [[usize; 2]; 4] = [[960, 576], [576, 576], [3072, 576], [576, 1536]];
 const HEAD: [usize; 2] = [49_152, 576];
 
-/// What the weights are stored as.
+/// The stored form of the weights.
 #[derive(Clone, Copy)]
-enum Stored {
+enum WeightForm {
     Dense(DType),
     Quantized(Scheme),
 }
 
-const FORMS: [(&str, Stored, Activations); 6] = [
-    ("bf16", Stored::Dense(DType::BF16), Activations::Auto),
-    ("bf16, f32 inputs", Stored::Dense(DType::BF16), Activations::F32),
-    ("f32", Stored::Dense(DType::F32), Activations::Auto),
-    ("q8_0", Stored::Quantized(Scheme::ggml(BlockType::Q8_0)), Activations::Auto),
-    ("q4_0", Stored::Quantized(Scheme::ggml(BlockType::Q4_0)), Activations::Auto),
-    ("q4_0, f32 inputs", Stored::Quantized(Scheme::ggml(BlockType::Q4_0)), Activations::F32),
+const FORMS: [(&str, WeightForm, Activations); 6] = [
+    ("bf16", WeightForm::Dense(DType::BF16), Activations::Auto),
+    ("bf16, f32 inputs", WeightForm::Dense(DType::BF16), Activations::F32),
+    ("f32", WeightForm::Dense(DType::F32), Activations::Auto),
+    ("q8_0", WeightForm::Quantized(Scheme::ggml(BlockType::Q8_0)), Activations::Auto),
+    ("q4_0", WeightForm::Quantized(Scheme::ggml(BlockType::Q4_0)), Activations::Auto),
+    ("q4_0, f32 inputs", WeightForm::Quantized(Scheme::ggml(BlockType::Q4_0)), Activations::F32),
 ];
 
-struct Made {
+struct GeneratedMatrix {
     shape: [usize; 2],
-    stored: Stored,
+    stored: WeightForm,
 }
 
-impl Matrix for Made {
+impl Matrix for GeneratedMatrix {
     fn name(&self) -> &str {
         "matrix"
     }
@@ -56,17 +57,17 @@ impl Matrix for Made {
     }
     fn dtype(&self) -> DType {
         match self.stored {
-            Stored::Dense(dtype) => dtype,
-            Stored::Quantized(_) => DType::F32,
+            WeightForm::Dense(dtype) => dtype,
+            WeightForm::Quantized(_) => DType::F32,
         }
     }
     fn read(&self, rows: Range<usize>) -> Result<Weight> {
-        // Multiples of 1/32 within ±1, which every form holds or rounds well.
+        // Multiples of 1/32 within ±1, which every form represents exactly or nearly.
         let value = |(row, col)| (((rows.start + row) * 31 + col * 7) % 65) as f32 / 32.0 - 1.0;
         let values = Array2::from_shape_fn((rows.len(), self.shape[1]), value);
         Ok(match self.stored {
-            Stored::Dense(_) => Weight::Dense(values),
-            Stored::Quantized(scheme) => {
+            WeightForm::Dense(_) => Weight::Dense(values),
+            WeightForm::Quantized(scheme) => {
                 Weight::Quantized(scheme.quantize(values.view(), &Context::default()))
             }
         })
@@ -74,13 +75,13 @@ impl Matrix for Made {
     fn release(&self) {}
 }
 
-fn load(shape: [usize; 2], stored: Stored, activations: Activations) -> Linear {
-    let matrix: Arc<dyn Matrix> = Arc::new(Made { shape, stored });
-    Linear::load(&[matrix], None, activations).expect("memory for a layer")
+fn load(shape: [usize; 2], stored: WeightForm, activations: Activations) -> PackedLinear {
+    let matrix: Arc<dyn Matrix> = Arc::new(GeneratedMatrix { shape, stored });
+    PackedLinear::load(&[matrix], None, activations).expect("memory for a layer")
 }
 
-/// Runs every layer on so many rows; x and out hold what the widest needs.
-fn forward(linears: &[Linear], rows: usize, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
+/// Runs every layer on `rows` rows; x and out are large enough for the widest layer.
+fn forward(linears: &[PackedLinear], rows: usize, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     for linear in linears {
         let (x, out) = (&x[..rows * linear.cols()], &mut out[..rows * linear.rows()]);
         linear.forward(black_box(x), rows, scratch, out);
@@ -94,7 +95,7 @@ fn linears(criterion: &mut Criterion) {
     let x: Vec<f32> = (0..512 * 1536).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
     let (mut out, mut scratch) = (vec![0.0; 512 * 3072], Scratch::default());
     for (name, stored, activations) in FORMS {
-        let mut layers: Vec<Linear> =
+        let mut layers: Vec<PackedLinear> =
             (0..LAYERS).flat_map(|_| LAYER).map(|shape| load(shape, stored, activations)).collect();
         let macs: usize = LAYER.iter().map(|[rows, cols]| LAYERS * rows * cols).sum();
         for rows in [128, 512] {
@@ -105,7 +106,7 @@ fn linears(criterion: &mut Criterion) {
             });
         }
         layers.push(load(HEAD, stored, activations));
-        let bytes = layers.iter().map(Linear::bytes).sum::<usize>();
+        let bytes = layers.iter().map(PackedLinear::bytes).sum::<usize>();
         let mut group = criterion.benchmark_group("decode");
         group.throughput(Throughput::Bytes(bytes as u64)).sample_size(30);
         group.bench_function(name, |b| {

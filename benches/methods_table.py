@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The table of calibrated methods: quantizes one model by each, and measures what was written.
+"""Prints the table of calibrated methods: quantizes one model with each, and evaluates the outputs.
 
     benches/methods_table.py LLMC MODEL CALIBRATION.txt TEST.txt [--work DIR] [--only NAME ...] [--chunks 24]
 
 Prints Markdown rows: perplexity, mean KL divergence and same-top against the model itself (both run with f32
 activations), bits per weight of the quantized linears, CPU time and peak resident memory of the quantizing run. Rows that
---work holds already are read from there, so that the script can be stopped and run again.
+are in --work already are read from there, so that the script can be stopped and run again.
 """
 import argparse
 import json
@@ -40,7 +40,7 @@ DATA_FREE = {"int4 rtn", "int4 asym rtn", "int3 asym rtn", "q4_0"}
 
 
 def measured(command):
-    """Runs a command; its JSON, its seconds of CPU time (of all cores together) and peak resident bytes."""
+    """Runs a command; returns its JSON, its CPU time in seconds (of all cores together) and its peak resident bytes."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = process.communicate()
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -50,7 +50,7 @@ def measured(command):
 
 
 def row(arguments, name, flags):
-    """Makes and measures one row in a process of its own, whose peak memory is then its child's."""
+    """Computes one row; runs in a process of its own, so that the peak memory of its children is that of the row."""
     out = os.path.join(arguments.work, name.replace(" ", "-").replace(",", "+"))
     gguf = "gguf" in flags or any(flag.startswith("q4_0") for flag in flags)
     out += ".gguf" if gguf else ""

@@ -1,7 +1,7 @@
-//! Codecs on one core: a chunk of a million weights, as the pipeline hands them out. `cargo bench --bench numerics`.
+//! Codecs on one core: a chunk of a million weights, the unit of the pipeline. `cargo bench --bench numerics`.
 //!
-//! Throughput is in bytes of BF16 weights (two per weight) for every group but `pack`, which counts codes (one byte each).
-//! `quantize` is the whole way of a chunk: BF16 bytes → f32 → grid → codes → packed bits.
+//! Throughput counts bytes of BF16 weights (two per weight), except in `pack`, which counts codes (one byte each).
+//! `quantize` is the whole path of a chunk: BF16 bytes → f32 → grid → codes → packed bits.
 
 use std::hint::black_box;
 
@@ -16,7 +16,7 @@ const ROWS: usize = 512;
 const COLS: usize = 2048;
 const WEIGHTS: usize = ROWS * COLS;
 
-/// Bell-shaped values of a weight's size: the sum of four bytes of a multiplicative generator.
+/// Returns bell-shaped values of the size of weights: sums of four bytes of a multiplicative generator.
 fn weights() -> Vec<f32> {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     let mut next = || {
@@ -58,7 +58,7 @@ fn conversions(criterion: &mut Criterion) {
     }
 }
 
-/// The schemes to time: one preset per codec and granularity.
+/// Returns the schemes to time: one preset per codec and granularity.
 fn schemes() -> Vec<(&'static str, Scheme)> {
     let mut schemes: Vec<_> =
         ["w3a16", "w4a16", "w4a16-asym", "w8a16", "fp8", "fp8-tensor", "fp8-block", "nvfp4", "mxfp4", "nf4"]

@@ -1,12 +1,12 @@
-//! Packing for the kernels of `src/cuda/` and back: `cargo bench --bench pack`, in as many threads as RAYON_NUM_THREADS says.
+//! Packing for the kernels of `src/cuda/` and back: `cargo bench --bench pack`, with RAYON_NUM_THREADS threads.
 //!
-//! GB/s of codes as they are packed (half a byte of W4, a byte of W8), the median of several runs over a matrix larger than the
-//! caches; beside them, copying as many bytes as packing reads and writes.
+//! Prints GB/s of packed codes (half a byte of W4, a byte of W8), the median of several runs over a matrix larger than
+//! the caches. For comparison, also prints the rate of copying as many bytes as packing reads and writes.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use llmc::cuda::{Half, Packed};
+use llmc::cuda::{Half, PackedMatrix};
 use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{Granularity, Grid, QTensor, ScaleType, Scheme};
 use rayon::prelude::*;
@@ -55,10 +55,10 @@ fn main() {
             [(4, Granularity::Group(128)), (4, Granularity::Group(32)), (8, Granularity::Channel)]
         {
             let q = tensor(bits, granularity, shape);
-            let packed = Packed::pack(&q, Half::F16).expect("the kernels take it");
+            let packed = PackedMatrix::pack(&q, Half::F16).expect("the kernels take it");
             let rate = |seconds: f64| packed.codes().len() as f64 / seconds / 1e9;
             let pack = median(|| {
-                black_box(Packed::pack(&q, Half::F16).expect("the kernels take it"));
+                black_box(PackedMatrix::pack(&q, Half::F16).expect("the kernels take it"));
             });
             let unpack = median(|| {
                 black_box(packed.unpack());

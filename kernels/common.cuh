@@ -1,17 +1,17 @@
-// Types, hardware instructions and launch macros that all kernels share.
+// Types, hardware instructions and launch macros of all kernels.
 //
-// Every instruction that C++ has no word for is one small function below, named after what it does; nothing else in kernels/ holds
-// PTX. With LLMC_EMULATOR defined, emulator/instructions.h gives the same functions plain C++ bodies, and the same .cu files run on
-// the host. Written for sm_80 and later.
+// Every instruction that C++ cannot express is one small function below, named after its effect; no other file in
+// kernels/ has PTX. With LLMC_EMULATOR defined, emulator/instructions.h gives the same functions plain C++ bodies, and
+// the same .cu files run on the host. Written for sm_80 and later.
 #pragma once
 
 #include <stdint.h>
 
-// The 16-bit floats, as their bits. T below is one of them.
+// The 16-bit floats, as bits. T below is one of them.
 struct f16 { uint16_t bits; };
 struct bf16 { uint16_t bits; };
 
-// 8 scales and 8 zero points, as one load.
+// 8 scales and 8 zero points, each as one load.
 struct alignas(16) Bytes16 { uint32_t word[4]; };
 struct alignas(8) Bytes8 { uint32_t word[2]; };
 
@@ -35,7 +35,7 @@ __device__ inline uint32_t and_or(uint32_t q, uint32_t mask, uint32_t bits) {
   return d;
 }
 
-// Both halves of a register one half of `pair`. ptxas makes it part of the multiplication that takes it.
+// Copies one half of `pair` to both halves of a register. ptxas merges it into the multiplication that uses it.
 __device__ inline uint32_t broadcast(uint32_t pair, bool high) {
   uint32_t d;
   if (high) asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; mov.b32 %0, {h, h};}" : "=r"(d) : "r"(pair));
@@ -43,14 +43,15 @@ __device__ inline uint32_t broadcast(uint32_t pair, bool high) {
   return d;
 }
 
-// Four bytes of {b, a}, chosen by the nibbles of `selector`: 0–3 name a's bytes, 4–7 b's.
+// Selects four bytes of {b, a} by the nibbles of `selector`: 0–3 are a's bytes, 4–7 are b's.
 __device__ inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   uint32_t d;
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
   return d;
 }
 
-// Pairs of 16-bit floats in one register: a·b + c with one rounding. bf16 has no other arithmetic before sm_90.
+// Computes a·b + c on pairs of 16-bit floats in one register, with one rounding. bf16 has no other arithmetic before
+// sm_90.
 template <class T> __device__ inline uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d;
   if constexpr (Same<T, f16>::value) {
@@ -71,7 +72,7 @@ template <class T> __device__ inline float to_float(T value) {
   }
 }
 
-// Rounds to nearest even; `low` lands in the low half.
+// Rounds to nearest even; `low` goes to the low half.
 template <class T> __device__ inline uint32_t pack(float low, float high) {
   uint32_t d;
   if constexpr (Same<T, f16>::value) {
@@ -82,12 +83,12 @@ template <class T> __device__ inline uint32_t pack(float low, float high) {
   return d;
 }
 
-// The nearest integer, ties to even.
+// Rounds to the nearest integer, ties to even.
 __device__ inline int round_to_int(float value) { return __float2int_rn(value); }
 __device__ inline float magnitude(float value) { return fabsf(value); }
 __device__ inline float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
 
-// The larger; NaN where either is NaN.
+// Returns the larger; NaN if either is NaN.
 __device__ inline float max_nan(float a, float b) {
   float d;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
@@ -110,7 +111,7 @@ template <class T> __device__ inline void mma(float (&c)[4], const uint32_t (&a)
   }
 }
 
-// The same for signed bytes, a 16×32, b 32×8, int32 sums: k 4q…4q+3 where k was 2q, 2q+1, and +16 where it was +8.
+// The same for signed bytes, a 16×32, b 32×8, int32 sums: k 4q…4q+3 instead of 2q, 2q+1, and +16 instead of +8.
 __device__ inline void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
@@ -119,8 +120,8 @@ __device__ inline void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t 
 
 __device__ inline uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
 
-// Four 8×8 matrices of 16-bit elements from shared memory: lane l names row l%8 of matrix l/8, and gets of matrix i, in r[i], the
-// elements 2(l%4), 2(l%4)+1 of row l/4: the four registers of a.
+// Loads four 8×8 matrices of 16-bit elements from shared memory. Lane l gives the address of row l%8 of matrix l/8; it
+// receives elements 2(l%4), 2(l%4)+1 of row l/4 of matrix i in r[i]. These are the four registers of a.
 __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -128,15 +129,16 @@ __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
                : "memory");
 }
 
-// Starts the copy of 16 bytes from global to shared memory, past L1. Of the source only `bytes` (0–16) are read; the rest becomes 0.
-// Where not `on`, nothing is done, and without a branch: loops over copies stay one piece, which ptxas can mix with what surrounds them.
+// Starts the copy of 16 bytes from global to shared memory, bypassing L1. Only `bytes` (0–16) of the source are read;
+// the rest becomes 0. If not `on`, nothing is done, without a branch: then loops over copies stay one block of code,
+// which ptxas can mix with the code around it.
 __device__ inline void cp_async_16(void* to, const void* from, int bytes = 16, bool on = true) {
   asm volatile("{.reg .pred p; setp.ne.b32 p, %3, 0; @p cp.async.cg.shared.global [%0], [%1], 16, %2;}" ::"r"(shared_address(to)), "l"(from),
                "r"(bytes), "r"(int(on))
                : "memory");
 }
 
-// How long L2 keeps what is copied: `once` is for bytes that nobody reads again, which leave before others.
+// How long L2 keeps copied bytes: `once` is for bytes that are not read again; they are evicted before others.
 struct Keep { uint64_t policy; };
 __device__ inline Keep keep(bool once) {
   Keep how;
@@ -151,8 +153,8 @@ __device__ inline void cp_async_16(void* to, const void* from, Keep how, bool on
                : "memory");
 }
 
-// Closes the group of copies that this thread started; and waits until at most `pending` of its groups are under way. What others
-// copied is there after a barrier.
+// Closes the group of copies that this thread started. The wait returns when at most `pending` of its groups are under
+// way. Copies of other threads are visible after a barrier.
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int pending> __device__ inline void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }
 
@@ -160,14 +162,15 @@ __device__ inline float shuffle_xor(float value, int mask) { return __shfl_xor_s
 __device__ inline void warp_barrier() { __syncwarp(); }
 __device__ inline void block_barrier() { __syncthreads(); }
 
-// The count before one is added. What this thread, or its block before a barrier, wrote to global memory is visible to who finds a higher count.
+// Returns the count before one is added. A thread that finds a higher count sees what this thread, or its block before
+// a barrier, has written to global memory.
 __device__ inline uint32_t fetch_add(uint32_t* counter) {
   uint32_t before;
   asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
   return before;
 }
 
-// Reads what another block wrote, from L2 (L1 is not coherent).
+// Reads data that another block wrote, from L2 (L1 is not coherent).
 __device__ inline float load_l2(const float* from) { return __ldcg(from); }
 __device__ inline Four<float> load_l2(const Four<float>* from) {
   float4 v = __ldcg(reinterpret_cast<const float4*>(from));
@@ -178,15 +181,18 @@ __device__ inline Four<int32_t> load_l2(const Four<int32_t>* from) {
   return {v.x, v.y, v.z, v.w};
 }
 
-// Hopper's asynchronous product of a warpgroup, four warps (sm_90a): d += a·b for a 64×16, b 16×128, of T. a is in registers: warp w of the
-// group has rows 16w…16w+15 as for `mma`. b is read from shared memory, where column t is row t of a stage, 128 bytes long and
-// swizzled as tile.cuh draws it (the hardware's "128-byte swizzle", by address: the stage begins at a multiple of 1024). d is like c of
-// `mma`, eight columns after eight: d[4i + e] = (row g + 8(e/2), column 8i + 2q + e%2).
+// Hopper's asynchronous product of a warpgroup, four warps (sm_90a): d += a·b for a 64×16, b 16×128, of T. a is in
+// registers: warp w of the group has rows 16w…16w+15 as for `mma`. b is in shared memory, where column t is row t of a
+// stage, 128 bytes long and swizzled as drawn in tile.cuh (the hardware's "128-byte swizzle", by address: the stage
+// begins at a multiple of 1024). d is like c of `mma`, eight columns after eight: d[4i + e] = (row g + 8(e/2), column
+// 8i + 2q + e%2).
 //
-// d and a are the product's until its group is waited for; wgmma_fence comes before a product whose registers were written.
+// d and a must not be touched until the product's group has been waited for; wgmma_fence must precede a product whose
+// registers were written.
 struct MatrixB { uint64_t descriptor; };
 
-// From vector `vector` of each row on. Descriptor: address/16, 8 rows of 128 bytes further = 1024/16, swizzle mode 1 in bits 62–63.
+// Describes the columns from vector `vector` of each row. Descriptor: address/16, 8 rows of 128 bytes further =
+// 1024/16, swizzle mode 1 in bits 62–63.
 __device__ inline MatrixB matrix_b(const unsigned char* rows, int vector) {
   uint64_t address = (shared_address(rows) + 16 * vector) >> 4 & 0x3fff;
   return {address | uint64_t(1) << 16 | uint64_t(64) << 32 | uint64_t(1) << 62};
@@ -216,7 +222,7 @@ __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.al
 // Waits until at most `pending` of the warpgroup's groups are under way.
 template <int pending> __device__ inline void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory"); }
 
-// Makes what this thread wrote or copied to shared memory visible to wgmma, after the barrier that follows.
+// Makes this thread's writes and copies to shared memory visible to wgmma, after the following barrier.
 __device__ inline void shared_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 #endif

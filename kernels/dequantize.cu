@@ -1,7 +1,7 @@
-// Packed codes to the weight [n][k] in f16 or bf16, each value (code − zero)·scale rounded once.
+// Converts packed codes to the weight [n][k] in f16 or bf16, each value (code − zero)·scale rounded once.
 //
-// A block takes 128 columns of a strip, each of its eight warps one tile. A lane's values are scattered over rows (see README.md),
-// so they go through shared memory and leave as whole rows of 256 bytes.
+// A block takes 128 columns of a strip; each of its eight warps takes one tile. A lane's values are scattered over rows
+// (see README.md), so they go through shared memory and are written as whole rows of 256 bytes.
 
 #include "layout.cuh"
 
@@ -13,7 +13,7 @@ struct Dequantize {
   int32_t n, k, group, reserved;
 };
 
-constexpr int ROW_BYTES = 2 * K_MULTIPLE + 16; // of shared memory: eight rows on different banks
+constexpr int ROW_BYTES = 2 * K_MULTIPLE + 16; // of shared memory: eight rows are on different banks
 
 // Writes this lane's values of its warp's tile.
 template <class T, int BITS, bool ZEROS> __device__ void unpack_tile(const Dequantize& p, unsigned char* shared) {
@@ -52,7 +52,7 @@ template <class T, int BITS, bool ZEROS> __device__ void dequantize(const Dequan
   unpack_tile<T, BITS, ZEROS>(p, shared);
   block_barrier();
   const int first_row = blockIdx.y * STRIP, first_column = blockIdx.x * K_MULTIPLE;
-  const bool aligned = p.k % 8 == 0; // rows of w begin at 16 bytes
+  const bool aligned = p.k % 8 == 0; // rows of w begin at multiples of 16 bytes
   for (int i = threadIdx.x; i < STRIP * 16; i += 256) {
     int row = i / 16, column = i % 16 * 8;
     if (first_row + row >= p.n) return;

@@ -1,11 +1,12 @@
 // y = x·Wᵀ for more than eight rows of x: W4 and W8, any group.
 //
-// A block computes BM rows × 256 columns (four strips) over a range of K, 64 columns of x at a time, through a ring of stages filled by
-// cp.async. A warp owns a whole strip, so that every code is dequantized once per block of rows (twice where BM is 128); where
-// that leaves warps over, two share a strip and each takes half of every stage's columns.
+// A block computes BM rows × 256 columns (four strips) over a range of K, 64 columns of x at a time, through a ring of
+// stages filled by cp.async. A warp has a whole strip, so that every code is dequantized once per block of rows (twice
+// if BM is 128). If there are more warps than strips, two warps share a strip and each takes half of every stage's
+// columns.
 //
-// Codes become (code − zero)·scale in the type of the activations: the fragments carry the scale, and sums run over all of
-// K in fp32. Blocks of the same strips are neighbours in the grid, so that they find the codes in L2.
+// Codes become (code − zero)·scale in the type of the activations: the fragments include the scale, and sums run over
+// all of K in fp32. Blocks of the same strips are neighbours in the grid, so that they find the codes in L2.
 
 #include "stage.cuh"
 
@@ -21,7 +22,7 @@ template <class T, int BITS, bool ZEROS, int BM> struct Gemm {
 
   __device__ Gemm(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), ring(linear, memory) {}
 
-  // Scales (twice in a register) and zeros of this lane's eight rows of W in a group.
+  // Loads the scales (twice in a register) and zeros of this lane's eight rows of W in a group.
   __device__ void load_group(uint32_t (&scale)[8], typename Codes::Zero (&zero)[8], const unsigned char* from, int entry, int lane) const {
     Bytes16 scales = *reinterpret_cast<const Bytes16*>(from + Stages::SCALES + entry * 128 + lane / 4 * 16);
     Bytes8 zeros = {};
@@ -56,7 +57,7 @@ template <class T, int BITS, bool ZEROS, int BM> struct Gemm {
     }
   }
 
-  // This warp's share of a step. Two tiles, 32 columns, never span two groups.
+  // Adds this warp's share of a step. Two tiles, 32 columns, never span two groups.
   __device__ void multiply_step(Sums& sums, int step) const {
     const unsigned char* from = ring.stage(step);
 #pragma unroll
@@ -78,7 +79,7 @@ template <class T, int BITS, bool ZEROS, int BM> struct Gemm {
 #pragma unroll 1
     for (int step = 0; step < ring.steps; step++) {
       cp_async_wait<STAGES - 2>();
-      block_barrier(); // everybody's copies are here, and everybody has done with the stage that is filled next
+      block_barrier(); // all copies have arrived, and all warps are done with the stage that is filled next
       ring.copy_step(step + STAGES - 1);
       multiply_step(sums, step);
     }
@@ -94,7 +95,7 @@ template <class T, int BITS, bool ZEROS, int BM> __device__ void gemm(const Line
   Gemm<T, BITS, ZEROS, BM>(p, shared).run();
 }
 
-// Of few rows, two blocks share a processor: with less, ptxas would save registers that nobody needs.
+// For few rows, two blocks share a processor: a limit of one block would make ptxas save registers without need.
 #define DEFINE_ROWS(name, T, BITS, ZEROS, BM)                                                                                        \
   extern "C" __global__ void __launch_bounds__(TILE_THREADS, BM <= 32 ? 2 : 1) name(Linear p) { gemm<T, BITS, ZEROS, BM>(p); }       \
   LLMC_EXPORT(name)

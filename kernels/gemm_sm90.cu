@@ -1,20 +1,19 @@
 // y = x·Wᵀ for many rows of x, on Hopper (sm_90a): W4 and W8, any group.
 //
-// The product with operands swapped, yᵀ = W·xᵀ, because wgmma takes its A operand from registers, where codes are dequantized, and
-// B from shared memory, where x lies as it came. A block computes 128 rows × 256 columns of y, in the ring of stages of gemm; each of its
-// two warpgroups owns two strips and dequantizes each code once. A product takes 16 rows of W from each of four warps, any 16: a warp
-// takes its two times 16 from one half of a strip, so that they are neighbours in every lane's vector, and one load,
+// The product has swapped operands, yᵀ = W·xᵀ: wgmma takes its A operand from registers, where codes are dequantized, and B from
+// shared memory, where x lies unchanged. A block computes 128 rows × 256 columns of y, in the ring of stages of gemm; each of its
+// two warpgroups has two strips and dequantizes each code once. A product takes any 16 rows of W from each of four warps. A warp
+// takes its two times 16 rows from one half of a strip, so that they are neighbours in every lane's vector, and one load:
 //
 //     strip:                 0         0         1         1
 //     rows                0 … 31   32 … 63    0 … 31   32 … 63     of the strip; the first 16 in one product, the others in the next
 //     warp of the group      0         1         2         3
 //
-//
 // Products of one tile (16 columns of x) are under way while the next tile is dequantized:
 //
 //     dequantize 0 | issue 0 | dequantize 1 | issue 1, wait for 0 | dequantize 2 | issue 2, wait for 1 | …
 //
-// so a stage is still read behind the barrier of the next step, and is filled again one step later than in gemm.
+// A stage is therefore still read after the barrier of the next step, and is filled again one step later than in gemm.
 
 #include "stage.cuh"
 
@@ -32,7 +31,8 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
   using Codes = Unpack<T, BITS>;
   static constexpr int SIZE = SM90_ROWS * GEMM_STRIPS * STRIP;
 
-  // Of both products: the sums, yᵀ [64][128] in fragments; scales (twice in a register) and zeros of rows n and n+8; A-fragments.
+  // Registers of both products: the sums, yᵀ [64][128] in fragments; scales (twice in a register) and zeros of rows n
+  // and n+8; A-fragments.
   struct Registers {
     float sum[PRODUCTS][64] = {};
     uint32_t scale[PRODUCTS][2];
@@ -43,7 +43,7 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
   const Linear& p;
   unsigned char* shared;
   Stages ring;
-  int lane, strip, half; // this warp's strip of the block's four, and half of it
+  int lane, strip, half; // this warp's strip among the block's four, and its half of the strip
 
   __device__ GemmSm90(const Linear& linear, unsigned char* memory) : p(linear), shared(memory), ring(linear, memory) {
     lane = threadIdx.x % 32;
@@ -51,7 +51,8 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
     half = threadIdx.x / 32 % 2;
   }
 
-  // Of product i, rows 32·half + 16i + lane/4 and 8 below are entries 4·half + 2i and the next of what the layout keeps for lane/4.
+  // Loads scales and zeros. For product i, rows 32·half + 16i + lane/4 and 8 below are entries 4·half + 2i and the next
+  // of the layout's vector for lane/4.
   __device__ void load_group(Registers& r, const unsigned char* from, int group) const {
     int entry = strip * STEP_GROUPS + group;
     Bytes8 scales = *reinterpret_cast<const Bytes8*>(from + Stages::SCALES + entry * 128 + lane / 4 * 16 + 8 * half);
@@ -82,8 +83,9 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
     }
   }
 
-  // Codes are loaded before the wait for the products ahead of them, and copies started before a fence: ptxas makes the tensor cores wait
-  // after every product (its warning C7513, which kernels/check looks for) where they stand behind wgmma_commit.
+  // Loads codes before the wait for the previous products, and starts copies before a fence. If they came after
+  // wgmma_commit, ptxas would make the tensor cores wait after every product (its warning C7513, which kernels/check
+  // looks for).
   __device__ void multiply_step(Registers& r, int step) const {
     const unsigned char* from = ring.stage(step);
     auto codes = load_codes(from, 0);
@@ -109,7 +111,7 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
     for (int step = 0; step < ring.steps; step++) {
       cp_async_wait<SM90_STAGES - 3>();
       shared_fence();
-      block_barrier(); // everybody's copies are here, and everybody's products of the step before last are done
+      block_barrier(); // all copies have arrived, and all products of the step before the last are done
       multiply_step(r, step);
     }
     wgmma_wait<0>();
@@ -118,7 +120,8 @@ template <class T, int BITS, bool ZEROS> struct GemmSm90 {
     if (add_splits<SIZE, TILE_THREADS>(sums, true, p.scratch, p.tickets, shared)) write(r);
   }
 
-  // Turns yᵀ by way of shared memory: of a fragment's column, a row of y, eight lanes write eight neighbours.
+  // Transposes yᵀ through shared memory: a fragment's column is a row of y, and eight lanes write eight neighbours of
+  // it.
   __device__ void write(const Registers& r) const {
     block_barrier(); // the stages are free
     const T* bias = static_cast<const T*>(p.bias);

@@ -1,8 +1,9 @@
 // y = x·Wᵀ for 1–8 rows of x: W4 and W8, any group.
 //
-// The product with operands swapped, yᵀ = W·xᵀ: sixteen rows of W are the A operand of m16n8k16, the batch fills the eight columns of
-// B, and no tensor core works on padding of a batch of sixteen. B-fragments come straight from the rows of x in shared memory. Each group's
-// sums are taken in fp32 from the bare codes and meet their scale once. Zero points as in gemv: a matrix of ones gives Σ x.
+// The product has swapped operands, yᵀ = W·xᵀ: sixteen rows of W are the A operand of m16n8k16, and the batch fills the
+// eight columns of B, so the tensor cores do not compute the padding of a batch of sixteen. B-fragments are read
+// directly from the rows of x in shared memory. Each group's sums are computed in fp32 from the codes and multiplied by
+// their scale once. Zero points as in gemv: a matrix of ones gives Σ x.
 
 #include "strip.cuh"
 
@@ -22,7 +23,7 @@ template <class T, int BITS, bool ZEROS> __device__ void gemm_small(const Linear
     for (int tile = 0; tile < S::TILES; tile++) {
       uint32_t b0 = row_exists ? x[tile * 8] : 0, b1 = row_exists ? x[tile * 8 + 4] : 0;
       strip.multiply(sums, stage, tile, b0, b1);
-      if (tile % 2 == 0 || (tile & last_tile) != last_tile) continue; // groups end behind an odd tile
+      if (tile % 2 == 0 || (tile & last_tile) != last_tile) continue; // groups end after an odd tile
       int group = tile >> strip.group_tiles_log2;
       Bytes16 scales = strip.scales(stage, group);
       Bytes8 zeros = {};

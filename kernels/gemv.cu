@@ -1,17 +1,17 @@
 // y = W·x for one row x: W4 and W8, any group.
 //
-// Even here the tensor cores do the sums: turning codes into floats one by one would cost more instructions than an H100 has time
-// for while 16 bytes arrive. The weight is the A operand (16 rows × 16 columns), x the B operand, of which a product with a vector
-// uses one of eight columns. The other columns are put to use: a chunk spans up to four groups, and column g of B holds x where
-// it belongs to group g of the chunk and zero elsewhere,
+// The tensor cores compute the sums even here: converting codes to floats one by one would cost more instructions than an H100 has
+// time for while 16 bytes arrive. The weight is the A operand (16 rows × 16 columns), x is the B operand; a product with a vector
+// uses only one of its eight columns. The other columns are used as follows: a chunk spans up to four groups, and column g of B
+// holds x for the columns of group g and zero elsewhere,
 //
 //            column of B:  0   1   2   3   4 … 7                 C:  one sum per (row, group), in fp32
 //     k in group 0:        x   0   0   0   0   0
 //     k in group 1:        0   x   0   0   0   0
 //     …
 //
-// so that groups need no flush of their own: after a chunk, each sum meets its scale, and nobody has multiplied code by scale.
-// Zero points: Σ (q − z)·x = Σ q·x − z·Σ x, and Σ x of each group is the product of a matrix of ones with the same B.
+// so that sums need not be flushed after each group: after a chunk, each sum is multiplied by its scale, and code·scale is never
+// computed. Zero points: Σ (q − z)·x = Σ q·x − z·Σ x, and Σ x of each group is the product of a matrix of ones with the same B.
 
 #include "strip.cuh"
 
@@ -31,7 +31,7 @@ template <class T, int BITS, bool ZEROS> __device__ void gemv(const Linear& p) {
       uint32_t b0 = mine ? x[tile * 8] : 0, b1 = mine ? x[tile * 8 + 4] : 0;
       strip.multiply(sums, stage, tile, b0, b1);
     }
-    // C gives this lane the columns, that is groups, 2·quad and 2·quad + 1.
+    // C gives this lane columns 2·quad and 2·quad + 1, which are groups.
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       int group = 2 * quad + e;

@@ -1,22 +1,23 @@
-// The packed weight (README.md draws it): sizes, and from codes to fragments of `mma`.
+// Sizes of the packed weight (README.md draws it), and the conversion of codes to fragments of `mma`.
 //
-// A lane's vector of a tile holds, for every n16 half of the strip, what one A-fragment of the weight needs, and equally what two
-// B-fragments need. `Unpack` gives those four registers as (code − zero) in T, exactly; zero is 8 or 128 where the scheme is symmetric.
+// For every 16 rows of the strip, a lane's vector of a tile holds the data of one A-fragment of the weight, which is
+// also the data of two B-fragments. `Unpack` gives those four registers as (code − zero) in T, exactly; zero is 8 or
+// 128 if the scheme is symmetric.
 #pragma once
 
 #include "common.cuh"
 
 constexpr int STRIP = 64;       // rows of W (n) in a strip
 constexpr int TILE = 16;        // columns of W (k) in a tile
-constexpr int K_MULTIPLE = 128; // K is padded to it
+constexpr int K_MULTIPLE = 128; // K is padded to a multiple of it
 
 template <int BITS> constexpr int TILE_BYTES = STRIP * TILE * BITS / 8;
 template <int BITS> constexpr int TILE_WORDS = TILE_BYTES<BITS> / 128; // per lane: 4 or 8
-template <int BITS> constexpr int WORDS = BITS / 4;                    // of sixteen rows
+template <int BITS> constexpr int WORDS = BITS / 4;                    // per sixteen rows
 template <int BITS> constexpr int OFFSET = 1 << (BITS - 1);
 
-// The groups of a row: how many, and log2 of their columns (30, which leaves of no column anything, where there is one for all). Shifts,
-// because a division by a number known at run time costs as much as unpacking a tile.
+// The groups of a row: their number, and log2 of their columns (30 if one group has all columns: then every column >>
+// 30 is 0). Shifts, because a division by a number known only at run time costs as much as unpacking a tile.
 struct Groups {
   int count, shift;
   __device__ Groups(int k, int group) {
@@ -26,23 +27,24 @@ struct Groups {
   }
 };
 
-// One and minus zero, twice.
+// One and minus zero, each twice.
 template <class T> struct Constants;
 template <> struct Constants<f16> { static constexpr uint32_t ONE = 0x3c003c00, MINUS_ZERO = 0x80008000; };
 template <> struct Constants<bf16> { static constexpr uint32_t ONE = 0x3f803f80, MINUS_ZERO = 0x80008000; };
 
 template <class T> __device__ inline uint32_t mul2(uint32_t a, uint32_t b) { return fma2<T>(a, b, Constants<T>::MINUS_ZERO); }
 
-// The four pairs (k, k+1) of sixteen rows of a tile, from the one word (W4) or two (W8) that hold them: (n, k), (n, k+8), (n+8, k),
-// (n+8, k+8) with n = l/4, k = 2(l%4). Of each code its zero point is subtracted, exactly: `zero` has those of rows n and n+8, as
-// `Zero`s, where ZEROS; it is OFFSET otherwise.
+// Unpacks the four pairs (k, k+1) of sixteen rows of a tile, from the one word (W4) or two words (W8) that hold them:
+// (n, k), (n, k+8), (n+8, k), (n+8, k+8) with n = l/4, k = 2(l%4). The zero point is subtracted from each code,
+// exactly. If ZEROS, `zero` has those of rows n and n+8, as `Zero`s; otherwise the zero point is OFFSET.
 //
-// No conversion instruction: a code's bits under the exponent of 1024 (f16: 0x6400) or 128 (bf16: 0x4300) are the number 1024 + code or
-// 128 + code, and a zero point's under that of −1024 or −128 are what leaves code − zero when added. The second nibble of f16 counts
-// sixteen times, 1024 + 16·code, so a multiplication by 1/16 goes with it; bf16 has too few bits for that and shifts.
+// No conversion instruction is needed: a code's bits with the exponent of 1024 (f16: 0x6400) or 128 (bf16: 0x4300) are
+// the number 1024 + code or 128 + code. A zero point's bits with the exponent of −1024 or −128, when added, leave code
+// − zero. In f16 the second nibble counts sixteen times, 1024 + 16·code, so it is multiplied by 1/16; bf16 has too few
+// bits for that and shifts.
 template <class T, int BITS> struct Unpack;
 
-// −(1024 + zero) or −(128 + zero) twice, of zero point i of four; `exponent` is 0xe4 or 0xc3 in every byte.
+// Returns −(1024 + zero) or −(128 + zero) twice, for zero point i of four; `exponent` is 0xe4 or 0xc3 in every byte.
 __device__ inline uint32_t minus_zero(uint32_t zeros, int i, uint32_t exponent) { return permute_bytes(zeros, exponent, 0x4040 + i * 0x0101); }
 
 template <> struct Unpack<f16, 4> {
@@ -78,7 +80,8 @@ template <> struct Unpack<f16, 8> {
   }
 };
 
-// Eight bits do not fit beside bf16's exponent, but code − zero is exact in bf16: it goes through the float 2^23 + code.
+// Eight bits do not fit beside bf16's exponent, but code − zero is exact in bf16: it is computed with the float 2^23 +
+// code.
 template <> struct Unpack<bf16, 8> {
   using Zero = float;
   static __device__ inline float under(uint32_t exponent, uint32_t bytes, int i) { return bits_to_float(permute_bytes(bytes, exponent, 0x7440 | i)); }
@@ -92,27 +95,28 @@ template <> struct Unpack<bf16, 8> {
   }
 };
 
-// Element i of eight 16-bit values.
+// Returns element i of eight 16-bit values.
 template <class T> __device__ inline T element(const Bytes16& values, int i) {
   return T{uint16_t(values.word[i / 2] >> (16 * (i % 2)))};
 }
 
-// The same twice in a register.
+// Returns element i twice in a register.
 __device__ inline uint32_t twice(const Bytes16& values, int i) { return broadcast(values.word[i / 2], i % 2 == 1); }
 
-// Zero point i of eight: zero − offset.
+// Returns zero − offset of zero point i of eight.
 template <int BITS> __device__ inline int centred(const Bytes8& zeros, int i) {
   return int((zeros.word[i / 4] >> (8 * (i % 4))) & 0xff) - OFFSET<BITS>;
 }
 
-// Up to eight values from shared memory to `to`, of which `left` exist; as one vector where rows are aligned to it.
+// Copies up to eight values from shared memory to `to`; `left` of them exist. Copies one vector if rows are aligned to
+// it.
 template <class T> __device__ inline void copy_out(T* to, const unsigned char* from, int left, bool aligned) {
   if (aligned && left >= 8) *reinterpret_cast<Bytes16*>(to) = *reinterpret_cast<const Bytes16*>(from);
   else
     for (int c = 0; c < min_of(left, 8); c++) to[c] = reinterpret_cast<const T*>(from)[c];
 }
 
-// Every pair of bits and type, without and with zero points.
+// Defines the kernels for every pair of bits and type, without and with zero points.
 #define LLMC_WEIGHT_KERNELS(DEFINE, operation)        \
   DEFINE(operation##_w4_f16, f16, 4, false)           \
   DEFINE(operation##_w4_f16_zero, f16, 4, true)       \

@@ -1,9 +1,10 @@
-// What the kernels of y = x·Wᵀ are launched with, and how splits of K become one sum.
+// The launch parameter of the kernels of y = x·Wᵀ, and the ticket of split-K.
 #pragma once
 
 #include "layout.cuh"
 
-// The parameter of gemv, gemm_small and gemm; README.md says what each field must hold. T is erased so that the launcher has one struct.
+// The parameter of gemv, gemm_small and gemm; README.md describes each field. T is erased so that the launcher has one
+// struct.
 struct Linear {
   void* y;
   const void* x;
@@ -16,14 +17,15 @@ struct Linear {
   int32_t m, n, k, x_stride, group, k_per_block;
 };
 
-// Bytes of x's columns from `column` on that exist, at most 16: what cp_async_16 may read.
+// Returns the existing bytes of x's columns from `column` on, at most 16: the bytes that cp_async_16 may read.
 template <class T> __device__ inline int bytes_left(int column, int k) {
   int bytes = (k - column) * int(sizeof(T));
   return bytes < 0 ? 0 : min_of(bytes, 16);
 }
 
-// Whether this block is the last of `blocks` to come here with this ticket; all threads get the same answer. What they wrote before is
-// then visible to all of the last block. The ticket is left at zero for the next launch. `flag` is a word of shared memory.
+// Returns true if this block is the last of `blocks` to arrive with this ticket; all threads get the same answer. The
+// last block sees everything that the others wrote before. The ticket is zero again for the next launch. `flag` is a
+// word of shared memory.
 __device__ inline bool draws_last(uint32_t* ticket, uint32_t blocks, uint32_t* flag) {
   block_barrier();
   if (threadIdx.x == 0) {

@@ -1,14 +1,14 @@
-// Rows of x to int8 with one scale each: scale = max|x|/127, code = x·(127/max|x|) to the nearest, ties to even. In front of w8a8.
+// Rounds rows of x to int8 with one scale each: scale = max|x|/127, code = x·(127/max|x|) to the nearest, ties to even. Precedes w8a8.
 //
-// A block takes a row twice: once for its largest magnitude, once to round. A thread has every 256th sixteen columns, and holds four of
-// those in registers: a row of up to 16,384 columns is read once, by loads that are all under way together. Codes are laid out as w8a8
-// reads them: each 16 columns in the order in which a word of a W8 tile holds its bytes, position 4q + p holding column 2q + p/2 + 8(p%2),
-// so that the product's sum over k pairs the right ones without moving a byte:
+// A block processes a row in two passes: the first finds its largest magnitude, the second rounds. A thread has every 256th sixteen
+// columns, and keeps four of those in registers: a row of up to 16,384 columns is read once, by loads that are all under way
+// together. Codes are laid out as w8a8 reads them: each 16 columns are in the order in which a word of a W8 tile holds its bytes,
+// position 4q + p holding column 2q + p/2 + 8(p%2), so that the product's sum over k pairs the right ones without moving a byte:
 //
 //     position   0  1  2  3   4  5  6  7   8  9 10 11  12 13 14 15
 //     column     0  8  1  9   2 10  3 11   4 12  5 13   6 14  7 15
 //
-// A row of zeros gets scale 0; a row with an infinity or a NaN gets that as its scale, and w8a8's row of y is NaN.
+// A row of zeros gets scale 0. A row with an infinity or a NaN gets that as its scale, and its row of y in w8a8 is NaN.
 
 #include "layout.cuh"
 
@@ -21,9 +21,9 @@ struct Quantize {
 
 constexpr int QUANTIZE_THREADS = 256;
 constexpr int HELD = 4;
-constexpr int HELD_TILES = HELD * QUANTIZE_THREADS; // by a block
+constexpr int HELD_TILES = HELD * QUANTIZE_THREADS; // of a block
 
-// Columns first…first+7 of a row; those that do not exist are 0. Rows are padded to eight columns.
+// Loads columns first…first+7 of a row; columns that do not exist become 0. Rows are padded to eight columns.
 template <class T> __device__ inline Bytes16 load_eight(const T* row, int first, int k) {
   Bytes16 eight = {};
   if (first < k) eight = *reinterpret_cast<const Bytes16*>(row + first);
@@ -58,7 +58,7 @@ template <class T> struct Tiles {
   }
 };
 
-// The largest of all threads.
+// Returns the largest value of all threads.
 __device__ inline float largest_of_block(float largest, float* shared) {
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) largest = max_nan(largest, shuffle_xor(largest, mask));
@@ -93,7 +93,7 @@ template <class T> __device__ void quantize_activations(const Quantize& p) {
     largest = own.absmax(largest);
   }
   largest = largest_of_block(largest, reinterpret_cast<float*>(shared));
-  // Below, the inverse would overflow, and every product with the row is zero in any type of y.
+  // Below this limit, the inverse would overflow, and every product with the row is zero in any type of y.
   bool is_zero = largest < 1e-30f;
   float inverse = is_zero ? 0.0f : 127.0f / largest;
   if (threadIdx.x == 0) p.scales[blockIdx.x] = is_zero ? 0.0f : largest / 127.0f;

@@ -1,4 +1,4 @@
-// The ring of stages of gemm and gemm_sm90: BM rows of x, and what 256 rows of W (four strips) hold of the same 64 columns.
+// The ring of stages of gemm and gemm_sm90: BM rows of x, and the same 64 columns of 256 rows of W (four strips).
 //
 //     stage:   [x: BM rows of 128 bytes, swizzled] [codes: 4 strips × 4 tiles] [scales: 4 strips × 2 groups × 128] [zeros: … × 64]
 #pragma once
@@ -24,7 +24,7 @@ template <class T, int BITS, bool ZEROS, int BM, int STAGES, int ALIGN> struct R
   int step_groups;  // of a step
   RowCopy<BM> rows;
   CodeCopy<GEMM_STRIPS, STRIP_BYTES> codes;
-  const uint8_t* group_from; // of this thread's scales or zeros; null where it copies none
+  const uint8_t* group_from; // source of this thread's scales or zeros; null if it copies none
   int group_bytes, group_to;
 
   __device__ Ring(const Linear& p, unsigned char* memory)
@@ -45,7 +45,8 @@ template <class T, int BITS, bool ZEROS, int BM, int STAGES, int ALIGN> struct R
     return p.codes + blockIdx.y * GEMM_STRIPS * strip_bytes(p) + tile * TILE_BYTES<BITS>;
   }
 
-  // Scales and zeros of a step are a vector per thread: eight for the scales of a group of a strip, four for its zeros.
+  // Assigns scales and zeros of a step, a vector per thread: eight for the scales of a group of a strip, four for its
+  // zeros.
   __device__ void own_groups(const Linear& p) {
     int i = threadIdx.x % 128;
     bool is_scale = threadIdx.x < 128;
@@ -60,7 +61,7 @@ template <class T, int BITS, bool ZEROS, int BM, int STAGES, int ALIGN> struct R
 
   __device__ unsigned char* stage(int step) const { return shared + step % STAGES * STAGE_BYTES; }
 
-  // Starts the copies of a step, or of nothing where there are no more.
+  // Starts the copies of a step; without a further step, copies nothing.
   __device__ void copy_step(int step) const {
     bool on = step < steps;
     unsigned char* to = stage(step);

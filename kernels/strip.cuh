@@ -1,9 +1,9 @@
-// The frame of gemv and gemm_small: a block of four warps multiplies one strip (64 rows of W) with a range of k.
+// The common part of gemv and gemm_small: a block of four warps multiplies one strip (64 rows of W) with a range of k.
 //
-// Batches this small are a copy of the weight, so everything serves keeping loads in flight. The block's range of k is cut into
-// chunks of 4 KiB of codes (128 columns of W4, 64 of W8), dealt to the warps in turn. A warp has its own ring of STAGES chunks
-// and waits for no other warp before the end. x comes with the chunks, so that a block is as small for a deep W as for a
-// shallow one; lanes read scales, zeros and x that others copied, hence the one warp_barrier per chunk.
+// For such small batches the kernel is limited by reading the weight, so everything is designed to keep loads in flight. The block's
+// range of k is cut into chunks of 4 KiB of codes (128 columns of W4, 64 of W8), assigned to the warps in turn. A warp has its own
+// ring of STAGES chunks and waits for no other warp before the end. x is copied with the chunks, so that a block is as small for a
+// deep W as for a shallow one. Lanes read scales, zeros and x that other lanes copied, so each chunk needs one warp_barrier.
 //
 //     shared:  [warp 0: stage 0 | stage 1 | stage 2] … [warp 3: …]
 //     stage:   [codes 4096] [scales 4·128] [zeros 4·64] [x: m rows of the chunk's columns, 16 bytes apart]
@@ -22,9 +22,9 @@ constexpr int STAGE_SCALES = CHUNK_BYTES;
 constexpr int STAGE_ZEROS = STAGE_SCALES + CHUNK_GROUPS * STRIP * 2;
 constexpr int STAGE_X = STAGE_ZEROS + CHUNK_GROUPS * STRIP;
 constexpr int STRIP_ROWS = 8;                                                        // of x, at most
-constexpr int STRIP_FLAG = STRIP_WARPS * STRIP_ROWS * STRIP * int(sizeof(float)); // behind the sums of all warps
+constexpr int STRIP_FLAG = STRIP_WARPS * STRIP_ROWS * STRIP * int(sizeof(float)); // after the sums of all warps
 
-// Of ROWS rows of x at most.
+// A strip multiplied with at most ROWS rows of x.
 template <class T, int BITS, bool ZEROS, int ROWS> struct Strip {
   static constexpr int TILES = CHUNK_BYTES / TILE_BYTES<BITS>; // of a chunk: 8 or 4
   static constexpr int COLUMNS = TILES * TILE;
@@ -53,12 +53,12 @@ template <class T, int BITS, bool ZEROS, int ROWS> struct Strip {
     return shared + (warp * STRIP_STAGES + turn % STRIP_STAGES) * (STAGE_X + p.m * X_ROW);
   }
 
-  // Row `row` of x in a stage, as pairs.
+  // Returns row `row` of x in a stage, as pairs.
   static __device__ const uint32_t* x_row(const unsigned char* stage, int row) {
     return reinterpret_cast<const uint32_t*>(stage + STAGE_X + row * X_ROW);
   }
 
-  // Columns [start, start + COLUMNS) of x, where `on`; those that do not exist become 0.
+  // Copies columns [start, start + COLUMNS) of x, if `on`; columns that do not exist become 0.
   __device__ void copy_x(unsigned char* stage, int start, bool on) const {
     constexpr int VECTORS = COLUMNS / 8, AT_ONCE = 32 / VECTORS; // of a row; rows
     int row = lane / VECTORS, column = lane % VECTORS * 8;
@@ -69,7 +69,7 @@ template <class T, int BITS, bool ZEROS, int ROWS> struct Strip {
       cp_async_16(stage + STAGE_X + (row + i) * X_ROW + 2 * column, from + size_t(i) * p.x_stride, bytes, on && row + i < p.m);
   }
 
-  // Starts the copy of this warp's turn number `turn`, or of nothing where there are no more chunks.
+  // Starts the copy of chunk number `turn` of this warp; without a further chunk, copies nothing.
   __device__ void copy_chunk(int turn) const {
     int chunk = turn * STRIP_WARPS + warp;
     bool on = chunk < chunks;
@@ -93,18 +93,20 @@ template <class T, int BITS, bool ZEROS, int ROWS> struct Strip {
 #pragma unroll 1
     for (int turn = 0; turn * STRIP_WARPS + warp < chunks; turn++) {
       cp_async_wait<STRIP_STAGES - 2>();
-      warp_barrier(); // all lanes' copies are here, and all have done with the stage that is filled next
+      warp_barrier(); // all lanes' copies have arrived, and all lanes are done with the stage that is filled next
       copy_chunk(turn + STRIP_STAGES - 1);
       body(stage(turn));
     }
   }
 
-  // Of one group, before its scale: the products of the codes with B, in C-fragments of sixteen rows each, and those of ones with B.
+  // The sums of one group before scaling: the products of the codes with B, in C-fragments of sixteen rows each, and
+  // those of ones with B.
   struct Sums {
     float product[4][4] = {}, ones[4] = {};
   };
 
-  // Adds the products of a tile of the stage with a B-fragment; ones times B is Σ B, which zero points are subtracted by.
+  // Adds the products of a tile of the stage with a B-fragment. Ones times B is Σ B, which is needed to subtract zero
+  // points.
   __device__ void multiply(Sums& sums, const unsigned char* stage, int tile, uint32_t b0, uint32_t b1) const {
     uint32_t codes[TILE_WORDS<BITS>];
     words(codes, stage, tile);
@@ -122,14 +124,14 @@ template <class T, int BITS, bool ZEROS, int ROWS> struct Strip {
     }
   }
 
-  // The sum of row n = 8i + lane/4 and column 2(lane%4) + e of B, with its scale and zero point.
+  // Returns the sum of row n = 8i + lane/4 and column 2(lane%4) + e of B, with its scale and zero point.
   static __device__ float scaled(const Sums& sums, int i, int e, const Bytes16& scales, const Bytes8& zeros) {
     float sum = sums.product[i / 2][2 * (i % 2) + e];
     if (ZEROS) sum -= float(centred<BITS>(zeros, i)) * sums.ones[e];
     return sum * to_float(element<T>(scales, i));
   }
 
-  // A lane's words of a tile of the stage.
+  // Loads a lane's words of a tile of the stage.
   __device__ void words(uint32_t (&to)[TILE_WORDS<BITS>], const unsigned char* stage, int tile) const {
 #pragma unroll
     for (int v = 0; v < TILE_WORDS<BITS> / 4; v++) {
@@ -139,7 +141,7 @@ template <class T, int BITS, bool ZEROS, int ROWS> struct Strip {
     }
   }
 
-  // Scales and zeros of rows n = 8i + lane/4, i = 0–7, of a group of the stage.
+  // Returns scales and zeros of rows n = 8i + lane/4, i = 0–7, of a group of the stage.
   __device__ Bytes16 scales(const unsigned char* stage, int group) const {
     return *reinterpret_cast<const Bytes16*>(stage + STAGE_SCALES + group * 128 + lane / 4 * 16);
   }
@@ -147,7 +149,7 @@ template <class T, int BITS, bool ZEROS, int ROWS> struct Strip {
     return *reinterpret_cast<const Bytes8*>(stage + STAGE_ZEROS + group * 64 + lane / 4 * 8);
   }
 
-  // Where this warp leaves its sums, [m][64]: over its own and others' stages, which all have done with.
+  // Returns the memory for this warp's sums, [m][64]; it overlaps stages, which all warps are done with.
   __device__ float* sums() const {
     cp_async_wait<0>();
     block_barrier();
@@ -160,7 +162,7 @@ template <class T, int BITS, bool ZEROS, int ROWS> struct Strip {
     static_cast<T*>(p.y)[size_t(row) * p.n + column] = from_float<T>(value);
   }
 
-  // Adds what the warps left, in their order, and the splits, in theirs; writes y.
+  // Adds the sums of the warps in their order, and the splits in theirs; writes y.
   __device__ void finish() const {
     block_barrier();
     const float* sums = reinterpret_cast<const float*>(shared);

@@ -1,7 +1,7 @@
-// What gemm and w8a8 share: the rows of x in shared memory, sums of warps and of splits, and the way out.
+// The common parts of gemm and w8a8: the rows of x in shared memory, the sums of warps and of splits, and writing y.
 //
 // A block of eight warps computes BM rows × COLUMNS columns of y over a range of K, in steps of 128 bytes of a row of x: 64 columns of 16
-// bits, or 128 of 8. A stage of the pipeline holds BM such rows in 16-byte vectors, vector c of row r at place c ^ (r % 8):
+// bits, or 128 of 8. A stage of the pipeline holds BM such rows in 16-byte vectors; vector c of row r is at position c ^ (r % 8):
 //
 //     row 0:  0 1 2 3 4 5 6 7
 //     row 1:  1 0 3 2 5 4 7 6       ldmatrix reads one vector of eight consecutive rows: a column of this picture, whose
@@ -14,7 +14,8 @@
 constexpr int TILE_THREADS = 256;
 constexpr int ROW = 128; // bytes of a row of x in a stage
 
-// A thread's part in copying this block's rows of x to a stage: vector c of rows r, r + 32, …, what differs between stages aside.
+// A thread's part in copying this block's rows of x to a stage: vector c of rows r, r + 32, …; the fields that do not
+// change between stages.
 template <int BM> struct RowCopy {
   const uint8_t* from;
   size_t next; // bytes from one of its rows to the next
@@ -32,7 +33,7 @@ template <int BM> struct RowCopy {
     to = r * ROW + (c ^ (r & 7)) * 16;
   }
 
-  // Bytes [start, start + 128) of each row, where `on`. Rows and bytes that do not exist become 0.
+  // Copies bytes [start, start + 128) of each row, if `on`. Rows and bytes that do not exist become 0.
   __device__ void copy(unsigned char* stage, int start, bool on) const {
     if (BM < 32) on = on && threadIdx.x < BM * 8;
     int bytes = left < start ? 0 : min_of(left - start, 16);
@@ -50,14 +51,15 @@ template <int STRIPS, int BYTES> struct CodeCopy {
   int strips;  // from this thread's first one on
   Keep how;
 
-  // From the block's first strip and byte on; `strips` exist.
+  // Begins at the block's first strip and byte; `strips` exist.
   __device__ CodeCopy(const uint8_t* codes, size_t strip_bytes, int strips, Keep how) : next(strip_bytes), how(how) {
     int own = threadIdx.x * 16 / BYTES;
     from = codes + own * strip_bytes + threadIdx.x * 16 % BYTES;
     this->strips = strips - own;
   }
 
-  // Step number `step`, where `on`. Strips that do not exist are left as they are: their columns of y do not exist either.
+  // Copies the codes of step number `step`, if `on`. Strips that do not exist are not copied, because their columns of
+  // y do not exist either.
   __device__ void copy(unsigned char* to, int step, bool on) const {
     const uint8_t* start = from + size_t(step) * BYTES;
 #pragma unroll
@@ -66,15 +68,16 @@ template <int STRIPS, int BYTES> struct CodeCopy {
   }
 };
 
-// The A-fragment of rows first…first+15, of 32 bytes of each from vector `vector` on.
+// Loads the A-fragment of rows first…first+15, 32 bytes of each from vector `vector` on.
 __device__ inline void load_fragment(uint32_t (&a)[4], const unsigned char* stage, int first, int vector) {
   int lane = threadIdx.x % 32;
   int row = first + lane % 16;
   ldmatrix_x4(a, stage + row * ROW + ((vector + lane / 16) ^ (row & 7)) * 16);
 }
 
-// Adds the splits of K (blockIdx.z) of a tile in their order. Whether this block has the result, in the threads that hold sums: the last
-// to come does. `sums` are COUNT of the tile's SIZE; HOLDERS threads hold some. They lie in scratch by fours, a thread's beside its neighbours'.
+// Adds the splits of K (blockIdx.z) of a tile in their order. The last block to arrive has the result, in the threads
+// that hold sums; for it the function returns true. `sums` are COUNT of the tile's SIZE; HOLDERS threads hold some. In
+// scratch they are stored by fours, a thread's next to its neighbours'.
 template <int SIZE, int HOLDERS, class Sum, int COUNT>
 __device__ inline bool add_splits(Sum (&sums)[COUNT], bool holds, Sum* scratch, uint32_t* tickets, unsigned char* shared) {
   static_assert(COUNT * HOLDERS == SIZE, "every sum is held once");
@@ -91,7 +94,7 @@ __device__ inline bool add_splits(Sum (&sums)[COUNT], bool holds, Sum* scratch, 
   if (!holds) return true;
 #pragma unroll
   for (int i = 0; i < COUNT; i++) sums[i] = 0;
-  constexpr int AT_ONCE = COUNT == 64 ? 16 : 32; // sums whose loads are under way: more would not find registers
+  constexpr int AT_ONCE = COUNT == 64 ? 16 : 32; // sums with loads under way: more would not fit into registers
 #pragma unroll 1
   for (uint32_t s = 0; s < splits; s++, parts += SIZE / 4) {
 #pragma unroll
@@ -99,16 +102,16 @@ __device__ inline bool add_splits(Sum (&sums)[COUNT], bool holds, Sum* scratch, 
       Four<Sum> part = load_l2(parts + i / 4 * HOLDERS);
 #pragma unroll
       for (int e = 0; e < 4; e++) sums[i + e] += part.of[e];
-      if (i % AT_ONCE == AT_ONCE - 4 && i + 4 < COUNT) warp_barrier(); // loads stay behind it
+      if (i % AT_ONCE == AT_ONCE - 4 && i + 4 < COUNT) warp_barrier(); // keeps later loads behind it
     }
   }
   return true;
 }
 
-// Bytes of a row of y in shared memory: eight rows lie on different banks.
+// Bytes of a row of y in shared memory, chosen so that eight rows are on different banks.
 template <int COLUMNS> constexpr int OUT_ROW = COLUMNS * 2 + 16;
 
-// Writes this block's rows of y [m][n] from shared memory, as whole vectors where rows are aligned to them.
+// Writes this block's rows of y [m][n] from shared memory, as whole vectors if rows are aligned to them.
 template <class T, int BM, int COLUMNS> __device__ inline void write_rows(void* y, int m, int n, const unsigned char* shared) {
   const int first_row = blockIdx.x * BM, first_column = blockIdx.y * COLUMNS;
   block_barrier();
@@ -120,15 +123,16 @@ template <class T, int BM, int COLUMNS> __device__ inline void write_rows(void* 
   }
 }
 
-// The sums of a block's tile of y, in the C-fragments of its warps, and what happens to them behind the loop over K.
+// The sums of a block's tile of y, in the C-fragments of its warps, and the steps after the loop over K.
 //
-// WM × STRIPS warps lie side by side over rows and columns of y, WK deep over the columns of x in each stage. A warp holds 16·MT
-// rows × 64 columns (one strip of W): sum[mt][i][e] is row 16·mt + lane/4 + 8(e/2), column 8i + 2(lane%4) + e%2 of it.
+// WM × STRIPS warps lie side by side over rows and columns of y, WK deep over the columns of x in each stage. A warp
+// has 16·MT rows × 64 columns (one strip of W): sum[mt][i][e] is row 16·mt + lane/4 + 8(e/2), column 8i + 2(lane%4) +
+// e%2 of it.
 template <class T, class Sum, int BM, int STRIPS, int WM> struct Tile {
   static constexpr int COLUMNS = STRIPS * STRIP;
   static constexpr int MT = BM / 16 / WM;
   static constexpr int WK = TILE_THREADS / 32 / STRIPS / WM;
-  static constexpr int HOLDERS = TILE_THREADS / WK; // threads that hold sums once warps are added up
+  static constexpr int HOLDERS = TILE_THREADS / WK; // threads that hold sums after the warps' sums are added
   static constexpr int COUNT = MT * 8 * 4;
   static_assert(WK == 1 || WK == 2, "add_warps adds two");
 
@@ -153,7 +157,7 @@ template <class T, class Sum, int BM, int STRIPS, int WM> struct Tile {
         for (int e = 0; e < 4; e++) body(sum[mt][i][e], (mt * 8 + i) * 4 + e);
   }
 
-  // Leaves in the warps of depth 0 the sums over all depths. All stages are free to be overwritten from here on.
+  // Adds the sums over all depths; the warps of depth 0 hold the result. All stages may be overwritten after this call.
   __device__ void add_warps(unsigned char* shared) {
     cp_async_wait<0>();
     block_barrier();
@@ -169,7 +173,8 @@ template <class T, class Sum, int BM, int STRIPS, int WM> struct Tile {
     return ::add_splits<BM * COLUMNS, HOLDERS>(sums, depth == 0, scratch, tickets, shared);
   }
 
-  // Writes value(sum, row, column) of every sum to y [m][n], through shared memory so that rows leave in whole vectors.
+  // Writes value(sum, row, column) of every sum to y [m][n], through shared memory so that rows are written in whole
+  // vectors.
   template <class Value> __device__ void write(void* y, int m, int n, unsigned char* shared, Value value) {
     const int first_row = blockIdx.x * BM, first_column = blockIdx.y * COLUMNS;
     block_barrier();

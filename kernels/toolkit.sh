@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A CUDA toolkit for machines without one, from PyPI: what compiling kernels/ takes (nvcc, its back end, headers), and what the
-# Rust build of feature `candle-cuda` links (cuBLAS, cuRAND, NVRTC) with --candle. No GPU and no driver is needed.
+# Installs a CUDA toolkit from PyPI on machines without one: the parts that compile kernels/ (nvcc, its back end, headers), and with
+# --candle the libraries that the Rust build of feature `candle-cuda` links (cuBLAS, cuRAND, NVRTC). Needs no GPU and no driver.
 #
 #   eval "$(kernels/toolkit.sh [--candle] [FOLDER])"     then: cargo build --features cuda
 #
-# FOLDER is by default $LLMC_CUDA_FOLDER, else llmc/cuda-13.0 in $XDG_CACHE_HOME or ~/.cache; 0.3 GB, or 1.2 GB with --candle, are
-# installed there once. With neither --candle nor a folder, an nvcc of CUDA 12 or 13 in CUDA_HOME or on the PATH will do instead.
-# Prints shell commands that set variables, or `false` if it fails; all else goes to stderr. Needs python3 with venv.
+# FOLDER is by default $LLMC_CUDA_FOLDER, else llmc/cuda-13.0 in $XDG_CACHE_HOME or ~/.cache. The first run installs 0.3 GB there,
+# or 1.2 GB with --candle. Without --candle and a folder, an nvcc of CUDA 12 or 13 in CUDA_HOME or on the PATH is used instead.
+# Prints shell commands that set variables, or `false` if it fails; everything else goes to stderr. Needs python3 with venv.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # for `sh kernels/toolkit.sh`
 set -euo pipefail
 trap '[ $? = 0 ] || echo false' EXIT # so that `eval` fails too
@@ -34,19 +34,19 @@ for argument; do
 done
 folder=${folder:-${LLMC_CUDA_FOLDER:-}}
 
-# Looks where build.rs does.
+# Looks in the same places as build.rs.
 if [ -z "$candle$folder" ]; then
   nvcc=${CUDA_HOME:+$CUDA_HOME/bin/nvcc} found=CUDA_HOME=${CUDA_HOME:-}
   [ -f "$nvcc" ] || { nvcc=$(type -P nvcc || true); found="nvcc at $nvcc"; }
   if [[ $nvcc && $("$nvcc" --version) =~ release\ 1[23]\. ]]; then
-    echo "using $found; give a FOLDER to install one all the same" >&2
+    echo "using $found; give a FOLDER to install another one" >&2
     exit
   fi
 fi
 
 if [ -z "$folder" ]; then
   caches=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
-  [ -n "$caches" ] || fail "there is no home folder to install to: set XDG_CACHE_HOME, or give a FOLDER" 1
+  [ -n "$caches" ] || fail "no home folder to install to: set XDG_CACHE_HOME, or give a FOLDER" 1
   folder=$caches/llmc/cuda-$version
 fi
 [[ $folder == /* ]] || folder=$PWD/$folder # what is exported holds after `cd` too
@@ -64,7 +64,7 @@ missing() {
   return 1
 }
 
-# The linker looks for libX.so; the packages hold libX.so.N.
+# The linker needs libX.so; the packages have libX.so.N.
 link_names() {
   mkdir -p "$folder/link"
   for name in "${linked[@]}"; do
@@ -73,8 +73,8 @@ link_names() {
   done
 }
 
-# candle links libcuda, which comes with a driver. A stand-in with every function of the toolkit's cuda.h lets it link elsewhere;
-# what is linked against it loads the driver's own at run time.
+# candle links libcuda, which is part of a driver. A stand-in with every function of the toolkit's cuda.h allows linking
+# without one; the linked program loads the driver's own library at run time.
 stand_in_for_the_driver() {
   grep -ohE '\bcu[A-Z][A-Za-z0-9]*(_v[0-9]+)?\b' "$home/include/cuda.h" | sort -u |
     awk '{ print "void " $1 "(void) {}" }' | cc -x c -shared -fPIC -w -Wl,-soname,libcuda.so.1 -o "$folder/link/libcuda.so" - >&2
@@ -96,7 +96,7 @@ fi
 home=$(echo "$folder"/lib/python3*/site-packages/nvidia/cu13)
 [ -x "$home/bin/nvcc" ] || fail "no nvcc in $home; remove $folder and run this again" 1
 
-# What is on a path already is not put there again.
+# Adds only what is not on a path yet.
 home=$(printf %q "$home") link=$(printf %q "$folder/link")
 cat <<END
 export CUDA_HOME=$home
@@ -104,7 +104,7 @@ case ":\$PATH:" in *:$home/bin:*) ;; *) export PATH=$home/bin:"\$PATH" ;; esac
 case ":\${LIBRARY_PATH:-}:" in *:$link:*) ;; *) export LIBRARY_PATH=$link"\${LIBRARY_PATH:+:\$LIBRARY_PATH}" ;; esac
 END
 [ "$candle" ] || exit 0
-# Of the first GPU here, or of Hopper.
+# Capability of the first GPU here, or of Hopper.
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d .) || true
 [[ $capability =~ ^[0-9]+$ ]] || capability=90
 cat <<END

@@ -1,13 +1,13 @@
 // y = (x_codes·Wᵀ)·x_scale·w_scale + bias: int8 activations of quantize_activations, W8 codes, symmetric, one scale per channel.
 //
-// Products are summed in int32, exactly, by mma.m16n8k32.s8, and meet both scales at the end. A block computes BM rows × 128 columns
-// (two strips), 128 columns of x at a time: eight tiles.
+// Products are summed exactly in int32 by mma.m16n8k32.s8, and multiplied by both scales at the end. A block computes BM rows × 128
+// columns (two strips), 128 columns of x at a time: eight tiles.
 //
 //     stage:   [x: BM rows of 128 bytes, swizzled] [codes: 2 strips × 8 tiles × 1024]
 //
-// The k32 of one instruction is two tiles. What its B-fragment calls k = 4q…4q+3 is a word of the first tile, of columns
-// 2q, 2q+8, 2q+1, 2q+9; the activations come in that same order, and a sum does not mind. Codes are unsigned with 128 meaning zero:
-// flipping the top bit makes them signed.
+// The k32 of one instruction is two tiles. Columns k = 4q…4q+3 of its B-fragment are a word of the first tile, which holds columns
+// 2q, 2q+8, 2q+1, 2q+9. The activations have the same order, and the order of the terms does not change an integer sum. Codes are
+// unsigned with 128 meaning zero: flipping the top bit makes them signed.
 
 #include "tile.cuh"
 
@@ -39,7 +39,7 @@ template <class T, int BM> struct Int8 {
   RowCopy<BM> rows;
   CodeCopy<W8A8_STRIPS, STRIP_BYTES> codes;
 
-  // From this block's range of K on; codes of a column of a strip are 64 bytes.
+  // Begins at this block's range of K; codes of a column of a strip are 64 bytes.
   __device__ Int8(const W8A8& w, unsigned char* memory)
       : p(w),
         shared(memory),
@@ -83,7 +83,7 @@ template <class T, int BM> struct Int8 {
 #pragma unroll 1
     for (int step = 0; step < steps; step++) {
       cp_async_wait<W8A8_STAGES - 2>();
-      block_barrier(); // everybody's copies are here, and everybody has done with the stage that is filled next
+      block_barrier(); // all copies have arrived, and all warps are done with the stage that is filled next
       copy_step(step + W8A8_STAGES - 1);
       constexpr int SHARE = STEP / 32 / Sums::WK;
 #pragma unroll 1

@@ -1,5 +1,5 @@
-//! The one error type. Every variant carries what was expected and what was found, names the file and the tensor
-//! where there is one, and most end with a hint: what the user can do about it.
+//! The crate's error type. A message names the file and the tensor, the expected value and the found one; a hint tells
+//! the user how to fix it.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -7,77 +7,77 @@ use std::path::{Path, PathBuf};
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Whatever can go wrong, by what the user can do about it.
+/// An error, by cause.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused a read, a write, a rename.
+    /// The operating system refused a read, a write or a rename.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         source: std::io::Error,
-        /// What to do about it.
+        /// Advice for the user.
         hint: Option<String>,
     },
-    /// An input that breaks its format's rules.
+    /// An input breaks the rules of its format.
     #[error("{}: {}expected {expected}, found {found}", file.display(), tensor_prefix(tensor))]
     Malformed {
-        /// The file it was read from.
+        /// The input file.
         file: PathBuf,
-        /// The tensor, key or entry concerned, where there is one.
+        /// The tensor, key or entry, if the error is about one.
         tensor: Option<String>,
-        /// What the format asks for.
+        /// The content that the format requires.
         expected: String,
-        /// What is there.
+        /// The content of the file.
         found: String,
-        /// What to do about it.
+        /// Advice for the user.
         hint: String,
     },
-    /// A request that is well formed, but that llmc or the target format cannot serve.
+    /// llmc or the target format cannot serve a well-formed request.
     #[error("{what}")]
     Unsupported {
-        /// What was asked for, and why it cannot be done.
+        /// The request, and the reason.
         what: String,
-        /// What to do instead.
+        /// An alternative.
         hint: String,
     },
-    /// Contradictory or unknown arguments, recipe keys, names (exit code 2).
+    /// Contradictory or unknown arguments, recipe keys or names (exit code 2).
     #[error("{what}")]
     Usage {
-        /// What is wrong with the request.
+        /// The mistake in the request.
         what: String,
-        /// What to write instead.
+        /// The correct form.
         hint: String,
     },
-    /// A check that the user asked for did not hold (exit code 3).
+    /// A check that the user asked for failed (exit code 3).
     #[error("{what}")]
     CheckFailed {
-        /// Which check, and by how much.
+        /// The check, and by how much it failed.
         what: String,
-        /// Where to look next.
+        /// Advice on where to look next.
         hint: String,
     },
-    /// A computation that the device, its driver or candle refused.
+    /// The device, its driver or candle refused a computation.
     #[error("{what}")]
     Device {
-        /// The library's words.
+        /// The library's message.
         what: String,
-        /// What to do about it.
+        /// Advice for the user.
         hint: String,
     },
-    /// Another run's work is where this one would write.
+    /// Another run uses the output path.
     #[error("{what}")]
     Busy {
-        /// Whose, and where.
+        /// The other run, and the path.
         what: String,
-        /// How to get past it.
+        /// Ways to proceed.
         hint: String,
     },
-    /// The user interrupted the run; what was finished is kept and resumed.
+    /// The user interrupted the run; finished work is kept for a resume.
     #[error("interrupted")]
     Interrupted {
-        /// How to go on.
+        /// The way to resume.
         hint: String,
     },
 }
@@ -87,14 +87,14 @@ fn tensor_prefix(tensor: &Option<String>) -> String {
 }
 
 impl Error {
-    /// An [`Error::Io`] at `path`; a full disk and a missing file get their hint here, once.
+    /// An [`Error::Io`] at `path`, with a hint for a full disk, a missing file or missing permissions.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         use std::io::ErrorKind::*;
         let hint = match source.kind() {
             StorageFull | QuotaExceeded => {
-                Some("free some space and run the same command again: it goes on where it stopped")
+                Some("free some space and run the same command again: it resumes where it stopped")
             }
-            NotFound => Some("check the path; `llmc inspect PATH` shows what llmc sees there"),
+            NotFound => Some("check the path; `llmc inspect PATH` shows what llmc finds there"),
             PermissionDenied => Some("check the permissions of the file and of its folder"),
             _ => None,
         };
@@ -144,29 +144,28 @@ impl Error {
         Error::Usage { what: what.to_string(), hint: hint.to_string() }
     }
 
-    /// An [`Error::Device`]; a full memory and a build without CUDA get their hint here, once. (Not a `From`, of which a
-    /// second one would leave the error type of every `?` in a closure open.)
+    /// An [`Error::Device`], with a hint for full memory and for a build without CUDA. This is not a `From` impl: a second
+    /// one would make the error type of `?` in closures ambiguous.
     pub fn device(error: candle_core::Error) -> Self {
         use candle_core::Error::*;
         let error = without_backtrace(error);
         if matches!(error, NotCompiledWithCudaSupport) {
             let what =
-                "this llmc runs models on the CPU alone: it was built without feature `candle-cuda`".into();
-            let hint =
-                "`kernels/build_candle --release` in llmc's repository builds one that runs them on a GPU";
+                "this llmc runs models on the CPU only: it was built without feature `candle-cuda`".into();
+            let hint = "`kernels/build_candle --release` in llmc's repository builds llmc with GPU support";
             return Error::Device { what, hint: hint.to_owned() };
         }
         let hint = match &error {
             Cuda(cause) if is_out_of_memory(&cause.to_string()) => {
-                "the GPU's memory is full: take shorter or fewer sequences at a time, a smaller type, or the CPU"
+                "the GPU's memory is full: use shorter or fewer sequences at a time, a smaller type, or the CPU"
             }
-            Cuda(_) => "`nvidia-smi` shows the GPUs and their driver; the CPU needs neither",
-            _ => "this is a defect of llmc: please report it with the command that led here",
+            Cuda(_) => "`nvidia-smi` shows the GPUs and their driver; llmc can also run on the CPU",
+            _ => "this is a bug in llmc: please report it, with the command that you ran",
         };
         Error::Device { what: format!("candle: {error}"), hint: hint.to_owned() }
     }
 
-    /// What to do about it, if there is something to say.
+    /// Advice for the user, if there is any.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Error::Io { hint, .. } => hint.as_deref(),
@@ -180,7 +179,7 @@ impl Error {
         }
     }
 
-    /// The process exit code: 1 failed, 2 usage, 3 a check did not hold, 130 interrupted.
+    /// The process exit code: 1 for a failure, 2 for usage, 3 for a failed check, 130 for an interruption.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Io { .. }
@@ -195,7 +194,7 @@ impl Error {
     }
 }
 
-/// The error itself: RUST_BACKTRACE makes candle wrap it.
+/// Unwraps the error: candle wraps it if RUST_BACKTRACE is set.
 fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
@@ -203,7 +202,7 @@ fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
     }
 }
 
-/// The driver's and cuBLAS's words for it.
+/// Recognizes full memory in the messages of the driver and of cuBLAS.
 fn is_out_of_memory(message: &str) -> bool {
     ["OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED"].iter().any(|words| message.contains(words))
 }

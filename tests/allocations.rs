@@ -8,7 +8,7 @@ mod alloc;
 use std::ops::Range;
 use std::sync::Arc;
 
-use llmc::backend::cpu::{Activations, Cpu, KeyValues};
+use llmc::backend::cpu::{Activations, Cpu, KeyValueCache};
 use llmc::backend::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Span};
 use llmc::error::Result;
 use llmc::numerics::Weight;
@@ -84,7 +84,7 @@ impl Model {
         x: &<Cpu as Backend>::Tensor,
         turn: &Rotations,
         spans: &[Span],
-        cache: Option<&mut KeyValues>,
+        cache: Option<&mut KeyValueCache>,
     ) -> f32 {
         let cpu = &self.cpu;
         let normed = cpu.norm(x, &self.norm).unwrap();

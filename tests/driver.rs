@@ -1,7 +1,8 @@
-//! The driver's side of `llmc::cuda`, run where there is no GPU: contexts, streams, memory, modules, launches, graphs, events and cuBLAS,
-//! against kernels/emulator/driver/, which stands in for libcuda.so and libcublas.so and executes kernels by the emulator.
+//! The driver's side of `llmc::cuda` without a GPU: contexts, streams, memory, modules, launches, graphs, events and
+//! cuBLAS. kernels/emulator/driver/ stands in for libcuda.so and libcublas.so and runs kernels on the emulator.
 //!
-//! With feature `cuda` only. A process finds whichever library of a name was loaded first, so a GPU of this machine is not used.
+//! Needs feature `cuda`. A process finds the library of a name that was loaded first, so a GPU of this machine is not
+//! used.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 #[path = "kernels/checks.rs"]
@@ -13,18 +14,18 @@ mod compile;
 use std::sync::OnceLock;
 
 use checks::{SMALL, W4, W8, worst};
-use llmc::cuda::measure::{self, Case, Layer, Timing, Weights};
-use llmc::cuda::{self, Choice, Device, Half, Kernel, Matrix, Table, Workspace};
+use llmc::cuda::measure::{self, Layer, ProductCase, TimingOptions, WeightFormat};
+use llmc::cuda::{self, Choice, Device, Half, KernelTable, Matrix, ProductKernel, Workspace};
 use llmc::error::Error;
 use tempfile::TempDir;
 
-/// The folder of the stand-ins, which this process has loaded; `None`, said aloud, without a C++ compiler.
+/// Returns the folder of the stand-ins, which this process has loaded; `None`, with a message, without a C++ compiler.
 fn libraries() -> Option<&'static TempDir> {
     static LOADED: OnceLock<Option<TempDir>> = OnceLock::new();
     let load = || {
         let folder = tempfile::tempdir().unwrap();
         for library in compile::driver(&compile::compiler()?, folder.path()) {
-            // SAFETY: its initializers do nothing but make empty maps.
+            // SAFETY: its initializers only create empty maps.
             std::mem::forget(unsafe { libloading::Library::new(library) }.unwrap());
         }
         Some(folder)
@@ -76,9 +77,11 @@ fn a_device_serves_other_threads() {
 fn products_are_recorded_and_timed() {
     let Some(device) = open() else { return };
     let layer = Layer { model: "tiny", name: "layer".into(), shape: [70, 256] };
-    let timing = Timing { runs: 1, batches: vec![1, 5, 20], seed: 1 };
-    for weights in [W4, W8, Weights { rounded: true, ..W8 }] {
-        for timed in measure::time_layer(&*device, (&layer, &weights), &Table::default(), &timing).unwrap() {
+    let timing = TimingOptions { runs: 1, batches: vec![1, 5, 20], seed: 1 };
+    for weights in [W4, W8, WeightFormat { rounded: true, ..W8 }] {
+        for timed in
+            measure::time_layer(&*device, (&layer, &weights), &KernelTable::default(), &timing).unwrap()
+        {
             assert!(timed.times.median > 0.0 && timed.dense.unwrap().median > 0.0, "{timed:?}");
         }
     }
@@ -88,9 +91,10 @@ fn products_are_recorded_and_timed() {
 fn tuning_measures_what_the_device_can() {
     let Some(device) = open() else { return };
     let layer = Layer { model: "tiny", name: "layer".into(), shape: [64, 256] };
-    let tuned = measure::tune(&*device, &layer, &W8, &Timing { runs: 1, batches: vec![2], seed: 1 }).unwrap();
-    let problem = Case { weights: W8, size: [2, 64, 256], bias: false }.problem();
-    let chosen = Table::new(tuned.clone()).choose(device.properties(), &problem).unwrap();
+    let tuned =
+        measure::tune(&*device, &layer, &W8, &TimingOptions { runs: 1, batches: vec![2], seed: 1 }).unwrap();
+    let problem = ProductCase { weights: W8, size: [2, 64, 256], bias: false }.problem();
+    let chosen = KernelTable::new(tuned.clone()).choose(device.properties(), &problem).unwrap();
     assert_eq!((tuned.len(), tuned[0].choice), (1, chosen));
 }
 
@@ -114,8 +118,8 @@ fn what_must_not_be_recorded_is_an_error_and_the_device_lives_on() {
     assert_eq!(calls, 2, "once to warm up, once recorded");
     let mut nothing = |_| Ok(());
     assert!(device.time(1, 1, &mut nothing).is_ok());
-    let case = Case { weights: W4, size: SMALL[0], bias: true };
-    let choice = Choice { kernel: Kernel::Gemv, splits: 2 };
+    let case = ProductCase { weights: W4, size: SMALL[0], bias: true };
+    let choice = Choice { kernel: ProductKernel::Gemv, splits: 2 };
     assert!(measure::check_product(&*device, &case, choice, 1, &mut Workspace::new()).unwrap().worst <= 1.0);
 }
 

@@ -1,9 +1,10 @@
-//! The CUDA kernels, executed: kernels/*.cu are compiled with the host's C++ compiler against kernels/emulator/ and launched on
-//! this machine by the wrappers of `llmc::cuda`, every kernel and variant against a reference in float64, over ragged and tiny
-//! shapes, under several orders of threads.
+//! The CUDA kernels, executed on this machine: the host's C++ compiler compiles kernels/*.cu against kernels/emulator/,
+//! and the wrappers of `llmc::cuda` launch them. Every kernel and variant is compared with a reference in float64, over
+//! ragged and tiny shapes, under several orders of threads.
 //!
-//! Limits: this shows indexing, layout, pipelining and split-K, not speed, nor races within a turn (kernels/emulator/emulator.h
-//! says what is emulated). Without a C++ compiler the tests say so and pass; with LLMC_REQUIRE_CXX set, as in .ci/run, they fail.
+//! Limits: this tests indexing, layout, pipelining and split-K. It does not test speed, nor races within a turn
+//! (kernels/emulator/emulator.h describes what is emulated). Without a C++ compiler the tests print a message and pass;
+//! with LLMC_REQUIRE_CXX set, as in .ci/run, they fail.
 #![allow(clippy::unwrap_used)]
 
 #[path = "kernels/checks.rs"]

@@ -12,7 +12,7 @@ use llmc::backend::Backend;
 use llmc::backend::candle::{Candle, Device};
 
 use llmc::backend::cpu::{Activations, Cpu};
-use llmc::engine::Stored;
+use llmc::engine::CheckpointWeights;
 use llmc::io::Checkpoint;
 use llmc::model::{self, Batch, Decoder};
 use llmc::tensor::DType;
@@ -96,7 +96,7 @@ impl Case {
         let mut checkpoint = Checkpoint::open(self.folder.to_str().unwrap()).unwrap();
         checkpoint.config = Some(serde_json::from_slice(&fs::read(&self.config).unwrap()).unwrap());
         let config = model::configure(checkpoint.config.as_ref().unwrap())?;
-        Decoder::load(backend, config, &Stored(Arc::new(checkpoint)))
+        Decoder::load(backend, config, &CheckpointWeights(Arc::new(checkpoint)))
     }
 
     fn problems<B: Backend>(&self, backend: B) -> Vec<String> {

@@ -2,72 +2,27 @@
 //! names, and a few habits. Each check is a function from a source file to its problems, and is itself shown to fail on a
 //! bad snippet.
 //!
-//! Limits: this is a reader of text, not of Rust. It sees `crate::module` paths, `super` only by counting, and takes an inline
-//! `#[cfg(test)] mod` to run to the end of its file.
+//! Limits: all but the graph reads text, not Rust, and takes an inline `#[cfg(test)] mod` to run to the end of its file.
 #![allow(clippy::unwrap_used)]
 
+#[path = "tidy/graph.rs"]
+mod graph;
 #[path = "tidy/source.rs"]
 mod source;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use source::{Source, has_word, named};
+use source::{Source, has_word};
 
-/// What each module of the crate may name of the others. Absent here: `pipeline` and `cli`, which may name all but `cli`.
-/// A method (`quant`) never sees a path or a format; a format (`export`) never sees a method; `numerics` does no I/O; `io`
-/// knows no method; `model` knows no scheme.
-const MAY_NAME: &[(&str, &[&str])] = &[
-    ("error", &[]),
-    ("tensor", &[]),
-    ("numerics", &["error", "tensor"]),
-    ("statistics", &["numerics"]),
-    ("quant", &["error", "method", "model", "numerics", "statistics", "tensor"]),
-    ("method", &["error", "model", "numerics", "quant", "statistics", "tensor"]),
-    ("backend", &["cuda", "error", "numerics", "tensor"]),
-    ("model", &["backend", "error", "numerics", "tensor"]),
-    ("engine", &["backend", "cuda", "error", "io", "model", "numerics", "tensor"]),
-    ("corpus", &["error", "io"]),
-    ("cuda", &["error", "numerics", "tensor"]),
-    (
-        "calib",
-        &[
-            "backend",
-            "corpus",
-            "engine",
-            "error",
-            "export",
-            "io",
-            "method",
-            "model",
-            "numerics",
-            "statistics",
-            "tensor",
-        ],
-    ),
-    ("eval", &["backend", "corpus", "engine", "error", "io", "model", "tensor"]),
-    ("io", &["error", "model", "numerics", "tensor"]),
-    ("export", &["error", "io", "model", "numerics", "plan", "tensor"]),
-    ("recipe", &["calib", "error", "export", "method", "numerics", "statistics", "tensor"]),
-    ("plan", &["error", "export", "io", "model", "numerics", "recipe", "tensor"]),
-    (
-        "pipeline",
-        &[
-            "backend",
-            "calib",
-            "engine",
-            "error",
-            "export",
-            "io",
-            "method",
-            "model",
-            "numerics",
-            "plan",
-            "recipe",
-            "statistics",
-            "tensor",
-        ],
-    ),
+/// Invariants of ARCHITECTURE.md about who never sees whom: a method no path, device or format; a format no method; the
+/// readers of files no method; a model no scheme.
+const NEVER: &[(&str, &[&str])] = &[
+    ("quant", &["io", "export", "plan", "backend", "pipeline"]),
+    ("stage", &["io", "export", "plan", "backend", "pipeline"]),
+    ("export", &["quant", "stage"]),
+    ("io", &["quant", "stage"]),
+    ("model", &["quant", "stage", "io"]),
 ];
 
 /// Modules that are pure: what of the outside world they must not name.
@@ -87,16 +42,22 @@ const WRITES: &[&str] = &[
 ];
 const MAY_WRITE: &[&str] = &["src/pipeline/", "src/io/hub/", "src/eval/base/", "src/cli/bench/kernels.rs"];
 
-/// Files that may hold `unsafe`: SIMD, the memory map, the calls of a GPU's driver; and the counting allocator of a test.
+/// Files that may hold `unsafe`: SIMD, the memory map, the calls of a GPU's driver and memory given to it by address (`Buffer::new`);
+/// and the counting allocator of a test.
 const MAY_BE_UNSAFE: &[&str] = &[
     "src/io/map.rs",
     "src/numerics/simd.rs",
     "src/numerics/ggml/",
     "src/backend/cpu/int/",
+    "src/backend/cpu/dense/formats.rs",
     "src/backend/cpu/dense/kernel.rs",
+    "src/backend/cpu/dense/lanes.rs",
+    "src/backend/cpu/dense/tile.rs",
     "src/backend/cpu/dense/unpacked.rs",
     "src/backend/cpu/dense/x86.rs",
     "src/backend/cpu/simd/x86.rs",
+    "src/backend/candle/packed.rs",
+    "src/cuda/buffer.rs",
     "src/cuda/driver/",
     "benches/int_linear.rs",
     "benches/linear/peaks.rs",
@@ -110,32 +71,6 @@ const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!"];
 const PRINTS: &[&str] = &["println!", "eprintln!", "print!", "eprint!"];
 
 const MAX_LINES: usize = 500;
-
-fn imports(source: &Source) -> Vec<String> {
-    let module = source.module();
-    let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == module) else { return vec![] };
-    if source.is_test() {
-        return vec![];
-    }
-    source.problems(|line| {
-        let wrong = named(line).into_iter().find(|name| *name != module && !allowed.contains(name))?;
-        Some(format!(
-            "`{module}` must not know `{wrong}` (it may name: {}); see ARCHITECTURE.md, Invariants",
-            allowed.join(", ")
-        ))
-    })
-}
-
-/// `super` must not climb out of its module: that would go round `imports`.
-fn climbs(source: &Source) -> Vec<String> {
-    let inside = source.path.strip_prefix("src/").unwrap_or_default();
-    let depth = inside.split('/').count() - usize::from(inside.ends_with("/mod.rs"));
-    source.problems(|line| {
-        let longest = (1..=depth).rev().find(|n| line.contains(&"super::".repeat(*n)))?;
-        (longest >= depth && depth > 0 && inside.contains('/'))
-            .then(|| "`super::` reaches the crate's root: write `crate::module`, which is checked".to_owned())
-    })
-}
 
 fn purity(source: &Source) -> Vec<String> {
     if !PURE.contains(&source.module()) || source.is_test() {
@@ -229,28 +164,6 @@ type Check = fn(&Source) -> Vec<String>;
 
 /// Every check of a source file, with a snippet that it must refuse and one that looks alike and is fine.
 const CHECKS: &[(Check, [&str; 2], [&str; 2])] = &[
-    (
-        imports,
-        ["src/quant/x.rs", "use crate::export::Part;"],
-        ["src/quant/x.rs", "use crate::stage::Block; // crate::io"],
-    ),
-    (
-        imports,
-        ["src/model/x.rs", "fn f(s: crate::numerics::Scheme) {}"],
-        ["src/io/x.rs", "use crate::numerics::Scheme;"],
-    ),
-    (
-        imports,
-        ["src/io/x.rs", "use crate::{error::Error, stage::Def};"],
-        ["src/io/x.rs", "use crate::{error::Error, Result};"],
-    ),
-    (imports, ["src/tensor.rs", "use crate::cli;"], ["src/io/x/tests.rs", "use crate::export;"]),
-    (
-        climbs,
-        ["src/quant/x.rs", "use super::super::export::Part;"],
-        ["src/io/gguf/x.rs", "use super::super::index;"],
-    ),
-    (climbs, ["src/quant/mod.rs", "use super::export::Part;"], ["src/quant/x.rs", "use super::rtn;"]),
     (purity, ["src/numerics/x.rs", "use std::fs::File;"], ["src/numerics/x.rs", "use std::fmt; // std::fs"]),
     (purity, ["src/export/x.rs", "std::env::var(n)"], ["src/export/x.rs", "let s = \"std::env\";"]),
     (writes, ["src/io/x.rs", "fs::write(p, b)?;"], ["src/pipeline/x.rs", "fs::write(p, b)?;"]),
@@ -313,25 +226,72 @@ fn hold(check: Check) {
     assert!(problems.is_empty(), "{} problems\n{}", problems.len(), problems.join("\n"));
 }
 
+/// `io::gguf`, or `the crate's root`.
+fn shown(module: &[String]) -> String {
+    if module.is_empty() { "the crate's root".to_owned() } else { module.join("::") }
+}
+
+fn print_floors(graph: &graph::Graph) {
+    let floors = graph::floors(graph);
+    let highest = floors.values().max().map_or(0, |floor| *floor);
+    for floor in 0..=highest {
+        let rooms = floors.iter().filter(|(_, at)| **at == floor).map(|(room, _)| shown(room));
+        println!("{floor:>3}  {}", rooms.collect::<Vec<_>>().join(", "));
+    }
+}
+
+fn refuse_cycles(graph: &graph::Graph) {
+    let cycles = graph::cycles(graph);
+    let lines: Vec<String> =
+        cycles.iter().map(|cycle| cycle.iter().map(|m| shown(m)).collect::<Vec<_>>().join(" → ")).collect();
+    assert!(cycles.is_empty(), "{} cycles\n{}", cycles.len(), lines.join("\n"));
+}
+
+/// `cargo test --test tidy floors -- --nocapture` shows the floors.
 #[test]
-fn modules_name_only_what_they_may() {
-    hold(imports);
-    hold(climbs);
+fn modules_form_floors_without_cycles() {
+    let graph = graph::Modules::parse(&sources()).graph();
+    assert!(graph.len() > 100, "the modules were not found");
+    let rooms = graph::rooms(&graph);
+    print_floors(&rooms);
+    refuse_cycles(&rooms);
+    refuse_cycles(&graph);
 }
 
 #[test]
-fn every_module_has_a_rule() {
-    let ruled = |module: &str| {
-        MAY_NAME.iter().any(|(name, _)| *name == module) || ["cli", "lib", "main"].contains(&module)
-    };
-    let sources = sources();
-    let unruled: Vec<&str> = sources
-        .iter()
-        .filter(|s| s.path.starts_with("src/"))
-        .map(Source::module)
-        .filter(|m| !ruled(m))
-        .collect();
-    assert!(unruled.is_empty(), "say in MAY_NAME (tests/tidy.rs) what these may name: {unruled:?}");
+fn some_rooms_never_see_others() {
+    let rooms = graph::rooms(&graph::Modules::parse(&sources()).graph());
+    for (room, never) in NEVER {
+        let named = &rooms[&vec![(*room).to_owned()]];
+        let wrong: Vec<_> =
+            never.iter().filter(|other| named.contains(&vec![(**other).to_owned()])).collect();
+        assert!(wrong.is_empty(), "`{room}` must not name {wrong:?}; see ARCHITECTURE.md, Invariants");
+        let known = |other: &&str| rooms.contains_key(&vec![(*other).to_owned()]);
+        assert!(never.iter().all(|other| known(&other)), "{room}: NEVER names a module that is gone");
+    }
+}
+
+#[test]
+fn a_cycle_is_found() {
+    let source = |path: &str, text: &str| Source { path: path.into(), text: text.into() };
+    let acyclic = [
+        source("src/lib.rs", "mod a; mod b;"),
+        source(
+            "src/a/mod.rs",
+            "mod x; pub use x::X; pub struct A(X); #[cfg(test)] mod t { use crate::b::B; }",
+        ),
+        source("src/a/x.rs", "pub struct X;"),
+        source("src/b.rs", "use crate::a::{A, X}; pub struct B(A); fn f() { println!(\"{}\", X::N); }"),
+    ];
+    let graph = graph::Modules::parse(&acyclic).graph();
+    assert_eq!(graph::cycles(&graph), Vec::<Vec<graph::Path>>::new());
+    let path = |text: &str| text.split("::").map(str::to_owned).collect::<graph::Path>();
+    assert_eq!(graph[&path("b")], [path("a"), path("a::x")].into());
+    assert_eq!(graph::floors(&graph)[&path("b")], 2);
+    let mut cyclic = Vec::from(acyclic);
+    cyclic[2] = source("src/a/x.rs", "pub struct X; macro_rules! m { () => { super::super::b::B::new() } }");
+    let graph = graph::Modules::parse(&cyclic).graph();
+    assert_eq!(graph::cycles(&graph).len(), 2, "{graph:?}");
 }
 
 #[test]

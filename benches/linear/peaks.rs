@@ -1,9 +1,9 @@
-//! What the machine can do at most: loops that only multiply registers, and a sum over an array larger than the caches.
+//! The limits of the machine: loops that only multiply registers, and a sum over an array larger than the caches.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Prints the peaks of so many threads.
+/// Prints the peaks of this number of threads.
 pub fn print(threads: usize) {
     let values = vec![1u64; 32 << 20];
     let part = values.len() / threads;
@@ -13,7 +13,7 @@ pub fn print(threads: usize) {
     x86::print(threads);
 }
 
-/// Billions per second over all threads, each doing so much: the third best of nine runs.
+/// Returns billions per second over all threads, each with this much work: the third best of nine runs.
 fn rate(threads: usize, work: f64, run: impl Fn(usize) -> f32 + Sync) -> f64 {
     let mut seconds: Vec<f64> = (0..9)
         .map(|_| {

@@ -1,15 +1,15 @@
-"""Memory does not grow with the checkpoint, and time grows in proportion: llmc on synthetic checkpoints of 2 and 8 GB.
+"""Shows that memory does not grow with the checkpoint and that time is proportional to it: llmc on synthetic checkpoints of 2 and 8 GB.
 
     python benches/peers/big_checkpoint.py target/release/llmc [--sizes 2 8] [--runs 5] [--threads 2] [--folder DIR]
 
-Makes sharded bf16 checkpoints shaped like a Llama of 4096 hidden in a temporary folder (inside DIR), quantizes each, and
-prints time, rate and peak memory. Needs about 1.6 times the largest size free on disk. Standard library and numpy only.
+Creates sharded bf16 checkpoints in the shapes of a Llama of 4096 hidden in a temporary folder (inside DIR), quantizes each, and
+prints time, rate and peak memory. Needs about 1.6 times the largest size free on disk. Uses only the standard library and numpy.
 
-One run says little: on a shared machine the same work took from 3.8 to 8.5 s. Jobs run several times in turn, all times are
-shown, and linearity is judged on the least of them, because other processes only ever add time; a ratio far below 1 fails
-like one far above, for then the sizes were not measured alike. What was written must be as large as planned.
+One run proves little: on a shared machine the same work took from 3.8 to 8.5 s. Jobs run several times in turn, and all times are
+shown. Linearity is judged by the shortest times, because other processes can only add time. A ratio far below 1 fails like one far
+above, because then the sizes were not measured under the same conditions. Outputs must be as large as planned.
 
-Outputs of several GB also time the disk; `--output /dev/shm` leaves it out. Say which was used with the figures.
+Outputs of several GB also time the disk; `--output /dev/shm` avoids that. State the output folder with the figures.
 """
 
 import argparse
@@ -29,11 +29,11 @@ JOBS = [
     ("Q4_0 → GGUF", ["--scheme", "q4_0", "--format", "gguf"]),
 ]
 MOST_ANONYMOUS = 256.0  # MB
-LINEAR = (0.75, 1.33)  # least time per byte at the largest size, over that at the smallest
+LINEAR = (0.75, 1.33)  # shortest time per byte at the largest size, divided by that at the smallest
 
 
 def shapes(layers):
-    """Names and shapes of a Llama with so many layers, in order."""
+    """Returns names and shapes of a Llama with this number of layers, in order."""
     tensors = {"model.embed_tokens.weight": (VOCAB, HIDDEN)}
     linears = {"self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (KV, HIDDEN), "self_attn.v_proj": (KV, HIDDEN)}
     linears |= {"self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (INTERMEDIATE, HIDDEN)}
@@ -49,13 +49,13 @@ def byte_length(shape):
 
 
 def noise():
-    """32 MB of normal bf16: tensors are windows on it, so that making them costs no more than writing them."""
+    """Returns 32 MB of normal bf16: tensors are windows on it, so that creating them costs no more than writing them."""
     values = np.random.default_rng(0).normal(0, 0.02, 1 << 24).astype(np.float32)
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
 
 def write_shard(path, tensors, pool):
-    """One safetensors file, written as a stream."""
+    """Writes one safetensors file as a stream."""
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in tensors.items():
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset := offset + byte_length(shape)]}
@@ -72,7 +72,7 @@ def write_shard(path, tensors, pool):
 
 
 def deal(tensors):
-    """Tensors in shards of at most SHARD bytes."""
+    """Divides tensors into shards of at most SHARD bytes."""
     shards, room = [{}], SHARD
     for name, shape in tensors.items():
         if byte_length(shape) > room:
@@ -83,7 +83,7 @@ def deal(tensors):
 
 
 def make(folder, gigabytes, pool):
-    """A checkpoint of about so many GB: config, index and shards."""
+    """Writes a checkpoint of about this number of GB: config, index and shards."""
     per_layer = sum(map(byte_length, shapes(1).values())) - byte_length((VOCAB, HIDDEN)) - byte_length((HIDDEN,))
     layers = max(1, round((gigabytes * 1e9 - byte_length((VOCAB, HIDDEN))) / per_layer))
     folder.mkdir()
@@ -103,7 +103,7 @@ def make(folder, gigabytes, pool):
 
 
 def job(arguments, work, folder, flags):
-    """Quantizes a checkpoint once; its figures."""
+    """Quantizes a checkpoint once; returns its figures."""
     target = (arguments.output or work) / ("llmc-big-out.gguf" if "gguf" in flags else "llmc-big-out")
     size = warm(folder)
     command = [arguments.llmc, "--threads", arguments.threads, "quantize", folder, *flags, "-o", target, "--json"]
@@ -115,7 +115,7 @@ def job(arguments, work, folder, flags):
 
 
 def row(name, runs):
-    """One line of the table."""
+    """Prints one line of the table."""
     seconds, gigabytes = [run["seconds"] for run in runs], runs[0]["gigabytes"]
     print(
         f"| {name} | {gigabytes:.2f} | {statistics.median(seconds):.2f} ({min(seconds):.2f}–{max(seconds):.2f}) | "

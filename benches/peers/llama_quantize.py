@@ -1,11 +1,11 @@
-"""llmc against llama.cpp's quantizer, side by side: the same bf16 GGUF, the same threads, one after the other in turn.
+"""Times llmc and llama.cpp's quantizer: the same bf16 GGUF, the same threads, in alternating runs.
 
     python benches/peers/llama_quantize.py target/release/llmc MODEL.gguf [--runs 7] [--threads 2]
 
-MODEL.gguf is turned into bf16 (safetensors and GGUF) by llmc first. Times are wall clock from a warm page cache, output
-files included. llmc is timed as a whole process, from exec to exit; llama.cpp from the call of `llama_model_quantize` to its
-return, so that Python's start is not held against it. Its Q4_K is shown twice: Q4_K_M, the mixture people use, and Q4_K_S, which is
-all but pure (asked for it pure, llama.cpp aborts on rows that are no multiple of 256, as SmolLM2's 576).
+llmc first converts MODEL.gguf to bf16 (safetensors and GGUF). Times are wall clock with a warm page cache, output files included.
+llmc is timed as a whole process, from exec to exit; llama.cpp from the call of `llama_model_quantize` to its return, so that
+Python's start does not count. Its Q4_K is shown twice: Q4_K_M, the mixture that people use, and Q4_K_S, which is almost pure
+(with the option for pure Q4_K, llama.cpp aborts on rows that are no multiple of 256, such as SmolLM2's 576).
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from measure import measure, warm
 
-# What to call it, llmc's flags, and llama.cpp's file type.
+# Name, llmc's flags, and llama.cpp's file type.
 RACES = [
     ("Q4_0", ["--scheme", "q4_0"], "LLAMA_FTYPE_MOSTLY_Q4_0"),
     ("Q8_0", ["--scheme", "q8_0"], "LLAMA_FTYPE_MOSTLY_Q8_0"),
@@ -24,7 +24,7 @@ RACES = [
     ("Q4_K (peer: Q4_K_S)", ["--scheme", "q4_k"], "LLAMA_FTYPE_MOSTLY_Q4_K_S"),
 ]
 INT4 = ["--scheme", "w4a16", "--group-size", "64", "--symmetric", "--format", "compressed-tensors"]
-# The largest share of llama.cpp's time, GB/s of bf16 input per thread, MB.
+# Largest share of llama.cpp's time, GB/s of bf16 input per thread, MB.
 MOST_TIME, LEAST_RATE, MOST_ANONYMOUS = 0.5, 1.0, 256.0
 
 PEER = """
@@ -43,19 +43,19 @@ sys.exit(failed)
 
 
 def llama(source, target, ftype, threads):
-    """One run of llama.cpp's quantizer in a process of its own."""
+    """Runs llama.cpp's quantizer once in a process of its own."""
     found = measure([sys.executable, "-c", PEER, source, target, ftype, threads])
     return found | {"seconds": float(found["output"].split()[-1])}
 
 
 def llmc(binary, source, target, flags, threads):
-    """One run of llmc."""
+    """Runs llmc once."""
     command = [binary, "--quiet", "--threads", threads, "quantize", source, *flags, "-o", target, "--overwrite"]
     return measure(command)
 
 
 def spread(runs):
-    """Median, and least to most, of the wall time."""
+    """Returns the median, shortest and longest wall time."""
     seconds = [run["seconds"] for run in runs]
     return f"{statistics.median(seconds):.3f} ({min(seconds):.3f}–{max(seconds):.3f})"
 
@@ -70,7 +70,7 @@ def size(path):
 
 
 def race(arguments, work, gguf, name, flags, ftype):
-    """Both in turn; one row, and whether the promise holds."""
+    """Runs both in turn; prints one row and returns True if the limits hold."""
     ours, theirs = work / "ours.gguf", work / "theirs.gguf"
     runs = {"llmc": [], "llama.cpp": []}
     for _ in range(arguments.runs):
@@ -87,7 +87,7 @@ def race(arguments, work, gguf, name, flags, ftype):
 
 
 def rate(arguments, work, folder, threads):
-    """INT4 groups to compressed-tensors: GB of bf16 input per second and thread."""
+    """Quantizes to INT4 groups in compressed-tensors; prints GB of bf16 input per second and thread."""
     runs = [llmc(arguments.llmc, folder, work / "int4", INT4, threads) for _ in range(arguments.runs)]
     per_thread = warm(folder) / 1e9 / statistics.median(run["seconds"] for run in runs) / threads
     print(f"| {threads} | {spread(runs)} | {per_thread:.2f} | {peak(runs, 'anonymous_mb')} |", flush=True)

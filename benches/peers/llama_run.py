@@ -1,10 +1,10 @@
-"""Speed of llmc beside llama-cpp-python on the same files and threads, in turn, in one run.
+"""Compares the speed of llmc and llama-cpp-python on the same files and threads, in alternating runs.
 
     /path/to/venv/bin/python benches/peers/llama_run.py LLMC bf16.gguf q8_0.gguf q4_0.gguf [--threads 2] [--rounds 5]
 
-Prefill of 128 and 512 tokens (logits of the last one only) and decode of 64 tokens after a prompt of 16, one sequence. Each round runs
-llama.cpp in a process of its own, then `llmc bench`; what is printed are medians over all rounds, with the slowest and the
-fastest, and the peak resident memory of each process. Targets: 1.3 times its prefill, 1.2 times its decode; 1.0 at least.
+Measures prefill of 128 and 512 tokens (logits of the last one only) and decode of 64 tokens after a prompt of 16, one sequence. Each
+round runs llama.cpp in a process of its own, then `llmc bench`. Prints medians over all rounds, with the slowest and the fastest,
+and the peak resident memory of each process. Targets: 1.3 times its prefill, 1.2 times its decode; 1.0 is the minimum.
 Needs llama-cpp-python (tests/clients/requirements.txt). A quiet machine matters more than many rounds.
 """
 
@@ -22,7 +22,7 @@ TARGETS = {"prefill 128": 1.3, "prefill 512": 1.3, "decode": 1.2}
 
 
 def llama(path, threads):
-    """One round of llama.cpp, in this process: tokens per second by test, and the peak memory in bytes."""
+    """Runs one round of llama.cpp in this process; returns tokens per second by test, and the peak memory in bytes."""
     import llama_cpp
 
     model = llama_cpp.Llama(

@@ -1,8 +1,8 @@
-"""Runs a command and says how long it took and how much memory it held at its peak.
+"""Runs a command and measures its time and peak memory.
 
-Anonymous memory (RssAnon) is what a process needs: pages of a mapped file can be dropped at any time. It is polled every
-5 ms from /proc, so a peak shorter than that can be missed; VmHWM (everything resident, mapped pages included) is the
-kernel's own exact maximum, read at the same time. Linux only.
+Anonymous memory (RssAnon) is the memory that a process needs: pages of a mapped file can be dropped at any time. It is polled every
+5 ms from /proc, so a shorter peak can be missed. VmHWM (everything resident, mapped pages included) is the kernel's own exact
+maximum, read at the same time. Linux only.
 """
 
 import re
@@ -15,7 +15,7 @@ POLL = 0.005  # seconds
 
 
 def status(pid):
-    """RssAnon and VmHWM of a process in MB, or None once it is gone."""
+    """Returns RssAnon and VmHWM of a process in MB, or None after it has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -25,7 +25,7 @@ def status(pid):
 
 
 def measure(command):
-    """{seconds, anonymous_mb, resident_mb, output} of a command; fails loudly where it does."""
+    """Returns {seconds, anonymous_mb, resident_mb, output} of a command; exits with its output if it fails."""
     start = time.perf_counter()
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     anonymous = resident = 0.0
@@ -41,7 +41,7 @@ def measure(command):
 
 
 def warm(path):
-    """Reads a file or a folder once, so that what is timed next finds it in the page cache. Returns its bytes."""
+    """Reads a file or a folder once, so that the next timing finds it in the page cache. Returns its bytes."""
     path, total = Path(path), 0
     for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")):
         with open(file, "rb") as f:

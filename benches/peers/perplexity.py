@@ -1,14 +1,14 @@
-"""`llmc eval perplexity` beside llama-perplexity's protocol on the same files and threads, in turn, in one run.
+"""Compares `llmc eval perplexity` with llama-perplexity's protocol on the same files and threads, in alternating runs.
 
     /path/to/venv/bin/python benches/peers/perplexity.py LLMC TEXT bf16.gguf q8_0.gguf q4_0.gguf [--threads 2] [--rounds 3]
         [--chunks 24] [--against bf16.gguf]
 
-The peer is llama.cpp through llama-cpp-python's low-level calls, as tools/perplexity/perplexity.cpp makes them: batches of four
-sequences of 512 tokens, logits of the second halves only. Its time is that of `llama_decode` alone: numpy's softmax is not
-llama.cpp's, so it is left out, in the peer's favour; llmc's time holds its scoring. Loading and the base are left out of both.
-With --against, each file is compared with that base on both sides, in f32, so that the divergences compare digit by digit.
-Speeds are medians, with the least and the most. llmc runs with --activations auto. Needs llama-cpp-python and numpy (tests/clients/requirements.txt). Exit code 1 where llmc is slower, or a
-perplexity is off by more than 0.5 %.
+The peer is llama.cpp through llama-cpp-python's low-level calls, used as in tools/perplexity/perplexity.cpp: batches of four
+sequences of 512 tokens, logits of the second halves only. Its time counts only `llama_decode`: numpy's softmax is not llama.cpp's,
+so it is excluded, in the peer's favour; llmc's time includes its scoring. Neither time includes loading and the base.
+With --against, each file is compared with that base on both sides, in f32, so that all digits of the divergences can be compared.
+Speeds are medians, with the minimum and the maximum. llmc runs with --activations auto. Needs llama-cpp-python and numpy
+(tests/clients/requirements.txt). Exit code 1 if llmc is slower, or if a perplexity differs by more than 0.5 %.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Peer:
         return self.api.llama_vocab_bos(self.vocab) if self.api.llama_vocab_get_add_bos(self.vocab) else None
 
     def logits(self, sequences):
-        """[sequences, CONTEXT − FIRST, vocabulary] of the second halves: a view that the next call overwrites."""
+        """Returns [sequences, CONTEXT − FIRST, vocabulary] of the second halves: a view that the next call overwrites."""
         import numpy
 
         batch, bos = self.batch, self.bos()
@@ -86,7 +86,7 @@ def log_softmax(logits):
 
 
 def peer(path, text, chunks, threads, against):
-    """One round of llama.cpp, in this process."""
+    """Runs one round of llama.cpp in this process."""
     import numpy
 
     model, base = Peer(path, threads), Peer(against, threads) if against else None
@@ -126,7 +126,7 @@ def ours(path, arguments, cache):
 
 
 def compare(path, arguments, cache):
-    """One line; whether llmc is as fast, and as right."""
+    """Prints one line; returns two booleans: llmc is as fast, and its perplexity is close enough."""
     rounds = [(theirs(path, arguments), ours(path, arguments, cache)) for _ in range(arguments.rounds)]
     them, us = [sorted(pair[side]["tokens_per_second"] for pair in rounds) for side in (0, 1)]
     ratio = statistics.median(us) / statistics.median(them)

@@ -1,14 +1,15 @@
-"""PyTorch's int4 weight-only product and its dense one, on the shapes that `llmc bench kernels` has timed, beside its figures.
+"""Times PyTorch's int4 weight-only product and its dense one, on the shapes of a report of `llmc bench kernels`, for comparison.
 
     llmc bench kernels --activations bf16 --weights w4-g128 --out DIR
     python benches/peers/torch_kernels.py DIR/kernels.json [--runs 20]
 
-Run both on the same GPU, one after the other. The rules are those of llmc (src/cuda/measure/timing.rs): a run is a CUDA graph of products
-one directly after the other, each over another copy of the weight, so many copies that four times the L2 cache lies between two uses of one;
-medians over the runs, the spread is (slowest - fastest)/median. PyTorch's kernel (`aten::_weight_int4pack_mm`, tinygemm) takes bf16 and groups
-of 32, 64, 128 or 256: llmc's rows in other schemes are left out, and so are shapes that it refuses.
+Run both on the same GPU, one after the other. The rules are those of llmc (src/cuda/measure/timing.rs): a run is a CUDA graph of
+consecutive products, each with another copy of the weight; there are so many copies that four times the L2 cache lies between two
+uses of one. Values are medians over the runs; the spread is (slowest - fastest)/median. PyTorch's kernel
+(`aten::_weight_int4pack_mm`, tinygemm) takes bf16 and groups of 32, 64, 128 or 256. Rows of the report in other schemes, and shapes
+that the kernel refuses, are skipped.
 
-Needs torch with CUDA. Exits with 1, saying so, where there is no GPU, and where the report is of another one.
+Needs torch with CUDA. Exits with 1 and a message if there is no GPU, or if the report is of another one.
 """
 
 import argparse
@@ -19,18 +20,18 @@ import sys
 
 import torch
 
-PIECES = 8  # products of a graph at least
+PIECES = 8  # minimum number of products of a graph
 INNER_K_TILES = 8
 
 
 def copies(size):
-    """So many that four times the cache lies between two uses of one."""
+    """Returns the number of copies with which four times the cache lies between two uses of one."""
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     return max(1, -(-4 * cache // size))
 
 
 def time_graph(work, count, runs):
-    """Seconds a piece of `count` pieces, in each run."""
+    """Returns the seconds per piece of `count` pieces, in each run."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         work(0)
@@ -51,7 +52,7 @@ def time_graph(work, count, runs):
 
 
 def int4_weights(n, k, group):
-    """Random codes in tinygemm's layout, with scales and zero points, in copies."""
+    """Returns random codes in tinygemm's layout, with scales and zero points, in copies."""
     codes = torch.randint(0, 256, (n, k // 2), dtype=torch.uint8, device="cuda")
     packed = torch.ops.aten._convert_weight_to_int4pack(codes, INNER_K_TILES)
     grid = torch.rand(k // group, n, 2, dtype=torch.bfloat16, device="cuda") / 16
@@ -84,14 +85,14 @@ def show(seconds):
 
 
 def group_of(timed):
-    """The group size of a row of the report that PyTorch has a kernel for."""
+    """Returns the group size of a row of the report if PyTorch has a kernel for it."""
     match = re.fullmatch(r"int4 g(32|64|128|256) .*", timed["weights"])
     return int(match[1]) if match else None
 
 
 def check_machine(report):
     if not torch.cuda.is_available():
-        sys.exit("no GPU that PyTorch can use: nothing was timed")
+        sys.exit("no GPU that PyTorch can use; nothing was timed")
     here, there = torch.cuda.get_device_name(0), report["machine"]["device"]
     if here != there:
         sys.exit(f"the report was made on {there}, this is {here}: run llmc here first")

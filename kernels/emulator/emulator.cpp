@@ -18,7 +18,7 @@ namespace emulator {
 namespace {
 
 constexpr size_t STACK_BYTES = 128 << 10;
-constexpr size_t GUARD_BYTES = 256; // behind shared memory: nobody may write there
+constexpr size_t GUARD_BYTES = 256; // after shared memory; a kernel must not write there
 constexpr size_t ALIGNMENT = 1024;  // of shared memory
 constexpr unsigned char POISON = 0xff;
 
@@ -55,7 +55,7 @@ struct Block {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Warp> warps;
   std::vector<Meeting> warpgroups;
-  std::vector<unsigned char> shared; // with room to align, and the guard
+  std::vector<unsigned char> shared; // with room for alignment, and the guard
   unsigned char* base;
   Meeting barrier;
   size_t running;
@@ -81,12 +81,12 @@ struct Grid {
   char error[256] = {};
 };
 
-// Start and length of what is allocated; the mutex, because tests run side by side.
+// Start and length of each allocation; the mutex is needed because tests run in parallel.
 std::map<const unsigned char*, size_t> allocations;
 std::mutex allocations_mutex;
 
 thread_local Grid* grid;
-thread_local std::vector<std::unique_ptr<Fiber>> idle; // whose stacks serve again
+thread_local std::vector<std::unique_ptr<Fiber>> idle; // fibers with stacks to reuse
 
 template <class Item> void order(std::vector<Item>& items, uint64_t seed, Random& random) {
   if (seed == 1) std::reverse(items.begin(), items.end());
@@ -164,7 +164,8 @@ void retire(Block& block) {
   for (auto& fiber : block.fibers) idle.push_back(std::move(fiber));
 }
 
-// Under a shuffled order, now and then lets a warp sit out some turns, so that others run ahead of it. Whether any does.
+// Under a shuffled order, sometimes lets a warp sit out some turns, so that others run ahead. Returns true if any warp
+// sits out.
 bool fall_behind() {
   bool any = false;
   for (auto& block : grid->resident)
@@ -176,7 +177,7 @@ bool fall_behind() {
   return any;
 }
 
-// One turn for everybody who may run; whether anybody may yet.
+// Runs one turn of every fiber that may run; returns true if any may still run.
 bool turn() {
   std::vector<Fiber*> all;
   for (auto& block : grid->resident)

@@ -1,14 +1,14 @@
 // Runs a CUDA grid on the host, to check indexing, layout, pipelining and split-K without a GPU.
 //
-// Each thread of a block is a fiber, and a fiber runs until it meets others: at the block's barrier, or at a collective of its warp
-// (mma, ldmatrix, shuffle), which the last lane to arrive carries out for all. Several blocks are resident at once and take turns. The
-// order of turns is drawn from a seed: a kernel that misses a barrier gives other results under another seed. Shared memory
-// starts as NaN; a cp.async poisons its target at once and copies only at the wait that promises it. A grid in which nobody
-// can go on is an error that says who waits where.
+// Each thread of a block is a fiber. A fiber runs until it must meet others: at the block's barrier, or at a collective
+// of its warp (mma, ldmatrix, shuffle), which the last lane to arrive carries out for all. Several blocks are resident
+// at once and take turns. The order of turns depends on a seed: a kernel that misses a barrier gives other results
+// under another seed. Shared memory starts as NaN. A cp.async poisons its target at once and copies only at the wait
+// that guarantees it. If no thread can continue, an error names the waiting threads.
 //
-// Limits: within a fiber's turn nothing interleaves, so data races inside a turn do not show; memory is sequentially
-// consistent; divergent warps cannot meet (a collective needs all 32 lanes). Of accesses to global memory only the sources of cp.async
-// are checked; writes beside an allocation show in the caller's guard zones.
+// Limits: within a fiber's turn nothing interleaves, so data races inside a turn are not found; memory is sequentially
+// consistent; divergent warps cannot meet (a collective needs all 32 lanes). Of accesses to global memory only the
+// sources of cp.async are checked; writes beside an allocation are found by the caller's guard zones.
 #pragma once
 
 #include <cstddef>
@@ -19,14 +19,14 @@ namespace emulator {
 
 struct Dim { unsigned x, y, z; };
 
-// What cuLaunchKernel is told, and the seed of the order of turns: 0 forward, 1 backward, others shuffled.
+// The arguments of cuLaunchKernel, and the seed of the order of turns: 0 forward, 1 backward, others shuffled.
 struct Launch {
   Dim grid, block;
   size_t shared_bytes;
   uint64_t seed;
 };
 
-// A cp.async under way: what is copied when its group is waited for.
+// A cp.async under way; it copies when its group is waited for.
 struct Copy {
   unsigned char* to;
   const unsigned char* from;
@@ -37,7 +37,8 @@ struct Copy {
 constexpr int LANES = 32;
 constexpr int WARPGROUP = 128; // threads
 
-// A wgmma under way, as one thread has started it: carried out, from what a and b then hold, when its group is waited for.
+// A wgmma under way, as one thread has started it. It runs when its group is waited for, with the values of a and b at
+// that time.
 struct Product {
   float* d;
   const uint32_t* a;
@@ -47,34 +48,36 @@ struct Product {
   unsigned group;
 };
 
-// What the lanes of a warp hand to a collective and take from it. A lane's results stay until all have arrived at the next one.
+// The inputs and outputs of a collective for the lanes of a warp. A lane's results stay until all lanes have arrived at
+// the next one.
 struct Exchange {
   uint32_t in[LANES][10];
   uint32_t out[LANES][4];
   const void* rows[LANES];
 };
 
-// Where the running thread is.
+// The position of the running thread.
 struct Place { Dim thread, block, block_dim, grid_dim; };
 const Place& place();
 
-// The block's dynamic shared memory, and whether 16 bytes at `pointer` lie in it, aligned.
+// Returns the block's dynamic shared memory; and checks that 16 bytes at `pointer` lie in it, aligned.
 unsigned char* shared();
 void check_shared(const void* pointer, const char* who);
 
-// Whether `bytes` at `pointer` lie in one allocation of global memory, of those that emulator_allocated has named.
+// Checks that `bytes` at `pointer` lie in one allocation of global memory that emulator_allocated has reported.
 void check_global(const void* pointer, size_t bytes, const char* who);
 
-// The running thread's copies under way.
+// Returns the running thread's copies under way.
 std::vector<Copy>& copies();
 unsigned& copy_groups();
 
-// The running thread's products under way; and carries out those of all but the last `pending` groups, when its warpgroup has come.
+// Returns the running thread's products under way; finish_products runs those of all but the last `pending` groups,
+// once its warpgroup has arrived.
 std::vector<Product>& products();
 unsigned& product_groups();
 void finish_products(unsigned pending);
 
-// Number of the running lane, and its warp's exchange.
+// Returns the number of the running lane, and its warp's exchange.
 int lane();
 Exchange& exchange();
 
@@ -91,7 +94,7 @@ void take_turns();
 // Runs `entry(argument)` as every thread of the grid. Returns 0, or 1 with a message in `error`.
 int run_grid(const Launch& launch, void (*entry)(void*), void* argument, char* error, size_t error_bytes);
 
-// The same for a kernel of one parameter, params[0] pointing to it as for cuLaunchKernel.
+// Does the same for a kernel of one parameter; params[0] points to it as for cuLaunchKernel.
 template <class Parameter>
 int run(const Launch& launch, void (*kernel)(Parameter), void** params, char* error, size_t error_bytes) {
   struct Call {
@@ -109,6 +112,6 @@ template <class Parameter> constexpr size_t parameter_bytes(void (*)(Parameter))
 
 } // namespace emulator
 
-// Global memory comes and goes.
+// Reports that global memory is allocated or freed.
 extern "C" void emulator_allocated(const unsigned char* start, size_t bytes);
 extern "C" void emulator_freed(const unsigned char* start);

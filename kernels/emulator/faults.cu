@@ -1,4 +1,5 @@
-// Kernels that are wrong on purpose, one fault each: tests/kernels/misuse.rs shows that the emulator catches it. Never built by nvcc.
+// Kernels with one deliberate fault each: tests/kernels/misuse.rs shows that the emulator catches it. Never built by
+// nvcc.
 
 #include "../common.cuh"
 
@@ -23,7 +24,7 @@ LLMC_EXPORT(fault_copy_behind_shared)
 
 extern "C" __global__ void fault_copy_behind_global(const uint32_t* out) {
   LLMC_SHARED(shared);
-  cp_async_16(shared, out + 64, threadIdx.x == 5 ? 4 : 0); // nothing is read where nothing is copied
+  cp_async_16(shared, out + 64, threadIdx.x == 5 ? 4 : 0); // nothing is read if nothing is copied
 }
 LLMC_EXPORT(fault_copy_behind_global)
 
@@ -37,7 +38,7 @@ extern "C" __global__ void fault_early_read(uint32_t* out) {
   LLMC_SHARED(shared);
   uint32_t* words = reinterpret_cast<uint32_t*>(shared) + 4 * threadIdx.x;
   words[0] = 1;
-  cp_async_16(words, out, 0); // zeros, once waited for
+  cp_async_16(words, out, 0); // zeros, after the wait
   cp_async_commit();
   out[threadIdx.x] = words[0];
   cp_async_wait<0>();

@@ -1,4 +1,4 @@
-// The two 16-bit floats, by hand: f16 is 1-5-10 bits, bf16 1-8-7.
+// The two 16-bit floats, implemented with integers: f16 is 1-5-10 bits, bf16 1-8-7.
 #pragma once
 
 #include <cmath>
@@ -21,8 +21,8 @@ inline double decode(f16 value) {
   return value.bits & 0x8000 ? -magnitude : magnitude;
 }
 
-// To nearest, ties to even. With m fraction bits and smallest normal exponent e0, a magnitude of exponent e is `units` of 2^(e−m);
-// the hidden bit in `units` adds the one that the exponent field counts from.
+// Rounds to nearest, ties to even. With m fraction bits and smallest normal exponent e0, a magnitude of exponent e is
+// `units` of 2^(e−m); the hidden bit in `units` adds the 1 that the exponent field starts from.
 template <class T> inline T encode(double value) {
   constexpr bool half = Same<T, f16>::value;
   constexpr int fraction_bits = half ? 10 : 7, smallest = half ? -14 : -126, infinity = half ? 0x7c00 : 0x7f80;

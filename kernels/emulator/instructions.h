@@ -1,4 +1,4 @@
-// The functions of common.cuh in plain C++, and CUDA's keywords and built-ins. What each does is said there.
+// The functions of common.cuh in plain C++, and CUDA's keywords and built-ins; common.cuh describes each function.
 #pragma once
 
 #include "emulator.h"

@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::corpus::Source;
-use crate::engine::{LanguageModel, Options, Tokenizer};
+use crate::corpus::TextSource;
+use crate::engine::{LanguageModel, Options, Tokenizer, tokenizer};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::hub::Hub;
@@ -115,7 +115,9 @@ impl Calibration {
             let cut = Cut { samples: *samples, seq_len: self.seq_len, packing: self.packing };
             let found = match source.as_str() {
                 SELF => own::written(&open(checkpoint)?, &tokenizer, &cut, &mut random, watch)?,
-                _ => pieces::of(source, &Source::find(source, SPLIT, cache)?, &encoder, &cut, &mut random)?,
+                _ => {
+                    pieces::of(source, &TextSource::find(source, SPLIT, cache)?, &encoder, &cut, &mut random)?
+                }
             };
             drawn.push(Drawn {
                 source: source.clone(),
@@ -165,7 +167,7 @@ fn check_ids(checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Result<()> {
             name,
             format!("a row for token {id}"),
             format!("{rows} rows"),
-            "this tokenizer is another model's: take tokenizer.json from where the weights came from",
+            tokenizer::WRONG_TOKENIZER,
         )),
         None => Ok(()),
     }

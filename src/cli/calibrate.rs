@@ -1,20 +1,15 @@
 //! `llmc calibrate`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
 
 use clap::Args;
-use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::calibration_args::CalibrationArguments;
-use super::{Context, coverage, job};
-use crate::calib::Samples;
+use super::context::Context;
 use crate::error::{Error, Result};
-use crate::pipeline::{self, BlockReport, Options, Survey};
+use crate::job::{Calibrate, CalibrateRecord, coverage};
 use crate::recipe::Calibration;
-use crate::statistics::Needs;
 
 /// Gather statistics of a model's activations over a calibration set, or a llama.cpp importance matrix
 #[derive(Debug, Args)]
@@ -58,12 +53,6 @@ impl Arguments {
             _ => Ok((None, Some(&self.output))),
         }
     }
-
-    /// What is kept: all that costs little, and Hessians where asked; of an importance matrix, what it holds.
-    fn needs(&self, folder: Option<&Path>) -> Needs {
-        let all = folder.is_some();
-        Needs { absmax: all, mean_abs: all, second_moment: true, hessian: self.hessian }
-    }
 }
 
 fn is_gguf(path: &Path) -> bool {
@@ -72,57 +61,30 @@ fn is_gguf(path: &Path) -> bool {
 
 /// Calibrates.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let start = Instant::now();
     let (folder, imatrix) = arguments.outputs()?;
-    let checkpoint = Arc::new(context.open(&arguments.model)?);
-    for (path, single) in [(folder, false), (imatrix, true)] {
-        path.map_or(Ok(()), |path| pipeline::check_target(&checkpoint, path, single, arguments.overwrite))?;
-    }
-    let calibration = arguments.calibration.over(Calibration::default());
-    let samples = job::draw(&calibration, &checkpoint, context)?;
-    let survey = Survey {
-        samples: &samples,
-        expert_tokens: calibration.expert_tokens,
-        needs: arguments.needs(folder),
-        folder,
-        imatrix,
+    let job = Calibrate {
+        model: arguments.model.clone(),
+        calibration: arguments.calibration.over(Calibration::default()),
+        folder: folder.map(Path::to_owned),
+        imatrix: imatrix.map(Path::to_owned),
+        hessian: arguments.hessian,
+        overwrite: arguments.overwrite,
+        no_resume: arguments.no_resume,
+        min_coverage: arguments.calibration.min_coverage,
     };
-    let bar = context.bar(0, job::BLOCKS, "");
-    let options = Options {
-        resume: !arguments.no_resume,
-        interrupted: &context.interrupted,
-        progress: &ProgressBar::hidden(),
-        events: &|event| job::tell(event, &bar, context),
-    };
-    let blocks = pipeline::calibrate(&survey, &checkpoint, &options)?;
-    bar.finish_and_clear();
-    report(&survey, &blocks, start, context)?;
-    coverage::check(&blocks, arguments.calibration.min_coverage)
+    let record = job.run(context)?;
+    context.print(|| text(&record), || json!(record))?;
+    job.check_coverage(&record)
 }
 
-fn report(survey: &Survey, blocks: &[BlockReport], start: Instant, context: &Context) -> Result<()> {
-    let Samples { sequences, sources, .. } = survey.samples;
-    let (tokens, seconds) = (survey.samples.tokens(), start.elapsed().as_secs_f64());
-    let outputs =
-        || [survey.folder, survey.imatrix].into_iter().flatten().map(|path| path.display().to_string());
-    let text = || {
-        format!(
-            "{}\n{} blocks over {} sequences, {tokens} tokens together, in {seconds:.2} s\n{}",
-            outputs().collect::<Vec<_>>().join("\n"),
-            blocks.len(),
-            sequences.len(),
-            coverage::table(blocks)
-        )
-    };
-    context.print(text, || {
-        json!({
-            "outputs": outputs().collect::<Vec<_>>(),
-            "blocks": blocks.len(),
-            "sequences": sequences.len(),
-            "tokens": tokens,
-            "sources": sources,
-            "coverage": coverage::to_json(blocks),
-            "seconds": seconds,
-        })
-    })
+fn text(record: &CalibrateRecord) -> String {
+    format!(
+        "{}\n{} blocks over {} sequences, {} tokens together, in {:.2} s\n{}",
+        record.outputs.join("\n"),
+        record.blocks,
+        record.sequences,
+        record.tokens,
+        record.seconds,
+        coverage::table(&record.coverage)
+    )
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::Shell;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use crate::error::Result;
 
 /// Print shell completions
@@ -17,10 +17,10 @@ pub struct Arguments {
     shell: Shell,
 }
 
-/// Prints them.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+/// Prints the completions of a command.
+pub fn run(arguments: &Arguments, mut command: clap::Command, context: &Context) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut super::command(), "llmc", &mut script);
+    clap_complete::generate(arguments.shell, &mut command, "llmc", &mut script);
     let script = String::from_utf8_lossy(&script);
     context.print(|| script.to_string(), || json!({ "script": script }))
 }

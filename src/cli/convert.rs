@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::Context;
-use super::job::{self, OutputArguments};
+use super::context::Context;
+use super::output_args::OutputArguments;
+use super::quantization;
 use super::recipe_args::StorageArguments;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
@@ -48,5 +49,5 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         allow_nonfinite: arguments.storage.allow_nonfinite,
         ..Recipe::default()
     };
-    job::run(&arguments.model, &recipe, &arguments.output, None, context)
+    quantization::run(&arguments.model, &recipe, &arguments.output, None, context)
 }

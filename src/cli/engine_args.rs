@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::Context;
 use crate::backend::cpu::Activations;
-use crate::engine::{Adapter, LanguageModel, Options};
-use crate::error::Result;
+use crate::engine::Options;
+use crate::job::Engine;
 
 /// How a model is run.
 #[derive(Debug, Args)]
@@ -50,18 +49,12 @@ enum Rounding {
 }
 
 impl Arguments {
-    /// How the model is run.
-    pub fn options(&self) -> Options {
+    /// The way that the model is run.
+    pub fn engine(&self) -> Engine {
         let activations = match self.activations {
             Rounding::Auto => Activations::Auto,
             Rounding::F32 => Activations::F32,
         };
-        Options { activations, gpu: self.device.0 }
-    }
-
-    /// Loads a model.
-    pub(super) fn open(&self, model: &str, context: &Context) -> Result<LanguageModel> {
-        let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
-        LanguageModel::open_with(context.open(model)?, adapter, self.options())
+        Engine { options: Options { activations, gpu: self.device.0 }, adapter: self.adapter.clone() }
     }
 }

@@ -1,15 +1,16 @@
 //! `llmc generate`.
 
 use std::io::{ErrorKind, Read, Write};
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Context, engine_args};
+use super::context::Context;
+use super::engine_args;
 use crate::engine::{
-    ChatTemplate, Finish, Generation, LanguageModel, Limits, Message, Sampler, Sampling, Sequence, Tokenizer,
+    ChatTemplate, FinishReason, Generation, LanguageModel, Limits, Message, Sampler, Sampling, Sequence,
+    Tokenizer,
 };
 use crate::error::{Error, Result};
 
@@ -56,7 +57,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let sampler = Sampler::new(arguments.sampling())?;
     let prompt = arguments.prompt()?;
-    let model = arguments.engine.open(&arguments.model, context)?;
+    let model = arguments.engine.engine().load(&arguments.model, context)?;
     let tokenizer = Tokenizer::open(model.checkpoint())?;
     tokenizer.check_fits(model.vocabulary())?;
     let (tokens, ends) = arguments.tokens(&prompt, &model, &tokenizer)?;
@@ -125,7 +126,7 @@ struct Answer {
     /// After it.
     seconds: f64,
     /// `None` where it was interrupted, or nobody reads it any more.
-    finish: Option<Finish>,
+    finish: Option<FinishReason>,
 }
 
 impl Answer {
@@ -137,8 +138,8 @@ impl Answer {
     ) -> Result<Answer> {
         let start = Instant::now();
         let (mut text, mut first) = (String::new(), None);
-        while !context.interrupted.load(Ordering::Relaxed) {
-            let Some(piece) = generation.step()? else { break };
+        while !context.is_interrupted() {
+            let Some(piece) = generation.next_piece()? else { break };
             first.get_or_insert_with(Instant::now);
             text += &piece;
             if !show(&piece, context)? {
@@ -156,13 +157,13 @@ impl Answer {
 
     /// The figures, and an error where the answer was cut short by the user.
     fn report(&self, context: &Context) -> Result<()> {
-        if context.global.json {
+        if context.prints_json() {
             context.print(String::new, || self.json())?;
-        } else if !context.global.quiet {
+        } else if !context.is_quiet() {
             eprintln!("{}", self.figures());
         }
         match self.finish {
-            None if context.interrupted.load(Ordering::Relaxed) => {
+            None if context.is_interrupted() => {
                 Err(Error::Interrupted { hint: "the text ends where you stopped it".into() })
             }
             _ => Ok(()),
@@ -171,7 +172,7 @@ impl Answer {
 
     /// Tokens a second after the first; the one that ended the text was computed too.
     fn speed(&self) -> Option<f64> {
-        let steps = self.tokens + usize::from(self.finish == Some(Finish::End));
+        let steps = self.tokens + usize::from(self.finish == Some(FinishReason::End));
         (steps > 1).then(|| (steps - 1) as f64 / self.seconds)
     }
 
@@ -182,13 +183,13 @@ impl Answer {
         let prompt_rate = rate(self.prompt_seconds.map(|seconds| *prompt_tokens as f64 / seconds));
         let rate = rate(self.speed());
         let finish = match self.finish {
-            Some(Finish::End) if *tokens == 0 => {
+            Some(FinishReason::End) if *tokens == 0 => {
                 "; the model ended at once: --chat asks as its template does"
             }
-            Some(Finish::End) => "",
-            Some(Finish::Stop) => "; stopped at a stop text",
-            Some(Finish::Length) => "; stopped at --max-tokens",
-            Some(Finish::Context) => "; stopped because the model's context is full",
+            Some(FinishReason::End) => "",
+            Some(FinishReason::Stop) => "; stopped at a stop text",
+            Some(FinishReason::Length) => "; stopped at --max-tokens",
+            Some(FinishReason::Context) => "; stopped because the model's context is full",
             None => "; cut short",
         };
         format!("prompt: {prompt_tokens} tokens{prompt_rate}; generated: {tokens} tokens{rate}{finish}")
@@ -196,10 +197,10 @@ impl Answer {
 
     fn json(&self) -> Value {
         let finish = match self.finish {
-            Some(Finish::End) => "end",
-            Some(Finish::Stop) => "stop",
-            Some(Finish::Length) => "length",
-            Some(Finish::Context) => "context",
+            Some(FinishReason::End) => "end",
+            Some(FinishReason::Stop) => "stop",
+            Some(FinishReason::Length) => "length",
+            Some(FinishReason::Context) => "context",
             None => "interrupted",
         };
         json!({
@@ -216,7 +217,7 @@ impl Answer {
 
 /// Prints a piece at once; false where nobody reads it any more. With --json the whole is printed at the end.
 fn show(piece: &str, context: &Context) -> Result<bool> {
-    if context.global.json || piece.is_empty() {
+    if context.prints_json() || piece.is_empty() {
         return Ok(true);
     }
     let mut stdout = std::io::stdout().lock();

@@ -7,9 +7,10 @@ use clap::Args;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::Context;
+use super::context::Context;
 use crate::error::Result;
 use crate::io::Checkpoint;
+use crate::job::Host;
 
 /// Show a checkpoint: tensors, types, sizes, and what llmc recognises in it
 #[derive(Debug, Args)]

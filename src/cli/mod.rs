@@ -1,36 +1,30 @@
 //! The command line: one file per subcommand, its arguments and its `run`. Results go to stdout, all else to stderr.
 
 mod bench;
-mod budget;
 mod calibrate;
 pub mod calibration_args;
 mod completions;
+mod context;
 mod convert;
-mod coverage;
 mod engine_args;
 mod eval;
 mod generate;
 mod inspect;
-mod job;
+mod output_args;
 mod plan;
+mod quantization;
 mod quantize;
 mod recipe_args;
 mod run;
 mod verify;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{Args, Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::Value;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result};
-use crate::io::Checkpoint;
-use crate::io::hub::Hub;
+use context::{Context, Global};
 
 /// The compression toolchain for language models.
 ///
@@ -67,24 +61,6 @@ enum Command {
     Completions(completions::Arguments),
 }
 
-/// Flags of every command.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Common options")]
-pub struct Global {
-    /// Print the result as JSON
-    #[arg(long, global = true)]
-    json: bool,
-    /// No progress bars, no notes: results, warnings and errors only
-    #[arg(short, long, global = true)]
-    quiet: bool,
-    /// Log what is done to stderr (-vv for more)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    verbose: u8,
-    /// Threads to work with [default: all cores]
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<usize>,
-}
-
 /// The command as clap knows it: for completions and the tests of `--help`.
 pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
@@ -108,7 +84,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     start_logging(cli.global.verbose);
     start_threads(cli.global.threads)?;
-    let context = Context { global: cli.global, interrupted: Arc::default() };
+    let context = Context::new(cli.global);
     match cli.command {
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Plan(arguments) => plan::run(&arguments, &context),
@@ -120,7 +96,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(arguments) => bench::run(&arguments, &context),
         Command::Generate(arguments) => generate::run(&arguments, &context),
         Command::Eval(arguments) => eval::run(&arguments, &context),
-        Command::Completions(arguments) => completions::run(&arguments, &context),
+        Command::Completions(arguments) => completions::run(&arguments, command(), &context),
     }
 }
 
@@ -147,75 +123,4 @@ fn start_threads(threads: Option<usize>) -> Result<()> {
         .num_threads(threads.unwrap_or(0))
         .build_global()
         .map_err(|e| Error::unsupported(format!("cannot start threads: {e}"), "try fewer with --threads"))
-}
-
-/// The first SIGINT or SIGTERM asks the work to stop; a second one ends the process.
-fn catch_signals(flag: &Arc<AtomicBool>) -> Result<()> {
-    static CAUGHT: AtomicBool = AtomicBool::new(false);
-    if CAUGHT.swap(true, Ordering::Relaxed) {
-        return Ok(());
-    }
-    [SIGINT, SIGTERM].into_iter().try_for_each(|signal| {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(flag)))
-            .map(|_| ())
-            .map_err(|e| Error::io("signal handler", e))
-    })
-}
-
-/// What every command is given beside its arguments.
-struct Context {
-    global: Global,
-    interrupted: Arc<AtomicBool>,
-}
-
-impl Context {
-    /// Opens a model. Signals are caught from here on: a download just ends, and the hub client resumes it.
-    fn open(&self, model: &str) -> Result<Checkpoint> {
-        let hub = Hub { progress: !self.global.quiet, ..Hub::from_env() };
-        let checkpoint = Checkpoint::open_with(model, &hub)?;
-        catch_signals(&self.interrupted)?;
-        tracing::info!(path = %checkpoint.path.display(), tensors = checkpoint.tensors.len(), "opened");
-        Ok(checkpoint)
-    }
-
-    /// Ends the command where the user has asked for it.
-    fn check_interrupted(&self) -> Result<()> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            Err(Error::Interrupted { hint: "nothing was written".into() })
-        } else {
-            Ok(())
-        }
-    }
-
-    /// A line about what is being done, for people who watch.
-    fn say(&self, line: &str) {
-        if !self.global.quiet && std::io::stderr().is_terminal() {
-            eprintln!("{line}");
-        }
-    }
-
-    /// A progress bar over bytes.
-    fn progress(&self, bytes: u64, what: &'static str) -> ProgressBar {
-        self.bar(bytes, "{msg} [{wide_bar}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}", what)
-    }
-
-    /// A progress bar over anything; silent with `--quiet` and away from a terminal.
-    fn bar(&self, len: u64, template: &str, what: &'static str) -> ProgressBar {
-        let hidden = self.global.quiet || !std::io::stderr().is_terminal();
-        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let style = ProgressStyle::with_template(template);
-        let bar = ProgressBar::with_draw_target(Some(len), target).with_message(what);
-        style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")))
-    }
-
-    /// Prints a result: text for people, JSON where asked. A closed pipe ends the output quietly.
-    fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<()> {
-        let content = if self.global.json { format!("{:#}\n", json()) } else { text() };
-        let mut stdout = std::io::stdout().lock();
-        match stdout.write_all(content.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", e)),
-            _ => Ok(()),
-        }
-    }
 }

@@ -7,13 +7,13 @@ use clap::Args;
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
 
-use super::Context;
-use super::job::{self, OutputArguments};
+use super::context::Context;
 use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
 use crate::io::Checkpoint;
+use crate::job::{Destination, Draft, Quantize};
 use crate::pipeline::{self, Estimate};
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::recipe::Recipe;
 
 const EXAMPLES: &str = "Examples:
@@ -32,36 +32,28 @@ pub struct Arguments {
 
 /// Plans.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let recipe = arguments.recipe.recipe()?;
-    let draft = job::draft(&arguments.model, &recipe, &OutputArguments::none(), context)?;
+    let job = Quantize {
+        model: arguments.model.clone(),
+        recipe: arguments.recipe.recipe()?,
+        destination: Destination { dry_run: true, ..Destination::default() },
+        ..Quantize::default()
+    };
+    let draft = draft(&job, context)?;
     draft.plans.iter().try_for_each(|plan| print(plan, &draft.checkpoint, context))
 }
 
-/// The plans of a recipe, one for each of its formats: the first is carried out, the others store what it makes.
-pub fn make_all(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Vec<Plan>> {
-    let recipes = recipe.per_format();
-    let plans = recipes.iter().map(|recipe| make(recipe, checkpoint, context));
-    let mut plans = plans.collect::<Result<Vec<Plan>>>()?;
-    plan::agree(&mut plans)?;
-    for plan in &plans {
-        if let Err(error) = plan.refuse_substitutions() {
-            print(plan, checkpoint, context)?;
-            return Err(error);
+/// Plans a job. If `--strict` refuses it, the plans without `--strict` are printed before the error, to show why.
+pub fn draft(job: &Quantize, context: &Context) -> Result<Draft> {
+    let draft = job.draft(context);
+    if draft.is_err() && job.recipe.strict {
+        let recipe = Recipe { strict: false, budget: None, ..job.recipe.clone() };
+        let destination = Destination { dry_run: true, ..Destination::default() };
+        let lenient = Quantize { recipe, destination, min_coverage: None, ..job.clone() };
+        if let Ok(lenient) = lenient.draft(context) {
+            lenient.plans.iter().try_for_each(|plan| print(plan, &lenient.checkpoint, context))?;
         }
     }
-    Ok(plans)
-}
-
-/// The plan of a recipe. Where `strict` refuses it, the plan without `strict` is printed before the error, to show why.
-fn make(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<Plan> {
-    let plan = recipe.plan(checkpoint);
-    if plan.is_err()
-        && recipe.strict
-        && let Ok(lenient) = (Recipe { strict: false, ..recipe.clone() }).plan(checkpoint)
-    {
-        print(&lenient, checkpoint, context)?;
-    }
-    plan
+    draft
 }
 
 /// Prints a plan.

@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::Context;
-use super::job::{self, OutputArguments};
+use super::context::Context;
+use super::output_args::OutputArguments;
+use super::quantization;
 use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
 
@@ -26,5 +27,5 @@ pub struct Arguments {
 /// Quantizes.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let minimum = arguments.recipe.knowledge.calibration.min_coverage;
-    job::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, minimum, context)
+    quantization::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, minimum, context)
 }

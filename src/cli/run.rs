@@ -4,9 +4,10 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::Context;
 use super::calibration_args::KnowledgeArguments;
-use super::job::{self, OutputArguments};
+use super::context::Context;
+use super::output_args::OutputArguments;
+use super::quantization;
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, SHIPPED};
 
@@ -54,7 +55,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         recipe.calibration = Some(arguments.knowledge.over(own));
     }
     let minimum = arguments.knowledge.calibration.min_coverage;
-    job::run(&arguments.model, &recipe, &arguments.output, minimum, context)
+    quantization::run(&arguments.model, &recipe, &arguments.output, minimum, context)
 }
 
 /// A recipe: a file, or a shipped one.

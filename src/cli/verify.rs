@@ -3,12 +3,12 @@
 use std::fmt::Write;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Context;
-use crate::error::{Error, Result};
-use crate::io::Checkpoint;
-use crate::pipeline::{self, TensorCheck, Verification};
+use super::context::Context;
+use crate::error::Result;
+use crate::job::{Verify, VerifyRecord};
+use crate::pipeline::TensorCheck;
 
 /// Re-read an output as an engine would and compare it with what it was made from
 #[derive(Debug, Args)]
@@ -26,72 +26,23 @@ pub struct Arguments {
     all: bool,
 }
 
-/// What is being verified, and what it is compared with.
-struct Subject<'a> {
-    output: &'a str,
-    against: Option<&'a str>,
-    /// Whether the input is, byte for byte, the one that the output records.
-    same_input: bool,
-}
-
-/// Verifies; exit code 3 where it does not hold.
+/// Verifies; exit code 3 if a tensor does not hold.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let written = context.open(&arguments.output)?;
-    let (verification, same_input) = match &arguments.against {
-        Some(input) => against(&written, context.open(input)?, context)?,
-        None => (pipeline::verify_alone(&written, &context.interrupted)?, true),
+    let job = Verify { output: arguments.output.clone(), against: arguments.against.clone() };
+    let record = job.run(context)?;
+    let text = || match record.compared {
+        true => comparison(&record, arguments.all),
+        false => readings(&record, &arguments.output),
     };
-    let subject = Subject { output: &arguments.output, against: arguments.against.as_deref(), same_input };
-    let text = || match subject.against {
-        Some(_) => comparison(&verification, arguments.all),
-        None => readings(&verification, &arguments.output),
-    };
-    context.print(text, || json(&verification, &subject))?;
-    verdict(&verification, &subject)
-}
-
-fn against(written: &Checkpoint, input: Checkpoint, context: &Context) -> Result<(Verification, bool)> {
-    let recipe = pipeline::recorded_recipe(written)?;
-    let input = &pipeline::untie(&recipe.resolve()?, input)?;
-    let plan = recipe.plan(input)?;
-    let digest = pipeline::input_digest(input, &context.interrupted)?;
-    let same_input = written.metadata.get("llmc.input.blake3").is_none_or(|recorded| *recorded == digest);
-    if !same_input {
-        eprintln!(
-            "warning: {} is not what the output was made from: its blake3 differs",
-            input.path.display()
-        );
-    }
-    let progress = context.progress(pipeline::total_input_bytes(&plan, input), "verifying");
-    let verification = pipeline::verify(&plan, input, written, &context.interrupted, &progress)?;
-    progress.finish_and_clear();
-    Ok((verification, same_input))
-}
-
-fn verdict(verification: &Verification, subject: &Subject) -> Result<()> {
-    let failed = verification.failed().count();
-    if failed == 0 {
-        return Ok(());
-    }
-    let hint = match (subject.against, subject.same_input) {
-        (Some(_), false) => {
-            "compare it with what it was made from: its model card and metadata (llmc.input) say what that was"
-        }
-        (Some(_), true) => "make it again with --overwrite; if it fails again, please report it",
-        (None, _) => "the file is damaged, or was made so: make it again, and verify it --against its input",
-    };
-    let total = verification.tensors.len();
-    Err(Error::CheckFailed {
-        what: format!("{}: {failed} of {total} do not hold", subject.output),
-        hint: hint.into(),
-    })
+    context.print(text, || json!(record))?;
+    record.verdict(&arguments.output)
 }
 
 /// A line a tensor: the worst, or all.
-fn comparison(verification: &Verification, all: bool) -> String {
+fn comparison(record: &VerifyRecord, all: bool) -> String {
     const WORST: usize = 10;
-    let total = verification.tensors.len();
-    let mut checks: Vec<_> = verification.tensors.iter().collect();
+    let total = record.tensors.len();
+    let mut checks: Vec<_> = record.tensors.iter().collect();
     if !all {
         let key = |check: &&TensorCheck| (!check.holds(), check.relative_error);
         checks.sort_by(|a, b| key(b).partial_cmp(&key(a)).unwrap_or(std::cmp::Ordering::Equal));
@@ -103,7 +54,7 @@ fn comparison(verification: &Verification, all: bool) -> String {
     if checks.len() < total {
         let _ = writeln!(text, "… the {} worst of {total}; --all shows every one", checks.len());
     }
-    let held = total - verification.failed().count();
+    let held = total - record.failed;
     let _ = writeln!(text, "{held} of {total} tensors hold");
     text
 }
@@ -125,30 +76,14 @@ fn comparison_line(check: &TensorCheck, width: usize) -> String {
 }
 
 /// What reading alone tells.
-fn readings(verification: &Verification, output: &str) -> String {
+fn readings(record: &VerifyRecord, output: &str) -> String {
     let mut text = String::new();
-    for check in verification.failed() {
+    for check in record.tensors.iter().filter(|check| !check.holds()) {
         let _ = writeln!(text, "{}: {}", check.name, check.failure.as_deref().unwrap_or_default());
     }
-    let total = verification.tensors.len();
-    let held = total - verification.failed().count();
+    let held = record.total - record.failed;
+    let total = record.total;
     let _ = writeln!(text, "{output}: {held} of {total} tensors can be read, and are finite");
     let _ = writeln!(text, "not compared with anything: --against MODEL does that");
     text
-}
-
-fn json(verification: &Verification, subject: &Subject) -> Value {
-    let failed = verification.failed().count();
-    let tensors = verification.tensors.iter().map(|check| match subject.against {
-        Some(_) => json!(check),
-        None => json!({ "name": check.name, "stored": check.stored, "failure": check.failure }),
-    });
-    json!({
-        "holds": failed == 0,
-        "failed": failed,
-        "total": verification.tensors.len(),
-        "compared": subject.against.is_some(),
-        "input_matches": subject.against.map(|_| subject.same_input),
-        "tensors": tensors.collect::<Vec<_>>(),
-    })
 }

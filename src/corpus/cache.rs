@@ -1,9 +1,9 @@
-//! The hub's cache of datasets: `datasets--org--name/snapshots/<commit>`, with the commit of a branch in `refs/<branch>`. What
-//! cannot be read is not there.
+//! The hub's cache of datasets: `datasets--org--name/snapshots/<commit>`, with the commit of a branch in `refs/<branch>`.
+//! Entries that cannot be read count as missing.
 
 use std::path::{Path, PathBuf};
 
-/// Where a dataset lies in a cache, cached or not.
+/// The folder of a dataset in a cache; it may not exist.
 fn folder(cache: &Path, dataset: &str) -> PathBuf {
     cache.join(format!("datasets--{}", dataset.replace('/', "--")))
 }
@@ -16,7 +16,7 @@ pub fn snapshot(cache: &Path, dataset: &str, revision: &str) -> Option<PathBuf> 
     Some(folder.join("snapshots").join(commit)).filter(|folder| folder.is_dir())
 }
 
-/// All snapshots: that of `main` first, the others in the order of their names.
+/// All snapshots: the one of `main` first, the others in name order.
 pub fn snapshots(cache: &Path, dataset: &str) -> Vec<PathBuf> {
     let main = snapshot(cache, dataset, "main");
     let mut all: Vec<PathBuf> = std::fs::read_dir(folder(cache, dataset).join("snapshots"))
@@ -26,8 +26,8 @@ pub fn snapshots(cache: &Path, dataset: &str) -> Vec<PathBuf> {
     all
 }
 
-/// The files below a folder and `depth` more levels, as names relative to it, sorted. Links are followed: a snapshot is made
-/// of them.
+/// The files in a folder and in `depth` levels below it, as sorted names relative to it. Follows links: a snapshot consists
+/// of links.
 pub fn list(root: &Path, depth: usize) -> Vec<String> {
     let mut files = Vec::new();
     list_inside(root, "", depth, &mut files);

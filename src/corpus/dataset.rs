@@ -1,46 +1,45 @@
-//! Datasets in the hub's cache (`datasets--org--name/snapshots/<commit>`): which files are a split.
+//! Finds the files of a split of a dataset in the hub's cache (`datasets--org--name/snapshots/<commit>`).
 //!
-//! The files of a split carry its name: `config/test-00000-of-00001.parquet`, `data/test-*.parquet`, `test.jsonl`, or, as the
-//! hub converts them, `config/test/0000.parquet`.
+//! The files of a split have its name: `config/test-00000-of-00001.parquet`, `data/test-*.parquet`, `test.jsonl`, or, in the
+//! hub's own conversion, `config/test/0000.parquet`.
 
 use std::path::{Path, PathBuf};
 
 use super::cache;
-use super::source::extension;
+use super::rows::extension;
 use crate::error::{Error, Result};
 use crate::io::hub::{self, Id};
 
-/// Folders below a snapshot that are searched: `config/split/0000.parquet`.
+/// Levels of folders to search below a snapshot: `config/split/0000.parquet`.
 const DEPTH: usize = 2;
-/// Forms of files that are read.
-const READ: [&str; 3] = ["parquet", "jsonl", "txt"];
+/// Extensions of the files that can be read.
+const EXTENSIONS: [&str; 3] = ["parquet", "jsonl", "txt"];
 
 /// A split of a dataset of the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Dataset {
+pub(super) struct DatasetSplit {
     id: Id,
     config: Option<String>,
     split: String,
 }
 
-/// Parses `org/name[@revision][:[config/]split]`, of which `split` is assumed where it names none; `None` for what cannot be
-/// one.
-pub(super) fn parse(spec: &str, split: &str) -> Option<Dataset> {
+/// Parses `org/name[@revision][:[config/]split]`; the default is `split`. Returns `None` for other text.
+pub(super) fn parse(spec: &str, split: &str) -> Option<DatasetSplit> {
     let (id, part) = spec.split_once(':').unwrap_or((spec, split));
     let (config, split) = part.rsplit_once('/').map_or((None, part), |(config, split)| (Some(config), split));
     let plain = |part: &str| !part.is_empty() && !part.contains(['/', '\\']) && part != "..";
     let valid = plain(split) && config.is_none_or(plain);
     let id = hub::parse_id(id).filter(|_| valid)?;
-    Some(Dataset { id, config: config.map(str::to_owned), split: split.to_owned() })
+    Some(DatasetSplit { id, config: config.map(str::to_owned), split: split.to_owned() })
 }
 
-impl Dataset {
+impl DatasetSplit {
     /// The files of the split, in name order.
     pub(super) fn files(&self, cache: &Path) -> Result<Vec<PathBuf>> {
         let snapshot = cache::snapshot(cache, &self.id.model, &self.id.revision);
         let snapshot = snapshot.ok_or_else(|| self.not_cached(cache))?;
         let mut names = cache::list(&snapshot, DEPTH);
-        names.retain(|name| READ.contains(&extension(Path::new(name))));
+        names.retain(|name| EXTENSIONS.contains(&extension(Path::new(name))));
         let (of_split, configs) = self.choose(&names);
         match (of_split.as_slice(), configs.as_slice()) {
             ([], _) => Err(self.no_files(&snapshot, &names)),
@@ -49,19 +48,20 @@ impl Dataset {
         }
     }
 
-    /// The names that are the split's, and the configs that these are of.
+    /// The file names of the split, and their configs.
     fn choose<'a>(&self, names: &'a [String]) -> (Vec<&'a str>, Vec<&'a str>) {
-        let split = names.iter().filter_map(|name| Some((config(name, &self.split)?, name.as_str())));
-        let wanted = |config: &str| self.config.as_deref().is_none_or(|wanted| wanted == config);
-        let (mut configs, files): (Vec<_>, Vec<_>) = split.filter(|(config, _)| wanted(config)).unzip();
+        let (mut configs, files): (Vec<_>, Vec<_>) = names
+            .iter()
+            .filter_map(|name| Some((config(name, &self.split)?, name.as_str())))
+            .filter(|(config, _)| self.config.as_deref().is_none_or(|wanted| wanted == *config))
+            .unzip();
         configs.dedup();
         (files, configs)
     }
 
     fn not_cached(&self, cache: &Path) -> Error {
         let Id { model, revision } = &self.id;
-        let what =
-            format!("{model}@{revision}: no such file here, and no such dataset in {}", cache.display());
+        let what = format!("{model}@{revision}: no such file, and no such dataset in {}", cache.display());
         let hint = format!("get it with `hf download {model} --repo-type dataset --revision {revision}`");
         Error::unsupported(what, hint)
     }
@@ -69,21 +69,22 @@ impl Dataset {
     fn no_files(&self, snapshot: &Path, names: &[String]) -> Error {
         let split = self.config.iter().chain([&self.split]).map(String::as_str).collect::<Vec<_>>().join("/");
         let found = names.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let found = if found.is_empty() { "none that llmc reads".to_owned() } else { found };
+        let found = if found.is_empty() { "none that llmc can read".to_owned() } else { found };
         let expected = format!("files of {split} (.parquet, .jsonl or .txt)");
         let hint = format!("name the split: {}:[CONFIG/]SPLIT; or give the path of a file", self.id.model);
         Error::malformed(snapshot, expected, found, hint)
     }
 
     fn ambiguous(&self, configs: &[&str]) -> Error {
-        let Dataset { id: Id { model, .. }, split, .. } = self;
+        let DatasetSplit { id: Id { model, .. }, split, .. } = self;
         let what =
             format!("{model} has {} configs with a split {split}: {}", configs.len(), configs.join(", "));
         Error::usage(what, format!("name one: {model}:{}/{split}", configs[0]))
     }
 }
 
-/// The config of a file, if it is of that split: its folder, but for `data` and what is no folder.
+/// The config of a file of `split`: its top folder, or `default` in `data` or without a folder. `None` for a file of
+/// another split.
 fn config<'a>(name: &'a str, split: &str) -> Option<&'a str> {
     let parts: Vec<&str> = name.split('/').collect();
     let (file, folders) = parts.split_last()?;

@@ -1,8 +1,8 @@
-//! Texts and rows that the user names: files, standard input, datasets in the hub's cache. What a model is measured on and
-//! calibrated with is read here, once. Downloads nothing, knows no model.
+//! Texts and rows that the user names, for evaluation and calibration: files, standard input, datasets in the hub's cache.
+//! Downloads nothing, knows no model.
 //!
-//! [`Source`] finds what a name stands for; [`rows`] reads tables; [`Text`] makes one text of it all; [`cache`] is where the
-//! hub's datasets lie.
+//! [`TextSource`] resolves a name; [`rows`] reads tables; [`Text`] joins everything into one text; [`cache`] searches the hub's
+//! cache of datasets.
 
 pub mod cache;
 mod dataset;
@@ -10,5 +10,5 @@ pub mod rows;
 mod source;
 mod text;
 
-pub use source::{Content, Source};
+pub use source::{Content, TextSource};
 pub use text::Text;

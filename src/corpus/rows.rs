@@ -1,5 +1,5 @@
 //! Reads the rows of a dataset: parquet (uncompressed or Snappy), JSON lines, a JSON list, CSV with a header. Every row
-//! becomes a JSON object, whatever it was; CSV knows texts alone. Files are hostile: what is wrong is said with file and row.
+//! becomes a JSON object; CSV fields are always texts. Files are hostile: every error names the file and the row.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -12,63 +12,66 @@ use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
 
-/// A row's columns by name, or an object's fields.
+/// The columns of a row by name.
 pub type Row = serde_json::Map<String, Json>;
 
-/// A place in a dataset, for errors.
+/// The location of a row in a dataset, for errors.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct RowLocation<'a> {
     /// The file.
     pub file: &'a Path,
-    /// Which of its rows, from 0.
+    /// The row's number in the file, from 0.
     pub row: usize,
 }
 
-/// The rows of a split, from one file or several.
+/// The rows of a split, from one or more files.
 #[derive(Debug, Clone, Default)]
-pub struct Table {
-    /// The rows of all the files.
+pub struct DataTable {
+    /// The rows of all files.
     pub rows: Vec<Row>,
-    /// Each file, and the first row that is its own.
+    /// Each file, with the index of its first row.
     files: Vec<(PathBuf, usize)>,
 }
 
-impl Table {
-    /// Reads files of a split, one after the other.
+impl DataTable {
+    /// Reads the files of a split, one after the other.
     ///
     /// # Errors
-    /// A file that cannot be read, or that is not what its name says; no rows at all.
-    pub fn read(files: &[PathBuf]) -> Result<Table> {
-        let mut table = Table::default();
+    /// A file that cannot be read or whose content does not match its extension; no rows at all.
+    pub fn read(files: &[PathBuf]) -> Result<DataTable> {
+        let mut table = DataTable::default();
         for file in files {
             table.files.push((file.clone(), table.rows.len()));
             read_file(file, &mut table.rows)?;
         }
-        match (table.rows.is_empty(), files.first()) {
-            (true, Some(file)) => {
-                Err(Error::malformed(file, "at least one row", "none", "is the file complete?"))
-            }
-            _ => Ok(table),
+        if let (true, Some(file)) = (table.rows.is_empty(), files.first()) {
+            return Err(Error::malformed(file, "at least one row", "none", "is the file complete?"));
         }
+        Ok(table)
     }
 
-    /// Where a row came from.
-    pub fn place(&self, row: usize) -> Place<'_> {
+    /// The file of a row, and its number there.
+    pub fn place(&self, row: usize) -> RowLocation<'_> {
         let after = self.files.partition_point(|(_, first)| *first <= row);
         let (file, first) = &self.files[after.checked_sub(1).expect("the first file begins at row 0")];
-        Place { file, row: row - first }
+        RowLocation { file, row: row - first }
     }
+}
+
+/// The extension of a file's name; empty if it has none.
+pub(super) fn extension(file: &Path) -> &str {
+    file.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
 }
 
 fn read_file(file: &Path, rows: &mut Vec<Row>) -> Result<()> {
     let opened = File::open(file).map_err(|e| Error::io(file, e))?;
-    match file.extension().and_then(|extension| extension.to_str()) {
-        Some("parquet") => parquet(file, opened, rows),
-        Some("jsonl") => json_lines(file, BufReader::new(opened), rows),
-        Some("json") => json(file, BufReader::new(opened), rows),
-        Some("csv") => csv(file, opened, rows),
+    match extension(file) {
+        "parquet" => parquet(file, opened, rows),
+        "jsonl" => json_lines(file, BufReader::new(opened), rows),
+        "json" => json(file, BufReader::new(opened), rows),
+        "csv" => csv(file, opened, rows),
         _ => Err(Error::unsupported(
-            format!("{}: no dataset that llmc reads", file.display()),
+            format!("{}: llmc cannot read this form of dataset", file.display()),
             "give .parquet, .jsonl, .json or .csv files",
         )),
     }
@@ -80,9 +83,8 @@ fn json_lines(file: &Path, reader: impl BufRead, rows: &mut Vec<Row>) -> Result<
         let row = rows.len() - first;
         let line = line.map_err(|e| wrong(file, row, "a line of UTF-8", e))?;
         if !line.trim().is_empty() {
-            rows.push(
-                serde_json::from_str(&line).map_err(|e| wrong(file, row, "a JSON object in a line", e))?,
-            );
+            let fields = serde_json::from_str(&line);
+            rows.push(fields.map_err(|e| wrong(file, row, "one JSON object per line", e))?);
         }
     }
     Ok(())
@@ -90,14 +92,14 @@ fn json_lines(file: &Path, reader: impl BufRead, rows: &mut Vec<Row>) -> Result<
 
 fn json(file: &Path, reader: impl BufRead, rows: &mut Vec<Row>) -> Result<()> {
     let value: Json = serde_json::from_reader(reader).map_err(|e| {
-        Error::malformed(file, "a JSON list of objects", e, "JSON lines are read from files called *.jsonl")
+        Error::malformed(file, "a JSON list of objects", e, "a file of JSON lines must be named *.jsonl")
     })?;
     let Json::Array(items) = value else {
         return Err(Error::malformed(
             file,
             "a JSON list of objects",
-            "something else",
-            "llmc reads a list of rows, or JSON lines from files called *.jsonl",
+            "another JSON value",
+            "give a list of rows, or JSON lines in a file named *.jsonl",
         ));
     };
     for (row, item) in items.into_iter().enumerate() {
@@ -120,10 +122,10 @@ fn csv(file: &Path, opened: File, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-/// The `parquet` crate panics at some broken files: what escapes the checks here is caught.
+/// Reads a parquet file. Catches panics: the `parquet` crate panics on some broken files that pass the checks here.
 fn parquet(file: &Path, opened: File, rows: &mut Vec<Row>) -> Result<()> {
     let read = std::panic::AssertUnwindSafe(|| parquet_rows(file, opened));
-    let read = std::panic::catch_unwind(read).unwrap_or_else(|_| Err(broken(file, "a reader that gave up")));
+    let read = std::panic::catch_unwind(read).unwrap_or_else(|_| Err(broken(file, "damaged data")));
     rows.extend(read?);
     Ok(())
 }
@@ -144,7 +146,7 @@ fn parquet_rows(file: &Path, opened: File) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// That a column lies in the file, and that it can be decompressed.
+/// Refuses a column that lies outside the file or uses an unsupported codec.
 fn check_column(file: &Path, size: u64, column: &ColumnChunkMetaData) -> Result<()> {
     let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
     let place = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
@@ -156,7 +158,7 @@ fn check_column(file: &Path, size: u64, column: &ColumnChunkMetaData) -> Result<
         Compression::UNCOMPRESSED | Compression::SNAPPY => Ok(()),
         codec => Err(Error::unsupported(
             format!("{}: columns are compressed with {codec}", file.display()),
-            "llmc reads Snappy and uncompressed parquet: rewrite it (pandas: read_parquet, then to_parquet), or as .jsonl",
+            "llmc reads Snappy and uncompressed parquet: rewrite it (pandas: read_parquet, then to_parquet), or use .jsonl",
         )),
     }
 }
@@ -171,6 +173,6 @@ fn wrong(file: &Path, row: usize, expected: &str, found: impl std::fmt::Display)
         format!("row {row}"),
         expected,
         found,
-        "is the file complete, and what its name says?",
+        "is the file complete, and does its content match its extension?",
     )
 }

@@ -1,78 +1,75 @@
-//! What the user names with one word: standard input, a file, or a dataset in the hub's cache.
+//! The source of a text, which the user names with one word: standard input, a file, or a dataset in the hub's cache.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::dataset;
-use super::rows::Table;
+use super::rows::{DataTable, extension};
 use crate::error::{Error, Result};
 
-/// Where texts are.
+/// The place that texts are read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum TextSource {
     /// Standard input.
     Stdin,
-    /// Files, to be read one after the other.
+    /// Files, read one after the other.
     Files(Vec<PathBuf>),
 }
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug, Clone)]
 pub enum Content {
     /// Text.
     Text(String),
     /// Rows: the file is `.jsonl`, `.json` or `.parquet`.
-    Rows(Table),
+    Rows(DataTable),
 }
 
-impl Source {
-    /// Finds what the user names, the first of these that it is:
+impl TextSource {
+    /// Resolves a name from the user. The first match of these counts:
     ///
     /// - `-`: standard input;
-    /// - a path;
-    /// - `org/name[@revision][:[config/]split]`: a dataset of the hub, in that cache; `split` is what is taken where none
-    ///   is named, and the config may be left out where there is one only.
+    /// - an existing path;
+    /// - `org/name[@revision][:[config/]split]`: a dataset of the hub, in `cache`. The default is `split`; the config is
+    ///   optional if the dataset has only one;
+    /// - any other text is a path.
     ///
     /// # Errors
-    /// A dataset that is not in the cache, or that has no such split. Whether a path is there shows when it is read.
-    pub fn find(spec: &str, split: &str, cache: &Path) -> Result<Source> {
+    /// A dataset that is not in the cache, or that has no such split. A missing file is an error of [`TextSource::read`].
+    pub fn find(spec: &str, split: &str, cache: &Path) -> Result<TextSource> {
         let path = Path::new(spec);
         match dataset::parse(spec, split) {
-            _ if spec == "-" => Ok(Source::Stdin),
-            Some(dataset) if !path.exists() => Ok(Source::Files(dataset.files(cache)?)),
-            _ => Ok(Source::Files(vec![path.to_owned()])),
+            _ if spec == "-" => Ok(TextSource::Stdin),
+            Some(dataset) if !path.exists() => Ok(TextSource::Files(dataset.files(cache)?)),
+            _ => Ok(TextSource::Files(vec![path.to_owned()])),
         }
     }
 
-    /// Reads every file, and hands its name and content on.
+    /// Reads every file and passes its name and content to `each`.
     ///
     /// # Errors
-    /// A file that cannot be read, a folder, text that is not UTF-8, a table that is none.
+    /// A folder, a file that cannot be read, text that is not UTF-8, a malformed table.
     pub fn read(&self, mut each: impl FnMut(&Path, Content) -> Result<()>) -> Result<()> {
         match self {
-            Source::Stdin => {
+            TextSource::Stdin => {
                 let name = Path::new("standard input");
                 each(name, Content::Text(utf8(name, stdin()?)?))
             }
-            Source::Files(files) => files.iter().try_for_each(|file| each(file, content(file)?)),
+            TextSource::Files(files) => files.iter().try_for_each(|file| each(file, content(file)?)),
         }
     }
-}
-
-pub(super) fn extension(file: &Path) -> &str {
-    file.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
 }
 
 fn content(file: &Path) -> Result<Content> {
     Ok(match extension(file) {
-        "jsonl" | "json" | "parquet" => Content::Rows(Table::read(&[file.to_owned()])?),
+        "jsonl" | "json" | "parquet" => Content::Rows(DataTable::read(&[file.to_owned()])?),
         _ => Content::Text(utf8(file, bytes(file)?)?),
     })
 }
 
 fn bytes(file: &Path) -> Result<Vec<u8>> {
     if file.is_dir() {
-        let what = format!("{}: a folder, where a file of text was expected", file.display());
+        let what = format!("{}: expected a text file, found a folder", file.display());
         return Err(Error::usage(what, "name a file in it: UTF-8 text, .jsonl or .parquet"));
     }
     std::fs::read(file).map_err(|e| Error::io(file, e))
@@ -89,7 +86,7 @@ fn utf8(file: &Path, bytes: Vec<u8>) -> Result<String> {
         let at = e.utf8_error().valid_up_to();
         let found = format!("byte 0x{:02x} at offset {at}", e.as_bytes()[at]);
         let hint =
-            "unpack it, or convert it (`iconv -f WINDOWS-1252 -t UTF-8`), or name a .jsonl or .parquet file";
+            "unpack or convert it (`iconv -f WINDOWS-1252 -t UTF-8`), or give a .jsonl or .parquet file";
         Error::malformed(file, "UTF-8 text", found, hint)
     })
 }

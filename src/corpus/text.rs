@@ -1,49 +1,48 @@
-//! The text that a model is measured on: one string, whatever it was read from.
+//! The text to evaluate a model on, as one string.
 //!
-//! A `.jsonl`, `.json` or `.parquet` file has one text a row; rows are joined by an empty line, as the papers' scripts do with
-//! wikitext (`"\n\n".join(test["text"])`, e.g. <https://github.com/IST-DASLab/gptq/blob/main/datautils.py>). Note that
-//! llama.cpp's `wiki.test.raw` is the same text with single line breaks: figures from one do not compare with the other.
-//! Every other file is the text itself, byte for byte. Nothing is downloaded.
+//! A `.jsonl`, `.json` or `.parquet` file has one text per row. Rows are joined by an empty line, as the papers' scripts do with
+//! wikitext (`"\n\n".join(test["text"])`, e.g. <https://github.com/IST-DASLab/gptq/blob/main/datautils.py>). llama.cpp's
+//! `wiki.test.raw` is the same text with single line breaks: figures from the two do not compare.
+//! Any other file is the text itself, byte for byte. Downloads nothing.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::rows::{Row, Table};
-use super::source::{Content, Source};
+use super::rows::{DataTable, Row};
+use super::source::{Content, TextSource};
 use crate::error::{Error, Result};
 use crate::io::hub::Hub;
 
-/// What stands between two rows.
+/// The separator of two rows.
 const BETWEEN_ROWS: &str = "\n\n";
 /// The column with the text.
 const COLUMN: &str = "text";
-/// The split of a dataset that is measured on where none is named.
+/// The default split of a dataset.
 const SPLIT: &str = "test";
 
-/// Text to measure a model on.
+/// A text to evaluate a model on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
-    /// What it was read from, as the user named it.
+    /// The source, as the user named it.
     pub name: String,
-    /// Not empty.
+    /// The text; not empty.
     pub text: String,
 }
 
 impl Text {
-    /// Opens what the user names: see [`Source::find`]. Tables have a column `text`; the split of a dataset is `test` where
-    /// none is named.
+    /// Reads a text by its name ([`TextSource::find`]). Tables need a column `text`; the default split of a dataset is `test`.
     ///
     /// # Errors
-    /// A folder, text that is not UTF-8 or that is empty, rows without text, parquet compressed by other means than
-    /// Snappy, a dataset that is not in the cache.
+    /// A folder, text that is empty or not UTF-8, rows without text, parquet compressed with a codec other than Snappy, a
+    /// dataset that is not in the cache.
     pub fn open(spec: &str) -> Result<Text> {
         Text::open_with(spec, &Hub::from_env().cache)
     }
 
     fn open_with(spec: &str, cache: &Path) -> Result<Text> {
         let mut texts = Vec::new();
-        Source::find(spec, SPLIT, cache)?.read(|file, content| {
+        TextSource::find(spec, SPLIT, cache)?.read(|file, content| {
             match content {
                 Content::Text(text) => texts.push(text),
                 Content::Rows(table) => texts.extend(column(file, table)?),
@@ -52,7 +51,7 @@ impl Text {
         })?;
         let text = texts.join(BETWEEN_ROWS);
         if text.trim().is_empty() {
-            let hint = "there is nothing to measure on: name a file with some text";
+            let hint = "name a file that contains text";
             return Err(Error::malformed(spec, "text", format!("none in {} bytes", text.len()), hint));
         }
         Ok(Text { name: spec.to_owned(), text })
@@ -60,21 +59,19 @@ impl Text {
 }
 
 /// The text of every row.
-fn column(file: &Path, table: Table) -> Result<Vec<String>> {
-    let text = |(number, mut row): (usize, Row)| match row.remove(COLUMN) {
-        Some(Value::String(text)) => Ok(text),
-        other => {
-            let found = other.map_or_else(|| names(&row), |value| value.to_string());
-            let (place, expected) = (format!("row {number}"), format!("text under {COLUMN:?}"));
-            let hint = "each row is a text of its own, under the name text";
-            Err(Error::malformed_tensor(file, place, expected, found, hint))
-        }
-    };
-    table.rows.into_iter().enumerate().map(text).collect()
+fn column(file: &Path, table: DataTable) -> Result<Vec<String>> {
+    table.rows.into_iter().enumerate().map(|(number, row)| row_text(file, number, row)).collect()
 }
 
-fn names(row: &Row) -> String {
-    row.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+fn row_text(file: &Path, number: usize, mut row: Row) -> Result<String> {
+    let found = match row.remove(COLUMN) {
+        Some(Value::String(text)) => return Ok(text),
+        Some(other) => other.to_string(),
+        None => row.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+    };
+    let expected = format!("text under {COLUMN:?}");
+    let hint = "each row must have its text in a column named `text`";
+    Err(Error::malformed_tensor(file, format!("row {number}"), expected, found, hint))
 }
 
 #[cfg(test)]

@@ -1,20 +1,22 @@
-//! `dequantize`: codes → values of half precision, row-major; and the product that goes through them and the vendor's library,
-//! for so many rows that writing W out costs little.
+//! `dequantize`: codes → values of half precision, row-major. Also the product that uses these values and the vendor's
+//! library; it is for so many rows that writing W costs little.
 
-use super::device::{Buffer, DenseProduct, Device, Geometry, Parameter, launch};
+use super::buffer::Buffer;
+use super::dense_product::DenseProduct;
+use super::device::{Device, Geometry, Parameter, launch};
 use super::layout::{DEPTH, STRIP};
 use super::matrix::{Matrix, Weight, bytes_of, same_device};
-use super::product::{Product, expect};
+use super::product::{PackedProduct, expect};
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
-/// A tile of 64 rows × 128 columns, its rows 16 bytes further apart than they are long.
+/// Shared memory of a tile of 64 rows × 128 columns, with 16 bytes between rows.
 const SHARED_BYTES: usize = STRIP * (2 * DEPTH + 16);
 
-/// w\[n\]\[k\] = (code − zero point)·scale, rounded once.
+/// Computes w\[n\]\[k\] = (code − zero point)·scale, rounded once.
 ///
 /// # Errors
-/// Where w has another shape or type, or is not contiguous; what the device refuses.
+/// If w has another shape or type or is not contiguous, or if the device fails.
 pub fn dequantize(device: &dyn Device, weight: &Weight, w: &mut Matrix) -> Result<()> {
     expect("rows of w", weight.rows, w.shape()[0])?;
     expect("columns of w", weight.cols, w.shape()[1])?;
@@ -26,13 +28,13 @@ pub fn dequantize(device: &dyn Device, weight: &Weight, w: &mut Matrix) -> Resul
     write(device, weight, w.buffer())
 }
 
-/// y = x·Wᵀ by way of W in the workspace. Without a bias.
+/// Computes y = x·Wᵀ from a dense W in the workspace. The product must have no bias.
 ///
 /// # Errors
-/// With a bias, for parts that do not fit, and what the device refuses.
+/// If there is a bias, if the operands do not fit together, or if the device fails.
 pub fn dequantize_and_multiply(
     device: &dyn Device,
-    product: &Product,
+    product: &PackedProduct,
     workspace: &mut Workspace,
 ) -> Result<()> {
     product.check(device)?;
@@ -43,16 +45,12 @@ pub fn dequantize_and_multiply(
     let [n, k] = product.weight.shape();
     let w = workspace.dense(device, bytes_of(&[n, k], 2)?)?;
     write(device, product.weight, w)?;
-    device.multiply(&DenseProduct {
-        half: product.weight.half,
-        size: [product.batch(), n, k],
-        x: (product.x.buffer().address(), product.x.stride()),
-        w: (w.address(), k),
-        y: (product.y.buffer().address(), product.y.stride()),
-    })
+    let PackedProduct { x, y, .. } = product;
+    let (x, y) = ((x.buffer(), x.stride()), (y.buffer(), y.stride()));
+    device.multiply(&DenseProduct::new(product.weight.half, [product.batch(), n, k], x, (w, k), y))
 }
 
-/// `w` has been checked to hold the values.
+/// Launches the kernel; the caller has checked the size of `w`.
 fn write(device: &dyn Device, weight: &Weight, w: &Buffer) -> Result<()> {
     let mut buffers = weight.buffers();
     buffers.push(w);

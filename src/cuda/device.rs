@@ -1,57 +1,56 @@
-//! What kernels are launched on: [`Device`], as the wrappers see it. The driver is one implementation, the emulator of the
-//! tests another, so that shapes, grids and workspaces are checked by the same code on both.
+//! [`Device`]: the interface on which the wrappers launch kernels. The driver implements it, and so does the emulator
+//! of the tests; the same code checks shapes, grids and workspaces for both.
 
-use std::any::Any;
-use std::fmt;
-
+use super::buffer::Buffer;
+use super::dense_product::DenseProduct;
 use crate::error::{Error, Result};
 
-/// What a device is, as far as choosing and checking a launch goes.
+/// The properties of a device that the choice and the check of a launch depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Properties {
-    /// Tells devices of a process apart.
+    /// Identifier of the device, unique in the process.
     pub id: u64,
-    /// As the driver names it: `NVIDIA H100 80GB HBM3`.
+    /// Name from the driver: `NVIDIA H100 80GB HBM3`.
     pub name: String,
-    /// Its own name: `GPU-` and 16 bytes in hexadecimal, as `nvidia-smi -L` shows it.
+    /// Unique name: `GPU-` and 16 bytes in hexadecimal, as `nvidia-smi -L` prints it.
     pub uuid: String,
     /// Compute capability, 10·major + minor: 90 for an H100.
     pub capability: u32,
-    /// Streaming multiprocessors.
+    /// Number of streaming multiprocessors.
     pub processors: u32,
-    /// Most shared memory of a block, in bytes, where the kernel asks for it.
+    /// Maximum shared memory of a block, in bytes, if the kernel requests it.
     pub shared_bytes: u32,
     /// Bytes of the L2 cache.
     pub cache_bytes: usize,
     /// Bytes of memory.
     pub memory_bytes: usize,
-    /// Whether [`Device::multiply`] has a library to call.
+    /// True if [`Device::multiply`] has a library to call.
     pub library: bool,
-    /// Version of the driver, as it says.
+    /// Version of the driver, as the driver reports it.
     pub driver: String,
 }
 
-/// Where kernels run. Work is done in the order in which it is asked for; [`Device::download`] waits for it.
+/// A device that runs kernels. It does the work in the order of the calls; [`Device::download`] waits for it.
 pub trait Device: Send + Sync {
-    /// What it is.
+    /// Returns the properties of the device.
     fn properties(&self) -> &Properties;
 
-    /// Memory of this device, 256-byte aligned; what is in it is not defined. At least one byte is allocated.
+    /// Allocates memory of this device, 256-byte aligned, with undefined content. Allocates at least one byte.
     ///
     /// # Errors
-    /// Where there is not enough.
+    /// If there is not enough memory.
     fn allocate(&self, bytes: usize) -> Result<Buffer>;
 
-    /// Copies to the start of `buffer`, which is of this device and as long at least.
+    /// Copies to the start of `buffer`, which is on this device and long enough.
     fn upload(&self, bytes: &[u8], buffer: &mut Buffer) -> Result<()>;
 
-    /// Copies from the start of `buffer`, which is of this device and as long at least, once all work before is done.
+    /// Copies from the start of `buffer`, which is on this device and long enough, after all earlier work is done.
     ///
     /// # Errors
-    /// Also for work before that failed.
+    /// If the copy or earlier work fails.
     fn download(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()>;
 
-    /// Copies all of a buffer to the start of another; both are of this device, and `to` as long at least.
+    /// Copies all of a buffer to the start of another. Both are on this device, and `to` is long enough.
     fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<()> {
         let mut bytes = vec![0; from.bytes()];
         self.download(from, &mut bytes)?;
@@ -61,81 +60,32 @@ pub trait Device: Send + Sync {
     /// Queues a kernel. The launch has been checked against the properties.
     fn launch(&self, launch: &Launch) -> Result<()>;
 
-    /// y\[m\]\[n\] = x·wᵀ by the vendor's library, accumulated in f32: w is \[n\]\[k\]. Shapes have been checked.
+    /// Computes y\[m\]\[n\] = x·wᵀ with the vendor's library, accumulated in f32; w is \[n\]\[k\]. Shapes have been
+    /// checked.
     ///
     /// # Errors
-    /// Where there is no such library.
+    /// If there is no such library.
     fn multiply(&self, dense: &DenseProduct) -> Result<()> {
         let _ = dense;
         let what = format!("{}: there is no library for dense products", self.properties().name);
         Err(Error::unsupported(what, "choose another kernel than `dequantize`"))
     }
 
-    /// Seconds of the device per piece of work, in each of `runs` runs of `count` pieces one directly after the other:
-    /// `work(i)` queues piece i, and is called again for each of them. Different pieces on different memory keep the caches cold.
+    /// Measures the device's seconds per piece of work, in each of `runs` runs of `count` consecutive pieces: `work(i)`
+    /// queues piece i, and is called again for each of them. Pieces on different memory keep the caches cold.
     ///
     /// # Errors
-    /// Where the device keeps no time.
+    /// If the device cannot measure time.
     fn time(&self, count: usize, runs: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<f64>> {
         let _ = (count, runs, work);
         Err(Error::unsupported(format!("{} keeps no time", self.properties().name), "time on a GPU"))
     }
 }
 
-/// What [`Device::multiply`] is told: matrices of one type, by address and by the distance of their rows in elements.
-#[derive(Debug, Clone, Copy)]
-pub struct DenseProduct {
-    /// The type of all three.
-    pub half: super::Half,
-    /// Rows of x and y, rows of w, columns of x and w.
-    pub size: [usize; 3],
-    /// x, and its row stride.
-    pub x: (u64, usize),
-    /// w, and its row stride.
-    pub w: (u64, usize),
-    /// y, and its row stride.
-    pub y: (u64, usize),
-}
-
-/// Memory of a device, given back when dropped.
-pub struct Buffer {
-    device: u64,
-    address: u64,
-    bytes: usize,
-    _memory: Box<dyn Any + Send + Sync>,
-}
-
-impl Buffer {
-    /// `bytes` at `address` of device `device` (its [`Properties::id`]), for as long as `memory` is not dropped: for those who
-    /// implement [`Device`].
-    pub fn new(device: u64, address: u64, bytes: usize, memory: Box<dyn Any + Send + Sync>) -> Buffer {
-        Buffer { device, address, bytes, _memory: memory }
-    }
-
-    /// The [`Properties::id`] of the device that it is of.
-    pub fn device(&self) -> u64 {
-        self.device
-    }
-
-    /// As the device's kernels see it.
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// How many bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl fmt::Debug for Buffer {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Buffer({} bytes at {:#x} of device {})", self.bytes, self.address, self.device)
-    }
-}
-
-/// A kernel's launch: made by the wrappers alone, which have checked that its pointers hold what the kernel touches.
-#[derive(Debug, Clone, PartialEq)]
+/// A kernel launch. Only the wrappers create one; they have checked that its pointers cover the memory that the kernel
+/// touches.
+#[derive(Debug, PartialEq)]
+#[cfg_attr(test, derive(Clone))] // not otherwise: its addresses are valid during the call only
 pub struct Launch {
     kernel: String,
     grid: [u32; 3],
@@ -145,27 +95,27 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The kernel's name.
+    /// Returns the kernel's name.
     pub fn kernel(&self) -> &str {
         &self.kernel
     }
 
-    /// Blocks along x, y and z.
+    /// Returns the number of blocks along x, y and z.
     pub fn grid(&self) -> [u32; 3] {
         self.grid
     }
 
-    /// Threads of a block, all along x.
+    /// Returns the number of threads of a block, all along x.
     pub fn block(&self) -> u32 {
         self.block
     }
 
-    /// Dynamic shared memory of a block.
+    /// Returns the dynamic shared memory of a block, in bytes.
     pub fn shared_bytes(&self) -> u32 {
         self.shared_bytes
     }
 
-    /// The kernel's one parameter, as it lies in memory, aligned to 8 bytes.
+    /// Returns the kernel's one parameter as it lies in memory, aligned to 8 bytes.
     pub fn parameter(&self) -> &[u64] {
         &self.parameter.words
     }
@@ -178,22 +128,24 @@ pub(super) struct Parameter {
 }
 
 impl Parameter {
-    /// A pointer to the start of a buffer; null without.
+    /// Appends a pointer to the start of a buffer, or a null pointer.
     pub fn pointer(mut self, buffer: Option<&Buffer>) -> Parameter {
         self.words.push(buffer.map_or(0, Buffer::address));
         self
     }
 
-    /// Two fields of type `int32_t`.
+    /// Appends two fields of type `int32_t`.
     pub fn pair(mut self, first: usize, second: usize) -> Parameter {
-        let bits =
-            |value: usize| u64::from(i32::try_from(value).expect("sizes were checked").cast_unsigned());
-        self.words.push(bits(first) | bits(second) << 32);
+        self.words.push(int32_bits(first) | int32_bits(second) << 32);
         self
     }
 }
 
-/// How many blocks and what each is given.
+fn int32_bits(value: usize) -> u64 {
+    u64::from(i32::try_from(value).expect("sizes were checked").cast_unsigned())
+}
+
+/// The grid, the threads and the shared memory of a launch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Geometry {
     pub grid: [usize; 3],
@@ -201,10 +153,10 @@ pub(super) struct Geometry {
     pub shared_bytes: usize,
 }
 
-/// Most blocks along x, and along y and z.
+/// Maximum number of blocks along x, y and z.
 const MOST_BLOCKS: [usize; 3] = [i32::MAX as usize, 65_535, 65_535];
 
-/// Checks a launch against what the device takes, and queues it.
+/// Checks a launch against the limits of the device, and queues it.
 pub(super) fn launch(
     device: &dyn Device,
     kernel: String,

@@ -1,23 +1,23 @@
 //! `gemm`: a product of any number of rows, in tiles of 16 to 128 rows × 256 outputs.
 
-use super::Bits;
 use super::device::{Device, Properties};
-use super::product::{Product, Shape, Splits, Tiling};
+use super::product::{PackedProduct, Shape, Splits, Tiling};
+use super::types::Bits;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
-/// Rows of a tile that there are kernels for.
+/// Tile heights that have a kernel, in rows.
 pub const TILE_ROWS: [usize; 4] = [16, 32, 64, 128];
-/// Outputs of a tile.
+/// Outputs per tile.
 pub(super) const TILE_OUTPUTS: usize = 256;
 
-/// y = x·Wᵀ + bias in tiles of `rows` rows, with the depth in at most `splits` parts.
+/// Computes y = x·Wᵀ + bias in tiles of `rows` rows, with the depth in at most `splits` parts.
 ///
 /// # Errors
-/// For tiles that there is no kernel for, parts that do not fit, and what the device refuses.
+/// If no kernel has such tiles, if the operands do not fit together, or if the device fails.
 pub fn gemm(
     device: &dyn Device,
-    product: &Product,
+    product: &PackedProduct,
     rows: usize,
     splits: usize,
     workspace: &mut Workspace,
@@ -31,7 +31,7 @@ pub fn gemm(
     product.launch(device, Tiling::tiles(kernel, product.y.shape(), shape, splits), splits, workspace)
 }
 
-/// Stages of x, codes, and scales with zero points.
+/// Returns the shared memory of a block: stages of x, codes, scales and zero points.
 fn shared_bytes(bits: Bits, rows: usize) -> usize {
     let (stages, codes) = match bits {
         Bits::W4 => (4, 8_192),
@@ -40,7 +40,7 @@ fn shared_bytes(bits: Bits, rows: usize) -> usize {
     stages * (128 * rows + codes + 1_536)
 }
 
-/// Whether a block of this tile finds its shared memory on the device.
+/// Returns true if the device has enough shared memory for a block of this tile.
 pub(super) fn fits(properties: &Properties, bits: Bits, rows: usize) -> bool {
     shared_bytes(bits, rows) <= properties.shared_bytes as usize
 }
@@ -57,7 +57,7 @@ pub(super) fn check_tile(kernel: &str, there_are: &[usize], rows: usize) -> Resu
 mod tests {
     use super::*;
 
-    /// The figures of kernels/README.md.
+    /// Figures of kernels/README.md.
     #[test]
     fn shared_memory_is_what_the_kernels_say() {
         let of = |bits| TILE_ROWS.map(|rows| shared_bytes(bits, rows));

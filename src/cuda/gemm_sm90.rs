@@ -1,23 +1,23 @@
-//! `gemm_sm90`: a product of many rows by Hopper's `wgmma`, in tiles of 128 rows × 256 outputs. For compute capability 9.0 and no other:
-//! the instruction is of sm_90a alone.
+//! `gemm_sm90`: a product of many rows by Hopper's `wgmma`, in tiles of 128 rows × 256 outputs. It needs compute
+//! capability 9.0 exactly: only sm_90a has the instruction.
 
-use super::Bits;
 use super::device::{Device, Properties};
 use super::gemm::TILE_OUTPUTS;
-use super::product::{Product, Shape, Splits, Tiling};
+use super::product::{PackedProduct, Shape, Splits, Tiling};
+use super::types::Bits;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
-/// Rows of a tile.
+/// Rows per tile.
 pub(super) const ROWS: usize = 128;
 
-/// y = x·Wᵀ + bias, with the depth in at most `splits` parts.
+/// Computes y = x·Wᵀ + bias, with the depth in at most `splits` parts.
 ///
 /// # Errors
-/// On other devices than Hopper, for parts that do not fit, and what the device refuses.
+/// If the device is not a Hopper GPU, if the operands do not fit together, or if the device fails.
 pub fn gemm_sm90(
     device: &dyn Device,
-    product: &Product,
+    product: &PackedProduct,
     splits: usize,
     workspace: &mut Workspace,
 ) -> Result<()> {
@@ -38,7 +38,7 @@ pub fn gemm_sm90(
     product.launch(device, Tiling::tiles(kernel, product.y.shape(), shape, splits), splits, workspace)
 }
 
-/// Whether the device has the instruction.
+/// Returns true if the device has the instruction.
 pub(super) fn fits(properties: &Properties) -> bool {
     properties.capability == 90
 }

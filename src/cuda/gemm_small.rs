@@ -1,22 +1,22 @@
-//! `gemm_small`: a product of up to 8 rows. The operands are swapped, so that the rows fill the narrow side of the matrix
-//! instruction and W is read once, as by `gemv`.
+//! `gemm_small`: a product of up to 8 rows. The operands are swapped: the rows of x fill the narrow side of the matrix
+//! instruction, and W is read once, as in `gemv`.
 
 use super::device::Device;
 use super::gemv::shared_bytes;
-use super::product::{Product, Splits, Tiling};
+use super::product::{PackedProduct, Splits, Tiling};
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
-/// Most rows.
+/// Maximum number of rows.
 pub const MOST_ROWS: usize = 8;
 
-/// y = x·Wᵀ + bias for up to 8 rows, with the depth in at most `splits` parts.
+/// Computes y = x·Wᵀ + bias for up to 8 rows, with the depth in at most `splits` parts.
 ///
 /// # Errors
-/// For more rows, parts that do not fit, and what the device refuses.
+/// If there are more rows, if the operands do not fit together, or if the device fails.
 pub fn gemm_small(
     device: &dyn Device,
-    product: &Product,
+    product: &PackedProduct,
     splits: usize,
     workspace: &mut Workspace,
 ) -> Result<()> {

@@ -1,16 +1,21 @@
 //! `gemv`: a product of one row. Each block has a strip of W, or a part of its depth.
 
-use super::Bits;
 use super::device::Device;
-use super::product::{Product, Splits, Tiling, expect};
+use super::product::{PackedProduct, Splits, Tiling, expect};
+use super::types::Bits;
 use super::workspace::Workspace;
 use crate::error::Result;
 
-/// y = x·Wᵀ + bias for one row, with the depth in at most `splits` parts.
+/// Computes y = x·Wᵀ + bias for one row, with the depth in at most `splits` parts.
 ///
 /// # Errors
-/// For more than one row, parts that do not fit, and what the device refuses.
-pub fn gemv(device: &dyn Device, product: &Product, splits: usize, workspace: &mut Workspace) -> Result<()> {
+/// If there is more than one row, if the operands do not fit together, or if the device fails.
+pub fn gemv(
+    device: &dyn Device,
+    product: &PackedProduct,
+    splits: usize,
+    workspace: &mut Workspace,
+) -> Result<()> {
     product.check(device)?;
     expect("rows of x for gemv", 1, product.batch())?;
     let splits = Splits::of(product.weight.depth(), splits);
@@ -19,8 +24,9 @@ pub fn gemv(device: &dyn Device, product: &Product, splits: usize, workspace: &m
     product.launch(device, tiling, splits, workspace)
 }
 
-/// Of a block: twelve stages of 4 KiB of codes, their scales and zero points, and what rows of x hold of the same columns, 16 bytes apart.
-pub(super) fn shared_bytes(product: &Product) -> usize {
+/// Returns the shared memory of a block: twelve stages. A stage has 4 KiB of codes, their scales and zero points, and
+/// the same columns of each row of x, with 16 bytes between rows.
+pub(super) fn shared_bytes(product: &PackedProduct) -> usize {
     let columns = match product.weight.bits() {
         Bits::W4 => 128,
         Bits::W8 => 64,

@@ -1,28 +1,28 @@
-//! Where the kernels expect each code: `kernels/README.md` draws the layout, this file moves codes into it and back. Bytes
-//! only; what they mean is `packed`'s.
+//! The layout of codes in a packed matrix, as drawn in `kernels/README.md`: this file moves codes into it and back. It
+//! handles bytes only; `packed` knows their meaning.
 //!
-//! Both widths are one movement. Of a tile, the 16 codes of a row are two words of eight bytes. W4 first merges them into one
-//! (columns 0–7 in the low nibbles, 8–15 in the high ones) and takes a second row, 8 below; W8 keeps the two. Then the bytes of
-//! a pair of words are interleaved, which gives one 32-bit word to each of four lanes, and the words of four such pairs
-//! are transposed, which gives each of the four lanes its vector of 16 bytes.
+//! Both widths use the same steps. In a tile, the 16 codes of a row are two words of eight bytes. W4 first merges them
+//! into one word (columns 0–7 in the low nibbles, 8–15 in the high ones) and adds a second row, 8 below; W8 keeps the
+//! two words. Then the bytes of a pair of words are interleaved, which gives one 32-bit word to each of four lanes.
+//! Last, the words of four such pairs are transposed, which gives each of the four lanes its vector of 16 bytes.
 
-use super::Bits;
+use super::types::Bits;
 
-/// Rows of a strip: what is contiguous.
+/// Rows of a strip, the contiguous unit.
 pub const STRIP: usize = 64;
 /// Columns of a tile.
 pub const TILE: usize = 16;
-/// Columns are padded to a multiple of this.
+/// Columns are padded to a multiple of this number.
 pub const DEPTH: usize = 128;
 
 const TILES: usize = DEPTH / TILE;
 const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
 
-/// Codes of 64 rows × 128 columns, row-major: what is laid out at a time. Rows of a large matrix lie a power of two apart and
-/// would push each other out of the cache, were tiles read from where they are.
+/// Codes of 64 rows × 128 columns, row-major: the unit of one pass. Tiles are not read from the matrix directly,
+/// because its rows often lie a power of two apart and would evict each other from the cache.
 type Chunk = [[u8; DEPTH]; STRIP];
 
-/// Lays out a strip: `rows` are at most 64 rows of `cols` codes; what is missing of the strip is 0.
+/// Lays out a strip: `rows` has at most 64 rows of `cols` codes; missing rows and columns become 0.
 pub fn pack_strip(bits: Bits, rows: &[u8], cols: usize, out: &mut [u8]) {
     let mut chunk: Chunk = [[0; DEPTH]; STRIP];
     for (i, out) in out.chunks_exact_mut(TILES * bits.tile_bytes()).enumerate() {
@@ -40,7 +40,7 @@ pub fn pack_strip(bits: Bits, rows: &[u8], cols: usize, out: &mut [u8]) {
     }
 }
 
-/// Reads a strip back: the inverse of [`pack_strip`], without the padding.
+/// Reads a strip back, without the padding: the inverse of [`pack_strip`].
 pub fn unpack_strip(bits: Bits, packed: &[u8], cols: usize, rows: &mut [u8]) {
     let mut chunk: Chunk = [[0; DEPTH]; STRIP];
     for (i, packed) in packed.chunks_exact(TILES * bits.tile_bytes()).enumerate() {
@@ -57,12 +57,12 @@ pub fn unpack_strip(bits: Bits, packed: &[u8], cols: usize, rows: &mut [u8]) {
     }
 }
 
-/// The place of row `n` of a strip among the 64 scales (or zero points) of a group.
+/// Returns the position of row `n` of a strip among the 64 scales (or zero points) of a group.
 pub const fn scale_place(n: usize) -> usize {
     8 * (n % 8) + n / 8
 }
 
-/// Lanes 4r … 4r+3 hold rows r, 16+r, 32+r, 48+r, each with the row 8 below it.
+/// Packs a W4 tile: lanes 4r … 4r+3 hold rows r, 16+r, 32+r, 48+r, each with the row 8 below it.
 fn pack_tile_w4(chunk: &Chunk, at: usize, out: &mut [u8]) {
     let merged = |n: usize| {
         let [low, high] = eights(&chunk[n], at);
@@ -84,7 +84,7 @@ fn unpack_tile_w4(packed: &[u8], at: usize, chunk: &mut Chunk) {
     }
 }
 
-/// Lanes 4r … 4r+3 of vector v hold rows 32v+r, 32v+8+r, 32v+16+r, 32v+24+r.
+/// Packs a W8 tile: lanes 4r … 4r+3 of vector v hold rows 32v+r, 32v+8+r, 32v+16+r, 32v+24+r.
 fn pack_tile_w8(chunk: &Chunk, at: usize, out: &mut [u8]) {
     for (i, out) in out.chunks_exact_mut(64).enumerate() {
         let first = 32 * (i / 8) + i % 8;
@@ -106,7 +106,7 @@ fn unpack_tile_w8(packed: &[u8], at: usize, chunk: &mut Chunk) {
     }
 }
 
-/// The 16 codes of a row in a tile, as two words.
+/// Returns the 16 codes of a row in a tile, as two words.
 #[inline(always)]
 fn eights(row: &[u8; DEPTH], at: usize) -> [u64; 2] {
     let word = |at: usize| u64::from_le_bytes(row[at..at + 8].try_into().expect("eight bytes"));
@@ -119,28 +119,28 @@ fn put_eights(row: &mut [u8; DEPTH], at: usize, [low, high]: [u64; 2]) {
     row[at + 8..at + 16].copy_from_slice(&high.to_le_bytes());
 }
 
-/// a₀ b₀ a₁ b₁ … a₇ b₇: four 32-bit words, one for each of four lanes.
+/// Interleaves bytes, a₀ b₀ a₁ b₁ … a₇ b₇: four 32-bit words, one for each of four lanes.
 #[inline(always)]
 fn interleave(a: u64, b: u64) -> [u8; 16] {
     let four = |a: u64, b: u64| u128::from(spread(a) | spread(b) << 8);
     (four(a & 0xffff_ffff, b & 0xffff_ffff) | four(a >> 32, b >> 32) << 64).to_le_bytes()
 }
 
-/// Four bytes, a byte apart.
+/// Spreads four bytes to every second byte.
 #[inline(always)]
 fn spread(x: u64) -> u64 {
     let x = (x | x << 16) & 0x0000_ffff_0000_ffff;
     (x | x << 8) & 0x00ff_00ff_00ff_00ff
 }
 
-/// The inverse of [`interleave`].
+/// Splits a pair into two words: the inverse of [`interleave`].
 #[inline(always)]
 fn separate(pair: [u8; 16]) -> (u64, u64) {
     let every_other = |first: usize| u64::from_le_bytes(std::array::from_fn(|i| pair[2 * i + first]));
     (every_other(0), every_other(1))
 }
 
-/// Word q of pair j becomes word j of lane q.
+/// Writes word q of pair j as word j of lane q.
 #[inline(always)]
 fn write_transposed(pairs: &[[u8; 16]; 4], out: &mut [u8]) {
     for (q, lane) in out.chunks_exact_mut(16).enumerate() {
@@ -150,7 +150,7 @@ fn write_transposed(pairs: &[[u8; 16]; 4], out: &mut [u8]) {
     }
 }
 
-/// The inverse of [`write_transposed`].
+/// Reads the pairs back: the inverse of [`write_transposed`].
 #[inline(always)]
 fn read_transposed(packed: &[u8]) -> [[u8; 16]; 4] {
     std::array::from_fn(|j| std::array::from_fn(|i| packed[16 * (i / 4) + 4 * j + i % 4]))
@@ -162,7 +162,8 @@ mod tests {
     use super::*;
     use crate::numerics::random::SplitMix64;
 
-    /// (byte, shift) of the code of row n and column k of a tile: the formulas of kernels/README.md, searched.
+    /// Returns (byte, shift) of the code of row n and column k of a tile, by searching the formulas of
+    /// kernels/README.md.
     fn place(bits: Bits, n: usize, k: usize) -> (usize, usize) {
         let lanes = (0..32).flat_map(|l| (0..4).flat_map(move |j| (0..8).map(move |p| (l, j, p))));
         let mut found = lanes.filter_map(|(l, j, p)| match bits {
@@ -179,7 +180,7 @@ mod tests {
         place
     }
 
-    /// What [`pack_strip`] does, code by code.
+    /// Packs code by code: the plain twin of [`pack_strip`].
     fn plain(bits: Bits, rows: &[u8], cols: usize, out: &mut [u8]) {
         for (i, &code) in rows.iter().enumerate() {
             let (n, k) = (i / cols, i % cols);

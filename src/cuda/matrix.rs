@@ -1,13 +1,15 @@
-//! Matrices in a device's memory: activations, packed weights, rounded activations, and the checks that a product's parts fit.
+//! Matrices in a device's memory, activations and packed weights; and the checks that operands fit together.
 
-use super::device::{Buffer, Device};
+use super::buffer::Buffer;
+use super::device::Device;
 use super::layout::{DEPTH, STRIP};
-use super::{Bits, Half, Packed};
+use super::packed::PackedMatrix;
+use super::types::{Bits, Half};
 use crate::error::{Error, Result};
 use crate::numerics::Scheme;
 
-/// Activations, [rows, cols], of half precision. Rows begin every `stride` elements, a multiple of 8, so that they can be read
-/// 16 bytes at a time.
+/// Activations, [rows, cols], of half precision. Rows begin every `stride` elements. Kernels read them 16 bytes at a
+/// time if the stride is a multiple of 8.
 #[derive(Debug)]
 pub struct Matrix {
     buffer: Buffer,
@@ -18,7 +20,7 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Room for a matrix whose rows begin every `cols` elements, or every next multiple of 8 where `aligned`.
+    /// Allocates a matrix whose rows begin every `cols` elements, or every next multiple of 8 if `aligned`.
     pub fn allocate(
         device: &dyn Device,
         half: Half,
@@ -30,20 +32,20 @@ impl Matrix {
         Ok(Matrix { buffer, half, rows, cols, stride })
     }
 
-    /// A matrix in memory that is there already, rows one directly after the other.
+    /// Creates a matrix in existing memory, with rows without gaps.
     ///
     /// # Panics
-    /// Where the memory is too short.
+    /// If the memory is too short.
     #[cfg(feature = "candle-cuda")]
     pub fn over(buffer: Buffer, half: Half, [rows, cols]: [usize; 2]) -> Matrix {
         assert!(2 * rows * cols <= buffer.bytes(), "Matrix::over: the memory is too short");
         Matrix { buffer, half, rows, cols, stride: cols }
     }
 
-    /// A matrix [rows, cols] of values rounded to the nearest, with aligned rows.
+    /// Copies values to a matrix [rows, cols] with aligned rows; they are rounded to the nearest.
     ///
     /// # Panics
-    /// Where `values` has another length.
+    /// If `values` has another length.
     pub fn upload(
         device: &dyn Device,
         half: Half,
@@ -62,7 +64,7 @@ impl Matrix {
         Ok(matrix)
     }
 
-    /// The values, row-major [rows, cols].
+    /// Copies the values to the host, row-major [rows, cols].
     pub fn download(&self, device: &dyn Device) -> Result<Vec<f32>> {
         same_device(device, &[&self.buffer])?;
         let mut bytes = vec![0; self.rows * self.stride * 2];
@@ -72,16 +74,16 @@ impl Matrix {
         Ok(halves.map(|pair| self.half.decode(u16::from_le_bytes([pair[0], pair[1]]))).collect())
     }
 
-    /// Fills it with NaN, so that an element that is not written shows.
+    /// Fills the matrix with NaN, so that an unwritten element is noticed.
     pub fn poison(&mut self, device: &dyn Device) -> Result<()> {
         let bytes = vec![0xff; self.buffer.bytes()];
         device.upload(&bytes, &mut self.buffer)
     }
 
-    /// Another view of the same memory: [rows, cols], rows every `stride` elements.
+    /// Changes the view of the memory: [rows, cols], with rows every `stride` elements.
     ///
     /// # Errors
-    /// Where the memory is too short for it.
+    /// If the memory is too short.
     pub fn view(self, [rows, cols]: [usize; 2], stride: usize) -> Result<Matrix> {
         if cols > stride || bytes_of(&[rows, stride], 2)? > self.buffer.bytes() {
             let what = format!("{rows}×{cols} every {stride} elements, in {} bytes", self.buffer.bytes());
@@ -90,37 +92,38 @@ impl Matrix {
         Ok(Matrix { rows, cols, stride, ..self })
     }
 
-    /// [rows, columns].
+    /// Returns [rows, columns].
     pub fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]
     }
 
-    /// Elements from one row to the next.
+    /// Returns the number of elements from one row to the next.
     pub fn stride(&self) -> usize {
         self.stride
     }
 
-    /// The type of the elements.
+    /// Returns the type of the elements.
     pub fn half(&self) -> Half {
         self.half
     }
 
-    /// Refuses inputs of a kernel whose rows cannot be read 16 bytes at a time.
+    /// Checks that a kernel can read the rows 16 bytes at a time.
     pub(super) fn check_aligned(&self) -> Result<()> {
         if self.stride.is_multiple_of(8) && self.buffer.address().is_multiple_of(16) {
             return Ok(());
         }
-        let what = format!("rows of x begin every {} elements, which 16 bytes do not divide", self.stride);
+        let what =
+            format!("rows of x begin every {} elements, which is not a multiple of 16 bytes", self.stride);
         Err(Error::unsupported(what, "allocate x with aligned rows"))
     }
 
-    /// Where it lies.
+    /// Returns the memory.
     pub fn buffer(&self) -> &Buffer {
         &self.buffer
     }
 }
 
-/// A vector of half precision, as long as a weight has rows: a bias.
+/// Copies a vector to a device in half precision; a bias has as many elements as the weight has rows.
 pub fn upload_vector(device: &dyn Device, half: Half, values: &[f32]) -> Result<Buffer> {
     let mut bytes = vec![0; 2 * values.len()];
     write_halves(half, values, &mut bytes);
@@ -129,7 +132,7 @@ pub fn upload_vector(device: &dyn Device, half: Half, values: &[f32]) -> Result<
     Ok(buffer)
 }
 
-/// A [`Packed`] matrix in a device's memory.
+/// A [`PackedMatrix`] in a device's memory.
 #[derive(Debug)]
 pub struct Weight {
     pub(super) scheme: Scheme,
@@ -145,7 +148,7 @@ pub struct Weight {
 
 impl Weight {
     /// Copies a packed matrix to a device.
-    pub fn upload(device: &dyn Device, packed: &Packed) -> Result<Weight> {
+    pub fn upload(device: &dyn Device, packed: &PackedMatrix) -> Result<Weight> {
         let copy = |bytes: &[u8]| {
             let mut buffer = device.allocate(bytes.len())?;
             device.upload(bytes, &mut buffer)?;
@@ -166,7 +169,7 @@ impl Weight {
         })
     }
 
-    /// Another copy of it on its device.
+    /// Copies the weight on its device.
     pub fn duplicate(&self, device: &dyn Device) -> Result<Weight> {
         let copy = |from: &Buffer| {
             let mut to = device.allocate(from.bytes())?;
@@ -178,42 +181,42 @@ impl Weight {
         Ok(Weight { codes: copy(&self.codes)?, scales: copy(&self.scales)?, zeros, ..*self })
     }
 
-    /// [rows, columns]: outputs and inputs of the linear layer.
+    /// Returns [rows, columns]: outputs and inputs of the linear layer.
     pub fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]
     }
 
-    /// Bits of a code.
+    /// Returns the width of a code.
     pub fn bits(&self) -> Bits {
         self.bits
     }
 
-    /// The type of activations that it multiplies.
+    /// Returns the type of activations that it multiplies.
     pub fn half(&self) -> Half {
         self.half
     }
 
-    /// What its codes mean.
+    /// Returns the scheme of its codes.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// Bytes that a product must read of it.
+    /// Returns the bytes that a product must read.
     pub fn bytes(&self) -> usize {
         self.codes.bytes() + self.scales.bytes() + self.zeros.as_ref().map_or(0, Buffer::bytes)
     }
 
-    /// Strips of 64 rows.
+    /// Returns the number of strips of 64 rows.
     pub(super) fn strips(&self) -> usize {
         self.rows.div_ceil(STRIP)
     }
 
-    /// Columns with their padding.
+    /// Returns the number of columns with padding.
     pub(super) fn depth(&self) -> usize {
         self.cols.next_multiple_of(DEPTH)
     }
 
-    /// `w4_f16`, `w8_bf16_zero`: how kernels for it are called.
+    /// Returns the suffix of the names of its kernels: `w4_f16`, `w8_bf16_zero`.
     pub(super) fn suffix(&self) -> String {
         let zero = if self.zeros.is_some() { "_zero" } else { "" };
         format!("{}_{}{zero}", self.bits, self.half)
@@ -224,7 +227,7 @@ impl Weight {
     }
 }
 
-/// Bytes of a tensor of this shape.
+/// Returns the bytes of a tensor of this shape.
 pub(super) fn bytes_of(shape: &[usize], element: usize) -> Result<usize> {
     let bytes = shape.iter().try_fold(element, |product, dim| product.checked_mul(*dim));
     bytes.ok_or_else(|| {
@@ -233,7 +236,7 @@ pub(super) fn bytes_of(shape: &[usize], element: usize) -> Result<usize> {
     })
 }
 
-/// All memory of a call must be of the device that it is made on.
+/// Checks that all buffers of a call are on the device of the call.
 pub(super) fn same_device(device: &dyn Device, buffers: &[&Buffer]) -> Result<()> {
     let id = device.properties().id;
     match buffers.iter().find(|buffer| buffer.device() != id) {

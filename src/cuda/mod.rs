@@ -1,11 +1,14 @@
-//! Packed INT4 and INT8 weights on NVIDIA GPUs: safe wrappers, each named like its kernel in `kernels/`.
+//! Packed INT4 and INT8 weights on NVIDIA GPUs: one safe wrapper for each kernel in `kernels/`, with the same name.
 //!
-//! [`Packed`] is the one layout of all kernels, made from a `QTensor` on the host; a [`Weight`] is one in a device's memory. A
-//! wrapper checks shapes, types, alignment and device, computes the grid, and launches on a [`Device`]: the driver's
-//! ([`open`], with feature `cuda`), or the emulator of the tests. [`Linear`] chooses the wrapper by a [`Table`]. Nothing here
-//! panics for want of memory or of a GPU: those are `Error`s with hints.
+//! [`PackedMatrix`] is the one layout of all kernels; the host makes it from a `QTensor`. A [`Weight`] is such a matrix
+//! in a device's memory. A wrapper checks shapes, types, alignment and device, computes the grid, and launches on a
+//! [`Device`]: the driver's ([`open`], with feature `cuda`) or the emulator of the tests. [`DeviceLinear`] chooses the
+//! wrapper by a [`KernelTable`]. If memory or a GPU is missing, the functions return an `Error` with a hint; they do
+//! not panic.
 
+mod buffer;
 mod choice;
+mod dense_product;
 mod dequantize;
 mod device;
 #[cfg(feature = "cuda")]
@@ -18,7 +21,9 @@ mod layout;
 mod linear;
 mod matrix;
 pub mod measure;
+mod open;
 mod packed;
+mod problem;
 mod product;
 mod quantize_activations;
 #[cfg(test)]
@@ -28,51 +33,24 @@ mod types;
 mod w8a8;
 mod workspace;
 
-pub use choice::{Choice, Kernel, Problem, Table, Tuned};
+pub use buffer::Buffer;
+pub use choice::{Choice, KernelTable, ProductKernel, TunedChoice};
+pub use dense_product::DenseProduct;
 pub use dequantize::{dequantize, dequantize_and_multiply};
-pub use device::{Buffer, DenseProduct, Device, Launch, Properties};
+pub use device::{Device, Launch, Properties};
 pub use gemm::{TILE_ROWS, gemm};
 pub use gemm_sm90::gemm_sm90;
 pub use gemm_small::{MOST_ROWS, gemm_small};
 pub use gemv::gemv;
-pub use linear::{Linear, multiply};
+pub use linear::{DeviceLinear, multiply};
 pub use matrix::{Matrix, Weight, upload_vector};
-pub use packed::Packed;
-pub use product::Product;
-pub use quantize_activations::{Rounded, quantize_activations};
-pub use types::{Bits, Half};
-pub use w8a8::{RoundedProduct, TILE_ROWS as W8A8_TILE_ROWS, round_and_multiply, w8a8};
-pub use workspace::Workspace;
-
-#[cfg(not(feature = "cuda"))]
-use crate::error::Error;
-use crate::error::Result;
-
-/// Opens a GPU by its number, from 0.
-///
-/// # Errors
-/// Where llmc was built without feature `cuda`; without a driver, with one that is too old, without such a GPU.
-pub fn open(ordinal: usize) -> Result<Box<dyn Device>> {
-    open_gpu(ordinal)
-}
-
-/// The GPU of a stream, to queue work on that stream.
-///
-/// # Errors
-/// A driver that is too old.
 #[cfg(feature = "candle-cuda")]
-pub fn adopt(stream: std::sync::Arc<cudarc::driver::CudaStream>) -> Result<Box<dyn Device>> {
-    Ok(Box::new(driver::Gpu::adopt(stream)?))
-}
-
-#[cfg(feature = "cuda")]
-fn open_gpu(ordinal: usize) -> Result<Box<dyn Device>> {
-    Ok(Box::new(driver::Gpu::open(ordinal)?))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn open_gpu(ordinal: usize) -> Result<Box<dyn Device>> {
-    let hint =
-        "build with `--features cuda` (needs nvcc: see kernels/toolkit.sh), or run on the CPU".to_owned();
-    Err(Error::Device { what: format!("GPU {ordinal}: this llmc was built without CUDA"), hint })
-}
+pub use open::adopt;
+pub use open::open;
+pub use packed::PackedMatrix;
+pub use problem::Problem;
+pub use product::PackedProduct;
+pub use quantize_activations::{QuantizedActivations, quantize_activations};
+pub use types::{Bits, Half};
+pub use w8a8::{Int8Product, TILE_ROWS as W8A8_TILE_ROWS, round_and_multiply, w8a8};
+pub use workspace::Workspace;

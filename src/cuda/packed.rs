@@ -1,19 +1,19 @@
-//! [`Packed`]: a quantized matrix in the one layout of the kernels, made from a [`QTensor`] and back.
+//! [`PackedMatrix`]: a quantized matrix in the one layout of the kernels, converted from a [`QTensor`] and back.
 //!
-//! Codes and zero points come back as they were; scales come back as they were where the type of the activations holds them,
-//! which it does when they were stored in it. Takes integers of 4 and 8 bits, with one scale per tensor, channel or group,
-//! where a group is a multiple of 32 columns; any shape. Not for columns in another order (act-order), GGUF blocks, floats.
+//! Codes and zero points survive unchanged. Scales survive unchanged if the type of the activations can represent them,
+//! which is so if they were stored in it. Takes integers of 4 and 8 bits of any shape, with one scale per tensor,
+//! channel or group of a multiple of 32 columns. Does not take reordered columns (act-order), GGUF blocks and floats.
 
 use rayon::prelude::*;
 
 use super::layout::{self, DEPTH, STRIP, TILE};
-use super::{Bits, Half};
+use super::types::{Bits, Half};
 use crate::error::{Error, Result};
 use crate::numerics::{Granularity, Grid, Number, QTensor, Scheme};
 
-/// Codes, scales and zero points as `kernels/README.md` lays them out, padded to 64 rows and 128 columns.
+/// Codes, scales and zero points in the layout of `kernels/README.md`, padded to 64 rows and 128 columns.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Packed {
+pub struct PackedMatrix {
     scheme: Scheme,
     bits: Bits,
     half: Half,
@@ -25,15 +25,15 @@ pub struct Packed {
     zeros: Option<Vec<u8>>,
 }
 
-impl Packed {
-    /// Lays a tensor out for activations of type `half`.
+impl PackedMatrix {
+    /// Packs a tensor for activations of type `half`.
     ///
     /// # Errors
-    /// For schemes without a kernel, and for scales beyond what `half` holds.
+    /// If no kernel has the scheme, or if `half` cannot represent a scale.
     ///
     /// # Panics
-    /// Where codes or grid have other lengths than the shape says.
-    pub fn pack(q: &QTensor, half: Half) -> Result<Packed> {
+    /// If the number of codes or grid entries does not match the shape.
+    pub fn pack(q: &QTensor, half: Half) -> Result<PackedMatrix> {
         let bits = bits(q)?;
         let group = group(q)?;
         let [grid_rows, grid_cols] = q.scheme.grid_shape(q.rows, q.cols);
@@ -50,10 +50,10 @@ impl Packed {
             .zip(of_strips)
             .for_each(|(out, rows)| layout::pack_strip(bits, rows, q.cols, out));
         let scheme = Scheme { scale: half.scale_type(), ..q.scheme };
-        Ok(Packed { scheme, bits, half, rows: q.rows, cols: q.cols, group, codes, scales, zeros })
+        Ok(PackedMatrix { scheme, bits, half, rows: q.rows, cols: q.cols, group, codes, scales, zeros })
     }
 
-    /// The tensor again, with scales of the type they were packed in.
+    /// Unpacks the tensor; its scales have the type in which they were packed.
     pub fn unpack(&self) -> QTensor {
         let mut codes = vec![0; self.rows * self.cols];
         codes
@@ -66,42 +66,42 @@ impl Packed {
         QTensor { scheme: self.scheme, rows: self.rows, cols: self.cols, codes, grid, g_idx: None }
     }
 
-    /// What the codes mean; its scales are of the activations' type.
+    /// Returns the scheme of the codes; its scales have the activations' type.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// Bits of a code.
+    /// Returns the width of a code.
     pub fn bits(&self) -> Bits {
         self.bits
     }
 
-    /// The type of the activations it was packed for.
+    /// Returns the type of the activations.
     pub fn half(&self) -> Half {
         self.half
     }
 
-    /// [rows, columns], without padding.
+    /// Returns [rows, columns], without padding.
     pub fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]
     }
 
-    /// Columns that share a scale: 32, 64, 128, or all (the padded number).
+    /// Returns the number of columns that share a scale: 32, 64, 128, or all (the padded number).
     pub fn group(&self) -> usize {
         self.group
     }
 
-    /// \[strips\]\[tiles\]\[tile\].
+    /// Returns the codes, \[strips\]\[tiles\]\[tile\].
     pub fn codes(&self) -> &[u8] {
         &self.codes
     }
 
-    /// \[strips\]\[groups\]\[64\]: bits of the activations' type.
+    /// Returns the scales, \[strips\]\[groups\]\[64\], as bits of the activations' type.
     pub fn scales(&self) -> &[u16] {
         &self.scales
     }
 
-    /// \[strips\]\[groups\]\[64\]; `None` where symmetric.
+    /// Returns the zero points, \[strips\]\[groups\]\[64\]; `None` if symmetric.
     pub fn zeros(&self) -> Option<&[u8]> {
         self.zeros.as_deref()
     }
@@ -110,7 +110,7 @@ impl Packed {
         self.cols.next_multiple_of(DEPTH) / TILE * self.bits.tile_bytes()
     }
 
-    /// The entries of the scheme's grid, out of `[strips][groups][64]`.
+    /// Collects the entries of the scheme's grid from `[strips][groups][64]`.
     fn gather<'a, T: Copy>(&'a self, spread: &'a [T]) -> impl Iterator<Item = T> + 'a {
         let groups = self.cols.next_multiple_of(DEPTH) / self.group;
         let [entry_rows, entries] = self.scheme.grid_shape(self.rows, self.cols);
@@ -122,29 +122,30 @@ impl Packed {
     }
 }
 
-/// What a tensor must be made of.
+/// Returns the width of the codes, and checks that kernels take the tensor.
 fn bits(q: &QTensor) -> Result<Bits> {
     let bits = match q.scheme.number {
         Number::Int { bits: 4 } => Bits::W4,
         Number::Int { bits: 8 } => Bits::W8,
         _ => {
-            let what = format!("a GPU multiplies integers of 4 or 8 bits here, not {}", q.scheme);
+            let what = format!("the CUDA kernels take integers of 4 or 8 bits, not {}", q.scheme);
             return Err(Error::unsupported(what, "quantize with --scheme w4a16 or w8a16, or run on the CPU"));
         }
     };
     if q.g_idx.is_some() {
-        let what = "the columns of this tensor are grouped in another order (act-order)";
+        let what = "the columns of this tensor are reordered (act-order)";
         return Err(Error::unsupported(what, "quantize without act_order = \"dynamic\", or run on the CPU"));
     }
     if q.rows == 0 || q.cols == 0 || q.rows.max(q.cols) > (i32::MAX as usize - DEPTH) {
         let what =
-            format!("a matrix of {}×{}: a GPU is given from 1 to 2³¹ rows and columns", q.rows, q.cols);
-        return Err(Error::unsupported(what, "leave it out, or split it"));
+            format!("a matrix of {}×{}: the CUDA kernels take 1 to 2³¹ rows and columns", q.rows, q.cols);
+        return Err(Error::unsupported(what, "exclude this tensor, or split it"));
     }
     Ok(bits)
 }
 
-/// Columns that share a scale in the layout: the largest of 32, 64, 128 and all that divides the scheme's groups.
+/// Returns the columns that share a scale in the layout: the largest of 32, 64, 128 and all that divides the scheme's
+/// groups.
 fn group(q: &QTensor) -> Result<usize> {
     let depth = q.cols.next_multiple_of(DEPTH);
     match q.scheme.granularity {
@@ -154,8 +155,7 @@ fn group(q: &QTensor) -> Result<usize> {
             Ok([128, 64, 32].into_iter().find(|group| size.is_multiple_of(*group)).unwrap_or(32))
         }
         granularity => {
-            let what =
-                format!("a GPU multiplies weights in groups of a multiple of 32 columns, not {granularity}");
+            let what = format!("the CUDA kernels take groups of a multiple of 32 columns, not {granularity}");
             Err(Error::unsupported(what, "quantize with --group-size 32, 64 or 128, or per channel"))
         }
     }
@@ -164,13 +164,13 @@ fn group(q: &QTensor) -> Result<usize> {
 fn scales(q: &QTensor, group: usize, half: Half) -> Result<Vec<u16>> {
     let stored: Vec<u16> = q.grid.scales.iter().map(|scale| half.encode(*scale)).collect();
     if let Some(i) = stored.iter().position(|bits| !half.decode(*bits).is_finite()) {
-        let what = format!("a scale of {:e}, which {half} does not hold", q.grid.scales[i]);
+        let what = format!("a scale of {:e} is too large for {half}", q.grid.scales[i]);
         return Err(Error::unsupported(what, "run with bf16 activations, or scale the weights down"));
     }
     Ok(spread(q, group, |entry| stored[entry]))
 }
 
-/// What `of` says of each entry of the grid, as `[strips][groups][64]`; zero in the padding.
+/// Spreads a value of each grid entry to `[strips][groups][64]`; the padding is zero.
 fn spread<T: Copy + Default + Send>(q: &QTensor, group: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let (strips, groups) = (q.rows.div_ceil(STRIP), q.cols.next_multiple_of(DEPTH) / group);
     let mut out = vec![T::default(); strips * groups * STRIP];
@@ -196,7 +196,7 @@ mod tests {
     use crate::numerics::random::SplitMix64;
     use crate::tensor::BlockType;
 
-    /// A tensor of random codes, with a grid that `half` holds.
+    /// Returns a tensor of random codes, with a grid that `half` can represent.
     fn tensor(scheme: Scheme, rows: usize, cols: usize, half: Half, seed: u64) -> QTensor {
         let mut random = SplitMix64(seed);
         let Number::Int { bits } = scheme.number else { panic!("integers only") };
@@ -230,21 +230,21 @@ mod tests {
             let half = if brain { Half::BF16 } else { Half::F16 };
             let scheme = Scheme::int(if eight { 8 } else { 4 }, granularity, symmetric, half.scale_type());
             let q = tensor(scheme, rows, cols, half, seed);
-            let packed = Packed::pack(&q, half).unwrap();
+            let packed = PackedMatrix::pack(&q, half).unwrap();
             prop_assert_eq!(packed.codes().len(),
                 rows.next_multiple_of(64) * cols.next_multiple_of(128) * usize::from(packed.bits().count()) / 8);
             prop_assert!(packed.unpack() == q);
         }
     }
 
-    /// The scale of each element, read as a kernel reads it.
+    /// Reads the scale of each element as a kernel does.
     #[test]
     fn each_element_finds_its_scale_and_zero_point() {
         for granularity in GRANULARITIES {
             let (rows, cols) = (70, 300);
             let scheme = Scheme::int(4, granularity, false, ScaleType::F16);
             let q = tensor(scheme, rows, cols, Half::F16, 3);
-            let packed = Packed::pack(&q, Half::F16).unwrap();
+            let packed = PackedMatrix::pack(&q, Half::F16).unwrap();
             let groups = 384 / packed.group();
             for (n, k) in (0..rows).flat_map(|n| (0..cols).map(move |k| (n, k))) {
                 let place = (n / 64 * groups + k / packed.group()) * 64 + 8 * (n % 8) + n % 64 / 8;
@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn refused(q: &QTensor) -> String {
-        let error = Packed::pack(q, Half::F16).unwrap_err();
+        let error = PackedMatrix::pack(q, Half::F16).unwrap_err();
         assert!(error.hint().is_some_and(|hint| !hint.is_empty()));
         error.to_string()
     }
@@ -285,7 +285,7 @@ mod tests {
         assert!(refused(&ggml).contains("q4_0"));
         let mut large = good.clone();
         large.grid.scales[3] = 1e6;
-        assert!(refused(&large).contains("1e6, which f16"));
-        assert!(Packed::pack(&large, Half::BF16).is_ok());
+        assert!(refused(&large).contains("1e6 is too large for f16"));
+        assert!(PackedMatrix::pack(&large, Half::BF16).is_ok());
     }
 }

@@ -1,38 +1,40 @@
-//! [`Product`]: y = x·Wᵀ + bias over a packed weight, and what `gemv`, `gemm_small` and `gemm` have in common: the checks of its
-//! parts, how its depth is split, and the parameter that they are launched with.
+//! [`PackedProduct`]: y = x·Wᵀ + bias over a packed weight. Also the common parts of `gemv`, `gemm_small` and `gemm`:
+//! checks of the operands, the split of the depth, and the kernel parameter.
 
-use super::Half;
-use super::choice::Problem;
-use super::device::{Buffer, Device, Geometry, Parameter, launch};
+use super::buffer::Buffer;
+use super::device::{Device, Geometry, Parameter, launch};
 use super::layout::{DEPTH, STRIP};
 use super::matrix::{Matrix, Weight, same_device};
-use super::workspace::{Shared, Workspace};
+use super::problem::Problem;
+use super::types::Half;
+use super::workspace::{SplitBuffers, Workspace};
 use crate::error::{Error, Result};
 
-/// y\[m\]\[n\] = x\[m\]\[k\]·W\[n\]\[k\]ᵀ + bias\[n\], all on one device and in the type that the weight was packed for.
+/// The product y\[m\]\[n\] = x\[m\]\[k\]·W\[n\]\[k\]ᵀ + bias\[n\], all on one device and in the type that the weight
+/// was packed for.
 #[derive(Debug)]
-pub struct Product<'a> {
+pub struct PackedProduct<'a> {
     /// W.
     pub weight: &'a Weight,
     /// x, with rows aligned to 16 bytes.
     pub x: &'a Matrix,
     /// n elements; see [`upload_vector`](super::upload_vector).
     pub bias: Option<&'a Buffer>,
-    /// y, rows one directly after the other.
+    /// y, rows without gaps.
     pub y: &'a mut Matrix,
 }
 
-/// How the depth of a product is divided among blocks.
+/// The division of a product's depth among blocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Splits {
     /// Blocks that share an output.
     pub count: usize,
-    /// Columns of each, a multiple of 128.
+    /// Columns of each block, a multiple of 128.
     pub depth: usize,
 }
 
 impl Splits {
-    /// At most `wanted` of `depth` padded columns, all but the last equally deep.
+    /// Splits `depth` padded columns into at most `wanted` parts, equally deep except the last.
     pub fn of(depth: usize, wanted: usize) -> Splits {
         let chunks = depth.div_ceil(DEPTH).max(1);
         let each = chunks.div_ceil(wanted.clamp(1, chunks));
@@ -40,17 +42,17 @@ impl Splits {
     }
 }
 
-/// What a kernel makes of a product.
+/// The launch of a kernel for a product.
 pub(super) struct Tiling {
     pub kernel: String,
     pub geometry: Geometry,
-    /// Partial sums of all blocks, padding included, were every output shared.
+    /// Partial sums of all blocks, including padding, if every output is shared.
     pub sums: usize,
-    /// Outputs (blocks of them) that are shared.
+    /// Number of shared blocks of outputs.
     pub tickets: usize,
 }
 
-/// What a block computes at a time, of any kernel that covers y in tiles.
+/// The tile of y that a block computes at a time.
 pub(super) struct Shape {
     /// Rows and columns of y.
     pub tile: [usize; 2],
@@ -58,7 +60,7 @@ pub(super) struct Shape {
 }
 
 impl Tiling {
-    /// A block for each tile of y\[m\]\[n\] and each part of the depth.
+    /// Assigns a block to each tile of y\[m\]\[n\] and each part of the depth.
     pub fn tiles(kernel: String, [m, n]: [usize; 2], shape: Shape, splits: Splits) -> Tiling {
         let Shape { tile: [rows, outputs], shared_bytes } = shape;
         let (x, y) = (m.div_ceil(rows), n.div_ceil(outputs));
@@ -66,34 +68,34 @@ impl Tiling {
         Tiling { kernel, geometry, sums: x * y * splits.count * rows * outputs, tickets: x * y }
     }
 
-    /// A block for each strip of W and each part of the depth, which holds its part of all rows of x.
-    pub fn strips(kernel: String, product: &Product, shared_bytes: usize, splits: Splits) -> Tiling {
+    /// Assigns a block to each strip of W and each part of the depth; a block takes its part of all rows of x.
+    pub fn strips(kernel: String, product: &PackedProduct, shared_bytes: usize, splits: Splits) -> Tiling {
         let (m, strips) = (product.batch(), product.weight.strips());
         let geometry = Geometry { grid: [strips, splits.count, 1], block: 128, shared_bytes };
         Tiling { kernel, geometry, sums: splits.count * m * strips * STRIP, tickets: strips }
     }
 
-    /// Room for the sums where there are any to share.
+    /// Reserves memory for partial sums if blocks share outputs.
     pub fn reserve<'a>(
         &self,
         device: &dyn Device,
         splits: Splits,
         workspace: &'a mut Workspace,
-    ) -> Result<Shared<'a>> {
-        match splits.count {
-            1 => Ok(Shared::default()),
-            _ => workspace.shared(device, self.sums, self.tickets),
+    ) -> Result<SplitBuffers<'a>> {
+        if splits.count == 1 {
+            return Ok(SplitBuffers::default());
         }
+        workspace.split_buffers(device, self.sums, self.tickets)
     }
 }
 
-impl Product<'_> {
-    /// Rows of x.
+impl PackedProduct<'_> {
+    /// Returns the number of rows of x.
     pub fn batch(&self) -> usize {
         self.x.shape()[0]
     }
 
-    /// What it is, for choosing how to compute it.
+    /// Returns the properties that the choice of a kernel depends on.
     pub fn problem(&self) -> Problem {
         let [n, k] = self.weight.shape();
         Problem {
@@ -104,10 +106,11 @@ impl Product<'_> {
         }
     }
 
-    /// Refuses parts that do not fit together.
+    /// Checks that the operands fit together.
     pub(super) fn check(&self, device: &dyn Device) -> Result<()> {
         let [n, k] = self.weight.shape();
-        let ([m, x_cols], half) = (self.x.shape(), self.weight.half());
+        let [m, x_cols] = self.x.shape();
+        let half = self.weight.half();
         expect("columns of x", k, x_cols)?;
         check_output(self.y, [m, n], half)?;
         check_bias(self.bias, n)?;
@@ -122,7 +125,7 @@ impl Product<'_> {
         same_device(device, &buffers)
     }
 
-    /// Launches a kernel that takes `struct Linear` of `kernels/README.md`, its depth split among so many blocks.
+    /// Launches a kernel with the parameter `struct Linear` of `kernels/README.md`, its depth split among blocks.
     pub(super) fn launch(
         &self,
         device: &dyn Device,
@@ -130,7 +133,8 @@ impl Product<'_> {
         splits: Splits,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let ([n, k], m, w) = (self.weight.shape(), self.batch(), self.weight);
+        let w = self.weight;
+        let [n, k] = w.shape();
         let shared = tiling.reserve(device, splits, workspace)?;
         let parameter = Parameter::default()
             .pointer(Some(self.y.buffer()))
@@ -141,7 +145,7 @@ impl Product<'_> {
             .pointer(self.bias)
             .pointer(shared.scratch)
             .pointer(shared.tickets)
-            .pair(m, n)
+            .pair(self.batch(), n)
             .pair(k, self.x.stride())
             .pair(w.group, splits.depth);
         launch(device, tiling.kernel, tiling.geometry, parameter)
@@ -156,7 +160,7 @@ pub(super) fn expect(what: &str, expected: usize, found: usize) -> Result<()> {
     Err(Error::unsupported(what, "the shapes of a product are x[m][k], W[n][k], bias[n], y[m][n]"))
 }
 
-/// y is m×n of the right type, without gaps, and m is not 0 nor too many.
+/// Checks that y is m×n of the right type, without gaps, and that m is from 1 to 2³¹.
 pub(super) fn check_output(y: &Matrix, [m, n]: [usize; 2], half: Half) -> Result<()> {
     expect("rows of y", m, y.shape()[0])?;
     expect("columns of y", n, y.shape()[1])?;

@@ -1,14 +1,15 @@
 //! `quantize_activations`: rows of x → INT8 and one scale each, as `w8a8` reads them.
 
-use super::Half;
-use super::device::{Buffer, Device, Geometry, Parameter, launch};
+use super::buffer::Buffer;
+use super::device::{Device, Geometry, Parameter, launch};
 use super::layout::DEPTH;
 use super::matrix::{Matrix, bytes_of, same_device};
+use super::types::Half;
 use crate::error::{Error, Result};
 
 /// Rows rounded to INT8, each with the scale absmax/127.
 #[derive(Debug)]
-pub struct Rounded {
+pub struct QuantizedActivations {
     pub(super) codes: Buffer,
     pub(super) scales: Buffer,
     pub(super) half: Half,
@@ -16,25 +17,34 @@ pub struct Rounded {
     pub(super) cols: usize,
 }
 
-impl Rounded {
-    /// Room for `rows` of `cols` columns that come in type `half`.
-    pub fn allocate(device: &dyn Device, half: Half, [rows, cols]: [usize; 2]) -> Result<Rounded> {
+impl QuantizedActivations {
+    /// Allocates memory for `rows` × `cols` activations of type `half`.
+    pub fn allocate(
+        device: &dyn Device,
+        half: Half,
+        [rows, cols]: [usize; 2],
+    ) -> Result<QuantizedActivations> {
         let codes = device.allocate(code_bytes([rows, cols])?)?;
-        Ok(Rounded { codes, scales: device.allocate(4 * rows)?, half, rows, cols })
+        Ok(QuantizedActivations { codes, scales: device.allocate(4 * rows)?, half, rows, cols })
     }
 
-    /// The same memory for another shape; `None` where it is too short.
-    pub(super) fn reshaped(self, half: Half, [rows, cols]: [usize; 2]) -> Option<Rounded> {
+    /// Reuses the memory for another shape; returns `None` if it is too short.
+    pub(super) fn reshaped(self, half: Half, [rows, cols]: [usize; 2]) -> Option<QuantizedActivations> {
         let holds = code_bytes([rows, cols]).is_ok_and(|bytes| bytes <= self.codes.bytes());
-        (holds && 4 * rows <= self.scales.bytes()).then_some(Rounded { half, rows, cols, ..self })
+        (holds && 4 * rows <= self.scales.bytes()).then_some(QuantizedActivations {
+            half,
+            rows,
+            cols,
+            ..self
+        })
     }
 
-    /// [rows, columns].
+    /// Returns [rows, columns].
     pub fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]
     }
 
-    /// The scales, and the codes row-major in the order of the columns.
+    /// Copies the scales to the host, and the codes row-major in the order of the columns.
     pub fn download(&self, device: &dyn Device) -> Result<(Vec<f32>, Vec<i8>)> {
         same_device(device, &[&self.codes, &self.scales])?;
         let (mut scales, mut codes) = (vec![0; 4 * self.rows], vec![0; code_bytes(self.shape())?]);
@@ -47,23 +57,23 @@ impl Rounded {
     }
 }
 
-/// Of the codes, with their padding.
+/// Returns the bytes of the codes, with padding.
 fn code_bytes([rows, cols]: [usize; 2]) -> Result<usize> {
     bytes_of(&[rows, cols.next_multiple_of(DEPTH)], 1)
 }
 
-/// Where a row holds a column: each 16 in the order in which a W8 word holds them.
+/// Returns the position of a column in a row: each 16 columns are in the order in which a W8 word holds them.
 fn place(column: usize) -> usize {
     let within = column % 16;
     let (q, p) = (within % 8 / 2, 2 * (within % 2) + within / 8);
     column - within + 4 * q + p
 }
 
-/// Rounds x.
+/// Rounds x to INT8.
 ///
 /// # Errors
-/// Where `out` is of another shape or type, or rows of x are not aligned to 16 bytes; what the device refuses.
-pub fn quantize_activations(device: &dyn Device, x: &Matrix, out: &mut Rounded) -> Result<()> {
+/// If `out` has another shape or type, if rows of x are not aligned to 16 bytes, or if the device fails.
+pub fn quantize_activations(device: &dyn Device, x: &Matrix, out: &mut QuantizedActivations) -> Result<()> {
     let [m, k] = x.shape();
     if out.shape() != [m, k] || out.half != x.half() || m == 0 || k == 0 {
         let what = format!("rounding {m}×{k} of {} into {:?} of {}", x.half(), out.shape(), out.half);
@@ -85,7 +95,7 @@ pub fn quantize_activations(device: &dyn Device, x: &Matrix, out: &mut Rounded) 
 mod tests {
     use super::*;
 
-    /// The formula of kernels/README.md, the other way round.
+    /// The formula of kernels/README.md, inverted.
     #[test]
     fn columns_lie_as_in_a_word_of_codes() {
         for (q, p) in (0..4).flat_map(|q| (0..4).map(move |p| (q, p))) {

@@ -1,16 +1,15 @@
-//! Wrappers on a device that only writes down what it is asked for: what is refused, and what is launched. What kernels compute is
-//! in tests/kernels.rs.
+//! The wrappers on a device that only records calls: refused operands, and the launches. tests/kernels.rs checks the
+//! outputs of kernels.
 
-use std::any::Any;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::choice::Tuned;
+use super::choice::TunedChoice;
 use super::*;
 use crate::error::{Error, Result};
 use crate::numerics::{Granularity, Grid, QTensor, ScaleType, Scheme};
 
-/// Has memory, in which nothing happens.
+/// A device that records launches and does no work.
 pub(super) struct Recorder {
     properties: Properties,
     next: AtomicU64,
@@ -67,7 +66,7 @@ impl Device for Recorder {
             return Err(Error::Device { what: format!("{bytes} bytes: out of memory"), hint });
         }
         let address = self.next.fetch_add(bytes.next_multiple_of(256) as u64 + 256, Ordering::Relaxed);
-        Ok(Buffer::new(self.properties.id, address, bytes, Box::new(()) as Box<dyn Any + Send + Sync>))
+        Ok(Buffer::unbacked(self.properties.id, address, bytes))
     }
 
     fn upload(&self, bytes: &[u8], buffer: &mut Buffer) -> Result<()> {
@@ -86,11 +85,11 @@ impl Device for Recorder {
     }
 
     fn multiply(&self, dense: &DenseProduct) -> Result<()> {
-        self.multiplied.lock().unwrap().push(*dense);
+        self.multiplied.lock().unwrap().push(dense.clone());
         Ok(())
     }
 
-    /// A microsecond for each launch.
+    /// Counts a microsecond for each launch.
     fn time(&self, count: usize, runs: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<f64>> {
         let queued = || self.launches.lock().unwrap().len() + self.multiplied.lock().unwrap().len();
         let before = queued();
@@ -112,7 +111,7 @@ fn weight(
     let zero_points = if symmetric { vec![] } else { vec![3; entries] };
     let grid = Grid { scales: vec![1.0; entries], zero_points, global_scale: None };
     let q = QTensor { scheme, rows: n, cols: k, codes: vec![1; n * k], grid, g_idx: None };
-    Weight::upload(device, &Packed::pack(&q, Half::F16).unwrap()).unwrap()
+    Weight::upload(device, &PackedMatrix::pack(&q, Half::F16).unwrap()).unwrap()
 }
 
 fn matrix(device: &dyn Device, half: Half, shape: [usize; 2]) -> Matrix {
@@ -123,7 +122,7 @@ fn output(device: &dyn Device, shape: [usize; 2]) -> Matrix {
     Matrix::allocate(device, Half::F16, shape, false).unwrap()
 }
 
-/// The low and the high 32 bits.
+/// Returns the low and the high 32 bits.
 fn pair(word: u64) -> [u64; 2] {
     [word & 0xffff_ffff, word >> 32]
 }
@@ -135,7 +134,7 @@ fn a_launch_says_what_the_kernel_declares() {
     let (x, mut y) = (matrix(&device, Half::F16, [5, 300]), output(&device, [5, 200]));
     let bias = upload_vector(&device, Half::F16, &[0.0; 200]).unwrap();
     let (mut workspace, y_address) = (Workspace::new(), y.buffer().address());
-    let product = Product { weight: &w, x: &x, bias: Some(&bias), y: &mut y };
+    let product = PackedProduct { weight: &w, x: &x, bias: Some(&bias), y: &mut y };
     gemm_small(&device, &product, 2, &mut workspace).unwrap();
     let [launch] = &device.launched()[..] else { panic!("one launch") };
     assert_eq!((launch.kernel(), launch.block()), ("gemm_small_w4_f16_zero", 128));
@@ -153,7 +152,7 @@ fn what_is_not_shared_needs_no_workspace() {
     let device = Recorder::h100();
     let w = weight(&device, 8, Granularity::Channel, true, [64, 128]);
     let (x, mut y) = (matrix(&device, Half::F16, [1, 128]), output(&device, [1, 64]));
-    let product = Product { weight: &w, x: &x, bias: None, y: &mut y };
+    let product = PackedProduct { weight: &w, x: &x, bias: None, y: &mut y };
     gemv(&device, &product, 9, &mut Workspace::new()).unwrap();
     gemm(&device, &product, 16, 1, &mut Workspace::new()).unwrap();
     for launch in device.launched() {
@@ -168,10 +167,10 @@ fn parameters_of_the_other_kernels() {
     let w = weight(&device, 8, Granularity::Channel, true, [130, 260]);
     let (x, mut dense) = (matrix(&device, Half::F16, [40, 260]), output(&device, [130, 260]));
     dequantize(&device, &w, &mut dense).unwrap();
-    let mut rounded = Rounded::allocate(&device, Half::F16, [40, 260]).unwrap();
+    let mut rounded = QuantizedActivations::allocate(&device, Half::F16, [40, 260]).unwrap();
     quantize_activations(&device, &x, &mut rounded).unwrap();
     let mut y = output(&device, [40, 130]);
-    let product = RoundedProduct { weight: &w, x: &rounded, bias: None, y: &mut y };
+    let product = Int8Product { weight: &w, x: &rounded, bias: None, y: &mut y };
     w8a8(&device, &product, 32, 3, &mut Workspace::new()).unwrap();
     let launches = device.launched();
     let shapes: Vec<_> =
@@ -201,7 +200,7 @@ fn what_does_not_fit_is_refused_before_anything_is_launched() {
     let ws = &mut Workspace::new();
     let mut y = output(&device, [16, 64]);
     let mut check = |x: &Matrix, bias: Option<&Buffer>, y: &mut Matrix, words: &str| {
-        refused(gemm(&device, &Product { weight: &w, x, bias, y }, 16, 1, ws), words);
+        refused(gemm(&device, &PackedProduct { weight: &w, x, bias, y }, 16, 1, ws), words);
     };
     check(&matrix(&device, Half::F16, [16, 255]), None, &mut y, "columns of x: expected 256, found 255");
     check(&matrix(&device, Half::F16, [15, 256]), None, &mut y, "rows of y: expected 15, found 16");
@@ -214,20 +213,20 @@ fn what_does_not_fit_is_refused_before_anything_is_launched() {
     check(&x, Some(&short), &mut y, "bytes of the bias: expected 128, found 126");
     let odd = Matrix::allocate(&device, Half::F16, [16, 300], true).unwrap().view([16, 256], 257).unwrap();
     check(&odd, None, &mut y, "every 257 elements");
-    let product = Product { weight: &w, x: &x, bias: None, y: &mut y };
+    let product = PackedProduct { weight: &w, x: &x, bias: None, y: &mut y };
     refused(gemv(&device, &product, 1, ws), "rows of x for gemv: expected 1, found 16");
     refused(gemm_small(&device, &product, 1, ws), "16 rows, and it takes 8");
     refused(gemm(&device, &product, 24, 1, ws), "tiles of 24 rows");
-    let rounded = Rounded::allocate(&device, Half::F16, [16, 256]).unwrap();
+    let rounded = QuantizedActivations::allocate(&device, Half::F16, [16, 256]).unwrap();
     refused(
-        w8a8(&device, &RoundedProduct { weight: &w, x: &rounded, bias: None, y: &mut y }, 32, 1, ws),
+        w8a8(&device, &Int8Product { weight: &w, x: &rounded, bias: None, y: &mut y }, 32, 1, ws),
         "int4 g128 symmetric",
     );
     assert!(matrix(&device, Half::F16, [2, 8]).view([3, 8], 8).is_err());
     let (w, x) =
         (weight(&small, 4, Granularity::Group(128), true, [64, 256]), matrix(&small, Half::F16, [1, 256]));
     let mut y = output(&small, [1, 64]);
-    let product = Product { weight: &w, x: &x, bias: None, y: &mut y };
+    let product = PackedProduct { weight: &w, x: &x, bias: None, y: &mut y };
     refused(gemm_sm90(&small, &product, 1, ws), "capability 90 alone, found 86");
     refused(gemm(&small, &product, 128, 1, ws), "104448 bytes of shared memory, recorder 86 has 101376");
     assert_eq!(device.launched().len() + other.launched().len() + small.launched().len(), 0);
@@ -240,14 +239,14 @@ fn a_full_memory_is_an_error_that_leaves_the_workspace_usable() {
     let (x, mut y) = (matrix(&device, Half::F16, [1, 1024]), output(&device, [1, 64]));
     let mut workspace = Workspace::new();
     refused(workspace.dense(&device, 1 << 30).map(|_| ()), "out of memory");
-    let product = Product { weight: &w, x: &x, bias: None, y: &mut y };
+    let product = PackedProduct { weight: &w, x: &x, bias: None, y: &mut y };
     gemv(&device, &product, 8, &mut workspace).unwrap();
     dequantize_and_multiply(&device, &product, &mut workspace).unwrap();
-    let dense = device.multiplied.lock().unwrap()[0];
-    assert_eq!((dense.size, dense.x.1, dense.w.1, dense.y.1), ([1, 64, 1024], 1024, 1024, 64));
+    let dense = device.multiplied.lock().unwrap()[0].clone();
+    assert_eq!((dense.size(), dense.x().1, dense.w().1, dense.y().1), ([1, 64, 1024], 1024, 1024, 64));
 }
 
-/// Whatever the table chooses or tuning tries can be launched, on every generation and for every batch.
+/// Every choice of the table, and every candidate of tuning, can be launched, on every generation and for every batch.
 #[test]
 fn every_choice_fits_the_device() {
     for (capability, shared, processors) in
@@ -262,11 +261,11 @@ fn every_choice_fits_the_device() {
             let mut workspace = Workspace::new();
             for m in [1, 2, 7, 8, 9, 16, 17, 33, 64, 65, 100, 257, 1000] {
                 let (x, mut y) = (matrix(&device, Half::F16, [m, 20_000]), output(&device, [m, 100]));
-                let mut product = Product { weight: &w, x: &x, bias: Some(&bias), y: &mut y };
+                let mut product = PackedProduct { weight: &w, x: &x, bias: Some(&bias), y: &mut y };
                 let problem = Problem { rounded, ..product.problem() };
-                let choice = Table::default().choose(device.properties(), &problem).unwrap();
+                let choice = KernelTable::default().choose(device.properties(), &problem).unwrap();
                 multiply(&device, &mut product, choice, &mut workspace).unwrap();
-                let mut product = Product { bias: None, ..product };
+                let mut product = PackedProduct { bias: None, ..product };
                 for choice in choice::candidates(device.properties(), &Problem { bias: false, ..problem }) {
                     multiply(&device, &mut product, choice, &mut workspace).unwrap();
                 }
@@ -275,18 +274,18 @@ fn every_choice_fits_the_device() {
     }
     let old = Recorder::new(1, 75, 65_536, 40);
     let problem = Problem { bits: Bits::W4, size: [1, 64, 128], bias: false, rounded: false };
-    let error = Table::default().choose(old.properties(), &problem).unwrap_err();
+    let error = KernelTable::default().choose(old.properties(), &problem).unwrap_err();
     assert!(error.to_string().contains("75") && error.hint().unwrap().contains("Ampere"));
 }
 
-/// 132 processors: tiles of 128×256 outputs of a large matrix fill them in the fewest waves.
+/// With 132 processors, tiles of 128×256 outputs of a large matrix fill them in the fewest waves.
 #[test]
 fn the_depth_is_split_so_that_processors_are_busy() {
     let device = Recorder::h100();
     let splits = |size| {
         let problem = Problem { bits: Bits::W4, size, bias: true, rounded: false };
-        let choice = Table::default().choose(device.properties(), &problem).unwrap();
-        (choice.kernel == Kernel::GemmSm90).then_some(choice.splits)
+        let choice = KernelTable::default().choose(device.properties(), &problem).unwrap();
+        (choice.kernel == ProductKernel::GemmSm90).then_some(choice.splits)
     };
     assert_eq!(splits([128, 8192, 8192]), Some(4), "32 tiles: 128 blocks");
     assert_eq!(splits([512, 8192, 8192]), Some(1), "128 tiles");
@@ -304,47 +303,54 @@ fn what_was_measured_goes_before_the_rules() {
     let device = Recorder::h100();
     let entry = |m, kernel| {
         let choice = Choice { kernel, splits: 2 };
-        Tuned { device: "recorder 90".into(), bits: Bits::W4, n: 64, k: 256, m, choice }
+        TunedChoice { device: "recorder 90".into(), bits: Bits::W4, n: 64, k: 256, m, choice }
     };
-    let table = Table::new(vec![
-        entry(64, Kernel::Gemm(32)),
-        entry(16, Kernel::Dequantize),
-        entry(1, Kernel::GemmSmall),
+    let table = KernelTable::new(vec![
+        entry(64, ProductKernel::Gemm(32)),
+        entry(16, ProductKernel::Dequantize),
+        entry(1, ProductKernel::GemmSmall),
     ]);
-    let table = Table::parse(&table.text()).unwrap();
+    let table = KernelTable::parse(&table.text()).unwrap();
     let choose_for = |bits, n, m, bias| {
         let problem = Problem { bits, size: [m, n, 256], bias, rounded: false };
         table.choose(device.properties(), &problem).unwrap().kernel
     };
     let choose = |m, bias| choose_for(Bits::W4, 64, m, bias);
-    assert_eq!(choose(1, false), Kernel::GemmSmall);
-    assert_eq!(choose(2, false), Kernel::Dequantize);
-    assert_eq!(choose(2, true), Kernel::GemmSmall, "the library adds no bias");
-    assert_eq!(choose(17, true), Kernel::Gemm(32));
-    assert_eq!(choose(65, true), Kernel::GemmSm90, "more rows than were measured");
-    assert_eq!(choose_for(Bits::W8, 64, 1, false), Kernel::Gemv);
-    assert_eq!(choose_for(Bits::W4, 65, 1, false), Kernel::Gemv);
-    let rounded = |table: &Table| {
+    assert_eq!(choose(1, false), ProductKernel::GemmSmall);
+    assert_eq!(choose(2, false), ProductKernel::Dequantize);
+    assert_eq!(choose(2, true), ProductKernel::GemmSmall, "the library adds no bias");
+    assert_eq!(choose(17, true), ProductKernel::Gemm(32));
+    assert_eq!(choose(65, true), ProductKernel::GemmSm90, "more rows than were measured");
+    assert_eq!(choose_for(Bits::W8, 64, 1, false), ProductKernel::Gemv);
+    assert_eq!(choose_for(Bits::W4, 65, 1, false), ProductKernel::Gemv);
+    let rounded = |table: &KernelTable| {
         let problem = Problem { bits: Bits::W8, size: [16, 64, 256], bias: true, rounded: true };
         table.choose(device.properties(), &problem).unwrap().kernel
     };
-    assert_eq!(rounded(&table), Kernel::W8A8(32), "what was measured with inputs as they are says nothing");
-    let w8a8 = Tuned { bits: Bits::W8, ..entry(16, Kernel::W8A8(128)) };
-    assert_eq!(rounded(&table.clone().with(vec![w8a8])), Kernel::W8A8(128));
-    let newer = table.clone().with(vec![entry(16, Kernel::Gemv), entry(32, Kernel::Gemv)]);
-    let kernels: Vec<Kernel> = newer.tuned().iter().map(|entry| entry.choice.kernel).collect();
-    assert_eq!(kernels, [Kernel::GemmSmall, Kernel::Gemv, Kernel::Gemv, Kernel::Gemm(32)]);
+    assert_eq!(
+        rounded(&table),
+        ProductKernel::W8A8(32),
+        "what was measured with inputs as they are says nothing"
+    );
+    let w8a8 = TunedChoice { bits: Bits::W8, ..entry(16, ProductKernel::W8A8(128)) };
+    assert_eq!(rounded(&table.clone().with(vec![w8a8])), ProductKernel::W8A8(128));
+    let newer = table.clone().with(vec![entry(16, ProductKernel::Gemv), entry(32, ProductKernel::Gemv)]);
+    let kernels: Vec<ProductKernel> = newer.tuned().iter().map(|entry| entry.choice.kernel).collect();
+    assert_eq!(
+        kernels,
+        [ProductKernel::GemmSmall, ProductKernel::Gemv, ProductKernel::Gemv, ProductKernel::Gemm(32)]
+    );
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join(Table::FILE);
-    let open = || Table::open(Some(folder.path()));
-    assert_eq!(open().unwrap(), Table::default(), "nothing was kept");
+    let file = folder.path().join(KernelTable::FILE);
+    let open = || KernelTable::open(Some(folder.path()));
+    assert_eq!(open().unwrap(), KernelTable::default(), "nothing was kept");
     std::fs::write(&file, newer.text()).unwrap();
     assert_eq!(open().unwrap(), newer);
     for wrong in ["[[tuned]]\nm = 1", "tunde = []"] {
         std::fs::write(&file, wrong).unwrap();
         let error = open().unwrap_err();
         assert!(
-            error.to_string().contains(Table::FILE) && error.hint().unwrap().contains("--tune"),
+            error.to_string().contains(KernelTable::FILE) && error.hint().unwrap().contains("--tune"),
             "{error}"
         );
     }
@@ -356,9 +362,11 @@ fn a_layer_allocates_its_output() {
     let scheme = Scheme::int(4, Granularity::Channel, true, ScaleType::F16);
     let grid = Grid { scales: vec![1.0; 100], ..Grid::default() };
     let q = QTensor { scheme, rows: 100, cols: 128, codes: vec![0; 12_800], grid, g_idx: None };
-    let linear = Linear::upload(&device, &Packed::pack(&q, Half::F16).unwrap(), Some(&[1.0; 100])).unwrap();
+    let linear =
+        DeviceLinear::upload(&device, &PackedMatrix::pack(&q, Half::F16).unwrap(), Some(&[1.0; 100]))
+            .unwrap();
     let x = matrix(&device, Half::F16, [3, 128]);
-    let y = linear.forward(&device, &Table::default(), &x, &mut Workspace::new()).unwrap();
+    let y = linear.forward(&device, &KernelTable::default(), &x, &mut Workspace::new()).unwrap();
     assert_eq!((y.shape(), y.stride()), ([3, 100], 100));
     assert_eq!(device.launched()[0].kernel(), "gemm_small_w4_f16");
 }

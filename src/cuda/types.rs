@@ -1,4 +1,4 @@
-//! The two widths of codes and the two types of activations that there are kernels for.
+//! The two widths of codes and the two types of activations that have kernels.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use crate::numerics::ScaleType;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bits {
-    /// 4: two codes a byte.
+    /// 4 bits: two codes per byte.
     W4,
-    /// 8: a byte each.
+    /// 8 bits: one code per byte.
     W8,
 }
 
 impl Bits {
-    /// 4 or 8.
+    /// Returns 4 or 8.
     pub const fn count(self) -> u8 {
         match self {
             Bits::W4 => 4,
@@ -26,36 +26,36 @@ impl Bits {
         }
     }
 
-    /// How many codes there are.
+    /// Returns the number of different codes.
     pub const fn levels(self) -> usize {
         1 << self.count()
     }
 
-    /// Bytes of a tile of 64 rows × 16 columns.
+    /// Returns the bytes of a tile of 64 rows × 16 columns.
     pub const fn tile_bytes(self) -> usize {
         64 * 16 * self.count() as usize / 8
     }
 }
 
 impl fmt::Display for Bits {
-    /// As kernels are named: `w4`, `w8`.
+    /// Writes `w4` or `w8`, as in names of kernels.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "w{}", self.count())
     }
 }
 
-/// The type of activations, and of the scales beside them.
+/// The type of activations and of scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Half {
-    /// IEEE half.
+    /// IEEE half precision.
     F16,
-    /// bfloat16.
+    /// The type bfloat16.
     BF16,
 }
 
 impl Half {
-    /// The nearest value's bits, ties to even.
+    /// Returns the bits of the nearest value, ties to even.
     pub fn encode(self, value: f32) -> u16 {
         match self {
             Half::F16 => f16::from_f32(value).to_bits(),
@@ -63,7 +63,7 @@ impl Half {
         }
     }
 
-    /// The value of some bits.
+    /// Returns the value of these bits.
     pub fn decode(self, bits: u16) -> f32 {
         match self {
             Half::F16 => f16::from_bits(bits).to_f32(),
@@ -71,7 +71,7 @@ impl Half {
         }
     }
 
-    /// The type as one of scales.
+    /// Returns the same type as a type of scales.
     pub const fn scale_type(self) -> ScaleType {
         match self {
             Half::F16 => ScaleType::F16,
@@ -81,7 +81,7 @@ impl Half {
 }
 
 impl fmt::Display for Half {
-    /// As kernels are named: `f16`, `bf16`.
+    /// Writes `f16` or `bf16`, as in names of kernels.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             Half::F16 => "f16",

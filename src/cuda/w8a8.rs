@@ -1,33 +1,34 @@
-//! `w8a8`: INT8 weights × INT8 activations, added up in int32; scales are multiplied in at the end.
+//! `w8a8`: INT8 weights × INT8 activations, summed in int32; the scales are multiplied in at the end.
 
-use super::Bits;
-use super::device::{Buffer, Device, Parameter, launch};
+use super::buffer::Buffer;
+use super::device::{Device, Parameter, launch};
 use super::gemm::check_tile;
 use super::matrix::{Matrix, Weight, same_device};
-use super::product::{Product, Shape, Splits, Tiling, check_bias, check_output, expect};
-use super::quantize_activations::{Rounded, quantize_activations};
+use super::product::{PackedProduct, Shape, Splits, Tiling, check_bias, check_output, expect};
+use super::quantize_activations::{QuantizedActivations, quantize_activations};
+use super::types::Bits;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
-/// Rows of a tile that there are kernels for.
+/// Tile heights that have a kernel, in rows.
 pub const TILE_ROWS: [usize; 2] = [32, 128];
-/// Outputs of a tile.
+/// Outputs per tile.
 pub(super) const TILE_OUTPUTS: usize = 128;
 
-/// y\[m\]\[n\] = x\[m\]\[k\]·W\[n\]\[k\]ᵀ + bias\[n\] over rounded rows.
+/// The product y\[m\]\[n\] = x\[m\]\[k\]·W\[n\]\[k\]ᵀ + bias\[n\] of rounded rows.
 #[derive(Debug)]
-pub struct RoundedProduct<'a> {
+pub struct Int8Product<'a> {
     /// W: 8 bits, symmetric, one scale per channel.
     pub weight: &'a Weight,
-    /// x, rounded.
-    pub x: &'a Rounded,
+    /// x, rounded to INT8.
+    pub x: &'a QuantizedActivations,
     /// n elements.
     pub bias: Option<&'a Buffer>,
-    /// y, rows one directly after the other.
+    /// y, rows without gaps.
     pub y: &'a mut Matrix,
 }
 
-impl RoundedProduct<'_> {
+impl Int8Product<'_> {
     fn check(&self, device: &dyn Device) -> Result<()> {
         let w = self.weight;
         if w.bits != Bits::W8 || w.zeros.is_some() || w.group != w.depth() {
@@ -47,20 +48,21 @@ impl RoundedProduct<'_> {
     }
 }
 
-/// y = x·Wᵀ + bias in tiles of `rows` rows, with the depth in at most `splits` parts.
+/// Computes y = x·Wᵀ + bias in tiles of `rows` rows, with the depth in at most `splits` parts.
 ///
 /// # Errors
-/// For other weights, parts that do not fit, and what the device refuses.
+/// If the weight has another form, if the operands do not fit together, or if the device fails.
 pub fn w8a8(
     device: &dyn Device,
-    product: &RoundedProduct,
+    product: &Int8Product,
     rows: usize,
     splits: usize,
     workspace: &mut Workspace,
 ) -> Result<()> {
     product.check(device)?;
     check_tile("w8a8", &TILE_ROWS, rows)?;
-    let (w, m) = (product.weight, product.x.rows);
+    let w = product.weight;
+    let m = product.x.rows;
     let splits = Splits::of(w.depth(), splits);
     let shape = Shape { tile: [rows, TILE_OUTPUTS], shared_bytes: 3 * (128 * rows + 16_384) };
     let tiling = Tiling::tiles(format!("w8a8_{}_m{rows}", w.half), [m, w.rows], shape, splits);
@@ -79,21 +81,21 @@ pub fn w8a8(
     launch(device, tiling.kernel, tiling.geometry, parameter)
 }
 
-/// y = x·Wᵀ + bias where each row of x is rounded to INT8 first: `quantize_activations`, then `w8a8`.
+/// Rounds each row of x to INT8 and computes y = x·Wᵀ + bias: `quantize_activations`, then `w8a8`.
 ///
 /// # Errors
-/// As [`w8a8`] and [`quantize_activations`].
+/// The errors of [`w8a8`] and [`quantize_activations`].
 pub fn round_and_multiply(
     device: &dyn Device,
-    product: &mut Product,
+    product: &mut PackedProduct,
     rows: usize,
     splits: usize,
     workspace: &mut Workspace,
 ) -> Result<()> {
     let mut x = workspace.take_rounded(device, product.x.half(), product.x.shape())?;
     quantize_activations(device, product.x, &mut x)?;
-    let Product { weight, bias, y, .. } = product;
-    w8a8(device, &RoundedProduct { weight, x: &x, bias: *bias, y }, rows, splits, workspace)?;
+    let PackedProduct { weight, bias, y, .. } = product;
+    w8a8(device, &Int8Product { weight, x: &x, bias: *bias, y }, rows, splits, workspace)?;
     workspace.keep_rounded(x);
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! LoRA adapters in PEFT's form, over the weights of a checkpoint: W + scale·B·A in the place of W.
+//! LoRA adapters in PEFT's format: W + scale·B·A replaces a checkpoint's W.
 //!
-//! Reads what PEFT writes for plain LoRA on linear layers (`adapter_config.json`, `adapter_model.safetensors`), rank-stabilized
-//! scaling and ranks that differ between layers included
-//! (<https://github.com/huggingface/peft/blob/main/src/peft/tuners/lora/config.py>). What else an adapter may hold
-//! (DoRA, biases, embeddings, whole modules) is refused: nothing of it is left out in silence.
+//! Reads plain LoRA of linear layers (`adapter_config.json`, `adapter_model.safetensors`), including rank-stabilized scaling
+//! and ranks that differ between layers
+//! (<https://github.com/huggingface/peft/blob/main/src/peft/tuners/lora/config.py>). Refuses everything else (DoRA, biases,
+//! embeddings, whole modules) and never drops it silently.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Edited, Stored};
+use super::weights::{CheckpointWeights, EditedMatrix, read_values};
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source};
@@ -23,14 +23,14 @@ use crate::numerics::{LowRank, linalg};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// What names of tensors begin with.
+/// The prefix of tensor names.
 const PREFIX: &str = "base_model.model.";
-/// What to do about an adapter that is not what it says.
-const DAMAGED: &str = "the adapter is damaged, or is of another model";
+const DAMAGED: &str = "the adapter is damaged, or belongs to another model";
+const MERGE: &str = "merge it into the model with PEFT's merge_and_unload, and evaluate the result";
 
-/// What is read of the config. Keys that say how it was trained do not matter here.
+/// The keys of the config that llmc needs. The others only describe the training.
 #[derive(Debug, Deserialize)]
-struct Config {
+struct AdapterConfig {
     peft_type: String,
     r: f64,
     lora_alpha: f64,
@@ -48,26 +48,26 @@ struct Config {
     layer_replication: Option<Value>,
 }
 
-/// An adapter, opened.
+/// An open adapter.
 #[derive(Debug)]
 pub struct Adapter {
     folder: PathBuf,
     checkpoint: Checkpoint,
-    config: Config,
-    /// lora_A and lora_B of each module.
+    config: AdapterConfig,
+    /// lora_A and lora_B by module.
     modules: BTreeMap<String, [Source; 2]>,
 }
 
 impl Adapter {
-    /// Opens a folder. Reads headers only.
+    /// Opens a folder. Reads only headers.
     ///
     /// # Errors
-    /// What is no LoRA adapter, or has something beside plain LoRA; a module that has one factor only.
+    /// A folder that is not a LoRA adapter, an adapter that is not plain LoRA, a module that has only one factor.
     pub fn open(folder: &Path) -> Result<Adapter> {
         let config = read_config(&folder.join(CONFIG))?;
         let weights = folder.join(WEIGHTS);
         if !weights.is_file() {
-            let hint = "llmc reads adapters that are saved as safetensors; name the folder that PEFT saved";
+            let hint = "llmc reads adapters saved as safetensors; give the folder that PEFT saved";
             return Err(Error::malformed(folder, WEIGHTS, "none", hint));
         }
         let checkpoint = Checkpoint::open(&weights.to_string_lossy())?;
@@ -75,7 +75,7 @@ impl Adapter {
         Ok(Adapter { folder: folder.to_owned(), checkpoint, config, modules })
     }
 
-    /// What a module's B·A is multiplied with: alpha / r, or alpha / √r.
+    /// The factor of a module's B·A: alpha / r, or alpha / √r.
     fn scale(&self, module: &str, rank: usize) -> Result<f64> {
         let mut alpha = self.config.lora_alpha;
         for (pattern, own) in self.config.alpha_pattern.iter().flatten() {
@@ -89,46 +89,52 @@ impl Adapter {
             }
         }
         let rank = rank as f64;
-        Ok(alpha / if self.config.use_rslora { rank.sqrt() } else { rank })
+        let divisor = if self.config.use_rslora { rank.sqrt() } else { rank };
+        Ok(alpha / divisor)
     }
 
-    /// The factors of a module, B scaled.
+    /// The factors of a module; B includes the scale.
     fn factors(&self, module: &str, [a, b]: &[Source; 2]) -> Result<LowRank> {
-        let read = |source: &Source| -> Result<Array2<f32>> {
-            let shape = source.rows_cols();
-            let mut values = vec![0.0; shape[0] * shape[1]];
-            self.checkpoint.read_rows(source, 0..shape[0], &mut values)?;
-            Ok(Array2::from_shape_vec(shape, values).expect("as many values as the shape says"))
-        };
         let scale = self.scale(module, a.rows_cols()[0])? as f32;
-        Ok(LowRank { b: read(b)? * scale, a: read(a)? })
+        Ok(LowRank { b: self.matrix(b)? * scale, a: self.matrix(a)? })
+    }
+
+    fn matrix(&self, source: &Source) -> Result<Array2<f32>> {
+        let values = read_values(&self.checkpoint, source)?;
+        Ok(Array2::from_shape_vec(source.rows_cols(), values).expect("one value per element of the shape"))
     }
 }
 
-fn read_config(path: &Path) -> Result<Config> {
+fn read_config(path: &Path) -> Result<AdapterConfig> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let config: Config = serde_json::from_str(&text)
+    let config: AdapterConfig = serde_json::from_str(&text)
         .map_err(|e| Error::malformed(path, "peft_type, r and lora_alpha of a LoRA adapter", e, DAMAGED))?;
-    let saved =
-        config.modules_to_save.as_ref().and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-    let more = [
-        (config.peft_type != "LORA", format!("peft_type {}", config.peft_type)),
-        (config.use_dora, "DoRA".to_owned()),
-        (config.fan_in_fan_out, "fan_in_fan_out".to_owned()),
-        (saved, "modules_to_save".to_owned()),
-        (config.layer_replication.as_ref().is_some_and(|v| !v.is_null()), "layer_replication".to_owned()),
-    ];
-    match more.into_iter().find(|(is, _)| *is) {
-        Some((_, what)) => Err(Error::unsupported(
-            format!("{}: {what} is not plain LoRA", path.display()),
-            "merge it into the model with PEFT's merge_and_unload, and evaluate that",
-        )),
-        None if !(config.r >= 1.0 && config.lora_alpha.is_finite()) => {
-            let found = format!("r {}, lora_alpha {}", config.r, config.lora_alpha);
-            Err(Error::malformed(path, "a rank of at least 1, and a finite lora_alpha", found, DAMAGED))
-        }
-        None => Ok(config),
+    if let Some(feature) = unsupported_feature(&config) {
+        let what = format!("{}: {feature} is not plain LoRA", path.display());
+        return Err(Error::unsupported(what, MERGE));
     }
+    if !(config.r >= 1.0 && config.lora_alpha.is_finite()) {
+        let found = format!("r {}, lora_alpha {}", config.r, config.lora_alpha);
+        return Err(Error::malformed(path, "a rank of at least 1, and a finite lora_alpha", found, DAMAGED));
+    }
+    Ok(config)
+}
+
+/// The first setting that plain LoRA does not have.
+fn unsupported_feature(config: &AdapterConfig) -> Option<String> {
+    if config.peft_type != "LORA" {
+        return Some(format!("peft_type {}", config.peft_type));
+    }
+    let saves_modules =
+        config.modules_to_save.as_ref().and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let replicates = config.layer_replication.as_ref().is_some_and(|value| !value.is_null());
+    let features = [
+        (config.use_dora, "DoRA"),
+        (config.fan_in_fan_out, "fan_in_fan_out"),
+        (saves_modules, "modules_to_save"),
+        (replicates, "layer_replication"),
+    ];
+    features.into_iter().find(|(used, _)| *used).map(|(_, name)| name.to_owned())
 }
 
 /// The two factors of each module.
@@ -138,55 +144,45 @@ fn pairs(checkpoint: &Checkpoint) -> Result<BTreeMap<String, [Source; 2]>> {
         let (module, half) = parse(&source.name).filter(|_| source.shape.len() == 2).ok_or_else(|| {
             let what =
                 format!("{}: {} is not plain LoRA of a linear", checkpoint.path.display(), source.name);
-            Error::unsupported(
-                what,
-                "merge it into the model with PEFT's merge_and_unload, and evaluate that",
-            )
+            Error::unsupported(what, MERGE)
         })?;
         halves.entry(module).or_default()[half] = Some(source);
     }
-    let pair = |(module, halves): (&str, [Option<&Source>; 2])| match halves {
-        [Some(a), Some(b)] if a.shape[0] == b.shape[1] => Ok((module.to_owned(), [a.clone(), b.clone()])),
-        [Some(a), Some(b)] => {
-            let expected = format!("as many columns as lora_A {:?} has rows", a.shape);
-            Err(Error::malformed_tensor(
-                &checkpoint.path,
-                &b.name,
-                expected,
-                format!("{:?}", b.shape),
-                DAMAGED,
-            ))
-        }
-        _ => Err(Error::malformed_tensor(
-            &checkpoint.path,
-            module,
-            "lora_A and lora_B",
-            "one of them",
-            DAMAGED,
-        )),
+    let file = &checkpoint.path;
+    halves.into_iter().map(|(module, halves)| Ok((module.to_owned(), pair(file, module, halves)?))).collect()
+}
+
+/// Checks that both factors are present and that their ranks agree.
+fn pair(file: &Path, module: &str, halves: [Option<&Source>; 2]) -> Result<[Source; 2]> {
+    let [Some(a), Some(b)] = halves else {
+        return Err(Error::malformed_tensor(file, module, "lora_A and lora_B", "one of them", DAMAGED));
     };
-    halves.into_iter().map(pair).collect()
+    if a.shape[0] != b.shape[1] {
+        let expected = format!("as many columns as lora_A {:?} has rows", a.shape);
+        return Err(Error::malformed_tensor(file, &b.name, expected, format!("{:?}", b.shape), DAMAGED));
+    }
+    Ok([a.clone(), b.clone()])
 }
 
-/// The module, and 0 for lora_A or 1 for lora_B.
+/// Splits a tensor's name into its module and 0 for lora_A or 1 for lora_B.
 fn parse(tensor: &str) -> Option<(&str, usize)> {
-    let module = tensor.strip_prefix(PREFIX)?;
-    let half = |(half, suffix): (usize, &str)| Some((module.strip_suffix(suffix)?, half));
-    [".lora_A.weight", ".lora_B.weight"].into_iter().enumerate().find_map(half)
+    let name = tensor.strip_prefix(PREFIX)?;
+    let lora_a = name.strip_suffix(".lora_A.weight").map(|module| (module, 0));
+    lora_a.or_else(|| Some((name.strip_suffix(".lora_B.weight")?, 1)))
 }
 
-/// A checkpoint under an adapter.
-pub struct Adapted {
-    stored: Stored,
+/// The weights of a checkpoint with an adapter applied.
+pub struct AdaptedWeights {
+    stored: CheckpointWeights,
     adapter: Adapter,
 }
 
-impl Adapted {
-    /// Looks every module of the adapter up.
+impl AdaptedWeights {
+    /// Finds the model's weight of every module of the adapter.
     ///
     /// # Errors
-    /// A module that the model does not have, or has in another shape.
-    pub fn new(checkpoint: &Arc<Checkpoint>, adapter: Adapter) -> Result<Adapted> {
+    /// A module that the model lacks, or whose weight has another shape.
+    pub fn new(checkpoint: &Arc<Checkpoint>, adapter: Adapter) -> Result<AdaptedWeights> {
         for (module, [a, b]) in &adapter.modules {
             let name = format!("{module}.weight");
             let found = checkpoint.tensors.get(&name).ok_or_else(|| {
@@ -199,18 +195,19 @@ impl Adapted {
                     DAMAGED,
                 )
             })?;
-            let expected = [b.shape[0], a.shape[1]];
-            if found.shape != expected {
-                let (expected, found) = (format!("a weight {expected:?}"), format!("{:?}", found.shape));
+            let shape = [b.shape[0], a.shape[1]];
+            if found.shape != shape {
+                let expected = format!("a weight {shape:?}");
+                let found = format!("{:?}", found.shape);
                 let file = &adapter.checkpoint.path;
                 return Err(Error::malformed_tensor(file, module, expected, found, DAMAGED));
             }
         }
-        Ok(Adapted { stored: Stored(Arc::clone(checkpoint)), adapter })
+        Ok(AdaptedWeights { stored: CheckpointWeights(Arc::clone(checkpoint)), adapter })
     }
 }
 
-impl Weights for Adapted {
+impl Weights for AdaptedWeights {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.stored.shape(name)
     }
@@ -220,7 +217,7 @@ impl Weights for Adapted {
         let module = name.strip_suffix(".weight").unwrap_or(name);
         let Some(pair) = self.adapter.modules.get(module) else { return Ok(stored) };
         let LowRank { b, a } = self.adapter.factors(module, pair)?;
-        Ok(Arc::new(Edited::new(stored, move |rows, values| {
+        Ok(Arc::new(EditedMatrix::new(stored, move |rows, values| {
             *values += &linalg::product(b.slice(s![rows, ..]), a.view());
             Ok(())
         })))

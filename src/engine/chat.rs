@@ -1,9 +1,8 @@
-//! Chat templates: a conversation → the text that a chat model was trained on.
+//! Chat templates: turn a conversation into the text format that a chat model was trained on.
 //!
-//! A template is a Jinja program that comes with the model. It is rendered as transformers does (its environment is
-//! `_compile_jinja_template` of
-//! <https://github.com/huggingface/transformers/blob/main/src/transformers/utils/chat_template_utils.py>), in an
-//! environment that reaches no file and ends after [`FUEL`] steps: templates are other people's code. Not supported:
+//! A template is a Jinja program that comes with the model, so it is untrusted code: it has no access to files and stops after
+//! [`FUEL`] instructions. The environment is that of transformers (`_compile_jinja_template` in
+//! <https://github.com/huggingface/transformers/blob/main/src/transformers/utils/chat_template_utils.py>). Not supported:
 //! tools, documents, messages of several parts.
 
 mod json;
@@ -18,28 +17,28 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::Serialize;
 
-use super::Tokenizer;
-use super::companions::{self, Companions, SPECIAL_TOKENS};
+use super::tokenizer::Tokenizer;
+use super::tokenizer_configs::{SPECIAL_TOKENS, TokenizerConfigs, side_file, side_json};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 
-/// Instructions that a template may take; a message takes some hundreds.
+/// The limit on a template's instructions; a message needs some hundreds.
 const FUEL: u64 = 5_000_000;
-/// How well-known templates end a turn. Some base models name only the end of a text as their EOS.
+/// The turn ends of well-known templates. The EOS of some base models is only the end of a text.
 const TURN_ENDS: &[&str] =
     &["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|END_OF_TURN_TOKEN|>"];
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// `system`, `user` or `assistant`; the template says what it takes.
+    /// `system`, `user` or `assistant`; the template may accept only some of them.
     pub role: String,
-    /// What was said.
+    /// The text.
     pub content: String,
 }
 
 impl Message {
-    /// A turn of that role.
+    /// Creates a turn of `role`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
         Message { role: role.into(), content: content.into() }
     }
@@ -50,27 +49,32 @@ impl Message {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
-    /// What it was read from, for errors.
+    /// The template's file, for errors.
     file: PathBuf,
-    /// By name, those that the model has.
+    /// The model's special tokens, by name.
     special_tokens: BTreeMap<&'static str, String>,
 }
 
 impl ChatTemplate {
-    /// The model's own template: chat_template.jinja, or `chat_template` of tokenizer_config.json (which a GGUF's
-    /// metadata are rebuilt as), or of chat_template.json.
+    /// Reads the model's own template: chat_template.jinja, or `chat_template` in tokenizer_config.json (a GGUF's
+    /// template appears there) or in chat_template.json.
     ///
     /// # Errors
-    /// There is none (a base model has none), or it is no Jinja.
+    /// A model without a template (a base model), a template that is not valid Jinja.
     pub fn open(checkpoint: &Checkpoint) -> Result<ChatTemplate> {
-        let companions = Companions::read(checkpoint)?;
-        let Some((file, template)) = find(checkpoint, &companions)? else {
+        let configs = TokenizerConfigs::read(checkpoint)?;
+        let Some((file, template)) = find(checkpoint, &configs)? else {
             let what = format!("{}: this model has no chat template", checkpoint.path.display());
-            let hint = "a base model continues text: leave --chat out; or put its chat_template.jinja beside the weights";
+            let hint = "for a base model, leave --chat out; or put a chat_template.jinja beside the weights";
             return Err(Error::unsupported(what, hint));
         };
-        let text = |name: &&'static str| Some((*name, companions.special_token(name)?.to_owned()));
-        ChatTemplate::parse(file, &template, SPECIAL_TOKENS.iter().filter_map(text).collect())
+        let mut special_tokens = BTreeMap::new();
+        for name in SPECIAL_TOKENS {
+            if let Some(text) = configs.special_token(name) {
+                special_tokens.insert(*name, text.to_owned());
+            }
+        }
+        ChatTemplate::parse(file, &template, special_tokens)
     }
 
     fn parse(
@@ -85,17 +89,17 @@ impl ChatTemplate {
                 &file,
                 "a Jinja template",
                 e,
-                "take the model's chat template again from its source",
+                "get the chat template again from the model's source",
             )
         })?;
         Ok(ChatTemplate { environment, source, file, special_tokens })
     }
 
-    /// The text of a conversation. With `add_generation_prompt` it ends where the assistant's answer begins. The text
-    /// spells special tokens out, BOS among them: encode it without adding any.
+    /// Renders a conversation as text. With `add_generation_prompt` the text ends where the assistant's answer begins.
+    /// The text contains all special tokens, including BOS: encode it without adding any.
     ///
     /// # Errors
-    /// The template refuses the conversation (some take no system message, or want roles to alternate).
+    /// A conversation that the template refuses: some accept no system message, or only alternating roles.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let context = context! {
             messages => Serde(messages), add_generation_prompt, tools => (), documents => (),
@@ -105,31 +109,30 @@ impl ChatTemplate {
         template.render(context).map_err(|e| self.refused(e))
     }
 
-    /// Tokens that end a turn: those that the template writes, and that the tokenizer has as one token.
+    /// The tokens that end a turn: they occur in the template, and the tokenizer has an id for them.
     pub fn ends(&self, tokenizer: &Tokenizer) -> Vec<u32> {
-        let written = |end: &&&str| self.source.contains(**end);
-        TURN_ENDS.iter().filter(written).filter_map(|end| tokenizer.id(end)).collect()
+        let ends = TURN_ENDS.iter().filter(|end| self.source.contains(**end));
+        ends.filter_map(|end| tokenizer.id(end)).collect()
     }
 
     fn refused(&self, error: minijinja::Error) -> Error {
         let reason = error.detail().map_or_else(|| error.to_string(), str::to_owned);
-        let what =
-            format!("{}: the chat template does not take this conversation: {reason}", self.file.display());
-        Error::unsupported(what, "leave out --system where the model knows none, or leave --chat out")
+        let what = format!("{}: the chat template refuses this conversation: {reason}", self.file.display());
+        Error::unsupported(what, "leave out --system if the model does not support it, or leave --chat out")
     }
 }
 
-/// The template, and the file it is from.
-fn find(checkpoint: &Checkpoint, companions: &Companions) -> Result<Option<(PathBuf, String)>> {
+/// The template, with its file.
+fn find(checkpoint: &Checkpoint, configs: &TokenizerConfigs) -> Result<Option<(PathBuf, String)>> {
     let files = checkpoint.side_files()?;
-    if let Some((file, bytes)) = companions::content(&files, "chat_template.jinja")? {
+    if let Some((file, bytes)) = side_file(&files, "chat_template.jinja")? {
         let hint = "save chat_template.jinja as UTF-8";
         let text = String::from_utf8(bytes.into_owned())
             .map_err(|e| Error::malformed(&file, "UTF-8 text", e, hint))?;
         return Ok(Some((file, text)));
     }
-    let older = companions::json(&files, "chat_template.json")?;
-    let found = [("tokenizer_config.json", &companions.tokenizer), ("chat_template.json", &older)];
+    let older = side_json(&files, "chat_template.json")?;
+    let found = [("tokenizer_config.json", &configs.tokenizer), ("chat_template.json", &older)];
     let named = found.into_iter().find_map(|(name, json)| Some((name, default(json.get("chat_template")?)?)));
     Ok(named.map(|(name, text)| {
         let file = files.iter().find(|file| file.name == name).map(|file| file.path.clone());
@@ -137,11 +140,13 @@ fn find(checkpoint: &Checkpoint, companions: &Companions) -> Result<Option<(Path
     }))
 }
 
-/// The template itself; of a list of named ones, the one named `default`.
+/// A template as text. From a list of named templates, takes the one named `default`.
 fn default(template: &serde_json::Value) -> Option<String> {
-    let named = |entry: &&serde_json::Value| entry.get("name").is_some_and(|name| name == "default");
     let text = match template.as_array() {
-        Some(list) => list.iter().find(named)?.get("template")?,
+        Some(list) => {
+            let default = list.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"));
+            default?.get("template")?
+        }
         None => template,
     };
     text.as_str().map(str::to_owned)
@@ -163,22 +168,22 @@ fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// The local time by a `strftime` pattern: Llama 3's templates tell the model the date.
+/// Formats the local time by a `strftime` pattern: Llama 3's templates tell the model the date.
 fn strftime_now(pattern: &str) -> Result<String, minijinja::Error> {
     formatted(chrono::Local::now().format(pattern)).ok_or_else(|| {
-        let what = format!("strftime_now: {pattern:?} is no pattern of dates");
+        let what = format!("strftime_now: {pattern:?} is not a date pattern");
         minijinja::Error::new(ErrorKind::InvalidOperation, what)
     })
 }
 
-/// `to_string`, but for values whose formatting may fail.
+/// `to_string` for values whose formatting may fail.
 fn formatted(value: impl Display) -> Option<String> {
     let mut text = String::new();
     write!(text, "{value}").is_ok().then_some(text)
 }
 
-/// `{% generation %}` marks what an assistant said, for training; it prints its body. Jinja does not know the tag, so it
-/// becomes an `if` that always holds, with the same control of white space.
+/// Replaces `{% generation %}`, which marks an assistant's text for training, by `{% if true %}` with the same white-space
+/// control: minijinja does not have the tag.
 fn without_generation_tags(template: &str) -> Cow<'_, str> {
     if !template.contains("generation") {
         return template.into();

@@ -1,27 +1,29 @@
-//! Generation: the model's next token, again and again, until something ends it.
+//! The generation loop: appends the model's next token until a limit is reached.
 //!
-//! [`Generation`] knows no model: it is given what computes logits.
+//! [`Generation`] knows no model: a closure computes the logits.
 
-use super::{Sampler, TextStream, Tokenizer};
+use super::sampling::Sampler;
+use super::stream::TextStream;
+use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
-/// What ends a generation.
+/// The conditions that end a generation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens to generate at most.
+    /// The maximum number of tokens to generate.
     pub max_tokens: usize,
-    /// Positions that the model has, for prompt and answer.
+    /// The number of the model's positions, for prompt and answer.
     pub context: Option<usize>,
-    /// Tokens that end it; they are not part of the text.
+    /// Tokens that end the text; they are not part of it.
     pub ends: Vec<u32>,
-    /// Texts that end it; they are not part of it either.
+    /// Strings that end the text; they are not part of it.
     pub stops: Vec<String>,
 }
 
-/// What has ended a generation.
+/// The reason that a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// The model: one of [`Limits::ends`].
+pub enum FinishReason {
+    /// One of [`Limits::ends`].
     End,
     /// One of [`Limits::stops`].
     Stop,
@@ -31,23 +33,25 @@ pub enum Finish {
     Context,
 }
 
-/// A text under generation. `F` appends tokens to the model's sequence, and gives the logits of the next.
+/// A generation in progress. `F` appends tokens to the model's sequence and returns the logits of the next token.
 pub struct Generation<'a, F> {
     forward: F,
     sampler: Sampler,
     stream: TextStream<'a>,
     limits: Limits,
-    /// What the model has not seen yet: the prompt, later the token that was chosen last.
-    unseen: Vec<u32>,
-    /// Tokens in the sequence, seen or not.
+    /// The tokens that the model has not processed yet: the prompt at first, then the last token.
+    pending: Vec<u32>,
+    /// The number of tokens in the sequence, including pending ones.
     length: usize,
     generated: usize,
-    finish: Option<Finish>,
+    finish: Option<FinishReason>,
 }
 
 impl<'a, F: FnMut(&[u32]) -> Result<Vec<f32>>> Generation<'a, F> {
+    /// Starts a generation.
+    ///
     /// # Errors
-    /// A prompt without tokens, or one that is longer than the model's context.
+    /// A prompt that is empty or longer than the model's context.
     pub fn new(
         forward: F,
         tokenizer: &'a Tokenizer,
@@ -56,49 +60,56 @@ impl<'a, F: FnMut(&[u32]) -> Result<Vec<f32>>> Generation<'a, F> {
         limits: Limits,
     ) -> Result<Self> {
         if prompt.is_empty() {
-            return Err(Error::usage("the prompt is empty", "give the model some text to continue"));
+            return Err(Error::usage("the prompt is empty", "give a text to continue"));
         }
         if let Some(context) = limits.context.filter(|context| prompt.len() > *context) {
             let what = format!("the prompt is {} tokens long, the model's context {context}", prompt.len());
             return Err(Error::usage(what, "shorten the prompt"));
         }
-        let (length, stream) = (prompt.len(), TextStream::new(tokenizer, limits.stops.clone()));
-        let (unseen, generated, finish) = (prompt, 0, None);
-        Ok(Generation { forward, sampler, stream, limits, unseen, length, generated, finish })
+        Ok(Generation {
+            forward,
+            sampler,
+            stream: TextStream::new(tokenizer, limits.stops.clone()),
+            limits,
+            length: prompt.len(),
+            pending: prompt,
+            generated: 0,
+            finish: None,
+        })
     }
 
-    /// One more token; the text that it has made certain, which may be none. `None` once something has ended it.
-    pub fn step(&mut self) -> Result<Option<String>> {
+    /// Generates one token. Returns the text that can no longer change, which may be empty; `None` at the end.
+    pub fn next_piece(&mut self) -> Result<Option<String>> {
         if self.finish.is_none() && self.generated == self.limits.max_tokens {
-            self.finish = Some(Finish::Length);
+            self.finish = Some(FinishReason::Length);
         }
         if self.finish.is_none() && self.limits.context.is_some_and(|context| self.length > context) {
-            self.finish = Some(Finish::Context);
+            self.finish = Some(FinishReason::Context);
         }
         if self.finish.is_some() {
             return Ok(None);
         }
-        let logits = (self.forward)(&self.unseen)?;
+        let logits = (self.forward)(&self.pending)?;
         let token = self.sampler.choose(&logits)?;
         if self.limits.ends.contains(&token) {
-            self.finish = Some(Finish::End);
+            self.finish = Some(FinishReason::End);
             return Ok(None);
         }
-        self.unseen = vec![token];
+        self.pending = vec![token];
         self.length += 1;
         self.generated += 1;
         let text = self.stream.push(token)?;
-        self.finish = self.stream.stopped().then_some(Finish::Stop);
+        self.finish = self.stream.stopped().then_some(FinishReason::Stop);
         Ok(Some(text))
     }
 
-    /// Tokens generated so far.
+    /// The number of generated tokens.
     pub fn generated(&self) -> usize {
         self.generated
     }
 
-    /// The text that waited for more, and what ended the generation: `None` where it was left early.
-    pub fn finish(self) -> Result<(String, Option<Finish>)> {
+    /// Ends the generation. Returns the remaining text, and the reason of the end (`None` before a regular end).
+    pub fn finish(self) -> Result<(String, Option<FinishReason>)> {
         Ok((self.stream.finish()?, self.finish))
     }
 }
@@ -108,7 +119,7 @@ impl<'a, F: FnMut(&[u32]) -> Result<Vec<f32>>> Generation<'a, F> {
 mod tests {
     use std::path::Path;
 
-    use super::super::Sampling;
+    use super::super::sampling::Sampling;
     use super::*;
     use crate::io::Checkpoint;
 
@@ -117,8 +128,13 @@ mod tests {
         Tokenizer::open(&Checkpoint::open(folder.to_str().unwrap()).unwrap()).unwrap()
     }
 
-    /// Runs a model that says `answer` and then token 2; gives the text, the end, and what the model was shown.
-    fn run(prompt: &[u32], answer: &str, limits: Limits) -> Result<(String, Option<Finish>, Vec<Vec<u32>>)> {
+    /// Runs a model that generates `answer` and then token 2. Returns the text, the reason of the end, and the tokens of
+    /// each forward pass.
+    fn run(
+        prompt: &[u32],
+        answer: &str,
+        limits: Limits,
+    ) -> Result<(String, Option<FinishReason>, Vec<Vec<u32>>)> {
         let tokenizer = tokenizer();
         let mut answer = tokenizer.encode(answer, false).unwrap().into_iter();
         let mut shown = Vec::new();
@@ -132,7 +148,7 @@ mod tests {
         let limits = Limits { ends: vec![2], ..limits };
         let mut generation = Generation::new(forward, &tokenizer, prompt.to_vec(), sampler, limits)?;
         let mut text = String::new();
-        while let Some(piece) = generation.step()? {
+        while let Some(piece) = generation.next_piece()? {
             text += &piece;
         }
         let (rest, finish) = generation.finish()?;
@@ -140,24 +156,24 @@ mod tests {
     }
 
     #[test]
-    fn each_end_is_told() {
-        let check = |limits: Limits, text: &str, finish: Finish| {
+    fn each_finish_reason_is_reported() {
+        let check = |limits: Limits, text: &str, finish: FinishReason| {
             let (found, ended, _) = run(&[5, 6, 7], "one two 🦙", limits).unwrap();
             assert_eq!((found.as_str(), ended), (text, Some(finish)));
         };
         let all = Limits { max_tokens: 100, ..Limits::default() };
-        check(all.clone(), "one two 🦙", Finish::End);
-        check(Limits { stops: vec![" tw".into()], ..all.clone() }, "one", Finish::Stop);
-        check(Limits { max_tokens: 0, ..all.clone() }, "", Finish::Length);
+        check(all.clone(), "one two 🦙", FinishReason::End);
+        check(Limits { stops: vec![" tw".into()], ..all.clone() }, "one", FinishReason::Stop);
+        check(Limits { max_tokens: 0, ..all.clone() }, "", FinishReason::Length);
         let whole = tokenizer().encode("one two 🦙", false).unwrap().len();
-        check(Limits { max_tokens: whole, ..all.clone() }, "one two 🦙", Finish::Length);
-        // The last token that a context has room for is the one that need not be shown to the model again.
-        check(Limits { context: Some(3 + whole), ..all.clone() }, "one two 🦙", Finish::End);
-        check(Limits { context: Some(3 + whole - 1), ..all }, "one two 🦙", Finish::Context);
+        check(Limits { max_tokens: whole, ..all.clone() }, "one two 🦙", FinishReason::Length);
+        // The last token in a full context does not go through the model again.
+        check(Limits { context: Some(3 + whole), ..all.clone() }, "one two 🦙", FinishReason::End);
+        check(Limits { context: Some(3 + whole - 1), ..all }, "one two 🦙", FinishReason::Context);
     }
 
     #[test]
-    fn the_model_is_shown_each_token_once() {
+    fn each_token_goes_through_the_model_once() {
         let (_, _, shown) = run(&[5, 6, 7], "ab", Limits { max_tokens: 9, ..Limits::default() }).unwrap();
         let answer = tokenizer().encode("ab", false).unwrap();
         let expected: Vec<Vec<u32>> =

@@ -1,28 +1,28 @@
-//! A checkpoint as a model that runs, and that reads and writes text.
+//! Runs the model of a checkpoint and generates text with it.
 //!
-//! [`Stored`] fetches a decoder's weights, [`LanguageModel`] runs it. [`Tokenizer`] and [`ChatTemplate`] make
-//! token ids of text and conversations, [`Sampler`] chooses the next id, [`TextStream`] makes text of ids as they come,
-//! [`Generation`] is the loop over them, [`Sequence`] the model in it.
+//! [`CheckpointWeights`] reads a decoder's weights, [`LanguageModel`] runs it. [`Tokenizer`] and [`ChatTemplate`] turn
+//! text and conversations into token ids, [`Sampler`] chooses the next id, [`TextStream`] turns ids back into text one by one.
+//! [`Generation`] is the loop over these steps; [`Sequence`] runs the model in it.
 
 mod adapter;
+mod any_decoder;
 pub mod chat;
-mod companions;
 pub mod generate;
 mod model;
-mod placed;
 pub mod sampling;
 mod sequence;
 pub mod stream;
 pub mod tokenizer;
+mod tokenizer_configs;
 mod weights;
 
 pub use adapter::Adapter;
+pub use any_decoder::Cache;
 pub use chat::{ChatTemplate, Message};
-pub use generate::{Finish, Generation, Limits};
+pub use generate::{FinishReason, Generation, Limits};
 pub use model::{LanguageModel, Options};
-pub use placed::Cache;
 pub use sampling::{Sampler, Sampling};
 pub use sequence::Sequence;
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
-pub use weights::{Edited, Stored};
+pub use weights::{CheckpointWeights, EditedMatrix};

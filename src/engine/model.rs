@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::adapter::{Adapted, Adapter};
-use super::placed::{Cache, Placed};
-use super::weights::Stored;
+use super::adapter::{AdaptedWeights, Adapter};
+use super::any_decoder::{AnyDecoder, Cache};
+use super::weights::CheckpointWeights;
 use crate::backend::candle::{Candle, Device};
 use crate::backend::cpu::{Activations, Cpu};
 #[cfg(feature = "candle-cuda")]
-use crate::cuda::Table;
+use crate::cuda::KernelTable;
 use crate::error::Result;
 use crate::io::Checkpoint;
 #[cfg(feature = "candle-cuda")]
@@ -17,80 +17,79 @@ use crate::io::cache_folder;
 use crate::model::{Batch, Config, Decoder, Weights};
 use crate::tensor::DType;
 
-/// How a model is run.
+/// The device and precision to run a model with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
-    /// How linear layers round their inputs. On a GPU: whether it computes in f32, or in the 16 bits that the model is kept in.
+    /// The rounding of the inputs of linear layers. On a GPU: f32, or the model's own 16-bit type.
     pub activations: Activations,
-    /// The number of the NVIDIA GPU that it runs on; `None` for the CPU.
+    /// The number of the NVIDIA GPU; `None` for the CPU.
     pub gpu: Option<usize>,
 }
 
-/// A model that runs.
+/// A loaded model.
 pub struct LanguageModel {
     checkpoint: Arc<Checkpoint>,
-    decoder: Box<dyn Placed>,
+    decoder: Box<dyn AnyDecoder>,
     weight_bytes: usize,
 }
 
 impl LanguageModel {
-    /// Loads a checkpoint: every form that llmc reads, compressed weights as they are.
+    /// Loads a checkpoint in any form that llmc reads. Compressed weights stay compressed.
     ///
     /// # Errors
-    /// An unknown architecture, a checkpoint without config.json, tensors that are missing or of another shape; a GPU that is not
-    /// there, or that this llmc was not built for.
+    /// An unknown architecture, a checkpoint without config.json, a missing tensor or one of another shape, a missing GPU, a
+    /// build without GPU support.
     pub fn open(checkpoint: impl Into<Arc<Checkpoint>>, options: Options) -> Result<LanguageModel> {
         LanguageModel::open_with(checkpoint, None, options)
     }
 
-    /// The same under a LoRA adapter.
+    /// Loads a checkpoint, with a LoRA adapter if there is one.
     ///
     /// # Errors
-    /// Also an adapter that is of another model.
+    /// Those of [`LanguageModel::open`], and an adapter of another model.
     pub fn open_with(
         checkpoint: impl Into<Arc<Checkpoint>>,
         adapter: Option<Adapter>,
         options: Options,
     ) -> Result<LanguageModel> {
         let checkpoint = checkpoint.into();
-        let stored = Stored(Arc::clone(&checkpoint));
+        let stored = CheckpointWeights(Arc::clone(&checkpoint));
         let config = stored.config()?;
         let weights: Box<dyn Weights + Sync> = match adapter {
-            Some(adapter) => Box::new(Adapted::new(&checkpoint, adapter)?),
+            Some(adapter) => Box::new(AdaptedWeights::new(&checkpoint, adapter)?),
             None => Box::new(stored),
         };
-        // Within the pool, so that parallel loops of the load start from a worker.
-        let (decoder, weight_bytes) =
-            rayon::scope(|_| place(config, weights.as_ref(), options, &checkpoint))?;
+        // In the pool: parallel loops of the load must start from a worker.
+        let (decoder, weight_bytes) = rayon::scope(|_| load(config, weights.as_ref(), options, &checkpoint))?;
         Ok(LanguageModel { checkpoint, decoder, weight_bytes })
     }
 
-    /// What it was loaded from.
+    /// The checkpoint of the model.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
-    /// What it was configured as.
+    /// The model's configuration.
     pub fn config(&self) -> &Config {
         self.decoder.config()
     }
 
-    /// Rows of the embedding: token ids must be below.
+    /// The number of embedding rows. Token ids must be smaller.
     pub fn vocabulary(&self) -> usize {
         self.decoder.vocabulary()
     }
 
-    /// Bytes of the linear weights, as they are held in memory.
+    /// The bytes of the linear weights in memory.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
     }
 
-    /// Positions that the model was made for.
+    /// The number of positions that the model supports.
     pub fn context_limit(&self) -> Option<usize> {
         self.config().context
     }
 
-    /// An empty cache of so many sequences.
+    /// Creates an empty cache of `slots` sequences.
     pub fn cache(&self, slots: usize) -> Result<Cache> {
         self.decoder.cache(slots)
     }
@@ -100,31 +99,31 @@ impl LanguageModel {
         self.decoder.copy(cache, from, to, len)
     }
 
-    /// Runs a batch and shows the logits of some of its rows: `see` gets a range of indices into `rows` and their logits,
+    /// Runs a batch and passes the logits of `rows` to `visit`: a range of indices into `rows` and their logits,
     /// [range.len(), vocabulary], a few megabytes at a time.
     pub fn logits(
         &self,
         batch: &Batch,
         cache: Option<&mut Cache>,
         rows: &[u32],
-        mut see: impl FnMut(Range<usize>, &[f32]) -> Result<()> + Send,
+        mut visit: impl FnMut(Range<usize>, &[f32]) -> Result<()> + Send,
     ) -> Result<()> {
-        rayon::scope(|_| self.decoder.logits(batch, cache, rows, &mut see))
+        rayon::scope(|_| self.decoder.logits(batch, cache, rows, &mut visit))
     }
 
-    /// The final hidden states of a batch, [tokens, hidden]: what an encoder gives.
+    /// The final hidden states of a batch, [tokens, hidden]: the output of an encoder.
     pub fn hidden(&self, batch: &Batch) -> Result<Vec<f32>> {
         rayon::scope(|_| self.decoder.hidden(batch))
     }
 }
 
-/// Loads a decoder where it is to run, and says how many bytes its linear weights take there.
-fn place(
+/// Loads a decoder on its device. Returns it with the bytes of its linear weights.
+fn load(
     config: Config,
     weights: &dyn Weights,
     options: Options,
     checkpoint: &Checkpoint,
-) -> Result<(Box<dyn Placed>, usize)> {
+) -> Result<(Box<dyn AnyDecoder>, usize)> {
     let Some(number) = options.gpu else {
         let decoder = Decoder::load(Cpu::new(options.activations), config, weights)?;
         let bytes = decoder.backend().weight_bytes();
@@ -136,13 +135,13 @@ fn place(
     };
     let backend = Candle::new(Device::Cuda(number), dtype)?;
     #[cfg(feature = "candle-cuda")]
-    let backend = backend.choosing_by(Table::open(cache_folder().as_deref())?);
+    let backend = backend.choosing_by(KernelTable::open(cache_folder().as_deref())?);
     let decoder = Decoder::load(backend, config, weights)?;
     let bytes = decoder.backend().weight_bytes();
     Ok((Box::new(decoder), bytes))
 }
 
-/// The 16-bit type that a model was made in; bfloat16, which no value overflows, for those of other types.
+/// The 16-bit type of the model; bfloat16 for models of other types, because no f32 value overflows it.
 fn half(checkpoint: &Checkpoint) -> DType {
     let named = |key| checkpoint.config.as_ref()?.get(key)?.as_str();
     match named("dtype").or_else(|| named("torch_dtype")) {

@@ -1,7 +1,7 @@
-//! Choosing the next token: greedy, or at random from the softmax of the logits by temperature, top-k and top-p.
+//! Chooses the next token: greedily, or at random from the softmax of the logits with temperature, top-k and top-p.
 //!
-//! The order is transformers': temperature, then the k likeliest, then the nucleus (Holtzman et al. 2020, "The Curious
-//! Case of Neural Text Degeneration", <https://arxiv.org/abs/1904.09751>): the fewest likeliest tokens whose
+//! The order is that of transformers: temperature, then top-k, then the nucleus (Holtzman et al. 2020, "The Curious
+//! Case of Neural Text Degeneration", <https://arxiv.org/abs/1904.09751>): the smallest set of likeliest tokens whose
 //! probabilities reach p. The same seed and logits give the same tokens, on every machine and in every version.
 
 use std::cmp::Ordering;
@@ -9,54 +9,56 @@ use std::cmp::Ordering;
 use crate::error::{Error, Result};
 use crate::numerics::random::SplitMix64;
 
-/// How to choose.
+/// Sampling settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 takes the likeliest token every time.
+    /// The divisor of the logits; 0 always chooses the likeliest token.
     pub temperature: f32,
-    /// Probability mass to choose from, in (0, 1]; 1 leaves none out.
+    /// The probability mass to choose from, in (0, 1]; 1 keeps all tokens.
     pub top_p: f32,
-    /// How many of the likeliest to choose from; 0 leaves none out.
+    /// The number of likeliest tokens to choose from; 0 keeps all.
     pub top_k: usize,
-    /// Begins the random numbers.
+    /// The seed of the random numbers.
     pub seed: u64,
 }
 
 impl Sampling {
-    /// The likeliest token, every time.
+    /// Always the likeliest token.
     pub const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 };
 }
 
-/// Chooses tokens by [`Sampling`], drawing random numbers on its way.
+/// Chooses tokens by [`Sampling`], with its own random numbers.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     sampling: Sampling,
     random: SplitMix64,
 }
 
-/// A token that may be chosen, and its share: not normalized.
+/// A token and its share, which is not normalized.
 type Candidate = (u32, f64);
 
 impl Sampler {
+    /// Checks the settings.
+    ///
     /// # Errors
     /// A temperature below 0, a top-p outside (0, 1].
     pub fn new(sampling: Sampling) -> Result<Sampler> {
         let Sampling { temperature, top_p, seed, .. } = sampling;
         if !(temperature.is_finite() && temperature >= 0.0) {
             let what = format!("temperature {temperature}: expected 0 or more");
-            return Err(Error::usage(what, "0 takes the likeliest token; 0.7 or 1 are usual"));
+            return Err(Error::usage(what, "0 chooses the likeliest token; 0.7 or 1 are usual"));
         }
         if !(top_p > 0.0 && top_p <= 1.0) {
-            let what = format!("top-p {top_p}: expected more than 0, and 1 at most");
-            return Err(Error::usage(what, "1 leaves no token out; 0.9 is usual"));
+            let what = format!("top-p {top_p}: expected more than 0 and at most 1");
+            return Err(Error::usage(what, "1 keeps all tokens; 0.9 is usual"));
         }
         Ok(Sampler { sampling, random: SplitMix64(seed) })
     }
 
-    /// The next token, by the logits of the whole vocabulary. Draws one random number, unless greedy.
+    /// Chooses the next token from the logits of the whole vocabulary. Draws one random number, unless greedy.
     ///
     /// # Errors
-    /// A logit that is NaN or +∞: the model is broken, and any choice would hide it.
+    /// A logit that is NaN or +∞: the model is broken, and a choice would hide it.
     pub fn choose(&mut self, logits: &[f32]) -> Result<u32> {
         let best = likeliest(logits)?;
         if self.sampling.temperature == 0.0 {
@@ -71,8 +73,7 @@ impl Sampler {
     /// exp((logit − max) / temperature), in the vocabulary's order.
     fn shares(&self, logits: &[f32], max: f32) -> Vec<Candidate> {
         let temperature = f64::from(self.sampling.temperature);
-        let share = |logit: f32| (f64::from(logit - max) / temperature).exp();
-        (0..).zip(logits.iter().map(|&logit| share(logit))).collect()
+        (0..).zip(logits.iter().map(|&logit| (f64::from(logit - max) / temperature).exp())).collect()
     }
 
     fn keep_top_k(&self, candidates: &mut Vec<Candidate>) {
@@ -84,7 +85,7 @@ impl Sampler {
         }
     }
 
-    /// The likeliest, up to and with the one that brings their sum to p.
+    /// Keeps the likeliest candidates, up to and including the one that makes their sum reach p.
     fn keep_nucleus(&self, candidates: &mut Vec<Candidate>) {
         let p = f64::from(self.sampling.top_p);
         if p == 1.0 {
@@ -105,21 +106,22 @@ impl Sampler {
 }
 
 fn likeliest(logits: &[f32]) -> Result<u32> {
-    let broken = |what: String| {
-        let hint = "the weights are damaged, or lost too much: `llmc verify` says which tensors do not hold";
-        Error::unsupported(format!("the model computed {what}"), hint)
-    };
     if let Some(at) = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY) {
-        return Err(broken(format!("{} as the logit of token {at}", logits[at])));
+        return Err(broken(&format!("{} as the logit of token {at}", logits[at])));
     }
     let best = (0..).zip(logits).reduce(|best: (u32, &f32), next| if next.1 > best.1 { next } else { best });
     match best {
         Some((id, logit)) if logit.is_finite() => Ok(id),
-        _ => Err(broken("no finite logit".into())),
+        _ => Err(broken("no finite logit")),
     }
 }
 
-/// The likelier first; of equals, the smaller id.
+fn broken(what: &str) -> Error {
+    let hint = "the weights are damaged or compressed too much: `llmc verify` lists the bad tensors";
+    Error::unsupported(format!("the model computed {what}"), hint)
+}
+
+/// Orders the likelier candidate first; equal ones by id.
 fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
@@ -128,15 +130,15 @@ fn total(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|(_, share)| share).sum()
 }
 
-/// The candidate in whose share of the whole `unit` (in [0, 1)) falls.
+/// The candidate whose share contains `unit`, in [0, 1); the shares lie side by side, scaled to a sum of 1.
 fn draw(candidates: &[Candidate], unit: f64) -> u32 {
     let mut left = unit * total(candidates);
     let hit = candidates.iter().find(|(_, share)| {
         left -= share;
         left < 0.0
     });
-    // Rounding may leave a little at the end: then it is the last that has a share.
-    let last = || candidates.iter().rev().find(|(_, share)| *share > 0.0);
+    // Rounding may leave a rest at the end: then the last candidate with a share is chosen.
+    let last = || candidates.iter().rfind(|(_, share)| *share > 0.0);
     hit.or_else(last).expect("the likeliest has a share of 1").0
 }
 
@@ -145,7 +147,7 @@ fn draw(candidates: &[Candidate], unit: f64) -> u32 {
 mod tests {
     use super::*;
 
-    /// ln of probabilities that sum to 1: logits whose softmax is known.
+    /// Probabilities that sum to 1. Their logarithms are the test's logits.
     const HALVES: [f64; 5] = [0.125, 0.5, 0.0625, 0.25, 0.0625];
 
     fn logits() -> Vec<f32> {
@@ -156,7 +158,7 @@ mod tests {
         Sampler::new(Sampling { temperature, top_p, top_k, seed: 1 }).unwrap()
     }
 
-    /// How often each token is chosen.
+    /// The share of draws of each token.
     fn frequencies(mut sampler: Sampler, logits: &[f32]) -> Vec<f64> {
         const DRAWS: usize = 20_000;
         let mut counts = vec![0.0; logits.len()];
@@ -167,7 +169,7 @@ mod tests {
     fn check(sampler: Sampler, expected: [f64; 5]) {
         let found = frequencies(sampler, &logits());
         for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-            // Four standard deviations of a share of 20 000 draws are 0.014 at most.
+            // Four standard deviations of a share of 20 000 draws are at most 0.014.
             assert!((found - expected).abs() <= 0.015, "token {i}: {found}, expected {expected}");
             assert!(expected > 0.0 || *found == 0.0, "token {i} must never be chosen");
         }
@@ -189,7 +191,7 @@ mod tests {
 
     #[test]
     fn temperature_sharpens_and_flattens() {
-        // p² at temperature ½: (1/64, 1/4, 1/256, 1/16, 1/256) over their sum, 86/256.
+        // Temperature ½ squares p: (1/64, 1/4, 1/256, 1/16, 1/256) over their sum, 86/256.
         check(sampler(0.5, 1.0, 0), [4.0 / 86.0, 64.0 / 86.0, 1.0 / 86.0, 16.0 / 86.0, 1.0 / 86.0]);
         check(sampler(1e6, 1.0, 0), [0.2; 5]);
         check(sampler(1e-6, 1.0, 0), [0.0, 1.0, 0.0, 0.0, 0.0]);
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nucleus_is_the_fewest_that_reach_p() {
+    fn the_nucleus_is_the_smallest_set_that_reaches_p() {
         check(sampler(1.0, 0.01, 0), [0.0, 1.0, 0.0, 0.0, 0.0]);
         check(sampler(1.0, 0.49, 0), [0.0, 1.0, 0.0, 0.0, 0.0]);
         check(sampler(1.0, 0.7, 0), [0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0, 0.0]);
@@ -213,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn the_nucleus_is_of_what_temperature_and_top_k_left() {
-        // Of the two likeliest, the first has 2/3.
+    fn the_nucleus_is_chosen_after_temperature_and_top_k() {
+        // The first of the two likeliest has 2/3.
         check(sampler(1.0, 0.6, 2), [0.0, 1.0, 0.0, 0.0, 0.0]);
         // At temperature ½ the first has 64/86 = 0.74.
         check(sampler(0.5, 0.7, 0), [0.0, 1.0, 0.0, 0.0, 0.0]);
@@ -227,7 +229,8 @@ mod tests {
         for p in [0.05f32, 0.3, 0.6, 0.9, 0.999] {
             let sampler = sampler(1.0, p, 0);
             let mut kept = sampler.shares(&logits, likeliest(&logits).map(|id| logits[id as usize]).unwrap());
-            let (mut all, whole) = (kept.clone(), total(&kept));
+            let whole = total(&kept);
+            let mut all = kept.clone();
             all.sort_by(likelier);
             let mut sum = 0.0;
             let fewest = all.iter().take_while(|(_, share)| {
@@ -252,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_an_error() {
+    fn bad_logits_and_settings_are_errors() {
         for logits in [&[1.0, f32::NAN][..], &[f32::INFINITY, 0.0], &[f32::NEG_INFINITY; 2], &[]] {
             let error = Sampler::new(Sampling::GREEDY).unwrap().choose(logits).unwrap_err();
             assert!(error.to_string().contains("the model computed"), "{error}");

@@ -1,25 +1,26 @@
-//! One sequence of a model: what generation runs.
+//! One sequence of a model, for generation.
 
-use super::{Cache, LanguageModel};
+use super::any_decoder::Cache;
+use super::model::LanguageModel;
 use crate::error::Result;
 use crate::model::Batch;
 
-/// Tokens of a prompt that go through the model at a time: enough to keep it busy, few enough to need little memory.
+/// Prompt tokens in one pass: enough to use all cores, few enough to need little memory.
 const PREFILL: usize = 512;
 
-/// One sequence of a model, and the cache of what it has seen.
+/// One sequence of a model, with its cache.
 pub struct Sequence<'a> {
     model: &'a LanguageModel,
     cache: Cache,
 }
 
 impl<'a> Sequence<'a> {
-    /// An empty sequence.
+    /// Creates an empty sequence.
     pub fn new(model: &'a LanguageModel) -> Result<Sequence<'a>> {
         Ok(Sequence { cache: model.cache(1)?, model })
     }
 
-    /// Appends tokens; gives the logits after the last, \[vocabulary\].
+    /// Appends tokens and returns the logits after the last one, \[vocabulary\].
     pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let mut logits = Vec::new();
         let mut chunks = tokens.chunks(PREFILL).peekable();

@@ -1,34 +1,33 @@
-//! Text of token ids as they come: emitted only once no later token can change it.
+//! Decodes token ids one by one. Emits text only when no later token can change it.
 //!
-//! One character may span tokens (byte-level BPE, byte fallback), and what a token says depends on its neighbours
-//! (SentencePiece drops a text's first space, WordPiece its `##`). So the new tokens are decoded together with those that
-//! were emitted last, and what these say alone is taken off. Text that may turn out to be the beginning of a stop
-//! string waits too.
+//! One character may span tokens (byte-level BPE, byte fallback), and the text of a token depends on its neighbours
+//! (SentencePiece drops a text's first space, WordPiece its `##`). So new tokens are decoded together with the last emitted
+//! ones, and the text of the emitted ones is cut off. Text that may be the beginning of a stop string waits too.
 //!
-//! The pieces and [`TextStream::finish`] together are the decoding of all ids. One exception: where byte-fallback tokens
-//! that are no UTF-8 follow some that are, `tokenizers` turns the whole run into U+FFFD, though part was emitted.
+//! The pieces and [`TextStream::finish`] together are the decoding of all ids. One exception: if invalid byte-fallback tokens
+//! follow valid ones, `tokenizers` turns the whole run into U+FFFD, although part of it was emitted.
 
-use super::Tokenizer;
+use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
-/// Ids in, text out; special tokens are left out.
+/// A stream that takes ids and returns text, without special tokens.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// Those emitted last, then those that wait.
+    /// The last emitted ids, then the waiting ones.
     ids: Vec<u32>,
-    /// How many of `ids` have been emitted.
+    /// The number of emitted ids in `ids`.
     emitted: usize,
     stops: StopStrings,
 }
 
 impl<'a> TextStream<'a> {
-    /// A stream that ends before any of `stops` appears; empty ones are left out.
+    /// Creates a stream that ends before any of `stops` appears. Empty stop strings are ignored.
     pub fn new(tokenizer: &'a Tokenizer, stops: Vec<String>) -> TextStream<'a> {
         TextStream { tokenizer, ids: Vec::new(), emitted: 0, stops: StopStrings::new(stops) }
     }
 
-    /// Takes the next token; gives the text that has become certain, which may be none.
+    /// Takes the next token. Returns the text that can no longer change, which may be empty.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);
         let text = self.unemitted()?;
@@ -40,18 +39,18 @@ impl<'a> TextStream<'a> {
         Ok(self.stops.push(&text))
     }
 
-    /// Whether a stop string has appeared. Nothing comes after it.
+    /// True if a stop string has appeared. Nothing comes after it.
     pub fn stopped(&self) -> bool {
         self.stops.stopped
     }
 
-    /// The text that waited for more, if any: whole characters are missing bytes, and stop strings their end.
+    /// Returns the text that still waits: incomplete characters, and beginnings of stop strings.
     pub fn finish(mut self) -> Result<String> {
         let text = self.unemitted()?;
         Ok(self.stops.push(&text) + &self.stops.finish())
     }
 
-    /// What the tokens that wait say after those emitted last.
+    /// The text of the waiting tokens.
     fn unemitted(&self) -> Result<String> {
         let before = self.tokenizer.decode(&self.ids[..self.emitted], true)?;
         let both = self.tokenizer.decode(&self.ids, true)?;
@@ -59,7 +58,7 @@ impl<'a> TextStream<'a> {
     }
 }
 
-/// Bytes of the longest common beginning, in whole characters.
+/// The bytes of the longest common prefix, in whole characters.
 fn common_prefix(a: &str, b: &str) -> usize {
     let same = a.chars().zip(b.chars()).take_while(|(a, b)| a == b);
     same.map(|(c, _)| c.len_utf8()).sum()
@@ -70,44 +69,45 @@ fn common_prefix(a: &str, b: &str) -> usize {
 struct StopStrings {
     stops: Vec<String>,
     /// Text that may be the beginning of a stop string.
-    held: String,
+    waiting: String,
     stopped: bool,
 }
 
 impl StopStrings {
     fn new(mut stops: Vec<String>) -> StopStrings {
         stops.retain(|stop| !stop.is_empty());
-        StopStrings { stops, held: String::new(), stopped: false }
+        StopStrings { stops, waiting: String::new(), stopped: false }
     }
 
     fn push(&mut self, text: &str) -> String {
         if self.stopped {
             return String::new();
         }
-        self.held.push_str(text);
-        let found = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        self.waiting.push_str(text);
+        let found = self.stops.iter().filter_map(|stop| self.waiting.find(stop.as_str())).min();
         self.stopped = found.is_some();
-        let end = found.unwrap_or_else(|| self.held.len() - self.doubtful());
-        let rest = self.held.split_off(end);
-        let certain = std::mem::replace(&mut self.held, rest);
+        let end = found.unwrap_or_else(|| self.waiting.len() - self.doubtful());
+        let rest = self.waiting.split_off(end);
+        let certain = std::mem::replace(&mut self.waiting, rest);
         if self.stopped {
-            self.held.clear();
+            self.waiting.clear();
         }
         certain
     }
 
     fn finish(self) -> String {
-        self.held
+        self.waiting
     }
 
-    /// Bytes at the end of `held` that begin a stop string: the most that any begins with.
+    /// The bytes of the longest end of `waiting` that begins a stop string.
     fn doubtful(&self) -> usize {
-        let begins = |start: &usize| {
-            let end = &self.held[*start..];
-            self.stops.iter().any(|stop| stop.starts_with(end))
-        };
-        let starts = self.held.char_indices().map(|(start, _)| start);
-        starts.into_iter().find(begins).map_or(0, |start| self.held.len() - start)
+        for (start, _) in self.waiting.char_indices() {
+            let end = &self.waiting[start..];
+            if self.stops.iter().any(|stop| stop.starts_with(end)) {
+                return end.len();
+            }
+        }
+        0
     }
 }
 

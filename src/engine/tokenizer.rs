@@ -1,19 +1,24 @@
-//! Text ↔ token ids, through the `tokenizers` crate and a checkpoint's tokenizer.json.
+//! Text ↔ token ids, with the `tokenizers` crate and a checkpoint's tokenizer.json. Ids are those of transformers.
 //!
-//! A GGUF's tokenizer is rebuilt as a tokenizer.json by `io::tokenizer`, so there is one way for both. Ids are those of
-//! transformers. What tokenizer.json says of truncation and padding is switched off: they are a batch's business, not a
-//! text's. Models that come without tokenizer.json are refused, with a hint, but for GPT-2's vocab.json and merges.txt.
+//! `io::tokenizer` rebuilds a GGUF's tokenizer as a tokenizer.json, so both go the same way. The truncation and padding of
+//! tokenizer.json are switched off: they are for batches, not for texts. A model without tokenizer.json is refused, except
+//! with GPT-2's vocab.json and merges.txt.
+
 mod gpt2;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::companions::{self, Companions};
+use super::tokenizer_configs::{TokenizerConfigs, side_file};
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, SideFile};
 
-/// Files of tokenizers in forms that llmc does not read.
+/// The hint for token ids that the model does not have.
+pub(crate) const WRONG_TOKENIZER: &str =
+    "this is another model's tokenizer: get tokenizer.json from the source of the weights";
+
+/// Tokenizer files that llmc cannot read.
 const OTHER_TOKENIZERS: &[&str] =
     &["tokenizer.model", "tekken.json", "tokenizer.tiktoken", "vocab.json", "vocab.txt", "spiece.model"];
 
@@ -21,39 +26,38 @@ const OTHER_TOKENIZERS: &[&str] =
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// What it was read from, for errors.
+    /// The tokenizer's file, for errors.
     file: PathBuf,
     bos: Option<u32>,
     eos: Vec<u32>,
-    /// Whether [`Tokenizer::encode`] puts BOS before a text.
+    /// True if [`Tokenizer::encode`] puts BOS before a text.
     adds_bos: bool,
-    /// Whether tokenizer.json does so by itself; where the two differ, `encode` makes up for it.
+    /// True if tokenizer.json itself adds BOS. If the two differ, `encode` adds or removes it.
     template_adds_bos: bool,
     vocabulary_size: usize,
 }
 
 impl Tokenizer {
-    /// The tokenizer beside (or, for a GGUF, in) the weights.
+    /// Opens the tokenizer beside the weights, or inside a GGUF.
     ///
     /// # Errors
-    /// There is none, or none that llmc reads; its files are not what they should be.
+    /// A missing, unsupported or malformed tokenizer.
     pub fn open(checkpoint: &Checkpoint) -> Result<Tokenizer> {
         let files = checkpoint.side_files()?;
-        let companions = Companions::read(checkpoint)?;
-        if let Some((file, bytes)) = companions::content(&files, "tokenizer.json")? {
-            return Tokenizer::parse(file, &bytes, &companions);
+        let configs = TokenizerConfigs::read(checkpoint)?;
+        if let Some((file, bytes)) = side_file(&files, "tokenizer.json")? {
+            return Tokenizer::parse(file, &bytes, &configs);
         }
-        let (file, rebuilt) =
-            gpt2::rebuild(&files, &companions)?.ok_or_else(|| missing(checkpoint, &files))?;
-        Tokenizer::parse(file, rebuilt.to_string().as_bytes(), &companions)
+        let (file, rebuilt) = gpt2::rebuild(&files, &configs)?.ok_or_else(|| missing(checkpoint, &files))?;
+        Tokenizer::parse(file, rebuilt.to_string().as_bytes(), &configs)
     }
 
-    fn parse(file: PathBuf, bytes: &[u8], companions: &Companions) -> Result<Tokenizer> {
+    fn parse(file: PathBuf, bytes: &[u8], configs: &TokenizerConfigs) -> Result<Tokenizer> {
         let inner = parse(&file, bytes)?;
-        let named = companions.special_token("bos_token").and_then(|token| inner.token_to_id(token));
-        let bos = named.or_else(|| companions.token_ids("bos_token_id").first().copied());
+        let named = configs.special_token("bos_token").and_then(|token| inner.token_to_id(token));
+        let bos = named.or_else(|| configs.token_ids("bos_token_id").first().copied());
         let mut tokenizer = Tokenizer {
-            eos: ends(&inner, companions),
+            eos: ends(&inner, configs),
             vocabulary_size: rows(&inner, true),
             adds_bos: false,
             template_adds_bos: false,
@@ -63,13 +67,13 @@ impl Tokenizer {
         };
         let first = tokenizer.encode("", true)?.first().copied();
         tokenizer.template_adds_bos = bos.is_some() && first == bos;
-        let wanted = companions.tokenizer.get("add_bos_token").and_then(Value::as_bool);
+        let wanted = configs.tokenizer.get("add_bos_token").and_then(Value::as_bool);
         tokenizer.adds_bos = bos.is_some() && wanted.unwrap_or(tokenizer.template_adds_bos);
         Ok(tokenizer)
     }
 
-    /// Token ids of a text. With `special`, what the tokenizer puts around a text (BOS, `[CLS]` … `[SEP]`) is added.
-    /// A special token that the text spells out becomes its id either way.
+    /// The token ids of a text. With `special`, includes the tokens that the tokenizer puts around a text (BOS, `[CLS]` …
+    /// `[SEP]`). The text of a special token always becomes its id.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, special).map_err(|e| self.failed("encode", e))?;
         let ids = encoding.get_ids();
@@ -80,14 +84,14 @@ impl Tokenizer {
         })
     }
 
-    /// The text of token ids, special tokens left out where `skip_special`. Bytes that are not UTF-8 become U+FFFD;
-    /// ids beyond the vocabulary, nothing.
+    /// The text of token ids, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD; ids beyond
+    /// the vocabulary are skipped.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner.decode(ids, skip_special).map_err(|e| self.failed("decode", e))
     }
 
-    /// Whether [`Tokenizer::encode`] puts BOS before a text: as tokenizer_config.json says (`add_bos_token`), or else as
-    /// tokenizer.json does.
+    /// True if [`Tokenizer::encode`] puts BOS before a text: by `add_bos_token` in tokenizer_config.json, else by
+    /// tokenizer.json.
     pub fn adds_bos(&self) -> bool {
         self.adds_bos
     }
@@ -97,45 +101,45 @@ impl Tokenizer {
         self.bos
     }
 
-    /// The tokens that end a text or a turn. Empty where the files name none.
+    /// The tokens that end a text or a turn; may be empty.
     pub fn eos(&self) -> &[u32] {
         &self.eos
     }
 
-    /// The id of a token by its text (`<|im_end|>`).
+    /// The id of a token, given by its text (`<|im_end|>`).
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The largest id plus one, added tokens included.
+    /// The largest id plus one, including added tokens.
     pub fn vocabulary_size(&self) -> usize {
         self.vocabulary_size
     }
 
-    /// Whether a model with so many embedding rows can be asked about any text. Tokens added behind the vocabulary may
-    /// lie beyond (Gemma 3's image token does): their ids never come from plain text.
+    /// Checks that every id of a plain text has an embedding row. Tokens added after the vocabulary need none (like Gemma 3's
+    /// image token): plain text never contains them.
     ///
     /// # Errors
-    /// An id of the vocabulary proper has no row: the tokenizer is another model's.
+    /// An id of the vocabulary without a row: the tokenizer belongs to another model.
     pub fn check_fits(&self, vocabulary_rows: usize) -> Result<()> {
         let needed = rows(&self.inner, false);
         if self.vocabulary_size <= vocabulary_rows || needed <= vocabulary_rows {
             return Ok(());
         }
         let expected = format!("a vocabulary that fits the model's {vocabulary_rows} embedding rows");
-        let hint = "this tokenizer is another model's: take tokenizer.json from where the weights came from";
-        Err(Error::malformed(&self.file, expected, format!("ids up to {}", needed - 1), hint))
+        Err(Error::malformed(&self.file, expected, format!("ids up to {}", needed - 1), WRONG_TOKENIZER))
     }
 
     fn failed(&self, verb: &str, error: tokenizers::Error) -> Error {
-        let hint = "take tokenizer.json again from where the model came from";
+        let hint = "get tokenizer.json again from the model's source";
         Error::malformed(&self.file, format!("a tokenizer that can {verb}"), error, hint)
     }
 }
 
 fn parse(file: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     let malformed = |e: tokenizers::Error| {
-        let hint = "take tokenizer.json again from where the model came from; llmc reads what `tokenizers` 0.23 does";
+        let hint =
+            "get tokenizer.json again from the model's source; llmc reads the form of `tokenizers` 0.23";
         Error::malformed(file, "a tokenizer", e, hint)
     };
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(malformed)?;
@@ -149,11 +153,11 @@ fn rows(tokenizer: &tokenizers::Tokenizer, with_added: bool) -> usize {
     tokenizer.get_vocab(with_added).values().max().map_or(0, |id| *id as usize + 1)
 }
 
-/// What ends a generation: what the files number, and what they name. A chat model's configuration often numbers the end
-/// of a text, and names that of a turn.
-fn ends(tokenizer: &tokenizers::Tokenizer, companions: &Companions) -> Vec<u32> {
-    let mut ends = companions.token_ids("eos_token_id");
-    let named = companions.special_token("eos_token").and_then(|token| tokenizer.token_to_id(token));
+/// The tokens that end a generation: those given by id, and the one given by name. A chat model's files often give the end of
+/// a text by id and the end of a turn by name.
+fn ends(tokenizer: &tokenizers::Tokenizer, configs: &TokenizerConfigs) -> Vec<u32> {
+    let mut ends = configs.token_ids("eos_token_id");
+    let named = configs.special_token("eos_token").and_then(|token| tokenizer.token_to_id(token));
     ends.extend(named.filter(|id| !ends.contains(id)));
     ends
 }
@@ -162,7 +166,7 @@ fn missing(checkpoint: &Checkpoint, files: &[SideFile]) -> Error {
     let found = files.iter().map(|file| file.name.as_str()).find(|name| OTHER_TOKENIZERS.contains(name));
     let hint = match found {
         Some(_) => "save it with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
-        None => "put the model's tokenizer.json, and tokenizer_config.json, beside its weights",
+        None => "put the model's tokenizer.json and tokenizer_config.json beside its weights",
     };
     Error::malformed(&checkpoint.path, "a tokenizer.json", found.unwrap_or("none"), hint)
 }

@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint, as a decoder fetches them: packed as they are stored, read by ranges of rows.
+//! The tensors of a checkpoint as a decoder's weights: in their stored, packed form, read by ranges of rows.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,50 +12,54 @@ use crate::model::{self, Config, Weights};
 use crate::numerics::Weight;
 use crate::tensor::DType;
 
-/// A checkpoint's tensors. Matrices keep it open.
+/// The tensors of a checkpoint. Matrices keep the checkpoint open.
 #[derive(Debug, Clone)]
-pub struct Stored(pub Arc<Checkpoint>);
+pub struct CheckpointWeights(pub Arc<Checkpoint>);
 
-impl Stored {
-    /// How the decoder runs the checkpoint's model.
+impl CheckpointWeights {
+    /// The decoder configuration of the checkpoint's model.
     ///
     /// # Errors
-    /// A checkpoint without config.json, an architecture that llmc cannot run.
+    /// A checkpoint without config.json, an unknown architecture.
     pub fn config(&self) -> Result<Config> {
         let config = self.0.config.as_ref().ok_or_else(|| {
             let what = format!("{}: no config.json beside the weights", self.0.path.display());
-            Error::unsupported(what, "name the folder that holds the model with its config.json")
+            Error::unsupported(what, "give a folder that contains the model and its config.json")
         })?;
         model::configure(config)
     }
 }
 
-impl Weights for Stored {
+impl Weights for CheckpointWeights {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.0.tensors.get(name).map(|source| source.shape.clone())
     }
 
     fn matrix(&self, name: &str) -> Result<Arc<dyn Matrix>> {
         let source = self.0.source(name)?.clone();
-        Ok(Arc::new(StoredMatrix { checkpoint: Arc::clone(&self.0), source }))
+        Ok(Arc::new(CheckpointMatrix { checkpoint: Arc::clone(&self.0), source }))
     }
 
     fn vector(&self, name: &str) -> Result<Vec<f32>> {
-        let source = self.0.source(name)?;
-        let [rows, cols] = source.rows_cols();
-        let mut values = vec![0.0; rows * cols];
-        self.0.read_rows(source, 0..rows, &mut values)?;
-        Ok(values)
+        read_values(&self.0, self.0.source(name)?)
     }
 }
 
+/// Reads all values of a tensor, row-major.
+pub(super) fn read_values(checkpoint: &Checkpoint, source: &Source) -> Result<Vec<f32>> {
+    let [rows, cols] = source.rows_cols();
+    let mut values = vec![0.0; rows * cols];
+    checkpoint.read_rows(source, 0..rows, &mut values)?;
+    Ok(values)
+}
+
 /// One tensor of an open checkpoint.
-struct StoredMatrix {
+struct CheckpointMatrix {
     checkpoint: Arc<Checkpoint>,
     source: Source,
 }
 
-impl Matrix for StoredMatrix {
+impl Matrix for CheckpointMatrix {
     fn name(&self) -> &str {
         &self.source.name
     }
@@ -77,20 +81,20 @@ impl Matrix for StoredMatrix {
     }
 }
 
-/// A matrix whose values are changed as they are read, in f32.
-pub struct Edited<F> {
+/// A matrix that applies an edit to its values as it reads them, in f32.
+pub struct EditedMatrix<F> {
     stored: Arc<dyn Matrix>,
     edit: F,
 }
 
-impl<F: Fn(Range<usize>, &mut Array2<f32>) -> Result<()> + Send + Sync> Edited<F> {
-    /// `edit` is given the range of rows, and their values.
+impl<F: Fn(Range<usize>, &mut Array2<f32>) -> Result<()> + Send + Sync> EditedMatrix<F> {
+    /// Wraps `stored`. `edit` gets a range of rows and their values.
     pub fn new(stored: Arc<dyn Matrix>, edit: F) -> Self {
-        Edited { stored, edit }
+        EditedMatrix { stored, edit }
     }
 }
 
-impl<F: Fn(Range<usize>, &mut Array2<f32>) -> Result<()> + Send + Sync> Matrix for Edited<F> {
+impl<F: Fn(Range<usize>, &mut Array2<f32>) -> Result<()> + Send + Sync> Matrix for EditedMatrix<F> {
     fn name(&self) -> &str {
         self.stored.name()
     }

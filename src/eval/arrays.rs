@@ -1,5 +1,5 @@
-//! Arrays of results as a safetensors file: <https://github.com/huggingface/safetensors#format>. Written beside its place in
-//! one pass, and renamed when whole; what stood there before is replaced.
+//! Writes arrays of results as a safetensors file (<https://github.com/huggingface/safetensors#format>), in one pass to a
+//! temporary file. When complete, it replaces the target.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,70 +12,76 @@ use crate::error::{Error, Result};
 use crate::io::readable_by_all;
 use crate::tensor::DType;
 
-/// An array that a file will hold.
+/// The declaration of an array.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Its element type; arrays of wider elements come first, so that all are aligned.
+    /// The element type. Wider types must come first, so that all arrays are aligned.
     pub dtype: DType,
-    /// Its shape.
+    /// The shape.
     pub shape: Vec<usize>,
 }
 
-/// A file that is being written: its header first, then the arrays' bytes, one after the other.
+/// An array file in progress: the header, then the bytes of the arrays in order.
 #[derive(Debug)]
-pub struct Arrays {
+pub struct ArrayFile {
     target: PathBuf,
     temporary: TempPath,
     file: BufWriter<File>,
     missing: usize,
 }
 
-impl Arrays {
-    /// Begins a file.
+impl ArrayFile {
+    /// Starts a file.
     ///
     /// # Errors
-    /// The folder is not there, or cannot be written to; arrays larger than memory could address.
-    pub fn create(target: &Path, arrays: &[Array], metadata: Value) -> Result<Arrays> {
+    /// A folder that does not exist or cannot be written, arrays larger than the address space.
+    pub fn create(target: &Path, arrays: &[Array], metadata: Value) -> Result<ArrayFile> {
         let (header, missing) = header(arrays, metadata).ok_or_else(|| {
-            Error::unsupported(format!("{}: the arrays are too large", target.display()), "fewer tokens")
+            Error::unsupported(format!("{}: the arrays are too large", target.display()), "use fewer tokens")
         })?;
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let begin = || {
-            let (file, temporary) =
-                readable_by_all().tempfile_in(folder.unwrap_or(Path::new(".")))?.into_parts();
-            let mut file = BufWriter::with_capacity(1 << 20, file);
-            file.write_all(&(header.len() as u64).to_le_bytes())?;
-            file.write_all(&header)?;
-            Ok((file, temporary))
-        };
-        let (file, temporary) = begin().map_err(|e| Error::io(target, e))?;
-        Ok(Arrays { target: target.to_owned(), temporary, file, missing })
+        let (file, temporary) = start(target, &header).map_err(|e| Error::io(target, e))?;
+        Ok(ArrayFile { target: target.to_owned(), temporary, file, missing })
     }
 
-    /// Writes what comes next.
+    /// Writes the next values.
+    ///
+    /// # Panics
+    /// More bytes than the arrays have.
     pub fn write<const N: usize>(&mut self, values: impl IntoIterator<Item = [u8; N]>) -> Result<()> {
         for value in values {
             self.file.write_all(&value).map_err(|e| Error::io(&self.target, e))?;
-            self.missing = self.missing.checked_sub(N).expect("no more than was announced is written");
+            self.missing = self.missing.checked_sub(N).expect("the values fit the declared arrays");
         }
         Ok(())
     }
 
-    /// Makes it durable, and puts it in its place.
+    /// Syncs the file and renames it to its target.
+    ///
+    /// # Panics
+    /// Fewer bytes than the arrays have.
     pub fn finish(self) -> Result<()> {
-        let Arrays { target, temporary, file, missing } = self;
-        assert_eq!(missing, 0, "all that was announced is written");
-        let end = || {
-            file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-            temporary.persist(&target).map_err(std::io::Error::from)
-        };
-        end().map_err(|e| Error::io(&target, e))
+        assert_eq!(self.missing, 0, "the declared arrays are complete");
+        complete(self.file, self.temporary, &self.target).map_err(|e| Error::io(&self.target, e))
     }
 }
 
-/// The header, padded to eight bytes, and how many bytes follow it.
+fn start(target: &Path, header: &[u8]) -> std::io::Result<(BufWriter<File>, TempPath)> {
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (file, temporary) = readable_by_all().tempfile_in(folder)?.into_parts();
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header)?;
+    Ok((file, temporary))
+}
+
+fn complete(file: BufWriter<File>, temporary: TempPath, target: &Path) -> std::io::Result<()> {
+    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+    temporary.persist(target).map_err(std::io::Error::from)
+}
+
+/// The header, padded to eight bytes, and the number of bytes after it.
 fn header(arrays: &[Array], metadata: Value) -> Option<(Vec<u8>, usize)> {
     let mut entries = Map::from_iter([("__metadata__".to_owned(), metadata)]);
     let mut end = 0usize;
@@ -103,7 +109,7 @@ mod tests {
             Array { name: "nll", dtype: DType::F32, shape: vec![3] },
             Array { name: "same", dtype: DType::Bool, shape: vec![3] },
         ];
-        let mut file = Arrays::create(&path, &arrays, json!({ "protocol": "chunks" })).unwrap();
+        let mut file = ArrayFile::create(&path, &arrays, json!({ "protocol": "chunks" })).unwrap();
         assert!(!path.exists());
         file.write([1.0f32, 2.0, 3.5].map(f32::to_le_bytes)).unwrap();
         file.write([[1], [0], [1]]).unwrap();
@@ -117,8 +123,8 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there() {
-        let error = Arrays::create(Path::new("no/such/folder/x.safetensors"), &[], json!({})).unwrap_err();
+    fn a_missing_folder_is_an_error() {
+        let error = ArrayFile::create(Path::new("no/such/folder/x.safetensors"), &[], json!({})).unwrap_err();
         assert!(error.to_string().contains("x.safetensors"), "{error}");
     }
 }

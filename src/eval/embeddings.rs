@@ -1,40 +1,40 @@
-//! Encoders: mean-pooled sentence embeddings, and how near those of a compressed model are to the original's.
+//! Mean-pooled sentence embeddings of encoders, and their agreement between a compressed model and the original.
 //!
-//! A text's embedding is the mean of its tokens' final hidden states (Reimers & Gurevych, 2019,
+//! The embedding of a text is the mean of its tokens' final hidden states (Reimers & Gurevych, 2019,
 //! <https://arxiv.org/abs/1908.10084>), scaled to length 1.
 
 use crate::engine::{LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
 use crate::model::Batch;
 
-/// Tokens that run together.
+/// The limit on the tokens of a batch.
 const BATCH_TOKENS: usize = 2048;
 
 /// Embeddings of texts, row-major [texts, width].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embeddings {
-    /// Columns.
+    /// The length of an embedding.
     pub width: usize,
-    /// Values.
+    /// The values.
     pub values: Vec<f32>,
 }
 
-/// How near two models' embeddings of the same texts are.
+/// The agreement of two models' embeddings of the same texts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Agreement {
-    /// Cosine of the two embeddings of each text.
+    /// The cosine of the two embeddings of each text.
     pub cosines: Vec<f32>,
-    /// Share of texts whose nearest other text is the same under both models.
+    /// The share of texts that have the same nearest other text under both models.
     pub same_nearest: f64,
 }
 
 impl Embeddings {
-    /// Embeds texts, each cut at the model's limit. `done` is told how many are finished.
+    /// Embeds texts, each cut at the model's limit. Calls `progress` with the number of finished texts.
     pub fn of(
         model: &LanguageModel,
         tokenizer: &Tokenizer,
         texts: &[&str],
-        mut done: impl FnMut(usize) -> Result<()>,
+        mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Embeddings> {
         let limit = model.context_limit().unwrap_or(usize::MAX);
         let sequences: Result<Vec<Vec<u32>>> =
@@ -45,22 +45,25 @@ impl Embeddings {
         for batch in batches(&sequences?) {
             let hidden = model.hidden(&Batch::whole(batch))?;
             if hidden.iter().any(|value| !value.is_finite()) {
-                let what = "a hidden state is not a finite number";
-                return Err(Error::unsupported(what, "the weights are damaged: `llmc verify` compares them"));
+                let what = "a hidden state is not finite";
+                return Err(Error::unsupported(
+                    what,
+                    "the weights are damaged: check them with `llmc verify`",
+                ));
             }
             embeddings.append(&hidden, batch);
             finished += batch.len();
-            done(finished)?;
+            progress(finished)?;
         }
         Ok(embeddings)
     }
 
-    /// One row per text.
+    /// The embeddings, one row per text.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.width)
     }
 
-    /// Adds the embeddings of sequences whose hidden states lie one after the other.
+    /// Appends the embeddings of sequences, given their concatenated hidden states.
     fn append(&mut self, mut hidden: &[f32], sequences: &[Vec<u32>]) {
         for sequence in sequences {
             let (own, rest) = hidden.split_at(sequence.len() * self.width);
@@ -79,23 +82,24 @@ impl Embeddings {
     /// Compares with another model's embeddings of the same texts.
     pub fn agreement(&self, base: &Embeddings) -> Agreement {
         let cosines = self.rows().zip(base.rows()).map(|(ours, theirs)| dot(ours, theirs)).collect();
-        let (ours, theirs) = (self.nearest(), base.nearest());
-        let same = ours.iter().zip(&theirs).filter(|(a, b)| a == b).count();
-        Agreement { cosines, same_nearest: same as f64 / ours.len().max(1) as f64 }
+        let nearest = self.nearest();
+        let same = nearest.iter().zip(&base.nearest()).filter(|(a, b)| a == b).count();
+        Agreement { cosines, same_nearest: same as f64 / nearest.len().max(1) as f64 }
     }
 
-    /// For each text, the other one whose embedding is nearest.
+    /// The nearest other text of each text.
     fn nearest(&self) -> Vec<Option<usize>> {
-        let nearest_to = |(i, own): (usize, &[f32])| {
-            let others = self.rows().enumerate().filter(|(j, _)| *j != i);
-            let cosines = others.map(|(j, other)| (j, dot(own, other)));
-            cosines.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(j, _)| j)
-        };
-        self.rows().enumerate().map(nearest_to).collect()
+        self.rows().enumerate().map(|(text, own)| self.nearest_to(text, own)).collect()
+    }
+
+    fn nearest_to(&self, text: usize, own: &[f32]) -> Option<usize> {
+        let others = self.rows().enumerate().filter(|(other, _)| *other != text);
+        let cosines = others.map(|(other, row)| (other, dot(own, row)));
+        cosines.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(other, _)| other)
     }
 }
 
-/// At most `limit` tokens: the first ones, and the last, which ends every text.
+/// Cuts a text to `limit` tokens: its first ones, and its last one, which ends every text.
 fn cut(mut tokens: Vec<u32>, limit: usize) -> Vec<u32> {
     if tokens.len() > limit {
         tokens.drain(limit.saturating_sub(1)..tokens.len() - 1);
@@ -107,7 +111,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Runs of sequences of at most [`BATCH_TOKENS`], or one that is longer.
+/// Splits sequences into batches of at most [`BATCH_TOKENS`]. A longer sequence is a batch of its own.
 fn batches(sequences: &[Vec<u32>]) -> impl Iterator<Item = &[Vec<u32>]> {
     let mut rest = sequences;
     std::iter::from_fn(move || {
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn pooling_is_the_mean_scaled_to_length_one() {
         let mut embeddings = of(&[]);
-        // Two tokens (3, 0) and (3, 8): mean (3, 4), of length 5.
+        // Two tokens (3, 0) and (3, 8): the mean (3, 4) has length 5.
         embeddings.append(&[3.0, 0.0, 3.0, 8.0, 0.0, -2.0], &[vec![7, 8], vec![9]]);
         assert_eq!(embeddings, of(&[[0.6, 0.8], [0.0, -1.0]]));
     }

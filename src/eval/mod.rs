@@ -1,5 +1,5 @@
-//! What a model is worth, in numbers: perplexity and divergence from a base, over text, by the definitions of the tools that
-//! people compare with; and how well it answers benchmarks. Prints nothing.
+//! Measures the quality of a model: perplexity of a text and divergence from a base, embeddings, benchmark tasks. Uses the
+//! definitions of the usual tools, so that figures compare. Prints nothing.
 
 pub mod arrays;
 pub mod base;

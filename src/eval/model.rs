@@ -1,8 +1,8 @@
-//! [`LanguageModel`] as the evaluations see it.
+//! [`Logits`] of a [`LanguageModel`].
 
 use std::ops::Range;
 
-use super::perplexity::{Logits, See, Sequence};
+use super::perplexity::{BlockVisitor, Logits, ScoredSequence};
 use crate::engine::LanguageModel;
 use crate::error::Result;
 use crate::model::Batch;
@@ -12,16 +12,16 @@ impl Logits for LanguageModel {
         LanguageModel::vocabulary(self)
     }
 
-    fn logits(&self, sequences: &[Sequence], see: &mut See) -> Result<()> {
+    fn logits(&self, sequences: &[ScoredSequence], visit: &mut BlockVisitor) -> Result<()> {
         let tokens: Vec<&[u32]> = sequences.iter().map(|sequence| sequence.tokens.as_slice()).collect();
         let mut rows = Vec::new();
         let mut start = 0;
-        for Sequence { tokens, rows: Range { start: from, end } } in sequences {
+        for ScoredSequence { tokens, rows: Range { start: from, end } } in sequences {
             rows.extend((start + from..start + end).map(|row| row as u32));
             start += tokens.len();
         }
         LanguageModel::logits(self, &Batch::whole(&tokens), None, &rows, |range, block| {
-            see(range.start, block)
+            visit(range.start, block)
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Scores a text, a few windows at a time: the model's rows of logits against the tokens that stand there, and against the
-//! base's rows where there is a base. Never more than the rows of one forward pass are held, and those encoded.
+//! Scores a text, a few windows at a time: compares the model's logits with the tokens of the text and, optionally, with a
+//! base's log-probabilities. Keeps the rows of one forward pass at most; those of the base are encoded.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -8,21 +8,22 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::base::{Precision, Reader, Rows, Writer};
+use super::base::{BaseReader, BaseWriter, EncodedRows, Precision};
 use super::softmax::LogSoftmax;
-use super::summary::{Against, Score};
+use super::summary::{BaseScore, Score};
 use super::windows::Window;
+use crate::engine::tokenizer::WRONG_TOKENIZER;
 use crate::error::{Error, Result};
 
-/// What is shown rows of logits: the number of the first, among all that were wanted, and [rows, vocabulary] values.
-pub type See<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + Send + 'a;
+/// A callback that gets a block of logits: the index of its first row among all requested rows, and [rows, vocabulary] values.
+pub type BlockVisitor<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + Send + 'a;
 
-/// A model, for this purpose.
+/// A model that computes logits.
 pub trait Logits: Sync {
-    /// Values of a row of logits.
+    /// The length of a row of logits.
     fn vocabulary(&self) -> usize;
-    /// Runs sequences together, and shows the rows wanted of each in order, a block of whole rows at a time.
-    fn logits(&self, sequences: &[Sequence], see: &mut See) -> Result<()>;
+    /// Runs sequences together and passes their requested rows to `visit`, in order, in blocks of whole rows.
+    fn logits(&self, sequences: &[ScoredSequence], visit: &mut BlockVisitor) -> Result<()>;
 }
 
 impl<T: Logits + ?Sized> Logits for &T {
@@ -30,116 +31,116 @@ impl<T: Logits + ?Sized> Logits for &T {
         (**self).vocabulary()
     }
 
-    fn logits(&self, sequences: &[Sequence], see: &mut See) -> Result<()> {
-        (**self).logits(sequences, see)
+    fn logits(&self, sequences: &[ScoredSequence], visit: &mut BlockVisitor) -> Result<()> {
+        (**self).logits(sequences, visit)
     }
 }
 
-/// Tokens that are run from an empty context.
+/// Tokens to run from an empty context.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sequence {
-    /// Its tokens.
+pub struct ScoredSequence {
+    /// The tokens.
     pub tokens: Vec<u32>,
-    /// Which rows are wanted.
+    /// The rows of logits to return.
     pub rows: Range<usize>,
 }
 
-/// A text, cut.
+/// A text and its windows.
 #[derive(Debug, Clone, Copy)]
-pub struct Task<'a> {
-    /// All of it.
+pub struct WindowedText<'a> {
+    /// The tokens of the whole text.
     pub tokens: &'a [u32],
-    /// Where it is cut, and what is scored.
+    /// The windows, with their targets.
     pub windows: &'a [Window],
-    /// What takes the place of the first token of each window.
+    /// The replacement of each window's first token.
     pub first: Option<u32>,
-    /// Windows that are run together.
+    /// The number of windows to run together.
     pub batch: usize,
 }
 
-impl Task<'_> {
-    /// How many tokens are scored.
+impl WindowedText<'_> {
+    /// The number of scored tokens.
     pub fn targets(&self) -> usize {
         self.windows.iter().map(|window| window.targets.len()).sum()
     }
 
-    fn sequence(&self, window: &Window) -> Sequence {
+    fn sequence(&self, window: &Window) -> ScoredSequence {
         let mut tokens = self.tokens[window.tokens.clone()].to_vec();
         if let (Some(first), Some(token)) = (self.first, tokens.first_mut()) {
             *token = first;
         }
-        Sequence { tokens, rows: window.rows() }
+        ScoredSequence { tokens, rows: window.rows() }
     }
 
-    /// Refuses tokens that a model with such a vocabulary does not have.
+    /// Refuses tokens beyond the model's vocabulary.
     fn check(&self, vocabulary: usize) -> Result<()> {
         let largest = self.tokens.iter().copied().chain(self.first).max().unwrap_or(0);
         if (largest as usize) < vocabulary {
             return Ok(());
         }
         Err(Error::unsupported(
-            format!("the text holds token {largest}, but the model's vocabulary ends at {vocabulary}"),
-            "the tokenizer is another model's: take tokenizer.json from where the weights came from",
+            format!("the text contains token {largest}, but the model's vocabulary has {vocabulary} tokens"),
+            WRONG_TOKENIZER,
         ))
     }
 }
 
-/// Where the base's log-probabilities come from.
-pub enum Base<'a> {
-    /// An earlier run.
-    Stored(Reader, Precision),
-    /// The base, run beside the model; what it says is written down for the next time.
-    Run {
+/// The source of the base's log-probabilities.
+pub enum BaseSource<'a> {
+    /// The file of an earlier run.
+    File(BaseReader, Precision),
+    /// The base model, run beside the model. Its log-probabilities are kept for the next comparison.
+    Model {
         /// The base.
         model: Box<dyn Logits + 'a>,
-        /// The form of its rows: the same as where they are stored, so that figures are the same.
+        /// The encoding of its rows. It is that of the file, so that both sources give the same figures.
         precision: Precision,
-        /// Where to write them.
-        writer: Option<Writer>,
+        /// The writer of the file.
+        writer: Option<BaseWriter>,
     },
 }
 
-impl Base<'_> {
+impl BaseSource<'_> {
     fn precision(&self) -> Precision {
         match self {
-            Base::Stored(_, precision) | Base::Run { precision, .. } => *precision,
+            BaseSource::File(_, precision) | BaseSource::Model { precision, .. } => *precision,
         }
     }
 
-    /// The rows of a group of windows, the first of which has this number.
+    /// Fills `rows` with the rows of a group of windows; `first` is the index of its first window.
     fn rows(
         &mut self,
         first: usize,
-        sequences: &[Sequence],
-        rows: &mut Rows,
+        sequences: &[ScoredSequence],
+        rows: &mut EncodedRows,
         stop: &AtomicBool,
     ) -> Result<()> {
         rows.clear();
         match self {
-            Base::Stored(reader, _) => {
+            BaseSource::File(reader, _) => {
                 (first..first + sequences.len()).try_for_each(|window| reader.window(window, rows))
             }
-            Base::Run { model, precision, writer } => {
+            BaseSource::Model { model, precision, writer } => {
                 let vocabulary = model.vocabulary();
                 model.logits(sequences, &mut |row, block| {
                     check_running(stop)?;
-                    rows.push(*precision, block, vocabulary).map_err(|bad| not_numbers("base", row + bad))
+                    rows.push(*precision, block, vocabulary).map_err(|bad| not_finite("base", row + bad))
                 })?;
-                write_down(writer, sequences, rows);
+                write_rows(writer, sequences, rows);
                 Ok(())
             }
         }
     }
 
-    /// Puts what was written down in its place, and says where.
+    /// Completes the file, if one was written, and returns its path.
     pub fn finish(self) -> Option<PathBuf> {
-        let Base::Run { writer: Some(writer), .. } = self else { return None };
-        writer.finish().inspect_err(not_kept).ok()
+        let BaseSource::Model { writer: Some(writer), .. } = self else { return None };
+        writer.finish().inspect_err(warn_not_kept).ok()
     }
 }
 
-/// A disk that is full costs the cache, not the figures.
-fn write_down(writer: &mut Option<Writer>, sequences: &[Sequence], rows: &Rows) {
+/// Writes the rows of a group to the file. An error (a full disk) ends the file, but not the evaluation.
+fn write_rows(writer: &mut Option<BaseWriter>, sequences: &[ScoredSequence], rows: &EncodedRows) {
     let Some(open) = writer else { return };
     let mut start = 0;
     let written = sequences.iter().try_for_each(|sequence| {
@@ -148,113 +149,115 @@ fn write_down(writer: &mut Option<Writer>, sequences: &[Sequence], rows: &Rows) 
         open.push(rows, range)
     });
     if let Err(error) = written {
-        not_kept(&error);
+        warn_not_kept(&error);
         *writer = None;
     }
 }
 
-fn not_kept(error: &Error) {
+fn warn_not_kept(error: &Error) {
     tracing::warn!("the base's log-probabilities are not kept: {error}");
 }
 
-/// How far the work is.
+/// The progress of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
-    /// Windows that are done.
+    /// The number of finished windows.
     pub windows: usize,
-    /// Tokens that the model has run.
+    /// The number of tokens that the model has run.
     pub tokens: usize,
-    /// Seconds that it took for them, the scoring included and the base left out.
+    /// The time for these tokens, with the scoring but without the base.
     pub seconds: f64,
-    /// Perplexity so far.
+    /// The perplexity so far.
     pub perplexity: f64,
 }
 
-/// Scores every target of a task, in order. `tell` is called after each group of windows.
+/// Scores every target of a text, in order. Calls `report` after each group of windows.
 ///
 /// # Errors
-/// Vocabularies that do not fit; logits that are not numbers; what the models and the store say; an interruption.
+/// Vocabularies that do not fit, logits that are not finite, errors of the models and of the file, an interruption.
 pub fn scores(
     model: &dyn Logits,
-    mut base: Option<&mut Base>,
-    task: &Task,
+    mut base: Option<&mut BaseSource>,
+    text: &WindowedText,
     stop: &AtomicBool,
-    mut tell: impl FnMut(Progress),
+    mut report: impl FnMut(Progress),
 ) -> Result<Vec<Score>> {
-    task.check(model.vocabulary())?;
+    text.check(model.vocabulary())?;
     check_vocabularies(model, base.as_deref())?;
-    let mut scores = Vec::with_capacity(task.targets());
-    let mut rows = Rows::default();
+    let mut scores = Vec::with_capacity(text.targets());
+    let mut rows = EncodedRows::default();
     let mut progress = Progress { windows: 0, tokens: 0, seconds: 0.0, perplexity: f64::NAN };
     let mut nll = 0.0;
-    for windows in task.windows.chunks(task.batch.max(1)) {
-        let sequences: Vec<Sequence> = windows.iter().map(|window| task.sequence(window)).collect();
+    for windows in text.windows.chunks(text.batch.max(1)) {
+        let sequences: Vec<ScoredSequence> = windows.iter().map(|window| text.sequence(window)).collect();
         if let Some(base) = base.as_deref_mut() {
             base.rows(progress.windows, &sequences, &mut rows, stop)?;
         }
         let targets: Vec<u32> =
-            windows.iter().flat_map(|w| &task.tokens[w.targets.clone()]).copied().collect();
-        let against = base.as_deref().map(|base| (&rows, base.precision()));
-        let (start, before) = (Instant::now(), scores.len());
+            windows.iter().flat_map(|w| &text.tokens[w.targets.clone()]).copied().collect();
+        let base_rows = base.as_deref().map(|base| (&rows, base.precision()));
+        let start = Instant::now();
+        let before = scores.len();
         model.logits(&sequences, &mut |row, block| {
             check_running(stop)?;
-            block_scores(block, &targets[row..], against, row, model.vocabulary(), &mut scores)
+            block_scores(block, &targets[row..], base_rows, row, model.vocabulary(), &mut scores)
         })?;
         nll += scores[before..].iter().map(|score| score.nll).sum::<f64>();
         progress.windows += windows.len();
         progress.tokens += sequences.iter().map(|sequence| sequence.tokens.len()).sum::<usize>();
         progress.seconds += start.elapsed().as_secs_f64();
         progress.perplexity = (nll / scores.len() as f64).exp();
-        tell(progress);
+        report(progress);
     }
     Ok(scores)
 }
 
-fn check_vocabularies(model: &dyn Logits, base: Option<&Base>) -> Result<()> {
-    let Some(Base::Run { model: base, .. }) = base else { return Ok(()) };
+fn check_vocabularies(model: &dyn Logits, base: Option<&BaseSource>) -> Result<()> {
+    let Some(BaseSource::Model { model: base, .. }) = base else { return Ok(()) };
     if base.vocabulary() == model.vocabulary() {
         return Ok(());
     }
     Err(Error::unsupported(
-        format!("the model's vocabulary is {}, that of the base {}", model.vocabulary(), base.vocabulary()),
-        "probabilities compare token by token: name the base that the model was made from",
+        format!(
+            "the model's vocabulary has {} tokens, the base's has {}",
+            model.vocabulary(),
+            base.vocabulary()
+        ),
+        "probabilities are compared token by token: use the base that the model was made from",
     ))
 }
 
-/// Scores the rows of a block, which is row `first` and following of the group.
+/// Scores a block of rows; `first` is the index of its first row in the group.
 fn block_scores(
     block: &[f32],
     targets: &[u32],
-    base: Option<(&Rows, Precision)>,
+    base: Option<(&EncodedRows, Precision)>,
     first: usize,
     vocabulary: usize,
     scores: &mut Vec<Score>,
 ) -> Result<()> {
     let rows = block.par_chunks_exact(vocabulary).zip(targets).enumerate();
-    let found: Vec<Score> = rows
+    let block_scores: Vec<Score> = rows
         .map_init(Vec::new, |scratch, (index, (row, target))| {
-            let softmax = LogSoftmax::new(row).ok_or_else(|| not_numbers("model", first + index))?;
+            let softmax = LogSoftmax::new(row).ok_or_else(|| not_finite("model", first + index))?;
             let target = *target as usize;
             let nll = -f64::from(softmax.log_probability(row[target]));
-            let against = base.map(|(rows, precision)| {
-                scratch.resize(vocabulary, 0.0);
-                let stored = rows.row(first + index).and_then(|row| precision.decode(row, scratch));
-                stored.map(|()| beside(&softmax, row, scratch, precision.floor(), target))
-            });
-            match against {
-                Some(None) => Err(undecodable(first + index)),
-                Some(against) => Ok(Score { nll, against }),
-                None => Ok(Score { nll, against: None }),
-            }
+            let Some((rows, precision)) = base else { return Ok(Score { nll, base: None }) };
+            scratch.resize(vocabulary, 0.0);
+            let encoded = rows.row(first + index);
+            encoded
+                .and_then(|row| precision.decode(row, scratch))
+                .ok_or_else(|| undecodable(first + index))?;
+            Ok(Score { nll, base: Some(base_score(&softmax, row, scratch, precision.floor(), target)) })
         })
         .collect::<Result<_>>()?;
-    scores.extend(found);
+    scores.extend(block_scores);
     Ok(())
 }
 
-fn beside(softmax: &LogSoftmax, row: &[f32], base: &[f32], floor: f32, target: usize) -> Against {
+fn base_score(softmax: &LogSoftmax, row: &[f32], base: &[f32], floor: f32, target: usize) -> BaseScore {
     let top = super::softmax::largest(base).map(|(top, _)| top);
-    Against {
+    BaseScore {
         nll: -f64::from(base[target]),
         kld: softmax.divergence(row, base, floor),
         same_top: top == Some(softmax.top),
@@ -264,22 +267,22 @@ fn beside(softmax: &LogSoftmax, row: &[f32], base: &[f32], floor: f32, target: u
 fn check_running(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted {
-            hint: "run the same command again; nothing was left behind".into(),
+            hint: "run the same command again; it starts from the beginning".into(),
         });
     }
     Ok(())
 }
 
-fn not_numbers(whose: &str, row: usize) -> Error {
+fn not_finite(whose: &str, row: usize) -> Error {
     Error::unsupported(
-        format!("the {whose}'s logits are not numbers, at target {row} of the windows run together"),
-        "its weights hold NaN or infinity, or its activations overflow: `llmc verify` looks for the first",
+        format!("the {whose}'s logits are not finite, at target {row} of the windows in this batch"),
+        "its weights contain NaN or infinity (`llmc verify` finds them), or its activations overflow",
     )
 }
 
 fn undecodable(row: usize) -> Error {
     Error::unsupported(
-        format!("the stored log-probabilities of target {row} of a window cannot be decoded"),
+        format!("the stored log-probabilities of target {row} of a batch cannot be decoded"),
         "run again with --no-base-cache, or delete the file in the base cache",
     )
 }

@@ -1,42 +1,42 @@
-//! Log-probabilities of rows of logits, and the divergence of two rows. Values are f32, sums f64. Every figure of a row comes
-//! from its [`LogSoftmax::log_probability`], so that a row beside itself diverges by exactly 0.
+//! Log-probabilities of rows of logits, and the divergence of two rows. Values are f32, sums f64. All figures of a row use
+//! [`LogSoftmax::log_probability`], so that the divergence of a row from itself is exactly 0.
 
 use crate::backend::cpu;
 
-/// Values that are compared side by side.
+/// The number of maxima that [`largest`] keeps in parallel.
 const LANES: usize = 16;
 
-/// What turns the logits of a row into log-probabilities.
+/// The log-softmax of a row of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LogSoftmax {
     /// The largest logit.
     pub max: f32,
-    /// Where it first stands.
+    /// The first index of the largest logit.
     pub top: usize,
     /// ln Σ e^logit.
     pub log_sum_exp: f32,
 }
 
 impl LogSoftmax {
-    /// Of a row of at least one value. `None` where it holds NaN or +∞, or nothing but −∞.
+    /// Computes the log-softmax of a row. `None` if the row is empty, contains NaN or +∞, or only −∞.
     pub fn new(row: &[f32]) -> Option<LogSoftmax> {
         let (top, max) = largest(row)?;
         let log_sum_exp = cpu::log_sum_exp(row) as f32;
         log_sum_exp.is_finite().then_some(LogSoftmax { max, top, log_sum_exp })
     }
 
-    /// ln p of a logit of the row.
+    /// ln p for a logit of the row.
     pub fn log_probability(&self, logit: f32) -> f32 {
         logit - self.log_sum_exp
     }
 
-    /// Σ p_base·(ln p_base − ln p) over the row, for the base's log-probabilities above `floor`.
+    /// Σ p_base·(ln p_base − ln p) over the entries of the row whose ln p_base is above `floor`.
     pub fn divergence(&self, row: &[f32], base: &[f32], floor: f32) -> f64 {
         cpu::divergence(base, row, self.log_sum_exp, floor)
     }
 }
 
-/// The first of the largest values; `None` in an empty row.
+/// The index and value of the first maximum; `None` for an empty row.
 pub fn largest(row: &[f32]) -> Option<(usize, f32)> {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = row.chunks_exact(LANES);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_distribution_is_refused() {
+    fn rows_without_a_softmax_are_refused() {
         for bad in [f32::NAN, f32::INFINITY] {
             for place in [0, 5, 39] {
                 let mut row = [4.0; 40];
@@ -86,12 +86,12 @@ mod tests {
 
     #[test]
     fn divergence_of_worked_distributions() {
-        // ½ ½ against ¼ ¾: ½ ln 2 + ½ ln ⅔.
+        // Base ½ ½, row ¼ ¾: ½ ln 2 + ½ ln ⅔.
         let base = [0.5f32.ln(), 0.5f32.ln()];
         let row = [0.0, 3f32.ln()];
         let found = LogSoftmax::new(&row).unwrap().divergence(&row, &base, f32::NEG_INFINITY);
         assert!((found - (0.5 * 2f64.ln() + 0.5 * (2f64 / 3.0).ln())).abs() < 1e-6, "{found}");
-        // What the base rules out counts nothing, whatever the model says of it.
+        // A token with base probability 0 adds nothing.
         let base = [f32::NEG_INFINITY, 0.0];
         let found = LogSoftmax::new(&row).unwrap().divergence(&row, &base, f32::NEG_INFINITY);
         assert!((found - (4f64 / 3.0).ln()).abs() < 1e-6, "{found}");

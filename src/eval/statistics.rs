@@ -1,47 +1,50 @@
-//! Means, covariances and percentiles as llama-perplexity defines them
-//! (<https://github.com/ggml-org/llama.cpp/blob/master/tools/perplexity/perplexity.cpp>), in f64 and in two passes, so that
-//! long texts lose no digits.
+//! Means, covariances and percentiles by the definitions of llama-perplexity
+//! (<https://github.com/ggml-org/llama.cpp/blob/master/tools/perplexity/perplexity.cpp>). They use f64 and two passes, so
+//! that long texts lose no digits.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// A value and its standard error; the error is NaN where fewer than two values tell nothing about it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+use crate::json::null_is_nan;
+
+/// A value and its standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The value.
     pub value: f64,
-    /// One standard deviation of it.
+    /// The standard error; NaN for fewer than two samples.
+    #[serde(deserialize_with = "null_is_nan")]
     pub error: f64,
 }
 
 impl Estimate {
-    /// e^x, its error to first order.
+    /// e^x, with the error to first order.
     pub fn exp(self) -> Estimate {
         let value = self.value.exp();
         Estimate { value, error: value * self.error }
     }
 
-    /// √x, its error to first order.
+    /// √x, with the error to first order.
     pub fn sqrt(self) -> Estimate {
         let value = self.value.sqrt();
         let error = if self.error == 0.0 { 0.0 } else { 0.5 / value * self.error };
         Estimate { value, error }
     }
 
-    /// self − other, where `covariance` is that of the two.
+    /// self − other, given their covariance.
     pub fn minus(self, other: Estimate, covariance: f64) -> Estimate {
         let variance = self.error * self.error + other.error * other.error - 2.0 * covariance;
-        // Rounding may take the variance of equal samples below zero.
+        // Rounding may make the variance of equal samples negative.
         Estimate { value: self.value - other.value, error: variance.max(0.0).sqrt() }
     }
 }
 
-/// Mean and its standard error, σ/√(n−1), where σ² = E\[x²\] − E\[x\]².
+/// The mean, with standard error σ/√(n−1) for σ² = E\[x²\] − E\[x\]².
 pub fn mean(values: &[f64]) -> Estimate {
     let value = average(values.iter().copied(), values.len());
     Estimate { value, error: covariance(values, values).sqrt() }
 }
 
-/// Covariance of the means of two samples taken at the same places: (E\[xy\] − E\[x\]·E\[y\])/(n−1).
+/// The covariance of the means of two paired samples: (E\[xy\] − E\[x\]·E\[y\])/(n−1).
 pub fn covariance(x: &[f64], y: &[f64]) -> f64 {
     let n = x.len();
     if n < 2 {
@@ -56,15 +59,14 @@ fn average(values: impl Iterator<Item = f64>, n: usize) -> f64 {
     values.sum::<f64>() / n as f64
 }
 
-/// How many of so many, with the error of a binomial: √(p(1−p)/(n−1)).
+/// The share p = hits/of, with the error of a binomial: √(p(1−p)/(n−1)).
 pub fn share(hits: usize, of: usize) -> Estimate {
     let value = hits as f64 / of as f64;
     let error = if of < 2 { f64::NAN } else { (value * (1.0 - value) / (of - 1) as f64).sqrt() };
     Estimate { value, error }
 }
 
-/// The value below which `percent` % of `sorted` (ascending, not empty) lie: interpolated between the neighbours of
-/// percent/100·(n−1).
+/// The percentile of `sorted` (ascending, not empty), interpolated between the neighbours of index percent/100·(n−1).
 pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let place = (percent / 100.0).clamp(0.0, 1.0) * (sorted.len() - 1) as f64;
     let below = place as usize;
@@ -94,10 +96,10 @@ mod tests {
 
     #[test]
     fn covariances_and_differences() {
-        // x − E = −1 0 1, y − E = −2 −1 3: mean of the products 5/3, over n−1: 5/6.
+        // x − E = −1 0 1, y − E = −2 −1 3: the mean of the products is 5/3; divided by n−1: 5/6.
         let (x, y) = ([1.0, 2.0, 3.0], [2.0, 3.0, 7.0]);
         close(covariance(&x, &y), 5.0 / 6.0);
-        // Var(x̄) = 1/3, Var(ȳ) = (14/3)/2 = 7/3; the difference is that of the paired samples 1 1 4: σ² = 2, over 2: 1.
+        // Var(x̄) = 1/3, Var(ȳ) = (14/3)/2 = 7/3. The paired differences are 1 1 4: σ² = 2; divided by 2: 1.
         let difference = mean(&y).minus(mean(&x), covariance(&x, &y));
         close(difference.value, 2.0);
         close(difference.error, 1.0);
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_carried_to_first_order() {
+    fn errors_propagate_to_first_order() {
         let e = Estimate { value: 2.0f64.ln(), error: 0.1 }.exp();
         close(e.value, 2.0);
         close(e.error, 0.2);
@@ -130,7 +132,7 @@ mod tests {
             close(percentile(&sorted, percent), expected);
         }
         assert_eq!(percentile(&[7.0], 99.9), 7.0);
-        // Even counts: the median is the mean of the middle two.
+        // The median of an even count is the mean of the middle two.
         close(percentile(&[1.0, 2.0, 4.0, 8.0], 50.0), 3.0);
         assert_eq!(percentile(&[0.0, f64::INFINITY], 0.0), 0.0, "no 0·∞");
     }

@@ -1,44 +1,46 @@
-//! From one score per target to what is reported: perplexity, and its comparison with a base as the KL mode of
-//! llama-perplexity prints it.
+//! Summarizes the scores of all targets: perplexity, and the comparison with a base, with the figures of llama-perplexity's
+//! KL mode.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::json::null_is_nan;
 
 use super::statistics::{Estimate, covariance, mean, percentile, share};
 
-/// What the tails of the divergence are read at, in %.
+/// The percentiles of the divergence, in %.
 const KLD_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 10.0, 5.0, 1.0, 0.1];
-/// The same for Δp.
+/// The percentiles of Δp, in %.
 const DELTA_P_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 75.0, 25.0, 10.0, 5.0, 1.0, 0.1];
 
-/// What a target scored.
+/// The score of a target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
-    /// Negative log-likelihood of the token that stands there, in nats.
+    /// The negative log-likelihood of the target, in nats.
     pub nll: f64,
-    /// The same position by the base.
-    pub against: Option<Against>,
+    /// The comparison with the base.
+    pub base: Option<BaseScore>,
 }
 
-/// A position of the model beside that of its base.
+/// The comparison of a target's score with the base.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Against {
-    /// Negative log-likelihood by the base.
+pub struct BaseScore {
+    /// The base's negative log-likelihood.
     pub nll: f64,
     /// Σ p_base·(ln p_base − ln p) over the vocabulary.
     pub kld: f64,
-    /// Whether both find the same token likeliest.
+    /// True if both models rank the same token first.
     pub same_top: bool,
 }
 
 impl Score {
-    /// p − p_base of the token that stands there.
+    /// p − p_base of the target.
     pub fn delta_p(&self) -> Option<f64> {
-        self.against.map(|base| (-self.nll).exp() - (-base.nll).exp())
+        self.base.map(|base| (-self.nll).exp() - (-base.nll).exp())
     }
 }
 
 /// e^(mean NLL).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Perplexity {
     /// The perplexity.
     pub perplexity: Estimate,
@@ -47,7 +49,7 @@ pub struct Perplexity {
 }
 
 impl Perplexity {
-    /// Of the NLL of each target.
+    /// Computes the perplexity from the NLL of each target.
     pub fn new(nll: &[f64]) -> Perplexity {
         let nll = mean(nll);
         Perplexity { perplexity: nll.exp(), nll }
@@ -55,31 +57,31 @@ impl Perplexity {
 }
 
 /// One percentile.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Percentile {
-    /// How many % lie below.
+    /// The share of smaller values, in %.
     pub percent: f64,
-    /// The value there.
+    /// The value.
     pub value: f64,
 }
 
-/// How the values of a quantity are spread.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The distribution of a quantity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
-    /// Their mean.
+    /// The mean.
     pub mean: Estimate,
-    /// The largest.
+    /// The largest value.
     pub maximum: f64,
-    /// Half are larger.
+    /// The median.
     pub median: f64,
-    /// The smallest.
+    /// The smallest value.
     pub minimum: f64,
-    /// The rest of them, falling.
+    /// Other percentiles, in descending order.
     pub percentiles: Vec<Percentile>,
 }
 
 impl Distribution {
-    /// Of one value or more.
+    /// Summarizes at least one value.
     fn new(mut values: Vec<f64>, percents: &[f64]) -> Distribution {
         let mean = mean(&values);
         values.sort_unstable_by(f64::total_cmp);
@@ -94,12 +96,13 @@ impl Distribution {
     }
 }
 
-/// A model beside its base, over the same targets.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The comparison of a model with its base, over the same targets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The base's own perplexity.
+    /// The base's perplexity.
     pub base: Perplexity,
-    /// Correlation of the two mean NLLs, −1 to 1.
+    /// The correlation of the two mean NLLs, −1 to 1.
+    #[serde(deserialize_with = "null_is_nan")]
     pub correlation: f64,
     /// ln(PPL/PPL_base).
     pub ln_ratio: Estimate,
@@ -107,48 +110,50 @@ pub struct Comparison {
     pub ratio: Estimate,
     /// PPL − PPL_base.
     pub difference: Estimate,
-    /// KL divergence from the base, in nats.
+    /// The KL divergence from the base, in nats.
     pub kld: Distribution,
-    /// p − p_base of the right token.
+    /// p − p_base of the target.
     pub delta_p: Distribution,
-    /// Root of the mean of Δp².
+    /// The root of the mean of Δp².
     pub delta_p_rms: Estimate,
-    /// Share of positions where both find the same token likeliest.
+    /// The share of targets where both models rank the same token first.
     pub same_top: Estimate,
 }
 
-/// What all scores come to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The summary of all scores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// How many there were.
+    /// The number of scores.
     pub targets: usize,
-    /// The model's.
+    /// The model's perplexity.
     #[serde(flatten)]
     pub model: Perplexity,
-    /// Where every score has a base beside it.
-    pub against: Option<Comparison>,
+    /// The comparison with the base, if every score has one.
+    #[serde(rename = "against")]
+    pub comparison: Option<Comparison>,
 }
 
 impl Summary {
-    /// Of one score or more.
+    /// Summarizes at least one score.
     pub fn new(scores: &[Score]) -> Summary {
         let nll: Vec<f64> = scores.iter().map(|score| score.nll).collect();
-        let base: Option<Vec<Against>> = scores.iter().map(|score| score.against).collect();
-        let against = base.map(|base| {
+        let base_scores: Option<Vec<BaseScore>> = scores.iter().map(|score| score.base).collect();
+        let comparison = base_scores.map(|base_scores| {
             let delta_p = scores.iter().filter_map(Score::delta_p).collect();
-            compare(&nll, &base, delta_p)
+            compare(&nll, &base_scores, delta_p)
         });
-        Summary { targets: scores.len(), model: Perplexity::new(&nll), against }
+        Summary { targets: scores.len(), model: Perplexity::new(&nll), comparison }
     }
 }
 
-fn compare(nll: &[f64], against: &[Against], delta_p: Vec<f64>) -> Comparison {
-    let nll_base: Vec<f64> = against.iter().map(|base| base.nll).collect();
-    let (model, base) = (Perplexity::new(nll), Perplexity::new(&nll_base));
+fn compare(nll: &[f64], base_scores: &[BaseScore], delta_p: Vec<f64>) -> Comparison {
+    let nll_base: Vec<f64> = base_scores.iter().map(|base| base.nll).collect();
+    let model = Perplexity::new(nll);
+    let base = Perplexity::new(&nll_base);
     let covariance = covariance(nll, &nll_base);
     let ln_ratio = model.nll.minus(base.nll, covariance);
     let squares: Vec<f64> = delta_p.iter().map(|delta| delta * delta).collect();
-    let same = against.iter().filter(|base| base.same_top).count();
+    let same = base_scores.iter().filter(|base| base.same_top).count();
     Comparison {
         base,
         correlation: covariance / (model.nll.error * base.nll.error),
@@ -157,10 +162,10 @@ fn compare(nll: &[f64], against: &[Against], delta_p: Vec<f64>) -> Comparison {
         difference: model
             .perplexity
             .minus(base.perplexity, model.perplexity.value * base.perplexity.value * covariance),
-        kld: Distribution::new(against.iter().map(|base| base.kld).collect(), KLD_PERCENTILES),
+        kld: Distribution::new(base_scores.iter().map(|base| base.kld).collect(), KLD_PERCENTILES),
         delta_p: Distribution::new(delta_p, DELTA_P_PERCENTILES),
         delta_p_rms: mean(&squares).sqrt(),
-        same_top: share(same, against.len()),
+        same_top: share(same, base_scores.len()),
     }
 }
 
@@ -174,25 +179,25 @@ mod tests {
     }
 
     fn score(p: f64, p_base: f64, kld: f64, same_top: bool) -> Score {
-        Score { nll: -p.ln(), against: Some(Against { nll: -p_base.ln(), kld, same_top }) }
+        Score { nll: -p.ln(), base: Some(BaseScore { nll: -p_base.ln(), kld, same_top }) }
     }
 
     #[test]
     fn perplexity_of_known_probabilities() {
         // Probabilities ½, ¼, ⅛: the mean NLL is 2 ln 2, with σ² = ⅔ ln² 2.
-        let scores = [0.5, 0.25, 0.125].map(|p: f64| Score { nll: -p.ln(), against: None });
+        let scores = [0.5, 0.25, 0.125].map(|p: f64| Score { nll: -p.ln(), base: None });
         let found = Summary::new(&scores);
         close(found.model.perplexity.value, 4.0);
         close(found.model.perplexity.error, 4.0 * 2f64.ln() * (1.0f64 / 3.0).sqrt());
-        assert_eq!((found.targets, found.against), (3, None));
+        assert_eq!((found.targets, found.comparison), (3, None));
     }
 
     #[test]
     fn a_comparison_worked_by_hand() {
-        // NLL in units of ln 2: 2 3 4 against 1 1 4: paired differences 1 2 0, of mean 1 and σ² = 2/3.
+        // NLL in units of ln 2: model 2 3 4, base 1 1 4. The differences are 1 2 0, with mean 1 and σ² = 2/3.
         let scores =
             [score(0.25, 0.5, 0.3, true), score(0.125, 0.5, 0.1, true), score(0.0625, 0.0625, 0.2, false)];
-        let found = Summary::new(&scores).against.unwrap();
+        let found = Summary::new(&scores).comparison.unwrap();
         let ln2 = 2f64.ln();
         close(found.base.perplexity.value, 4.0);
         close(found.ln_ratio.value, ln2);
@@ -215,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn a_model_beside_itself() {
+    fn a_model_compared_with_itself() {
         let scores = [score(0.5, 0.5, 0.0, true), score(0.25, 0.25, 0.0, true)];
-        let found = Summary::new(&scores).against.unwrap();
+        let found = Summary::new(&scores).comparison.unwrap();
         assert_eq!(found.ln_ratio, Estimate { value: 0.0, error: 0.0 });
         assert_eq!(found.delta_p_rms, Estimate { value: 0.0, error: 0.0 });
         close(found.correlation, 1.0);

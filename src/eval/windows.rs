@@ -1,4 +1,4 @@
-//! Which tokens a text is cut into, and which of them are scored: the chunks of llama-perplexity, and the strided windows of
+//! Cuts a text into windows and selects the tokens to score: the chunks of llama-perplexity, and the strided windows of
 //! <https://huggingface.co/docs/transformers/perplexity>.
 
 use std::ops::Range;
@@ -7,33 +7,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// How a text is cut and scored.
+/// The rules to cut and score a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase")]
 pub enum Protocol {
-    /// Chunks of `context` tokens one after the other, a remainder left out; the first token of each replaced by BOS where
-    /// the tokenizer adds one; the targets of the second half are scored: context − 1 − context/2 of each.
+    /// Consecutive chunks of `context` tokens, without the remainder. BOS replaces the first token of each, if the tokenizer
+    /// adds one. Each chunk scores its second half: context − 1 − context/2 targets.
     Chunks {
-        /// Tokens of a chunk.
+        /// The tokens of a chunk.
         context: usize,
     },
-    /// Windows of `context` tokens that begin `stride` apart, the last one shorter; each scores the targets that none
-    /// before it did. The first token of a text is no target, nor is that of a window that overlaps no other.
+    /// Windows of `context` tokens that start `stride` apart; the last one is shorter. Each scores the targets that no
+    /// earlier window scored. The first token of the text is not a target, nor is that of a window without overlap.
     #[serde(rename = "hf")]
     Strided {
-        /// Tokens of a window.
+        /// The tokens of a window.
         context: usize,
-        /// Tokens between the starts of two.
+        /// The tokens between the starts of two windows.
         stride: usize,
     },
 }
 
-/// One sequence that the model sees.
+/// One sequence for the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// Its tokens of the text.
+    /// The range of the window in the text.
     pub tokens: Range<usize>,
-    /// Which tokens of the text are scored in it; each after the first of the window.
+    /// The range of the scored tokens in the text; it starts after the window's first token.
     pub targets: Range<usize>,
 }
 
@@ -45,7 +45,7 @@ impl Window {
 }
 
 impl Protocol {
-    /// What it is called on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Chunks { .. } => "chunks",
@@ -53,58 +53,58 @@ impl Protocol {
         }
     }
 
-    /// Tokens that a window sees at most.
+    /// The maximum tokens of a window.
     pub fn context(self) -> usize {
         match self {
             Protocol::Chunks { context } | Protocol::Strided { context, .. } => context,
         }
     }
 
-    /// Whether the first token of each window is replaced by BOS.
+    /// True if BOS replaces the first token of each window.
     pub fn begins_with_bos(self) -> bool {
         matches!(self, Protocol::Chunks { .. })
     }
 
-    /// Refuses what scores nothing, leaves tokens out, or does not fit the model.
+    /// Refuses settings that score nothing, skip tokens, or exceed the model's limit.
     pub fn check(self, limit: Option<usize>) -> Result<()> {
         let context = self.context();
         if let Some(limit) = limit.filter(|limit| context > *limit) {
             return Err(Error::usage(
                 format!("a context of {context} tokens is beyond the model's limit of {limit}"),
-                format!("--ctx {limit} or less"),
+                format!("use --ctx {limit} or less"),
             ));
         }
         match self {
             Protocol::Chunks { .. } if context < 3 => Err(Error::usage(
                 format!("chunks of {context} tokens have no target in their second half"),
-                "--ctx 3 or more; 512 is what published figures use",
+                "use --ctx 3 or more; published figures use 512",
             )),
             Protocol::Strided { .. } if context < 2 => Err(Error::usage(
                 format!("windows of {context} tokens have no target"),
-                "--ctx 2 or more; 2048 is what published figures use",
+                "use --ctx 2 or more; published figures use 2048",
             )),
             Protocol::Strided { stride, .. } if stride == 0 || stride > context => Err(Error::usage(
-                format!("a stride of {stride} does not go with a context of {context}"),
-                "a --stride from 1 to --ctx; the same as --ctx is fastest, less gives targets more context",
+                format!("a stride of {stride} does not fit a context of {context}"),
+                "use a --stride from 1 to --ctx; --ctx is fastest, less gives each target more context",
             )),
             _ => Ok(()),
         }
     }
 
-    /// Cuts a text of so many tokens.
+    /// Cuts a text with this number of tokens.
     ///
     /// # Errors
-    /// Settings that [`Protocol::check`] refuses, and a text that is too short for one window.
+    /// Settings that [`Protocol::check`] refuses, a text that is too short for one window.
     pub fn windows(self, tokens: usize) -> Result<Vec<Window>> {
         self.check(None)?;
         match self {
             Protocol::Chunks { context } if tokens < context => Err(Error::usage(
                 format!("the text is {tokens} tokens long: less than one chunk of {context}"),
-                "more text, or a smaller --ctx (figures of another context do not compare)",
+                "use more text or a smaller --ctx (figures for different contexts do not compare)",
             )),
             Protocol::Strided { .. } if tokens < 2 => Err(Error::usage(
                 format!("the text is {tokens} tokens long: there is nothing to predict"),
-                "give more text",
+                "use more text",
             )),
             Protocol::Chunks { context } => Ok(chunks(tokens, context)),
             Protocol::Strided { context, stride } => Ok(strided(tokens, context, stride)),
@@ -113,11 +113,14 @@ impl Protocol {
 }
 
 fn chunks(tokens: usize, context: usize) -> Vec<Window> {
-    let chunk = |start: usize| Window {
-        tokens: start..start + context,
-        targets: start + context / 2 + 1..start + context,
-    };
-    (0..tokens / context).map(|index| chunk(index * context)).collect()
+    let starts = (0..tokens / context).map(|index| index * context);
+    let first_target = context / 2 + 1;
+    starts
+        .map(|start| Window {
+            tokens: start..start + context,
+            targets: start + first_target..start + context,
+        })
+        .collect()
 }
 
 fn strided(tokens: usize, context: usize, stride: usize) -> Vec<Window> {
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_scores_nothing_is_refused() {
+    fn settings_without_targets_are_refused() {
         let refused = [
             (Protocol::Chunks { context: 2 }, 100),
             (Protocol::Chunks { context: 0 }, 100),

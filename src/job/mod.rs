@@ -1,3 +1,40 @@
-//! Jobs: what a command does, as library functions.
+//! Jobs: everything that a command does, as library functions.
+//!
+//! A job is a struct that says what to do. `run` does it and returns a record: plain data with a version, which serializes
+//! to JSON and back. A [`Host`] opens models, shows progress and may stop the work; [`Silent`] does the least.
+//!
+//! Begin with [`Quantize`] (`quantize.rs`), whose plans come from [`Draft`] (`draft.rs`).
 
-pub mod card;
+mod base;
+mod bench;
+mod budget;
+mod calibrate;
+mod card;
+pub mod coverage;
+mod draft;
+mod embeddings;
+mod engine;
+mod host;
+mod logits;
+mod outputs;
+mod perplexity;
+mod quantize;
+mod record;
+mod samples;
+mod tasks;
+mod verify;
+
+pub use base::BaseModel;
+pub use bench::{Bench, BenchRecord, Speed};
+pub use budget::Measured;
+pub use calibrate::{Calibrate, CalibrateRecord};
+pub use draft::{Destination, Draft, plans};
+pub use embeddings::{CompareEmbeddings, Cosines, EmbeddingsRecord};
+pub use engine::Engine;
+pub use host::{Host, Notice, Phase, Silent};
+pub use logits::{Logits, LogitsRecord, Prompt};
+pub use perplexity::{BaseRecord, Perplexity, PerplexityRecord};
+pub use quantize::{Quantize, QuantizeRecord};
+pub use record::{Machine, ModelIdentity, Version};
+pub use tasks::{AskTasks, Metric, TaskRecord, TasksRecord};
+pub use verify::{Verify, VerifyRecord};

@@ -14,7 +14,7 @@ use crate::calib::imatrix::{self, Imatrix};
 use crate::calib::observe::{Seen, Watch};
 use crate::calib::store::{self, INDEX_FILE, Index, Store};
 use crate::calib::{Drawn, Known, Samples};
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::BlockLayout;
@@ -91,7 +91,7 @@ pub fn recall(paths: &[PathBuf], plan: &Plan, checkpoint: &Arc<Checkpoint>, mode
     let weighed = matches!(stages.first(), Some(Stage::Quantize(method)) if method.scope() == Scope::Rows);
     let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
     let needs = stages.iter().fold(first, |needs, stage| needs.union(stage.needs()));
-    let blocks = Stored(Arc::clone(checkpoint)).config()?.layers.len();
+    let blocks = CheckpointWeights(Arc::clone(checkpoint)).config()?.layers.len();
     Known::open(paths, checkpoint, model, blocks, needs)
 }
 

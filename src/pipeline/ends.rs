@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use super::made::{Made, RowEdit};
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{ModelEnds, Weights, model_ends};
@@ -48,7 +48,7 @@ pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<Made> {
     }
     let (_, places) = find(checkpoint)?;
     let less = if places.final_norm.plus_one { 1.0 } else { 0.0 };
-    let stored = Stored(Arc::clone(checkpoint)).vector(&places.final_norm.weight)?;
+    let stored = CheckpointWeights(Arc::clone(checkpoint)).vector(&places.final_norm.weight)?;
     let ones = Array2::from_elem((1, stored.len()), 1.0 - less);
     let norm: Vec<f32> = stored.iter().map(|weight| weight + less).collect();
     made.values.insert(places.final_norm.weight, ones);
@@ -75,7 +75,7 @@ fn edit(
 
 /// Whether head and embedding are tied, and the tensors at the ends of the stream.
 fn find(checkpoint: &Arc<Checkpoint>) -> Result<(bool, ModelEnds)> {
-    let stored = Stored(Arc::clone(checkpoint));
+    let stored = CheckpointWeights(Arc::clone(checkpoint));
     let config = stored.config()?;
     let ends = model_ends(&config, &stored)?;
     let tied = config.tied || !checkpoint.tensors.contains_key(&ends.head);

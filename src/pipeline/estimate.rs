@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, LinearPlace, block_layout};
@@ -43,7 +43,7 @@ pub fn estimate(
     tokens: usize,
     threads: usize,
 ) -> Result<Estimate> {
-    let stored = Stored(Arc::clone(checkpoint));
+    let stored = CheckpointWeights(Arc::clone(checkpoint));
     let config = stored.config()?;
     let layout = block_layout(&config, &stored, 0)?;
     let shapes = shapes(checkpoint, &layout)?;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::chunks::{CHUNK_ELEMENTS, Chunk, chunks_of};
 use super::extents::Extents;
@@ -20,6 +20,7 @@ use super::recorded::{Record, mismatch, round_to, stored_values, wrong_scale};
 use super::stream::{chunk_input_bytes, quantize_rows};
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source, Stored};
+use crate::json::null_is_nan;
 use crate::model::Transform;
 use crate::plan::{Action, Plan, TensorPlan};
 use crate::plan::{OutputTensor, Piece};
@@ -28,17 +29,20 @@ use crate::tensor::DType;
 use crate::tensor::rows_cols;
 
 /// How one tensor of the output compares with the input.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TensorCheck {
     /// The output's name.
     pub name: String,
     /// What it was stored as.
     pub stored: String,
     /// Largest distance to the input's values.
+    #[serde(deserialize_with = "null_is_nan")]
     pub max_error: f64,
     /// Root mean square of the distance.
+    #[serde(deserialize_with = "null_is_nan")]
     pub rms_error: f64,
     /// The same, relative to the root mean square of the input's values.
+    #[serde(deserialize_with = "null_is_nan")]
     pub relative_error: f64,
     /// Values that are not, to the bit, what the recipe gives.
     pub mismatches: u64,
@@ -60,7 +64,7 @@ impl TensorCheck {
 }
 
 /// What `verify` found.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Verification {
     /// Every tensor of the plan.
     pub tensors: Vec<TensorCheck>,

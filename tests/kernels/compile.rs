@@ -1,10 +1,10 @@
-//! kernels/*.cu as a library of this machine: compiled by the host's C++ compiler against kernels/emulator/.
+//! Builds kernels/*.cu as a library of this machine: the host's C++ compiler compiles them against kernels/emulator/.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The compiler, or `None`, said aloud, where there is none.
+/// Returns the compiler, or `None` with a message if there is none.
 pub fn compiler() -> Option<String> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     if Command::new(&compiler).arg("--version").output().is_ok() {
@@ -15,7 +15,7 @@ pub fn compiler() -> Option<String> {
     None
 }
 
-/// The library of kernels/ as they are now: compiled where no earlier run of the tests has.
+/// Returns the library of kernels/ as they are now; compiles it unless an earlier run of the tests has.
 pub fn library(compiler: &str) -> PathBuf {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -33,7 +33,7 @@ pub fn library(compiler: &str) -> PathBuf {
     library
 }
 
-/// What is compiled, and what that includes; in order of their names.
+/// Returns the compiled files and the files that they include, sorted by name.
 fn sources(kernels: &Path) -> [Vec<PathBuf>; 2] {
     let entries = [kernels.to_owned(), kernels.join("emulator")].map(|folder| fs::read_dir(folder).unwrap());
     let mut files: Vec<PathBuf> = entries.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
@@ -43,7 +43,8 @@ fn sources(kernels: &Path) -> [Vec<PathBuf>; 2] {
     [sources, files.into_iter().filter(|path| is(path, &["cuh", "h"])).collect()]
 }
 
-/// libcuda.so and libcublas.so over the library of kernels/, in `folder`; loaded in this order, they are what is found by these names.
+/// Builds libcuda.so and libcublas.so over the library of kernels/, in `folder`. If they are loaded in this order,
+/// later loads of these names find them.
 #[cfg(feature = "cuda")]
 pub fn driver(compiler: &str, folder: &Path) -> [PathBuf; 2] {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/emulator/driver");
@@ -64,7 +65,7 @@ pub fn driver(compiler: &str, folder: &Path) -> [PathBuf; 2] {
     })
 }
 
-/// Switching fibers by longjmp is what the fortified one refuses; fused multiply-adds would differ between hosts.
+/// Flags of the compiler. Fortified longjmp refuses to switch fibers; fused multiply-adds would differ between hosts.
 const FLAGS: [&str; 13] = [
     "-x",
     "c++",

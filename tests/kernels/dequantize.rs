@@ -1,6 +1,7 @@
-//! dequantize: every value is (code − zero)·scale rounded once, bit for bit; and the product by way of it.
+//! dequantize: every value is (code − zero)·scale rounded once, bit for bit. Also the product with the dequantized
+//! weight.
 
-use llmc::cuda::{Matrix, Product, Weight, Workspace, dequantize, dequantize_and_multiply};
+use llmc::cuda::{Matrix, PackedProduct, Weight, Workspace, dequantize, dequantize_and_multiply};
 use llmc::numerics::Granularity;
 use llmc::numerics::random::SplitMix64;
 
@@ -49,7 +50,7 @@ fn a_product_by_way_of_the_dense_weight() {
         let weight = Weight::upload(&device, &pack(&q, variant)).unwrap();
         let input = Matrix::upload(&device, variant.half, [m, k], &x).unwrap();
         let mut y = Matrix::allocate(&device, variant.half, [m, n], false).unwrap();
-        let parts = Product { weight: &weight, x: &input, bias: None, y: &mut y };
+        let parts = PackedProduct { weight: &weight, x: &input, bias: None, y: &mut y };
         dequantize_and_multiply(&device, &parts, &mut Workspace::new()).unwrap();
         let w: Vec<f64> = weights(&q).into_iter().map(|value| round(variant.half, value)).collect();
         let x: Vec<f64> = x.into_iter().map(f64::from).collect();

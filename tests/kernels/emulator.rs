@@ -1,4 +1,5 @@
-//! The emulated device: launches kernels by name on this machine, from the same wrappers as a GPU's, in guarded memory.
+//! The emulated device: launches kernels by name on this machine, through the same wrappers as a GPU, in guarded
+//! memory.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -6,16 +7,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use libloading::Library;
-use llmc::cuda::{Buffer, DenseProduct, Device, Half, Launch, Properties};
+use llmc::cuda::{Buffer, DenseProduct, Device, Launch, Properties};
 use llmc::error::{Error, Result};
 
 use crate::compile;
 
-/// The orders of threads that every check runs under: forward, backward, shuffled. The seed also says how many blocks are resident
-/// at once: 1 + seed mod 3.
+/// Seeds of the thread orders that every check runs under: forward, backward, shuffled. The seed also sets the number
+/// of resident blocks: 1 + seed mod 3.
 pub const SEEDS: [u64; 4] = [0, 1, 2, 11];
 
-/// How a grid is launched; `Launch` of kernels/emulator/emulator.h.
+/// Parameters of a launch; `Launch` of kernels/emulator/emulator.h.
 #[repr(C)]
 pub struct Grid {
     pub grid: [u32; 3],
@@ -26,7 +27,7 @@ pub struct Grid {
 
 type Entry = unsafe extern "C" fn(*const Grid, *mut *const c_void, *mut c_char, usize) -> c_int;
 
-/// The kernels, on a device that runs threads in the order of its seed.
+/// A device that runs the kernels with the thread order of its seed.
 pub struct Emulator {
     kernels: &'static Library,
     properties: Properties,
@@ -34,7 +35,7 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// An emulated H100, or `None` where there is no C++ compiler.
+    /// Opens an emulated H100; returns `None` without a C++ compiler.
     pub fn open(seed: u64) -> Option<Emulator> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let properties = Properties {
@@ -52,18 +53,19 @@ impl Emulator {
         Some(Emulator { kernels: kernels()?, properties, seed })
     }
 
-    /// One device for each of [`SEEDS`]; none where there is no C++ compiler.
+    /// Opens one device for each of [`SEEDS`]; none without a C++ compiler.
     pub fn all() -> Vec<Emulator> {
         SEEDS.into_iter().filter_map(Emulator::open).collect()
     }
 
-    /// Runs a kernel whose parameter lies in `parameter`, or the emulator's error.
+    /// Runs a kernel whose parameter lies in `parameter`; returns the emulator's error if it fails.
     pub fn run(&self, kernel: &str, grid: &Grid, parameter: &[u64]) -> std::result::Result<(), String> {
         let name = format!("{kernel}_emulate");
         let mut error = [0 as c_char; 256];
         let mut parameters = [parameter.as_ptr().cast::<c_void>()];
-        // SAFETY: every exported `…_emulate` has this signature (LLMC_EXPORT), and writes at most error.len() bytes. That the
-        // parameter is the kernel's, and points to enough memory, is for the wrappers to know: it is what the tests test.
+        // SAFETY: every exported `…_emulate` has this signature (LLMC_EXPORT), and writes at most error.len() bytes.
+        // The wrappers ensure that the parameter is the kernel's and points to enough memory: that is what the tests
+        // test.
         let failed = unsafe {
             let entry = self.kernels.get::<Entry>(name.as_bytes());
             let entry = entry.map_err(|_| format!("there is no kernel {kernel}"))?;
@@ -79,7 +81,7 @@ fn kernels() -> Option<&'static Library> {
     static KERNELS: OnceLock<Option<Library>> = OnceLock::new();
     let load = || {
         let library = compile::library(&compile::compiler()?);
-        // SAFETY: the library was built from kernels/, and its initialisers do nothing.
+        // SAFETY: the library was built from kernels/, and its initializers do nothing.
         Some(unsafe { Library::new(library) }.unwrap())
     };
     KERNELS.get_or_init(load).as_ref()
@@ -92,12 +94,13 @@ impl Device for Emulator {
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
         let memory = Memory::poisoned(self.kernels, bytes);
-        Ok(Buffer::new(self.properties.id, memory.address(), bytes, Box::new(memory)))
+        // SAFETY: `memory` owns the bytes and frees them when it is dropped; launches do not return before they are done.
+        Ok(unsafe { Buffer::new(self.properties.id, memory.address(), bytes, Box::new(memory)) })
     }
 
     fn upload(&self, bytes: &[u8], buffer: &mut Buffer) -> Result<()> {
         assert!(bytes.len() <= buffer.bytes() && buffer.device() == self.properties.id);
-        // SAFETY: the buffer is one of ours, alive, and long enough.
+        // SAFETY: the buffer belongs to this device, is alive, and is long enough.
         unsafe { std::ptr::copy(bytes.as_ptr(), buffer.address() as *mut u8, bytes.len()) };
         Ok(())
     }
@@ -118,17 +121,17 @@ impl Device for Emulator {
     }
 
     fn multiply(&self, dense: &DenseProduct) -> Result<()> {
-        let [m, n, k] = dense.size;
+        let [m, n, k] = dense.size();
         let read = |(address, stride): (u64, usize), row: usize, column: usize| {
             // SAFETY: the wrapper has checked the matrices' shapes.
             let bits = unsafe { *(address as *const u16).add(row * stride + column) };
-            dense.half.decode(bits)
+            dense.half().decode(bits)
         };
         for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
-            let terms = (0..k).map(|i| read(dense.x, row, i) * read(dense.w, column, i));
-            let bits = Half::encode(dense.half, terms.sum());
+            let terms = (0..k).map(|i| read(dense.x(), row, i) * read(dense.w(), column, i));
+            let bits = dense.half().encode(terms.sum());
             // SAFETY: as above.
-            unsafe { *(dense.y.0 as *mut u16).add(row * dense.y.1 + column) = bits };
+            unsafe { *(dense.y().0 as *mut u16).add(row * dense.y().1 + column) = bits };
         }
         Ok(())
     }
@@ -137,8 +140,8 @@ impl Device for Emulator {
 const GUARD: usize = 256;
 const POISON: u8 = 0xff;
 
-/// Global memory: NaNs between two guards of NaNs, aligned as cuMemAlloc aligns. Panics when it is dropped and a guard was
-/// written to.
+/// Global memory filled with NaN, between two guards of NaN, with the alignment of cuMemAlloc. Panics when it is
+/// dropped if a guard was overwritten.
 struct Memory {
     kernels: &'static Library,
     bytes: *mut [u8],
@@ -148,7 +151,7 @@ struct Memory {
 
 // SAFETY: it owns its bytes.
 unsafe impl Send for Memory {}
-// SAFETY: nothing is read or written through a shared reference but by the kernels of one launch at a time.
+// SAFETY: only the kernels of one launch at a time read or write through a shared reference.
 unsafe impl Sync for Memory {}
 
 impl Memory {
@@ -156,7 +159,7 @@ impl Memory {
         let bytes = Box::into_raw(vec![POISON; len + 3 * GUARD].into_boxed_slice());
         let start = GUARD + bytes.cast::<u8>().align_offset(GUARD);
         let memory = Memory { kernels, bytes, start, len };
-        // SAFETY: the signature is that of kernels/emulator/emulator.h; the emulator only remembers the range.
+        // SAFETY: the signature is that of kernels/emulator/emulator.h; the emulator only records the range.
         unsafe {
             let allocated = kernels.get::<unsafe extern "C" fn(u64, usize)>("emulator_allocated").unwrap();
             allocated(memory.address(), len);
@@ -173,7 +176,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: as when it was allocated.
         unsafe { self.kernels.get::<unsafe extern "C" fn(u64)>("emulator_freed").unwrap()(self.address()) };
-        // SAFETY: from Box::into_raw, and given back once.
+        // SAFETY: from Box::into_raw, and freed once.
         let bytes = unsafe { Box::from_raw(self.bytes) };
         let guards = [&bytes[..self.start], &bytes[self.start + self.len..]];
         let kept = guards.into_iter().flatten().all(|&byte| byte == POISON);

@@ -1,8 +1,8 @@
-//! What `llmc bench kernels` checks a GPU with, on the emulated device: it must find the kernels right here, and a device that computes
-//! nothing wrong. On a machine with a GPU, the same there.
+//! The checks of `llmc bench kernels` on the emulated device: they must pass for correct kernels and fail for a device
+//! that computes nothing. On a machine with a GPU, the checks also run there.
 
-use llmc::cuda::measure::{self, Case};
-use llmc::cuda::{Buffer, Choice, Device, Kernel, Launch, Properties, Workspace};
+use llmc::cuda::measure::{self, ProductCase};
+use llmc::cuda::{Buffer, Choice, Device, Launch, ProductKernel, Properties, Workspace};
 use llmc::error::Result;
 
 use crate::checks::{SMALL, W4, W8, worst};
@@ -15,7 +15,7 @@ fn the_checks_hold_on_the_emulator() {
     assert!(worst.iter().all(|worst| *worst <= 1.0), "{worst:?}");
 }
 
-/// The emulator, with launches of some kernels left out.
+/// The emulator without the launches of some kernels.
 struct Lazy(Emulator, &'static str);
 
 impl Device for Lazy {
@@ -41,11 +41,12 @@ fn a_kernel_that_does_nothing_does_not_pass() {
     for lazy in ["gemv", "gemm_w4", "dequantize", "quantize_activations", "w8a8"] {
         let Some(emulator) = Emulator::open(0) else { return };
         let device = Lazy(emulator, lazy);
-        let case = Case { weights: W8, size: [2, 9, 20], bias: false };
+        let case = ProductCase { weights: W8, size: [2, 9, 20], bias: false };
         let worst = match lazy {
             "gemv" | "gemm_w4" => {
-                let (kernel, m) = if lazy == "gemv" { (Kernel::Gemv, 1) } else { (Kernel::Gemm(16), 2) };
-                let case = Case { weights: W4, size: [m, 9, 20], bias: false };
+                let (kernel, m) =
+                    if lazy == "gemv" { (ProductKernel::Gemv, 1) } else { (ProductKernel::Gemm(16), 2) };
+                let case = ProductCase { weights: W4, size: [m, 9, 20], bias: false };
                 measure::check_product(&device, &case, Choice { kernel, splits: 1 }, 1, &mut Workspace::new())
             }
             "dequantize" => measure::check_dequantize(&device, &case, 1),

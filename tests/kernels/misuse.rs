@@ -1,10 +1,11 @@
-//! What the emulator must catch: it is trusted only as far as it is seen to fail. The kernels are in kernels/emulator/faults.cu.
+//! Faults that the emulator must report: a checker is trusted only after it has been seen to fail. The kernels are in
+//! kernels/emulator/faults.cu.
 
 use llmc::cuda::Device;
 
 use crate::emulator::{Emulator, Grid};
 
-/// What 64 threads have left in 256 bytes.
+/// Returns the 256 bytes that 64 threads have written.
 fn outcome(kernel: &str, seed: u64) -> Result<Vec<u8>, String> {
     let Some(device) = Emulator::open(seed) else { return Err("SKIPPED".to_owned()) };
     let out = device.allocate(64 * 4).unwrap();

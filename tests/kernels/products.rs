@@ -1,7 +1,8 @@
 //! gemv, gemm_small, gemm and gemm_sm90: y = x·Wᵀ + bias against float64, the same bits under every order of threads.
 
 use llmc::cuda::{
-    Choice, Kernel, Linear, Matrix, Product, TILE_ROWS, Table, Weight, Workspace, multiply, upload_vector,
+    Choice, DeviceLinear, KernelTable, Matrix, PackedProduct, ProductKernel, TILE_ROWS, Weight, Workspace,
+    multiply, upload_vector,
 };
 use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{Granularity, QTensor};
@@ -9,16 +10,16 @@ use llmc::numerics::{Granularity, QTensor};
 use crate::emulator::Emulator;
 use crate::tensor::{GRANULARITIES, Variant, close, pack, product, round, tensor, values, weights};
 
-/// One product.
+/// One product and its kernel.
 #[derive(Debug, Clone, Copy)]
 struct Case {
-    kernel: Kernel,
+    kernel: ProductKernel,
     size: [usize; 3],
     granularity: Granularity,
     splits: usize,
 }
 
-/// x, its rows further apart than they are long, with NaN between them; bias.
+/// x, with NaN between its rows, and the bias.
 struct Input {
     x: Vec<f32>,
     bias: Option<Vec<f32>>,
@@ -43,8 +44,8 @@ fn check(variant: Variant, case: Case, random: &mut SplitMix64) {
     let [_, n, k] = case.size;
     let q = tensor(variant, case.granularity, [n, k], random);
     let input = Input::random(variant, case.size, random);
-    // Where the tile is large, fragments carry the scale, rounded with the code to the activations' type.
-    let rounded = matches!(case.kernel, Kernel::Gemm(_) | Kernel::GemmSm90);
+    // In large tiles, a fragment is code·scale rounded to the activations' type.
+    let rounded = matches!(case.kernel, ProductKernel::Gemm(_) | ProductKernel::GemmSm90);
     let of = |value| if rounded { round(variant.half, value) } else { value };
     let w: Vec<f64> = weights(&q).into_iter().map(of).collect();
     let x: Vec<f64> = input.x.iter().copied().map(f64::from).collect();
@@ -67,7 +68,7 @@ fn run(device: &Emulator, variant: Variant, case: Case, q: &QTensor, input: &Inp
     let mut workspace = Workspace::new();
     let mut outputs = (0..2).map(|_| {
         let mut y = Matrix::allocate(device, variant.half, [m, n], false).unwrap();
-        let mut parts = Product { weight: &weight, x: &x, bias: bias.as_ref(), y: &mut y };
+        let mut parts = PackedProduct { weight: &weight, x: &x, bias: bias.as_ref(), y: &mut y };
         multiply(device, &mut parts, choice, &mut workspace)
             .unwrap_or_else(|e| panic!("{variant:?} {case:?}: {e}"));
         y.download(device).unwrap()
@@ -86,7 +87,7 @@ fn gemv_of_every_group() {
         for granularity in GRANULARITIES {
             let cases = [([1, 1], 1), ([64, 128], 1), ([65, 200], 2), ([70, 2100], 4), ([129, 1024], 1)];
             for ([n, k], splits) in cases {
-                let case = Case { kernel: Kernel::Gemv, size: [1, n, k], granularity, splits };
+                let case = Case { kernel: ProductKernel::Gemv, size: [1, n, k], granularity, splits };
                 check(variant, case, &mut random);
             }
         }
@@ -99,7 +100,7 @@ fn gemm_small_of_every_batch() {
     for variant in Variant::all() {
         for (m, granularity) in (1..=8).zip(GRANULARITIES.into_iter().cycle()) {
             for ([n, k], splits) in [([1, 7], 1), ([66, 300], 3), ([65, 900], 2)] {
-                let case = Case { kernel: Kernel::GemmSmall, size: [m, n, k], granularity, splits };
+                let case = Case { kernel: ProductKernel::GemmSmall, size: [m, n, k], granularity, splits };
                 check(variant, case, &mut random);
             }
         }
@@ -114,7 +115,7 @@ fn gemm_of_every_tile() {
             let cases =
                 [([1, 1, 1], 1), ([rows - 1, 70, 131], 2), ([rows + 1, 257, 264], 1), ([3, 320, 640], 3)];
             for ((size, splits), granularity) in cases.into_iter().rev().zip(GRANULARITIES) {
-                let case = Case { kernel: Kernel::Gemm(rows), size, granularity, splits };
+                let case = Case { kernel: ProductKernel::Gemm(rows), size, granularity, splits };
                 check(variant, case, &mut random);
             }
         }
@@ -127,13 +128,13 @@ fn gemm_sm90_of_every_group() {
     for variant in Variant::all() {
         let cases = [([130, 130, 264], 2), ([3, 320, 640], 1), ([129, 71, 130], 2), ([1, 1, 8], 1)];
         for ((size, splits), granularity) in cases.into_iter().zip(GRANULARITIES) {
-            let case = Case { kernel: Kernel::GemmSm90, size, granularity, splits };
+            let case = Case { kernel: ProductKernel::GemmSm90, size, granularity, splits };
             check(variant, case, &mut random);
         }
     }
 }
 
-/// A layer of any batch, by whatever kernel the table takes for it.
+/// A layer computes every batch, with the kernel that the table chooses.
 #[test]
 fn a_layer_computes_every_batch() {
     let mut random = SplitMix64(5);
@@ -145,13 +146,13 @@ fn a_layer_computes_every_batch() {
         let Some(device) = Emulator::open(2) else { return };
         let input = Input::random(variant, [m, 1, k], &mut random);
         let bias = values(variant.half, n, &mut random);
-        let layer = Linear::upload(&device, &pack(&q, variant), Some(&bias)).unwrap();
+        let layer = DeviceLinear::upload(&device, &pack(&q, variant), Some(&bias)).unwrap();
         let x = input.upload(&device, variant, [m, n, k]);
-        let y = layer.forward(&device, &Table::default(), &x, &mut Workspace::new()).unwrap();
+        let y = layer.forward(&device, &KernelTable::default(), &x, &mut Workspace::new()).unwrap();
         let x: Vec<f64> = input.x.iter().copied().map(f64::from).collect();
         let expected = product(&x, &w, k, Some(&bias));
         for (found, (sum, size)) in y.download(&device).unwrap().into_iter().zip(expected) {
-            let bound = 2f64.powi(-8) * size; // weights may have been rounded too
+            let bound = 2f64.powi(-8) * size; // weights may be rounded too
             assert!((f64::from(found) - sum).abs() <= bound, "m = {m}: {found}, expected {sum} ± {bound}");
         }
     }

@@ -1,10 +1,10 @@
-//! Random quantized tensors and activations, and what products of them are in float64.
+//! Random quantized tensors and activations, and their products in float64.
 
-use llmc::cuda::{Half, Packed};
+use llmc::cuda::{Half, PackedMatrix};
 use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{Granularity, Grid, QTensor, Scheme};
 
-/// What a kernel's name says of its weight.
+/// The part of a kernel's name that describes its weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Variant {
     pub bits: u8,
@@ -15,7 +15,7 @@ pub struct Variant {
 pub const HALVES: [Half; 2] = [Half::F16, Half::BF16];
 
 impl Variant {
-    /// Every one that is built.
+    /// Returns every variant that is built.
     pub fn all() -> impl Iterator<Item = Variant> {
         let of = |bits| {
             HALVES
@@ -26,21 +26,21 @@ impl Variant {
     }
 }
 
-/// Every granularity that a kernel treats in its own way: groups below, of and above a step, and a channel.
+/// Every granularity that kernels treat differently: groups smaller than a step, as large, and larger; and a channel.
 pub const GRANULARITIES: [Granularity; 4] =
     [Granularity::Group(32), Granularity::Group(64), Granularity::Group(128), Granularity::Channel];
 
-/// In −1…1.
+/// Returns a number in −1…1.
 pub fn signed(random: &mut SplitMix64) -> f32 {
     (2.0 * random.unit() - 1.0) as f32
 }
 
-/// The nearest value of the type.
+/// Returns the nearest value of the type.
 pub fn round(half: Half, value: f64) -> f64 {
     f64::from(half.decode(half.encode(value as f32)))
 }
 
-/// The largest relative error of rounding.
+/// Returns the largest relative error of rounding.
 pub fn epsilon(half: Half) -> f64 {
     match half {
         Half::F16 => 2f64.powi(-11),
@@ -48,12 +48,12 @@ pub fn epsilon(half: Half) -> f64 {
     }
 }
 
-/// `count` values of the type in −1…1.
+/// Returns `count` values of the type in −1…1.
 pub fn values(half: Half, count: usize, random: &mut SplitMix64) -> Vec<f32> {
     (0..count).map(|_| half.decode(half.encode(signed(random)))).collect()
 }
 
-/// A random tensor: all codes, scales that the type holds, zero points anywhere.
+/// Returns a random tensor: all codes, scales that the type represents exactly, any zero points.
 pub fn tensor(
     variant: Variant,
     granularity: Granularity,
@@ -79,11 +79,11 @@ pub fn tensor(
     }
 }
 
-pub fn pack(q: &QTensor, variant: Variant) -> Packed {
-    Packed::pack(q, variant.half).unwrap()
+pub fn pack(q: &QTensor, variant: Variant) -> PackedMatrix {
+    PackedMatrix::pack(q, variant.half).unwrap()
 }
 
-/// (code − zero point)·scale of every element.
+/// Returns (code − zero point)·scale of every element.
 pub fn weights(q: &QTensor) -> Vec<f64> {
     let offset = (q.scheme.code_bits() - 1.0).exp2();
     let value = |i: usize| {
@@ -94,7 +94,7 @@ pub fn weights(q: &QTensor) -> Vec<f64> {
     (0..q.codes.len()).map(value).collect()
 }
 
-/// Each output of x·wᵀ + bias, and the sum of the magnitudes that it adds up.
+/// Returns each output of x·wᵀ + bias, and the sum of the magnitudes of its terms.
 pub fn product(x: &[f64], w: &[f64], k: usize, bias: Option<&[f32]>) -> Vec<(f64, f64)> {
     let output = |row: &[f64], (n, w): (usize, &[f64])| {
         let start = bias.map_or(0.0, |bias| f64::from(bias[n]));
@@ -104,7 +104,7 @@ pub fn product(x: &[f64], w: &[f64], k: usize, bias: Option<&[f32]>) -> Vec<(f64
     x.chunks(k).flat_map(|row| w.chunks(k).enumerate().map(move |w| output(row, w))).collect()
 }
 
-/// That every output is the expected one, rounded, but for what f32 sums may lose.
+/// Checks that every output is the expected one, rounded, up to the error of f32 sums.
 #[track_caller]
 pub fn close(found: &[f32], expected: &[(f64, f64)], half: Half, what: &str) {
     assert_eq!(found.len(), expected.len());

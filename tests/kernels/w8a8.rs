@@ -1,7 +1,7 @@
-//! quantize_activations, bit for bit; and w8a8 behind it, against float64 sums of the same codes.
+//! quantize_activations, bit for bit; then w8a8 on its output, against float64 sums of the same codes.
 
 use llmc::cuda::{
-    Half, Matrix, Rounded, RoundedProduct, W8A8_TILE_ROWS, Weight, Workspace, quantize_activations,
+    Half, Int8Product, Matrix, QuantizedActivations, W8A8_TILE_ROWS, Weight, Workspace, quantize_activations,
     upload_vector, w8a8,
 };
 use llmc::numerics::random::SplitMix64;
@@ -10,24 +10,24 @@ use llmc::numerics::{Granularity, QTensor};
 use crate::emulator::Emulator;
 use crate::tensor::{HALVES, Variant, close, pack, product, tensor, values, weights};
 
-fn quantize(device: &Emulator, half: Half, x: &[f32], [m, k]: [usize; 2]) -> Rounded {
+fn quantize(device: &Emulator, half: Half, x: &[f32], [m, k]: [usize; 2]) -> QuantizedActivations {
     let stride = k.next_multiple_of(8) + 8;
     let mut padded = vec![f32::NAN; m * stride];
     padded.chunks_mut(stride).zip(x.chunks(k)).for_each(|(to, row)| to[..k].copy_from_slice(row));
     let x = Matrix::upload(device, half, [m, stride], &padded).unwrap().view([m, k], stride).unwrap();
-    let mut out = Rounded::allocate(device, half, [m, k]).unwrap();
+    let mut out = QuantizedActivations::allocate(device, half, [m, k]).unwrap();
     quantize_activations(device, &x, &mut out).unwrap();
     out
 }
 
-/// A row's codes and its scale.
+/// Returns a row's codes and its scale.
 fn reference(row: &[f32]) -> (Vec<i8>, f32) {
     let largest = row.iter().fold(0f32, |largest, value| largest.max(value.abs()));
     let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
     (row.iter().map(|value| (value * inverse).round_ties_even() as i8).collect(), largest / 127.0)
 }
 
-/// Rows of different magnitudes.
+/// Returns rows of different magnitudes.
 fn rows(half: Half, [m, k]: [usize; 2], random: &mut SplitMix64) -> Vec<f32> {
     let values = values(half, m * k, random);
     values.iter().enumerate().map(|(i, value)| value * [0.5, 4.0, 64.0][i / k % 3]).collect()
@@ -94,7 +94,7 @@ fn run(
     let x = quantize(device, half, x, [m, q.cols]);
     let bias = bias.map(|bias| upload_vector(device, half, bias).unwrap());
     let mut y = Matrix::allocate(device, half, [m, q.rows], false).unwrap();
-    let parts = RoundedProduct { weight: &weight, x: &x, bias: bias.as_ref(), y: &mut y };
+    let parts = Int8Product { weight: &weight, x: &x, bias: bias.as_ref(), y: &mut y };
     w8a8(device, &parts, tile, splits, &mut Workspace::new()).unwrap();
     y.download(device).unwrap()
 }

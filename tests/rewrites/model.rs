@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use llmc::backend::cpu::{Activations, Cpu};
 use llmc::backend::{Backend, Matrix};
-use llmc::engine::Stored;
+use llmc::engine::CheckpointWeights;
 use llmc::io::Checkpoint;
 use llmc::model::{self, Batch, BlockLayout, Config, Decoder, LinearPlace, NormPlace, Weights};
 use llmc::numerics::Weight;
@@ -30,7 +30,7 @@ pub fn folders() -> Vec<PathBuf> {
 pub struct Model {
     pub name: String,
     pub config: Config,
-    stored: Stored,
+    stored: CheckpointWeights,
     changed: HashMap<String, Array2<f32>>,
 }
 
@@ -39,7 +39,7 @@ impl Model {
         let checkpoint = Checkpoint::open(folder.to_str().unwrap()).unwrap();
         let config = model::configure(checkpoint.config.as_ref().unwrap()).unwrap();
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        Model { name, config, stored: Stored(Arc::new(checkpoint)), changed: HashMap::new() }
+        Model { name, config, stored: CheckpointWeights(Arc::new(checkpoint)), changed: HashMap::new() }
     }
 
     pub fn layout(&self, block: usize) -> llmc::Result<BlockLayout> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use llmc::eval::tasks::definition::Generate;
 use llmc::eval::tasks::question::Pair;
 use llmc::eval::tasks::scoring::Likelihood;
-use llmc::eval::tasks::{Options, Respondent, Scores, Source, find, run};
+use llmc::eval::tasks::{DatasetLocation, Respondent, Scores, TaskOptions, find, run};
 use llmc::{Error, Result};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tasks").join(name)
 }
 
-const OPTIONS: Options = Options { limit: None, fewshot: Some(0), seed: 1234, chat: false };
+const OPTIONS: TaskOptions = TaskOptions { limit: None, fewshot: Some(0), seed: 1234, chat: false };
 
 /// Answers by rule, and remembers what it was asked.
 struct Scripted<L, W> {
@@ -52,7 +52,7 @@ impl<L: Fn(&Pair) -> f64, W: Fn(&str) -> String> Respondent for Scripted<L, W> {
 fn ask(
     task: &str,
     data: &Path,
-    options: Options,
+    options: TaskOptions,
     likelihood: impl Fn(&Pair) -> f64,
     writing: impl Fn(&str) -> String,
 ) -> Result<(Scores, Vec<Value>, Vec<Value>)> {
@@ -62,7 +62,7 @@ fn ask(
         samples.push(sample);
         Ok(())
     };
-    let scores = run(&task, &Source::Folder(data.into()), options, &mut respondent, &mut keep)?;
+    let scores = run(&task, &DatasetLocation::Folder(data.into()), options, &mut respondent, &mut keep)?;
     Ok((scores, respondent.asked, samples))
 }
 
@@ -87,7 +87,7 @@ fn prompts_are_those_of_the_harness() {
     }
     assert_eq!(cases.len(), 21, "12 tasks with and without examples, less those that take none");
     for ((task, fewshot), expected) in cases {
-        let options = Options { fewshot: Some(fewshot as usize), ..OPTIONS };
+        let options = TaskOptions { fewshot: Some(fewshot as usize), ..OPTIONS };
         let (_, asked, samples) = ask(&task, &fixture(""), options, by_length, nothing).unwrap();
         assert_eq!(asked.len(), expected.len(), "{task}");
         for (row, expected) in expected.iter().enumerate() {
@@ -163,7 +163,7 @@ fn written_answers_are_found_by_each_filter() {
 
 #[test]
 fn conversations_hold_the_examples_as_turns() {
-    let options = Options { fewshot: Some(1), limit: Some(1), chat: true, ..OPTIONS };
+    let options = TaskOptions { fewshot: Some(1), limit: Some(1), chat: true, ..OPTIONS };
     let (_, asked, _) = ask("mmlu_high_school_physics", &fixture(""), options, by_length, nothing).unwrap();
     let context = asked[0][0][0].as_str().unwrap();
     assert!(
@@ -210,19 +210,19 @@ fn broken_parquet_is_an_error() {
     let file = folder.path().join("test.parquet");
     for cut in (0..whole.len()).step_by(7) {
         std::fs::write(&file, &whole[..cut]).unwrap();
-        assert!(llmc::corpus::rows::Table::read(std::slice::from_ref(&file)).is_err(), "{cut} bytes");
+        assert!(llmc::corpus::rows::DataTable::read(std::slice::from_ref(&file)).is_err(), "{cut} bytes");
     }
     for place in (0..whole.len()).step_by(3) {
         let mut broken = whole.clone();
         broken[place] ^= 0x55;
         std::fs::write(&file, &broken).unwrap();
-        let _ = llmc::corpus::rows::Table::read(std::slice::from_ref(&file));
+        let _ = llmc::corpus::rows::DataTable::read(std::slice::from_ref(&file));
     }
 }
 
 #[test]
 fn too_many_examples_are_refused() {
-    let options = Options { fewshot: Some(9), ..OPTIONS };
+    let options = TaskOptions { fewshot: Some(9), ..OPTIONS };
     let error = ask("hellaswag", &fixture(""), options, by_length, nothing).unwrap_err();
     assert!(error.to_string().contains("10 examples are to be chosen from 9 rows"), "{error}");
 }

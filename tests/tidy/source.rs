@@ -113,17 +113,6 @@ pub fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-/// The modules that a line names by `crate::`, in braces too.
-pub fn named(line: &str) -> Vec<&str> {
-    let word = |text: &'_ str| text.find(|c| !is_word(c)).unwrap_or(text.len());
-    let after: Vec<&str> =
-        line.match_indices("crate::").map(|(at, found)| &line[at + found.len()..]).collect();
-    let plain = after.iter().filter(|text| !text.starts_with('{')).map(|text| &text[..word(text)]);
-    let braced = after.iter().filter_map(|text| text.strip_prefix('{'));
-    let inside = braced.flat_map(|text| text.split(',').map(str::trim_start).map(|item| &item[..word(item)]));
-    plain.chain(inside).filter(|name| name.starts_with(char::is_lowercase)).collect()
-}
-
 #[test]
 fn blanking_keeps_lines_and_code() {
     let text = "a // b\n\"c \\\" d\" e /* f\n g */ 'h' '\\'' <'i> r#\"j \" k\"# l";

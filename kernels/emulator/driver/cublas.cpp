@@ -1,5 +1,6 @@
-// libcublas.so, as far as src/cuda/driver/library.rs calls it, in plain loops on the streams of cuda.cpp. What it takes and gives is as NVIDIA
-// documents it: matrices by columns, C = op(A)·op(B), sums in f32. While a graph is recorded it insists on a workspace of the caller's.
+// libcublas.so with the functions that src/cuda/driver/library.rs calls, in plain loops on the streams of cuda.cpp. The
+// interface is as NVIDIA documents it: column-major matrices, C = op(A)·op(B), sums in f32. While a graph is recorded,
+// the caller must have provided a workspace.
 
 #include "../../common.cuh"
 #include "driver.h"
@@ -37,7 +38,7 @@ Status cublasDestroy_v2(Handle* handle) {
   return SUCCESS;
 }
 
-// A stream of its own takes the workspace away.
+// Setting a stream removes the workspace.
 Status cublasSetStream_v2(Handle* handle, CUstream stream) {
   *handle = {stream, false};
   return SUCCESS;
@@ -50,7 +51,7 @@ Status cublasSetWorkspace_v2(Handle* handle, void* workspace, size_t) {
 
 Status cublasSetMathMode(Handle*, int) { return SUCCESS; }
 
-// Of A transposed alone, which is how it is called.
+// Supports only a transposed A, the only use.
 Status cublasGemmEx(Handle* handle, int op_a, int op_b, int m, int n, int k, const void* alpha, const void* a, int type_a, int lda, const void* b,
                     int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int compute, int) {
   bool scaled = *static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0;

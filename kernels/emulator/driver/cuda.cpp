@@ -1,13 +1,15 @@
-// The CUDA driver's API over the emulator, as far as src/cuda/driver/ calls it: as libcuda.so.1 it runs a program that was built for a GPU
-// where there is none. The prototypes are NVIDIA's, from cuda.h.
+// The CUDA driver's API over the emulator, with the functions that src/cuda/driver/ calls. As libcuda.so.1 it runs a
+// program that was built for a GPU on a machine without one. The prototypes are NVIDIA's, from cuda.h.
 //
-// It takes every liberty that the driver has. Work waits in its stream until somebody waits for it, and the host's memory is read then;
-// memory begins as NaN; threads take their turns in another order at each launch. And it is strict: a call needs its context to be
-// its thread's, a kernel has no more shared memory than it was allowed, nothing is allocated, loaded or waited for while a
-// graph is recorded, and images are fat binaries that hold the kernels asked of them. Where CUDA has no error for what is wrong, a
-// write beside an allocation or memory that was never given back, the program ends with words on stderr.
+// It does everything that the driver is free to do: work waits in its stream until it is waited for, and only then is
+// the host's memory read; memory begins as NaN; threads take turns in another order at each launch. It is also strict:
+// a call needs its context bound to its thread; a kernel gets no more shared memory than it was allowed; nothing is
+// allocated, loaded or waited for while a graph is recorded; images are fat binaries that contain the requested
+// kernels. If CUDA has no error for a mistake (a write beside an allocation, or memory that is never freed), the
+// program aborts with a message on stderr.
 //
-// LLMC_EMULATED_MEMORY is the bytes of its memory, 1 GiB without; LLMC_EMULATED_VERSION is the driver's, that of cuda.h without.
+// LLMC_EMULATED_MEMORY is its memory in bytes, by default 1 GiB; LLMC_EMULATED_VERSION is the driver's version, by
+// default that of cuda.h.
 
 #include "../emulator.h"
 #include "driver.h"
@@ -42,14 +44,14 @@ struct CUfunc_st {
 
 struct CUstream_st {
   std::vector<Work> queue;
-  std::unique_ptr<CUgraph_st> recorded; // while a graph is
+  std::unique_ptr<CUgraph_st> recorded; // while a graph is recorded
   std::thread::id recorder;             // the thread that records it
-  bool spoiled = false;                 // by a call that the thread must not make meanwhile
+  bool spoiled = false;                 // by a call that is not allowed during recording
 };
 
 namespace {
 
-constexpr size_t GUARD = 256; // bytes before and behind memory, and what it is aligned to
+constexpr size_t GUARD = 256; // bytes before and after memory, and its alignment
 constexpr unsigned char POISON = 0xff;
 constexpr size_t MOST_SHARED = 232448;
 
@@ -59,7 +61,7 @@ int retained = 0;
 thread_local CUcontext current = nullptr;
 std::map<CUdeviceptr, size_t> allocations;
 std::map<CUstream, std::unique_ptr<CUstream_st>> streams;
-CUresult failed = CUDA_SUCCESS; // what work failed with: so does everything from then on
+CUresult failed = CUDA_SUCCESS; // the error of failed work; all later calls return it
 uint64_t launches = 0;
 
 [[noreturn]] void die(const char* what) {
@@ -92,7 +94,7 @@ CUresult check_context() {
   return current == &context ? failed : CUDA_ERROR_INVALID_CONTEXT;
 }
 
-// For calls that a thread must not make while it records a graph, which they spoil.
+// Checks calls that a thread must not make while it records a graph; such a call spoils the graph.
 CUresult check_not_recording() {
   bool recording = false;
   for (auto& [_, stream] : streams)
@@ -128,7 +130,8 @@ void check_guards(CUdeviceptr start, size_t bytes) {
   if (!kept(bytes_at(start) - GUARD) || !kept(bytes_at(start) + bytes)) die("something was written beside an allocation");
 }
 
-// This library's handle: what it was linked with, the kernels among it, is found by it.
+// Returns this library's handle, which also finds the symbols of the libraries that it is linked with, such as the
+// kernels.
 void* self() {
   static void* handle = [] {
     Dl_info info;
@@ -194,7 +197,7 @@ CUresult cuDeviceTotalMem(size_t* bytes, CUdevice) {
   return CUDA_SUCCESS;
 }
 
-// Of a small Hopper.
+// Attributes of a small Hopper.
 CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
   switch (attribute) {
   case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 9; return CUDA_SUCCESS;
@@ -343,7 +346,7 @@ CUresult cuMemAlloc(CUdeviceptr* to, size_t bytes) {
   return CUDA_SUCCESS;
 }
 
-// Waits for all work, as the driver's does.
+// Waits for all work, as in the driver.
 CUresult cuMemFree(CUdeviceptr address) {
   LOCK;
   if (CUresult wrong = finish_all()) return wrong;
@@ -372,7 +375,7 @@ CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstr
   return enqueue_copy(stream, bytes_at(to), bytes_at(from), bytes);
 }
 
-// The header of a fat binary: magic number, version, size of itself, size of what follows.
+// Reads the header of a fat binary: magic number, version, size of the header, size of the rest.
 CUresult cuModuleLoadData(CUmodule* to, const void* image) {
   LOCK;
   if (CUresult wrong = check_not_recording()) return wrong;

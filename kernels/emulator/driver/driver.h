@@ -1,4 +1,4 @@
-// What cublas.cpp needs of cuda.cpp: to queue its work on a stream.
+// The functions of cuda.cpp that cublas.cpp needs to queue its work on a stream.
 #pragma once
 
 #include <cuda.h>
@@ -9,7 +9,7 @@ using Work = std::function<CUresult()>;
 
 namespace emulator {
 
-// Appends to what the stream does, or to the graph that is recorded of it.
+// Appends to the work of the stream, or to the graph that is recorded from it.
 CUresult enqueue(CUstream stream, Work work);
 
 bool is_recording(CUstream stream);

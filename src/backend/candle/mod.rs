@@ -90,7 +90,7 @@ impl Candle {
 
     /// Chooses among the kernels for packed weights by this table.
     #[cfg(feature = "candle-cuda")]
-    pub fn choosing_by(mut self, table: crate::cuda::Table) -> Self {
+    pub fn choosing_by(mut self, table: crate::cuda::KernelTable) -> Self {
         self.kernels = self.kernels.map(|kernels| kernels.choosing_by(table));
         self
     }

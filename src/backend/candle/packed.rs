@@ -13,7 +13,9 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Sha
 use half::{bf16, f16};
 
 use crate::backend::Matrix as Stored;
-use crate::cuda::{self, Buffer, Device, Half, Matrix, Packed, Product, Table, Weight, Workspace};
+use crate::cuda::{
+    self, Buffer, Device, Half, KernelTable, Matrix, PackedMatrix, PackedProduct, Weight, Workspace,
+};
 use crate::error::Result as LlmcResult;
 use crate::numerics::{QTensor, Weight as Read};
 
@@ -21,7 +23,7 @@ use crate::numerics::{QTensor, Weight as Read};
 #[derive(Clone)]
 pub struct Kernels {
     shared: Arc<Shared>,
-    table: Arc<Table>,
+    table: Arc<KernelTable>,
 }
 
 struct Shared {
@@ -49,7 +51,7 @@ impl Kernels {
     }
 
     /// Chooses by this table from now on.
-    pub fn choosing_by(self, table: Table) -> Kernels {
+    pub fn choosing_by(self, table: KernelTable) -> Kernels {
         Kernels { table: Arc::new(table), ..self }
     }
 
@@ -64,7 +66,7 @@ impl Kernels {
             _ => return Ok(None),
         };
         let Some(stacked) = read(parts)? else { return Ok(None) };
-        let Ok(packed) = Packed::pack(&stacked, half) else { return Ok(None) };
+        let Ok(packed) = PackedMatrix::pack(&stacked, half) else { return Ok(None) };
         let weight = Weight::upload(self.shared.device.as_ref(), &packed)?;
         Ok(Some(Linear { kernels: self.clone(), weight }))
     }
@@ -122,14 +124,16 @@ impl Linear {
     /// Memory of candle's.
     fn matrix(&self, address: u64, shape: [usize; 2]) -> Matrix {
         let id = self.kernels.shared.device.properties().id;
-        let buffer = Buffer::new(id, address, 2 * shape[0] * shape[1], Box::new(()));
+        // SAFETY: the callers pass candle's allocation of this shape, and keep it until the work is queued; candle frees memory
+        // in the order of the stream, which is also the stream of `device`.
+        let buffer = unsafe { Buffer::new(id, address, 2 * shape[0] * shape[1], Box::new(())) };
         Matrix::over(buffer, self.weight.half(), shape)
     }
 
     fn queue(&self, x: Matrix, mut y: Matrix) -> LlmcResult<()> {
         let Kernels { shared, table } = &self.kernels;
         let Shared { device, workspace, .. } = shared.as_ref();
-        let mut product = Product { weight: &self.weight, x: &x, bias: None, y: &mut y };
+        let mut product = PackedProduct { weight: &self.weight, x: &x, bias: None, y: &mut y };
         let choice = table.choose(device.properties(), &product.problem())?;
         let mut workspace = workspace.lock().unwrap_or_else(PoisonError::into_inner);
         cuda::multiply(device.as_ref(), &mut product, choice, &mut workspace)

@@ -1,15 +1,16 @@
-//! Buffers of activations that return to a pool when they are dropped: a forward pass that repeats the shapes of the last
+//! Buffers of activations that return to a pool when they are dropped. A forward pass with the same shapes as the last
 //! one allocates nothing.
 //!
-//! A buffer that is handed out holds what its last owner left: whoever takes it overwrites all of it.
+//! A new buffer holds the data of its last use; the new owner must overwrite all of it.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Buffers kept for reuse; a pass of a decoder holds some twenty at once. Beyond it, the one unused for longest goes.
+/// Number of buffers kept for reuse; a pass of a decoder uses about twenty at once. If there are more, the one unused
+/// for longest is freed.
 const KEPT: usize = 64;
 
-/// Free buffers, the one returned last at the end. Clones share them.
+/// Free buffers; the one returned last is at the end. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
     free: Arc<Mutex<Vec<Vec<f32>>>>,
@@ -20,8 +21,8 @@ impl Pool {
         Pool { free: Arc::new(Mutex::new(Vec::with_capacity(KEPT))) }
     }
 
-    /// A buffer of `len` floats of any value: the smallest that is free and fits, unless it is more than twice as large
-    /// as needed.
+    /// Returns a buffer of `len` floats with undefined values: the smallest free one that fits, unless it is more than
+    /// twice as large as needed.
     pub(super) fn take(&self, len: usize) -> Buffer {
         let storage = self.reuse(len).unwrap_or_else(|| vec![0.0; len]);
         Buffer { storage, len, pool: self.clone() }
@@ -29,8 +30,8 @@ impl Pool {
 
     fn reuse(&self, len: usize) -> Option<Vec<f32>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |storage: &Vec<f32>| storage.len() >= len && storage.len() / 2 <= len;
-        let candidates = free.iter().enumerate().filter(|(_, storage)| fits(storage));
+        let candidates =
+            free.iter().enumerate().filter(|(_, storage)| storage.len() >= len && storage.len() / 2 <= len);
         let (index, _) = candidates.min_by_key(|(_, storage)| storage.len())?;
         Some(free.remove(index))
     }
@@ -44,7 +45,7 @@ impl Pool {
     }
 }
 
-/// `len` floats that return to their pool when dropped.
+/// A buffer of `len` floats that returns to its pool when dropped.
 #[derive(Debug)]
 pub(super) struct Buffer {
     storage: Vec<f32>,
@@ -81,12 +82,12 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor whose values are yet to be written, all of them.
+    /// Creates a tensor with undefined values; the caller must write all of them.
     pub(super) fn unwritten(pool: &Pool, rows: usize, cols: usize) -> Self {
         Tensor { data: pool.take(rows * cols), rows, cols }
     }
 
-    /// One row.
+    /// Returns one row.
     pub(super) fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.cols..][..self.cols]
     }

@@ -1,19 +1,19 @@
-//! What is computed element by element: activations, gates, sums, factors, caps; and how such work is shared out.
+//! Element-wise operations: activations, gates, sums, factors, caps; and their division among threads.
 
 use rayon::prelude::*;
 
 use super::functions;
 use super::level::Level;
-use super::simd::{Binary, Kernel, Simd, Unary};
+use super::simd::{Binary, LevelKernel, Simd, Unary};
 use crate::backend::Activation;
 
-/// Elements below which sharing out costs more than it saves.
+/// Elements below which dividing the work costs more than it saves.
 const WORTH_SHARING: usize = 50_000;
-/// Elements per share, at least.
+/// Minimum number of elements per share.
 const SHARE: usize = 8_192;
 
-/// Calls `work` on runs of whole rows of `out`, with the number of the first row: in parallel where there is enough of it.
-/// Runs depend on the shape alone.
+/// Calls `work` on runs of whole rows of `out`, with the number of the first row; in parallel if there is enough work.
+/// The division depends on the shape only.
 pub(super) fn by_rows(out: &mut [f32], cols: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() < WORTH_SHARING || rayon::current_num_threads() == 1 {
         return work(0, out);
@@ -26,9 +26,9 @@ pub(super) fn by_rows(out: &mut [f32], cols: usize, work: impl Fn(usize, &mut [f
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Function {
     Activation(Activation),
-    /// factor·x.
+    /// The function factor·x.
     Scale(f32),
-    /// cap·tanh(x/cap).
+    /// The function cap·tanh(x/cap).
     SoftCap(f32),
 }
 
@@ -45,7 +45,7 @@ impl Unary for Function {
 
 struct Apply<'a>(&'a mut [f32], Function);
 
-impl Kernel for Apply<'_> {
+impl LevelKernel for Apply<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -54,7 +54,7 @@ impl Kernel for Apply<'_> {
     }
 }
 
-/// Replaces every element of x.
+/// Applies a function to every element of x.
 pub(super) fn apply(level: Level, x: &mut [f32], function: Function) {
     by_rows(x, 1, |_, run| level.run(Apply(run, function)));
 }
@@ -66,7 +66,7 @@ struct Gate<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for Gate<'_> {
+impl LevelKernel for Gate<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -79,7 +79,7 @@ impl Kernel for Gate<'_> {
     }
 }
 
-/// activation(a)·b.
+/// The function activation(a)·b.
 #[derive(Clone, Copy)]
 struct Gating(Activation);
 
@@ -90,7 +90,7 @@ impl Binary for Gating {
     }
 }
 
-/// activation(left half)·right half of every row: [rows, 2·width] → [rows, width].
+/// Computes activation(left half)·right half of every row: [rows, 2·width] → [rows, width].
 pub(super) fn gate(level: Level, x: &[f32], activation: Activation, width: usize, out: &mut [f32]) {
     if width == 0 {
         return;
@@ -101,7 +101,7 @@ pub(super) fn gate(level: Level, x: &[f32], activation: Activation, width: usize
     });
 }
 
-/// x += y.
+/// Adds y to x.
 pub(super) fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "add: shapes differ");
     by_rows(x, 1, |first, run| {
@@ -110,7 +110,7 @@ pub(super) fn add(x: &mut [f32], y: &[f32]) {
     });
 }
 
-/// Columns offset..offset + width of x, [rows, cols], to `out`, [rows, width].
+/// Copies columns offset..offset + width of x, [rows, cols], to `out`, [rows, width].
 pub(super) fn columns(x: &[f32], cols: usize, offset: usize, out: &mut [f32], width: usize) {
     if width == 0 {
         return;

@@ -1,5 +1,5 @@
-//! What mixtures of experts do beside their linears: choosing experts by a router's logits, collecting the rows of each,
-//! and adding their outputs up.
+//! Operations of mixtures of experts besides their linears: choosing experts by a router's logits, collecting the rows
+//! of each expert, and adding up their outputs.
 
 use std::cmp::Ordering;
 
@@ -8,8 +8,8 @@ use super::level::Level;
 use super::logits::softmax;
 use crate::backend::{Route, Routing};
 
-/// The experts of each row: the `top_k` largest softmax probabilities, the first of equals. Routes are in the order of
-/// experts, their rows ascending.
+/// Chooses the experts of each row: the `top_k` largest softmax probabilities; of equal ones, the first. Routes are in
+/// the order of experts, with ascending rows.
 pub(super) fn route(level: Level, pool: &Pool, logits: &Tensor, routing: Routing) -> Vec<Route<Tensor>> {
     let mut chosen: Vec<Vec<(u32, f32)>> = vec![Vec::new(); logits.cols];
     let mut probabilities = pool.take(logits.cols);
@@ -31,7 +31,7 @@ pub(super) fn route(level: Level, pool: &Pool, logits: &Tensor, routing: Routing
     taken.map(|(expert, rows)| collect(pool, expert, &rows)).collect()
 }
 
-/// By probability, then by number.
+/// Orders by descending probability, then by number.
 fn descending(probabilities: &[f32], a: usize, b: usize) -> Ordering {
     probabilities[b].total_cmp(&probabilities[a]).then(a.cmp(&b))
 }
@@ -44,7 +44,7 @@ fn collect(pool: &Pool, expert: usize, rows: &[(u32, f32)]) -> Route<Tensor> {
     Route { expert, rows: rows.iter().map(|(row, _)| *row).collect(), weights }
 }
 
-/// Some rows of x, in this order.
+/// Returns some rows of x, in this order.
 pub(super) fn gather(pool: &Pool, x: &Tensor, rows: &[u32]) -> Tensor {
     let mut out = Tensor::unwritten(pool, rows.len(), x.cols);
     for (i, &row) in rows.iter().enumerate() {
@@ -53,7 +53,7 @@ pub(super) fn gather(pool: &Pool, x: &Tensor, rows: &[u32]) -> Tensor {
     out
 }
 
-/// x[rows[i]] += weights[i]·y[i].
+/// Computes x[rows[i]] += weights[i]·y[i].
 pub(super) fn scatter_add(x: &mut Tensor, rows: &[u32], y: &Tensor, weights: &[f32]) {
     for (i, (&row, &weight)) in rows.iter().zip(weights).enumerate() {
         let to = &mut x.data[row as usize * x.cols..][..x.cols];

@@ -1,13 +1,14 @@
-//! exp, tanh, erf and the activations made of them, on vectors: range reduction and polynomials, without tables.
+//! The functions exp, tanh, erf and the activations that use them, on vectors: range reduction and polynomials, without
+//! tables.
 //!
 //! Coefficients are those of the Cephes library's single-precision functions (S. Moshier,
-//! <https://www.netlib.org/cephes/>), and of `erfcc` in Numerical Recipes §6.2. Errors against f64 are measured by the
-//! tests below: exp within 2 ulp, tanh and sigmoid within 2·10⁻⁷, erf within 10⁻⁷.
+//! <https://www.netlib.org/cephes/>), and of `erfcc` in Numerical Recipes §6.2. The tests below measure errors against
+//! f64: exp within 2 ulp, tanh and sigmoid within 2·10⁻⁷, erf within 10⁻⁷.
 
 use super::simd::Simd;
 use crate::backend::Activation;
 
-/// c₀·xⁿ + c₁·xⁿ⁻¹ + … + cₙ, by Horner's rule.
+/// Evaluates c₀·xⁿ + c₁·xⁿ⁻¹ + … + cₙ by Horner's rule.
 #[inline(always)]
 fn polynomial<S: Simd, const N: usize>(simd: S, x: S::V, coefficients: [f32; N]) -> S::V {
     let mut sum = simd.splat(coefficients[0]);
@@ -17,10 +18,10 @@ fn polynomial<S: Simd, const N: usize>(simd: S, x: S::V, coefficients: [f32; N])
     sum
 }
 
-/// eˣ: 0 below -104, infinite above 89; NaN stays NaN.
+/// Computes eˣ: 0 below -104, infinite above 89; NaN stays NaN.
 #[inline(always)]
 pub(super) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
-    // x = n·ln 2 + r, |r| ≤ ln 2/2; ln 2 in two parts, the first with few enough bits that n times it is exact.
+    // x = n·ln 2 + r, |r| ≤ ln 2/2. ln 2 is split in two parts; the first has so few bits that n times it is exact.
     let x = simd.min(simd.splat(89.0), simd.max(simd.splat(-104.0), x));
     let n = simd.round(simd.mul(x, simd.splat(std::f32::consts::LOG2_E)));
     let r = simd.mul_add(n, simd.splat(-0.693_359_4), x);
@@ -34,7 +35,7 @@ pub(super) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
     simd.times_power_of_two(fraction, n)
 }
 
-/// tanh x: an odd polynomial where |x| < 0.625, 1 − 2/(e²ˣ + 1) beyond.
+/// Computes tanh x: an odd polynomial if |x| < 0.625, else 1 − 2/(e²ˣ + 1).
 #[inline(always)]
 pub(super) fn tanh<S: Simd>(simd: S, x: S::V) -> S::V {
     let magnitude = simd.abs(x);
@@ -51,7 +52,7 @@ pub(super) fn tanh<S: Simd>(simd: S, x: S::V) -> S::V {
     simd.where_less(magnitude, simd.splat(0.625), small, with_sign_of(simd, large, x))
 }
 
-/// erf x: an odd polynomial where |x| < 1, 1 − erfc x beyond.
+/// Computes erf x: an odd polynomial if |x| < 1, else 1 − erfc x.
 #[inline(always)]
 pub(super) fn erf<S: Simd>(simd: S, x: S::V) -> S::V {
     let magnitude = simd.abs(x);
@@ -69,12 +70,12 @@ pub(super) fn erf<S: Simd>(simd: S, x: S::V) -> S::V {
         ],
     );
     let large = simd.sub(simd.splat(1.0), erfc_of_positive(simd, magnitude));
-    // x + x·p: the first coefficient less 1, so that the sum is rounded once.
+    // x + x·p: the first coefficient is reduced by 1, so that the sum is rounded once.
     let small = simd.mul_add(x, p, x);
     simd.where_less(magnitude, simd.splat(1.0), small, with_sign_of(simd, large, x))
 }
 
-/// erfc x = t·exp(−x² + P(t)), t = 1/(1 + x/2).
+/// Computes erfc x = t·exp(−x² + P(t)), t = 1/(1 + x/2).
 #[inline(always)]
 fn erfc_of_positive<S: Simd>(simd: S, x: S::V) -> S::V {
     let one = simd.splat(1.0);
@@ -104,20 +105,20 @@ fn with_sign_of<S: Simd>(simd: S, magnitude: S::V, x: S::V) -> S::V {
     simd.where_less(x, zero, simd.sub(zero, magnitude), magnitude)
 }
 
-/// σ(x) = 1/(1 + e⁻ˣ).
+/// Computes σ(x) = 1/(1 + e⁻ˣ).
 #[inline(always)]
 fn sigmoid<S: Simd>(simd: S, x: S::V) -> S::V {
     let one = simd.splat(1.0);
     simd.div(one, simd.add(one, exp(simd, simd.sub(simd.splat(0.0), x))))
 }
 
-/// cap·tanh(x/cap).
+/// Computes cap·tanh(x/cap).
 #[inline(always)]
 pub(super) fn soft_cap<S: Simd>(simd: S, x: S::V, cap: f32) -> S::V {
     simd.mul(simd.splat(cap), tanh(simd, simd.div(x, simd.splat(cap))))
 }
 
-/// An element-wise function of [`Activation`].
+/// Computes an element-wise function of [`Activation`].
 #[inline(always)]
 pub(super) fn activate<S: Simd>(simd: S, x: S::V, activation: Activation) -> S::V {
     let (half, one) = (simd.splat(0.5), simd.splat(1.0));
@@ -133,7 +134,7 @@ pub(super) fn activate<S: Simd>(simd: S, x: S::V, activation: Activation) -> S::
             let t = tanh(simd, simd.mul(cubic, simd.splat(0.797_884_6)));
             simd.mul(simd.mul(half, x), simd.add(one, t))
         }
-        // In this order NaN stays NaN.
+        // This order of arguments keeps NaN.
         Activation::Relu => simd.max(simd.splat(0.0), x),
         Activation::Sigmoid => sigmoid(simd, x),
         Activation::Clip(limit) => simd.max(simd.splat(-limit), simd.min(simd.splat(limit), x)),
@@ -144,7 +145,7 @@ pub(super) fn activate<S: Simd>(simd: S, x: S::V, activation: Activation) -> S::
 mod tests {
     use super::super::elementwise::{Function, apply};
     use super::super::level::Level;
-    use super::super::simd::{Kernel, Unary};
+    use super::super::simd::{LevelKernel, Unary};
     use super::*;
 
     #[derive(Clone, Copy)]
@@ -156,7 +157,7 @@ mod tests {
 
     struct Map<'a>(&'a mut [f32], Of);
 
-    impl Kernel for Map<'_> {
+    impl LevelKernel for Map<'_> {
         type Output = ();
 
         #[inline(always)]
@@ -176,7 +177,7 @@ mod tests {
         }
     }
 
-    /// The largest error of `f`, as `error(x, computed)` measures it, at every level.
+    /// Returns the largest error of `f` at every level, as `error(x, computed)` measures it.
     fn worst(f: Of, range: std::ops::Range<f64>, error: impl Fn(f64, f64) -> f64) -> f64 {
         const N: usize = 200_003;
         let step = (range.end - range.start) / N as f64;
@@ -189,7 +190,7 @@ mod tests {
         worst.fold(0.0, f64::max)
     }
 
-    /// erf by its Taylor series where |x| < 3, and the continued fraction of erfc beyond: within 10⁻¹³.
+    /// Computes erf by its Taylor series if |x| < 3, else by the continued fraction of erfc; within 10⁻¹³.
     fn erf_in_f64(x: f64) -> f64 {
         let (magnitude, squared) = (x.abs(), x * x);
         if magnitude < 3.0 {
@@ -205,7 +206,7 @@ mod tests {
         (1.0 - erfc).copysign(x)
     }
 
-    /// The distance of neighbouring floats at y.
+    /// Returns the distance of neighbouring floats at y.
     fn ulp(y: f64) -> f64 {
         let y = (y.abs() as f32).max(f32::MIN_POSITIVE);
         f64::from(f32::from_bits(y.to_bits() + 1)) - f64::from(y)

@@ -1,20 +1,20 @@
-//! Inputs in the form that a kernel wants: rounded once for all the weights that share them, in buffers that are kept.
+//! Inputs in the form that a kernel needs, rounded once for all weights that share them, in reused buffers.
 //!
-//! Rounding is element by element and group by group of one row: a row's values do not depend on the rows around it.
+//! Rounding works per element or per group of one row: a row's values do not depend on other rows.
 
 use rayon::prelude::*;
 
 use crate::numerics::convert;
 use crate::numerics::simd::{self, Kernel};
 
-/// How inputs are given to a kernel.
+/// The form of inputs for a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// As they are.
+pub(super) enum InputForm {
+    /// Unchanged f32.
     F32,
     /// Rounded to bfloat16.
     Bf16,
-    /// 8-bit integers under one f32 scale per so many columns.
+    /// 8-bit integers with one f32 scale per group of columns.
     Int8 {
         /// Columns per scale.
         group: usize,
@@ -26,44 +26,44 @@ pub(super) enum Form {
 pub(super) struct Inputs {
     /// Rows.
     pub rows: usize,
-    /// Columns held per row: those of the weight, rounded up to what suits the form, the rest zero.
+    /// Columns per row: those of the weight, rounded up to suit the form; the rest is zero.
     pub stride: usize,
-    /// [rows, stride] where the form is `F32`.
+    /// Values [rows, stride] if the form is `F32`.
     pub values: Vec<f32>,
-    /// [rows, stride] bit patterns where it is `Bf16`.
+    /// Bit patterns [rows, stride] if the form is `Bf16`.
     pub halves: Vec<u16>,
-    /// [rows, stride] where it is `Int8`, within -127..=127.
+    /// Codes [rows, stride] within -127..=127 if the form is `Int8`.
     pub codes: Vec<i8>,
-    /// [rows, stride/group].
+    /// Scales [rows, stride/group].
     pub scales: Vec<f32>,
-    /// Sum of each group's codes, [rows, stride/group]: for weights with zero points or offsets.
+    /// Sum of each group's codes, [rows, stride/group], for weights with zero points or offsets.
     pub sums: Vec<i32>,
 }
 
-impl Form {
-    /// Columns that a row of `cols` takes. Rows that lie some KB apart fall into the same few places of the nearest cache
-    /// and drive each other out, so they are moved apart.
+impl InputForm {
+    /// Returns the number of columns that a row of `cols` occupies. Rows at distances of some KB map to the same few
+    /// places of the nearest cache and evict each other, so the stride avoids such distances.
     fn stride(self, cols: usize) -> usize {
         let apart = |stride: usize, bytes: usize| {
             if (stride * bytes).is_multiple_of(1024) { stride + 64 / bytes } else { stride }
         };
         match self {
-            Form::F32 => apart(cols.next_multiple_of(2), 4),
-            Form::Bf16 => apart(cols.next_multiple_of(2), 2),
-            Form::Int8 { group } => cols.next_multiple_of(group),
+            InputForm::F32 => apart(cols.next_multiple_of(2), 4),
+            InputForm::Bf16 => apart(cols.next_multiple_of(2), 2),
+            InputForm::Int8 { group } => cols.next_multiple_of(group),
         }
     }
 }
 
 impl Inputs {
-    /// Rounds `x`, [rows, cols] with neither 0, to a form, in place of what was held.
-    pub fn prepare(&mut self, form: Form, x: &[f32], cols: usize) {
+    /// Rounds `x`, [rows, cols] with neither 0, to a form, and replaces the previous inputs.
+    pub fn prepare(&mut self, form: InputForm, x: &[f32], cols: usize) {
         self.rows = x.len() / cols;
         self.stride = form.stride(cols);
         match form {
-            Form::F32 => self.keep(x, cols),
-            Form::Bf16 => self.halve(x, cols),
-            Form::Int8 { group } => self.round(x, cols, group),
+            InputForm::F32 => self.keep(x, cols),
+            InputForm::Bf16 => self.halve(x, cols),
+            InputForm::Int8 { group } => self.round(x, cols, group),
         }
     }
 
@@ -95,12 +95,12 @@ impl Inputs {
     }
 }
 
-/// Rows that are worth handing to another thread: some ten microseconds of work.
+/// Returns the minimum number of rows for another thread: about ten microseconds of work.
 fn rows_per_task(cols: usize) -> usize {
     (1 << 15) / cols + 1
 }
 
-/// Rounds a row to bfloat16, ties to even; what is left of `out` is zeroed.
+/// Rounds a row to bfloat16, ties to even; the rest of `out` is zeroed.
 struct ToBf16<'a> {
     row: &'a [f32],
     out: &'a mut [u16],
@@ -119,7 +119,7 @@ impl Kernel for ToBf16<'_> {
     }
 }
 
-/// Rounds each group of a row to integers within ±127, ties to even, under the scale absmax/127; zeros beyond the row.
+/// Rounds each group of a row to integers within ±127, ties to even, with the scale absmax/127; zeros beyond the row.
 struct ToInt8<'a> {
     row: &'a [f32],
     group: usize,
@@ -142,10 +142,11 @@ impl Kernel for ToInt8<'_> {
     }
 }
 
-/// Added to and subtracted from a number below 2²², leaves its nearest integer; in between, that integer is the low bits.
+/// A number that rounds: adding it to a number below 2²² leaves the nearest integer in the low bits; subtracting it
+/// again leaves that integer.
 const ROUNDER: f32 = 12_582_912.0;
 
-/// Below this, 127/absmax overflows: such a group is zero.
+/// Below this, 127/absmax overflows; the codes of such a group are zero.
 const TINY: f32 = 1e-36;
 
 #[inline(always)]
@@ -160,7 +161,8 @@ fn round_group(values: &[f32], codes: &mut [i8]) -> (f32, i32) {
     (absmax / 127.0, sum)
 }
 
-/// The largest magnitude; NaN where one is NaN: as integers, the bits of magnitudes are in their order, NaN above all.
+/// Returns the largest magnitude, or NaN if there is a NaN: compared as integers, bits of magnitudes are in the right
+/// order, NaN last.
 #[inline(always)]
 fn absmax(values: &[f32]) -> f32 {
     let magnitude = |value: f32| value.to_bits() & 0x7FFF_FFFF;
@@ -188,11 +190,11 @@ mod tests {
 
     #[test]
     fn rows_are_padded_with_zeros_also_where_others_were_held_before() {
-        for form in [Form::F32, Form::Bf16, Form::Int8 { group: 32 }] {
+        for form in [InputForm::F32, InputForm::Bf16, InputForm::Int8 { group: 32 }] {
             let mut inputs = Inputs::default();
             inputs.prepare(form, &values(4 * 100), 100);
             inputs.prepare(form, &values(3 * 33), 33);
-            let stride = if form == (Form::Int8 { group: 32 }) { 64 } else { 34 };
+            let stride = if form == (InputForm::Int8 { group: 32 }) { 64 } else { 34 };
             assert_eq!((inputs.rows, inputs.stride), (3, stride));
             let padding = |at: usize| at % stride >= 33;
             assert!((0..inputs.values.len()).filter(|&i| padding(i)).all(|i| inputs.values[i] == 0.0));
@@ -205,7 +207,7 @@ mod tests {
     fn bf16_is_rounded_as_half_does() {
         let x = values(577);
         let mut inputs = Inputs::default();
-        inputs.prepare(Form::Bf16, &x, 577);
+        inputs.prepare(InputForm::Bf16, &x, 577);
         let expected: Vec<u16> = x.iter().map(|&v| bf16::from_f32(v).to_bits()).collect();
         assert_eq!(inputs.halves[..577], expected);
     }
@@ -214,7 +216,7 @@ mod tests {
     fn int8_codes_are_the_nearest_and_their_sums_are_theirs() {
         let x = values(2 * 100);
         let mut inputs = Inputs::default();
-        inputs.prepare(Form::Int8 { group: 32 }, &x, 100);
+        inputs.prepare(InputForm::Int8 { group: 32 }, &x, 100);
         for (row, x) in x.chunks(100).enumerate() {
             for (group, x) in x.chunks(32).enumerate() {
                 let codes = &inputs.codes[row * 128 + group * 32..][..x.len()];
@@ -233,11 +235,11 @@ mod tests {
     fn int8_of_extreme_values() {
         let mut inputs = Inputs::default();
         for (value, code) in [(0.0, 0), (1e-45, 0), (1e-35, 127), (f32::MAX, 127)] {
-            inputs.prepare(Form::Int8 { group: 4 }, &[value, -value, 0.0, value], 4);
+            inputs.prepare(InputForm::Int8 { group: 4 }, &[value, -value, 0.0, value], 4);
             assert_eq!(inputs.codes, [code, -code, 0, code], "{value}");
         }
         for value in [f32::NAN, f32::INFINITY] {
-            inputs.prepare(Form::Int8 { group: 4 }, &[1.0, value, 0.0, 2.0], 4);
+            inputs.prepare(InputForm::Int8 { group: 4 }, &[1.0, value, 0.0, 2.0], 4);
             assert!(!inputs.scales[0].is_finite(), "{value} is not lost");
         }
     }
@@ -245,9 +247,9 @@ mod tests {
     #[test]
     fn many_rows_are_rounded_as_one_at_a_time() {
         let (x, mut all, mut one) = (values(300 * 577), Inputs::default(), Inputs::default());
-        all.prepare(Form::Int8 { group: 32 }, &x, 577);
+        all.prepare(InputForm::Int8 { group: 32 }, &x, 577);
         for (row, x) in x.chunks(577).enumerate() {
-            one.prepare(Form::Int8 { group: 32 }, x, 577);
+            one.prepare(InputForm::Int8 { group: 32 }, x, 577);
             assert_eq!(one.codes, all.codes[row * all.stride..][..all.stride]);
             assert_eq!(one.scales, all.scales[row * one.scales.len()..][..one.scales.len()]);
         }

@@ -1,7 +1,8 @@
-//! The keys and values of one layer, as attention reads them.
+//! The keys and values of one layer, in the layout that attention reads.
 //!
-//! Values lie by rows, [positions, width]. Keys lie in panels of 64 positions, each [width, 64]: a column of a panel is four
-//! vectors, and the columns of a head follow each other. Whatever is behind the last position of the last panel is garbage.
+//! Values are stored by rows, [positions, width]. Keys are stored in panels of 64 positions, each [width, 64]: a column
+//! of a panel is four vectors, and the columns of a head follow each other. The data after the last position of the
+//! last panel is undefined.
 
 use rayon::prelude::*;
 
@@ -10,17 +11,17 @@ use super::simd::LANES;
 /// Positions of a panel of keys.
 pub(super) const PANEL: usize = 4 * LANES;
 
-/// Elements below which sharing out costs more than it saves.
+/// Elements below which dividing the work costs more than it saves.
 const WORTH_SHARING: usize = 50_000;
 
 /// Keys and values of one layer, for each slot.
 #[derive(Debug)]
-pub struct KeyValues {
+pub struct KeyValueCache {
     width: usize,
     slots: Vec<Slot>,
 }
 
-/// One sequence's.
+/// Keys and values of one sequence.
 #[derive(Debug, Clone, Default)]
 struct Slot {
     len: usize,
@@ -28,25 +29,25 @@ struct Slot {
     values: Vec<f32>,
 }
 
-/// What the queries of a sequence see.
+/// The keys and values of a sequence that queries read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sequence<'a> {
-    /// Panels.
+pub(super) struct SequenceView<'a> {
+    /// Keys in panels.
     pub keys: &'a [f32],
-    /// Rows.
+    /// Values in rows.
     pub values: &'a [f32],
-    /// Columns of either: those of all heads.
+    /// Columns of keys and of values: those of all heads.
     pub width: usize,
     /// Positions.
     pub len: usize,
 }
 
-/// Floats of the panels of so many positions.
+/// Returns the number of floats of the panels of `positions` positions.
 pub(super) fn panels_len(positions: usize, width: usize) -> usize {
     positions.next_multiple_of(PANEL) * width
 }
 
-/// Writes rows of keys, [.., width], to the positions from `from` on of panels.
+/// Writes rows of keys, [.., width], to the positions of panels from `from` on.
 pub(super) fn pack_keys(rows: &[f32], width: usize, from: usize, panels: &mut [f32]) {
     if width == 0 {
         return;
@@ -58,7 +59,7 @@ pub(super) fn pack_keys(rows: &[f32], width: usize, from: usize, panels: &mut [f
         let skipped = from.saturating_sub(start);
         let at = (start + skipped - from) * width;
         let rows = rows.get(at..).unwrap_or_default();
-        // By as many keys as a cache line of a column holds.
+        // Processes as many keys as a cache line of a column holds.
         for (lane, rows) in (skipped..PANEL).step_by(LANES).zip(rows.chunks(LANES * width)) {
             let keys = (rows.len() / width).min(PANEL - lane);
             for (i, column) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
@@ -75,15 +76,15 @@ pub(super) fn pack_keys(rows: &[f32], width: usize, from: usize, panels: &mut [f
     }
 }
 
-impl KeyValues {
+impl KeyValueCache {
     pub(super) fn new(width: usize, slots: usize) -> Self {
-        KeyValues { width, slots: vec![Slot::default(); slots] }
+        KeyValueCache { width, slots: vec![Slot::default(); slots] }
     }
 
-    /// Makes rows of keys and values the positions from `past` on of a slot; what it held there is forgotten.
+    /// Writes rows of keys and values to the positions from `past` on of a slot; later positions are dropped.
     ///
     /// # Panics
-    /// Where the slot holds fewer than `past` positions.
+    /// If the slot holds fewer than `past` positions.
     pub(super) fn append(&mut self, slot: usize, past: usize, keys: &[f32], values: &[f32]) {
         let width = self.width;
         let slot = &mut self.slots[slot];
@@ -97,16 +98,16 @@ impl KeyValues {
         slot.values.extend_from_slice(values);
     }
 
-    /// What a slot holds.
-    pub(super) fn sequence(&self, slot: usize) -> Sequence<'_> {
+    /// Returns the content of a slot.
+    pub(super) fn sequence(&self, slot: usize) -> SequenceView<'_> {
         let Slot { len, keys, values } = &self.slots[slot];
-        Sequence { keys, values, width: self.width, len: *len }
+        SequenceView { keys, values, width: self.width, len: *len }
     }
 
-    /// Makes slot `to` a copy of the first `len` positions of slot `from`.
+    /// Copies the first `len` positions of slot `from` to slot `to`.
     ///
     /// # Panics
-    /// Where `from` holds fewer.
+    /// If `from` holds fewer.
     pub(super) fn copy(&mut self, from: usize, to: usize, len: usize) {
         assert!(len <= self.slots[from].len, "copy_slot: {len} positions of {}", self.slots[from].len);
         if from == to {
@@ -128,9 +129,9 @@ impl KeyValues {
 mod tests {
     use super::*;
 
-    /// The keys of a sequence, by rows again.
-    fn unpacked(sequence: Sequence) -> Vec<f32> {
-        let Sequence { keys, width, len, .. } = sequence;
+    /// Returns the keys of a sequence by rows.
+    fn unpacked(sequence: SequenceView) -> Vec<f32> {
+        let SequenceView { keys, width, len, .. } = sequence;
         let at = |position: usize, column: usize| {
             keys[position / PANEL * PANEL * width + column * PANEL + position % PANEL]
         };
@@ -145,7 +146,7 @@ mod tests {
     fn positions_come_back_whatever_the_steps_in_which_they_came() {
         for width in [1, 3, 192] {
             for steps in [&[1, 1, 14, 1][..], &[16, 16], &[17, 300, 1], &[40, 0, 2]] {
-                let mut cache = KeyValues::new(width, 2);
+                let mut cache = KeyValueCache::new(width, 2);
                 let mut past = 0;
                 for &len in steps {
                     let new = rows(past, len, width);
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_cut_back_and_copied() {
-        let mut cache = KeyValues::new(3, 3);
+        let mut cache = KeyValueCache::new(3, 3);
         cache.append(0, 0, &rows(0, 40, 3), &rows(0, 40, 3));
         cache.append(0, 18, &rows(100, 2, 3), &rows(100, 2, 3));
         let expected = [rows(0, 18, 3), rows(100, 2, 3)].concat();

@@ -1,9 +1,10 @@
-//! Which of its kernels this CPU can run, found at run time: the portable build needs no more than the baseline.
+//! The instruction sets that kernels are written for, detected at run time: the portable build needs no more than the
+//! baseline.
 
 /// An instruction set that kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
-    /// Plain Rust, vectorized by the compiler for the baseline: SSE2, NEON. The oracle of the others.
+    /// Plain Rust, vectorized by the compiler for the baseline: SSE2, NEON. The reference for the others.
     Plain,
     /// AVX2, FMA and F16C.
     Avx2,
@@ -17,7 +18,7 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// The best that this CPU has.
+    /// Returns the best level that this CPU supports.
     pub fn detect() -> Level {
         #[cfg(target_arch = "x86_64")]
         {
@@ -34,12 +35,12 @@ impl Level {
         Level::Plain
     }
 
-    /// Whether products of bfloat16 are instructions.
+    /// Returns true if the CPU has instructions for products of bfloat16.
     pub fn multiplies_bf16(self) -> bool {
         matches!(self, Level::Avx512 { bf16: true, .. })
     }
 
-    /// Every level that this CPU can run, for tests that compare them.
+    /// Returns every level that this CPU supports, for tests that compare them.
     #[cfg(test)]
     pub fn usable() -> Vec<Level> {
         match Level::detect() {
@@ -49,5 +50,14 @@ impl Level {
                 vec![Level::Plain, Level::Avx2, Level::Avx512 { vnni: false, bf16: false }, best]
             }
         }
+    }
+}
+
+/// The name of the instruction set that the kernels use on this machine: `plain`, `avx2`, `avx512`.
+pub fn instruction_set() -> &'static str {
+    match Level::detect() {
+        Level::Plain => "plain",
+        Level::Avx2 => "avx2",
+        Level::Avx512 { .. } => "avx512",
     }
 }

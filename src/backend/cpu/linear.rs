@@ -1,50 +1,51 @@
-//! A linear layer: parts stacked by rows, each packed for the kernel that suits its type, multiplied in one parallel region.
+//! A linear layer: parts stacked by rows, each packed for the kernel that suits its type, multiplied in one parallel
+//! region.
 //!
-//! The output is cut between threads, never the sum over columns, so that results do not depend on their number. Many
-//! rows are cut into runs of rows, whose task walks all panels; few rows leave that to runs of panels, balanced by the
-//! bytes to be read.
+//! Threads divide the output, never the sum over columns, so that results do not depend on the number of threads. Many
+//! rows are divided into runs of rows; a task multiplies its run with all panels. For few rows, the panels are divided
+//! into runs, balanced by the bytes to read.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::dense::{Decoded, Dense, Unpacked};
+use super::dense::{DenseWeight, EncodedPanels, UnpackedWeight};
 use super::int;
 use super::level::Level;
-use super::packed::{Form, Inputs, PANEL, Packed};
+use super::packed::{InputForm, Inputs, PANEL, PackedWeight};
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
 use crate::numerics::Weight;
 
-/// How exactly inputs are multiplied.
+/// The precision of the inputs of linear layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
-    /// In the form that is fastest for the weight: bfloat16 for bfloat16 weights where the CPU multiplies it, 8-bit integers
+    /// The form that is fastest for the weight: bfloat16 for bfloat16 weights if the CPU multiplies it, 8-bit integers
     /// per group for integer schemes, f32 for all others.
     #[default]
     Auto,
-    /// In f32.
+    /// Exact f32.
     F32,
 }
 
-/// A linear layer y = x·[p₀; p₁; …]ᵀ + bias.
-pub struct Linear {
-    parts: Vec<Part>,
-    /// The forms that the parts want, each once.
-    forms: Vec<Form>,
+/// A linear layer y = x·[p₀; p₁; …]ᵀ + bias over packed weights.
+pub struct PackedLinear {
+    parts: Vec<LinearPart>,
+    /// The input forms of the parts, without duplicates.
+    forms: Vec<InputForm>,
     bias: Option<Vec<f32>>,
     rows: usize,
     cols: usize,
     /// Panels of all parts.
     panels: usize,
-    /// Held by all parts and the bias.
+    /// Bytes of all parts and the bias.
     bytes: usize,
 }
 
-struct Part {
-    weight: Box<dyn Packed>,
-    /// Which of the layer's forms it takes.
+struct LinearPart {
+    weight: Box<dyn PackedWeight>,
+    /// Index of its input form in the layer's forms.
     form: usize,
     /// Columns of the output.
     columns: Range<usize>,
@@ -61,7 +62,7 @@ pub struct Scratch {
 }
 
 /// Packs a part for the kernel that suits its type.
-fn pack(matrix: &dyn Matrix, activations: Activations, level: Level) -> Result<Box<dyn Packed>> {
+fn pack(matrix: &dyn Matrix, activations: Activations, level: Level) -> Result<Box<dyn PackedWeight>> {
     let [rows, cols] = matrix.shape();
     if rows * cols == 0 {
         return Err(Error::unsupported(
@@ -72,37 +73,42 @@ fn pack(matrix: &dyn Matrix, activations: Activations, level: Level) -> Result<B
     match (matrix.read(0..1)?, activations) {
         (Weight::Quantized(_), _) => pack_quantized(matrix, activations, level),
         (Weight::Dense(_), Activations::Auto) => {
-            Ok(Box::new(Dense::pack(matrix, level, level.multiplies_bf16())?))
+            Ok(Box::new(DenseWeight::pack(matrix, level, level.multiplies_bf16())?))
         }
-        (Weight::Dense(_), Activations::F32) => Ok(Box::new(Dense::pack(matrix, level, false)?)),
+        (Weight::Dense(_), Activations::F32) => Ok(Box::new(DenseWeight::pack(matrix, level, false)?)),
     }
 }
 
-/// Integers have kernels of their own; what has none is decoded.
-fn pack_quantized(matrix: &dyn Matrix, activations: Activations, level: Level) -> Result<Box<dyn Packed>> {
+/// Packs a quantized part: integers for their own kernels, other forms for decoding.
+fn pack_quantized(
+    matrix: &dyn Matrix,
+    activations: Activations,
+    level: Level,
+) -> Result<Box<dyn PackedWeight>> {
     let integers = match activations {
         Activations::Auto => int::pack(matrix, level)?,
         Activations::F32 => {
-            int::unpackable(matrix, level)?.map(|shown| Box::new(Unpacked::new(shown, level)) as _)
+            int::unpackable(matrix, level)?.map(|shown| Box::new(UnpackedWeight::new(shown, level)) as _)
         }
     };
     match integers {
         Some(integers) => Ok(integers),
-        None => Ok(Box::new(Unpacked::new(Box::new(Decoded::pack(matrix)?), level))),
+        None => Ok(Box::new(UnpackedWeight::new(Box::new(EncodedPanels::pack(matrix)?), level))),
     }
 }
 
-impl Linear {
-    /// Packs parts [rowsᵢ, cols] and lets go of the files they come from; the bias holds one value per row of all.
+impl PackedLinear {
+    /// Packs parts [rowsᵢ, cols] and releases the files that they come from; the bias has one value per row of all
+    /// parts.
     ///
     /// # Errors
-    /// Where parts or bias do not fit together, or reading them fails.
+    /// If parts or bias do not fit together, or if reading fails.
     pub fn load(
         parts: &[Arc<dyn Matrix>],
         bias: Option<Vec<f32>>,
         activations: Activations,
-    ) -> Result<Linear> {
-        Linear::load_for(parts, bias, activations, Level::detect())
+    ) -> Result<PackedLinear> {
+        PackedLinear::load_for(parts, bias, activations, Level::detect())
     }
 
     fn load_for(
@@ -110,9 +116,10 @@ impl Linear {
         bias: Option<Vec<f32>>,
         activations: Activations,
         level: Level,
-    ) -> Result<Linear> {
+    ) -> Result<PackedLinear> {
         let bytes = bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()));
-        let mut linear = Linear { parts: vec![], forms: vec![], bias, rows: 0, cols: 0, panels: 0, bytes };
+        let mut linear =
+            PackedLinear { parts: vec![], forms: vec![], bias, rows: 0, cols: 0, panels: 0, bytes };
         for matrix in parts {
             linear.push(pack(matrix.as_ref(), activations, level)?)?;
             matrix.release();
@@ -124,7 +131,7 @@ impl Linear {
         Ok(linear)
     }
 
-    fn push(&mut self, weight: Box<dyn Packed>) -> Result<()> {
+    fn push(&mut self, weight: Box<dyn PackedWeight>) -> Result<()> {
         let [rows, cols] = weight.shape();
         if !self.parts.is_empty() && cols != self.cols {
             return Err(mismatch(format!("{cols} columns stacked below {}", self.cols)));
@@ -138,21 +145,21 @@ impl Linear {
         let bytes = weight.bytes();
         (self.rows, self.cols, self.panels) = (columns.end, cols, panels.end);
         self.bytes += bytes;
-        self.parts.push(Part { weight, form, columns, panels, bytes });
+        self.parts.push(LinearPart { weight, form, columns, panels, bytes });
         Ok(())
     }
 
-    /// Rows of all parts: columns of the output.
+    /// Returns the rows of all parts: columns of the output.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Columns of the weight, and of the inputs.
+    /// Returns the columns of the weight and of the inputs.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// Bytes held.
+    /// Returns the bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -160,7 +167,7 @@ impl Linear {
     /// Multiplies `x` [rows, cols] into `out` [rows, self.rows()], on the threads of the current rayon pool.
     ///
     /// # Panics
-    /// Where the lengths do not fit.
+    /// If a length does not match.
     pub fn forward(&self, x: &[f32], rows: usize, scratch: &mut Scratch, out: &mut [f32]) {
         assert_eq!((x.len(), out.len()), (rows * self.cols, rows * self.rows), "linear: wrong lengths");
         if rows == 0 {
@@ -183,13 +190,13 @@ impl Linear {
         }
     }
 
-    /// Threads worth waking.
+    /// Returns the number of threads that have enough work.
     fn threads(&self, rows: usize) -> usize {
         let bytes = self.bytes * rows.div_ceil(16);
         rayon::current_num_threads().min(bytes / BYTES + 1)
     }
 
-    /// Each task multiplies some rows with all panels.
+    /// Multiplies in tasks of some rows and all panels.
     fn by_rows(&self, inputs: &[Inputs], rows: usize, threads: usize, out: &mut [f32]) {
         let rounds = rows.div_ceil(threads * MOST_ROWS);
         let each = rows.div_ceil(threads * rounds);
@@ -199,7 +206,7 @@ impl Linear {
         });
     }
 
-    /// Each task multiplies all rows with some panels, into a run of `out` of its own, [rows, its columns].
+    /// Multiplies in tasks of all rows and some panels; each task writes its own run of `out`, [rows, its columns].
     fn by_panels(
         &self,
         inputs: &[Inputs],
@@ -219,7 +226,7 @@ impl Linear {
         );
     }
 
-    /// Copies the runs that `by_panels` left into rows.
+    /// Copies the runs of `by_panels` into rows.
     fn arrange(&self, runs: &[f32], panels: Range<usize>, threads: usize, out: &mut [f32]) {
         let columns = self.columns(&panels);
         let Some(middle) = self.cut(&panels, threads) else {
@@ -232,12 +239,13 @@ impl Linear {
         self.arrange(right, middle..panels.end, threads - threads / 2, out);
     }
 
-    /// Where to cut panels so that each half gets the bytes that suit its threads; `None` where there is nothing to cut.
+    /// Returns the panel at which to cut, so that each half has bytes in proportion to its threads; `None` if there is
+    /// nothing to cut.
     fn cut(&self, panels: &Range<usize>, threads: usize) -> Option<usize> {
         if threads < 2 || panels.len() < 2 {
             return None;
         }
-        let bytes = |part: &Part, count: usize| count * part.bytes / part.panels.len();
+        let bytes = |part: &LinearPart, count: usize| count * part.bytes / part.panels.len();
         let overlaps = || self.parts.iter().map(|part| (part, overlap(&part.panels, panels)));
         let all: usize = overlaps().map(|(part, held)| bytes(part, held.len())).sum();
         let mut wanted = all * (threads / 2) / threads;
@@ -252,12 +260,12 @@ impl Linear {
         Some(panels.end - 1)
     }
 
-    /// Columns of the output that panels make.
+    /// Returns the columns of the output that panels compute.
     fn columns(&self, panels: &Range<usize>) -> Range<usize> {
         self.column(panels.start)..self.column(panels.end)
     }
 
-    /// The first column of a panel; of the one after the last, where the columns end.
+    /// Returns the first column of a panel; for the panel after the last one, the end of the columns.
     fn column(&self, panel: usize) -> usize {
         let part = self.parts.iter().find(|part| part.panels.contains(&panel));
         part.map_or(self.rows, |part| part.columns.start + (panel - part.panels.start) * PANEL)
@@ -283,11 +291,11 @@ impl Linear {
     }
 }
 
-/// Rows per thread from which they are cut, rather than panels.
+/// Rows per thread from which rows are divided instead of panels.
 const ROWS: usize = 24;
-/// The most rows of a task: what they read stays in the second cache.
+/// Maximum number of rows of a task: their data stays in the second-level cache.
 const MOST_ROWS: usize = 96;
-/// Bytes of weights that make another thread worth its waking.
+/// Bytes of weights that are worth another thread.
 const BYTES: usize = 1 << 15;
 
 fn overlap(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {

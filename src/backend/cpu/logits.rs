@@ -1,17 +1,17 @@
-//! Softmax and its logarithm over a row of logits, as sampling, routing and evaluation need them.
+//! Softmax and its logarithm over a row of logits, for sampling, routing and evaluation.
 //!
-//! Sums run in f32 over 256 elements at most, then in f64: the error is that of exp, whatever the size of the vocabulary.
+//! Sums run in f32 over at most 256 elements, then in f64: the error is that of exp, for any size of the vocabulary.
 
 use super::functions::exp;
 use super::level::Level;
-use super::simd::{Kernel, LANES, Simd, Unary};
+use super::simd::{LANES, LevelKernel, Simd, Unary};
 
 /// Elements summed in f32.
 const RUN: usize = 256;
 
 struct Largest<'a>(&'a [f32]);
 
-impl Kernel for Largest<'_> {
+impl LevelKernel for Largest<'_> {
     type Output = f32;
 
     #[inline(always)]
@@ -19,20 +19,20 @@ impl Kernel for Largest<'_> {
         let mut largest = simd.splat(f32::NEG_INFINITY);
         let (vectors, rest) = self.0.as_chunks::<LANES>();
         for vector in vectors {
-            // In this order NaN is passed on.
+            // This order of arguments propagates NaN.
             largest = simd.max(largest, simd.load(vector));
         }
         rest.iter().fold(simd.largest(largest), |a, &b| if a > b { a } else { b })
     }
 }
 
-/// Σ e^(x − shift).
+/// The sum Σ e^(x − shift).
 struct ExpSum<'a> {
     x: &'a [f32],
     shift: f32,
 }
 
-impl Kernel for ExpSum<'_> {
+impl LevelKernel for ExpSum<'_> {
     type Output = f64;
 
     #[inline(always)]
@@ -56,26 +56,26 @@ impl Kernel for ExpSum<'_> {
     }
 }
 
-/// x ← e^(x − shift)·factor.
+/// The operation x ← e^(x − shift)·factor.
 struct Exponentiate<'a> {
     x: &'a mut [f32],
-    function: Shifted,
+    function: ShiftedExp,
 }
 
 #[derive(Clone, Copy)]
-struct Shifted {
+struct ShiftedExp {
     shift: f32,
     factor: f32,
 }
 
-impl Unary for Shifted {
+impl Unary for ShiftedExp {
     #[inline(always)]
     fn of<S: Simd>(self, simd: S, x: S::V) -> S::V {
         simd.mul(exp(simd, simd.sub(x, simd.splat(self.shift))), simd.splat(self.factor))
     }
 }
 
-impl Kernel for Exponentiate<'_> {
+impl LevelKernel for Exponentiate<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -84,7 +84,7 @@ impl Kernel for Exponentiate<'_> {
     }
 }
 
-/// Σ p·(ln p − ln q), where ln p is `base` and ln q is x − log_sum_exp; only over ln p above `floor`.
+/// The sum Σ p·(ln p − ln q) over ln p above `floor`; ln p is `base`, and ln q is x − log_sum_exp.
 #[derive(Clone, Copy)]
 struct Divergence<'a> {
     base: &'a [f32],
@@ -103,7 +103,7 @@ impl Divergence<'_> {
     }
 }
 
-impl Kernel for Divergence<'_> {
+impl LevelKernel for Divergence<'_> {
     type Output = f64;
 
     #[inline(always)]
@@ -127,42 +127,42 @@ impl Kernel for Divergence<'_> {
     }
 }
 
-/// The largest element and Σ e^(x − largest).
+/// Returns the largest element and Σ e^(x − largest).
 fn largest_and_sum(level: Level, x: &[f32]) -> (f32, f64) {
     let largest = level.run(Largest(x));
-    // Where all are -∞, their differences must not be NaN.
+    // If all elements are −∞, their differences must not be NaN.
     let shift = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
     (shift, level.run(ExpSum { x, shift }))
 }
 
-/// ln Σ eˣ; -∞ of nothing.
+/// Returns ln Σ eˣ; −∞ for an empty slice.
 pub(super) fn log_sum_exp_at(level: Level, x: &[f32]) -> f64 {
     let (largest, sum) = largest_and_sum(level, x);
     f64::from(largest) + sum.ln()
 }
 
-/// x ← eˣ/Σ eˣ.
+/// Computes x ← eˣ/Σ eˣ.
 pub(super) fn softmax(level: Level, x: &mut [f32]) {
     let (shift, sum) = largest_and_sum(level, x);
-    level.run(Exponentiate { x, function: Shifted { shift, factor: (1.0 / sum) as f32 } });
+    level.run(Exponentiate { x, function: ShiftedExp { shift, factor: (1.0 / sum) as f32 } });
 }
 
-/// ln Σ eˣ over a row of logits; -∞ of an empty row.
+/// Returns ln Σ eˣ over a row of logits; −∞ for an empty row.
 pub fn log_sum_exp(x: &[f32]) -> f64 {
     log_sum_exp_at(Level::detect(), x)
 }
 
 fn divergence_at(level: Level, base: &[f32], x: &[f32], log_sum_exp: f32, floor: f32) -> f64 {
     assert_eq!(base.len(), x.len(), "divergence: rows of two lengths");
-    // Below -104, e^x is 0 in f32, and 0·∞ would be NaN.
+    // Below −104, e^x is 0 in f32, and 0·∞ would be NaN.
     level.run(Divergence { base, x, log_sum_exp, floor: floor.max(-104.0) })
 }
 
-/// The divergence Σ p·(ln p − ln q) of a row of logits `x`, whose [`log_sum_exp`] is given, from the log-probabilities
-/// `base`: over those of its values that are larger than `floor`.
+/// Returns the divergence Σ p·(ln p − ln q) of a row of logits `x` from the log-probabilities `base`. The sum is over
+/// values of `base` larger than `floor`; `log_sum_exp` is the [`log_sum_exp`] of `x`.
 ///
 /// # Panics
-/// Where the rows are not of one length.
+/// If the rows have different lengths.
 pub fn divergence(base: &[f32], x: &[f32], log_sum_exp: f32, floor: f32) -> f64 {
     divergence_at(Level::detect(), base, x, log_sum_exp, floor)
 }
@@ -177,7 +177,7 @@ mod tests {
         f64::from(largest) + x.iter().map(|x| difference(x).exp()).sum::<f64>().ln()
     }
 
-    /// Logits as models have them: most of them far below a few.
+    /// Returns logits like those of models: most are far below a few others.
     fn logits(len: usize, size: f32) -> Vec<f32> {
         (0..len).map(|i| size * (i as f32 * 0.7).sin() - (i % 977) as f32 * 0.01).collect()
     }

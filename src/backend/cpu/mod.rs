@@ -1,6 +1,6 @@
 //! The CPU backend: packed weights, pooled buffers, f32 activations between operations.
 //!
-//! Operations run in the rayon pool they are called in, and give the same bits with any number of threads.
+//! Operations run in the rayon pool that they are called in, and give the same bits for any number of threads.
 
 mod attention;
 mod bandwidth;
@@ -35,24 +35,25 @@ use level::Level;
 
 pub use bandwidth::read_bandwidth;
 pub use buffers::Tensor;
-pub use key_values::KeyValues;
-pub use linear::{Activations, Linear, Scratch};
+pub use key_values::KeyValueCache;
+pub use level::instruction_set;
+pub use linear::{Activations, PackedLinear, Scratch};
 pub use logits::{divergence, log_sum_exp};
-pub use table::Table;
+pub use table::EmbeddingTable;
 
-/// Runs models on the CPU.
+/// A backend that runs models on the CPU.
 pub struct Cpu {
     activations: Activations,
     level: Level,
     pool: Pool,
     /// Bytes of the linear weights loaded so far.
     weights: AtomicUsize,
-    /// What linears work in: one for each that runs at the same time.
+    /// Scratch buffers of linears: one set for each linear that runs at the same time.
     scratch: Mutex<Vec<Scratch>>,
 }
 
 impl Cpu {
-    /// A backend with empty pools, whose linear layers round their inputs as `activations` says.
+    /// Creates a backend with empty pools; `activations` sets the rounding of the inputs of linear layers.
     pub fn new(activations: Activations) -> Self {
         Cpu {
             activations,
@@ -63,7 +64,7 @@ impl Cpu {
         }
     }
 
-    /// Bytes of the linear weights that were loaded, as they are held.
+    /// Returns the bytes of the loaded linear weights, as packed.
     pub fn weight_bytes(&self) -> usize {
         self.weights.load(Ordering::Relaxed)
     }
@@ -87,22 +88,22 @@ impl Cpu {
 
 impl Backend for Cpu {
     type Tensor = Tensor;
-    type Linear = Linear;
-    type Table = Table;
+    type Linear = PackedLinear;
+    type Table = EmbeddingTable;
     type Norm = NormWeights;
-    type KeyValues = KeyValues;
+    type KeyValues = KeyValueCache;
 
-    fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Linear> {
-        let linear = Linear::load(parts, bias, self.activations)?;
+    fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<PackedLinear> {
+        let linear = PackedLinear::load(parts, bias, self.activations)?;
         self.weights.fetch_add(linear.bytes(), Ordering::Relaxed);
         Ok(linear)
     }
 
-    fn load_table(&self, rows: Arc<dyn Matrix>) -> Result<Table> {
-        Ok(Table(rows))
+    fn load_table(&self, rows: Arc<dyn Matrix>) -> Result<EmbeddingTable> {
+        Ok(EmbeddingTable(rows))
     }
 
-    fn tied_head(&self, table: &Table) -> Result<Linear> {
+    fn tied_head(&self, table: &EmbeddingTable) -> Result<PackedLinear> {
         self.load_linear(std::slice::from_ref(&table.0), None)
     }
 
@@ -110,11 +111,11 @@ impl Backend for Cpu {
         Ok(norm)
     }
 
-    fn key_values(&self, width: usize, slots: usize) -> Result<KeyValues> {
-        Ok(KeyValues::new(width, slots))
+    fn key_values(&self, width: usize, slots: usize) -> Result<KeyValueCache> {
+        Ok(KeyValueCache::new(width, slots))
     }
 
-    fn copy_slot(&self, cache: &mut KeyValues, from: usize, to: usize, len: usize) -> Result<()> {
+    fn copy_slot(&self, cache: &mut KeyValueCache, from: usize, to: usize, len: usize) -> Result<()> {
         cache.copy(from, to, len);
         Ok(())
     }
@@ -123,13 +124,13 @@ impl Backend for Cpu {
         x.rows
     }
 
-    fn embed(&self, table: &Table, ids: &[u32]) -> Result<Tensor> {
+    fn embed(&self, table: &EmbeddingTable, ids: &[u32]) -> Result<Tensor> {
         let mut out = self.unwritten(ids.len(), table.cols());
         table.look_up(ids, &mut out.data)?;
         Ok(out)
     }
 
-    fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+    fn linear(&self, x: &Tensor, linear: &PackedLinear) -> Result<Tensor> {
         let mut out = self.unwritten(x.rows, linear.rows());
         self.with_scratch(|scratch| linear.forward(&x.data, x.rows, scratch, &mut out.data));
         Ok(out)
@@ -164,7 +165,7 @@ impl Backend for Cpu {
         v: &Tensor,
         spec: &Attention,
         spans: &[Span],
-        cache: Option<&mut KeyValues>,
+        cache: Option<&mut KeyValueCache>,
     ) -> Result<Tensor> {
         Ok(attention::attend(self.level, &self.pool, q, k, v, spec, spans, cache))
     }

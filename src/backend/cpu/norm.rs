@@ -3,16 +3,16 @@
 
 use super::elementwise::by_rows;
 use super::level::Level;
-use super::simd::{Binary, Kernel, LANES, Simd};
+use super::simd::{Binary, LANES, LevelKernel, Simd};
 use crate::backend::NormWeights;
 
-struct Normalize<'a> {
+struct NormalizeRuns<'a> {
     x: &'a [f32],
     norm: &'a NormWeights,
     out: &'a mut [f32],
 }
 
-impl Kernel for Normalize<'_> {
+impl LevelKernel for NormalizeRuns<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -22,19 +22,19 @@ impl Kernel for Normalize<'_> {
         for ((x, out), weight) in runs.zip(weight.chunks_exact(*width).cycle()) {
             let mean = if *centered { sum(simd, x) / *width as f32 } else { 0.0 };
             let factor = 1.0 / (squares(simd, x, mean) / *width as f32 + epsilon).sqrt();
-            simd.zip(x, weight, out, Normalized { mean, factor });
+            simd.zip(x, weight, out, NormalizeElement { mean, factor });
         }
     }
 }
 
-/// (x − mean)·factor·weight.
+/// The function (x − mean)·factor·weight.
 #[derive(Clone, Copy)]
-struct Normalized {
+struct NormalizeElement {
     mean: f32,
     factor: f32,
 }
 
-impl Binary for Normalized {
+impl Binary for NormalizeElement {
     #[inline(always)]
     fn of<S: Simd>(self, simd: S, x: S::V, weight: S::V) -> S::V {
         let centered = simd.sub(x, simd.splat(self.mean));
@@ -42,10 +42,10 @@ impl Binary for Normalized {
     }
 }
 
-/// Running sums per lane: they hide the latency of additions, and keep each short.
+/// Number of running sums per lane: they hide the latency of additions, and each stays short.
 const SUMS: usize = 4;
 
-/// Σx.
+/// Returns Σx.
 #[inline(always)]
 fn sum<S: Simd>(simd: S, x: &[f32]) -> f32 {
     let mut sums = [simd.splat(0.0); SUMS];
@@ -58,7 +58,7 @@ fn sum<S: Simd>(simd: S, x: &[f32]) -> f32 {
     total(simd, sums) + rest.iter().sum::<f32>()
 }
 
-/// Σ(x − mean)².
+/// Returns Σ(x − mean)².
 #[inline(always)]
 fn squares<S: Simd>(simd: S, x: &[f32], mean: f32) -> f32 {
     let mut sums = [simd.splat(0.0); SUMS];
@@ -77,17 +77,17 @@ fn total<S: Simd>(simd: S, [a, b, c, d]: [S::V; SUMS]) -> f32 {
     simd.sum(simd.add(simd.add(a, b), simd.add(c, d)))
 }
 
-/// Normalizes every run of `norm.width` columns of x, [rows, cols]; `out` is of its shape.
+/// Normalizes every run of `norm.width` columns of x, [rows, cols]; `out` has the same shape.
 ///
 /// # Panics
-/// Where the columns are no whole number of the norm's weights, or these of its width.
+/// If the columns are no multiple of the number of weights, or that number is no multiple of the width.
 pub(super) fn normalize(level: Level, x: &[f32], norm: &NormWeights, cols: usize, out: &mut [f32]) {
     let weights = norm.weight.len();
     assert!(weights > 0 && cols.is_multiple_of(weights), "norm: {cols} columns for {weights} weights");
     assert!(weights.is_multiple_of(norm.width), "norm: {weights} weights for a width of {}", norm.width);
     by_rows(out, cols, |first, out| {
         let x = &x[first * cols..][..out.len()];
-        level.run(Normalize { x, norm, out });
+        level.run(NormalizeRuns { x, norm, out });
         if let Some(bias) = &norm.bias {
             for run in out.chunks_exact_mut(weights) {
                 run.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
@@ -118,7 +118,7 @@ mod tests {
                 let weight: Vec<f32> = (0..weights * width).map(|i| 0.5 + (i % 7) as f32 / 7.0).collect();
                 let bias = centered.then(|| weight.iter().map(|w| w - 1.0).collect());
                 let norm = NormWeights { width, weight, bias, epsilon: 1e-5, centered };
-                // A mean that is no zero, for what fills up the last vector is.
+                // The mean is not zero, but the padding of the last vector is.
                 let x: Vec<f32> = (0..4 * width).map(|i| 3.0 + (i as f32 * 0.7).sin()).collect();
                 for level in Level::usable() {
                     let mut out = vec![f32::NAN; x.len()];

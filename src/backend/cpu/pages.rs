@@ -1,42 +1,43 @@
-//! Memory for packed weights: zeroed, aligned to pages, huge ones where the system has them.
+//! Memory for packed weights: zeroed, aligned to pages, with huge pages if the system has them.
 //!
-//! A decoder reads every weight once per token. With pages of 4 KB the processor spends part of that on finding addresses.
+//! A decoder reads every weight once per token. With pages of 4 KB the processor spends part of that time on address
+//! translation.
 
 use memmap2::MmapMut;
 
 use crate::error::{Error, Result};
 
-/// What a kernel loads at once: a cache line, one AVX-512 register.
+/// The unit of a kernel's loads: a cache line, one AVX-512 register.
 pub(super) type Line = [u8; 64];
 
-/// Lines of memory.
+/// Memory in lines.
 #[derive(Debug)]
 pub(super) struct Pages(MmapMut);
 
 impl Pages {
-    /// So many lines of zeros.
+    /// Allocates this number of lines of zeros.
     ///
     /// # Errors
-    /// Where the system has no such memory.
+    /// If the system has not enough memory.
     pub fn zeroed(lines: usize) -> Result<Pages> {
         let bytes = lines.checked_mul(size_of::<Line>()).ok_or_else(|| refused(usize::MAX))?;
         let map = MmapMut::map_anon(bytes).map_err(|_| refused(bytes))?;
         #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage); // Slower, not wrong, where it is refused.
+        let _ = map.advise(memmap2::Advice::HugePage); // If this is refused, the program is slower, not wrong.
         Ok(Pages(map))
     }
 
-    /// The lines.
+    /// Returns the lines.
     pub fn lines(&self) -> &[Line] {
         self.0.as_chunks().0
     }
 
-    /// The lines, to be written.
+    /// Returns the lines for writing.
     pub fn lines_mut(&mut self) -> &mut [Line] {
         self.0.as_chunks_mut().0
     }
 
-    /// Bytes held.
+    /// Returns the bytes held.
     pub fn bytes(&self) -> usize {
         self.0.len()
     }

@@ -1,20 +1,20 @@
-//! Rotary position embeddings (Su et al. 2021, <https://arxiv.org/abs/2104.09864>) in the half-split form of transformers:
-//! column i of a head turns with column i + half.
+//! Rotary position embeddings (Su et al. 2021, <https://arxiv.org/abs/2104.09864>) in the half-split form of
+//! transformers: column i of a head is rotated with column i + half.
 
 use super::elementwise::by_rows;
 use super::level::Level;
-use super::simd::{Kernel, LANES, Simd};
+use super::simd::{LANES, LevelKernel, Simd};
 use crate::backend::Rotations;
 
-struct Rotate<'a> {
+struct RotateHeads<'a> {
     x: &'a mut [f32],
     cols: usize,
-    /// Of the first row of x.
+    /// Number of the first row of x.
     first: usize,
     rotations: &'a Rotations,
 }
 
-impl Kernel for Rotate<'_> {
+impl LevelKernel for RotateHeads<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -31,7 +31,7 @@ impl Kernel for Rotate<'_> {
     }
 }
 
-/// (l, r) ← (l·cos − r·sin, r·cos + l·sin).
+/// Computes (l, r) ← (l·cos − r·sin, r·cos + l·sin).
 #[inline(always)]
 fn rotate<S: Simd>(simd: S, left: &mut [f32], right: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (lefts, left) = left.as_chunks_mut::<LANES>();
@@ -61,9 +61,9 @@ fn turn<S: Simd>(simd: S, left: &mut [f32; LANES], right: &mut [f32; LANES], cos
 /// Rotates every head of every row of x, [rows, cols].
 ///
 /// # Panics
-/// Where `cols` is no multiple of the heads' size, or the rotations are too few.
+/// If `cols` is no multiple of the head size, or if there are too few rotations.
 pub(super) fn rotate_heads(level: Level, x: &mut [f32], cols: usize, rotations: &Rotations) {
     let head_dim = rotations.head_dim;
     assert!(head_dim > 0 && cols.is_multiple_of(head_dim), "rope: {cols} columns are no heads of {head_dim}");
-    by_rows(x, cols, |first, x| level.run(Rotate { x, cols, first, rotations }));
+    by_rows(x, cols, |first, x| level.run(RotateHeads { x, cols, first, rotations }));
 }

@@ -1,5 +1,5 @@
-//! Tables of embeddings: rows are read from where they are stored, one by one as they are looked up, so that a table costs
-//! no memory beside the file's pages.
+//! Tables of embeddings. A row is read from the file when it is looked up, so that a table takes no memory besides the
+//! file's pages.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use crate::backend::Matrix;
 use crate::error::{Error, Result};
 use crate::numerics::Weight;
 
-/// Rows looked up by number.
-pub struct Table(pub(super) Arc<dyn Matrix>);
+/// A table of rows that are looked up by number.
+pub struct EmbeddingTable(pub(super) Arc<dyn Matrix>);
 
-impl Table {
+impl EmbeddingTable {
     pub(super) fn cols(&self) -> usize {
         self.0.shape()[1]
     }
@@ -18,7 +18,7 @@ impl Table {
     /// Writes the rows of `ids` to `out`, [ids.len(), cols].
     ///
     /// # Errors
-    /// Where a number is beyond the table, or its row cannot be read.
+    /// If a number is beyond the table, or if its row cannot be read.
     pub(super) fn look_up(&self, ids: &[u32], out: &mut [f32]) -> Result<()> {
         let [rows, cols] = self.0.shape();
         for (i, &id) in ids.iter().enumerate() {

@@ -1,10 +1,11 @@
-//! The conformance suite at every level, and what only this backend promises: rows that depend on no other, errors.
+//! The conformance suite at every level, and the guarantees of this backend only: a row depends on no other row;
+//! errors.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 use crate::backend::tests::{Tolerance, conformance, dense, layers::rotations, values};
 
-/// A backend that runs the kernels of a level; linear layers choose theirs themselves.
+/// Creates a backend that runs the kernels of a level; linear layers choose their level themselves.
 fn at(level: Level, activations: Activations) -> Cpu {
     Cpu { level, ..Cpu::new(activations) }
 }
@@ -15,11 +16,11 @@ fn computes_what_the_reference_does() {
     for level in Level::usable() {
         conformance(&at(level, Activations::F32), tolerance);
     }
-    // Inputs within ±2 of 8 bits, over 256 columns of weights within ±2: the error's deviation is 0.08.
+    // Inputs within ±2 of 8 bits, over 256 columns of weights within ±2: the standard deviation of the error is 0.08.
     conformance(&Cpu::new(Activations::Auto), Tolerance { dense: 2e-2, quantized: 0.3, ..tolerance });
 }
 
-/// Rows of many, few enough to run in one piece and enough to be shared out, are the same bits.
+/// Rows give the same bits alone, in a batch that runs in one piece, and in one that is divided among threads.
 #[test]
 fn a_row_does_not_depend_on_the_others() {
     let (rows, cols) = (70, 1030);

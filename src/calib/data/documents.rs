@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::pieces;
 use crate::corpus::rows::Row;
-use crate::corpus::{Content, Source};
+use crate::corpus::{Content, TextSource};
 use crate::engine::{ChatTemplate, Message, Tokenizer};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -66,7 +66,7 @@ impl Document {
 ///
 /// # Errors
 /// Files that cannot be read, rows of no form that is known, no text at all.
-pub fn read(name: &str, source: &Source) -> Result<Vec<Document>> {
+pub fn read(name: &str, source: &TextSource) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     source.read(|file, content| {
         match content {

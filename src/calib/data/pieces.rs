@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use super::documents::{self, Document, Encoder};
-use crate::corpus::Source;
+use crate::corpus::TextSource;
 use crate::error::{Error, Result};
 use crate::numerics::random::SplitMix64;
 
@@ -46,7 +46,7 @@ pub struct Found {
 /// Those of [`documents::read`]; fewer tokens, or documents, than are asked for.
 pub fn of(
     name: &str,
-    source: &Source,
+    source: &TextSource,
     encoder: &Encoder,
     cut: &Cut,
     random: &mut SplitMix64,

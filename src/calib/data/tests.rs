@@ -187,7 +187,7 @@ fn what_does_not_do_is_named() {
     check(of(&paths[0]), "empty.txt: expected text to calibrate on, found none");
     check(of(&paths[1]), "row 1: expected text, messages, or a prompt and a response, found body");
     check(of(&paths[2]), "row 0: expected a list of messages with role and content");
-    check(of(folder.path().to_str().unwrap()), "a folder, where a file of text was expected");
+    check(of(folder.path().to_str().unwrap()), "expected a text file, found a folder");
     check(of("no/such.txt"), "no such dataset in");
     check(
         Calibration { seq_len: 513, ..of("self") },

@@ -1,19 +1,11 @@
-//! The base that a model is compared with: the arguments, and where its log-probabilities come from.
+//! The flags for the base that a model is compared with.
 
-use std::env;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::super::Context;
-use crate::engine::{LanguageModel, Options};
-use crate::error::Result;
-use crate::eval::base::{Identity, Precision, Reader, Writer};
-use crate::eval::corpus::Corpus;
-use crate::eval::perplexity::{Base, Task};
-use crate::eval::windows::Protocol;
-use crate::io::Checkpoint;
-use crate::pipeline;
+use crate::eval::base::Precision;
+use crate::job::BaseModel;
 
 /// What a model is compared with.
 #[derive(Debug, Args)]
@@ -22,7 +14,7 @@ use crate::pipeline;
 pub struct Arguments {
     /// Compare with this model: KL divergence, Δp, same top token
     #[arg(long, value_name = "BASE")]
-    pub against: Option<String>,
+    against: Option<String>,
     /// Where the base's log-probabilities are kept for the next comparison [default: ~/.cache/llmc/base]
     #[arg(long, value_name = "DIR")]
     base_cache: Option<PathBuf>,
@@ -44,85 +36,18 @@ enum Form {
     Bits16,
 }
 
-/// What the base is asked.
-pub struct Subject<'a> {
-    /// The text.
-    pub corpus: &'a Corpus,
-    /// How it is cut.
-    pub task: &'a Task<'a>,
-    /// By what rule.
-    pub protocol: Protocol,
-    /// Values of a row.
-    pub vocabulary: usize,
-    /// How it is run.
-    pub options: Options,
-}
-
-impl Subject<'_> {
-    /// What the base's rows depend on besides its weights: `auto`, `f32 on a GPU`.
-    fn numerics(&self) -> String {
-        let place = if self.options.gpu.is_some() { " on a GPU" } else { "" };
-        format!("{:?}{place}", self.options.activations).to_lowercase()
-    }
-
-    fn identity(&self, checkpoint: &Checkpoint, weights: String, precision: Precision) -> Identity {
-        let config = checkpoint.config.as_ref().map(ToString::to_string).unwrap_or_default();
-        Identity {
-            llmc: env!("CARGO_PKG_VERSION").into(),
-            weights,
-            config: blake3::hash(config.as_bytes()).to_hex().to_string(),
-            tokens: self.corpus.digest(),
-            protocol: self.protocol,
-            first: self.task.first,
-            windows: self.task.windows.len(),
-            vocabulary: self.vocabulary,
-            activations: self.numerics(),
-            precision,
-        }
-    }
-}
-
 impl Arguments {
-    /// How the base's log-probabilities are held.
-    pub fn precision(&self) -> Precision {
-        match self.base_precision {
+    /// The base to compare with, if one is named.
+    pub fn base(&self) -> Option<BaseModel> {
+        let cache = match (&self.base_cache, self.no_base_cache) {
+            (_, true) => None,
+            (Some(folder), false) => Some(folder.clone()),
+            (None, false) => BaseModel::default_cache(),
+        };
+        let precision = match self.base_precision {
             Form::F32 => Precision::F32,
             Form::Bits16 => Precision::Bits16,
-        }
-    }
-
-    /// The base's rows: from an earlier run, or from the base itself.
-    pub fn open(
-        &self,
-        checkpoint: Checkpoint,
-        subject: &Subject,
-        context: &Context,
-    ) -> Result<Base<'static>> {
-        let precision = self.precision();
-        let folder = if self.no_base_cache {
-            None
-        } else {
-            self.base_cache.clone().or_else(|| Some(crate::io::cache_folder()?.join("base")))
         };
-        let mut writer = None;
-        if let Some(folder) = folder {
-            let weights = pipeline::input_digest(&checkpoint, &context.interrupted)?;
-            let identity = subject.identity(&checkpoint, weights, precision);
-            let rows: Vec<usize> = subject.task.windows.iter().map(|window| window.targets.len()).collect();
-            match Reader::open(&folder, &identity, &rows) {
-                Ok(Some(reader)) => return Ok(Base::Stored(reader, precision)),
-                Ok(None) => {}
-                Err(error) => eprintln!("warning: {error}; it is made again"),
-            }
-            let bytes = subject.task.targets() as u64 * precision.row_bytes(subject.vocabulary);
-            writer = Writer::create(&folder, &identity, bytes).inspect_err(warn).ok();
-        }
-        let model = LanguageModel::open(checkpoint, subject.options)?;
-        Ok(Base::Run { model: Box::new(model), precision, writer })
+        self.against.clone().map(|model| BaseModel { model, cache, precision })
     }
-}
-
-fn warn(error: &crate::error::Error) {
-    eprintln!("warning: the base's log-probabilities are not kept: {error}");
-    error.hint().inspect(|hint| eprintln!("hint: {hint}"));
 }

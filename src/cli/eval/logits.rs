@@ -5,13 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::super::{Context, engine_args};
-use super::{check_output, check_tokens};
-use crate::engine::{LanguageModel, Tokenizer};
-use crate::error::{Error, Result};
-use crate::eval::arrays::{Array, Arrays};
-use crate::model::Batch;
-use crate::tensor::DType;
+use crate::cli::context::Context;
+use crate::cli::engine_args;
+use crate::error::Result;
+use crate::job::{Logits, Prompt};
 
 /// Write a model's logits to a file, to compare them with another runtime's
 #[derive(Debug, Args)]
@@ -38,45 +35,12 @@ pub struct Arguments {
 
 /// Writes logits.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let model = arguments.engine.open(&arguments.model, context)?;
-    let tokens = match &arguments.text {
-        Some(text) => Tokenizer::open(model.checkpoint())?.encode(text, true)?,
-        None => arguments.tokens.clone(),
+    let prompt = match &arguments.text {
+        Some(text) => Prompt::Text(text.clone()),
+        None => Prompt::Tokens(arguments.tokens.clone()),
     };
-    check(&model, &tokens)?;
-    check_output(&arguments.output, &model)?;
-    write(&model, &tokens, arguments)?;
-    let (output, shape) = (arguments.output.display().to_string(), [tokens.len(), model.vocabulary()]);
-    context.print(
-        || format!("{output}: logits [{}, {}]\n", shape[0], shape[1]),
-        || json!({ "output": output, "shape": shape, "tokens": tokens }),
-    )
-}
-
-fn check(model: &LanguageModel, tokens: &[u32]) -> Result<()> {
-    check_tokens(model, tokens)?;
-    match model.context_limit() {
-        _ if tokens.is_empty() => {
-            Err(Error::usage("there are no tokens", "give some: --tokens 1,2,3, or --text with some text"))
-        }
-        Some(limit) if tokens.len() > limit => Err(Error::usage(
-            format!("{} tokens are beyond the model's limit of {limit}", tokens.len()),
-            "give fewer",
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn write(model: &LanguageModel, tokens: &[u32], arguments: &Arguments) -> Result<()> {
-    let arrays = [
-        Array { name: "logits", dtype: DType::F32, shape: vec![tokens.len(), model.vocabulary()] },
-        Array { name: "tokens", dtype: DType::U32, shape: vec![tokens.len()] },
-    ];
-    let mut file = Arrays::create(&arguments.output, &arrays, json!({ "model": arguments.model }))?;
-    let rows: Vec<u32> = (0..tokens.len() as u32).collect();
-    model.logits(&Batch::whole(&[tokens]), None, &rows, |_, block| {
-        file.write(block.iter().map(|logit| logit.to_le_bytes()))
-    })?;
-    file.write(tokens.iter().map(|token| token.to_le_bytes()))?;
-    file.finish()
+    let (model, output) = (arguments.model.clone(), arguments.output.clone());
+    let record = Logits { model, prompt, output, engine: arguments.engine.engine() }.run(context)?;
+    let [rows, columns] = record.shape;
+    context.print(|| format!("{}: logits [{rows}, {columns}]\n", record.output), || json!(record))
 }

@@ -3,26 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use indicatif::{HumanBytes, ProgressBar};
 use serde_json::json;
 
-use super::super::{Context, engine_args};
-use super::base_args::{self, Subject};
-use super::report::Report;
-use crate::corpus::Text;
-use crate::engine::{LanguageModel, Tokenizer};
+use super::{base_args, report};
+use crate::cli::context::Context;
+use crate::cli::engine_args;
 use crate::error::{Error, Result};
-use crate::eval::corpus::Corpus;
-use crate::eval::perplexity::{self, Base, Progress, Task};
-use crate::eval::positions::Positions;
-use crate::eval::summary::{Score, Summary};
-use crate::eval::windows::{Protocol, Window};
-use crate::io::Checkpoint;
-
-/// Tokens that are run together where --batch says nothing else.
-const TOGETHER: usize = 2048;
-/// Most bytes of the base's rows that are held at a time.
-const BASE_BYTES: u64 = 256 << 20;
+use crate::eval::windows::Protocol;
+use crate::job::Perplexity;
 
 /// Perplexity over a text, and KL divergence from a base
 #[derive(Debug, Args)]
@@ -70,59 +58,18 @@ enum Name {
 
 /// Measures.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let protocol = arguments.protocol()?;
-    let text = Text::open(&arguments.data)?;
-    let model = arguments.engine.open(&arguments.model, context)?;
-    protocol.check(model.context_limit())?;
-    let base = arguments.base.against.as_deref().map(|base| context.open(base)).transpose()?;
-    let corpus = corpus(&text, &model, base.as_ref(), protocol)?;
-    let windows = arguments.windows(protocol, &corpus)?;
-    let batch = arguments.batch(&windows, model.vocabulary());
-    let task = Task { tokens: &corpus.tokens, windows: &windows, first: corpus.first, batch };
-    let options = arguments.engine.options();
-    let subject = Subject { corpus: &corpus, task: &task, protocol, vocabulary: model.vocabulary(), options };
-    let base = base.map(|base| arguments.base.open(base, &subject, context)).transpose()?;
-    let (scores, progress) = arguments.scores(&model, base, &task, context)?;
-    let report = Report {
-        model: &arguments.model,
-        base: arguments.base.against.as_deref(),
-        precision: arguments.base.precision(),
-        data: &arguments.data,
-        protocol,
-        begins_with_bos: corpus.first.is_some(),
-        activations: options.activations,
-        summary: Summary::new(&scores),
-        progress,
+    let job = Perplexity {
+        model: arguments.model.clone(),
+        data: arguments.data.clone(),
+        protocol: arguments.protocol()?,
+        windows: arguments.chunks,
+        batch: arguments.batch,
+        per_position: arguments.per_position.clone(),
+        base: arguments.base.base(),
+        engine: arguments.engine.engine(),
     };
-    context.print(|| report.text(), || report.json())
-}
-
-/// The text in the model's tokens. The base must be asked about the same ones.
-fn corpus(
-    text: &Text,
-    model: &LanguageModel,
-    base: Option<&Checkpoint>,
-    protocol: Protocol,
-) -> Result<Corpus> {
-    let of_base = base.map(Tokenizer::open);
-    let (tokenizer, other) = match (Tokenizer::open(model.checkpoint()), of_base) {
-        (Ok(tokenizer), of_base) => (tokenizer, of_base.and_then(Result::ok)),
-        (Err(error), Some(Ok(tokenizer))) => {
-            eprintln!("warning: {error}: the base's tokenizer is used");
-            (tokenizer, None)
-        }
-        (Err(error), _) => return Err(error),
-    };
-    tokenizer.check_fits(model.vocabulary())?;
-    let corpus = Corpus::new(text, &tokenizer, protocol)?;
-    if let Some(other) = other
-        && Corpus::new(text, &other, protocol)? != corpus
-    {
-        eprintln!(
-            "warning: the base's tokenizer makes other tokens of this text; both are run on the model's"
-        );
-    }
-    Ok(corpus)
+    let record = job.run(context)?;
+    context.print(|| report::text(&record), || json!(record))
 }
 
 impl Arguments {
@@ -138,71 +85,4 @@ impl Arguments {
             }
         }
     }
-
-    /// As many as were asked for, or as there are.
-    fn windows(&self, protocol: Protocol, corpus: &Corpus) -> Result<Vec<Window>> {
-        let mut windows = protocol.windows(corpus.tokens.len())?;
-        match self.chunks {
-            Some(0) => {
-                return Err(Error::usage("--chunks must be at least 1", "leave it out to score them all"));
-            }
-            Some(chunks) if chunks > windows.len() => {
-                eprintln!("warning: the text has {} chunks, not {chunks}: all are scored", windows.len());
-            }
-            chunks => windows.truncate(chunks.unwrap_or(usize::MAX)),
-        }
-        Ok(windows)
-    }
-
-    /// Windows to run together.
-    fn batch(&self, windows: &[Window], vocabulary: usize) -> usize {
-        let tokens = windows.iter().map(|window| window.tokens.len()).max().unwrap_or(1);
-        let row = self.base.precision().row_bytes(vocabulary);
-        let base = windows.iter().map(|window| window.targets.len() as u64 * row).max().unwrap_or(1);
-        let held = if self.base.against.is_some() { BASE_BYTES / base.max(1) } else { u64::MAX };
-        self.batch.unwrap_or((TOGETHER / tokens).min(held as usize)).max(1)
-    }
-
-    /// Scores the task; what each position scored is written where that was asked for.
-    fn scores(
-        &self,
-        model: &LanguageModel,
-        mut base: Option<Base>,
-        task: &Task,
-        context: &Context,
-    ) -> Result<(Vec<Score>, Progress)> {
-        let mut metadata = json!({ "model": self.model, "data": self.data });
-        if let Some(base) = &self.base.against {
-            metadata["against"] = base.as_str().into();
-        }
-        let positions = self.per_position.as_deref();
-        positions.map_or(Ok(()), |path| super::check_output(path, model))?;
-        let positions = positions.map(|path| Positions::create(path, task, base.is_some(), metadata));
-        let positions = positions.transpose()?;
-        let bar =
-            context.bar(task.windows.len() as u64, "{msg} [{wide_bar}] {pos}/{len} eta {eta}", "scoring");
-        let mut last = None;
-        let scores = perplexity::scores(model, base.as_mut(), task, &context.interrupted, |progress| {
-            show(&bar, &progress);
-            last = Some(progress);
-        })?;
-        bar.finish_and_clear();
-        if let Some(path) = base.and_then(Base::finish) {
-            let size = std::fs::metadata(&path).map_or(0, |file| file.len());
-            if !context.global.quiet {
-                let (path, size) = (path.display(), HumanBytes(size));
-                eprintln!(
-                    "note: the base's log-probabilities are kept for the next comparison: {path}, {size}"
-                );
-            }
-        }
-        positions.map_or(Ok(()), |positions| positions.write(task, &scores))?;
-        Ok((scores, last.expect("a task has a window")))
-    }
-}
-
-fn show(bar: &ProgressBar, progress: &Progress) {
-    let speed = progress.tokens as f64 / progress.seconds;
-    bar.set_message(format!("perplexity {:.4}, {speed:.0} tokens/s", progress.perplexity));
-    bar.set_position(progress.windows as u64);
 }

@@ -1,110 +1,58 @@
-//! The report of `llmc eval perplexity`: aligned figures for people, everything for machines.
+//! The report of `llmc eval perplexity`: aligned figures for people.
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
-
-use crate::backend::cpu::Activations;
 use crate::eval::base::Precision;
-use crate::eval::perplexity::Progress;
 use crate::eval::statistics::Estimate;
 use crate::eval::summary::{Comparison, Distribution, Summary};
 use crate::eval::windows::Protocol;
+use crate::job::PerplexityRecord;
 
 /// Width of the names of lines.
 const NAME: usize = 24;
 
-/// What was measured, and how.
-pub struct Report<'a> {
-    /// As the user named it.
-    pub model: &'a str,
-    /// As the user named it.
-    pub base: Option<&'a str>,
-    /// How the base's log-probabilities were held.
-    pub precision: Precision,
-    /// As the user named it.
-    pub data: &'a str,
-    /// How the text was cut.
-    pub protocol: Protocol,
-    /// Whether BOS took the place of the first token of each window.
-    pub begins_with_bos: bool,
-    /// How linear layers rounded their inputs.
-    pub activations: Activations,
-    /// The figures.
-    pub summary: Summary,
-    /// Windows, tokens and seconds.
-    pub progress: Progress,
+/// The report for people.
+pub fn text(record: &PerplexityRecord) -> String {
+    let mut text = heading(record);
+    let Summary { model, comparison, .. } = &record.summary;
+    line(&mut text, "perplexity", model.perplexity, "");
+    line(&mut text, "ln perplexity", model.nll, "");
+    if let (Some(base), Some(comparison)) = (&record.base, comparison) {
+        let _ = writeln!(text, "\nagainst {}", base.model);
+        text += &compared(comparison);
+        text += &spreads(comparison);
+        if base.precision == Precision::Bits16 {
+            text += "The base was held in 16 bits over 16 nats, as llama.cpp holds it: smaller values are left out, which moves\n\
+                     a divergence by some thousandths of itself; --base-precision f32 is exact.\n";
+        }
+    }
+    text
 }
 
-impl Report<'_> {
-    fn tokens_per_second(&self) -> f64 {
-        self.progress.tokens as f64 / self.progress.seconds
-    }
-
-    /// For people.
-    pub fn text(&self) -> String {
-        let mut text = self.heading();
-        let model = &self.summary.model;
-        line(&mut text, "perplexity", model.perplexity, "");
-        line(&mut text, "ln perplexity", model.nll, "");
-        if let (Some(name), Some(comparison)) = (self.base, &self.summary.against) {
-            let _ = writeln!(text, "\nagainst {name}");
-            text += &compared(comparison);
-            text += &spreads(comparison);
-            if self.precision == Precision::Bits16 {
-                text += "The base was held in 16 bits over 16 nats, as llama.cpp holds it: what lies below the window is left out,\n\
-                         which moves a divergence by some thousandths of itself; --base-precision f32 is exact.\n";
-            }
+fn heading(record: &PerplexityRecord) -> String {
+    let windows = record.windows;
+    let cut = match record.protocol {
+        Protocol::Chunks { context } => format!("{windows} chunks of {context} tokens"),
+        Protocol::Strided { context, stride } if stride == context => {
+            format!("{windows} windows of {context} tokens")
         }
-        text
-    }
-
-    fn heading(&self) -> String {
-        let (windows, context) = (self.progress.windows, self.protocol.context());
-        let cut = match self.protocol {
-            Protocol::Chunks { .. } => format!("{windows} chunks of {context} tokens"),
-            Protocol::Strided { stride, .. } if stride == context => {
-                format!("{windows} windows of {context} tokens")
-            }
-            Protocol::Strided { stride, .. } => {
-                format!("{windows} windows of {context} tokens, {stride} apart")
-            }
-        };
-        format!(
-            "{} on {}\n{cut}, {} targets; {} tokens in {:.1} s, {:.0} tokens/s\n{}\n\n",
-            self.model,
-            self.data,
-            self.summary.targets,
-            self.progress.tokens,
-            self.progress.seconds,
-            self.tokens_per_second(),
-            match self.activations {
-                Activations::Auto =>
-                    "inputs of linear layers rounded to suit the weights (--activations f32: exact)",
-                Activations::F32 => "inputs of linear layers exact",
-            }
-        )
-    }
-
-    /// For machines: everything.
-    pub fn json(&self) -> Value {
-        json!({
-            "model": self.model,
-            "data": self.data,
-            "protocol": self.protocol,
-            "begins_with_bos": self.begins_with_bos,
-            "activations": format!("{:?}", self.activations).to_lowercase(),
-            "windows": self.progress.windows,
-            "tokens": self.progress.tokens,
-            "seconds": self.progress.seconds,
-            "tokens_per_second": self.tokens_per_second(),
-            "targets": self.summary.targets,
-            "perplexity": self.summary.model.perplexity,
-            "nll": self.summary.model.nll,
-            "base": self.base.map(|base| json!({ "model": base, "precision": self.precision })),
-            "against": self.summary.against,
-        })
-    }
+        Protocol::Strided { context, stride } => {
+            format!("{windows} windows of {context} tokens, {stride} apart")
+        }
+    };
+    let rounding = match record.activations.as_str() {
+        "f32" => "inputs of linear layers exact",
+        _ => "inputs of linear layers rounded to suit the weights (--activations f32: exact)",
+    };
+    format!(
+        "{} on {}\n{cut}, {} targets; {} tokens in {:.1} s, {:.0} tokens/s\n{rounding}\n\n",
+        record.model,
+        record.data,
+        record.summary.targets,
+        record.tokens,
+        record.seconds,
+        record.tokens_per_second,
+    )
 }
 
 fn line(text: &mut String, name: &str, Estimate { value, error }: Estimate, unit: &str) {

@@ -1,23 +1,17 @@
 //! `llmc eval tasks`.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::ProgressStyle;
-use serde_json::{Value, json};
-use tempfile::NamedTempFile;
+use serde_json::json;
 
-use super::super::{Context, engine_args};
-use crate::engine::{ChatTemplate, LanguageModel, Tokenizer};
-use crate::error::{Error, Result};
-use crate::eval::tasks::model::{Examinee, Loaded, Watch, memory};
-use crate::eval::tasks::{self, Options, Scores, Source, Task, results};
-
-/// Positions of models that do not say how many they have, as lm-evaluation-harness takes it.
-const CONTEXT: usize = 2048;
+use crate::cli::context::Context;
+use crate::cli::engine_args;
+use crate::error::Result;
+use crate::eval::tasks;
+use crate::eval::tasks::definition::Definition;
+use crate::job::{AskTasks, Metric, TaskRecord};
 
 /// Ask a model the questions of benchmarks and score its answers, as lm-evaluation-harness does
 #[derive(Debug, Args)]
@@ -63,20 +57,21 @@ pub struct Arguments {
 
 /// Asks and scores.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let Some(model) = arguments.model.as_deref().filter(|_| !arguments.list) else { return list(context) };
-    let tasks = chosen(&arguments.tasks)?;
-    let source = Source::new(arguments.data.as_deref());
-    // Before a model is loaded: a file that is missing should not cost that.
-    tasks.iter().try_for_each(|task| source.files(task, &task.definition.split).map(|_| ()))?;
-    let loaded = arguments.engine.open(model, context)?;
-    let scores = results::with_averages(&tasks, ask_all(arguments, &loaded, &tasks, &source, context)?);
-    let json = || {
-        let mut json = results::json(&scores);
-        json["model"] = json!(model);
-        json["limit"] = json!(arguments.limit);
-        json
+    let Some(model) = arguments.model.clone().filter(|_| !arguments.list) else { return list(context) };
+    let job = AskTasks {
+        model,
+        tasks: arguments.tasks.clone(),
+        data: arguments.data.clone(),
+        limit: arguments.limit.map(|limit| limit as usize),
+        fewshot: arguments.fewshot,
+        seed: arguments.seed,
+        batch: arguments.batch.map(|tokens| tokens as usize),
+        chat: arguments.chat,
+        samples: arguments.samples.clone(),
+        engine: arguments.engine.engine(),
     };
-    context.print(|| results::table(&scores), json)
+    let record = job.run(context)?;
+    context.print(|| table(&record.tasks), || json!(record))
 }
 
 fn list(context: &Context) -> Result<()> {
@@ -88,84 +83,54 @@ fn list(context: &Context) -> Result<()> {
             text
         })
     };
-    let line = |definition: &tasks::definition::Definition| {
+    let line = |definition: &Definition| {
         let parts: Vec<_> = definition.subsets.iter().map(|part| &part.config).collect();
         json!({ "task": definition.name, "title": definition.title, "dataset": definition.dataset, "parts": parts })
     };
     context.print(text, || shipped.iter().map(|definition| line(definition)).collect())
 }
 
-/// The tasks of all the names, each once.
-fn chosen(names: &[String]) -> Result<Vec<Task>> {
-    let mut seen = BTreeSet::new();
-    let all = names.iter().map(|name| tasks::find(name)).collect::<Result<Vec<_>>>()?;
-    Ok(all.into_iter().flatten().filter(|task| seen.insert(task.name.clone())).collect())
+/// A line for each metric.
+fn table(tasks: &[TaskRecord]) -> String {
+    let head = ["task", "n", "metric", "value"].map(str::to_owned);
+    let rows: Vec<[String; 4]> = [head].into_iter().chain(tasks.iter().flat_map(rows)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let [first, second, third] = [width(0), width(1), width(2)];
+    let mut text = String::new();
+    for [task, n, metric, value] in &rows {
+        writeln!(text, "{task:first$}  {n:>second$}  {metric:third$}  {value}").expect("a String takes all");
+    }
+    text
 }
 
-fn ask_all(
-    arguments: &Arguments,
-    model: &LanguageModel,
-    tasks: &[Task],
-    source: &Source,
-    context: &Context,
-) -> Result<Vec<Scores>> {
-    let tokenizer = Tokenizer::open(model.checkpoint())?;
-    tokenizer.check_fits(model.vocabulary())?;
-    let bar = context.progress(0, "");
-    let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len} questions, eta {eta}");
-    style.iter().for_each(|style| bar.set_style(style.clone().progress_chars("=> ")));
-    let progress = |answered: usize, all: usize| {
-        bar.set_length(all as u64);
-        bar.set_position(answered as u64);
+fn rows(task: &TaskRecord) -> Vec<[String; 4]> {
+    let row = |(name, metric): (&String, &Metric)| {
+        let stderr = metric.stderr.map_or(String::new(), |stderr| format!(" ± {stderr:.4}"));
+        [task.task.clone(), metric.n.to_string(), name.clone(), format!("{:.4}{stderr}", metric.value)]
     };
-    let limit = model.context_limit().unwrap_or(CONTEXT);
-    let batch = arguments.batch.map(|tokens| tokens as usize);
-    let mut examinee = Examinee {
-        runner: Loaded::new(model),
-        tokenizer: &tokenizer,
-        chat: arguments.chat.then(|| ChatTemplate::open(model.checkpoint())).transpose()?,
-        context: limit,
-        budget: batch.unwrap_or_else(|| memory::budget(model.config())),
-        watch: Watch { interrupted: &context.interrupted, progress: &progress },
-    };
-    let options = Options {
-        limit: arguments.limit.map(|limit| limit as usize),
-        fewshot: arguments.fewshot,
-        seed: arguments.seed,
-        chat: arguments.chat,
-    };
-    let mut samples = arguments.samples.as_deref().map(Samples::create).transpose()?;
-    let mut scores = Vec::new();
-    for task in tasks {
-        bar.set_message(task.name.clone());
-        bar.reset();
-        let mut keep = |sample| samples.as_mut().map_or(Ok(()), |samples| samples.add(&sample));
-        scores.push(tasks::run(task, source, options, &mut examinee, &mut keep)?);
-    }
-    bar.finish_and_clear();
-    samples.map_or(Ok(()), Samples::finish)?;
-    Ok(scores)
+    task.metrics.iter().map(row).collect()
 }
 
-/// The file of `--samples`: beside its name until it is complete.
-struct Samples<'a> {
-    file: BufWriter<NamedTempFile>,
-    path: &'a Path,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'a> Samples<'a> {
-    fn create(path: &'a Path) -> Result<Samples<'a>> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
-        Ok(Samples { file: BufWriter::new(file), path })
+    fn record(name: &str, metrics: &[(&str, f64, Option<f64>, usize)]) -> TaskRecord {
+        let metrics =
+            metrics.iter().map(|&(name, value, stderr, n)| (name.to_owned(), Metric { value, stderr, n }));
+        TaskRecord { task: name.into(), n: 4, fewshot: 0, metrics: metrics.collect() }
     }
 
-    fn add(&mut self, sample: &Value) -> Result<()> {
-        writeln!(self.file, "{sample}").map_err(|e| Error::io(self.path, e))
-    }
-
-    fn finish(self) -> Result<()> {
-        let file = self.file.into_inner().map_err(|e| Error::io(self.path, e.into_error()))?;
-        file.persist(self.path).map(|_| ()).map_err(|e| Error::io(self.path, e.error))
+    #[test]
+    fn tables_line_up() {
+        let piqa = record("piqa", &[("acc", 0.75, Some(0.25), 4)]);
+        let longer = record("truthfulqa_mc1", &[("acc", 1.0, None, 1), ("acc_norm", 1.0, None, 1)]);
+        assert_eq!(
+            table(&[piqa, longer]),
+            "task            n  metric    value\n\
+             piqa            4  acc       0.7500 ± 0.2500\n\
+             truthfulqa_mc1  1  acc       1.0000\n\
+             truthfulqa_mc1  1  acc_norm  1.0000\n"
+        );
     }
 }

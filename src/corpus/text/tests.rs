@@ -1,4 +1,4 @@
-//! Texts from every kind of source, and what is wrong with bad ones.
+//! Texts from every kind of source, and the errors of bad ones.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -24,15 +24,15 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
     folder
 }
 
-/// The text of a file of that name and content.
+/// The text of a file with this name and content.
 fn text(name: &str, bytes: &[u8]) -> Result<String> {
     let folder = folder(&[(name, bytes)]);
     let spec = folder.path().join(name);
     Text::open_with(spec.to_str().unwrap(), folder.path()).map(|text| text.text)
 }
 
-/// What is said of a bad one, with the hint.
-fn said(result: Result<String>) -> String {
+/// The error and its hint.
+fn message(result: Result<String>) -> String {
     let error = result.unwrap_err();
     format!("{error}; {}", error.hint().unwrap())
 }
@@ -58,7 +58,7 @@ fn parquet_of(column: &str, texts: &[&str], compression: Compression) -> Vec<u8>
 }
 
 #[test]
-fn text_is_taken_byte_for_byte() {
+fn plain_text_is_read_byte_for_byte() {
     for content in ["one\r\ntwo\n\n", " naïve 🦙", "{\"text\": 1}"] {
         assert_eq!(text("a.txt", content.as_bytes()).unwrap(), content);
         assert_eq!(text("raw", content.as_bytes()).unwrap(), content);
@@ -76,29 +76,29 @@ fn rows_are_joined_by_an_empty_line() {
 }
 
 #[test]
-fn what_is_no_text_is_named() {
-    let utf8 = said(text("a.txt", b"ok \xe9t\xe9"));
+fn bad_texts_are_named() {
+    let utf8 = message(text("a.txt", b"ok \xe9t\xe9"));
     assert!(
         utf8.contains("a.txt: expected UTF-8 text, found byte 0xe9 at offset 3") && utf8.contains("iconv"),
         "{utf8}"
     );
-    let empty = said(text("a.txt", b" \n"));
+    let empty = message(text("a.txt", b" \n"));
     assert!(empty.contains("expected text, found none in 2 bytes"), "{empty}");
-    let field = said(text("a.jsonl", b"{\"text\": \"\"}\n\n{\"txt\": \"\"}"));
+    let field = message(text("a.jsonl", b"{\"text\": \"\"}\n\n{\"txt\": \"\"}"));
     assert!(field.contains("row 1: expected text under \"text\", found txt"), "{field}");
-    let number = said(text("a.jsonl", b"{\"text\": 1}"));
+    let number = message(text("a.jsonl", b"{\"text\": 1}"));
     assert!(number.contains("row 0: expected text under \"text\", found 1"), "{number}");
-    let json = said(text("a.jsonl", b"{\"text\": "));
+    let json = message(text("a.jsonl", b"{\"text\": "));
     assert!(json.contains("row 0: "), "{json}");
-    let none = said(text("a.jsonl", b""));
+    let none = message(text("a.jsonl", b""));
     assert!(none.contains("at least one row"), "{none}");
-    let mixed = said(text("a.jsonl", b"{\"text\": \"\xff\"}"));
+    let mixed = message(text("a.jsonl", b"{\"text\": \"\xff\"}"));
     assert!(mixed.contains("row 0: expected a line of UTF-8"), "{mixed}");
 }
 
-/// Files that pyarrow wrote (`fixtures/text`), in row groups of two, with a column of lists beside the text.
+/// Files from pyarrow (`fixtures/text`), in row groups of two, with a column of lists beside the text.
 #[test]
-fn tables_of_other_tools_are_read() {
+fn parquet_of_pyarrow_is_read() {
     let table = |codec: &str| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/text/{codec}.parquet"));
         Text::open_with(path.to_str().unwrap(), Path::new("")).map(|text| text.text)
@@ -106,23 +106,23 @@ fn tables_of_other_tools_are_read() {
     for codec in ["snappy", "none"] {
         assert_eq!(table(codec).unwrap(), "\n\n = Title = \n\n\nnaïve 🦙\n\n\n\n\nthe last");
     }
-    let zstd = said(table("zstd"));
+    let zstd = message(table("zstd"));
     assert!(zstd.contains("compressed with ZSTD") && zstd.contains("rewrite it"), "{zstd}");
 }
 
 #[test]
 fn parquet_that_cannot_be_read_is_named() {
-    let column = said(text("a.parquet", &parquet_of("body", &["x"], Compression::SNAPPY)));
+    let column = message(text("a.parquet", &parquet_of("body", &["x"], Compression::SNAPPY)));
     assert!(column.contains("row 0: expected text under \"text\", found id, body"), "{column}");
-    let broken = said(text("a.parquet", b"PAR1 not really PAR1"));
+    let broken = message(text("a.parquet", b"PAR1 not really PAR1"));
     assert!(broken.contains("expected a parquet file"), "{broken}");
     let mut cut = parquet_of("text", &["x"], Compression::SNAPPY);
     cut.truncate(cut.len() - 9);
-    assert!(said(text("a.parquet", &cut)).contains("expected a parquet file"));
+    assert!(message(text("a.parquet", &cut)).contains("expected a parquet file"));
 }
 
 #[test]
-fn a_folder_is_no_text() {
+fn folders_and_missing_files_are_refused() {
     let folder = folder(&[]);
     let error = Text::open_with(folder.path().to_str().unwrap(), folder.path()).unwrap_err();
     assert!(error.to_string().contains("a folder") && error.exit_code() == 2, "{error}");
@@ -131,7 +131,7 @@ fn a_folder_is_no_text() {
 }
 
 #[test]
-fn datasets_are_spelled_as_on_the_hub() {
+fn dataset_names_are_those_of_the_hub() {
     let parts = |spec: &str| dataset::parse(spec, "test").map(|d| format!("{d:?}"));
     for spec in ["org/name", "org/name:test", "org/name@main", "org/name@main:c/validation"] {
         assert!(parts(spec).is_some(), "{spec}");
@@ -144,7 +144,7 @@ fn datasets_are_spelled_as_on_the_hub() {
 
 const COMMIT: &str = "0123456789012345678901234567890123456789";
 
-/// A cache with one dataset, `org/name`, of these files.
+/// A cache with one dataset, `org/name`, that has these files.
 fn cache(files: &[&str]) -> TempDir {
     let line = |name: &str| format!("{{\"text\": \"{name}\"}}").into_bytes();
     let folder = folder(&[("datasets--org--name/refs/main", COMMIT.as_bytes())]);
@@ -177,9 +177,10 @@ fn splits_are_found_in_the_cache() {
 }
 
 #[test]
-fn splits_that_are_not_there_say_how_to_get_them() {
-    let said =
-        |files: &[&str], spec: &str| said(Text::open_with(spec, cache(files).path()).map(|text| text.text));
+fn errors_for_missing_splits_say_how_to_get_them() {
+    let said = |files: &[&str], spec: &str| {
+        message(Text::open_with(spec, cache(files).path()).map(|text| text.text))
+    };
     let other = said(&[], "org/other:test");
     assert!(other.contains("hf download org/other --repo-type dataset --revision main"), "{other}");
     let split = said(&["train.jsonl"], "org/name:c/test");

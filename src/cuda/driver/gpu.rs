@@ -1,6 +1,7 @@
-//! [`Gpu`]: a [`Device`] by the CUDA driver, which is loaded when the first GPU is opened. The only file here with `unsafe`.
+//! [`Gpu`]: a [`Device`] that uses the CUDA driver. The driver is loaded when the first GPU is opened.
 //!
-//! One stream per `Gpu`, so that work is done in order; memory by cuMemAlloc, whose release waits for the work that uses it.
+//! Each `Gpu` has one stream, which keeps the order of the work. Memory comes from cuMemAlloc; freeing it waits for the
+//! work that uses it.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -13,20 +14,23 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute as FunctionAttribute};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream};
 
-use super::super::device::{Buffer, DenseProduct, Device, Launch, Properties};
+use super::super::buffer::Buffer;
+use super::super::dense_product::DenseProduct;
+use super::super::device::{Device, Launch, Properties};
+use super::error::{device_error, failed};
 use super::library::{Library, WORKSPACE_BYTES, library_is_present};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
-/// A fat binary, aligned as the driver likes it.
+/// A fat binary with the alignment that the driver needs.
 #[repr(align(64))]
 struct Image<T: ?Sized>(T);
 
-/// Kernels by the name of their file: every kernel's name begins with it.
+/// Fat binaries by the name of their file; the name of every kernel begins with the file's name.
 const IMAGES: &[(&str, &Image<[u8]>)] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// The oldest driver API that has all that is called here, and runs what the kernels were compiled to: `build.rs` knows.
+/// The oldest driver API that has every function called here and can run the compiled kernels; `build.rs` computes it.
 const OLDEST_DRIVER: i32 = include!(concat!(env!("OUT_DIR"), "/oldest_driver.rs"));
-/// How long work runs before its time counts.
+/// Duration of the warm-up before times count.
 const WARM_UP: Duration = Duration::from_millis(100);
 
 /// An NVIDIA GPU.
@@ -37,7 +41,7 @@ pub struct Gpu {
     library: OnceLock<Library>,
 }
 
-/// What was loaded: modules by file, functions by name. They are unloaded with the context.
+/// Loaded modules by file, and functions by name. They are unloaded with the context.
 #[derive(Default)]
 struct Kernels {
     modules: HashMap<&'static str, Handle<sys::CUmodule>>,
@@ -55,15 +59,15 @@ struct Function {
 #[derive(Clone, Copy)]
 struct Handle<T>(T);
 
-// SAFETY: the driver's handles of modules and functions may be used from any thread that has made their context its own, which
-// each call here does first.
+// SAFETY: the driver's handles of modules and functions may be used from any thread that has bound their context, which
+// every call here does first.
 unsafe impl<T> Send for Handle<T> {}
 
 impl Gpu {
     /// Opens a GPU by its number.
     ///
     /// # Errors
-    /// Without a driver, with one that is too old, without such a GPU.
+    /// If there is no driver, if it is too old, or if there is no such GPU.
     pub fn open(ordinal: usize) -> Result<Gpu> {
         let version = driver_version()?;
         let count = CudaContext::device_count().map_err(|e| failed("counting GPUs", e))?;
@@ -71,32 +75,37 @@ impl Gpu {
             let what = format!("no GPU {ordinal}: the driver knows {count}");
             return Err(device_error(what, "`nvidia-smi` lists them; CUDA_VISIBLE_DEVICES may hide some"));
         }
-        let open = || -> Result<_, DriverError> {
-            let context = CudaContext::new(ordinal)?;
-            let stream = context.new_stream()?;
-            Ok((properties(&context, version)?, stream))
-        };
-        let (properties, stream) = open().map_err(|e| failed("opening the GPU", e))?;
-        Ok(Gpu { properties, stream, kernels: Mutex::default(), library: OnceLock::new() })
+        let stream = new_stream(ordinal).map_err(|e| failed("opening the GPU", e))?;
+        Gpu::on(stream, version)
     }
 
-    /// The GPU of a stream, which its work is queued on.
+    /// Adopts the GPU of a stream and queues its work on that stream.
     ///
     /// # Errors
-    /// With a driver that is too old.
+    /// If the driver is too old.
     #[cfg(feature = "candle-cuda")]
     pub fn adopt(stream: Arc<CudaStream>) -> Result<Gpu> {
+        Gpu::on(stream, driver_version()?)
+    }
+
+    fn on(stream: Arc<CudaStream>, version: i32) -> Result<Gpu> {
         let properties =
-            properties(stream.context(), driver_version()?).map_err(|e| failed("asking the GPU", e))?;
+            properties(stream.context(), version).map_err(|e| failed("reading the GPU's properties", e))?;
         Ok(Gpu { properties, stream, kernels: Mutex::default(), library: OnceLock::new() })
     }
 
-    /// Makes the GPU's context this thread's.
+    /// Checks that a buffer is on this GPU and has at least `bytes` bytes.
+    fn check(&self, buffer: &Buffer, bytes: usize) {
+        assert_eq!(buffer.device(), self.properties.id, "the buffer is on another device");
+        assert!(bytes <= buffer.bytes(), "the buffer is too short");
+    }
+
+    /// Binds the GPU's context to this thread.
     fn bind(&self) -> Result<()> {
         self.stream.context().bind_to_thread().map_err(|e| failed("using the GPU", e))
     }
 
-    /// The function of a kernel, which may use as much shared memory as it is launched with.
+    /// Returns the function of a kernel and allows it this much shared memory.
     fn function(&self, name: &str, shared_bytes: u32) -> Result<sys::CUfunction> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kernels.functions.get(name).copied();
@@ -106,7 +115,7 @@ impl Gpu {
             None => kernels.load(name)?,
         };
         let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function is of a module that is never unloaded before the context.
+        // SAFETY: the function belongs to a module that is never unloaded before the context.
         let raised =
             unsafe { result::function::set_function_attribute(handle, attribute, shared_bytes as i32) };
         raised.map_err(|e| failed(&format!("{name}: {shared_bytes} bytes of shared memory"), e))?;
@@ -114,7 +123,7 @@ impl Gpu {
         Ok(handle)
     }
 
-    /// Records what `work` queues as a graph.
+    /// Records the work that `work` queues as a graph.
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<CudaGraph> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(|e| failed("recording a graph", e))?;
@@ -127,10 +136,10 @@ impl Gpu {
         })
     }
 
-    /// Seconds that the GPU takes for a graph.
+    /// Returns the seconds that the GPU takes for a graph.
     fn time_graph(&self, graph: &CudaGraph) -> Result<f64, DriverError> {
         let event = || self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
-        // The first still runs when the second is launched, so that launching takes no time of the GPU's.
+        // The first launch still runs when the second is queued, so that the time of queueing is not measured.
         graph.launch()?;
         let start = event()?;
         graph.launch()?;
@@ -140,7 +149,8 @@ impl Gpu {
 }
 
 impl Kernels {
-    /// Loads the file whose name the kernel's begins with; `gemm_small_…` is of `gemm_small`, not of `gemm`.
+    /// Loads the file whose name is the longest prefix of the kernel's: `gemm_small_…` is in `gemm_small`, not in
+    /// `gemm`.
     fn load(&mut self, name: &str) -> Result<sys::CUfunction> {
         let files = IMAGES
             .iter()
@@ -154,7 +164,7 @@ impl Kernels {
         let module = match self.modules.get(file) {
             Some(module) => module.0,
             None => {
-                // SAFETY: nvcc wrote the image, which lives as long as the program.
+                // SAFETY: nvcc wrote the image, and it is static.
                 let module = unsafe { result::module::load_data(image.0.as_ptr().cast()) };
                 let module = module.map_err(|e| failed(&format!("loading the kernels of {file}.cu"), e))?;
                 self.modules.insert(file, Handle(module));
@@ -162,7 +172,7 @@ impl Kernels {
             }
         };
         let symbol = CString::new(name).expect("kernels are named without zeros");
-        // SAFETY: the module was loaded, and is not unloaded before the context.
+        // SAFETY: the module is loaded and is not unloaded before the context.
         unsafe { result::module::get_function(module, symbol) }.map_err(|e| failed(name, e))
     }
 }
@@ -174,26 +184,27 @@ impl Device for Gpu {
 
     fn allocate(&self, bytes: usize) -> Result<Buffer> {
         self.bind()?;
-        // SAFETY: what is there is never read by the host before it was written: `download` reads raw bytes.
+        // SAFETY: the host never reads the memory as anything but raw bytes.
         let address = unsafe { result::malloc_sync(bytes.max(1)) };
         let address =
             address.map_err(|e| failed(&format!("{}: allocating {bytes} bytes", self.properties.name), e))?;
         let memory = Memory { address, stream: self.stream.clone() };
-        Ok(Buffer::new(self.properties.id, address, bytes, Box::new(memory)))
+        // SAFETY: the memory was allocated above, and `memory` frees it when it is dropped, after all queued work.
+        Ok(unsafe { Buffer::new(self.properties.id, address, bytes, Box::new(memory)) })
     }
 
     fn upload(&self, bytes: &[u8], buffer: &mut Buffer) -> Result<()> {
-        assert!(bytes.len() <= buffer.bytes(), "upload: the buffer is too short");
+        self.check(buffer, bytes.len());
         self.bind()?;
-        // SAFETY: the buffer is of this device and long enough; `bytes` is borrowed until the copy is done.
+        // SAFETY: the buffer is on this device and long enough; `bytes` is borrowed until the copy is done.
         let copied = unsafe { result::memcpy_htod_async(buffer.address(), bytes, self.stream.cu_stream()) };
         copied.and_then(|()| self.stream.synchronize()).map_err(|e| failed("copying to the GPU", e))
     }
 
     fn download(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
-        assert!(bytes.len() <= buffer.bytes(), "download: the buffer is too short");
+        self.check(buffer, bytes.len());
         self.bind()?;
-        // SAFETY: the buffer is of this device and long enough; `bytes` is borrowed until the copy is done.
+        // SAFETY: the buffer is on this device and long enough; `bytes` is borrowed until the copy is done.
         let copied = unsafe { result::memcpy_dtoh_async(bytes, buffer.address(), self.stream.cu_stream()) };
         copied
             .and_then(|()| self.stream.synchronize())
@@ -201,22 +212,24 @@ impl Device for Gpu {
     }
 
     fn copy(&self, from: &Buffer, to: &mut Buffer) -> Result<()> {
-        assert!(from.bytes() <= to.bytes(), "copy: the buffer is too short");
+        self.check(from, 0);
+        self.check(to, from.bytes());
         self.bind()?;
-        let (to, from, bytes, stream) = (to.address(), from.address(), from.bytes(), self.stream.cu_stream());
-        // SAFETY: both buffers are of this device and long enough; their release waits for the copy.
-        let queued = unsafe { result::memcpy_dtod_async(to, from, bytes, stream) };
+        let stream = self.stream.cu_stream();
+        // SAFETY: both buffers are on this device and long enough; freeing them waits for the copy.
+        let queued = unsafe { result::memcpy_dtod_async(to.address(), from.address(), from.bytes(), stream) };
         queued.map_err(|e| failed("copying within the GPU", e))
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
         self.bind()?;
         let function = self.function(launch.kernel(), launch.shared_bytes())?;
-        let ([x, y, z], parameter) = (launch.grid(), launch.parameter().as_ptr().cast_mut().cast::<c_void>());
+        let parameter = launch.parameter().as_ptr().cast_mut().cast::<c_void>();
+        let [x, y, z] = launch.grid();
         let (grid, block) = ((x, y, z), (launch.block(), 1, 1));
         let (shared, stream) = (launch.shared_bytes(), self.stream.cu_stream());
-        // SAFETY: the wrapper has laid the parameter out as the kernel declares it and checked that its pointers hold what the
-        // kernel touches; the driver copies the parameter before it returns.
+        // SAFETY: the wrapper has laid out the parameter as the kernel declares it and checked that its pointers cover
+        // the memory that the kernel touches; the driver copies the parameter before it returns.
         let launched =
             unsafe { result::launch_kernel(function, grid, block, shared, stream, &mut [parameter]) };
         launched.map_err(|e| failed(&format!("launching {}", launch.kernel()), e))
@@ -232,19 +245,19 @@ impl Device for Gpu {
     }
 
     fn time(&self, count: usize, runs: usize, work: &mut dyn FnMut(usize) -> Result<()>) -> Result<Vec<f64>> {
-        work(0)?; // what is loaded and allocated at first use is not recorded
+        work(0)?; // loading and allocating at first use must not be recorded
         self.stream.synchronize().map_err(|e| failed("the work of the GPU", e))?;
         let graph = self.record(&mut || (0..count).try_for_each(&mut *work))?;
         let once = || self.time_graph(&graph).map_err(|e| failed("timing a graph", e));
         let begun = Instant::now();
         while begun.elapsed() < WARM_UP {
-            once()?; // the first launch uploads the graph; the clocks of an idle GPU take a while to rise
+            once()?; // the first launch uploads the graph, and the clocks of an idle GPU rise slowly
         }
         (0..runs).map(|_| Ok(once()? / count as f64)).collect()
     }
 }
 
-/// Memory by cuMemAlloc.
+/// Memory from cuMemAlloc.
 struct Memory {
     address: sys::CUdeviceptr,
     stream: Arc<CudaStream>,
@@ -253,13 +266,14 @@ struct Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         if self.stream.context().bind_to_thread().is_ok() {
-            // SAFETY: allocated by `allocate`, freed once. A failure is that of work before, which `download` reports.
+            // SAFETY: allocated by `allocate`, freed once. An error here comes from earlier work; `download` reports
+            // it.
             let _ = unsafe { result::free_sync(self.address) };
         }
     }
 }
 
-/// Loads the driver. It is looked for first, because the bindings panic where it is not.
+/// Loads the driver and returns its version. Checks first that it is present, because the bindings panic otherwise.
 fn driver_version() -> Result<i32> {
     if !driver_is_present() {
         let hint = "install the driver of the GPU (`nvidia-smi` must work), or run on the CPU";
@@ -282,7 +296,7 @@ fn driver_version() -> Result<i32> {
     Ok(version)
 }
 
-/// Where candle links the driver, the program would not have started without it.
+/// Returns true if the driver is present. If candle links it, the program would not have started without it.
 #[cfg(feature = "candle-cuda")]
 fn driver_is_present() -> bool {
     true
@@ -290,8 +304,12 @@ fn driver_is_present() -> bool {
 
 #[cfg(not(feature = "candle-cuda"))]
 fn driver_is_present() -> bool {
-    // SAFETY: it loads the library of the driver, whose initializers are NVIDIA's.
+    // SAFETY: loads the driver's library, whose initializers are NVIDIA's.
     unsafe { sys::is_culib_present() }
+}
+
+fn new_stream(ordinal: usize) -> Result<Arc<CudaStream>, DriverError> {
+    CudaContext::new(ordinal)?.new_stream()
 }
 
 fn version_name(version: i32) -> String {
@@ -316,40 +334,14 @@ fn properties(context: &CudaContext, version: i32) -> Result<Properties, DriverE
     })
 }
 
-/// As nvidia-smi writes it: hexadecimal, with hyphens behind bytes 4, 6, 8 and 10.
+/// Formats a UUID as nvidia-smi prints it: hexadecimal, with hyphens after bytes 4, 6, 8 and 10.
 fn uuid(bytes: [u8; 16]) -> String {
-    let hyphen = |i| if [4, 6, 8, 10].contains(&i) { "-" } else { "" };
-    let digits = bytes.iter().enumerate().map(|(i, byte)| format!("{}{byte:02x}", hyphen(i)));
-    format!("GPU-{}", digits.collect::<String>())
-}
-
-/// The driver's words, with what to do about them.
-fn failed(what: &str, error: DriverError) -> Error {
-    use sys::cudaError_enum::*;
-    let hint = match error.0 {
-        CUDA_ERROR_OUT_OF_MEMORY => {
-            "the GPU's memory is full: `nvidia-smi` shows what else holds some; otherwise take fewer rows at a time, or a smaller model"
+    let mut text = String::from("GPU-");
+    for (i, byte) in bytes.iter().enumerate() {
+        if [4, 6, 8, 10].contains(&i) {
+            text.push('-');
         }
-        CUDA_ERROR_NO_DEVICE => {
-            "there is no GPU that the driver can use; `nvidia-smi` says why. The CPU needs none"
-        }
-        CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_INVALID_PTX | CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-            "the kernels are for compute capability 8.0 and more, and need a driver as new as the toolkit they were built with"
-        }
-        CUDA_ERROR_ILLEGAL_ADDRESS | CUDA_ERROR_LAUNCH_FAILED | CUDA_ERROR_MISALIGNED_ADDRESS => {
-            "a kernel has failed, and the GPU must be opened again: please report it with the command that led here"
-        }
-        _ => "`nvidia-smi` shows the GPUs and their driver; the CPU needs neither",
-    };
-    device_error(format!("{what}: {}", describe(error)), hint)
-}
-
-fn describe(error: DriverError) -> String {
-    let words =
-        error.error_string().map_or_else(|_| "an unknown error".into(), |words| words.to_string_lossy());
-    format!("{words} ({:?})", error.0)
-}
-
-pub(super) fn device_error(what: String, hint: &str) -> Error {
-    Error::Device { what, hint: hint.to_owned() }
+        text += &format!("{byte:02x}");
+    }
+    text
 }

@@ -1,5 +1,6 @@
-//! The driver's devices, with feature `cuda`.
+//! Devices of the CUDA driver, with feature `cuda`.
 
+mod error;
 mod gpu;
 mod library;
 

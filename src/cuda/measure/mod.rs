@@ -1,11 +1,12 @@
-//! What `llmc bench kernels` measures: first whether the kernels are right on fresh random numbers, then how long they take.
+//! The measurements of `llmc bench kernels`: first the correctness of the kernels on new random numbers, then their
+//! times.
 //!
-//! All of it works on any [`Device`](super::Device), so that the tests check on the emulator what runs on a GPU. Prints nothing and
-//! writes nothing.
+//! Everything works on any [`Device`](super::device::Device), so that the tests run the same checks on the emulator.
+//! Nothing is printed or written here.
 
 mod check;
 mod checks;
-mod made;
+mod operands;
 mod report;
 mod shapes;
 mod statistics;
@@ -15,11 +16,11 @@ mod tests;
 mod timing;
 mod tune;
 
-pub use check::{Checked, check_dequantize, check_product, check_rounded_product};
+pub use check::{Accuracy, check_dequantize, check_product, check_rounded_product};
 pub use checks::{Check, Outcome, every_check};
-pub use made::{Case, Weights};
-pub use report::{Machine, Report};
+pub use operands::{ProductCase, WeightFormat};
+pub use report::{KernelReport, Machine};
 pub use shapes::{Layer, MODELS, layers};
 pub use statistics::Times;
-pub use timing::{Ceilings, Timed, Timing, ceilings, time_layer};
+pub use timing::{Ceilings, LayerTiming, TimingOptions, ceilings, time_layer};
 pub use tune::tune;

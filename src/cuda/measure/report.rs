@@ -1,21 +1,21 @@
-//! [`Report`]: what was checked and timed, on what, as Markdown and as JSON.
+//! [`KernelReport`]: the results of checks and timings on one machine, as Markdown and as JSON.
 
 use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::checks::Outcome;
-use super::timing::{Ceilings, Timed};
-use crate::cuda::Properties;
+use super::timing::{Ceilings, LayerTiming};
+use crate::cuda::device::Properties;
 use crate::error::{Error, Result};
 
-/// Where and when.
+/// The machine and the date.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Machine {
     /// The GPU, as its driver names it.
     pub device: String,
     /// Compute capability, 10·major + minor.
     pub capability: u32,
-    /// Streaming multiprocessors.
+    /// Number of streaming multiprocessors.
     pub processors: u32,
     /// Bytes of the L2 cache.
     pub cache_bytes: usize,
@@ -23,18 +23,18 @@ pub struct Machine {
     pub memory_bytes: usize,
     /// Version of the driver.
     pub driver: String,
-    /// Clocks and power limit as found, in the words of nvidia-smi; `None` where it is not there.
+    /// Clocks and power limit as nvidia-smi prints them; `None` without nvidia-smi.
     pub clocks: Option<String>,
     /// Version of llmc.
     pub version: String,
     /// Day of the measurement.
     pub date: String,
-    /// Of the random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
 impl Machine {
-    /// A device on a day.
+    /// Describes a device on a date.
     pub fn new(properties: &Properties, date: String, clocks: Option<String>, seed: u64) -> Machine {
         Machine {
             device: properties.name.clone(),
@@ -51,21 +51,22 @@ impl Machine {
     }
 }
 
-/// Everything that was found.
+/// All results.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    /// Where and when.
+pub struct KernelReport {
+    /// The machine and the date.
     pub machine: Machine,
-    /// Whether the kernels are right; empty where they were not checked.
+    /// Results of the checks; empty if none ran.
     pub checks: Vec<Outcome>,
-    /// What the device does at most; `None` where nothing was timed.
+    /// Measured limits of the device; `None` if nothing was timed.
     pub ceilings: Option<Ceilings>,
-    /// What was timed.
-    pub timed: Vec<Timed>,
+    /// The timings.
+    pub timed: Vec<LayerTiming>,
 }
 
-impl Report {
-    /// For people: a heading, what the device is, a table of checks, a table for each way to store weights.
+impl KernelReport {
+    /// Formats the report as Markdown: a heading, the device, a table of checks, and a table for each format of
+    /// weights.
     pub fn markdown(&self) -> String {
         let mut text = self.heading();
         text += &self.checks_table();
@@ -102,13 +103,13 @@ impl Report {
         text
     }
 
-    /// A row for each kernel, with its worst case; all cases are in the JSON.
+    /// Returns a table with a row for each kernel and its worst case; the JSON has all cases.
     fn checks_table(&self) -> String {
         if self.checks.is_empty() {
             return String::new();
         }
         let mut text = format!(
-            "\n## Correctness\n\n{}. An error of 1 is what rounding explains, against float64; an INT8 code of an input is up to half a step off, which is 1.\n\n",
+            "\n## Correctness\n\n{}. An error of 1 is what rounding explains, compared with float64; for an INT8 code of an input that is half a step.\n\n",
             self.verdict()
         );
         text += "| kernel | checks | outputs | largest error | where |\n|---|---:|---:|---:|---|\n";
@@ -134,13 +135,15 @@ impl Report {
         }
     }
 
+    /// Checks that every result is right.
+    ///
     /// # Errors
-    /// Where a check does not hold, naming the first.
+    /// If a check fails, with the name of the first.
     pub fn hold(&self) -> Result<()> {
         let Some(Outcome { kernel, case, checked }) = self.wrong().next() else { return Ok(()) };
         let (wrong, all, seed) = (self.wrong().count(), self.checks.len(), self.machine.seed);
         let what = format!(
-            "{wrong} of {all} checks do not hold; {kernel} ({case}) is {:.1} times as far off as rounding explains",
+            "{wrong} of {all} checks do not hold; the error of {kernel} ({case}) is {:.1} times as large as rounding explains",
             checked.worst
         );
         let hint = format!(
@@ -159,7 +162,7 @@ impl Report {
         text
     }
 
-    fn row(&self, timed: &Timed) -> String {
+    fn row(&self, timed: &LayerTiming) -> String {
         let [m, n, k] = timed.size;
         let (bandwidth, operations) = (timed.bandwidth(), timed.operations());
         let of = |rate: f64, most: Option<f64>| {
@@ -184,15 +187,15 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::Checked;
+    use super::super::check::Accuracy;
     use super::super::statistics::Times;
     use super::*;
 
     fn outcome(kernel: &str, case: &str, worst: f64) -> Outcome {
-        Outcome { kernel: kernel.into(), case: case.into(), checked: Checked { outputs: 64, worst } }
+        Outcome { kernel: kernel.into(), case: case.into(), checked: Accuracy { outputs: 64, worst } }
     }
 
-    fn report() -> Report {
+    fn report() -> KernelReport {
         let machine = Machine {
             device: "NVIDIA Testing".into(),
             capability: 90,
@@ -206,7 +209,7 @@ mod tests {
             seed: 7,
         };
         let times = |median| Times { median, fastest: median, slowest: median * 1.1, runs: 3 };
-        let timed = |m, kernel: &str, dense: Option<f64>| Timed {
+        let timed = |m, kernel: &str, dense: Option<f64>| LayerTiming {
             model: "llama-7b",
             layer: "o".into(),
             size: [m, 4096, 4096],
@@ -216,7 +219,7 @@ mod tests {
             dense: dense.map(times),
             bytes: 8_650_752,
         };
-        Report {
+        KernelReport {
             machine,
             checks: vec![
                 outcome("gemv", "÷1, int4", 0.25),

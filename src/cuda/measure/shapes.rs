@@ -1,25 +1,25 @@
-//! The matrices of models that people serve, as engines multiply with them: q, k and v in one, gate and up in one.
+//! Shapes of the linear layers of widely used models, as engines multiply them: q, k and v in one, gate and up in one.
 
 use crate::error::{Error, Result};
 
 /// A linear layer: n outputs of k inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
-    /// Of which model, as `--shapes` names it.
+    /// The model, as `--shapes` names it.
     pub model: &'static str,
-    /// Which of its layers.
+    /// The layer in the model.
     pub name: String,
     /// [n, k].
     pub shape: [usize; 2],
 }
 
-/// A model by what its layers are made of.
+/// The dimensions of a model's layers.
 #[derive(Debug, Clone, Copy)]
 pub struct Dimensions {
-    /// As `--shapes` names it.
+    /// Name of the model, as `--shapes` takes it.
     pub name: &'static str,
     hidden: usize,
-    /// Heads, and those of keys and values.
+    /// Query heads; key and value heads.
     heads: [usize; 2],
     head_dim: usize,
     intermediate: usize,
@@ -35,7 +35,7 @@ const fn model(
     Dimensions { name, hidden, heads, head_dim, intermediate }
 }
 
-/// From the models' config.json on the Hugging Face hub.
+/// Dimensions from the models' config.json on the Hugging Face hub.
 pub const MODELS: [Dimensions; 7] = [
     model("llama-7b", 4096, [32, 32], 128, 11008),
     model("llama-8b", 4096, [32, 8], 128, 14336),
@@ -46,7 +46,7 @@ pub const MODELS: [Dimensions; 7] = [
     model("mistral-24b", 5120, [32, 8], 128, 32768),
 ];
 
-/// Two square ones, by which kernels are often compared.
+/// Two square sizes that are often used to compare kernels.
 const SQUARES: [usize; 2] = [4096, 8192];
 
 impl Dimensions {
@@ -62,10 +62,11 @@ impl Dimensions {
     }
 }
 
-/// The layers of models by name, `square` for two squares, or a layer by its shape: `4096x14336`, outputs and inputs. Each shape once.
+/// Returns the layers of models by name, `square` for two squares, or one layer by its shape: `4096x14336`, outputs and
+/// inputs. Returns each shape once.
 ///
 /// # Errors
-/// For names that are not in the list.
+/// If a name is not in the list.
 pub fn layers(names: &[String]) -> Result<Vec<Layer>> {
     let mut found: Vec<Layer> = Vec::new();
     for name in names {
@@ -88,7 +89,7 @@ fn square(side: usize) -> Layer {
     Layer { model: "square", name: format!("{side}²"), shape: [side, side] }
 }
 
-/// A layer by its shape.
+/// Parses a shape as a layer.
 fn own(name: &str) -> Option<Layer> {
     let (n, k) = name.split_once(['x', '×'])?;
     let shape = [n.parse().ok()?, k.parse().ok()?];

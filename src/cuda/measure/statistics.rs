@@ -1,22 +1,22 @@
-//! [`Times`]: what several runs of the same work took.
+//! [`Times`]: the time of several runs of the same work.
 
 use serde::Serialize;
 
 /// Seconds of one piece of work, over several runs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Times {
-    /// Seconds.
+    /// Median of the runs, in seconds.
     pub median: f64,
     /// The fastest run.
     pub fastest: f64,
     /// The slowest run.
     pub slowest: f64,
-    /// How many runs.
+    /// Number of runs.
     pub runs: usize,
 }
 
 impl Times {
-    /// `None` of no run.
+    /// Summarizes runs; returns `None` if there are none.
     pub fn of(mut seconds: Vec<f64>) -> Option<Times> {
         seconds.sort_by(f64::total_cmp);
         let (fastest, slowest) = (*seconds.first()?, *seconds.last()?);
@@ -28,7 +28,7 @@ impl Times {
         Some(Times { median, fastest, slowest, runs: seconds.len() })
     }
 
-    /// (slowest − fastest)/median: 0.02 is a spread of 2 %.
+    /// Returns (slowest − fastest)/median: 0.02 is a spread of 2 %.
     pub fn spread(&self) -> f64 {
         (self.slowest - self.fastest) / self.median
     }

@@ -1,92 +1,101 @@
-//! How long kernels take, with cold caches: a run is a graph of one product after the other, each over another copy of the weight,
-//! so many copies that the cache has forgotten a copy when its turn comes again. Inputs and outputs stay where they are.
+//! Timings of kernels with cold caches. A run is a graph of consecutive products, each with another copy of the weight.
+//! There are so many copies that the cache no longer holds a copy when it is used again. Inputs and outputs stay in
+//! place.
 
 use serde::Serialize;
 
-use super::made::{Made, Weights, tensor};
+use super::operands::{Operands, WeightFormat, tensor};
 use super::shapes::Layer;
 use super::statistics::Times;
-use crate::cuda::{
-    Choice, DenseProduct, Device, Half, Matrix, Packed, Problem, Product, Table, Weight, Workspace,
-    dequantize, multiply,
-};
+use crate::cuda::choice::{Choice, KernelTable};
+use crate::cuda::dense_product::DenseProduct;
+use crate::cuda::dequantize::dequantize;
+use crate::cuda::device::Device;
+use crate::cuda::linear::multiply;
+use crate::cuda::matrix::{Matrix, Weight};
+use crate::cuda::packed::PackedMatrix;
+use crate::cuda::problem::Problem;
+use crate::cuda::product::PackedProduct;
+use crate::cuda::types::Half;
+use crate::cuda::workspace::Workspace;
 use crate::error::{Error, Result};
 
-/// What is timed, and how often.
+/// The batches to time and the number of runs.
 #[derive(Debug, Clone)]
-pub struct Timing {
-    /// Runs, of which the median counts.
+pub struct TimingOptions {
+    /// Number of runs; the median counts.
     pub runs: usize,
-    /// Rows of x.
+    /// Numbers of rows of x.
     pub batches: Vec<usize>,
-    /// Of the random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
-/// What the device does at most, as measured.
+/// Measured limits of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Ceilings {
-    /// Bytes per second of copying within its memory, read and written.
+    /// Bytes per second of a copy within its memory; reads and writes both count.
     pub copy: f64,
-    /// Operations per second of a large dense product in f16 by the vendor's library; `None` without it.
+    /// Operations per second of a large dense product in f16 by the vendor's library; `None` without the library.
     pub dense: Option<f64>,
 }
 
-/// A product that was timed.
+/// The timing of a product.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Timed {
-    /// Of which model.
+pub struct LayerTiming {
+    /// The model.
     pub model: &'static str,
-    /// Which of its layers.
+    /// The layer in the model.
     pub layer: String,
     /// Rows of x, rows of W, columns of both.
     pub size: [usize; 3],
-    /// How W is stored: `int4 g128 symmetric`.
+    /// Format of W: `int4 g128 symmetric`.
     pub weights: String,
-    /// How it was computed: `gemm m64 ÷4`, in tiles of 64 rows, the depth in four parts.
+    /// The choice of kernel: `gemm m64 ÷4` is in tiles of 64 rows, with the depth in four parts.
     pub kernel: String,
-    /// What it took.
+    /// The times.
     pub times: Times,
-    /// What the vendor's dense product in the same type took; `None` without the library.
+    /// The times of the vendor's dense product in the same type; `None` without the library.
     pub dense: Option<Times>,
     /// Bytes that must be moved: W, x and y.
     pub bytes: usize,
 }
 
-impl Timed {
-    /// Bytes per second.
+impl LayerTiming {
+    /// Returns the bytes per second.
     pub fn bandwidth(&self) -> f64 {
         self.bytes as f64 / self.times.median
     }
 
-    /// Operations per second.
+    /// Returns the operations per second.
     pub fn operations(&self) -> f64 {
         operations(self.size) / self.times.median
     }
 
-    /// How many times as fast as the dense product.
+    /// Returns the speed relative to the dense product.
     pub fn speedup(&self) -> Option<f64> {
         Some(self.dense?.median / self.times.median)
     }
 }
 
-/// A multiplication and an addition are two.
+/// Returns the number of operations; a multiplication and an addition are two.
 fn operations([m, n, k]: [usize; 3]) -> f64 {
     2.0 * m as f64 * n as f64 * k as f64
 }
 
-/// Side of the dense product that the ceiling is measured with.
+/// Side of the dense product that measures the limit.
 const SQUARE: usize = 8192;
-/// Products of a graph at least: what starting it takes is divided among them.
+/// Minimum number of products of a graph, to divide the cost of starting it.
 const PIECES: usize = 8;
 
-/// Measures the ceilings.
+/// Measures the limits of the device.
 ///
 /// # Errors
-/// Where memory or clock are lacking.
+/// If there is not enough memory, or if the device cannot measure time.
 pub fn ceilings(device: &dyn Device, runs: usize) -> Result<Ceilings> {
     let bytes = (device.properties().memory_bytes / 8).min(1 << 30);
-    let (from, mut to) = (device.allocate(bytes)?, device.allocate(bytes)?);
+    let from = device.allocate(bytes)?;
+    let mut to = device.allocate(bytes)?;
     let copies = device.time(PIECES, runs, &mut |_| device.copy(&from, &mut to))?;
     drop((from, to));
     Ok(Ceilings { copy: 2.0 * bytes as f64 / median(copies)?.median, dense: dense_ceiling(device, runs)? })
@@ -96,21 +105,26 @@ fn dense_ceiling(device: &dyn Device, runs: usize) -> Result<Option<f64>> {
     if !device.properties().library {
         return Ok(None);
     }
-    // Random, as what is compared with it: numbers that are all the same take less power, and the clocks rise.
-    let numbers = |seed| Made::inputs(Half::F16, SQUARE * SQUARE, seed);
-    let square = |seed| Matrix::upload(device, Half::F16, [SQUARE; 2], &numbers(seed));
-    let (x, w, y) = (square(1)?, square(2)?, Matrix::allocate(device, Half::F16, [SQUARE; 2], true)?);
+    // The numbers are random, as in the timings: equal numbers take less power, and the clocks rise.
+    let x = random_square(device, 1)?;
+    let w = random_square(device, 2)?;
+    let y = Matrix::allocate(device, Half::F16, [SQUARE; 2], true)?;
     let times = device.time(PIECES, runs, &mut |_| dense(device, &x, &w, &y))?;
     Ok(Some(operations([SQUARE; 3]) / median(times)?.median))
 }
 
-fn dense(device: &dyn Device, x: &Matrix, w: &Matrix, y: &Matrix) -> Result<()> {
-    let ([m, k], [n, _]) = (x.shape(), w.shape());
-    let place = |matrix: &Matrix| (matrix.buffer().address(), matrix.stride());
-    device.multiply(&DenseProduct { half: x.half(), size: [m, n, k], x: place(x), w: place(w), y: place(y) })
+fn random_square(device: &dyn Device, seed: u64) -> Result<Matrix> {
+    Matrix::upload(device, Half::F16, [SQUARE; 2], &Operands::inputs(Half::F16, SQUARE * SQUARE, seed))
 }
 
-/// A layer's weight in as many copies as keep the cache cold.
+fn dense(device: &dyn Device, x: &Matrix, w: &Matrix, y: &Matrix) -> Result<()> {
+    let [m, k] = x.shape();
+    let [n, _] = w.shape();
+    let [in_x, in_w, in_y] = [x, w, y].map(|matrix| (matrix.buffer(), matrix.stride()));
+    device.multiply(&DenseProduct::new(x.half(), [m, n, k], in_x, in_w, in_y))
+}
+
+/// Copies of a layer's weight, enough to keep the cache cold.
 pub(super) struct Copies {
     pub weights: Vec<Weight>,
     pub half: Half,
@@ -118,8 +132,9 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    pub fn new(device: &dyn Device, weights: &Weights, shape: [usize; 2], seed: u64) -> Result<Copies> {
-        let first = Weight::upload(device, &Packed::pack(&tensor(weights, shape, seed), weights.half)?)?;
+    pub fn new(device: &dyn Device, weights: &WeightFormat, shape: [usize; 2], seed: u64) -> Result<Copies> {
+        let first =
+            Weight::upload(device, &PackedMatrix::pack(&tensor(weights, shape, seed), weights.half)?)?;
         let count = copies(device, first.bytes());
         let more: Vec<Weight> = (1..count).map(|_| first.duplicate(device)).collect::<Result<_>>()?;
         Ok(Copies {
@@ -129,43 +144,45 @@ impl Copies {
         })
     }
 
-    /// Times a product by a choice of kernel.
+    /// Times a product with a choice of kernel.
     pub fn time(&self, device: &dyn Device, x: &Matrix, choice: Choice, runs: usize) -> Result<Times> {
         let [n, _] = self.weights[0].shape();
         let mut y = Matrix::allocate(device, self.half, [x.shape()[0], n], false)?;
         let mut workspace = Workspace::new();
         let mut piece = |i: usize| {
             let weight = &self.weights[i % self.weights.len()];
-            multiply(device, &mut Product { weight, x, bias: None, y: &mut y }, choice, &mut workspace)
+            multiply(device, &mut PackedProduct { weight, x, bias: None, y: &mut y }, choice, &mut workspace)
         };
         median(device.time(self.weights.len().max(PIECES), runs, &mut piece)?)
     }
 
-    /// A product of so many rows.
+    /// Describes a product of `m` rows.
     pub fn problem(&self, m: usize) -> Problem {
         let [n, k] = self.weights[0].shape();
         Problem { bits: self.weights[0].bits(), size: [m, n, k], bias: false, rounded: self.rounded }
     }
 
-    /// Random inputs of so many rows.
+    /// Returns random inputs of `m` rows.
     pub fn inputs(&self, device: &dyn Device, m: usize, seed: u64) -> Result<Matrix> {
         let [_, k] = self.weights[0].shape();
-        Matrix::upload(device, self.half, [m, k], &Made::inputs(self.half, m * k, seed))
+        Matrix::upload(device, self.half, [m, k], &Operands::inputs(self.half, m * k, seed))
     }
 
-    /// The same weight, dense, in copies.
+    /// Returns the dequantized weight in copies.
     fn dense(&self, device: &dyn Device) -> Result<Vec<Matrix>> {
         let [n, k] = self.weights[0].shape();
-        let one = || {
+        let mut dense = Vec::new();
+        for _ in 0..copies(device, 2 * n * k) {
             let mut w = Matrix::allocate(device, self.half, [n, k], false)?;
             dequantize(device, &self.weights[0], &mut w)?;
-            Ok(w)
-        };
-        (0..copies(device, 2 * n * k)).map(|_| one()).collect()
+            dense.push(w);
+        }
+        Ok(dense)
     }
 }
 
-/// So many that four times the cache lies between two uses of one; one where it is larger than that itself.
+/// Returns the number of copies with which four times the cache size lies between two uses of one; 1 if the weight is
+/// larger than that.
 fn copies(device: &dyn Device, bytes: usize) -> usize {
     (4 * device.properties().cache_bytes).div_ceil(bytes.max(1)).max(1)
 }
@@ -175,23 +192,25 @@ fn median(seconds: Vec<f64>) -> Result<Times> {
         .ok_or_else(|| Error::usage("nothing to time: no runs", "give --runs a positive number"))
 }
 
-/// Times a layer at every batch, by what the table chooses (for W8A8 rounding the inputs, too), beside the dense product where there is a library.
+/// Times a layer at every batch with the kernel that the table chooses; W8A8 includes rounding of the inputs. Also
+/// times the dense product if there is a library.
 ///
 /// # Errors
-/// Where memory or clock are lacking, and what kernels refuse.
+/// If there is not enough memory, if the device cannot measure time, or if a kernel fails.
 pub fn time_layer(
     device: &dyn Device,
-    (layer, weights): (&Layer, &Weights),
-    table: &Table,
-    timing: &Timing,
-) -> Result<Vec<Timed>> {
+    (layer, weights): (&Layer, &WeightFormat),
+    table: &KernelTable,
+    timing: &TimingOptions,
+) -> Result<Vec<LayerTiming>> {
     let copies = Copies::new(device, weights, layer.shape, timing.seed)?;
     let dense_weights = if device.properties().library { copies.dense(device)? } else { Vec::new() };
     let [n, k] = layer.shape;
-    let batch = |&m: &usize| {
+    let mut timings = Vec::new();
+    for &m in &timing.batches {
         let x = copies.inputs(device, m, timing.seed)?;
         let choice = table.choose(device.properties(), &copies.problem(m))?;
-        Ok(Timed {
+        timings.push(LayerTiming {
             model: layer.model,
             layer: layer.name.clone(),
             size: [m, n, k],
@@ -200,9 +219,9 @@ pub fn time_layer(
             times: copies.time(device, &x, choice, timing.runs)?,
             dense: time_dense(device, &x, &dense_weights, timing.runs)?,
             bytes: copies.weights[0].bytes() + 2 * m * (n + k),
-        })
-    };
-    timing.batches.iter().map(batch).collect()
+        });
+    }
+    Ok(timings)
 }
 
 fn time_dense(device: &dyn Device, x: &Matrix, weights: &[Matrix], runs: usize) -> Result<Option<Times>> {

@@ -1,37 +1,45 @@
-//! Measures every way to compute a product, and keeps the fastest.
+//! Tuning: times every choice of kernel for a product and returns the fastest.
 
-use super::made::Weights;
+use super::operands::WeightFormat;
 use super::shapes::Layer;
-use super::timing::{Copies, Timing};
+use super::timing::{Copies, TimingOptions};
 use crate::cuda::choice::candidates;
-use crate::cuda::{Choice, Device, Tuned};
+use crate::cuda::choice::{Choice, TunedChoice};
+use crate::cuda::device::Device;
 use crate::error::Result;
 
-/// The fastest choice for a layer at every batch.
+/// Returns the fastest choice for a layer at every batch.
 ///
 /// # Errors
-/// Where memory or clock are lacking, and where every way is refused.
-pub fn tune(device: &dyn Device, layer: &Layer, weights: &Weights, timing: &Timing) -> Result<Vec<Tuned>> {
+/// If the device cannot measure time, or if every choice fails.
+pub fn tune(
+    device: &dyn Device,
+    layer: &Layer,
+    weights: &WeightFormat,
+    timing: &TimingOptions,
+) -> Result<Vec<TunedChoice>> {
     let copies = Copies::new(device, weights, layer.shape, timing.seed)?;
     let [n, k] = layer.shape;
-    let entry = |m| {
+    let mut tuned = Vec::new();
+    for &m in &timing.batches {
         let choice = fastest(device, &copies, m, timing)?;
         let device = device.properties().name.clone();
-        Ok(Tuned { device, bits: weights.bits, n, k, m, choice })
-    };
-    timing.batches.iter().map(|m| entry(*m)).collect()
+        tuned.push(TunedChoice { device, bits: weights.bits, n, k, m, choice });
+    }
+    Ok(tuned)
 }
 
-fn fastest(device: &dyn Device, copies: &Copies, m: usize, timing: &Timing) -> Result<Choice> {
+fn fastest(device: &dyn Device, copies: &Copies, m: usize, timing: &TimingOptions) -> Result<Choice> {
     let x = copies.inputs(device, m, timing.seed)?;
-    let (mut best, mut refused): (Option<(f64, Choice)>, _) = (None, None);
+    let mut best: Option<(f64, Choice)> = None;
+    let mut refused = None;
     for choice in candidates(device.properties(), &copies.problem(m)) {
         match copies.time(device, &x, choice, timing.runs) {
             Ok(times) if best.is_none_or(|(median, _)| times.median < median) => {
                 best = Some((times.median, choice))
             }
             Ok(_) => {}
-            Err(error) => refused = Some(error), // for want of memory, say
+            Err(error) => refused = Some(error), // for example, out of memory
         }
     }
     match (best, refused) {

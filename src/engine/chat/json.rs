@@ -1,6 +1,6 @@
-//! The `tojson` filter as transformers sets it: Python's `json.dumps`, which neither escapes HTML nor sorts keys.
+//! transformers' `tojson` filter: Python's `json.dumps`, which neither escapes HTML nor sorts keys.
 //!
-//! Equal to Python's for all but floats beyond 1e16 or under 1e-4, whose exponents Python writes in its own way.
+//! Limit: Python formats the exponents of floats above 1e16 or below 1e-4 differently.
 
 use std::io::{self, Write};
 
@@ -14,27 +14,28 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let style = Style::from_options(&options)?;
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
-    let failed = |e: serde_json::Error| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}"));
     let mut json = serde_json::to_value(value).map_err(failed)?;
     if sort_keys {
         json.sort_all_objects();
     }
     let mut bytes = Vec::new();
     json.serialize(&mut Serializer::with_formatter(&mut bytes, style)).map_err(failed)?;
-    String::from_utf8(bytes)
-        .map(Value::from)
-        .map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
+    String::from_utf8(bytes).map(Value::from).map_err(failed)
 }
 
-/// How `json.dumps` separates, indents and escapes.
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::InvalidOperation, format!("tojson: {error}"))
+}
+
+/// The separators, indentation and escapes of `json.dumps`.
 struct Style {
     item_separator: String,
     key_separator: String,
-    /// Spaces a level; no line breaks without.
+    /// Spaces per level; `None` means no line breaks.
     indent: Option<usize>,
     ensure_ascii: bool,
     depth: usize,
-    /// Whether the innermost container has had an item.
+    /// True if the innermost container has an item already.
     filled: bool,
 }
 
@@ -44,7 +45,7 @@ impl Style {
         let (item_separator, key_separator) =
             match options.get::<Option<Vec<String>>>("separators")?.as_deref() {
                 Some([item, key]) => (item.clone(), key.clone()),
-                Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators are two")),
+                Some(_) => return Err(failed("expected two separators")),
                 None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
             };
         let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);

@@ -1,4 +1,4 @@
-//! Templates against what transformers makes of them (`fixtures/chat`), and where they are found.
+//! Templates against their rendering in transformers (`fixtures/chat`), and the places that they are read from.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ fn opened(files: &[(&str, &str)]) -> Result<String> {
 }
 
 #[test]
-fn conversations_read_as_transformers_writes_them() {
+fn renderings_are_those_of_transformers() {
     let goldens = std::fs::read(fixtures().join("goldens.json")).unwrap();
     let goldens: Vec<Json> = serde_json::from_slice(&goldens).unwrap();
     assert!(goldens.len() >= 80, "{} goldens", goldens.len());
@@ -86,7 +86,7 @@ fn special_tokens_may_be_objects_or_in_the_older_file() {
 }
 
 #[test]
-fn what_cannot_be_rendered_says_why() {
+fn rendering_errors_give_the_reason() {
     let none = opened(&[("tokenizer_config.json", "{}")]).unwrap_err();
     assert!(
         none.to_string().contains("no chat template") && none.hint().unwrap().contains("--chat"),
@@ -97,12 +97,12 @@ fn what_cannot_be_rendered_says_why() {
     let json = opened(&[("tokenizer_config.json", "{")]).unwrap_err();
     assert!(json.to_string().contains("tokenizer_config.json: expected JSON"), "{json}");
     let refused = template("{{ raise_exception('no') }}").render(&[], false).unwrap_err();
-    assert!(refused.to_string().ends_with("does not take this conversation: no"), "{refused}");
+    assert!(refused.to_string().ends_with("refuses this conversation: no"), "{refused}");
     assert!(template("{{ strftime_now('%Q') }}").render(&[], false).is_err());
 }
 
 #[test]
-fn a_template_that_never_ends_is_ended() {
+fn endless_templates_are_stopped() {
     let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
     assert!(template(endless).render(&[], false).is_err());
 }
@@ -115,7 +115,7 @@ fn dates_are_todays() {
 }
 
 #[test]
-fn generation_tags_alone_are_rewritten() {
+fn only_generation_tags_are_rewritten() {
     let check = |text: &str, expected: &str| assert_eq!(without_generation_tags(text), expected);
     check("{%- generation -%}x{% endgeneration %}", "{%- if true -%}x{% endif %}");
     check(
@@ -126,7 +126,7 @@ fn generation_tags_alone_are_rewritten() {
 }
 
 #[test]
-fn turns_end_as_the_template_writes_them() {
+fn turn_ends_are_those_of_the_template() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llama");
     let tokenizer = Tokenizer::open(&Checkpoint::open(folder.to_str().unwrap()).unwrap()).unwrap();
     assert_eq!(template("{{ '<|im_end|>' }}{{ '<|eot_id|>' }}").ends(&tokenizer), [2]);

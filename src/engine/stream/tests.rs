@@ -1,4 +1,4 @@
-//! Pieces against the decoding of all ids, over tokenizers that split characters; stop strings cut anywhere.
+//! Pieces against the decoding of all ids, with tokenizers that split characters; stop strings split anywhere.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ fn fixture(name: &str) -> Checkpoint {
     Checkpoint::open(folder.to_str().unwrap()).unwrap()
 }
 
-/// SentencePiece as Llama 2 has it: words begin with `▁`, unknown characters are bytes, a text's first space is dropped.
-/// Ids: 0–255 the bytes, then `▁`, `▁a`, `b`, and `<s>`, which is special.
+/// Llama 2's form of SentencePiece: words begin with `▁`, unknown characters become bytes, a text's first space is dropped.
+/// Ids: 0–255 are bytes, then `▁`, `▁a`, `b`, and `<s>`, which is special.
 fn sentencepiece() -> Tokenizer {
     let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
     let words = ["▁", "▁a", "b", "<s>"].map(str::to_owned);
@@ -48,7 +48,7 @@ fn sentencepiece() -> Tokenizer {
     Tokenizer::open(&checkpoint).unwrap()
 }
 
-/// The pieces of a stream, the last what `finish` gave.
+/// The pieces of a stream; the last one is from `finish`.
 fn pieces(tokenizer: &Tokenizer, ids: &[u32], stops: &[&str]) -> Vec<String> {
     let stops = stops.iter().map(|stop| (*stop).to_owned()).collect();
     let mut stream = TextStream::new(tokenizer, stops);
@@ -75,11 +75,11 @@ fn characters_come_whole() {
     let tokenizer = sentencepiece();
     let ids = [257, 0xF0, 0x9F, 0xA6, 0x99, 258, 256, 259, 258];
     assert_eq!(pieces(&tokenizer, &ids, &[]), ["a", "", "", "", "🦙", "b", " ", "", "b", ""]);
-    // Half a character is all there is.
+    // The text ends in half a character.
     assert_eq!(pieces(&tokenizer, &[258, 0xF0, 0x9F], &[]), ["b", "", "", "\u{fffd}\u{fffd}"]);
-    // And here it is followed by something else.
+    // Another token follows half a character.
     assert_eq!(pieces(&tokenizer, &[258, 0xF0, 258], &[]), ["b", "", "\u{fffd}b", ""]);
-    // What was emitted cannot be taken back.
+    // Emitted text cannot be withdrawn.
     assert_eq!(pieces(&tokenizer, &[0x41, 0xF0, 258], &[]).concat(), "A\u{fffd}\u{fffd}b");
 }
 
@@ -114,9 +114,9 @@ fn nothing_comes_after_a_stop_string() {
 }
 
 #[test]
-fn the_stop_string_that_begins_first_counts() {
+fn the_first_complete_stop_string_counts() {
     let mut stops = StopStrings::new(vec!["c".into(), "bcd".into()]);
-    // `bc` may become `bcd`, but `c` is there already.
+    // `bc` may become `bcd`, but `c` is complete already.
     assert_eq!(stops.push("abc"), "ab");
     let mut stops = StopStrings::new(vec!["aab".into()]);
     assert_eq!([stops.push("aa"), stops.push("a"), stops.push("é")], ["", "a", "aaé"]);

@@ -1,4 +1,4 @@
-//! Tokenizers of the fixtures and of a GGUF's metadata, and what the files beside them say of special tokens.
+//! Tokenizers of the fixtures and of a GGUF's metadata, and the special tokens in the files beside them.
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 
-/// Two letters, a byte-level space, and three special tokens; ids 6 and 7 are added behind the vocabulary.
+/// A tokenizer of two letters, a byte-level space and special tokens; ids 6 and 7 are added after the vocabulary.
 fn tokenizer_json(post_processor: Value) -> Value {
     let added = |id: u32, content: &str| {
         json!({ "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
@@ -36,7 +36,7 @@ fn adding_bos() -> Value {
         "special_tokens": { "<s>": { "id": "<s>", "ids": [1], "tokens": ["<s>"] } } })
 }
 
-/// A checkpoint with these files beside it, the tokenizer among them.
+/// A checkpoint with these files beside its weights.
 fn checkpoint(files: &[(&str, Value)]) -> Checkpoint {
     let side = |(name, json): &(&str, Value)| SideFile {
         name: (*name).to_owned(),
@@ -77,7 +77,7 @@ fn texts_become_ids_and_come_back() {
     assert_eq!((tokenizer.id("<turn>"), tokenizer.id("no")), (Some(7), None));
 }
 
-/// The files that `fixtures/generate_tokenizer_ids.py` makes of tiny-llama's tokenizer, as OPT has them.
+/// tiny-llama's tokenizer in OPT's files, as `fixtures/generate_tokenizer_ids.py` writes them.
 fn opt() -> Checkpoint {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llama/tokenizer.json");
     let tokenizer: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
@@ -98,7 +98,7 @@ fn opt() -> Checkpoint {
 }
 
 #[test]
-fn vocabularies_of_other_classes_are_not_guessed_at() {
+fn vocabularies_of_other_classes_are_refused() {
     let mut checkpoint = opt();
     checkpoint.side_files.retain(|file| file.name != "tokenizer_config.json");
     let error = Tokenizer::open(&checkpoint).unwrap_err();
@@ -120,7 +120,7 @@ fn ids_are_those_of_transformers() {
 }
 
 #[test]
-fn bos_is_added_as_the_files_say() {
+fn the_files_decide_if_bos_is_added() {
     let check = |post: Value, files: &[(&str, Value)], adds: bool| {
         let tokenizer = open(post, files);
         assert_eq!(tokenizer.adds_bos(), adds, "{files:?}");
@@ -134,7 +134,7 @@ fn bos_is_added_as_the_files_say() {
     check(adding_bos(), &[bos(Value::Null)], true);
     check(adding_bos(), &[bos(true.into())], true);
     check(adding_bos(), &[bos(false.into())], false);
-    // Without a BOS there is none to add.
+    // There is no BOS to add.
     check(Value::Null, &[config(json!({ "add_bos_token": true }))], false);
     check(
         Value::Null,
@@ -144,7 +144,7 @@ fn bos_is_added_as_the_files_say() {
 }
 
 #[test]
-fn ends_are_those_numbered_and_those_named() {
+fn ends_are_given_by_id_and_by_name() {
     let check =
         |files: &[(&str, Value)], expected: &[u32]| assert_eq!(open(Value::Null, files).eos(), expected);
     let generation = |ids: Value| ("generation_config.json", json!({ "eos_token_id": ids }));
@@ -173,7 +173,7 @@ fn a_vocabulary_must_fit_the_embedding() {
 }
 
 #[test]
-fn no_tokenizer_says_what_to_do() {
+fn a_missing_tokenizer_is_an_error_with_advice() {
     let error = Tokenizer::open(&checkpoint(&[])).unwrap_err();
     assert!(error.to_string().contains("expected a tokenizer.json, found none"), "{error}");
     let error = Tokenizer::open(&checkpoint(&[("tokenizer.model", Value::Null)])).unwrap_err();

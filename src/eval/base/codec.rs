@@ -1,11 +1,11 @@
-//! Rows of log-probabilities as bytes, in one of two forms.
+//! Encodes rows of log-probabilities as bytes, in one of two forms.
 //!
-//! - `f32`: exact. The four bytes of the values lie in four planes; the one of signs and exponents, in which a row hardly
-//!   varies, is deflated: 3.02 bytes a value on SmolLM2. The planes of the mantissa are noise: deflating the next one
-//!   would save 3 % more at a tenth of the speed.
-//! - `16bit`: the form of llama-perplexity's `--kl-divergence-base`: the 16 nats below the row's largest value in 65535
-//!   steps. What lies below, or has a log-probability of −16 or less, is left out of the divergence. On SmolLM2 that makes
-//!   0.24412 of 0.24367 (Q4_0) and 0.003557 of 0.003552 (Q8_0).
+//! - `f32`: exact. The four bytes of the values form four planes. The plane of signs and exponents, which varies little within
+//!   a row, is deflated: 3.02 bytes per value on SmolLM2. The mantissa planes are noise: deflating the next one would save
+//!   3 % more at a tenth of the speed.
+//! - `16bit`: the form of llama-perplexity's `--kl-divergence-base`: 65535 steps over the 16 nats below the row's largest
+//!   value. The divergence omits smaller values, and log-probabilities of −16 or less. On SmolLM2 it gives 0.24412 instead
+//!   of 0.24367 (Q4_0) and 0.003557 instead of 0.003552 (Q8_0).
 
 use std::io::{Read, Write};
 use std::ops::Range;
@@ -18,26 +18,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::eval::softmax::LogSoftmax;
 
-/// Nats of the 16-bit form.
+/// The range of the 16-bit form, in nats.
 const WINDOW: f32 = 16.0;
-/// Its steps.
+/// The steps of the 16-bit form.
 const STEPS: f32 = 65535.0;
-/// Bytes of a 16-bit row before its codes: step and smallest value.
+/// The bytes of a 16-bit row before its codes: step size and smallest value.
 const PREFIX: usize = 8;
 
-/// The form in which rows are stored.
+/// The encoding of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// As they are.
+    /// Exact.
     F32,
-    /// 16 bits over 16 nats, as llama.cpp does.
+    /// 16 bits over 16 nats, as in llama.cpp.
     #[serde(rename = "16bit")]
     Bits16,
 }
 
 impl Precision {
-    /// The log-probability above which a value counts in the divergence.
+    /// The divergence omits log-probabilities that are not above this value.
     pub fn floor(self) -> f32 {
         match self {
             Precision::F32 => f32::NEG_INFINITY,
@@ -45,7 +45,7 @@ impl Precision {
         }
     }
 
-    /// Bytes of a row of so many values, about.
+    /// The approximate bytes of a row.
     pub fn row_bytes(self, vocabulary: usize) -> u64 {
         match self {
             Precision::F32 => vocabulary as u64 * 31 / 10,
@@ -53,7 +53,7 @@ impl Precision {
         }
     }
 
-    /// The log-probabilities of a row of logits, as bytes.
+    /// Encodes the log-probabilities of a row of logits.
     fn encode(self, logits: &[f32], softmax: &LogSoftmax) -> Vec<u8> {
         match self {
             Precision::F32 => encode_f32(logits, softmax),
@@ -61,7 +61,7 @@ impl Precision {
         }
     }
 
-    /// The log-probabilities of an encoded row; `None` where it does not hold as many as `out`.
+    /// Decodes a row of log-probabilities. `None` if its length is not that of `out`.
     pub fn decode(self, row: &[u8], out: &mut [f32]) -> Option<()> {
         match self {
             Precision::F32 => decode_f32(row, out),
@@ -105,16 +105,18 @@ fn encode_16(logits: &[f32], softmax: &LogSoftmax) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(PREFIX + 2 * logits.len());
     bytes.extend(step.to_le_bytes());
     bytes.extend(softmax.log_probability(least).to_le_bytes());
-    let code = |x: &f32| ((x - least).max(0.0) * per_nat).round_ties_even() as u16;
-    bytes.extend(logits.iter().flat_map(|x| code(x).to_le_bytes()));
+    for x in logits {
+        let code = ((x - least).max(0.0) * per_nat).round_ties_even() as u16;
+        bytes.extend(code.to_le_bytes());
+    }
     bytes
 }
 
 fn decode_16(row: &[u8], out: &mut [f32]) -> Option<()> {
     let (prefix, codes) = row.split_at_checked(PREFIX)?;
     let (step, least) = prefix.split_at(4);
-    let float = |bytes: &[u8]| bytes.try_into().ok().map(f32::from_le_bytes);
-    let (step, least) = (float(step)?, float(least)?);
+    let step = f32::from_le_bytes(step.try_into().ok()?);
+    let least = f32::from_le_bytes(least.try_into().ok()?);
     if codes.len() != 2 * out.len() {
         return None;
     }
@@ -124,19 +126,19 @@ fn decode_16(row: &[u8], out: &mut [f32]) -> Option<()> {
     Some(())
 }
 
-/// Encoded rows, one after the other.
+/// Encoded rows, concatenated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rows {
+pub struct EncodedRows {
     bytes: Vec<u8>,
-    /// Where each row ends.
+    /// The end of each row in `bytes`.
     ends: Vec<usize>,
 }
 
-impl Rows {
-    /// Encodes the rows of a block of logits, [rows, vocabulary], and puts them at the end.
+impl EncodedRows {
+    /// Encodes and appends the rows of a block of logits, [rows, vocabulary].
     ///
     /// # Errors
-    /// The first row that is no distribution: see [`LogSoftmax::new`].
+    /// The index of the first row that [`LogSoftmax::new`] refuses.
     pub fn push(&mut self, precision: Precision, logits: &[f32], vocabulary: usize) -> Result<(), usize> {
         let rows: Vec<Option<Vec<u8>>> = logits
             .par_chunks_exact(vocabulary)
@@ -149,34 +151,34 @@ impl Rows {
         Ok(())
     }
 
-    /// How many there are.
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Forgets them; their memory stays for the next.
+    /// Removes all rows, but keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
     }
 
-    /// One of them, encoded.
+    /// The encoded row at `index`.
     pub fn row(&self, index: usize) -> Option<&[u8]> {
         let end = *self.ends.get(index)?;
         self.bytes.get(self.start(index)..end)
     }
 
-    /// The length of each of some rows.
+    /// The encoded lengths of a range of rows.
     pub fn lengths(&self, rows: Range<usize>) -> impl Iterator<Item = u32> + '_ {
         rows.map(|row| (self.ends[row] - self.start(row)) as u32)
     }
 
-    /// The bytes of some rows.
+    /// The bytes of a range of rows.
     pub fn bytes(&self, rows: Range<usize>) -> &[u8] {
         &self.bytes[self.start(rows.start)..self.start(rows.end)]
     }
@@ -185,7 +187,7 @@ impl Rows {
         row.checked_sub(1).map_or(0, |before| self.ends[before])
     }
 
-    /// Puts the rows of a record of [`Rows::lengths`] and [`Rows::bytes`] at the end; `None` where the two do not fit.
+    /// Appends rows from their [`EncodedRows::lengths`] and [`EncodedRows::bytes`]. `None` if the two do not match.
     pub fn extend(&mut self, lengths: &[u8], bytes: &[u8]) -> Option<()> {
         let mut end = self.bytes.len();
         let all = end.checked_add(bytes.len())?;
@@ -210,14 +212,14 @@ mod tests {
         (0..rows * vocabulary).map(|i| ((i * 7919) % 1000) as f32 / 40.0 - 3.0).collect()
     }
 
-    fn encoded(precision: Precision, logits: &[f32], vocabulary: usize) -> Rows {
-        let mut rows = Rows::default();
+    fn encoded(precision: Precision, logits: &[f32], vocabulary: usize) -> EncodedRows {
+        let mut rows = EncodedRows::default();
         rows.push(precision, logits, vocabulary).unwrap();
         rows
     }
 
     #[test]
-    fn f32_rows_come_back_to_the_bit() {
+    fn f32_rows_are_exact() {
         for vocabulary in [1, 2, 37, 1000] {
             let mut logits = logits(3, vocabulary);
             logits[0] = f32::NEG_INFINITY;
@@ -239,7 +241,7 @@ mod tests {
 
     #[test]
     fn sixteen_bits_are_those_of_llama_cpp() {
-        // ln p = x − 10: the window ends at −16 below the largest, its step is 16/65535; −5 lies half way, rounded to even.
+        // ln p = x − 10. The window ends 16 below the largest value; its step is 16/65535. Half steps round to even.
         let logits = [10.0, 2.0, 10.0 - 16.0 / 65535.0 * 3.4, -20.0, -6.0];
         let softmax = LogSoftmax { max: 10.0, top: 0, log_sum_exp: 10.0 };
         let row = Precision::Bits16.encode(&logits, &softmax);
@@ -262,11 +264,11 @@ mod tests {
     }
 
     #[test]
-    fn records_put_rows_together_again() {
+    fn records_restore_their_rows() {
         for precision in BOTH {
             let rows = encoded(precision, &logits(4, 50), 50);
             let lengths: Vec<u8> = rows.lengths(0..4).flat_map(u32::to_le_bytes).collect();
-            let mut found = Rows::default();
+            let mut found = EncodedRows::default();
             found.extend(&lengths, rows.bytes(0..4)).unwrap();
             assert_eq!(found, rows);
             found.extend(&lengths, rows.bytes(0..4)).unwrap();
@@ -288,16 +290,16 @@ mod tests {
             assert_eq!(precision.decode(row, &mut [0.0; 49]), None);
             assert_eq!(precision.decode(row, &mut [0.0; 51]), None);
         }
-        let mut rows = Rows::default();
+        let mut rows = EncodedRows::default();
         assert_eq!(rows.extend(&9u32.to_le_bytes(), &[0; 8]), None);
-        assert_eq!(Rows::default().extend(&[1, 0, 0], &[]), None);
-        assert_eq!(Rows::default().extend(&u32::MAX.to_le_bytes().repeat(9), &[0; 8]), None);
+        assert_eq!(EncodedRows::default().extend(&[1, 0, 0], &[]), None);
+        assert_eq!(EncodedRows::default().extend(&u32::MAX.to_le_bytes().repeat(9), &[0; 8]), None);
     }
 
     #[test]
     fn a_row_of_nan_is_named() {
         let mut logits = logits(3, 20);
         logits[45] = f32::NAN;
-        assert_eq!(Rows::default().push(Precision::F32, &logits, 20), Err(2));
+        assert_eq!(EncodedRows::default().push(Precision::F32, &logits, 20), Err(2));
     }
 }

@@ -1,17 +1,17 @@
-//! The file: magic and version, a JSON header with its blake3, then a record per window.
+//! The file of log-probabilities: magic and version, a JSON header with its blake3, then a record per window.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 8 | `LLMCBASE` |
 //! | 4 | version, 1 |
 //! | 4 | length of the header |
 //! | 32 | blake3 of the header |
 //! | … | the header: [`Identity`] as JSON |
-//! | 4, 8, 32 | of each record: rows, bytes of the rows, blake3 of what follows |
+//! | 4, 8, 32 | per record: the number of rows, their bytes, blake3 of the rest of the record |
 //! | 4·rows, … | the length of each row, the rows |
 //!
-//! Integers are little-endian. [`Reader::open`] believes nothing: it checks every length and every digest before the first
-//! row is used, so that a damaged file is found before hours of work, and not after.
+//! Integers are little-endian. [`BaseReader::open`] checks every length and every digest before the first row is used, so
+//! that a damaged file fails before hours of work, not after.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -22,43 +22,43 @@ use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, TempPath};
 
-use super::{Precision, Rows};
+use super::codec::{EncodedRows, Precision};
 use crate::error::{Error, Result};
 use crate::eval::windows::Protocol;
 use crate::io::map::MappedFile;
 
 const MAGIC: &[u8; 8] = b"LLMCBASE";
 const VERSION: u32 = 1;
-/// Bytes before the header.
+/// The bytes before the header.
 const PREAMBLE: usize = 48;
-/// Bytes of a record before its lengths.
+/// The bytes of a record before its row lengths.
 const RECORD: usize = 44;
-/// A header is a few hundred bytes.
+/// The limit on the header's length; a header has a few hundred bytes.
 const LONGEST_HEADER: usize = 1 << 16;
-const HINT: &str = "delete it: it is made again from the base model";
+const HINT: &str = "delete it: llmc makes it again from the base model";
 
-/// What determines the log-probabilities in a file.
+/// Everything that determines the log-probabilities in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Version of llmc: another one may sum in another order.
+    /// The version of llmc: another version may sum in another order.
     pub llmc: String,
     /// blake3 of the base's weights.
     pub weights: String,
     /// blake3 of its config.json.
     pub config: String,
-    /// blake3 of the tokens (u32, little-endian): the text, as tokenized.
+    /// blake3 of the text's tokens (u32, little-endian).
     pub tokens: String,
-    /// How the text was cut.
+    /// The protocol that cuts the text.
     pub protocol: Protocol,
-    /// What took the place of the first token of each window.
+    /// The replacement of each window's first token.
     pub first: Option<u32>,
-    /// How many windows were run.
+    /// The number of windows.
     pub windows: usize,
-    /// Values of a row.
+    /// The length of a row.
     pub vocabulary: usize,
-    /// How activations were kept.
+    /// The rounding of activations.
     pub activations: String,
-    /// How rows are stored.
+    /// The encoding of the rows.
     pub precision: Precision,
 }
 
@@ -73,20 +73,20 @@ impl Identity {
     }
 }
 
-/// Writes a file, window by window. Dropped before [`Writer::finish`], it leaves nothing.
+/// Writes a file, window by window. Leaves no file if it is dropped before [`BaseWriter::finish`].
 #[derive(Debug)]
-pub struct Writer {
+pub struct BaseWriter {
     target: PathBuf,
     temporary: TempPath,
     file: BufWriter<File>,
 }
 
-impl Writer {
-    /// Begins the file of this identity, about so many bytes long, in a folder, which is made where it is missing.
+impl BaseWriter {
+    /// Starts the file of an identity in `folder`, which is created if it does not exist. `bytes` is the file's estimated size.
     ///
     /// # Errors
-    /// The file would take more than half of what is free; the folder cannot be written to.
-    pub fn create(folder: &Path, identity: &Identity, bytes: u64) -> Result<Writer> {
+    /// A file that would take more than half of the free space, a folder that cannot be written.
+    pub fn create(folder: &Path, identity: &Identity, bytes: u64) -> Result<BaseWriter> {
         let target = folder.join(identity.file_name());
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         if let Some(free) = free_bytes(folder).filter(|free| bytes > free / 2) {
@@ -94,30 +94,19 @@ impl Writer {
             let what = format!("{}: {bytes} would take more than half of the {free} free", folder.display());
             return Err(Error::unsupported(
                 what,
-                "--base-cache DIR on another disk, or --base-precision 16bit",
+                "use --base-cache DIR on another disk, or --base-precision 16bit",
             ));
         }
-        let begin = || {
-            let (file, temporary) = NamedTempFile::with_prefix_in(".partial-", folder)?.into_parts();
-            let mut file = BufWriter::with_capacity(1 << 20, file);
-            let header = identity.to_json();
-            file.write_all(MAGIC)?;
-            file.write_all(&VERSION.to_le_bytes())?;
-            file.write_all(&(header.len() as u32).to_le_bytes())?;
-            file.write_all(blake3::hash(&header).as_bytes())?;
-            file.write_all(&header)?;
-            Ok((file, temporary))
-        };
-        let (file, temporary) = begin().map_err(|e| Error::io(&target, e))?;
-        Ok(Writer { target, temporary, file })
+        let (file, temporary) = start(folder, &identity.to_json()).map_err(|e| Error::io(&target, e))?;
+        Ok(BaseWriter { target, temporary, file })
     }
 
-    /// Adds the next window, whose rows are `range` of `rows`.
-    pub fn push(&mut self, rows: &Rows, range: Range<usize>) -> Result<()> {
+    /// Appends the next window: the rows `range` of `rows`.
+    pub fn push(&mut self, rows: &EncodedRows, range: Range<usize>) -> Result<()> {
         self.write(rows, range).map_err(|e| Error::io(&self.target, e))
     }
 
-    fn write(&mut self, rows: &Rows, range: Range<usize>) -> std::io::Result<()> {
+    fn write(&mut self, rows: &EncodedRows, range: Range<usize>) -> std::io::Result<()> {
         let lengths: Vec<u8> = rows.lengths(range.clone()).flat_map(u32::to_le_bytes).collect();
         let count = range.len() as u32;
         let bytes = rows.bytes(range);
@@ -129,23 +118,35 @@ impl Writer {
         self.file.write_all(bytes)
     }
 
-    /// Makes it durable, and puts it in its place.
+    /// Syncs the file and renames it to its final name.
     pub fn finish(self) -> Result<PathBuf> {
-        let Writer { target, temporary, file } = self;
-        let end = || {
-            file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-            temporary.persist(&target)?;
-            match target.parent() {
-                Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
-                _ => Ok(()),
-            }
-        };
-        end().map_err(|e: std::io::Error| Error::io(&target, e))?;
+        let BaseWriter { target, temporary, file } = self;
+        complete(file, temporary, &target).map_err(|e| Error::io(&target, e))?;
         Ok(target)
     }
 }
 
-/// What the disk of a folder has room for, where the system says.
+fn start(folder: &Path, header: &[u8]) -> std::io::Result<(BufWriter<File>, TempPath)> {
+    let (file, temporary) = NamedTempFile::with_prefix_in(".partial-", folder)?.into_parts();
+    let mut file = BufWriter::with_capacity(1 << 20, file);
+    file.write_all(MAGIC)?;
+    file.write_all(&VERSION.to_le_bytes())?;
+    file.write_all(&(header.len() as u32).to_le_bytes())?;
+    file.write_all(blake3::hash(header).as_bytes())?;
+    file.write_all(header)?;
+    Ok((file, temporary))
+}
+
+fn complete(file: BufWriter<File>, temporary: TempPath, target: &Path) -> std::io::Result<()> {
+    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+    temporary.persist(target)?;
+    match target.parent() {
+        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// The free space on the disk of a folder, if the system reports it.
 fn free_bytes(folder: &Path) -> Option<u64> {
     #[cfg(target_os = "linux")]
     return rustix::fs::statvfs(folder).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
@@ -153,59 +154,60 @@ fn free_bytes(folder: &Path) -> Option<u64> {
     return None;
 }
 
-/// Where a record's parts lie in the file.
+/// The ranges of a record's parts in the file.
 #[derive(Debug, Clone)]
-struct Record {
+struct WindowRecord {
     lengths: Range<usize>,
     bytes: Range<usize>,
 }
 
-/// A file that was found whole.
+/// A complete and checked file.
 #[derive(Debug)]
-pub struct Reader {
+pub struct BaseReader {
     file: MappedFile,
-    records: Vec<Record>,
+    records: Vec<WindowRecord>,
 }
 
-impl Reader {
-    /// Opens the file of this identity in a folder, if there is one, and checks all of it. `rows` are those of each window.
+impl BaseReader {
+    /// Opens the file of an identity in `folder`, if it exists, and checks all of it. `rows` is the number of rows in each
+    /// window.
     ///
     /// # Errors
-    /// A file that is truncated, damaged, or of something else.
-    pub fn open(folder: &Path, identity: &Identity, rows: &[usize]) -> Result<Option<Reader>> {
+    /// A file that is truncated or damaged, or that has another identity.
+    pub fn open(folder: &Path, identity: &Identity, rows: &[usize]) -> Result<Option<BaseReader>> {
         let path = folder.join(identity.file_name());
         if !path.exists() {
             return Ok(None);
         }
         let file = MappedFile::open(&path)?;
-        let refuse = |(expected, found): Problem| Error::malformed(&path, expected, found, HINT);
+        let refuse = |(expected, found): Mismatch| Error::malformed(&path, expected, found, HINT);
         let header = header(file.bytes()).map_err(refuse)?;
         if file.bytes()[header.clone()] != identity.to_json() {
             let found = String::from_utf8_lossy(&file.bytes()[header]).into_owned();
-            return Err(refuse(("the log-probabilities that its name stands for".into(), found)));
+            return Err(refuse(("the log-probabilities of the identity in its name".into(), found)));
         }
         let records = records(&file, header.end, rows).map_err(refuse)?;
-        Ok(Some(Reader { file, records }))
+        Ok(Some(BaseReader { file, records }))
     }
 
-    /// Puts the rows of a window behind those that `rows` holds.
-    pub fn window(&self, index: usize, rows: &mut Rows) -> Result<()> {
+    /// Appends the rows of a window to `rows`.
+    pub fn window(&self, index: usize, rows: &mut EncodedRows) -> Result<()> {
         let record = &self.records[index];
         let bytes = self.file.bytes();
         let filled = rows.extend(&bytes[record.lengths.clone()], &bytes[record.bytes.clone()]);
         self.file.release(record.lengths.start..record.bytes.end);
         filled.ok_or_else(|| {
-            let found = format!("lengths of window {index} that do not add up");
+            let found = format!("wrong row lengths in window {index}");
             Error::malformed(self.file.path(), "rows of log-probabilities", found, HINT)
         })
     }
 }
 
-/// Expected, found.
-type Problem = (String, String);
+/// The expected and the found content.
+type Mismatch = (String, String);
 
-/// Where the header lies.
-fn header(bytes: &[u8]) -> Result<Range<usize>, Problem> {
+/// The range of the header.
+fn header(bytes: &[u8]) -> Result<Range<usize>, Mismatch> {
     let preamble = bytes.get(..PREAMBLE).ok_or_else(|| truncated(PREAMBLE, bytes))?;
     if &preamble[..8] != MAGIC || word(&preamble[8..]) != VERSION {
         return Err((
@@ -219,12 +221,14 @@ fn header(bytes: &[u8]) -> Result<Range<usize>, Problem> {
     }
     let range = PREAMBLE..PREAMBLE + len;
     let header = bytes.get(range.clone()).ok_or_else(|| truncated(range.end, bytes))?;
-    let holds = blake3::hash(header).as_bytes() == &preamble[16..];
-    if holds { Ok(range) } else { Err(("a header with its blake3".into(), "another digest".into())) }
+    if blake3::hash(header).as_bytes() != &preamble[16..] {
+        return Err(("a header with its blake3".into(), "another digest".into()));
+    }
+    Ok(range)
 }
 
-/// Where the records lie, each checked.
-fn records(file: &MappedFile, mut at: usize, rows: &[usize]) -> Result<Vec<Record>, Problem> {
+/// The ranges of the records, each checked.
+fn records(file: &MappedFile, mut at: usize, rows: &[usize]) -> Result<Vec<WindowRecord>, Mismatch> {
     let mut records = Vec::with_capacity(rows.len());
     for (window, rows) in rows.iter().enumerate() {
         let record = record(file.bytes(), at, *rows, window)?;
@@ -238,10 +242,11 @@ fn records(file: &MappedFile, mut at: usize, rows: &[usize]) -> Result<Vec<Recor
     Err((format!("{at} bytes"), format!("{} more", file.bytes().len() - at)))
 }
 
-fn record(bytes: &[u8], at: usize, rows: usize, window: usize) -> Result<Record, Problem> {
+fn record(bytes: &[u8], at: usize, rows: usize, window: usize) -> Result<WindowRecord, Mismatch> {
     let head = at.checked_add(RECORD).and_then(|end| bytes.get(at..end));
     let head = head.ok_or_else(|| truncated(at.saturating_add(RECORD), bytes))?;
-    let (found, len) = (word(head) as usize, u64::from(word(&head[4..])) | u64::from(word(&head[8..])) << 32);
+    let found = word(head) as usize;
+    let len = u64::from(word(&head[4..])) | u64::from(word(&head[8..])) << 32;
     if found != rows {
         return Err((format!("{rows} rows in window {window}"), found.to_string()));
     }
@@ -255,14 +260,14 @@ fn record(bytes: &[u8], at: usize, rows: usize, window: usize) -> Result<Record,
     if blake3::Hasher::new().update_rayon(whole).finalize().as_bytes() != &head[12..] {
         return Err((format!("window {window} with its blake3"), "another digest: damaged bytes".into()));
     }
-    Ok(Record { lengths: start..middle, bytes: middle..end })
+    Ok(WindowRecord { lengths: start..middle, bytes: middle..end })
 }
 
-fn truncated(expected: usize, bytes: &[u8]) -> Problem {
+fn truncated(expected: usize, bytes: &[u8]) -> Mismatch {
     (format!("{expected} bytes or more"), format!("{}: it is truncated", bytes.len()))
 }
 
-/// The first four bytes as a number.
+/// The first four bytes as a little-endian number.
 fn word(bytes: &[u8]) -> u32 {
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
@@ -289,44 +294,44 @@ mod tests {
         }
     }
 
-    fn window(index: usize) -> Rows {
+    fn window(index: usize) -> EncodedRows {
         let logits: Vec<f32> = (0..ROWS[index] * 30).map(|i| ((i + index) % 17) as f32).collect();
-        let mut rows = Rows::default();
+        let mut rows = EncodedRows::default();
         rows.push(Precision::F32, &logits, 30).unwrap();
         rows
     }
 
-    /// A whole file in a folder of its own.
+    /// A complete file in a folder of its own.
     fn written() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(&folder.path().join("new"), &identity(), 0).unwrap();
+        let mut writer = BaseWriter::create(&folder.path().join("new"), &identity(), 0).unwrap();
         (0..3).for_each(|index| writer.push(&window(index), 0..ROWS[index]).unwrap());
         let path = writer.finish().unwrap();
         (folder, path)
     }
 
-    fn open(path: &Path) -> Result<Option<Reader>> {
-        Reader::open(path.parent().unwrap(), &identity(), &ROWS)
+    fn open(path: &Path) -> Result<Option<BaseReader>> {
+        BaseReader::open(path.parent().unwrap(), &identity(), &ROWS)
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn rows_survive_a_round_trip() {
         let (_folder, path) = written();
         let reader = open(&path).unwrap().unwrap();
         for index in 0..3 {
-            let mut rows = Rows::default();
+            let mut rows = EncodedRows::default();
             reader.window(index, &mut rows).unwrap();
             assert_eq!(rows, window(index));
         }
         let mut other = identity();
         other.tokens = "another text".into();
-        assert!(Reader::open(path.parent().unwrap(), &other, &ROWS).unwrap().is_none());
+        assert!(BaseReader::open(path.parent().unwrap(), &other, &ROWS).unwrap().is_none());
     }
 
     #[test]
     fn an_unfinished_file_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::create(folder.path(), &identity(), 0).unwrap();
+        let mut writer = BaseWriter::create(folder.path(), &identity(), 0).unwrap();
         writer.push(&window(0), 0..ROWS[0]).unwrap();
         drop(writer);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -336,7 +341,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn a_disk_is_not_filled() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Writer::create(folder.path(), &identity(), u64::MAX).unwrap_err();
+        let error = BaseWriter::create(folder.path(), &identity(), u64::MAX).unwrap_err();
         assert!(error.to_string().contains("more than half"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -373,12 +378,12 @@ mod tests {
     }
 
     #[test]
-    fn another_files_content_is_refused() {
+    fn a_renamed_file_is_refused() {
         let (_folder, path) = written();
         let mut other = identity();
         other.weights = "another model".into();
         fs::rename(&path, path.with_file_name(other.file_name())).unwrap();
-        let found = Reader::open(path.parent().unwrap(), &other, &ROWS).unwrap_err();
-        assert!(found.to_string().contains("that its name stands for"), "{found}");
+        let found = BaseReader::open(path.parent().unwrap(), &other, &ROWS).unwrap_err();
+        assert!(found.to_string().contains("the identity in its name"), "{found}");
     }
 }

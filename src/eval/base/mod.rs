@@ -1,10 +1,10 @@
-//! The log-probabilities of a base model: how their rows are stored, and the file that keeps them for the next comparison.
+//! The log-probabilities of a base model: the encoding of their rows, and the file that keeps them for the next comparison.
 //!
-//! A file is named after the [`Identity`] of what is in it: another model, text, protocol or version of llmc finds no file,
-//! rather than a wrong one. It is written beside its place and renamed when whole.
+//! A file is named after the [`Identity`] of its content. So another model, text, protocol or version of llmc never finds a
+//! wrong file. It is written under a temporary name and renamed when complete.
 
 mod codec;
 mod file;
 
-pub use codec::{Precision, Rows};
-pub use file::{Identity, Reader, Writer};
+pub use codec::{EncodedRows, Precision};
+pub use file::{BaseReader, BaseWriter, Identity};

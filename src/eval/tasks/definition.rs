@@ -1,5 +1,5 @@
-//! What a task is: which rows of which dataset become which prompt, what is scored, and how. Read from TOML; `tasks/README.md`
-//! explains the keys, and the tasks that ship are embedded from there.
+//! Task definitions: the dataset, the prompts and the scores of a benchmark. They are read from TOML (`tasks/README.md`
+//! explains the keys); the shipped ones are embedded in the binary.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// The definitions that ship.
+/// The shipped definitions.
 const SHIPPED: &[&str] = &[
     include_str!("../../../tasks/hellaswag.toml"),
     include_str!("../../../tasks/arc_easy.toml"),
@@ -25,72 +25,72 @@ const SHIPPED: &[&str] = &[
     include_str!("../../../tasks/toxigen.toml"),
 ];
 
-/// One benchmark, as its TOML file says.
+/// The definition of one benchmark.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
-    /// What `--tasks` calls it.
+    /// The name for `--tasks`.
     pub name: String,
-    /// One line for people.
+    /// A title of one line.
     pub title: String,
     /// The hub's id of the dataset, `org/name`.
     pub dataset: String,
-    /// The configuration of the dataset, where it has several.
+    /// The configuration of the dataset, if there are several.
     pub config: Option<String>,
-    /// The split whose questions are asked.
+    /// The split with the questions.
     pub split: String,
     /// The metrics to report, in this order.
     pub metrics: Vec<MetricName>,
-    /// A template over `title` and `config`: what stands before everything else.
+    /// A template over `title` and `config`, for the start of every prompt.
     #[serde(default)]
     pub description: String,
-    /// What stands between a question and its answer.
+    /// The text between a question and its answer.
     #[serde(default = "space")]
     pub target_delimiter: String,
-    /// What stands after an example.
+    /// The text after an example.
     #[serde(default = "blank_line")]
     pub fewshot_delimiter: String,
-    /// Names of files by split, beyond those that [`super::files`] looks for anyway.
+    /// File names by split, to try before those of [`super::files`].
     #[serde(default)]
     pub files: BTreeMap<String, Vec<String>>,
-    /// Where examples come from.
+    /// The examples before a question.
     #[serde(default)]
     pub fewshot: Fewshot,
-    /// The parts of a benchmark that is a collection.
+    /// The parts of a collection.
     #[serde(default)]
     pub subsets: Vec<Subset>,
-    /// How a row becomes a question.
-    pub form: Form,
+    /// The form of the questions.
+    pub form: QuestionForm,
 }
 
-/// Where the examples before a question come from.
+/// The choice of the examples before a question.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fewshot {
-    /// The split to take them from; the split of the questions where it is not said.
+    /// The split of the examples; `None` for the split of the questions.
     pub split: Option<String>,
-    /// How many, where the user does not say.
+    /// The default number of examples.
     #[serde(default)]
     pub default: usize,
-    /// How they are chosen.
+    /// The method of choice.
     #[serde(default)]
-    pub sampler: Sampler,
-    /// Whether one more is drawn, and the question itself dropped from them.
+    pub sampler: ExampleSampler,
+    /// True if one more example is drawn and the question itself is dropped from them.
     #[serde(default)]
     pub skips_itself: bool,
-    /// Whether the prompt has its own examples, and takes no others.
+    /// True if the prompt has its own examples and takes no others.
     #[serde(default)]
     pub forbidden: bool,
 }
 
-/// How examples are chosen.
+/// The method to choose examples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Sampler {
-    /// Drawn anew for every question.
+pub enum ExampleSampler {
+    /// Random ones for every question.
     #[default]
     Random,
-    /// The first ones of the split, always.
+    /// Always the first ones of the split.
     First,
 }
 
@@ -98,85 +98,90 @@ pub enum Sampler {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Subset {
-    /// The configuration; the part is called `<name>_<config>`.
+    /// The configuration; the part's name is `<name>_<config>`.
     pub config: String,
-    /// What the description calls it.
+    /// The title for the description.
     pub title: String,
-    /// The part of the collection that it is averaged with, beside the whole.
+    /// The group of parts that it is averaged with, in addition to the whole collection.
     pub group: Option<String>,
 }
 
-/// How a row becomes a question, and what is scored. `context`, `continuation` and `target` are templates, the others
+/// The form of a question and of its score. `context`, `continuation` and `target` are templates, the other fields are
 /// expressions.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Form {
-    /// Which of several continuations is the likeliest.
+pub enum QuestionForm {
+    /// Scores the likeliest of several continuations.
     MultipleChoice {
-        /// What is asked.
+        /// The question.
         context: String,
         /// A list of texts.
         choices: String,
-        /// The place in it of the right one, from 0.
+        /// The index of the right choice, from 0.
         answer: String,
     },
-    /// After which of several contexts one continuation is the likeliest.
-    Partial {
-        /// A list of texts.
-        contexts: String,
-        /// What is scored after each.
-        continuation: String,
-        /// The place of the right context, from 0.
-        answer: String,
-    },
-    /// How much of the probability of all the choices the true ones have.
+    /// Scores the context after which one continuation is likeliest.
+    Partial(PartialForm),
+    /// Scores the share of the true choices in the probability of all.
     TrueShare {
-        /// What is asked.
+        /// The question.
         context: String,
         /// A list of texts.
         choices: String,
-        /// A list of as many numbers: 1 for a true choice.
+        /// A list with a number for each choice: 1 if it is true, else 0.
         labels: String,
     },
-    /// What the model writes, compared with a text.
+    /// Compares the model's own text with the target.
     Generate(Generate),
 }
 
-/// How to let the model write, and how to compare what it wrote.
+/// The fields of [`QuestionForm::Partial`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartialForm {
+    /// A list of texts.
+    pub contexts: String,
+    /// The text to score after each context.
+    pub continuation: String,
+    /// The index of the right context, from 0.
+    pub answer: String,
+}
+
+/// The fields of [`QuestionForm::Generate`].
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generate {
-    /// What is asked.
+    /// The question.
     pub context: String,
-    /// The right answer, as an example would give it.
+    /// The right answer, in the form of an example.
     pub target: String,
     /// Texts that end the answer.
     pub until: Vec<String>,
-    /// Tokens after which it ends anyway.
+    /// The maximum number of tokens.
     pub max_tokens: usize,
-    /// Regular expressions whose matches are left out of both texts before they are compared.
+    /// Regular expressions whose matches are removed from answer and target before the comparison.
     #[serde(default)]
     pub ignore: Vec<String>,
-    /// Whether capitals count as small letters.
+    /// True if the comparison ignores case.
     #[serde(default)]
     pub ignore_case: bool,
-    /// How an answer is found in what was written; each filter is scored on its own.
+    /// The filters that find the answer in the text; each has its own score.
     pub filters: Vec<Filter>,
 }
 
-/// Finds the answer in a text.
+/// A filter that finds the answer in a text.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// What the metric is called after.
+    /// The suffix of the metric's name.
     pub name: String,
-    /// A regular expression: its first group that matched is the answer, or all of the match where it has none.
+    /// A regular expression. The answer is its first group that is not empty, or the whole match if it has no groups.
     pub pattern: String,
-    /// Which match.
+    /// The match to take.
     pub select: Select,
 }
 
-/// Which of several matches.
+/// The choice among several matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
@@ -186,22 +191,22 @@ pub enum Select {
     Last,
 }
 
-/// What can be reported of a question. [`super::scoring`] says what each means.
+/// A metric of a question; [`super::scoring`] has the exact definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MetricName {
-    /// The likeliest choice is the right one; of [`Form::TrueShare`], the share.
+    /// The likeliest choice is the right one. For [`QuestionForm::TrueShare`]: the share.
     Acc,
-    /// The likeliest per character is.
+    /// The likeliest choice per character is the right one.
     AccNorm,
-    /// The likeliest per byte is.
+    /// The likeliest choice per byte is the right one.
     AccBytes,
-    /// The model would have written the right one itself, always taking the likeliest token.
+    /// The model's greedy text is the right one.
     ExactMatch,
 }
 
 impl MetricName {
-    /// As in the definitions and the results.
+    /// The name in definitions and results.
     pub fn name(self) -> &'static str {
         match self {
             MetricName::Acc => "acc",
@@ -212,14 +217,14 @@ impl MetricName {
     }
 }
 
-/// A definition, or one part of a collection: what is run at once.
+/// A task to run: a definition, or one part of a collection.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// What the results call it.
+    /// The name in the results.
     pub name: String,
-    /// Its definition.
+    /// The definition.
     pub definition: Arc<Definition>,
-    /// Which part, of a collection.
+    /// The part of a collection.
     pub subset: Option<Subset>,
 }
 
@@ -229,25 +234,25 @@ impl Task {
         self.subset.as_ref().map(|subset| subset.config.as_str()).or(self.definition.config.as_deref())
     }
 
-    /// The names of the averages that it is part of: of the collection, and of its group there.
+    /// The names of the averages that the task is part of: its group, and the collection.
     pub fn groups(&self) -> Vec<String> {
         let Some(subset) = &self.subset else { return vec![] };
         let name = &self.definition.name;
         subset.group.iter().map(|group| format!("{name}_{group}")).chain([name.clone()]).collect()
     }
 
-    /// The split that examples come from.
+    /// The split of the examples.
     pub fn fewshot_split(&self) -> &str {
         self.definition.fewshot.split.as_deref().unwrap_or(&self.definition.split)
     }
 }
 
 impl Definition {
-    /// Reads a definition. `file` is what errors call it.
+    /// Parses a definition. `file` is its name in errors.
     ///
     /// # Errors
-    /// No TOML; unknown or missing keys; metrics that the form does not have; a name with characters that a file name
-    /// cannot have.
+    /// Invalid TOML, unknown or missing keys, metrics that the form does not have, a name with characters other than
+    /// letters, digits, `_`, `-` and `.`.
     pub fn parse(file: &Path, text: &str) -> Result<Definition> {
         let definition: Definition = toml::from_str(text).map_err(|e| {
             let hint = "tasks/README.md explains every key of a definition";
@@ -273,40 +278,44 @@ impl Definition {
         }
     }
 
-    /// What is run: itself, or each of its parts.
+    /// The tasks to run: the definition itself, or each of its parts.
     pub fn tasks(self: &Arc<Self>) -> Vec<Task> {
-        let part = |subset: &Subset| Task {
+        if self.subsets.is_empty() {
+            return vec![Task { name: self.name.clone(), definition: Arc::clone(self), subset: None }];
+        }
+        let parts = self.subsets.iter().map(|subset| Task {
             name: format!("{}_{}", self.name, subset.config),
             definition: Arc::clone(self),
             subset: Some(subset.clone()),
-        };
-        match self.subsets.as_slice() {
-            [] => vec![Task { name: self.name.clone(), definition: Arc::clone(self), subset: None }],
-            subsets => subsets.iter().map(part).collect(),
-        }
+        });
+        parts.collect()
     }
 }
 
-impl Form {
+impl QuestionForm {
     fn metrics(&self) -> &'static [MetricName] {
         use MetricName::*;
         match self {
-            Form::MultipleChoice { .. } => &[Acc, AccNorm, AccBytes, ExactMatch],
-            Form::Partial { .. } => &[Acc, ExactMatch],
-            Form::TrueShare { .. } => &[Acc],
-            Form::Generate(_) => &[ExactMatch],
+            QuestionForm::MultipleChoice { .. } => &[Acc, AccNorm, AccBytes, ExactMatch],
+            QuestionForm::Partial(_) => &[Acc, ExactMatch],
+            QuestionForm::TrueShare { .. } => &[Acc],
+            QuestionForm::Generate(_) => &[ExactMatch],
         }
     }
 }
 
-/// The definitions that ship.
+/// The shipped definitions.
 pub fn shipped() -> Vec<Arc<Definition>> {
-    let read = |text: &&str| Definition::parse(Path::new("tasks/"), text).expect("a test reads them all");
-    SHIPPED.iter().map(read).map(Arc::new).collect()
+    let mut definitions = Vec::new();
+    for text in SHIPPED {
+        let definition = Definition::parse(Path::new("tasks/"), text).expect("a test parses all of them");
+        definitions.push(Arc::new(definition));
+    }
+    definitions
 }
 
-/// The tasks that a name stands for: a shipped task, a collection, a group of its parts (`mmlu_stem`), one part
-/// (`mmlu_anatomy`), or the path of a definition (`*.toml`).
+/// Resolves a name: a shipped task, a collection, a group of its parts (`mmlu_stem`), one part (`mmlu_anatomy`), or the
+/// path of a definition (`*.toml`).
 ///
 /// # Errors
 /// An unknown name; a file that cannot be read, or that [`Definition::parse`] refuses.
@@ -318,13 +327,13 @@ pub fn find(name: &str) -> Result<Vec<Task>> {
     let all = shipped().iter().flat_map(Definition::tasks).collect::<Vec<_>>();
     let found: Vec<_> =
         all.into_iter().filter(|t| t.name == name || t.groups().iter().any(|g| g == name)).collect();
-    match found.is_empty() {
-        true => Err(Error::usage(
+    if found.is_empty() {
+        return Err(Error::usage(
             format!("no task is called {name:?}"),
-            "`llmc eval tasks --list` names them; your own is given as the path of its .toml",
-        )),
-        false => Ok(found),
+            "`llmc eval tasks --list` lists them; for a task of your own, give the path of its .toml",
+        ));
     }
+    Ok(found)
 }
 
 fn space() -> String {
@@ -349,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn names_stand_for_tasks() {
+    fn names_resolve_to_tasks() {
         for (name, count) in
             [("hellaswag", 1), ("mmlu", 57), ("mmlu_stem", 19), ("mmlu_anatomy", 1), ("cmmlu", 67)]
         {

@@ -1,18 +1,18 @@
-//! The answer in what a model wrote, and whether it is the right one: lm-evaluation-harness's `regex` filter
+//! Finds the answer in a model's text and compares it with the target: lm-evaluation-harness's `regex` filter
 //! (`lm_eval/filters/extraction.py`) and `exact_match` (`lm_eval/api/metrics.py`).
 //!
-//! Limit: expressions are those of the `regex` crate, without look-around and back references; `$` is the end of the text, and
-//! not a place before a last line break too, as in Python.
+//! Limits: the `regex` crate has no look-around and no back references. `$` matches only at the end of the text; in Python it
+//! also matches before a final line break.
 
 use regex::Regex;
 
 use super::definition::{Filter, Generate, Select};
 use crate::error::{Error, Result};
 
-/// Stands for an answer that was not found.
+/// The answer of a filter that finds nothing.
 const NOT_FOUND: &str = "[invalid]";
 
-/// A definition's regular expressions, compiled.
+/// The compiled regular expressions of a definition.
 #[derive(Debug)]
 pub struct Extractor {
     filters: Vec<(String, Regex, Select)>,
@@ -21,37 +21,32 @@ pub struct Extractor {
 }
 
 impl Extractor {
-    /// Compiles them.
+    /// Compiles the expressions.
     ///
     /// # Errors
-    /// No regular expression.
+    /// An invalid regular expression.
     pub fn new(generate: &Generate) -> Result<Extractor> {
-        let compile = |pattern: &str| {
-            let failed = |e| {
-                Error::usage(format!("pattern of the task: {e}"), "see the syntax at https://docs.rs/regex")
-            };
-            Regex::new(pattern).map_err(failed)
-        };
-        let filter = |filter: &Filter| Ok((filter.name.clone(), compile(&filter.pattern)?, filter.select));
-        Ok(Extractor {
-            filters: generate.filters.iter().map(filter).collect::<Result<_>>()?,
-            ignore: generate.ignore.iter().map(|pattern| compile(pattern)).collect::<Result<_>>()?,
-            ignore_case: generate.ignore_case,
-        })
+        let mut filters = Vec::new();
+        for Filter { name, pattern, select } in &generate.filters {
+            filters.push((name.clone(), compile(pattern)?, *select));
+        }
+        let ignore = generate.ignore.iter().map(|pattern| compile(pattern)).collect::<Result<_>>()?;
+        Ok(Extractor { filters, ignore, ignore_case: generate.ignore_case })
     }
 
-    /// For each filter: its name, what it finds, and whether that is the target.
-    pub fn compare(&self, written: &str, target: &str) -> Vec<(&str, String, bool)> {
+    /// Returns for each filter its name, its answer, and true if the answer equals the target.
+    pub fn compare(&self, text: &str, target: &str) -> Vec<(&str, String, bool)> {
         let right = self.plain(target);
         let mut results = Vec::new();
         for (name, regex, select) in &self.filters {
-            let found = find(regex, *select, written);
-            let equal = self.plain(&found) == right;
-            results.push((name.as_str(), found, equal));
+            let answer = find(regex, *select, text);
+            let equal = self.plain(&answer) == right;
+            results.push((name.as_str(), answer, equal));
         }
         results
     }
 
+    /// The text without the ignored parts.
     fn plain(&self, text: &str) -> String {
         let text =
             self.ignore.iter().fold(text.to_owned(), |text, regex| regex.replace_all(&text, "").into_owned());
@@ -59,8 +54,14 @@ impl Extractor {
     }
 }
 
-fn find(regex: &Regex, select: Select, written: &str) -> String {
-    let mut matches = regex.captures_iter(written);
+fn compile(pattern: &str) -> Result<Regex> {
+    Regex::new(pattern).map_err(|e| {
+        Error::usage(format!("pattern of the task: {e}"), "see the syntax at https://docs.rs/regex")
+    })
+}
+
+fn find(regex: &Regex, select: Select, text: &str) -> String {
+    let mut matches = regex.captures_iter(text);
     let found = match select {
         Select::First => matches.next(),
         Select::Last => matches.last(),
@@ -75,12 +76,12 @@ fn find(regex: &Regex, select: Select, written: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::definition::{Form, find};
+    use super::super::definition::{QuestionForm, find};
     use super::*;
 
     fn gsm8k() -> Extractor {
         let task = find("gsm8k").unwrap().remove(0);
-        let Form::Generate(generate) = &task.definition.form else { panic!("gsm8k lets write") };
+        let QuestionForm::Generate(generate) = &task.definition.form else { panic!("gsm8k generates text") };
         Extractor::new(generate).unwrap()
     }
 

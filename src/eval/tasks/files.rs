@@ -1,9 +1,9 @@
-//! Where a split of a dataset lies: in a folder that the user names, or in the hub's cache. Finds files; [`crate::corpus::rows`] reads
+//! Finds the files of a dataset's split, in a folder that the user gives or in the hub's cache. [`crate::corpus::rows`] reads
 //! them. Downloads nothing.
 //!
-//! Of the names below, relative to a folder, the first that is there counts; a `*` stands for the numbers of shards. They are
-//! how datasets lie on the hub, in its own conversion to parquet (the branch `refs/convert/parquet`), and in the archives of
-//! the Chinese benchmarks. Archives themselves are not opened.
+//! Tries a list of names, relative to a folder; the first match counts. A `*` matches the numbers of shards. The names are
+//! those of datasets on the hub, of the hub's own conversion to parquet (the branch `refs/convert/parquet`), and of the
+//! archives of the Chinese benchmarks. Does not unpack archives.
 
 use std::path::{Path, PathBuf};
 
@@ -12,55 +12,57 @@ use crate::corpus::cache::{list, snapshots};
 use crate::error::{Error, Result};
 use crate::io::hub::Hub;
 
-/// Forms that can be read, the most exact first.
+/// Extensions of the files that can be read, the most exact form first.
 const EXTENSIONS: [&str; 4] = ["parquet", "jsonl", "json", "csv"];
-/// How many folders below the one that is searched.
+/// Levels of folders to search.
 const DEPTH: usize = 3;
 
-/// Where datasets are looked for.
+/// The place to search for datasets.
 #[derive(Debug, Clone)]
-pub enum Source {
-    /// A folder with the files of one dataset, or with one folder for each.
+pub enum DatasetLocation {
+    /// A folder with the files of one dataset, or with one folder per dataset.
     Folder(PathBuf),
     /// The folder of `datasets--…` folders.
     HubCache(PathBuf),
 }
 
-impl Source {
-    /// The folder where there is one, else the hub's cache, as its environment variables say.
-    pub fn new(folder: Option<&Path>) -> Source {
+impl DatasetLocation {
+    /// The given folder, or the hub's cache by its environment variables.
+    pub fn new(folder: Option<&Path>) -> DatasetLocation {
         match folder {
-            Some(folder) => Source::Folder(folder.to_owned()),
-            None => Source::HubCache(Hub::from_env().cache),
+            Some(folder) => DatasetLocation::Folder(folder.to_owned()),
+            None => DatasetLocation::HubCache(Hub::from_env().cache),
         }
     }
 
-    /// The files of a split, in the order of their names.
+    /// The files of a split, in name order.
     ///
     /// # Errors
-    /// None there: says which were looked for, where, and how to get them.
+    /// No files: the message lists the names and folders tried, the hint says how to get the dataset.
     pub fn files(&self, task: &Task, split: &str) -> Result<Vec<PathBuf>> {
-        let (roots, names) = (self.roots(task), names(task, split));
+        let roots = self.roots(task);
+        let names = names(task, split);
         let found = roots.iter().find_map(|root| first_match(root, &names));
         found.ok_or_else(|| self.missing(task, split, &roots, &names))
     }
 
+    /// The folders to search.
     fn roots(&self, task: &Task) -> Vec<PathBuf> {
         let (dataset, name) = (&task.definition.dataset, &task.definition.name);
         match self {
-            Source::Folder(folder) => {
+            DatasetLocation::Folder(folder) => {
                 let short = dataset.rsplit('/').next().unwrap_or(dataset);
                 let own = [name, short, dataset].map(|part| folder.join(part));
                 own.into_iter().filter(|root| root.is_dir()).chain([folder.clone()]).collect()
             }
-            Source::HubCache(cache) => snapshots(cache, dataset),
+            DatasetLocation::HubCache(cache) => snapshots(cache, dataset),
         }
     }
 
     fn missing(&self, task: &Task, split: &str, roots: &[PathBuf], names: &[String]) -> Error {
         let dataset = &task.definition.dataset;
         let place = match (self, roots) {
-            (Source::HubCache(cache), []) => {
+            (DatasetLocation::HubCache(cache), []) => {
                 format!("{dataset} is not in the hub's cache {}", cache.display())
             }
             _ => {
@@ -91,7 +93,7 @@ fn names(task: &Task, split: &str) -> Vec<String> {
         ];
         names.extend(stems.iter().flat_map(|stem| EXTENSIONS.map(|extension| format!("{stem}.{extension}"))));
     }
-    // The parts of a collection must not all be read from the same file.
+    // Names without the configuration would give all parts of a collection the same file.
     if task.subset.is_none() {
         names.extend(["data/", "default/", ""].map(|folder| format!("{folder}{split}-*.parquet")));
         names.push(format!("default/{split}/*.parquet"));
@@ -140,13 +142,14 @@ mod tests {
     fn check(task: &str, split: &str, there: &[&str], expected: &[&str]) {
         let folder = tempfile::tempdir().unwrap();
         touch(folder.path(), there);
-        let files = Source::Folder(folder.path().into()).files(&find(task).unwrap()[0], split).unwrap();
+        let files =
+            DatasetLocation::Folder(folder.path().into()).files(&find(task).unwrap()[0], split).unwrap();
         let expected: Vec<_> = expected.iter().map(|name| folder.path().join(name)).collect();
         assert_eq!(files, expected);
     }
 
     #[test]
-    fn splits_are_found_as_datasets_lie() {
+    fn splits_are_found_in_all_layouts() {
         let shards = ["ARC-Easy/test-00000-of-00002.parquet", "ARC-Easy/test-00001-of-00002.parquet"];
         check(
             "arc_easy",
@@ -178,26 +181,28 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_of_the_hub_is_searched_main_first() {
+    fn the_hubs_cache_is_searched_with_main_first() {
         let cache = tempfile::tempdir().unwrap();
         let folder = cache.path().join("datasets--openai--gsm8k");
         touch(&folder, &["snapshots/aaa/main/test-0.parquet", "snapshots/bbb/main/test-0.parquet"]);
         touch(&folder, &["refs/main"]);
         std::fs::write(folder.join("refs/main"), "bbb\n").unwrap();
-        let files = Source::HubCache(cache.path().into()).files(&find("gsm8k").unwrap()[0], "test").unwrap();
+        let files =
+            DatasetLocation::HubCache(cache.path().into()).files(&find("gsm8k").unwrap()[0], "test").unwrap();
         assert_eq!(files, [folder.join("snapshots/bbb/main/test-0.parquet")]);
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_files_are_named() {
         let folder = tempfile::tempdir().unwrap();
         touch(folder.path(), &["test.jsonl"]);
-        let error = Source::Folder(folder.path().into()).files(&find("mmlu").unwrap()[0], "test");
+        let error = DatasetLocation::Folder(folder.path().into()).files(&find("mmlu").unwrap()[0], "test");
         let error = error.unwrap_err();
         assert!(error.to_string().contains("abstract_algebra/test-*.parquet"), "{error}");
         assert!(error.hint().unwrap().contains("hf download cais/mmlu"));
-        let error =
-            Source::HubCache(folder.path().into()).files(&find("piqa").unwrap()[0], "test").unwrap_err();
+        let error = DatasetLocation::HubCache(folder.path().into())
+            .files(&find("piqa").unwrap()[0], "test")
+            .unwrap_err();
         assert!(error.to_string().contains("baber/piqa is not in the hub's cache"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
-//! The numbers that Python's `random` draws, so that the examples of a prompt are those of lm-evaluation-harness for the same
-//! seed: MT19937 (Matsumoto and Nishimura 1998, <https://doi.org/10.1145/272991.272995>), seeded as CPython does
+//! Python's `random`, so that a seed gives the same examples as in lm-evaluation-harness: MT19937 (Matsumoto and Nishimura
+//! 1998, <https://doi.org/10.1145/272991.272995>), CPython's seeding
 //! (<https://github.com/python/cpython/blob/3.12/Modules/_randommodule.c>), and `random.sample`
-//! (<https://github.com/python/cpython/blob/3.12/Lib/random.py>). Good for nothing secret.
+//! (<https://github.com/python/cpython/blob/3.12/Lib/random.py>). Not for cryptography.
 
 use std::collections::HashSet;
 
@@ -16,17 +16,17 @@ pub struct PythonRandom {
 }
 
 impl PythonRandom {
-    /// Seeded with an integer that is not negative.
+    /// Seeds the generator with a non-negative integer.
     pub fn new(seed: u64) -> PythonRandom {
         let (low, high) = (seed as u32, (seed >> 32) as u32);
         let key = if high == 0 { vec![low] } else { vec![low, high] };
         PythonRandom { state: mixed(&key), next: N }
     }
 
-    /// `count` of the numbers below `population`, none twice, in the order drawn.
+    /// Draws `count` different numbers below `population`, in the order of drawing.
     ///
     /// # Panics
-    /// Where there are not so many.
+    /// `count` > `population`.
     pub fn sample(&mut self, population: usize, count: usize) -> Vec<usize> {
         assert!(count <= population, "a sample of {count} from {population}");
         if population <= pool_limit(count) {
@@ -44,7 +44,7 @@ impl PythonRandom {
         (0..count).map(|_| pool.swap_remove(self.below(pool.len()))).collect()
     }
 
-    /// A number below `limit`, by rejection.
+    /// Draws a number below `limit`, by rejection.
     fn below(&mut self, limit: usize) -> usize {
         let bits = usize::BITS - limit.leading_zeros();
         assert!((1..=32).contains(&bits), "tables have between 1 and 2³² − 1 rows");
@@ -78,7 +78,7 @@ impl PythonRandom {
     }
 }
 
-/// Up to which population a list is cheaper than a set, in CPython's reckoning.
+/// The population up to which CPython considers a list cheaper than a set.
 fn pool_limit(count: usize) -> usize {
     let table = if count > 5 { 4usize.pow(((count * 3) as f64).log(4.0).ceil() as u32) } else { 0 };
     21 + table
@@ -119,9 +119,9 @@ fn scramble(word: u32, factor: u32) -> u32 {
 mod tests {
     use super::*;
 
-    /// What CPython 3.11 prints for `r = random.Random(seed); r.sample(range(population), count)`, …
+    /// The output of CPython 3.11 for `r = random.Random(seed); r.sample(range(population), count)`, …
     #[test]
-    fn draws_what_python_draws() {
+    fn samples_equal_those_of_python() {
         let mut random = PythonRandom::new(1234);
         assert_eq!(random.sample(10, 3), [7, 1, 0]);
         assert_eq!(random.sample(1000, 5), [92, 932, 965, 961, 826]);

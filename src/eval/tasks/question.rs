@@ -1,82 +1,83 @@
-//! From a row to what the model is asked: the prompt with its examples, in text or as a conversation, and what is scored
-//! after it. As lm-evaluation-harness builds them (`fewshot_context` and `construct_requests` in `lm_eval/api/task.py`).
+//! Turns a row into a question: the prompt with its examples, as plain text or as a conversation, and the texts to score
+//! after it. The rules are those of lm-evaluation-harness (`fewshot_context` and `construct_requests` in
+//! `lm_eval/api/task.py`).
 
-use super::definition::{Fewshot, Form, Sampler, Task};
+use super::definition::{ExampleSampler, Fewshot, PartialForm, QuestionForm, Task};
 use super::python_random::PythonRandom;
 use super::template::{Templates, wrong};
-use crate::corpus::rows::{Place, Row, Table};
+use crate::corpus::rows::{DataTable, Row, RowLocation};
 use crate::error::{Error, Result};
 
-/// A continuation to be scored after a context.
+/// A continuation and its context. Only the continuation is scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// What stands before it; not scored.
+    /// The text before the continuation.
     pub context: String,
-    /// What is scored.
+    /// The text to score.
     pub continuation: String,
 }
 
-/// A row, as the model is asked it.
+/// A question for the model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Question {
-    /// Log-likelihoods are asked for.
+    /// A question that needs log-likelihoods.
     Choices {
-        /// One for each choice.
+        /// One pair per choice.
         pairs: Vec<Pair>,
         /// The choices, without delimiters.
         choices: Vec<String>,
-        /// What is right.
-        right: Right,
+        /// The right choices.
+        correct: CorrectAnswer,
     },
-    /// A text is asked for.
+    /// A question that needs a text.
     Text {
-        /// What it continues.
+        /// The text to continue.
         context: String,
-        /// What it is compared with.
+        /// The text to compare with.
         target: String,
     },
 }
 
-/// What is right of several choices.
+/// The right ones of several choices.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Right {
-    /// The one at this place.
-    One(usize),
-    /// Those marked.
-    Some(Vec<bool>),
+pub enum CorrectAnswer {
+    /// The index of the only right choice.
+    Index(usize),
+    /// True for each right choice.
+    Labels(Vec<bool>),
 }
 
-/// Makes one text of a conversation of (role, content), up to where the assistant's next turn begins.
+/// Renders a conversation of (role, content), up to the start of the assistant's next turn.
 pub type Chat<'a> = &'a dyn Fn(&[(&str, &str)]) -> Result<String>;
 
 /// Turns the rows of a task into questions.
-pub struct Asker<'a> {
+pub struct QuestionBuilder<'a> {
     task: &'a Task,
     templates: Templates,
-    table: &'a Table,
-    examples: &'a Table,
+    table: &'a DataTable,
+    examples: &'a DataTable,
     count: usize,
     random: PythonRandom,
     description: String,
     chat: Option<Chat<'a>>,
 }
 
-/// A turn of the prompt: what is asked, and what is answered.
+/// A question and its answer.
 type Example = (String, String);
 
-impl<'a> Asker<'a> {
-    /// With `count` examples from `examples` before each question.
+impl<'a> QuestionBuilder<'a> {
+    /// Prepares questions from `table`, each with `count` examples from `examples`.
     ///
     /// # Errors
-    /// Fewer rows than examples; a description that does not render.
+    /// Fewer rows than examples, a description that does not render.
     pub fn new(
         task: &'a Task,
-        table: &'a Table,
-        examples: &'a Table,
+        table: &'a DataTable,
+        examples: &'a DataTable,
         count: usize,
         seed: u64,
         chat: Option<Chat<'a>>,
-    ) -> Result<Asker<'a>> {
+    ) -> Result<QuestionBuilder<'a>> {
         let templates = Templates::default();
         let title =
             task.subset.as_ref().map_or(task.definition.title.as_str(), |subset| subset.title.as_str());
@@ -94,36 +95,37 @@ impl<'a> Asker<'a> {
             ));
         }
         let random = PythonRandom::new(seed);
-        Ok(Asker { task, templates, table, examples, count, random, description, chat })
+        Ok(QuestionBuilder { task, templates, table, examples, count, random, description, chat })
     }
 
-    /// The question of a row. Rows must be asked for in order: each draws its examples.
+    /// Builds the question of a row. Rows must come in order, because each draws its examples.
     ///
     /// # Errors
-    /// A row that lacks a field, or has one of the wrong kind.
+    /// A row with a missing field or one of the wrong type.
     pub fn question(&mut self, row: usize) -> Result<Question> {
-        let examples = self.draw(row)?;
+        let examples = self.examples(row)?;
         let (fields, place) = (&self.table.rows[row], self.table.place(row));
         match &self.task.definition.form {
-            Form::MultipleChoice { context, choices, answer } => {
+            QuestionForm::MultipleChoice { context, choices, answer } => {
                 let choices = self.templates.texts("choices", choices, fields, place)?;
                 let right = self.templates.index("answer", answer, fields, place, choices.len())?;
-                self.choose(&examples, context, fields, place, choices, Right::One(right))
+                self.choose(&examples, context, fields, place, choices, CorrectAnswer::Index(right))
             }
-            Form::TrueShare { context, choices, labels } => {
+            QuestionForm::TrueShare { context, choices, labels } => {
                 let choices = self.templates.texts("choices", choices, fields, place)?;
                 let labels = self.templates.labels("labels", labels, fields, place)?;
                 if labels.len() != choices.len() {
                     return Err(wrong(place, "labels", &format!("{} labels", choices.len()), labels.len()));
                 }
-                self.choose(&examples, context, fields, place, choices, Right::Some(labels))
+                self.choose(&examples, context, fields, place, choices, CorrectAnswer::Labels(labels))
             }
-            Form::Partial { .. } => self.complete(&examples, fields, place),
-            Form::Generate(generate) => Ok(Question::Text {
-                context: self
-                    .prompt(&examples, &self.templates.text("context", &generate.context, fields, place)?)?,
-                target: self.templates.text("target", &generate.target, fields, place)?,
-            }),
+            QuestionForm::Partial(form) => self.complete(&examples, form, fields, place),
+            QuestionForm::Generate(generate) => {
+                let question = self.templates.text("context", &generate.context, fields, place)?;
+                let context = self.prompt(&examples, &question)?;
+                let target = self.templates.text("target", &generate.target, fields, place)?;
+                Ok(Question::Text { context, target })
+            }
         }
     }
 
@@ -132,112 +134,133 @@ impl<'a> Asker<'a> {
         examples: &[Example],
         context: &str,
         fields: &Row,
-        place: Place,
+        place: RowLocation,
         choices: Vec<String>,
-        right: Right,
+        correct: CorrectAnswer,
     ) -> Result<Question> {
         let context = self.prompt(examples, &self.templates.text("context", context, fields, place)?)?;
-        let pair = |choice: &String| Pair { context: context.clone(), continuation: self.delimited(choice) };
-        Ok(Question::Choices { pairs: choices.iter().map(pair).collect(), choices, right })
+        let continuations = choices.iter().map(|choice| self.delimited(choice));
+        let pairs =
+            continuations.map(|continuation| Pair { context: context.clone(), continuation }).collect();
+        Ok(Question::Choices { pairs, choices, correct })
     }
 
-    /// One continuation after several contexts ([`Form::Partial`]).
-    fn complete(&self, examples: &[Example], fields: &Row, place: Place) -> Result<Question> {
-        let (contexts, right, continuation) = self.partial(fields, place)?;
-        let pair = |context: &String| {
-            Ok(Pair { context: self.prompt(examples, context)?, continuation: self.delimited(&continuation) })
-        };
-        let pairs = contexts.iter().map(pair).collect::<Result<_>>()?;
-        Ok(Question::Choices { pairs, choices: contexts, right: Right::One(right) })
+    /// Builds a question with one continuation after several contexts ([`QuestionForm::Partial`]).
+    fn complete(
+        &self,
+        examples: &[Example],
+        form: &PartialForm,
+        fields: &Row,
+        place: RowLocation,
+    ) -> Result<Question> {
+        let (contexts, right, continuation) = self.partial(form, fields, place)?;
+        let continuation = self.delimited(&continuation);
+        let mut pairs = Vec::with_capacity(contexts.len());
+        for context in &contexts {
+            pairs.push(Pair { context: self.prompt(examples, context)?, continuation: continuation.clone() });
+        }
+        Ok(Question::Choices { pairs, choices: contexts, correct: CorrectAnswer::Index(right) })
     }
 
-    fn partial(&self, fields: &Row, place: Place) -> Result<(Vec<String>, usize, String)> {
-        let Form::Partial { contexts, continuation, answer } = &self.task.definition.form else {
-            unreachable!("asked for the partial form alone")
-        };
-        let contexts = self.templates.texts("contexts", contexts, fields, place)?;
-        let right = self.templates.index("answer", answer, fields, place, contexts.len())?;
-        Ok((contexts, right, self.templates.text("continuation", continuation, fields, place)?))
+    /// The contexts of a row, the index of the right one, and the continuation.
+    fn partial(
+        &self,
+        form: &PartialForm,
+        fields: &Row,
+        place: RowLocation,
+    ) -> Result<(Vec<String>, usize, String)> {
+        let contexts = self.templates.texts("contexts", &form.contexts, fields, place)?;
+        let right = self.templates.index("answer", &form.answer, fields, place, contexts.len())?;
+        Ok((contexts, right, self.templates.text("continuation", &form.continuation, fields, place)?))
     }
 
-    /// What is scored: after a chat template, the answer begins its turn, and no delimiter stands before it.
+    /// The continuation after its delimiter. In a conversation there is none: the answer begins a turn.
     fn delimited(&self, continuation: &str) -> String {
         let delimiter = if self.chat.is_some() { "" } else { &self.task.definition.target_delimiter };
         format!("{delimiter}{continuation}")
     }
 
-    /// The examples of a row's prompt.
-    fn draw(&mut self, row: usize) -> Result<Vec<Example>> {
+    /// The examples for a row's prompt.
+    fn examples(&mut self, row: usize) -> Result<Vec<Example>> {
         if self.count == 0 {
             return Ok(vec![]);
         }
         let Fewshot { sampler, skips_itself, .. } = self.task.definition.fewshot;
-        let drawn = match sampler {
-            Sampler::First => (0..self.count).collect(),
-            Sampler::Random if skips_itself => self.sample_others(row),
-            Sampler::Random => self.random.sample(self.examples.rows.len(), self.count),
+        let rows = match sampler {
+            ExampleSampler::First => (0..self.count).collect(),
+            ExampleSampler::Random if skips_itself => self.sample_others(row),
+            ExampleSampler::Random => self.random.sample(self.examples.rows.len(), self.count),
         };
-        drawn.into_iter().map(|drawn| self.example(drawn)).collect()
+        rows.into_iter().map(|row| self.example(row)).collect()
     }
 
-    /// Draws one more than needed, and drops those equal to the row; draws from the others where too few are left.
+    /// Draws one more example than needed and drops those equal to the row. If too few remain, draws again from the other
+    /// rows.
     fn sample_others(&mut self, row: usize) -> Vec<usize> {
-        let (all, row) = (&self.examples.rows, &self.table.rows[row]);
-        let mut drawn = self.random.sample(all.len(), self.count + 1);
-        drawn.retain(|&each| all[each] != *row);
-        drawn.truncate(self.count);
-        if drawn.len() < self.count {
-            let others: Vec<usize> = (0..all.len()).filter(|&each| all[each] != *row).collect();
+        let all = &self.examples.rows;
+        let row = &self.table.rows[row];
+        let mut sample = self.random.sample(all.len(), self.count + 1);
+        sample.retain(|&index| all[index] != *row);
+        sample.truncate(self.count);
+        if sample.len() < self.count {
+            let others: Vec<usize> = (0..all.len()).filter(|&index| all[index] != *row).collect();
             let count = self.count.min(others.len());
-            drawn = self.random.sample(others.len(), count).into_iter().map(|each| others[each]).collect();
+            sample = self.random.sample(others.len(), count).into_iter().map(|index| others[index]).collect();
         }
-        drawn
+        sample
     }
 
     fn example(&self, row: usize) -> Result<Example> {
         let (fields, place) = (&self.examples.rows[row], self.examples.place(row));
         let text = |key: &str, template: &str| self.templates.text(key, template, fields, place);
         match &self.task.definition.form {
-            Form::MultipleChoice { context, choices, answer } => {
+            QuestionForm::MultipleChoice { context, choices, answer } => {
                 let mut choices = self.templates.texts("choices", choices, fields, place)?;
                 let right = self.templates.index("answer", answer, fields, place, choices.len())?;
                 Ok((text("context", context)?, choices.swap_remove(right)))
             }
-            Form::Partial { .. } => {
-                let (mut contexts, right, continuation) = self.partial(fields, place)?;
+            QuestionForm::Partial(form) => {
+                let (mut contexts, right, continuation) = self.partial(form, fields, place)?;
                 Ok((contexts.swap_remove(right), continuation))
             }
-            Form::TrueShare { context, choices, labels } => {
+            QuestionForm::TrueShare { context, choices, labels } => {
                 let choices = self.templates.texts("choices", choices, fields, place)?;
                 let labels = self.templates.labels("labels", labels, fields, place)?;
                 let right = choices.into_iter().zip(labels).find(|(_, label)| *label);
-                let right = right.ok_or_else(|| wrong(place, "labels", "a true choice", "none"))?;
-                Ok((text("context", context)?, right.0))
+                let (right, _) = right.ok_or_else(|| wrong(place, "labels", "a true choice", "none"))?;
+                Ok((text("context", context)?, right))
             }
-            Form::Generate(generate) => {
+            QuestionForm::Generate(generate) => {
                 Ok((text("context", &generate.context)?, text("target", &generate.target)?))
             }
         }
     }
 
     fn prompt(&self, examples: &[Example], question: &str) -> Result<String> {
-        match self.chat {
-            Some(chat) => self.conversation(examples, question, chat),
-            None => {
-                let definition = &self.task.definition;
-                let (answer, after) = (&definition.target_delimiter, &definition.fewshot_delimiter);
-                let shots = examples.iter().map(|(asked, said)| format!("{asked}{answer}{said}{after}"));
-                Ok(format!("{}{}{question}", self.description, shots.collect::<String>()))
-            }
+        if let Some(chat) = self.chat {
+            return self.conversation(examples, question, chat);
         }
+        let definition = &self.task.definition;
+        let mut prompt = self.description.clone();
+        for (question, answer) in examples {
+            prompt += question;
+            prompt += &definition.target_delimiter;
+            prompt += answer;
+            prompt += &definition.fewshot_delimiter;
+        }
+        Ok(prompt + question)
     }
 
     fn conversation(&self, examples: &[Example], question: &str, chat: Chat) -> Result<String> {
-        let system = (!self.description.is_empty()).then_some(("system", self.description.as_str()));
-        let turns = examples
-            .iter()
-            .flat_map(|(asked, said)| [("user", asked.as_str()), ("assistant", said.as_str())]);
-        let messages: Vec<_> = system.into_iter().chain(turns).chain([("user", question)]).collect();
+        let mut messages = Vec::new();
+        if !self.description.is_empty() {
+            messages.push(("system", self.description.as_str()));
+        }
+        for (question, answer) in examples {
+            messages.push(("user", question.as_str()));
+            messages.push(("assistant", answer.as_str()));
+        }
+        messages.push(("user", question));
         chat(&messages)
     }
 }

@@ -1,8 +1,4 @@
-//! What is reported: the scores of tasks, the averages of collections, as a table and as JSON.
-
-use std::fmt::Write;
-
-use serde_json::{Value as Json, json};
+//! The scores of tasks and the averages of collections.
 
 use super::definition::Task;
 use super::scoring::{self, Mean};
@@ -10,16 +6,15 @@ use super::scoring::{self, Mean};
 /// The scores of a task, or of a collection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// Examples before each question.
+    /// The number of examples before each question.
     pub fewshot: usize,
-    /// Its metrics, by name.
+    /// The metrics, by name.
     pub metrics: Vec<(String, Mean)>,
 }
 
-/// Adds to the scores of tasks the averages of those collections that were run completely: of every metric over all
-/// questions, and over the parts as they are.
+/// Appends the averages of all complete collections: of every metric, over all questions and over the parts.
 pub fn with_averages(tasks: &[Task], scores: Vec<Scores>) -> Vec<Scores> {
     let mut groups: Vec<String> = Vec::new();
     for group in tasks.iter().flat_map(Task::groups) {
@@ -31,6 +26,7 @@ pub fn with_averages(tasks: &[Task], scores: Vec<Scores>) -> Vec<Scores> {
     scores.into_iter().chain(averages).collect()
 }
 
+/// The average of a group; `None` if a part is missing.
 fn average(group: &str, tasks: &[Task], scores: &[Scores]) -> Option<Scores> {
     let belongs = |task: &Task| task.groups().iter().any(|name| name == group);
     let parts: Vec<&Scores> =
@@ -46,42 +42,6 @@ fn average(group: &str, tasks: &[Task], scores: &[Scores]) -> Option<Scores> {
         ]
     });
     Some(Scores { name: group.to_owned(), fewshot: first.fewshot, metrics: metrics.collect() })
-}
-
-/// One line per metric.
-pub fn table(scores: &[Scores]) -> String {
-    let head = ["task", "n", "metric", "value"].map(str::to_owned);
-    let rows: Vec<[String; 4]> = [head].into_iter().chain(scores.iter().flat_map(lines)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let [first, second, third] = [width(0), width(1), width(2)];
-    let mut text = String::new();
-    for [task, n, metric, value] in &rows {
-        writeln!(text, "{task:first$}  {n:>second$}  {metric:third$}  {value}").expect("a String takes all");
-    }
-    text
-}
-
-fn lines(scores: &Scores) -> Vec<[String; 4]> {
-    let line = |(metric, mean): &(String, Mean)| {
-        let stderr = mean.stderr.map_or(String::new(), |stderr| format!(" ± {stderr:.4}"));
-        [scores.name.clone(), mean.count.to_string(), metric.clone(), format!("{:.4}{stderr}", mean.value)]
-    };
-    scores.metrics.iter().map(line).collect()
-}
-
-/// `{"tasks": [{"task", "n", "fewshot", "metrics": {name: {"value", "stderr"}}}]}`.
-pub fn json(scores: &[Scores]) -> Json {
-    let metric =
-        |(name, mean): &(String, Mean)| (name.clone(), json!({ "value": mean.value, "stderr": mean.stderr }));
-    let task = |scores: &Scores| {
-        json!({
-            "task": scores.name,
-            "n": scores.metrics.first().map_or(0, |(_, mean)| mean.count),
-            "fewshot": scores.fewshot,
-            "metrics": scores.metrics.iter().map(metric).collect::<serde_json::Map<_, _>>(),
-        })
-    };
-    json!({ "tasks": scores.iter().map(task).collect::<Vec<_>>() })
 }
 
 #[cfg(test)]
@@ -109,26 +69,5 @@ mod tests {
         assert_eq!((by_size.as_str(), of_parts.as_str()), ("acc", "acc,macro"));
         assert!((mean.value - 21.0 / 40.0).abs() < 1e-12 && mean.count == 40);
         assert!((mean_of_parts.value - (0.75 + 18.0 * 0.5) / 19.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn tables_line_up() {
-        let mut longer = scores("truthfulqa_mc1", &[1.0]);
-        longer.metrics.push(("acc_norm".into(), scoring::mean(&[1.0])));
-        let text = table(&[scores("piqa", &[1.0, 0.0, 1.0, 1.0]), longer]);
-        assert_eq!(
-            text,
-            "task            n  metric    value\n\
-             piqa            4  acc       0.7500 ± 0.2500\n\
-             truthfulqa_mc1  1  acc       1.0000\n\
-             truthfulqa_mc1  1  acc_norm  1.0000\n"
-        );
-    }
-
-    #[test]
-    fn json_has_what_the_table_has() {
-        let json = json(&[scores("piqa", &[1.0, 0.0, 1.0, 1.0])]);
-        assert_eq!(json["tasks"][0]["n"], 4);
-        assert_eq!(json["tasks"][0]["metrics"]["acc"]["stderr"], 0.25);
     }
 }

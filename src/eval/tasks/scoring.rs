@@ -1,18 +1,18 @@
-//! What the answers to a question are worth, and what questions are worth together: numbers in, numbers out. The definitions
-//! are lm-evaluation-harness's (`lm_eval/api/task.py`, `process_results`, and `lm_eval/api/metrics.py`, at
+//! The scores of questions and their means: pure arithmetic. The definitions are those of lm-evaluation-harness
+//! (`lm_eval/api/task.py`, `process_results`, and `lm_eval/api/metrics.py`, at
 //! <https://github.com/EleutherAI/lm-evaluation-harness/tree/4e7e0d47f33bc71070c1d38394bafbb52b117163>), so that scores compare.
 //!
-//! With ℓᵢ the log-likelihood of choice i after the question, summed over its tokens:
-//! `acc` is 1 where argmax ℓᵢ is the right choice; `acc_norm` where argmax ℓᵢ/characters is, of the choice without the
-//! delimiter before it; `acc_bytes` where argmax ℓᵢ/bytes (UTF-8) is; `exact_match` where every token of the right choice is
-//! the likeliest at its place. The first of equals wins. A mean's standard error is the sample's standard deviation over √n.
+//! ℓᵢ is the log-likelihood of choice i after the question, summed over its tokens. `acc` is 1 if argmax ℓᵢ is the right
+//! choice; `acc_norm` if argmax ℓᵢ/characters is, without the delimiter before the choice; `acc_bytes` if argmax ℓᵢ/bytes
+//! (UTF-8) is; `exact_match` if every token of the right choice is the likeliest at its position. The first of equal choices
+//! wins. The standard error of a mean is the sample's standard deviation over √n.
 
-/// What the model says of a continuation.
+/// The likelihood of a continuation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Likelihood {
-    /// Σ log p(token), over its tokens.
+    /// Σ log p(token), over the continuation's tokens.
     pub sum: f64,
-    /// Whether each of its tokens is the likeliest at its place.
+    /// True if each token is the likeliest at its position.
     pub greedy: bool,
 }
 
@@ -21,23 +21,23 @@ pub struct Likelihood {
 pub struct Mean {
     /// The mean.
     pub value: f64,
-    /// Its standard error; unknown for a single question.
+    /// The standard error; `None` for a single question.
     pub stderr: Option<f64>,
-    /// Questions.
+    /// The number of questions.
     pub count: usize,
 }
 
-/// The likeliest choice.
+/// The index of the likeliest choice.
 pub fn likeliest(likelihoods: &[Likelihood]) -> usize {
     argmax(likelihoods.iter().map(|choice| choice.sum))
 }
 
-/// The likeliest choice for its length in characters (Unicode scalar values, as Python counts).
+/// The index of the likeliest choice per character (Unicode scalar values, as in Python).
 pub fn likeliest_per_character(likelihoods: &[Likelihood], choices: &[String]) -> usize {
     argmax(likelihoods.iter().zip(choices).map(|(choice, text)| choice.sum / text.chars().count() as f64))
 }
 
-/// The likeliest choice for its length in bytes of UTF-8.
+/// The index of the likeliest choice per byte of UTF-8.
 pub fn likeliest_per_byte(likelihoods: &[Likelihood], choices: &[String]) -> usize {
     argmax(likelihoods.iter().zip(choices).map(|(choice, text)| choice.sum / text.len() as f64))
 }
@@ -50,7 +50,7 @@ pub fn true_share(likelihoods: &[Likelihood], labels: &[bool]) -> f64 {
     shares().zip(labels).filter(|(_, label)| **label).map(|(share, _)| share).sum::<f64>() / all
 }
 
-/// The place of the greatest; the first of equals.
+/// The index of the first maximum.
 fn argmax(values: impl Iterator<Item = f64>) -> usize {
     let best = values
         .enumerate()
@@ -58,7 +58,7 @@ fn argmax(values: impl Iterator<Item = f64>) -> usize {
     best.0
 }
 
-/// The mean of scores, with its standard error.
+/// The mean of scores.
 pub fn mean(scores: &[f64]) -> Mean {
     let count = scores.len();
     let value = scores.iter().sum::<f64>() / count as f64;
@@ -67,7 +67,7 @@ pub fn mean(scores: &[f64]) -> Mean {
     Mean { value, stderr, count }
 }
 
-/// The mean over the questions of all parts; its standard error is pooled from theirs, as the harness does:
+/// The mean over the questions of all parts, with the harness's pooled standard error:
 /// √(Σ (nᵢ−1)·nᵢ·seᵢ² / (Σnᵢ − parts) / Σnᵢ).
 pub fn mean_by_size(parts: &[Mean]) -> Mean {
     let count: usize = parts.iter().map(|part| part.count).sum();
@@ -78,7 +78,7 @@ pub fn mean_by_size(parts: &[Mean]) -> Mean {
     Mean { value, stderr, count }
 }
 
-/// The mean over the parts, whatever their size, with the standard error of a mean of independent values: √Σseᵢ² / parts.
+/// The unweighted mean over the parts, with the standard error of a mean of independent values: √Σseᵢ² / parts.
 pub fn mean_of_parts(parts: &[Mean]) -> Mean {
     let value = parts.iter().map(|part| part.value).sum::<f64>() / parts.len() as f64;
     let squares: Option<f64> = parts.iter().map(|part| Some(part.stderr?.powi(2))).sum();
@@ -90,7 +90,7 @@ pub fn mean_of_parts(parts: &[Mean]) -> Mean {
 mod tests {
     use super::*;
 
-    fn said(sums: &[f64]) -> Vec<Likelihood> {
+    fn likelihoods(sums: &[f64]) -> Vec<Likelihood> {
         sums.iter().map(|&sum| Likelihood { sum, greedy: false }).collect()
     }
 
@@ -100,8 +100,8 @@ mod tests {
 
     /// −6/6 = −1 per character for "tomato", −4/2 = −2 for "ox"; "ΔΔΔΔ" has 4 characters and 8 bytes: −5/4 and −5/8.
     #[test]
-    fn length_decides_by_characters_or_by_bytes() {
-        let (sums, choices) = (said(&[-6.0, -4.0, -5.0]), texts(&["tomato", "ox", "ΔΔΔΔ"]));
+    fn characters_and_bytes_give_different_choices() {
+        let (sums, choices) = (likelihoods(&[-6.0, -4.0, -5.0]), texts(&["tomato", "ox", "ΔΔΔΔ"]));
         assert_eq!(likeliest(&sums), 1);
         assert_eq!(likeliest_per_character(&sums, &choices), 0);
         assert_eq!(likeliest_per_byte(&sums, &choices), 2);
@@ -109,19 +109,19 @@ mod tests {
 
     #[test]
     fn the_first_of_equals_wins() {
-        assert_eq!(likeliest(&said(&[-2.0, -1.0, -1.0])), 1);
-        assert_eq!(likeliest(&said(&[f64::NEG_INFINITY; 2])), 0);
+        assert_eq!(likeliest(&likelihoods(&[-2.0, -1.0, -1.0])), 1);
+        assert_eq!(likeliest(&likelihoods(&[f64::NEG_INFINITY; 2])), 0);
         // An empty choice: −1/0 is −∞, as in numpy.
-        assert_eq!(likeliest_per_character(&said(&[-1.0, -50.0]), &texts(&["", "b"])), 1);
+        assert_eq!(likeliest_per_character(&likelihoods(&[-1.0, -50.0]), &texts(&["", "b"])), 1);
     }
 
-    /// p = ½, ¼, ¼ with the first and the last true: ¾. The same for logs that no f64 has the exponential of.
+    /// p = ½, ¼, ¼ with the first and the last true: ¾. The same for logarithms whose exponential underflows.
     #[test]
-    fn true_answers_share_the_probability() {
+    fn the_share_of_true_answers() {
         let [half, quarter] = [0.5f64.ln(), 0.25f64.ln()];
         let labels = [true, false, true];
         for shift in [0.0, -2000.0] {
-            let share = true_share(&said(&[half + shift, quarter + shift, quarter + shift]), &labels);
+            let share = true_share(&likelihoods(&[half + shift, quarter + shift, quarter + shift]), &labels);
             assert!((share - 0.75).abs() < 1e-9, "{share}");
         }
     }
@@ -134,9 +134,9 @@ mod tests {
     }
 
     /// ¾ of 4 (se ¼) and ½ of 2 (se ½): by size (3+1)/6; pooled √((3·4/16 + 1·2/4)/(6−2)/6) = √(1.25/24).
-    /// Of parts: (¾+½)/2; √(1/16+1/4)/2.
+    /// Unweighted: (¾+½)/2; √(1/16+1/4)/2.
     #[test]
-    fn parts_are_averaged_by_size_and_as_they_are() {
+    fn parts_are_averaged_by_size_and_unweighted() {
         let parts = [mean(&[1.0, 0.0, 1.0, 1.0]), mean(&[1.0, 0.0])];
         let (by_size, of_parts) = (mean_by_size(&parts), mean_of_parts(&parts));
         assert!((by_size.value - 4.0 / 6.0).abs() < 1e-12 && by_size.count == 6);

@@ -1,5 +1,5 @@
-//! Templates and expressions of a definition, over the fields of a row: minijinja, with Python's string methods and the two
-//! filters that the shipped tasks need. A field that a row lacks is an error, never an empty text.
+//! Evaluates the templates and expressions of a definition over the fields of a row: minijinja with Python's string methods
+//! and the two filters that the shipped tasks need. A missing field is an error, never an empty text.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -7,18 +7,17 @@ use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, Unde
 use regex::Regex;
 use serde_json::Value as Json;
 
-use crate::corpus::rows::{Place, Row};
+use crate::corpus::rows::{Row, RowLocation};
 use crate::error::{Error, Result};
 
-/// A row that a key of the task's definition cannot be filled from.
-pub fn wrong(place: Place, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
+/// The error of a row that does not fit a key of the task's definition.
+pub fn wrong(place: RowLocation, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
     let what = format!("row {}, `{key}` of the task", place.row);
-    let hint =
-        "is this the dataset, configuration and split that the task is defined for? (llmc eval tasks --list)";
+    let hint = "check that this is the task's dataset, configuration and split (llmc eval tasks --list)";
     Error::malformed_tensor(place.file, what, expected, found, hint)
 }
 
-/// Evaluates a definition's texts.
+/// The environment that evaluates a definition's templates and expressions.
 pub struct Templates {
     environment: Environment<'static>,
 }
@@ -38,37 +37,33 @@ impl Default for Templates {
 }
 
 impl Templates {
-    /// Renders a template that sees these variables alone.
+    /// Renders a description; it can use only these variables.
     pub fn describe(&self, template: &str, variables: &[(&str, &str)]) -> Result<String> {
         self.environment.render_str(template, Value::from_pairs(variables.iter().copied())).map_err(|e| {
-            Error::usage(
-                format!("description of the task: {}", chain(&e)),
-                "it may name `title` and `config`",
-            )
+            Error::usage(format!("description of the task: {}", chain(&e)), "it can use `title` and `config`")
         })
     }
 
     /// Renders a template over a row.
-    pub fn text(&self, key: &str, template: &str, row: &Row, place: Place) -> Result<String> {
+    pub fn text(&self, key: &str, template: &str, row: &Row, place: RowLocation) -> Result<String> {
         self.environment
             .render_str(template, Value::from(Serde(row)))
             .map_err(|e| wrong(place, key, "a template that the row can fill", chain(&e)))
     }
 
-    /// A list of texts.
-    pub fn texts(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<String>> {
-        let expected = "a list of texts";
+    /// Evaluates an expression as a list of texts.
+    pub fn texts(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Vec<String>> {
         self.list(key, expression, row, place)?
             .into_iter()
             .map(|item| match item {
                 Json::String(text) => Ok(text),
-                other => Err(wrong(place, key, expected, other)),
+                other => Err(wrong(place, key, "a list of texts", other)),
             })
             .collect()
     }
 
-    /// A list of numbers that are 0 or 1.
-    pub fn labels(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<bool>> {
+    /// Evaluates an expression as a list of 0 and 1.
+    pub fn labels(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Vec<bool>> {
         self.list(key, expression, row, place)?
             .into_iter()
             .map(|item| match item.as_i64() {
@@ -79,31 +74,39 @@ impl Templates {
             .collect()
     }
 
-    /// A place in a list of `count`.
-    pub fn index(&self, key: &str, expression: &str, row: &Row, place: Place, count: usize) -> Result<usize> {
+    /// Evaluates an expression as an index below `count`.
+    pub fn index(
+        &self,
+        key: &str,
+        expression: &str,
+        row: &Row,
+        place: RowLocation,
+        count: usize,
+    ) -> Result<usize> {
         let value = self.evaluate(key, expression, row, place)?;
         let index =
             value.as_u64().and_then(|index| usize::try_from(index).ok()).filter(|&index| index < count);
         index.ok_or_else(|| wrong(place, key, &format!("a number from 0, below {count}"), value))
     }
 
-    fn list(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Vec<Json>> {
+    fn list(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Vec<Json>> {
         match self.evaluate(key, expression, row, place)? {
             Json::Array(items) if !items.is_empty() => Ok(items),
             other => Err(wrong(place, key, "a list that is not empty", other)),
         }
     }
 
-    fn evaluate(&self, key: &str, expression: &str, row: &Row, place: Place) -> Result<Json> {
-        let value =
-            self.environment.compile_expression(expression).and_then(|e| e.eval(Value::from(Serde(row))));
-        value
-            .and_then(|value| match value.is_undefined() {
-                true => Err(TemplateError::from(ErrorKind::UndefinedError)),
-                false => Ok(value),
-            })
-            .and_then(|value| serde_json::to_value(value).map_err(|e| invalid(e.to_string())))
+    fn evaluate(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Json> {
+        self.json(expression, row)
             .map_err(|e| wrong(place, key, "an expression that the row can fill", chain(&e)))
+    }
+
+    fn json(&self, expression: &str, row: &Row) -> Result<Json, TemplateError> {
+        let value = self.environment.compile_expression(expression)?.eval(Value::from(Serde(row)))?;
+        if value.is_undefined() {
+            return Err(TemplateError::from(ErrorKind::UndefinedError));
+        }
+        serde_json::to_value(value).map_err(|e| invalid(e.to_string()))
     }
 }
 
@@ -115,14 +118,14 @@ fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String,
 
 /// Python's `list.index(item)`.
 fn index_of(list: Vec<Value>, item: Value) -> Result<usize, TemplateError> {
-    list.iter().position(|each| *each == item).ok_or_else(|| invalid(format!("{item:?} is none of {list:?}")))
+    list.iter().position(|each| *each == item).ok_or_else(|| invalid(format!("{item:?} is not in {list:?}")))
 }
 
 fn invalid(what: String) -> TemplateError {
     TemplateError::new(ErrorKind::InvalidOperation, what)
 }
 
-/// What went wrong, without the template's own line numbers.
+/// The message of an error, without line numbers of the template.
 fn chain(error: &TemplateError) -> String {
     error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
 }

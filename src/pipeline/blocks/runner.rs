@@ -10,7 +10,7 @@ use super::report::{BlockReport, Reports};
 use super::weights::Current;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::calib::Known;
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, Config, Embedding, block_layout};
@@ -34,7 +34,7 @@ pub struct Material<'a> {
 /// # Errors
 /// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
 pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Config, Vec<BlockLayout>)> {
-    let stored = Stored(Arc::clone(checkpoint));
+    let stored = CheckpointWeights(Arc::clone(checkpoint));
     let config = stored.config()?;
     let layouts = (0..config.layers.len()).map(|block| block_layout(&config, &stored, block));
     let layouts = layouts.collect::<Result<_>>()?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ndarray::s;
 
 use crate::backend::Matrix;
-use crate::engine::{Edited, Stored};
+use crate::engine::{CheckpointWeights, EditedMatrix};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::Weights;
@@ -19,7 +19,7 @@ use crate::tensor::DType;
 
 /// A checkpoint under what replaces some of it.
 pub struct Current<'a> {
-    stored: Stored,
+    stored: CheckpointWeights,
     matrices: HashMap<String, Arc<Weight>>,
     vectors: HashMap<String, Vec<f32>>,
     made: &'a Made,
@@ -31,7 +31,7 @@ impl<'a> Current<'a> {
     /// The checkpoint, with the edits that are done to rows as they are read, the first of which takes what is not finite
     /// as 0 where `clears` says so.
     pub fn new(checkpoint: &Arc<Checkpoint>, made: &'a Made, clears: bool) -> Self {
-        let stored = Stored(Arc::clone(checkpoint));
+        let stored = CheckpointWeights(Arc::clone(checkpoint));
         Current { stored, matrices: HashMap::new(), vectors: HashMap::new(), made, clears }
     }
 
@@ -80,13 +80,13 @@ impl Weights for Current<'_> {
         }
         let mut stored = self.stored.matrix(name)?;
         if self.clears {
-            stored = Arc::new(Edited::new(stored, |_, values| {
+            stored = Arc::new(EditedMatrix::new(stored, |_, values| {
                 clear_nonfinite(values.as_slice_mut().unwrap_or_default());
                 Ok(())
             }));
         }
         Ok(match self.made.edits.get(name).map(Arc::clone) {
-            Some(edit) => Arc::new(Edited::new(stored, move |_, values| edit(values))),
+            Some(edit) => Arc::new(EditedMatrix::new(stored, move |_, values| edit(values))),
             None => stored,
         })
     }

@@ -12,7 +12,7 @@ use super::*;
 use crate::backend::Backend;
 use crate::backend::candle::{self, Candle};
 use crate::calib::trainable::{Activations, TrainableBlock};
-use crate::engine::Stored;
+use crate::engine::CheckpointWeights;
 use crate::io::Checkpoint;
 use crate::model::{self, Batch, Config, Embedding, Weights};
 use crate::numerics::{Context, ScaleType, Weight};
@@ -200,7 +200,7 @@ fn fixture(name: &str) -> (Block, Arc<TrainableBlock>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models").join(name);
     let checkpoint = Arc::new(Checkpoint::open(folder.to_str().unwrap()).unwrap());
     let config = model::configure(checkpoint.config.as_ref().unwrap()).unwrap();
-    let weights = Stored(checkpoint);
+    let weights = CheckpointWeights(checkpoint);
     let activations = Box::new(sequences(&config, &weights));
     let trainable = Arc::new(TrainableBlock::load(&config, &weights, 0, activations).unwrap());
     let scheme = Scheme::int(3, Granularity::Group(16), false, ScaleType::F16);

@@ -1,7 +1,8 @@
-//! softmax(q·kᵀ)·v without ever holding the scores of more than a block of keys.
+//! Attention, softmax(q·kᵀ)·v, which never stores the scores of more than a block of keys.
 //!
-//! Many rows are shared out by blocks of queries; few rows (decoding) by heads and parts of the context, whose sums are
-//! then merged. Either way each result is made by the same operations in the same order, whatever the number of threads.
+//! Many rows are divided among tasks by blocks of queries. Few rows (decoding) are divided by heads and parts of the
+//! context; the partial sums are then merged. In both cases each result comes from the same operations in the same
+//! order, for any number of threads.
 
 mod tile;
 mod unit;
@@ -9,83 +10,83 @@ mod unit;
 use rayon::prelude::*;
 
 use super::buffers::{Buffer, Pool, Tensor};
-use super::key_values::{KeyValues, Sequence, pack_keys, panels_len};
+use super::key_values::{KeyValueCache, SequenceView, pack_keys, panels_len};
 use super::level::Level;
 use crate::backend::{Attention, Span};
-use unit::{Absorb, Head, Unit};
+use unit::{Absorb, Head, QueryUnit};
 
-/// Queries per task, where they are many: small enough that causal tasks, the last of which have the most to do, balance.
+/// Queries per task for many rows: few enough that causal tasks, of which the last ones have the most work, balance.
 const QUERIES: usize = 32;
-/// A batch none of whose spans has so many rows is shared out by heads.
+/// Rows of a span from which a batch is divided by queries; if no span has so many, it is divided by heads.
 const MANY: usize = 8;
-/// Positions per task, where rows are few.
+/// Positions per task for few rows.
 const PART: usize = 256;
-/// Products of a query's and a key's element below which sharing out costs more than it saves.
+/// Products of a query's and a key's element below which dividing the work costs more than it saves.
 const WORTH_SHARING: usize = 100_000;
 
-/// A span, and where its rows and keys lie.
+/// A span, and the positions of its rows and keys.
 #[derive(Clone, Copy)]
-struct Place {
+struct SpanLocation {
     span: Span,
-    /// Its first row of the batch.
+    /// Its first row in the batch.
     row: usize,
-    /// Positions of the panels before its own, where the batch's keys are packed.
+    /// Positions of the panels before its own, if the batch's keys are packed.
     packed: usize,
 }
 
-fn places(spans: &[Span]) -> impl Iterator<Item = Place> {
+fn places(spans: &[Span]) -> impl Iterator<Item = SpanLocation> {
     spans.iter().scan((0, 0), |(row, packed), &span| {
-        let place = Place { span, row: *row, packed: *packed };
+        let place = SpanLocation { span, row: *row, packed: *packed };
         *row += span.len;
         *packed += panels_len(span.len, 1);
         Some(place)
     })
 }
 
-/// Where keys and values are.
-enum Source<'a> {
-    Cache(&'a KeyValues),
+/// The source of keys and values: the cache, or the batch itself.
+enum KeyValueSource<'a> {
+    Cache(&'a KeyValueCache),
     Batch { keys: Buffer, values: &'a [f32], width: usize },
 }
 
-impl Source<'_> {
-    fn of_batch<'a>(pool: &Pool, k: &Tensor, v: &'a Tensor, spans: &[Span]) -> Source<'a> {
+impl KeyValueSource<'_> {
+    fn of_batch<'a>(pool: &Pool, k: &Tensor, v: &'a Tensor, spans: &[Span]) -> KeyValueSource<'a> {
         let width = k.cols;
         let mut keys = pool.take(spans.iter().map(|span| panels_len(span.len, width)).sum());
-        for Place { span, row, packed } in places(spans) {
+        for SpanLocation { span, row, packed } in places(spans) {
             let panels = &mut keys[packed * width..][..panels_len(span.len, width)];
             pack_keys(&k.data[row * width..][..span.len * width], width, 0, panels);
         }
-        Source::Batch { keys, values: &v.data, width }
+        KeyValueSource::Batch { keys, values: &v.data, width }
     }
 
-    fn sequence(&self, place: Place) -> Sequence<'_> {
+    fn sequence(&self, place: SpanLocation) -> SequenceView<'_> {
         match self {
-            Source::Cache(cache) => cache.sequence(place.span.slot),
-            Source::Batch { keys, values, width } => {
+            KeyValueSource::Cache(cache) => cache.sequence(place.span.slot),
+            KeyValueSource::Batch { keys, values, width } => {
                 let (width, len) = (*width, place.span.len);
                 let keys = &keys[place.packed * width..][..panels_len(len, width)];
-                Sequence { keys, values: &values[place.row * width..][..len * width], width, len }
+                SequenceView { keys, values: &values[place.row * width..][..len * width], width, len }
             }
         }
     }
 }
 
-/// What a call of [`attend`] reads.
-struct Job<'a> {
+/// The arguments of [`attend`].
+struct AttentionJob<'a> {
     level: Level,
     pool: &'a Pool,
     q: &'a Tensor,
     spec: &'a Attention,
     spans: &'a [Span],
-    source: Source<'a>,
+    source: KeyValueSource<'a>,
 }
 
-/// [`Backend::attention`](crate::backend::Backend::attention).
+/// Implements [`Backend::attention`](crate::backend::Backend::attention).
 ///
 /// # Panics
-/// Where shapes do not agree, or a span's past is more than its slot holds.
-#[allow(clippy::too_many_arguments)] // The operation's own, and what it runs on.
+/// If shapes do not agree, or if a span's past is more than its slot holds.
+#[allow(clippy::too_many_arguments)] // The operation's own arguments, and its resources.
 pub(super) fn attend(
     level: Level,
     pool: &Pool,
@@ -94,21 +95,21 @@ pub(super) fn attend(
     v: &Tensor,
     spec: &Attention,
     spans: &[Span],
-    cache: Option<&mut KeyValues>,
+    cache: Option<&mut KeyValueCache>,
 ) -> Tensor {
     check(q, k, v, spec, spans);
     let source = match cache {
         Some(cache) => {
-            for Place { span, row, .. } in places(spans) {
+            for SpanLocation { span, row, .. } in places(spans) {
                 let rows = row * k.cols..(row + span.len) * k.cols;
                 cache.append(span.slot, span.past, &k.data[rows.clone()], &v.data[rows]);
             }
-            Source::Cache(cache)
+            KeyValueSource::Cache(cache)
         }
-        None => Source::of_batch(pool, k, v, spans),
+        None => KeyValueSource::of_batch(pool, k, v, spans),
     };
     let mut out = Tensor::unwritten(pool, q.rows, q.cols);
-    let job = Job { level, pool, q, spec, spans, source };
+    let job = AttentionJob { level, pool, q, spec, spans, source };
     if spans.iter().any(|span| span.len >= MANY) {
         job.by_queries(&mut out)
     } else {
@@ -126,8 +127,8 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, spec: &Attention, spans: &[Span]) {
     assert_eq!([v.rows, v.cols], [rows, kv_heads * head_dim], "attention: values");
 }
 
-impl Job<'_> {
-    fn head(&self, place: Place, kv_head: usize) -> Head<'_> {
+impl AttentionJob<'_> {
+    fn head(&self, place: SpanLocation, kv_head: usize) -> Head<'_> {
         Head { spec: self.spec, sequence: self.source.sequence(place), kv_head }
     }
 
@@ -146,14 +147,14 @@ impl Job<'_> {
         });
     }
 
-    /// The rows from `row` on of a span, as many as `out` holds.
-    fn queries(&self, place: Place, row: usize, out: &mut [f32]) {
+    /// Computes the rows of a span from `row` on, as many as `out` holds.
+    fn queries(&self, place: SpanLocation, row: usize, out: &mut [f32]) {
         let cols = self.q.cols;
         let q = &self.q.data[row * cols..][..out.len()];
         for kv_head in 0..self.spec.kv_heads {
             let head = self.head(place, kv_head);
-            let mut storage = self.pool.take(Unit::storage_len(head, q.len() / cols));
-            let mut unit = Unit::new(&mut storage, head, q, place.span.past + row - place.row);
+            let mut storage = self.pool.take(QueryUnit::storage_len(head, q.len() / cols));
+            let mut unit = QueryUnit::new(&mut storage, head, q, place.span.past + row - place.row);
             self.level.run(Absorb { unit: &mut unit, head, range: 0..head.sequence.len });
             let rows = out
                 .chunks_exact_mut(cols)
@@ -169,7 +170,7 @@ impl Job<'_> {
         let Attention { heads, kv_heads, head_dim, .. } = *self.spec;
         let longest = places(self.spans).map(|place| self.source.sequence(place).len).max().unwrap_or(0);
         let parts = longest.div_ceil(PART);
-        let mut partial = Partial::new(self.pool, out.rows * kv_heads, parts, heads / kv_heads, head_dim);
+        let mut partial = PartialSums::new(self.pool, out.rows * kv_heads, parts, heads / kv_heads, head_dim);
         let small = out.data.len() * longest < WORTH_SHARING;
         let tasks = partial.tasks().with_min_len(if small { usize::MAX } else { 1 });
         tasks.enumerate().for_each(|(i, to)| {
@@ -178,14 +179,14 @@ impl Job<'_> {
         out.data.chunks_exact_mut(head_dim).enumerate().for_each(|(head, out)| partial.merge(head, out));
     }
 
-    /// What one row sees of one part of its sequence, by one head of keys and values.
+    /// Computes the attention of one row to one part of its sequence, for one head of keys and values.
     fn part(&self, row: usize, kv_head: usize, part: usize, to: &mut [f32]) {
-        let holds = |place: &Place| (place.row..place.row + place.span.len).contains(&row);
-        let place = places(self.spans).find(holds).expect("`check` found every row in a span");
+        let place = places(self.spans).find(|place| (place.row..place.row + place.span.len).contains(&row));
+        let place = place.expect("`check` found every row in a span");
         let head = self.head(place, kv_head);
-        let mut storage = self.pool.take(Unit::storage_len(head, 1));
+        let mut storage = self.pool.take(QueryUnit::storage_len(head, 1));
         let q = &self.q.data[row * self.q.cols..][..self.q.cols];
-        let mut unit = Unit::new(&mut storage, head, q, place.span.past + row - place.row);
+        let mut unit = QueryUnit::new(&mut storage, head, q, place.span.past + row - place.row);
         self.level.run(Absorb { unit: &mut unit, head, range: part * PART..(part + 1) * PART });
         for (to, (sums, largest, total)) in to.chunks_exact_mut(self.spec.head_dim + 2).zip(unit.sums()) {
             to[..sums.len()].copy_from_slice(sums);
@@ -194,25 +195,25 @@ impl Job<'_> {
     }
 }
 
-/// The sums of parts of sequences: [rows·kv_heads, parts, group, head_dim + 2], the last two the largest score and the
-/// total of the weights.
-struct Partial {
+/// The sums of parts of sequences, [rows·kv_heads, parts, group, head_dim + 2]. The last two are the largest score and
+/// the total of the weights.
+struct PartialSums {
     data: Buffer,
     parts: usize,
     group: usize,
     head_dim: usize,
 }
 
-impl Partial {
+impl PartialSums {
     fn new(pool: &Pool, units: usize, parts: usize, group: usize, head_dim: usize) -> Self {
-        Partial { data: pool.take(units * parts * group * (head_dim + 2)), parts, group, head_dim }
+        PartialSums { data: pool.take(units * parts * group * (head_dim + 2)), parts, group, head_dim }
     }
 
     fn tasks(&mut self) -> rayon::slice::ChunksExactMut<'_, f32> {
         self.data.par_chunks_exact_mut(self.group * (self.head_dim + 2))
     }
 
-    /// What a query head, counted over all rows, gathered of all parts.
+    /// Merges the sums of all parts for a query head, counted over all rows.
     fn merge(&self, head: usize, out: &mut [f32]) {
         let part = |part: usize| {
             let at = (head / self.group * self.parts + part) * self.group + head % self.group;

@@ -1,9 +1,9 @@
-//! Attention against a plain softmax over a materialized matrix of scores, in f64.
+//! Attention compared with a plain softmax over the full matrix of scores, in f64.
 
 use super::super::level::Level;
 use super::*;
 
-/// Reproducible values in -1..1.
+/// A generator of reproducible values in -1..1.
 struct Noise(u64);
 
 impl Noise {
@@ -19,7 +19,7 @@ impl Noise {
     }
 }
 
-/// All the keys and values of a sequence.
+/// All keys and values of a sequence.
 #[derive(Clone, Default)]
 struct History {
     keys: Vec<f32>,
@@ -34,7 +34,7 @@ impl History {
     }
 }
 
-/// What the query at `position` gets by one head.
+/// Returns the expected output of one head for the query at `position`.
 fn expected(spec: &Attention, history: &History, position: usize, head: usize, q: &[f32]) -> Vec<f64> {
     let (width, head_dim) = (spec.kv_heads * spec.head_dim, spec.head_dim);
     let column = head / (spec.heads / spec.kv_heads) * head_dim;
@@ -60,7 +60,7 @@ fn expected(spec: &Attention, history: &History, position: usize, head: usize, q
 }
 
 fn compare(case: &str, spec: &Attention, q: &Tensor, out: &Tensor, places: &[(usize, usize, &History)]) {
-    // Of long batches, the last rows and some of the others: the reference is slow.
+    // In long batches, only the last rows and some of the others are compared, because the reference is slow.
     let looked_at = |row: usize| row + 24 >= places.len() || row.is_multiple_of(7);
     for (row, (position, _, history)) in places.iter().enumerate().filter(|(row, _)| looked_at(*row)) {
         for head in 0..spec.heads {
@@ -79,14 +79,14 @@ fn spec(heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
     Attention { heads, kv_heads, head_dim, scale, soft_cap: None, window: None, slopes: None, causal: true }
 }
 
-/// Sequences of these pasts and lengths, by the cache (what is past having come in one batch), at every level.
+/// Checks sequences with these pasts and lengths with a cache, at every level. The past is filled in one batch.
 fn check_cached(spec: &Attention, spans: &[(usize, usize)], size: f32) {
     let case = format!("{spec:?} {spans:?}");
     let pool = Pool::new();
     let width = spec.kv_heads * spec.head_dim;
     for level in Level::usable() {
         let mut noise = Noise(7);
-        let mut cache = KeyValues::new(width, spans.len());
+        let mut cache = KeyValueCache::new(width, spans.len());
         let mut histories = vec![History::default(); spans.len()];
         let batches = [spans.iter().map(|s| (0, s.0)).collect::<Vec<_>>(), spans.to_vec()];
         for batch in batches {
@@ -109,7 +109,7 @@ fn check_cached(spec: &Attention, spans: &[(usize, usize)], size: f32) {
     }
 }
 
-/// Sequences of these lengths, without a cache.
+/// Checks sequences of these lengths without a cache.
 fn check_batch(spec: &Attention, lens: &[usize]) {
     let pool = Pool::new();
     let width = spec.kv_heads * spec.head_dim;
@@ -183,7 +183,7 @@ fn windows_caps_slopes_and_encoders() {
 
 #[test]
 fn huge_scores_neither_overflow_nor_vanish() {
-    // Scores of up to ±8·10¹⁸: one key takes all.
+    // Scores of up to ±8·10¹⁸: one key has all the weight.
     check_cached(&spec(3, 1, 8), &[(64, 70), (0, 1)], 1e9);
     let steep = Attention { slopes: Some(vec![1e6, 1e30, 1e-6]), ..spec(3, 1, 8) };
     check_cached(&steep, &[(64, 70), (200, 1)], 1.0);

@@ -1,16 +1,16 @@
-//! The two products of attention, as tiles whose sums stay in registers: queries by keys, and weights by values.
+//! The two products of attention, queries by keys and weights by values, as tiles whose sums stay in registers.
 
 use super::super::key_values::PANEL;
 use super::super::simd::{LANES, Simd};
 
-/// Vectors of a block of keys, which is a panel.
+/// Vectors of a block of keys; a block is a panel.
 const VECTORS: usize = PANEL / LANES;
 
-/// Scores of a tile's rows for a block's keys, then their weights.
+/// Scores of a tile's rows for a block's keys; later their weights.
 pub(super) type Scores<const R: usize> = [[f32; PANEL]; R];
 
-/// Scores of `R` queries, [depth, R], for the first `vectors` vectors of a panel's keys, [depth, PANEL]:
-/// Σₖ query[k, r]·key[k].
+/// Computes scores of `R` queries, [depth, R], for the first `vectors` vectors of a panel's keys, [depth, PANEL]: Σₖ
+/// query[k, r]·key[k].
 #[inline(always)]
 pub(super) fn score<S: Simd, const R: usize>(
     simd: S,
@@ -57,20 +57,21 @@ fn score_vectors<S: Simd, const R: usize, const N: usize>(
 
 /// The values of a block's keys.
 #[derive(Clone, Copy)]
-pub(super) struct Values<'a> {
-    /// From the head's columns of the first key on.
+pub(super) struct BlockValues<'a> {
+    /// Values from the head's columns of the first key on.
     pub data: &'a [f32],
-    /// From key to key.
+    /// Distance between keys.
     pub stride: usize,
 }
 
-/// out[r] ← factors[r]·out[r] + Σₖ weights[r, k]·value[k], for the block's first `keys` keys. `out` is [R, width], the width a multiple of [`LANES`].
+/// Computes out[r] ← factors[r]·out[r] + Σₖ weights[r, k]·value[k] for the block's first `keys` keys. `out` is [R,
+/// width]; the width is a multiple of [`LANES`].
 #[inline(always)]
 pub(super) fn weigh<S: Simd, const R: usize>(
     simd: S,
     weights: &Scores<R>,
     factors: [f32; R],
-    values: Values,
+    values: BlockValues,
     keys: usize,
     out: &mut [f32],
 ) {
@@ -92,7 +93,7 @@ fn weigh_vectors<S: Simd, const R: usize, const N: usize>(
     simd: S,
     weights: &Scores<R>,
     factors: [f32; R],
-    values: Values,
+    values: BlockValues,
     keys: usize,
     first: usize,
     out: &mut [f32],

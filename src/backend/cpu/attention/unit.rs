@@ -1,40 +1,40 @@
-//! Queries that share a head of keys and values, and what they have gathered of it so far: online softmax (Milakov &
-//! Gimelshein 2018, <https://arxiv.org/abs/1805.02867>) over blocks of keys, as FlashAttention has it (Dao et al. 2022,
+//! Queries that share a head of keys and values, and their sums so far: online softmax (Milakov & Gimelshein 2018,
+//! <https://arxiv.org/abs/1805.02867>) over blocks of keys, as in FlashAttention (Dao et al. 2022,
 //! <https://arxiv.org/abs/2205.14135>).
 //!
-//! Rows are (query, head of the group): with grouped queries, all heads that share keys meet a block together.
+//! Rows are (query, head of the group): with grouped queries, all heads that share keys process a block together.
 
 use std::ops::Range;
 
 use super::super::elementwise::Function;
 use super::super::functions;
-use super::super::key_values::{PANEL, Sequence};
-use super::super::simd::{Kernel, LANES, Simd};
-use super::tile::{self, Values};
+use super::super::key_values::{PANEL, SequenceView};
+use super::super::simd::{LANES, LevelKernel, Simd};
+use super::tile::{self, BlockValues};
 use crate::backend::Attention;
 
-/// What a unit reads: one head of a sequence.
+/// One head of a sequence, the input of a unit.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a> {
     pub spec: &'a Attention,
-    pub sequence: Sequence<'a>,
+    pub sequence: SequenceView<'a>,
     /// The head of keys and values.
     pub kv_head: usize,
 }
 
 impl Head<'_> {
-    /// Query heads that share it.
+    /// Returns the number of query heads that share this head.
     pub(super) fn group(&self) -> usize {
         self.spec.heads / self.spec.kv_heads
     }
 
-    /// The columns of these query heads.
+    /// Returns the columns of these query heads.
     pub(super) fn columns(&self) -> Range<usize> {
         let width = self.group() * self.spec.head_dim;
         self.kv_head * width..(self.kv_head + 1) * width
     }
 
-    /// The positions that the query at `position` sees.
+    /// Returns the positions that the query at `position` attends to.
     pub(super) fn visible(&self, position: usize) -> Range<usize> {
         let end = if self.spec.causal { position + 1 } else { self.sequence.len };
         let start = self.spec.window.map_or(0, |window| (position + 1).saturating_sub(window));
@@ -42,8 +42,8 @@ impl Head<'_> {
     }
 }
 
-/// Queries of consecutive positions, and their sums.
-pub(super) struct Unit<'a> {
+/// Queries at consecutive positions, and their sums.
+pub(super) struct QueryUnit<'a> {
     /// Position of the first query.
     first: usize,
     /// Queries times heads of the group.
@@ -51,20 +51,20 @@ pub(super) struct Unit<'a> {
     head_dim: usize,
     /// `head_dim`, rounded up to whole vectors.
     width: usize,
-    /// Scaled; each of its [`tiles`] is [head_dim, rows].
+    /// Scaled queries; each of their [`tiles`] is [head_dim, rows].
     queries: &'a mut [f32],
-    /// Σ e^(score − largest)·value, [rows, width].
+    /// Sums Σ e^(score − largest)·value, [rows, width].
     sums: &'a mut [f32],
     /// The largest score of each row.
     largest: &'a mut [f32],
-    /// Σ e^(score − largest) of each row.
+    /// Totals Σ e^(score − largest) of each row.
     totals: &'a mut [f32],
-    /// A block of values, [PANEL, width], where heads are no whole vectors.
+    /// A block of values, [PANEL, width], if the head size is no multiple of the vector size.
     padded: &'a mut [f32],
 }
 
-impl<'a> Unit<'a> {
-    /// Floats that a unit of so many queries works in.
+impl<'a> QueryUnit<'a> {
+    /// Returns the number of floats of storage that a unit of `queries` queries needs.
     pub(super) fn storage_len(head: Head, queries: usize) -> usize {
         let head_dim = head.spec.head_dim;
         let width = head_dim.next_multiple_of(LANES);
@@ -72,7 +72,7 @@ impl<'a> Unit<'a> {
         queries * head.group() * (head_dim + width + 2) + padded
     }
 
-    /// The queries at positions from `first` on; `q` are their rows, [.., heads·head_dim].
+    /// Creates a unit of the queries at positions from `first` on; `q` are their rows, [.., heads·head_dim].
     pub(super) fn new(storage: &'a mut [f32], head: Head, q: &[f32], first: usize) -> Self {
         let Attention { heads, head_dim, scale, .. } = *head.spec;
         let rows = q.len() / (heads * head_dim) * head.group();
@@ -93,21 +93,21 @@ impl<'a> Unit<'a> {
             }
         }
         sums.fill(0.0);
-        // The least finite score: -∞ less itself would be NaN.
+        // The smallest finite score: −∞ − (−∞) would be NaN.
         largest.fill(f32::MIN);
         totals.fill(0.0);
         padded.fill(0.0);
-        Unit { first, rows, head_dim, width, queries, sums, largest, totals, padded }
+        QueryUnit { first, rows, head_dim, width, queries, sums, largest, totals, padded }
     }
 
-    /// The sums of each row, [head_dim], its largest score, and the total of its weights.
+    /// Returns the sums of each row, [head_dim], its largest score, and the total of its weights.
     pub(super) fn sums(&self) -> impl Iterator<Item = (&[f32], f32, f32)> {
         let rows = self.sums.chunks_exact(self.width).map(|row| &row[..self.head_dim]);
         rows.zip(&*self.largest).zip(&*self.totals).map(|((sums, largest), total)| (sums, *largest, *total))
     }
 }
 
-/// How rows fall into tiles of 6, 3, 2 and 1: the first row of each, and how many they are.
+/// Divides rows into tiles of 6, 3, 2 and 1; returns the first row and the number of rows of each.
 fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
     let tile = move |row: usize| match rows - row {
         0 => None,
@@ -118,14 +118,14 @@ fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
     std::iter::successors(tile(0), move |(row, count)| tile(row + count))
 }
 
-/// Adds what the queries of `unit` see of the positions in `range`, which begins at a whole block.
+/// Adds the visible positions in `range` to the sums of `unit`; the range begins at a whole block.
 pub(super) struct Absorb<'a, 'b> {
-    pub unit: &'a mut Unit<'b>,
+    pub unit: &'a mut QueryUnit<'b>,
     pub head: Head<'a>,
     pub range: Range<usize>,
 }
 
-impl Kernel for Absorb<'_, '_> {
+impl LevelKernel for Absorb<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -141,7 +141,7 @@ impl Kernel for Absorb<'_, '_> {
 }
 
 #[inline(always)]
-fn absorb_block<S: Simd>(simd: S, unit: &mut Unit, head: Head, positions: Range<usize>) {
+fn absorb_block<S: Simd>(simd: S, unit: &mut QueryUnit, head: Head, positions: Range<usize>) {
     let padded = std::mem::take(&mut unit.padded);
     let values = values(head, &positions, padded);
     for (row, count) in tiles(unit.rows) {
@@ -155,30 +155,30 @@ fn absorb_block<S: Simd>(simd: S, unit: &mut Unit, head: Head, positions: Range<
     unit.padded = padded;
 }
 
-/// The values of a block: where they lie, or padded with zeros to whole vectors, as `padded` has room for.
+/// Returns the values of a block: in place, or padded with zeros to whole vectors if `padded` has room for them.
 #[inline(always)]
-fn values<'a>(head: Head<'a>, positions: &Range<usize>, padded: &'a mut [f32]) -> Values<'a> {
-    let Sequence { values, width: stride, .. } = head.sequence;
+fn values<'a>(head: Head<'a>, positions: &Range<usize>, padded: &'a mut [f32]) -> BlockValues<'a> {
+    let SequenceView { values, width: stride, .. } = head.sequence;
     let head_dim = head.spec.head_dim;
     let data = &values[positions.start * stride + head.kv_head * head_dim..];
     if padded.is_empty() {
-        return Values { data, stride };
+        return BlockValues { data, stride };
     }
     let width = head_dim.next_multiple_of(LANES);
     for (to, from) in padded.chunks_exact_mut(width).zip(data.chunks(stride)).take(positions.len()) {
         to[..head_dim].copy_from_slice(&from[..head_dim]);
     }
-    Values { data: padded, stride: width }
+    BlockValues { data: padded, stride: width }
 }
 
-/// `R` rows from `row` on meet a block of keys.
+/// Adds a block of keys to `R` rows from `row` on.
 #[inline(always)]
 fn step<S: Simd, const R: usize>(
     simd: S,
-    unit: &mut Unit,
+    unit: &mut QueryUnit,
     head: Head,
     positions: &Range<usize>,
-    values: Values,
+    values: BlockValues,
     row: usize,
 ) {
     let position = |r: usize| unit.first + (row + r) / head.group();
@@ -208,7 +208,7 @@ fn step<S: Simd, const R: usize>(
     tile::weigh(simd, &scores, factors, values, end - start, sums);
 }
 
-/// Caps scores, and adds ALiBi's bias: `distance` is that of the block's first key from the query.
+/// Caps scores, and adds ALiBi's bias; `distance` is the distance of the block's first key from the query.
 #[inline(always)]
 fn bend<S: Simd>(simd: S, scores: &mut [f32; PANEL], head: Head, in_group: usize, distance: f32) {
     if let Some(cap) = head.spec.soft_cap {
@@ -222,7 +222,7 @@ fn bend<S: Simd>(simd: S, scores: &mut [f32; PANEL], head: Head, in_group: usize
     }
 }
 
-/// Keys from `start` on that are not among the visible positions get a score of -∞.
+/// Sets the scores of invisible keys to −∞; the scores begin at position `start`.
 #[inline(always)]
 fn mask(scores: &mut [f32; PANEL], start: usize, visible: Range<usize>) {
     let within = |position: usize| position.saturating_sub(start).min(PANEL);
@@ -230,8 +230,8 @@ fn mask(scores: &mut [f32; PANEL], start: usize, visible: Range<usize>) {
     scores[within(visible.end)..].fill(f32::NEG_INFINITY);
 }
 
-/// Makes weights of scores: e^(score − largest). Returns what the sums so far must be multiplied by, for they were made
-/// with a smaller largest score.
+/// Converts scores to weights, e^(score − largest). Returns the factor for the earlier sums, which were computed with a
+/// smaller largest score.
 #[inline(always)]
 fn soften<S: Simd>(simd: S, scores: &mut [f32; PANEL], largest: &mut f32, total: &mut f32) -> f32 {
     let mut vectors = [simd.splat(0.0); PANEL / LANES];

@@ -1,34 +1,34 @@
-//! The fallback for every quantized form without a kernel of its own (FP8, FP4, NF4, the rarer GGUF blocks): codes are kept
-//! as they are stored, packed to their bits, and a panel is decoded when it is multiplied.
+//! The fallback for every quantized form without a kernel of its own (FP8, FP4, NF4, the rarer GGUF blocks). Codes are
+//! kept as they are stored, packed to their bits; a panel is decoded when it is multiplied.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::packed::{PANEL, Unpack};
+use super::super::packed::{PANEL, UnpackPanels};
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
 use crate::numerics::{Granularity, Grid, Number, QTensor, Weight, pack};
 
-/// A quantized weight that is decoded panel by panel.
-pub(in super::super) struct Decoded {
+/// Panels of quantized codes, decoded one by one during the multiplication.
+pub(in super::super) struct EncodedPanels {
     shape: [usize; 2],
     /// Bits per code in the panels.
     bits: u8,
-    /// One per [`PANEL`] rows, its codes packed.
+    /// One tensor per [`PANEL`] rows, with packed codes.
     panels: Vec<QTensor>,
 }
 
 /// Rows read at once: a multiple of [`PANEL`].
 const CHUNK: usize = 128;
 
-impl Decoded {
-    /// Reads a quantized matrix.
+impl EncodedPanels {
+    /// Packs a quantized matrix.
     ///
     /// # Errors
-    /// Where reading fails, or gives values rather than codes.
-    pub fn pack(matrix: &dyn Matrix) -> Result<Decoded> {
+    /// If reading fails, or returns values instead of codes.
+    pub fn pack(matrix: &dyn Matrix) -> Result<EncodedPanels> {
         let shape = matrix.shape();
         let multiple = match read(matrix, 0..1.min(shape[0]))?.scheme.granularity {
             Granularity::Block(rows, _) => rows,
@@ -42,7 +42,7 @@ impl Decoded {
         });
         let panels = chunks.collect::<Result<Vec<Vec<QTensor>>>>()?.concat();
         let bits = panels.first().map_or(8, code_bits);
-        Ok(Decoded { shape, bits, panels })
+        Ok(EncodedPanels { shape, bits, panels })
     }
 }
 
@@ -60,7 +60,7 @@ fn least_common_multiple(a: usize, b: usize) -> usize {
     (1..=b).map(|n| a * n).find(|multiple| multiple % b == 0).unwrap_or(a)
 }
 
-/// Bits that a code needs; GGUF blocks stay bytes.
+/// Returns the bits of a code; GGUF blocks stay bytes.
 fn code_bits(q: &QTensor) -> u8 {
     match q.scheme.number {
         Number::Int { bits } => bits,
@@ -69,7 +69,7 @@ fn code_bits(q: &QTensor) -> u8 {
     }
 }
 
-/// The same tensor with grid entries of its own for every row, where rows share them in blocks.
+/// Returns the same tensor with separate grid entries for every row, if rows share them in blocks.
 fn by_row(mut q: QTensor) -> QTensor {
     let Granularity::Block(height, width) = q.scheme.granularity else { return q };
     let entries = q.cols.div_ceil(width);
@@ -79,13 +79,13 @@ fn by_row(mut q: QTensor) -> QTensor {
     q
 }
 
-/// Repeats each run of `entries` for `height` rows, for so many rows in all.
+/// Repeats each run of `entries` for `height` rows, up to `rows` rows in total.
 fn repeat<T: Copy>(grid: &[T], entries: usize, height: usize, rows: usize) -> Vec<T> {
     let runs = grid.chunks_exact(entries.max(1)).flat_map(|run| std::iter::repeat_n(run, height));
     runs.take(rows).flatten().copied().collect()
 }
 
-/// Some rows, their codes packed.
+/// Returns some rows, with packed codes.
 fn cut(q: &QTensor, rows: Range<usize>) -> QTensor {
     let bits = code_bits(q);
     let row = q.codes.len() / q.rows;
@@ -107,21 +107,18 @@ fn cut(q: &QTensor, rows: Range<usize>) -> QTensor {
     QTensor { scheme: q.scheme, rows: rows.len(), cols: q.cols, codes: packed, grid, g_idx: q.g_idx.clone() }
 }
 
-/// What there is of a range.
+/// Returns the part of a range that exists.
 fn slice<T: Copy>(values: &[T], range: &Range<usize>) -> Vec<T> {
     values[range.start.min(values.len())..range.end.min(values.len())].to_vec()
 }
 
-impl Unpack for Decoded {
+impl UnpackPanels for EncodedPanels {
     fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
     fn bytes(&self) -> usize {
-        let bytes = |q: &QTensor| {
-            q.codes.len() + 4 * q.grid.scales.len() + q.grid.zero_points.len() + size_of::<QTensor>()
-        };
-        self.panels.iter().map(bytes).sum()
+        self.panels.iter().map(panel_bytes).sum()
     }
 
     fn unpack(&self, panel: usize, out: &mut [f32]) {
@@ -137,19 +134,23 @@ impl Unpack for Decoded {
     }
 }
 
+fn panel_bytes(q: &QTensor) -> usize {
+    q.codes.len() + 4 * q.grid.scales.len() + q.grid.zero_points.len() + size_of::<QTensor>()
+}
+
 thread_local! {
-    /// The values of a panel, row by row.
+    /// Values of a panel, row by row.
     static VALUES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The same panel with one byte per code.
+/// Returns the same panel with one byte per code.
 fn unpack_codes(packed: &QTensor, bits: u8) -> QTensor {
     let mut codes = vec![0; packed.rows * packed.cols];
     pack::unpack(&packed.codes, bits, &mut codes);
     QTensor { codes, grid: packed.grid.clone(), g_idx: packed.g_idx.clone(), ..*packed }
 }
 
-/// At most [`PANEL`] rows of `cols` → [cols, PANEL]; lanes without a row are zeros.
+/// Transposes at most [`PANEL`] rows of `cols` to [cols, PANEL]; lanes without a row are zeros.
 fn transpose(values: &[f32], cols: usize, out: &mut [f32]) {
     let rows = values.len() / cols;
     for (column, lanes) in out.chunks_exact_mut(PANEL).enumerate() {

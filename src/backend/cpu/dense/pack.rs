@@ -1,19 +1,19 @@
-//! Rows of values → panels of lines, a bounded number of rows at a time.
+//! Packing of rows of values into panels of lines, a bounded number of rows at a time.
 
 use rayon::prelude::*;
 
 use super::super::packed::PANEL;
 use super::super::pages::Line;
-use super::Kind;
+use super::element::ElementType;
 use crate::backend::Matrix;
 use crate::error::Result;
 use crate::numerics::convert;
 
-/// Values that a thread reads at once.
+/// Number of values that a thread reads at once.
 const CHUNK: usize = 1 << 18;
 
-/// Fills the panels of a matrix, `lines` lines each, from zeros.
-pub(super) fn fill(matrix: &dyn Matrix, kind: Kind, lines: usize, out: &mut [Line]) -> Result<()> {
+/// Fills the panels of a matrix, `lines` lines each; the lines are zero before.
+pub(super) fn fill(matrix: &dyn Matrix, kind: ElementType, lines: usize, out: &mut [Line]) -> Result<()> {
     let [rows, cols] = matrix.shape();
     let panels = (CHUNK / (cols * PANEL)).max(1);
     out.par_chunks_mut(panels * lines).enumerate().try_for_each(|(chunk, out)| {
@@ -31,17 +31,17 @@ pub(super) fn fill(matrix: &dyn Matrix, kind: Kind, lines: usize, out: &mut [Lin
 }
 
 /// Writes a row into its lane.
-fn write_row(row: &[f32], kind: Kind, lane: usize, out: &mut [Line]) {
+fn write_row(row: &[f32], kind: ElementType, lane: usize, out: &mut [Line]) {
     let columns = row.chunks(kind.columns());
     for (values, line) in columns.zip(out) {
         for (column, &value) in values.iter().enumerate() {
             match kind {
-                Kind::F32 => line[4 * lane..][..4].copy_from_slice(&value.to_le_bytes()),
-                Kind::F16 => {
+                ElementType::F32 => line[4 * lane..][..4].copy_from_slice(&value.to_le_bytes()),
+                ElementType::F16 => {
                     let bits = half::f16::from_f32(value).to_le_bytes();
                     line[2 * (PANEL * column + lane)..][..2].copy_from_slice(&bits);
                 }
-                Kind::Bf16 => {
+                ElementType::Bf16 => {
                     let bits = convert::bf16_bits(value).to_le_bytes();
                     line[2 * (2 * lane + column)..][..2].copy_from_slice(&bits);
                 }

@@ -1,35 +1,35 @@
-//! Any weight that shows its panels in f32, multiplied with exact inputs: a pair of panels is unpacked once, and meets all
-//! rows while it is in the cache.
+//! Multiplication of any weight that can unpack its panels to f32, with exact inputs: a pair of panels is unpacked once
+//! and multiplied with all rows while it is in the cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::level::Level;
-use super::super::packed::{Form, Inputs, PANEL, Packed, Unpack};
+use super::super::packed::{InputForm, Inputs, PANEL, PackedWeight, UnpackPanels};
 use super::super::pages::Line;
-use super::Run;
-use super::kernel::Singles;
+use super::formats::Singles;
+use super::run::PanelRun;
 
-/// A weight that takes f32 inputs.
-pub(in super::super) struct Unpacked {
-    weight: Box<dyn Unpack>,
+/// A weight that is unpacked to f32 and takes f32 inputs.
+pub(in super::super) struct UnpackedWeight {
+    weight: Box<dyn UnpackPanels>,
     level: Level,
 }
 
-impl Unpacked {
-    pub fn new(weight: Box<dyn Unpack>, level: Level) -> Self {
-        Unpacked { weight, level }
+impl UnpackedWeight {
+    pub fn new(weight: Box<dyn UnpackPanels>, level: Level) -> Self {
+        UnpackedWeight { weight, level }
     }
 }
 
-/// Panels unpacked at once: what a tile multiplies.
+/// Panels unpacked at once: as many as a tile multiplies.
 const PANELS: usize = 2;
 
 thread_local! {
     static UNPACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Packed for Unpacked {
+impl PackedWeight for UnpackedWeight {
     fn shape(&self) -> [usize; 2] {
         self.weight.shape()
     }
@@ -38,8 +38,8 @@ impl Packed for Unpacked {
         self.weight.bytes()
     }
 
-    fn form(&self) -> Form {
-        Form::F32
+    fn form(&self) -> InputForm {
+        InputForm::F32
     }
 
     fn multiply(&self, x: &Inputs, rows: Range<usize>, panels: Range<usize>, out: &mut [f32], stride: usize) {
@@ -53,7 +53,7 @@ impl Packed for Unpacked {
                 for (panel, out) in (first..last).zip(aligned.chunks_exact_mut(panel_len)) {
                     self.weight.unpack(panel, out);
                 }
-                let run = Run {
+                let run = PanelRun {
                     weights: &lines(aligned)[..(last - first) * cols],
                     lines: cols,
                     width: all.min(last * PANEL) - first * PANEL,
@@ -66,13 +66,13 @@ impl Packed for Unpacked {
     }
 }
 
-/// So many values of a buffer, from where a line of the cache begins.
+/// Returns `len` values of a buffer, aligned to a cache line.
 fn align(buffer: &mut [f32], len: usize) -> &mut [f32] {
     let skip = buffer.as_ptr().align_offset(size_of::<Line>()).min(buffer.len() - len);
     &mut buffer[skip..skip + len]
 }
 
-/// Values as the lines that kernels read.
+/// Returns values as the lines that kernels read.
 fn lines(values: &[f32]) -> &[Line] {
     let count = values.len() / PANEL;
     // SAFETY: every f32 is four initialized bytes, bytes need no alignment, and the lines end within the values.

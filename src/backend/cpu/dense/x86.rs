@@ -1,13 +1,13 @@
-//! [`Lanes`] in one 512-bit register, and in two 256-bit ones.
+//! [`FloatLanes`] in one 512-bit register, and in two 256-bit ones.
 //!
-//! Values of these types live only inside functions entered after their instruction sets were detected (see
-//! `kernel::Product::compute`): the SAFETY of every block here.
+//! Values of these types exist only inside functions that are entered after their instruction sets were detected (see
+//! `kernel::PanelProduct::compute`). This is the SAFETY argument of every block here.
 
 use std::arch::x86_64::*;
 
 use super::super::pages::Line;
-use super::kernel::{Format, Tile, tile};
-use super::lanes::{Lanes, widen};
+use super::lanes::{FloatLanes, FloatTile, Format, widen};
+use super::tile::tile;
 
 /// Dispatches a number of rows to the tile of that height.
 macro_rules! tiles {
@@ -19,11 +19,11 @@ macro_rules! tiles {
     };
 }
 
-/// Two 256-bit registers.
+/// Lanes in two 256-bit registers.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx2(__m256, __m256);
+pub(in super::super) struct Avx2Float(__m256, __m256);
 
-impl Lanes for Avx2 {
+impl FloatLanes for Avx2Float {
     type Raw = (__m256i, __m256i);
 
     const PANELS: usize = 1;
@@ -31,23 +31,23 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn most_rows(columns: usize) -> usize {
-        // Of 16 registers, two hold each column of weights, and one an input.
+        // Of 16 registers, each column of weights takes two, and an input takes one.
         if columns == 1 { 6 } else { 5 }
     }
     #[inline(always)]
     fn zero() -> Self {
         // SAFETY: AVX2 was detected, see the module.
-        unsafe { Avx2(_mm256_setzero_ps(), _mm256_setzero_ps()) }
+        unsafe { Avx2Float(_mm256_setzero_ps(), _mm256_setzero_ps()) }
     }
     #[inline(always)]
     fn splat(value: f32) -> Self {
         // SAFETY: AVX2 was detected, see the module.
-        unsafe { Avx2(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
+        unsafe { Avx2Float(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
     }
     #[inline(always)]
     fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: FMA was detected, see the module.
-        unsafe { Avx2(_mm256_fmadd_ps(a.0, b.0, self.0), _mm256_fmadd_ps(a.1, b.1, self.1)) }
+        unsafe { Avx2Float(_mm256_fmadd_ps(a.0, b.0, self.0), _mm256_fmadd_ps(a.1, b.1, self.1)) }
     }
     #[inline(always)]
     fn raw(line: &Line) -> Self::Raw {
@@ -58,7 +58,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn singles(raw: Self::Raw) -> Self {
         // SAFETY: AVX2 was detected, see the module.
-        unsafe { Avx2(_mm256_castsi256_ps(raw.0), _mm256_castsi256_ps(raw.1)) }
+        unsafe { Avx2Float(_mm256_castsi256_ps(raw.0), _mm256_castsi256_ps(raw.1)) }
     }
     #[inline(always)]
     fn pairs(raw: Self::Raw) -> [Self; 2] {
@@ -77,8 +77,8 @@ impl Lanes for Avx2 {
             let low = [_mm256_castsi256_si128(raw.0), _mm256_castsi256_si128(raw.1)];
             let high = [_mm256_extracti128_si256(raw.0, 1), _mm256_extracti128_si256(raw.1, 1)];
             [
-                Avx2(_mm256_cvtph_ps(low[0]), _mm256_cvtph_ps(high[0])),
-                Avx2(_mm256_cvtph_ps(low[1]), _mm256_cvtph_ps(high[1])),
+                Avx2Float(_mm256_cvtph_ps(low[0]), _mm256_cvtph_ps(high[0])),
+                Avx2Float(_mm256_cvtph_ps(low[1]), _mm256_cvtph_ps(high[1])),
             ]
         }
     }
@@ -90,7 +90,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load(values: &[f32; 16]) -> Self {
         // SAFETY: AVX2 was detected, see the module; 16 floats are readable.
-        unsafe { Avx2(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) }
+        unsafe { Avx2Float(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) }
     }
     #[inline(always)]
     fn store(self, out: &mut [f32; 16]) {
@@ -106,7 +106,7 @@ impl Lanes for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
     }
     #[inline(always)]
-    fn tile<F: Format>(args: &mut Tile<F::Input>, rows: usize, panels: usize) {
+    fn tile<F: Format>(args: &mut FloatTile<F::Input>, rows: usize, panels: usize) {
         match panels {
             1 => tiles!(Self, F, args, rows, 1; 1 2 3 4 5 | 6),
             2 => tile::<Self, F, 1, 2>(args),
@@ -116,11 +116,11 @@ impl Lanes for Avx2 {
     }
 }
 
-/// One 512-bit register; with `BF16`, on a CPU that multiplies bfloat16.
+/// Lanes in one 512-bit register; with `BF16`, on a CPU that multiplies bfloat16.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx512<const BF16: bool>(__m512);
+pub(in super::super) struct Avx512Float<const BF16: bool>(__m512);
 
-impl<const BF16: bool> Lanes for Avx512<BF16> {
+impl<const BF16: bool> FloatLanes for Avx512Float<BF16> {
     type Raw = __m512i;
 
     const PANELS: usize = 2;
@@ -133,17 +133,17 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     #[inline(always)]
     fn zero() -> Self {
         // SAFETY: AVX-512 was detected, see the module.
-        unsafe { Avx512(_mm512_setzero_ps()) }
+        unsafe { Avx512Float(_mm512_setzero_ps()) }
     }
     #[inline(always)]
     fn splat(value: f32) -> Self {
         // SAFETY: AVX-512 was detected, see the module.
-        unsafe { Avx512(_mm512_set1_ps(value)) }
+        unsafe { Avx512Float(_mm512_set1_ps(value)) }
     }
     #[inline(always)]
     fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: AVX-512 was detected, see the module.
-        unsafe { Avx512(_mm512_fmadd_ps(a.0, b.0, self.0)) }
+        unsafe { Avx512Float(_mm512_fmadd_ps(a.0, b.0, self.0)) }
     }
     #[inline(always)]
     fn raw(line: &Line) -> __m512i {
@@ -153,7 +153,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     #[inline(always)]
     fn singles(raw: __m512i) -> Self {
         // SAFETY: AVX-512 was detected, see the module.
-        unsafe { Avx512(_mm512_castsi512_ps(raw)) }
+        unsafe { Avx512Float(_mm512_castsi512_ps(raw)) }
     }
     #[inline(always)]
     fn pairs(raw: __m512i) -> [Self; 2] {
@@ -170,19 +170,19 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         unsafe {
             let first = _mm512_cvtph_ps(_mm512_castsi512_si256(raw));
             let second = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(raw));
-            [Avx512(first), Avx512(second)]
+            [Avx512Float(first), Avx512Float(second)]
         }
     }
     #[inline(always)]
     fn add_pairs(self, raw: __m512i, inputs: [u16; 2]) -> Self {
         let both = u32::from(inputs[0]) | u32::from(inputs[1]) << 16;
         if BF16 {
-            // SAFETY: AVX512_BF16 was detected, see the module; both types are 512 bits of anything.
+            // SAFETY: AVX512_BF16 was detected, see the module; every bit pattern is valid for both types.
             return unsafe {
                 let inputs = _mm512_set1_epi32(both.cast_signed());
                 let weights = std::mem::transmute::<__m512i, __m512bh>(raw);
                 let inputs = std::mem::transmute::<__m512i, __m512bh>(inputs);
-                Avx512(_mm512_dpbf16_ps(self.0, weights, inputs))
+                Avx512Float(_mm512_dpbf16_ps(self.0, weights, inputs))
             };
         }
         let [even, odd] = Self::pairs(raw);
@@ -191,7 +191,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     #[inline(always)]
     fn load(values: &[f32; 16]) -> Self {
         // SAFETY: AVX-512 was detected, see the module; 16 floats are readable.
-        unsafe { Avx512(_mm512_loadu_ps(values.as_ptr())) }
+        unsafe { Avx512Float(_mm512_loadu_ps(values.as_ptr())) }
     }
     #[inline(always)]
     fn store(self, out: &mut [f32; 16]) {
@@ -204,7 +204,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
     }
     #[inline(always)]
-    fn tile<F: Format>(args: &mut Tile<F::Input>, rows: usize, panels: usize) {
+    fn tile<F: Format>(args: &mut FloatTile<F::Input>, rows: usize, panels: usize) {
         match panels {
             1 => tiles!(Self, F, args, rows, 1; 1 2 3 4 5 6 7 8 9 10 11 | 12),
             2 => tiles!(Self, F, args, rows, 2; 1 2 3 4 5 6 7 8 9 10 11 | 12),

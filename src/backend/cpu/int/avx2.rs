@@ -1,28 +1,29 @@
-//! [`Lanes`] in AVX2: two registers are sixteen lanes.
+//! [`IntLanes`] in AVX2: two registers are sixteen lanes.
 //!
-//! Bytes are multiplied and added in pairs to 16 bits (`maddubs`), which saturates where it overflows; so codes are nibbles
-//! there, those of a byte being its two: a pair gives at most 2·15·128 = 3,840 in magnitude, the eight pairs of a step
+//! Bytes are multiplied and added in pairs to 16 bits (`maddubs`), which saturates on overflow. So codes are nibbles
+//! there; a byte is split into two. A pair gives at most 2·15·128 = 3,840 in magnitude, the eight pairs of a step
 //! 30,720, below 32,767. Only then are sums widened.
 //!
-//! Values exist only inside functions entered after a check for AVX2 and F16C: the SAFETY of every block.
+//! Values exist only inside functions that are entered after a check for AVX2 and F16C. This is the SAFETY argument of
+//! every block.
 
 use std::arch::x86_64::*;
 
-use super::lanes::Lanes;
-use super::layout::{Line, PerRow};
+use super::lanes::IntLanes;
+use super::line::{Line, PerRow};
 
-/// Pairs of 256-bit registers.
-pub struct Avx2;
+/// Lanes in pairs of 256-bit registers.
+pub struct Avx2Int;
 
-/// Sixteen lanes of 32 bits, or twice as many of 16.
+/// Sixteen lanes of 32 bits, or 32 of 16 bits.
 type Pair = [__m256i; 2];
 
 /// Sums of 16 bits.
 #[derive(Clone, Copy)]
 pub struct Dot {
-    /// Of nibbles, or of the low halves of bytes.
+    /// Sums of nibbles, or of the low halves of bytes.
     low: Pair,
-    /// Of the high halves of bytes.
+    /// Sums of the high halves of bytes.
     high: Pair,
 }
 
@@ -36,7 +37,7 @@ macro_rules! binary {
     )*};
 }
 
-/// A line's low and high halves of bytes.
+/// Returns the low and high halves of a line's bytes.
 #[inline(always)]
 fn halves(line: &Line) -> [Pair; 2] {
     // SAFETY: AVX2 was detected, see the module; a line is 64 bytes.
@@ -83,7 +84,7 @@ fn to_floats([a, b]: Pair) -> [__m256; 2] {
     unsafe { [_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)] }
 }
 
-impl Lanes for Avx2 {
+impl IntLanes for Avx2Int {
     type Nibbles = Pair;
     type Bytes = [Pair; 2];
     type Dot = Dot;

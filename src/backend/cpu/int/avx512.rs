@@ -1,14 +1,15 @@
-//! [`Lanes`] in AVX-512 with VNNI: a register is sixteen lanes, and one instruction adds four products to each.
+//! [`IntLanes`] in AVX-512 with VNNI: a register is sixteen lanes, and one instruction adds four products to each.
 //!
-//! Values exist only inside functions entered after a check for avx512f, avx512bw and avx512vnni: the SAFETY of every block.
+//! Values exist only inside functions that are entered after a check for avx512f, avx512bw and avx512vnni. This is the
+//! SAFETY argument of every block.
 
 use std::arch::x86_64::*;
 
-use super::lanes::Lanes;
-use super::layout::{Line, PerRow};
+use super::lanes::IntLanes;
+use super::line::{Line, PerRow};
 
-/// 512-bit registers.
-pub struct Avx512;
+/// Lanes in 512-bit registers.
+pub struct Avx512Int;
 
 macro_rules! binary {
     ($($name:ident: $intrinsic:ident),*) => {$(
@@ -20,7 +21,7 @@ macro_rules! binary {
     )*};
 }
 
-impl Lanes for Avx512 {
+impl IntLanes for Avx512Int {
     type Nibbles = __m512i;
     type Bytes = __m512i;
     type Dot = __m512i;

@@ -1,76 +1,80 @@
-//! The one loop of the packed integers, over any [`Lanes`], and the choice of them.
+//! The main loop of the packed integers, over any [`IntLanes`], and the choice of the instruction set.
 //!
-//! Two panels meet up to four rows of inputs at a time, whose codes were laid side by side ([`Rows`]): each line of a
-//! panel is loaded and unpacked once, and multiplied with four columns of every row. Sums of a step stay integers; then
+//! Two panels are multiplied with up to four rows of inputs at a time, whose codes are laid side by side
+//! ([`InputRows`]). Each line of a panel is loaded and unpacked once and multiplied with four columns of every row.
+//! Sums of a step stay integers; then
 //!
-//! - out += (sum·scale)·input scale, where the offset is one zero: sum begins with −zero·(sum of the inputs);
-//! - out += ((sum − inputs·zero)·scale)·input scale, where rows and groups have their zeros;
-//! - out += (sum·scale − inputs·minimum)·input scale, where they have minimums.
+//! - out += (sum·scale)·input scale, if the offset is one zero: sum begins with −zero·(sum of the inputs);
+//!
+//! - out += ((sum − inputs·zero)·scale)·input scale, if rows and groups have their own zeros;
+//!
+//! - out += (sum·scale − inputs·minimum)·input scale, if they have minimums.
 
-// Rows and panels are counted, several arrays by one number: that is what the compiler unrolls into registers.
+// Loops count rows and panels, with one index for several arrays: the compiler unrolls this form into registers.
 #![allow(clippy::needless_range_loop)]
 
 use std::ops::Range;
 
-use super::lanes::Lanes;
-use super::layout::{Columns, Grid, Line, Offset, PerRow, Width};
-use super::plain::Plain;
-use super::rows::{Block, Rows};
+use super::lanes::IntLanes;
+use super::layout::{ColumnLayout, Offset, PanelGrid, Width};
+use super::line::{Line, PerRow};
+use super::plain::PlainInt;
+use super::rows::{InputRows, RowBlock};
 use crate::backend::cpu::level::Level;
 use crate::backend::cpu::packed::PANEL;
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, avx512::Avx512};
+use super::{avx2::Avx2Int, avx512::Avx512Int};
 
-/// Some panels, to be multiplied with some rows.
-pub struct Job<'a> {
-    /// What divides the columns.
-    pub columns: &'a Columns,
-    /// Those of the panels.
+/// The product of some panels and some rows.
+pub struct IntegerProduct<'a> {
+    /// Division of the columns.
+    pub columns: &'a ColumnLayout,
+    /// Lines of the panels.
     pub lines: &'a [Line],
-    /// What their codes are scaled and offset with.
-    pub grid: &'a Grid,
-    /// Their numbers there.
+    /// Scales and offsets of the codes.
+    pub grid: &'a PanelGrid,
+    /// Numbers of the panels in the grid.
     pub range: Range<usize>,
-    /// Inputs.
-    pub rows: &'a Rows,
-    /// [rows, stride], from the first column that the range gives.
+    /// Rows of inputs.
+    pub rows: &'a InputRows,
+    /// Output [rows, stride], from the first column of the range.
     pub out: &'a mut [f32],
-    /// Columns from one row of the output to the next.
+    /// Distance between rows of the output, in columns.
     pub stride: usize,
-    /// Columns that the range gives: the last panel may be short.
+    /// Columns of the range: the last panel may be short.
     pub width: usize,
 }
 
-impl Job<'_> {
-    /// Multiplies at a level that this processor has.
+impl IntegerProduct<'_> {
+    /// Multiplies at a level that this processor supports.
     pub fn run(self, level: Level) {
         match level {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the processor has the level.
+            // SAFETY: the processor supports the level.
             Level::Avx512 { vnni: true, .. } => unsafe { self.run_avx512() },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above, and AVX2 is part of AVX-512.
+            // SAFETY: the processor supports the level, and AVX2 is part of AVX-512.
             Level::Avx2 | Level::Avx512 { .. } => unsafe { self.run_avx2() },
-            _ => self.run_with::<Plain>(),
+            _ => self.run_with::<PlainInt>(),
         }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,f16c")]
     fn run_avx2(self) {
-        self.run_with::<Avx2>();
+        self.run_with::<Avx2Int>();
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn run_avx512(self) {
-        self.run_with::<Avx512>();
+        self.run_with::<Avx512Int>();
     }
 
-    /// Chooses the numbers of lines and of fours of columns in a step.
+    /// Selects the numbers of lines and of fours of columns in a step.
     #[inline(always)]
-    fn run_with<L: Lanes>(self) {
+    fn run_with<L: IntLanes>(self) {
         match (self.columns.width, self.columns.step) {
             (Width::Nibble, 32) => self.run_steps::<L, 4, 8>(),
             (Width::Nibble, _) => self.run_steps::<L, 2, 4>(),
@@ -79,9 +83,10 @@ impl Job<'_> {
         }
     }
 
-    /// Every block of rows meets two panels while they are in the nearest cache; an odd last panel comes alone.
+    /// Multiplies every block of rows with two panels while they are in the nearest cache; an odd last panel is
+    /// multiplied alone.
     #[inline(always)]
-    fn run_steps<L: Lanes, const LINES: usize, const QUADS: usize>(mut self) {
+    fn run_steps<L: IntLanes, const LINES: usize, const QUADS: usize>(mut self) {
         let panels = self.range.len();
         for i in (0..panels).step_by(2) {
             let first = Panel::new(&self, i);
@@ -95,14 +100,14 @@ impl Job<'_> {
     }
 
     #[inline(always)]
-    fn run_panels<L: Lanes, const LINES: usize, const QUADS: usize, const P: usize>(
+    fn run_panels<L: IntLanes, const LINES: usize, const QUADS: usize, const P: usize>(
         &mut self,
         panels: &[Panel; P],
         at: usize,
     ) {
         for block in self.rows.blocks() {
             let out = &mut self.out[block.first * self.stride + at..];
-            let mut tile = Tile { panels, block, out, stride: self.stride, width: self.width - at };
+            let mut tile = IntTile { panels, block, out, stride: self.stride, width: self.width - at };
             match block.rows {
                 4 => tile.multiply::<L, LINES, QUADS, 4>(),
                 2 => tile.multiply::<L, LINES, QUADS, 2>(),
@@ -112,41 +117,41 @@ impl Job<'_> {
     }
 }
 
-/// One panel.
+/// One panel of a product.
 #[derive(Clone, Copy)]
 struct Panel<'a> {
     lines: &'a [Line],
-    grid: &'a Grid,
-    /// The entry of its first group in the grid.
+    grid: &'a PanelGrid,
+    /// Entry of its first group in the grid.
     entry: usize,
-    /// Steps of a group.
+    /// Steps per group.
     group: usize,
 }
 
 impl<'a> Panel<'a> {
-    /// The `i`-th of a job.
+    /// Returns panel `i` of a product.
     #[inline(always)]
-    fn new(job: &Job<'a>, i: usize) -> Panel<'a> {
+    fn new(job: &IntegerProduct<'a>, i: usize) -> Panel<'a> {
         let columns = job.columns;
         let lines = &job.lines[i * columns.lines()..][..columns.lines()];
         Panel { lines, grid: job.grid, entry: (job.range.start + i) * columns.groups(), group: columns.group }
     }
 }
 
-/// R rows of inputs and P panels, whose products stay in registers while the loop runs over the columns.
-struct Tile<'a, const P: usize> {
+/// R rows of inputs and P panels; their products stay in registers while the loop runs over the columns.
+struct IntTile<'a, const P: usize> {
     panels: &'a [Panel<'a>; P],
-    block: Block<'a>,
-    /// From the first row and column of the tile.
+    block: RowBlock<'a>,
+    /// Output from the first row and column of the tile.
     out: &'a mut [f32],
     stride: usize,
     /// Columns from there to the last.
     width: usize,
 }
 
-impl<const P: usize> Tile<'_, P> {
+impl<const P: usize> IntTile<'_, P> {
     #[inline(always)]
-    fn multiply<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize>(&mut self) {
+    fn multiply<L: IntLanes, const LINES: usize, const QUADS: usize, const R: usize>(&mut self) {
         let inputs = self.block.codes.as_chunks::<R>().0.as_chunks::<QUADS>().0;
         let steps = inputs.len();
         let mut lines: [&[[Line; LINES]]; P] = [&[]; P];
@@ -194,9 +199,9 @@ impl<const P: usize> Tile<'_, P> {
         }
     }
 
-    /// A step's products, input scales aside.
+    /// Returns a step's products without the input scales.
     #[inline(always)]
-    fn step<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize>(
+    fn step<L: IntLanes, const LINES: usize, const QUADS: usize, const R: usize>(
         &self,
         group: usize,
         scale: [L::Floats; P],
@@ -204,7 +209,7 @@ impl<const P: usize> Tile<'_, P> {
         inputs: &[[i32; R]; QUADS],
         sums: &[i32; R],
     ) -> [[L::Floats; R]; P] {
-        // The panels of a weight have one kind of offset.
+        // All panels of a weight have the same kind of offset.
         let bases = if matches!(self.panels[0].grid.offset, Offset::Zero(_)) { sums } else { &[0; R] };
         let mut values = dots::<L, LINES, QUADS, R, P>(lines, inputs, bases);
         for p in 0..P {
@@ -235,7 +240,7 @@ impl<const P: usize> Tile<'_, P> {
     }
 }
 
-/// The lines of a step. (`array::map` and `from_fn` are not always inlined here.)
+/// Returns the lines of a step. (`array::map` and `from_fn` are not always inlined here.)
 #[inline(always)]
 fn each_line<'a, const LINES: usize, const P: usize>(
     lines: &[&'a [[Line; LINES]]; P],
@@ -248,9 +253,9 @@ fn each_line<'a, const LINES: usize, const P: usize>(
     out
 }
 
-/// Σ code·input of a step for each row of inputs and each panel, upon `bases`.
+/// Returns `bases` + Σ code·input of a step, for each row of inputs and each panel.
 #[inline(always)]
-fn dots<L: Lanes, const LINES: usize, const QUADS: usize, const R: usize, const P: usize>(
+fn dots<L: IntLanes, const LINES: usize, const QUADS: usize, const R: usize, const P: usize>(
     lines: [&[Line; LINES]; P],
     inputs: &[[i32; R]; QUADS],
     bases: &[i32; R],

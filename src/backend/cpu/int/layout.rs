@@ -1,18 +1,15 @@
-//! How packed integers lie in memory: codes in panels of [`PANEL`] rows, and beside them what their groups are scaled and
-//! offset with.
+//! The memory layout of packed integers: codes in panels of [`PANEL`](crate::backend::cpu::packed::PANEL) rows, and the
+//! scales and offsets of their groups.
 //!
-//! A panel is a run of [`Line`]s, in order of columns. In each, row (lane) l owns bytes 4l..4l+4: four consecutive columns
-//! where a code is a byte; where it is a nibble, four in the low halves and the next four in the high halves. So one
-//! instruction multiplies a line by four broadcast inputs and adds up the products of each row in its own lane.
+//! A panel is a run of [`Line`](super::line::Line)s, in order of columns. In each line, row (lane) l has bytes
+//! 4l..4l+4: four consecutive columns if a code is a byte; if it is a nibble, four in the low halves and the next four
+//! in the high halves. So one instruction multiplies a line by four broadcast inputs and adds up the products of each
+//! row in its own lane.
 
 use half::{bf16, f16};
 
-use super::lanes::Lanes;
-use crate::backend::cpu::packed::PANEL;
-pub(super) use crate::backend::cpu::pages::Line;
-
-/// A number per row of a panel.
-pub type PerRow<T> = [T; PANEL];
+use super::lanes::IntLanes;
+use super::line::PerRow;
 
 /// Bits of a stored code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +21,7 @@ pub enum Width {
 }
 
 impl Width {
-    /// Columns of a line.
+    /// Returns the columns per line.
     pub const fn columns(self) -> usize {
         match self {
             Width::Nibble => 8,
@@ -33,10 +30,10 @@ impl Width {
     }
 }
 
-/// What divides the columns of a weight.
+/// The division of a weight's columns into steps and groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Columns {
-    /// Of the weight.
+pub struct ColumnLayout {
+    /// Columns of the weight.
     pub count: usize,
     /// Bits of a stored code.
     pub width: Width,
@@ -46,47 +43,47 @@ pub struct Columns {
     pub group: usize,
 }
 
-impl Columns {
-    /// Steps of a row: the last is filled up with columns whose inputs are zero.
+impl ColumnLayout {
+    /// Returns the steps per row; the last step is filled up with columns whose inputs are zero.
     pub fn steps(&self) -> usize {
         self.count.div_ceil(self.step)
     }
 
-    /// Groups of a row.
+    /// Returns the groups per row.
     pub fn groups(&self) -> usize {
         self.steps().div_ceil(self.group)
     }
 
-    /// Lines of a panel.
+    /// Returns the lines per panel.
     pub fn lines(&self) -> usize {
         self.steps() * self.step / self.width.columns()
     }
 }
 
-/// A number per row and group, kept as small as it was stored.
+/// A number per row and group, in the smallest exact form.
 #[derive(Debug)]
 pub enum Factors {
-    /// f32, for those that no half holds.
+    /// Values in f32, if no 16-bit type represents them exactly.
     F32(Vec<PerRow<f32>>),
     /// Bit patterns of f16.
     F16(Vec<PerRow<u16>>),
     /// Bit patterns of bfloat16.
     Bf16(Vec<PerRow<u16>>),
-    /// unit·integer, which f32 holds exactly (11 and 8 bits): the k-quants.
+    /// Products unit·integer, which are exact in f32 (11 and 8 bits): the k-quants.
     Scaled {
         /// Bit patterns of f16, one per 2^`shift` groups.
         units: Vec<PerRow<u16>>,
-        /// See there.
+        /// Logarithm of the groups per unit.
         shift: u32,
-        /// One per group.
+        /// Integers, one per group.
         integers: Vec<PerRow<i8>>,
     },
 }
 
 impl Factors {
-    /// Entry `index` (panel·groups + group) of every row.
+    /// Loads entry `index` (panel·groups + group) of every row.
     #[inline(always)]
-    pub fn load<L: Lanes>(&self, index: usize) -> L::Floats {
+    pub fn load<L: IntLanes>(&self, index: usize) -> L::Floats {
         match self {
             Factors::F32(values) => L::floats(&values[index]),
             Factors::F16(bits) => L::floats_of_f16(&bits[index]),
@@ -97,7 +94,7 @@ impl Factors {
         }
     }
 
-    /// The smallest form that holds these exactly.
+    /// Returns the smallest form that represents these values exactly.
     pub fn smallest(values: Vec<PerRow<f32>>) -> Factors {
         let halves = |bits: fn(f32) -> u16, value: fn(u16) -> f32| -> Option<Vec<PerRow<u16>>> {
             let exact = values.as_flattened().iter().all(|&v| value(bits(v)).to_bits() == v.to_bits());
@@ -108,7 +105,7 @@ impl Factors {
         f16s.map(Factors::F16).or_else(|| bf16s().map(Factors::Bf16)).unwrap_or(Factors::F32(values))
     }
 
-    /// Bytes held.
+    /// Returns the bytes held.
     pub fn bytes(&self) -> usize {
         match self {
             Factors::F32(values) => size_of_val(values.as_slice()),
@@ -120,19 +117,19 @@ impl Factors {
     }
 }
 
-/// What a code is relative to.
+/// The offset of codes.
 #[derive(Debug)]
 pub enum Offset {
-    /// w = scale·(code − zero).
+    /// One zero for all: w = scale·(code − zero).
     Zero(u8),
-    /// The same, with a zero per row and group.
+    /// A zero per row and group: w = scale·(code − zero).
     Zeros(Vec<PerRow<u8>>),
-    /// w = scale·code − minimum.
+    /// A minimum per row and group: w = scale·code − minimum.
     Minimums(Factors),
 }
 
 impl Offset {
-    /// Bytes held.
+    /// Returns the bytes held.
     pub fn bytes(&self) -> usize {
         match self {
             Offset::Zero(_) => 0,
@@ -142,17 +139,17 @@ impl Offset {
     }
 }
 
-/// What the codes of some panels are scaled and offset with.
+/// Scales and offsets of the codes of some panels.
 #[derive(Debug)]
-pub struct Grid {
-    /// [panels, groups].
+pub struct PanelGrid {
+    /// Scales [panels, groups].
     pub scales: Factors,
-    /// [panels, groups].
+    /// Offsets [panels, groups].
     pub offset: Offset,
 }
 
-impl Grid {
-    /// Bytes held.
+impl PanelGrid {
+    /// Returns the bytes held.
     pub fn bytes(&self) -> usize {
         self.scales.bytes() + self.offset.bytes()
     }

@@ -1,11 +1,12 @@
 //! Linear layers over packed integers: the weights stay as small as they were stored, inputs are rounded to 8 bits per
 //! group of columns, and products are summed in integers.
 //!
-//! `packing` turns [`QTensor`](crate::numerics::QTensor)s into panels, `layout` says how these lie in memory, `kernel` multiplies
-//! them over `lanes`, which `plain` and one file per instruction set implement. All of them give the same bits.
+//! `packing` converts [`QTensor`](crate::numerics::QTensor)s to panels, and `layout` defines their memory layout.
+//! `kernel` multiplies them with the operations of `lanes`, which `plain` and one file per instruction set implement.
+//! All implementations give the same bits.
 //!
-//! The same panels show themselves in f32 ([`unpackable`]), equal to what
-//! [`QTensor::dequantize`](crate::numerics::QTensor::dequantize) gives, for inputs that must not be rounded.
+//! The same panels can be unpacked to f32 ([`unpackable`]) for inputs that must not be rounded; the values equal those
+//! of [`QTensor::dequantize`](crate::numerics::QTensor::dequantize).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -14,6 +15,7 @@ mod avx512;
 mod kernel;
 mod lanes;
 mod layout;
+mod line;
 mod packing;
 mod plain;
 mod rows;
@@ -27,49 +29,50 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::kernel::Job;
-use self::layout::{Columns, Grid, Line, Offset};
-use self::rows::Rows;
+use self::kernel::IntegerProduct;
+use self::layout::{ColumnLayout, Offset, PanelGrid};
+use self::line::Line;
+use self::rows::InputRows;
 use super::level::Level;
-use super::packed::{Form, Inputs, PANEL, Packed, Unpack};
+use super::packed::{InputForm, Inputs, PANEL, PackedWeight, UnpackPanels};
 use super::pages::Pages;
 use crate::backend::Matrix;
 use crate::error::Result;
 use crate::numerics::{QTensor, Weight, simd};
 
-/// About how many weights are read and packed at once by a thread.
+/// Approximate number of weights that a thread reads and packs at once.
 const WEIGHTS_AT_ONCE: usize = 1 << 20;
 
-/// Rows of inputs that are laid out at once: a panel is read from memory once for them.
+/// Rows of inputs that are laid out at once; a panel is read from memory once for all of them.
 const ROWS_AT_ONCE: usize = 96;
 
 thread_local! {
-    static ROWS: RefCell<Rows> = RefCell::default();
+    static ROWS: RefCell<InputRows> = RefCell::default();
 }
 
-/// A packed weight.
+/// A weight of packed integers.
 struct PackedInt {
     shape: [usize; 2],
-    columns: Columns,
-    /// [panels, lines].
+    columns: ColumnLayout,
+    /// Lines [panels, lines].
     lines: Pages,
-    /// Each of `panels_each` panels, the last of those that are left.
-    grids: Vec<Grid>,
+    /// Grids of `panels_each` panels each; the last grid may have fewer.
+    grids: Vec<PanelGrid>,
     panels_each: usize,
     level: Level,
 }
 
-/// Packs a matrix for inputs of 8 bits; `None` where its scheme is not one of packed integers.
-pub(super) fn pack(matrix: &dyn Matrix, level: Level) -> Result<Option<Box<dyn Packed>>> {
+/// Packs a matrix for inputs of 8 bits; returns `None` if its scheme is not one of packed integers.
+pub(super) fn pack(matrix: &dyn Matrix, level: Level) -> Result<Option<Box<dyn PackedWeight>>> {
     Ok(PackedInt::read(matrix, level)?.map(|packed| Box::new(packed) as _))
 }
 
-/// The same for inputs in f32.
-pub(super) fn unpackable(matrix: &dyn Matrix, level: Level) -> Result<Option<Box<dyn Unpack>>> {
+/// Packs a matrix for inputs in f32; returns `None` if its scheme is not one of packed integers.
+pub(super) fn unpackable(matrix: &dyn Matrix, level: Level) -> Result<Option<Box<dyn UnpackPanels>>> {
     Ok(PackedInt::read(matrix, level)?.map(|packed| Box::new(packed) as _))
 }
 
-/// Rows as stored; `None` where they are dense.
+/// Reads quantized rows; returns `None` if they are dense.
 fn read(matrix: &dyn Matrix, rows: Range<usize>) -> Result<Option<QTensor>> {
     Ok(match matrix.read(rows)? {
         Weight::Quantized(q) => Some(q),
@@ -94,13 +97,13 @@ impl PackedInt {
     fn pack(
         matrix: &dyn Matrix,
         level: Level,
-        columns: Columns,
+        columns: ColumnLayout,
         panels_each: usize,
     ) -> Result<Option<PackedInt>> {
         let shape @ [rows, _] = matrix.shape();
         let mut lines = Pages::zeroed(rows.div_ceil(PANEL) * columns.lines())?;
         let chunks = lines.lines_mut().par_chunks_mut(panels_each * columns.lines());
-        let grids: Result<Option<Vec<Grid>>> = chunks
+        let grids: Result<Option<Vec<PanelGrid>>> = chunks
             .enumerate()
             .map(|(i, lines)| {
                 let first = i * panels_each * PANEL;
@@ -112,10 +115,10 @@ impl PackedInt {
     }
 
     fn bytes(&self) -> usize {
-        self.lines.bytes() + self.grids.iter().map(Grid::bytes).sum::<usize>()
+        self.lines.bytes() + self.grids.iter().map(PanelGrid::bytes).sum::<usize>()
     }
 
-    /// What the sums of inputs are multiplied by, so that a kernel can begin with them.
+    /// Returns the factor for sums of inputs; the kernel starts its sums with the result.
     fn sum_factor(&self) -> i32 {
         match self.grids.first().map(|grid| &grid.offset) {
             Some(Offset::Zero(zero)) => -i32::from(*zero),
@@ -123,19 +126,19 @@ impl PackedInt {
         }
     }
 
-    /// Lines of some panels.
+    /// Returns the lines of some panels.
     fn lines(&self, panels: Range<usize>) -> &[Line] {
         let each = self.columns.lines();
         &self.lines.lines()[panels.start * each..panels.end * each]
     }
 
-    /// Multiplies rows that were laid out with panels; `out` begins at the first of the rows.
-    fn multiply_rows(&self, rows: &Rows, panels: Range<usize>, out: &mut [f32], stride: usize) {
+    /// Multiplies laid-out rows with panels; `out` begins at the first of the rows.
+    fn multiply_rows(&self, rows: &InputRows, panels: Range<usize>, out: &mut [f32], stride: usize) {
         let mut panel = panels.start;
         while panel < panels.end {
             let (chunk, first) = (panel / self.panels_each, panel % self.panels_each);
             let count = (self.panels_each - first).min(panels.end - panel);
-            let job = Job {
+            let job = IntegerProduct {
                 columns: &self.columns,
                 lines: self.lines(panel..panel + count),
                 grid: &self.grids[chunk],
@@ -151,7 +154,7 @@ impl PackedInt {
     }
 }
 
-impl Packed for PackedInt {
+impl PackedWeight for PackedInt {
     fn shape(&self) -> [usize; 2] {
         self.shape
     }
@@ -160,8 +163,8 @@ impl Packed for PackedInt {
         PackedInt::bytes(self)
     }
 
-    fn form(&self) -> Form {
-        Form::Int8 { group: self.columns.step }
+    fn form(&self) -> InputForm {
+        InputForm::Int8 { group: self.columns.step }
     }
 
     fn multiply(&self, x: &Inputs, rows: Range<usize>, panels: Range<usize>, out: &mut [f32], stride: usize) {
@@ -174,7 +177,7 @@ impl Packed for PackedInt {
     }
 }
 
-impl Unpack for PackedInt {
+impl UnpackPanels for PackedInt {
     fn shape(&self) -> [usize; 2] {
         self.shape
     }
@@ -186,7 +189,13 @@ impl Unpack for PackedInt {
     fn unpack(&self, panel: usize, out: &mut [f32]) {
         let (chunk, index) = (panel / self.panels_each, panel % self.panels_each);
         let (columns, lines) = (&self.columns, self.lines(panel..panel + 1));
-        simd::dispatch(unpack::Unpack { columns, lines, grid: &self.grids[chunk], index, out: &mut *out });
+        simd::dispatch(unpack::UnpackKernel {
+            columns,
+            lines,
+            grid: &self.grids[chunk],
+            index,
+            out: &mut *out,
+        });
         let lanes = PANEL.min(self.shape[0] - panel * PANEL);
         for row in out.as_chunks_mut::<PANEL>().0 {
             row[lanes..].fill(0.0);

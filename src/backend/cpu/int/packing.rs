@@ -1,18 +1,19 @@
-//! Quantized rows → panels: which schemes fit, and how their codes, scales and offsets are laid out.
+//! Packing of quantized rows into panels: the supported schemes, and the layout of their codes, scales and offsets.
 //!
-//! Integers of 2 to 8 bits per tensor, channel or group, with or without zero points, and every GGUF block type (see
-//! [`ggml::formula`]). Codes of up to 4 bits are held in 4, others in 8 (so Q6_K is held in 8.56 bits per weight, Q5_K in
-//! 8.63, Q2_K in 5.13). Scales keep the form in which they were stored: nothing is rounded.
+//! Supports integers of 2 to 8 bits per tensor, channel or group, with or without zero points, and every GGUF block
+//! type (see [`ggml::formula`]). Codes of up to 4 bits are held in 4 bits, others in 8 bits (so Q6_K takes 8.56 bits
+//! per weight, Q5_K 8.63, Q2_K 5.13). Scales keep their stored form: nothing is rounded.
 
-use super::layout::{Columns, Factors, Grid, Line, Offset, PerRow, Width};
+use super::layout::{ColumnLayout, Factors, Offset, PanelGrid, Width};
+use super::line::{Line, PerRow};
 use crate::backend::cpu::packed::PANEL;
 use crate::numerics::ggml::{self, Parts};
 use crate::numerics::{Granularity, Number, QTensor, Scheme};
 use crate::tensor::BlockType;
 
-/// How the columns of a weight are divided; `None` where the kernels cannot take the scheme: other numbers than integers,
-/// rectangles of weights, groups that are not a multiple of 16 columns, columns that are not grouped in order.
-pub fn columns(q: &QTensor) -> Option<Columns> {
+/// Returns the division of a weight's columns. Returns `None` if the kernels do not support the scheme: numbers other
+/// than integers, rectangular blocks of weights, groups that are not a multiple of 16 columns, reordered columns.
+pub fn columns(q: &QTensor) -> Option<ColumnLayout> {
     let (bits, group) = match q.scheme.number {
         Number::Int { bits } => (bits, group(&q.scheme, q.cols)?),
         Number::Ggml(block) => (ggml::formula(block).bits, ggml::formula(block).group),
@@ -20,10 +21,10 @@ pub fn columns(q: &QTensor) -> Option<Columns> {
     };
     let step = [32, 16].into_iter().find(|step| group % step == 0)?;
     let width = if bits <= 4 { Width::Nibble } else { Width::Byte };
-    (q.g_idx.is_none()).then_some(Columns { count: q.cols, width, step, group: group / step })
+    (q.g_idx.is_none()).then_some(ColumnLayout { count: q.cols, width, step, group: group / step })
 }
 
-/// Columns that share a scale: a multiple of 32 where all of a row do.
+/// Returns the columns that share a scale; if all columns of a row do, a multiple of 32.
 fn group(scheme: &Scheme, cols: usize) -> Option<usize> {
     match scheme.granularity {
         Granularity::Tensor | Granularity::Channel => Some(cols.next_multiple_of(32)),
@@ -33,18 +34,18 @@ fn group(scheme: &Scheme, cols: usize) -> Option<usize> {
     }
 }
 
-/// Lays rows out in panels of zeroed lines.
+/// Packs rows into panels of zeroed lines.
 ///
 /// # Panics
-/// Where [`columns`] is `None`, or where there are fewer lines than the rows need.
-pub fn pack(q: &QTensor, columns: &Columns, lines: &mut [Line]) -> Grid {
+/// If [`columns`] returns `None`, or if there are fewer lines than the rows need.
+pub fn pack(q: &QTensor, columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
     match q.scheme.number {
         Number::Ggml(block) => pack_blocks(q, block, columns, lines),
         _ => pack_integers(q, columns, lines),
     }
 }
 
-fn pack_integers(q: &QTensor, columns: &Columns, lines: &mut [Line]) -> Grid {
+fn pack_integers(q: &QTensor, columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
     let Number::Int { bits } = q.scheme.number else { panic!("columns() refuses {:?}", q.scheme) };
     let width = columns.group * columns.step;
     let entries = move |row: usize| {
@@ -59,12 +60,12 @@ fn pack_integers(q: &QTensor, columns: &Columns, lines: &mut [Line]) -> Grid {
         }
     };
     place_codes(&q.codes, columns, lines);
-    Grid { scales: Factors::smallest(side_by_side(&scales, columns.groups())), offset }
+    PanelGrid { scales: Factors::smallest(side_by_side(&scales, columns.groups())), offset }
 }
 
-/// The numbers of blocks, row after row.
+/// The numbers of GGUF blocks, row after row.
 #[derive(Default)]
-struct Rows {
+struct BlockNumbers {
     codes: Vec<u8>,
     d: Vec<u16>,
     dmin: Vec<u16>,
@@ -72,7 +73,7 @@ struct Rows {
     minimums: Vec<i8>,
 }
 
-impl Rows {
+impl BlockNumbers {
     fn push(&mut self, parts: &Parts, elements: usize, groups: usize) {
         self.codes.extend_from_slice(&parts.codes[..elements]);
         self.d.push(parts.d.to_bits());
@@ -82,33 +83,31 @@ impl Rows {
     }
 }
 
-fn pack_blocks(q: &QTensor, block: BlockType, columns: &Columns, lines: &mut [Line]) -> Grid {
+fn pack_blocks(q: &QTensor, block: BlockType, columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
     let formula = ggml::formula(block);
     let groups = block.block_elements() / formula.group;
-    let mut rows = Rows::default();
+    let mut rows = BlockNumbers::default();
     for bytes in q.codes.chunks_exact(block.block_bytes()) {
         rows.push(&(formula.parts)(bytes), block.block_elements(), groups);
     }
     let factors = |units: &[u16], integers: &[i8]| {
         let units = side_by_side(units, columns.groups() / groups);
-        match formula.scaled_twice {
-            false => Factors::F16(units),
-            true => Factors::Scaled {
-                units,
-                shift: groups.ilog2(),
-                integers: side_by_side(integers, columns.groups()),
-            },
+        if !formula.scaled_twice {
+            return Factors::F16(units);
         }
+        let integers = side_by_side(integers, columns.groups());
+        Factors::Scaled { units, shift: groups.ilog2(), integers }
     };
-    let offset = match formula.minimums {
-        false => Offset::Zero(formula.zero),
-        true => Offset::Minimums(factors(&rows.dmin, &rows.minimums)),
+    let offset = if formula.minimums {
+        Offset::Minimums(factors(&rows.dmin, &rows.minimums))
+    } else {
+        Offset::Zero(formula.zero)
     };
     place_codes(&rows.codes, columns, lines);
-    Grid { scales: factors(&rows.d, &rows.scales), offset }
+    PanelGrid { scales: factors(&rows.d, &rows.scales), offset }
 }
 
-/// [rows, count] → [panels, count, PANEL]; rows beyond the last are zero.
+/// Transposes [rows, count] to [panels, count, PANEL]; rows beyond the last are zero.
 fn side_by_side<T: Copy + Default>(rows: &[T], count: usize) -> Vec<PerRow<T>> {
     let mut out = Vec::with_capacity(rows.len().div_ceil(PANEL));
     for panel in rows.chunks(PANEL * count.max(1)) {
@@ -123,8 +122,8 @@ fn side_by_side<T: Copy + Default>(rows: &[T], count: usize) -> Vec<PerRow<T>> {
     out
 }
 
-/// Codes, [rows, cols] → lines of panels; columns and rows beyond the last stay zero.
-fn place_codes(codes: &[u8], columns: &Columns, lines: &mut [Line]) {
+/// Writes codes, [rows, cols], to lines of panels; columns and rows beyond the last stay zero.
+fn place_codes(codes: &[u8], columns: &ColumnLayout, lines: &mut [Line]) {
     let panels = codes.chunks(PANEL * columns.count);
     for (panel, lines) in panels.zip(lines.chunks_exact_mut(columns.lines())) {
         for (lane, row) in panel.chunks_exact(columns.count).enumerate() {
@@ -135,7 +134,8 @@ fn place_codes(codes: &[u8], columns: &Columns, lines: &mut [Line]) {
     }
 }
 
-/// The codes of a lane in a line: the first four in the bytes (their low halves), the next four in the high halves.
+/// Writes the codes of a lane in a line: the first four to the bytes (their low halves), the next four to the high
+/// halves.
 #[inline]
 fn place(codes: &[u8], bytes: &mut [u8]) {
     for (i, code) in codes.iter().enumerate() {

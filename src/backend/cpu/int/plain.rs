@@ -1,13 +1,13 @@
-//! [`Lanes`] in plain Rust: the oracle of the others, and what processors without them run.
+//! [`IntLanes`] in plain Rust: the reference for the others, and the fallback for other processors.
 
 use half::{bf16, f16};
 
-use super::lanes::Lanes;
-use super::layout::{Line, PerRow};
+use super::lanes::IntLanes;
+use super::line::{Line, PerRow};
 use crate::backend::cpu::packed::PANEL;
 
-/// Arrays, which LLVM vectorizes for what it compiles for.
-pub struct Plain;
+/// Lanes in arrays; LLVM vectorizes them for the target.
+pub struct PlainInt;
 
 /// Four codes per lane.
 type Codes = [[u8; 4]; PANEL];
@@ -41,7 +41,7 @@ fn each<A: Copy, B: Copy>(a: PerRow<A>, b: PerRow<B>, f: impl Fn(A, B) -> f32) -
     out
 }
 
-impl Lanes for Plain {
+impl IntLanes for PlainInt {
     type Nibbles = Codes;
     type Bytes = Codes;
     type Dot = PerRow<i32>;

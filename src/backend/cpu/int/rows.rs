@@ -1,51 +1,51 @@
-//! Rows of inputs as the kernel reads them: in blocks of 4, 2 and 1 rows, the codes of each four columns side by side, so
-//! that the inputs of all rows of a block are at small distances from one address.
+//! Rows of inputs in the layout of the kernel: blocks of 4, 2 and 1 rows, with the codes of each four columns of all
+//! rows side by side, so that the inputs of a block are at small distances from one address.
 
 use std::ops::Range;
 
 use crate::backend::cpu::packed::Inputs;
 
-/// The most rows of a block.
+/// Maximum number of rows of a block.
 const BLOCK: usize = 4;
 
-/// Buffers for some rows, kept from one use to the next.
+/// Buffers for some rows, reused from one call to the next.
 #[derive(Debug, Default)]
-pub struct Rows {
-    /// Rows held.
+pub struct InputRows {
+    /// Number of rows.
     count: usize,
     /// Scales per row.
     steps: usize,
-    /// Fours of codes per row.
+    /// Groups of four codes per row.
     quads: usize,
-    /// For each block of R rows, [quads, R].
+    /// Codes of each block of R rows, [quads, R].
     codes: Vec<i32>,
-    /// For each block of R rows, [steps, R].
+    /// Scales of each block of R rows, [steps, R].
     scales: Vec<f32>,
-    /// As the scales: the sums of the inputs' codes, times what was asked for.
+    /// Sums of the inputs' codes times a factor, in the layout of the scales.
     sums: Vec<i32>,
 }
 
-/// The slices of a block.
+/// A block of rows.
 #[derive(Debug, Clone, Copy)]
-pub struct Block<'a> {
-    /// The first of its rows.
+pub struct RowBlock<'a> {
+    /// Its first row.
     pub first: usize,
-    /// R: 4, 2 or 1.
+    /// Number of rows R: 4, 2 or 1.
     pub rows: usize,
-    /// [quads, R].
+    /// Codes [quads, R].
     pub codes: &'a [i32],
-    /// [steps, R].
+    /// Scales [steps, R].
     pub scales: &'a [f32],
-    /// [steps, R].
+    /// Sums [steps, R].
     pub sums: &'a [i32],
 }
 
-/// The rows of the block that begins where so many are left.
+/// Returns the number of rows of the next block if `left` rows are left.
 fn block_rows(left: usize) -> usize {
     if left >= BLOCK { BLOCK } else { 1 << left.ilog2() }
 }
 
-/// Where blocks begin and how many rows they have.
+/// Returns the first row and the number of rows of each block.
 fn blocks(count: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut first = 0;
     std::iter::from_fn(move || {
@@ -55,8 +55,8 @@ fn blocks(count: usize) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-impl Rows {
-    /// Takes rows of `x`; sums are multiplied by `factor`.
+impl InputRows {
+    /// Copies rows of `x`; sums are multiplied by `factor`.
     pub fn fill(&mut self, x: &Inputs, rows: Range<usize>, factor: i32) {
         let steps = x.scales.len() / x.rows.max(1);
         (self.count, self.steps, self.quads) = (rows.len(), steps, x.stride / 4);
@@ -77,9 +77,9 @@ impl Rows {
         }
     }
 
-    /// The blocks, in order.
-    pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
-        blocks(self.count).map(|(first, rows)| Block {
+    /// Returns the blocks, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = RowBlock<'_>> {
+        blocks(self.count).map(|(first, rows)| RowBlock {
             first,
             rows,
             codes: &self.codes[first * self.quads..][..rows * self.quads],
@@ -89,7 +89,7 @@ impl Rows {
     }
 }
 
-/// Writes values `stride` apart.
+/// Writes values at a distance of `stride`.
 #[inline(always)]
 fn scatter<T>(values: impl Iterator<Item = T>, out: &mut [T], stride: usize) {
     for (out, value) in out.iter_mut().step_by(stride).zip(values) {

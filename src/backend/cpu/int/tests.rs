@@ -1,4 +1,4 @@
-//! Packed integers against what they stand for, and every instruction set against the plain loop.
+//! PackedWeight integers compared with their values, and every instruction set with the plain loop.
 
 use std::ops::Range;
 
@@ -9,9 +9,9 @@ use crate::numerics::{Context, Granularity, Grid, ScaleType, Scheme};
 use crate::tensor::{BlockType, DType};
 
 /// A quantized matrix in memory.
-struct Held(QTensor);
+struct InMemoryMatrix(QTensor);
 
-impl Matrix for Held {
+impl Matrix for InMemoryMatrix {
     fn name(&self) -> &str {
         "matrix"
     }
@@ -40,7 +40,7 @@ impl Matrix for Held {
     fn release(&self) {}
 }
 
-/// Numbers without order.
+/// A generator of pseudo-random numbers.
 struct Noise(u32);
 
 impl Noise {
@@ -48,7 +48,7 @@ impl Noise {
         self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         self.0 >> 8
     }
-    /// Within ±1.
+    /// Returns a number within ±1.
     fn unit(&mut self) -> f32 {
         self.next() as f32 / (1 << 23) as f32 - 1.0
     }
@@ -67,7 +67,7 @@ fn dequantize(q: &QTensor) -> Vec<f32> {
     out
 }
 
-/// Inputs of `group` columns per scale, quantized as absmax/127.
+/// Returns inputs with `group` columns per scale, quantized with absmax/127.
 fn inputs(rows: usize, cols: usize, group: usize, mut value: impl FnMut(usize, usize) -> f32) -> Inputs {
     let stride = cols.next_multiple_of(group);
     let mut x = Inputs { rows, stride, ..Inputs::default() };
@@ -85,7 +85,7 @@ fn inputs(rows: usize, cols: usize, group: usize, mut value: impl FnMut(usize, u
     x
 }
 
-/// x·wᵀ of the quantized inputs in f64, and Σ |x·w|: what rounding errors are relative to.
+/// Returns x·wᵀ of the quantized inputs in f64, and Σ |x·w|, the reference for rounding errors.
 fn product(x: &Inputs, w: &[f32], [rows, cols]: [usize; 2], group: usize) -> Vec<(f64, f64)> {
     let input = |row: usize, k: usize| {
         f64::from(x.codes[row * x.stride + k]) * f64::from(x.scales[row * (x.stride / group) + k / group])
@@ -107,11 +107,11 @@ fn multiply(packed: &PackedInt, x: &Inputs) -> Vec<f32> {
 }
 
 fn group_of(packed: &PackedInt) -> usize {
-    let Form::Int8 { group } = packed.form() else { panic!("integers take integers") };
+    let InputForm::Int8 { group } = packed.form() else { panic!("integers take integers") };
     group
 }
 
-/// Schemes of integers, one of each kind.
+/// Returns schemes of integers, one of each kind.
 fn schemes() -> Vec<Scheme> {
     use Granularity::*;
     let int = Scheme::int;
@@ -129,7 +129,7 @@ fn schemes() -> Vec<Scheme> {
     ]
 }
 
-/// Weights of every scheme that fits so many columns.
+/// Returns weights of every scheme that supports this number of columns.
 fn weights(rows: usize, cols: usize) -> impl Iterator<Item = QTensor> {
     let blocks = BlockType::ALL.into_iter().filter(move |block| cols.is_multiple_of(block.block_elements()));
     let schemes = schemes().into_iter().chain(blocks.map(Scheme::ggml));
@@ -137,10 +137,10 @@ fn weights(rows: usize, cols: usize) -> impl Iterator<Item = QTensor> {
 }
 
 fn packed(q: &QTensor) -> PackedInt {
-    PackedInt::read(&Held(q.clone()), Level::detect()).unwrap().unwrap()
+    PackedInt::read(&InMemoryMatrix(q.clone()), Level::detect()).unwrap().unwrap()
 }
 
-/// Holds the product against f64, and every level against the plain one.
+/// Compares the product with f64, and every level with the plain one.
 fn check(q: &QTensor, rows: usize, value: impl FnMut(usize, usize) -> f32) {
     let mut packed = packed(q);
     let group = group_of(&packed);
@@ -195,7 +195,7 @@ fn nothing_saturates_at_the_extremes() {
         let ggml = q.grid.scales.is_empty();
         for fill in [0, 255u8] {
             if ggml {
-                // The f16 scales of an all-ones block would be NaN: only codes that are bytes of their own are set.
+                // The f16 scales of an all-ones block would be NaN: only blocks whose codes are separate bytes are set.
                 if q.scheme != Scheme::ggml(BlockType::Q8_0) {
                     continue;
                 }
@@ -230,9 +230,10 @@ fn zero_scales_give_zeros() {
 #[test]
 fn ranges_of_rows_and_panels_are_those_of_the_whole() {
     let q = quantize(Scheme::ggml(BlockType::Q4_0), [100, 64]);
-    let packed = PackedInt::pack(&Held(q.clone()), Level::detect(), packing::columns(&q).unwrap(), 2)
-        .unwrap()
-        .unwrap();
+    let packed =
+        PackedInt::pack(&InMemoryMatrix(q.clone()), Level::detect(), packing::columns(&q).unwrap(), 2)
+            .unwrap()
+            .unwrap();
     let x = inputs(13, 64, 32, |i, k| (i * 7 + k) as f32);
     let whole = multiply(&self::packed(&q), &x);
     let mut out = vec![f32::NAN; 9 * 60];
@@ -245,7 +246,7 @@ fn ranges_of_rows_and_panels_are_those_of_the_whole() {
 
 #[test]
 fn what_does_not_fit_is_left_to_others() {
-    let none = |q: QTensor| assert!(pack(&Held(q), Level::detect()).unwrap().is_none());
+    let none = |q: QTensor| assert!(pack(&InMemoryMatrix(q), Level::detect()).unwrap().is_none());
     none(quantize(Scheme::nf4(32, ScaleType::F32), [4, 64]));
     none(quantize(Scheme::int(4, Granularity::Group(24), true, ScaleType::F32), [4, 64]));
     let ordered = quantize(Scheme::int(4, Granularity::Group(32), true, ScaleType::F32), [4, 64]);
@@ -254,7 +255,7 @@ fn what_does_not_fit_is_left_to_others() {
 
 #[test]
 fn little_more_is_held_than_is_stored() {
-    // In pages of memory, which these fill.
+    // These sizes fill whole pages of memory.
     let expected = [
         (BlockType::Q4_0, 4.5),
         (BlockType::Q4_1, 5.0),

@@ -1,26 +1,27 @@
-//! Panels shown in f32: to the bit what `QTensor::dequantize` gives.
+//! Panels unpacked to f32, with the same bits as `QTensor::dequantize`.
 
-use super::lanes::Lanes;
-use super::layout::{Columns, Grid, Line, Offset, PerRow, Width};
-use super::plain::Plain;
+use super::lanes::IntLanes;
+use super::layout::{ColumnLayout, Offset, PanelGrid, Width};
+use super::line::{Line, PerRow};
+use super::plain::PlainInt;
 use crate::backend::cpu::packed::PANEL;
 use crate::numerics::simd::Kernel;
 
-/// Writes a panel, [columns, PANEL].
-pub struct Unpack<'a> {
-    /// What divides the columns.
-    pub columns: &'a Columns,
-    /// Those of the panel.
+/// Unpacks a panel to [columns, PANEL].
+pub struct UnpackKernel<'a> {
+    /// Division of the columns.
+    pub columns: &'a ColumnLayout,
+    /// Lines of the panel.
     pub lines: &'a [Line],
-    /// What its codes are scaled and offset with.
-    pub grid: &'a Grid,
-    /// The number of the panel there.
+    /// Scales and offsets of the codes.
+    pub grid: &'a PanelGrid,
+    /// Number of the panel in the grid.
     pub index: usize,
-    /// [columns, PANEL].
+    /// Output [columns, PANEL].
     pub out: &'a mut [f32],
 }
 
-impl Kernel for Unpack<'_> {
+impl Kernel for UnpackKernel<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -38,7 +39,7 @@ impl Kernel for Unpack<'_> {
     }
 }
 
-/// w = scale·(code − zero) − minimum.
+/// The formula of a weight: w = scale·(code − zero) − minimum.
 struct Weigh {
     scale: PerRow<f32>,
     zero: PerRow<f32>,
@@ -46,19 +47,19 @@ struct Weigh {
 }
 
 impl Weigh {
-    /// The numbers of an entry (panel·groups + group).
+    /// Loads the numbers of an entry (panel·groups + group).
     #[inline(always)]
-    fn new(grid: &Grid, entry: usize) -> Weigh {
-        let scale = grid.scales.load::<Plain>(entry);
+    fn new(grid: &PanelGrid, entry: usize) -> Weigh {
+        let scale = grid.scales.load::<PlainInt>(entry);
         let (zero, minimum) = match &grid.offset {
             Offset::Zero(zero) => ([f32::from(*zero); PANEL], None),
-            Offset::Zeros(zeros) => (Plain::floats_of_u8(&zeros[entry]), None),
-            Offset::Minimums(minimums) => ([0.0; PANEL], Some(minimums.load::<Plain>(entry))),
+            Offset::Zeros(zeros) => (PlainInt::floats_of_u8(&zeros[entry]), None),
+            Offset::Minimums(minimums) => ([0.0; PANEL], Some(minimums.load::<PlainInt>(entry))),
         };
         Weigh { scale, zero, minimum }
     }
 
-    /// Up to a line's columns.
+    /// Unpacks at most the columns of one line.
     #[inline(always)]
     fn line(&self, line: &Line, width: Width, out: &mut [PerRow<f32>]) {
         for (i, out) in out.iter_mut().enumerate() {

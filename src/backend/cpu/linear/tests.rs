@@ -1,4 +1,4 @@
-//! Layers of every level against sums in f64, over awkward shapes; and the same bits from any number of threads.
+//! Layers of every level compared with sums in f64, over awkward shapes; any number of threads must give the same bits.
 #![allow(clippy::unwrap_used)]
 
 use ndarray::{Array2, ArrayView2};
@@ -7,13 +7,13 @@ use super::*;
 use crate::numerics::{Context, Extent, Fp8, Granularity, QTensor, ScaleType, Scheme, convert};
 use crate::tensor::{BlockType, DType};
 
-/// A matrix in memory, as `io` would give it.
-struct Held {
+/// A matrix in memory, with the interface of one in a file.
+struct InMemoryMatrix {
     dtype: DType,
     weight: Weight,
 }
 
-impl Held {
+impl InMemoryMatrix {
     fn values(&self) -> Array2<f32> {
         match &self.weight {
             Weight::Dense(values) => values.clone(),
@@ -26,7 +26,7 @@ impl Held {
     }
 }
 
-impl Matrix for Held {
+impl Matrix for InMemoryMatrix {
     fn name(&self) -> &str {
         "matrix"
     }
@@ -49,7 +49,7 @@ impl Matrix for Held {
     fn release(&self) {}
 }
 
-/// Rows from a border of blocks on.
+/// Returns rows from a block border on.
 fn rows_of(q: &QTensor, rows: Range<usize>) -> QTensor {
     let multiple = q.scheme.row_multiple();
     assert_eq!(rows.start % multiple, 0, "rows are read from borders of blocks");
@@ -68,7 +68,7 @@ fn rows_of(q: &QTensor, rows: Range<usize>) -> QTensor {
     part
 }
 
-/// Numbers of either sign, from a multiplicative generator.
+/// Returns numbers of either sign from a multiplicative generator.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2) + 0x9E37_79B9_7F4A_7C15;
     let mut next = || {
@@ -85,32 +85,40 @@ fn rounded(dtype: DType, values: &[f32]) -> Vec<f32> {
     out
 }
 
-fn dense(dtype: DType, rows: usize, cols: usize) -> Arc<Held> {
+fn dense(dtype: DType, rows: usize, cols: usize) -> Arc<InMemoryMatrix> {
     let values = rounded(dtype, &noise(rows * cols, (rows * 1000 + cols) as u64));
-    Arc::new(Held { dtype, weight: Weight::Dense(Array2::from_shape_vec((rows, cols), values).unwrap()) })
+    Arc::new(InMemoryMatrix {
+        dtype,
+        weight: Weight::Dense(Array2::from_shape_vec((rows, cols), values).unwrap()),
+    })
 }
 
-fn quantized(scheme: Scheme, rows: usize, cols: usize) -> Arc<Held> {
+fn quantized(scheme: Scheme, rows: usize, cols: usize) -> Arc<InMemoryMatrix> {
     let values = noise(rows * cols, (rows + cols) as u64);
     let w = ArrayView2::from_shape((rows, cols), &values).unwrap();
     let q = scheme.quantize(w, &Context { extent: Some(Extent::of(&values)), importance: None });
-    Arc::new(Held { dtype: DType::F32, weight: Weight::Quantized(q) })
+    Arc::new(InMemoryMatrix { dtype: DType::F32, weight: Weight::Quantized(q) })
 }
 
-fn load(parts: &[Arc<Held>], bias: Option<Vec<f32>>, activations: Activations, level: Level) -> Linear {
+fn load(
+    parts: &[Arc<InMemoryMatrix>],
+    bias: Option<Vec<f32>>,
+    activations: Activations,
+    level: Level,
+) -> PackedLinear {
     let parts: Vec<Arc<dyn Matrix>> = parts.iter().map(|part| part.clone() as Arc<dyn Matrix>).collect();
-    Linear::load_for(&parts, bias, activations, level).unwrap()
+    PackedLinear::load_for(&parts, bias, activations, level).unwrap()
 }
 
-fn forward(linear: &Linear, x: &[f32], scratch: &mut Scratch) -> Vec<f32> {
+fn forward(linear: &PackedLinear, x: &[f32], scratch: &mut Scratch) -> Vec<f32> {
     let rows = x.len() / linear.cols();
     let mut out = vec![f32::NAN; rows * linear.rows()];
     linear.forward(x, rows, scratch, &mut out);
     out
 }
 
-/// In f64, with the sum of magnitudes that an error is measured by.
-fn reference(parts: &[Arc<Held>], bias: Option<&[f32]>, x: &[f32], cols: usize) -> Vec<(f64, f64)> {
+/// Returns products in f64, with the sums of magnitudes that errors are relative to.
+fn reference(parts: &[Arc<InMemoryMatrix>], bias: Option<&[f32]>, x: &[f32], cols: usize) -> Vec<(f64, f64)> {
     let weights: Vec<Vec<f32>> = parts
         .iter()
         .flat_map(|p| p.values().rows().into_iter().map(|r| r.to_vec()).collect::<Vec<_>>())
@@ -140,7 +148,7 @@ fn check(found: &[f32], expected: &[(f64, f64)], what: &str) {
 
 const ROWS_OF_INPUTS: [usize; 10] = [0, 1, 2, 3, 5, 7, 8, 13, 33, 70];
 
-/// Every shape for one kind of weight: exact inputs at every level, and inputs rounded to bfloat16.
+/// Checks every shape for one kind of weight: exact inputs at every level, and inputs rounded to bfloat16.
 fn check_dtype(dtype: DType) {
     let mut scratch = Scratch::default();
     for cols in [1, 2, 7, 31, 32, 33, 64, 100, 577] {
@@ -154,10 +162,10 @@ fn check_dtype(dtype: DType) {
             for level in Level::usable() {
                 for activations in [Activations::F32, Activations::Auto] {
                     let linear = load(&parts, Some(bias.clone()), activations, level);
-                    if activations == Activations::Auto && linear.forms == [Form::F32] {
-                        continue; // as before
+                    if activations == Activations::Auto && linear.forms == [InputForm::F32] {
+                        continue; // the same as with F32
                     }
-                    let expected = if linear.forms == [Form::Bf16] { &rounded } else { &exact };
+                    let expected = if linear.forms == [InputForm::Bf16] { &rounded } else { &exact };
                     let all = forward(&linear, &x, &mut scratch);
                     for n in ROWS_OF_INPUTS {
                         let found = forward(&linear, &x[..n * cols], &mut scratch);
@@ -231,7 +239,7 @@ fn codes_stay_packed() {
     assert!(linear.bytes() < 128 * 1024 * 6 / 8);
 }
 
-fn mixed() -> Vec<Arc<Held>> {
+fn mixed() -> Vec<Arc<InMemoryMatrix>> {
     vec![
         dense(DType::BF16, 100, 256),
         dense(DType::F16, 17, 256),
@@ -247,7 +255,7 @@ fn parts_of_several_types_in_any_number_of_threads_give_the_same_bits() {
     let bias = noise(182, 9);
     let x = noise(200 * 256, 11);
     let expected = reference(&parts, Some(&bias), &x, 256);
-    let run = |linear: &Linear, n: usize, threads| {
+    let run = |linear: &PackedLinear, n: usize, threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| forward(linear, &x[..n * 256], &mut Scratch::default()))
     };
@@ -272,7 +280,7 @@ fn inputs_of_8_bits_are_as_near_as_8_bits_are() {
     let parts = [quantized(Scheme::ggml(BlockType::Q4_0), 40, 256), dense(DType::BF16, 9, 256)];
     let x = noise(5 * 256, 13);
     let linear = load(&parts, None, Activations::Auto, Level::detect());
-    assert!(linear.forms.contains(&Form::Int8 { group: 32 }));
+    assert!(linear.forms.contains(&InputForm::Int8 { group: 32 }));
     let found = forward(&linear, &x, &mut Scratch::default());
     for (found, (sum, size)) in found.into_iter().zip(reference(&parts, None, &x, 256)) {
         assert!((f64::from(found) - sum).abs() < size / 127.0, "{found} for {sum}");
@@ -287,7 +295,7 @@ fn zeros_and_huge_values() {
             let out = forward(&linear, &[0.0; 66], &mut Scratch::default());
             assert_eq!(out, [0.0; 40]);
             let mut x = [0.0; 66];
-            x[32] = f32::MAX; // beside the padding of an odd row
+            x[32] = f32::MAX; // next to the padding of an odd row
             x[33] = f32::INFINITY;
             let out = forward(&linear, &x, &mut Scratch::default());
             assert!(out[20..].iter().all(|v| v.is_infinite()), "{level:?}: {out:?}");
@@ -298,9 +306,9 @@ fn zeros_and_huge_values() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let load = |parts: Vec<Arc<Held>>, bias| {
+    let load = |parts: Vec<Arc<InMemoryMatrix>>, bias| {
         let parts: Vec<Arc<dyn Matrix>> = parts.into_iter().map(|part| part as Arc<dyn Matrix>).collect();
-        Linear::load(&parts, bias, Activations::Auto).err().unwrap().to_string()
+        PackedLinear::load(&parts, bias, Activations::Auto).err().unwrap().to_string()
     };
     let (a, b) = (dense(DType::F32, 3, 4), dense(DType::F32, 3, 5));
     assert!(load(vec![a.clone(), b], None).contains("5 columns stacked below 4"));

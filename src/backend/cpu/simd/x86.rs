@@ -1,48 +1,48 @@
-//! AVX2 with FMA, and AVX-512, as [`Simd`]. The types are proof of the CPU's features: only what was compiled for these
-//! makes them.
+//! AVX2 with FMA, and AVX-512, as [`Simd`]. A value of either type proves the CPU's features: only code compiled for
+//! these features creates it.
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, Simd};
+use super::vector::{LANES, LevelKernel, Simd};
 
-/// The CPU has AVX2 and FMA.
+/// Proof that the CPU has AVX2 and FMA.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2Simd(());
 
-/// The CPU has AVX-512 F.
+/// Proof that the CPU has AVX-512 F.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512Simd(());
 
 /// Runs a kernel for [`Level::Avx2`](super::Level::Avx2).
-pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+pub(super) fn run_avx2<K: LevelKernel>(kernel: K) -> K::Output {
     #[target_feature(enable = "avx2,fma")]
-    fn build<K: Kernel>(kernel: K) -> K::Output {
-        kernel.run(Avx2(()))
+    fn build<K: LevelKernel>(kernel: K) -> K::Output {
+        kernel.run(Avx2Simd(()))
     }
     // SAFETY: levels come from `Level::detect`, which found the features.
     unsafe { build(kernel) }
 }
 
 /// Runs a kernel for [`Level::Avx512`](super::Level::Avx512).
-pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+pub(super) fn run_avx512<K: LevelKernel>(kernel: K) -> K::Output {
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    fn build<K: Kernel>(kernel: K) -> K::Output {
-        kernel.run(Avx512(()))
+    fn build<K: LevelKernel>(kernel: K) -> K::Output {
+        kernel.run(Avx512Simd(()))
     }
     // SAFETY: levels come from `Level::detect`, which found the features.
     unsafe { build(kernel) }
 }
 
-/// Calls intrinsics that need nothing but the features.
+/// Calls intrinsics that need only the features.
 macro_rules! call {
     ($expression:expr) => {
-        // SAFETY: the receiver proves that the CPU has the features; loads and stores go through references to whole vectors.
+        // SAFETY: the receiver proves that the CPU has the features; loads and stores use references to whole vectors.
         unsafe { $expression }
     };
 }
 
-impl Simd for Avx2 {
-    /// Lanes 0..8 and 8..16.
+impl Simd for Avx2Simd {
+    /// Vectors of lanes 0..8 and 8..16.
     type V = [__m256; 2];
     const MANY_REGISTERS: bool = false;
 
@@ -98,7 +98,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn times_power_of_two(self, v: Self::V, n: Self::V) -> Self::V {
-        // In two steps, so that neither power leaves the exponent's range.
+        // Two steps, so that neither power exceeds the range of the exponent.
         let half = self.round(self.mul(n, self.splat(0.5)));
         let rest = self.sub(n, half);
         let [first, second] = call!([
@@ -127,7 +127,7 @@ impl Simd for Avx2 {
     }
 }
 
-/// 2ⁿ for whole n of -126..=127, by the bits of its exponent.
+/// Returns 2ⁿ for whole n of -126..=127, by the bits of its exponent.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn power_of_two(n: __m256) -> __m256 {
@@ -135,7 +135,7 @@ fn power_of_two(n: __m256) -> __m256 {
     _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
 }
 
-impl Simd for Avx512 {
+impl Simd for Avx512Simd {
     type V = __m512;
     const MANY_REGISTERS: bool = true;
 

@@ -1,40 +1,41 @@
-//! The likelihoods of requests, a batch of questions at a time: the longest first, so that a memory that is too small shows at
-//! once, and as many as the budget of tokens allows.
+//! Computes the likelihoods of requests in batches of questions. The longest questions come first, so that a lack of memory
+//! shows at once; the token budget limits a batch.
 
-use super::plan::{self, Plan, Segment, Target};
+use super::plan::{self, BatchPlan, Segment, TokenTarget};
+use super::runner::{Monitor, Runner, not_finite};
 use super::tokens::Request;
-use super::{Runner, Watch};
+use crate::engine::tokenizer::WRONG_TOKENIZER;
 use crate::error::{Error, Result};
 use crate::eval::softmax::LogSoftmax;
 use crate::eval::tasks::scoring::Likelihood;
 use crate::model::Batch;
 
-/// Those of every question's requests, in their order.
+/// The likelihoods of each question's requests.
 ///
 /// # Errors
-/// Those of the runner; logits that are no numbers; an interruption.
+/// Errors of the runner, logits that are not finite, an interruption.
 pub fn all(
     runner: &mut dyn Runner,
     questions: &[Vec<Request>],
     budget: usize,
-    watch: &Watch,
+    monitor: &Monitor,
 ) -> Result<Vec<Vec<Likelihood>>> {
-    let mut said: Vec<Vec<Likelihood>> = vec![Vec::new(); questions.len()];
+    let mut all: Vec<Vec<Likelihood>> = vec![Vec::new(); questions.len()];
     let mut answered = 0;
     for batch in batches(questions, budget) {
-        let together: Vec<&[Request]> =
+        let requests: Vec<&[Request]> =
             batch.iter().map(|&question| questions[question].as_slice()).collect();
-        let mut likelihoods = run(runner, &plan::plan(&together))?.into_iter();
+        let mut likelihoods = run(runner, &plan::plan(&requests))?.into_iter();
         for &question in &batch {
-            said[question] = likelihoods.by_ref().take(questions[question].len()).collect();
+            all[question] = likelihoods.by_ref().take(questions[question].len()).collect();
         }
         answered += batch.len();
-        watch.answered(answered, questions.len())?;
+        monitor.answered(answered, questions.len())?;
     }
-    Ok(said)
+    Ok(all)
 }
 
-/// Which questions run together: by falling cost, filled up to the budget, at least one each.
+/// Groups questions into batches: by descending cost, up to the budget, at least one question per batch.
 fn batches(questions: &[Vec<Request>], budget: usize) -> Vec<Vec<usize>> {
     let costs: Vec<usize> = questions.iter().map(|requests| plan::cost(requests)).collect();
     let mut order: Vec<usize> = (0..questions.len()).collect();
@@ -54,46 +55,44 @@ fn batches(questions: &[Vec<Request>], budget: usize) -> Vec<Vec<usize>> {
     batches
 }
 
-fn run(runner: &mut dyn Runner, plan: &Plan) -> Result<Vec<Likelihood>> {
-    let segments = || plan.stages.iter().flatten();
-    let targets = segments().flat_map(|segment| segment.rows.values().flatten());
+fn run(runner: &mut dyn Runner, plan: &BatchPlan) -> Result<Vec<Likelihood>> {
+    let segments = plan.stages.iter().flatten();
+    let targets = segments.flat_map(|segment| segment.rows.values().flatten());
     let requests = targets.map(|target| target.request + 1).max().unwrap_or(0);
-    let mut said = vec![Likelihood { sum: 0.0, greedy: true }; requests];
+    let mut likelihoods = vec![Likelihood { sum: 0.0, greedy: true }; requests];
     runner.make_slots(plan.slots)?;
     for stage in plan.stages.iter().filter(|stage| !stage.is_empty()) {
-        run_stage(runner, stage, &mut said)?;
+        run_stage(runner, stage, &mut likelihoods)?;
     }
-    Ok(said)
+    Ok(likelihoods)
 }
 
-fn run_stage(runner: &mut dyn Runner, stage: &[Segment], said: &mut [Likelihood]) -> Result<()> {
-    let (mut batch, mut rows, mut targets) = (Batch::default(), Vec::new(), Vec::new());
+fn run_stage(runner: &mut dyn Runner, stage: &[Segment], likelihoods: &mut [Likelihood]) -> Result<()> {
+    let mut batch = Batch::default();
+    let mut rows = Vec::new();
+    let mut targets = Vec::new();
     for segment in stage {
         if let Some(from) = segment.copy_of {
             runner.copy(from, segment.slot, segment.past)?;
         }
         let first = batch.tokens.len();
         batch.push(segment.slot, segment.past, &segment.tokens);
-        for (place, wanted) in &segment.rows {
+        for (place, row_targets) in &segment.rows {
             rows.push((first + place) as u32);
-            targets.push(wanted.as_slice());
+            targets.push(row_targets.as_slice());
         }
     }
-    runner.logits(&batch, &rows, &mut |row, logits| hear(logits, targets[row], said))
+    runner.logits(&batch, &rows, &mut |row, logits| add_row(logits, targets[row], likelihoods))
 }
 
-fn hear(logits: &[f32], targets: &[Target], said: &mut [Likelihood]) -> Result<()> {
-    let softmax = LogSoftmax::new(logits).ok_or_else(|| {
-        Error::unsupported(
-            "the model's logits are no numbers",
-            "verify the checkpoint: some weight is NaN or infinite",
-        )
-    })?;
+/// Adds a row of logits to the likelihoods of its targets.
+fn add_row(logits: &[f32], targets: &[TokenTarget], likelihoods: &mut [Likelihood]) -> Result<()> {
+    let softmax = LogSoftmax::new(logits).ok_or_else(not_finite)?;
     for target in targets {
-        let likelihood = &mut said[target.request];
+        let likelihood = &mut likelihoods[target.request];
         let logit = logits.get(target.token as usize).ok_or_else(|| {
-            let what = format!("token {} is beyond the {} that the model knows", target.token, logits.len());
-            Error::unsupported(what, "the tokenizer is another model's")
+            let what = format!("token {} is beyond the model's {} tokens", target.token, logits.len());
+            Error::unsupported(what, WRONG_TOKENIZER)
         })?;
         likelihood.sum += f64::from(softmax.log_probability(*logit));
         likelihood.greedy &= softmax.top == target.token as usize;
@@ -104,7 +103,9 @@ fn hear(logits: &[f32], targets: &[Target], said: &mut [Likelihood]) -> Result<(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::tests::{Rule, watch};
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::test_support::{RuleRunner, monitor};
     use super::*;
 
     fn request(input: Vec<u32>, targets: usize) -> Request {
@@ -112,11 +113,11 @@ mod tests {
         Request { input, targets }
     }
 
-    /// Each request on its own, from an empty slot.
+    /// Runs each request on its own, from an empty slot.
     fn plain(questions: &[Vec<Request>]) -> Vec<Vec<Likelihood>> {
         let one = |request: &Request| {
-            let mut rule = Rule::default();
-            run(&mut rule, &plan::plan(&[std::slice::from_ref(request)])).unwrap()[0]
+            let mut runner = RuleRunner::default();
+            run(&mut runner, &plan::plan(&[std::slice::from_ref(request)])).unwrap()[0]
         };
         questions.iter().map(|requests| requests.iter().map(one).collect()).collect()
     }
@@ -135,14 +136,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shared_changes_no_figure() {
+    fn sharing_does_not_change_likelihoods() {
         for take in 1..=questions().len() {
             let questions = &questions()[..take];
             for budget in [1, 30, 60, 100, 1000] {
-                let said = all(&mut Rule::default(), questions, budget, &watch()).unwrap();
-                assert_eq!(said, plain(questions), "{take} questions, {budget} tokens");
+                let found = all(&mut RuleRunner::default(), questions, budget, &monitor()).unwrap();
+                assert_eq!(found, plain(questions), "{take} questions, {budget} tokens");
             }
         }
+    }
+
+    #[test]
+    fn an_interruption_ends_the_work() {
+        let interrupted = AtomicBool::new(true);
+        let monitor = Monitor { interrupted: &interrupted, progress: &|_, _| () };
+        let requests = [vec![Request { input: vec![1], targets: vec![2] }]];
+        let error = all(&mut RuleRunner::default(), &requests, 9, &monitor).unwrap_err();
+        assert_eq!(error.exit_code(), 130);
     }
 
     #[test]
@@ -155,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn logits_that_are_no_numbers_are_an_error() {
-        assert!(hear(&[1.0, f32::NAN], &[], &mut []).is_err());
+    fn logits_that_are_not_finite_are_an_error() {
+        assert!(add_row(&[1.0, f32::NAN], &[], &mut []).unwrap_err().to_string().contains("not finite"));
     }
 }

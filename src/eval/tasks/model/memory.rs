@@ -1,28 +1,28 @@
-//! How many tokens the slots of a batch may hold: what fits a part of the free memory, and no more than keeps the cores busy.
+//! The token budget of a batch: limited by a share of the free memory and by the number of tokens that keeps all cores busy.
 
 use crate::model::Config;
 
-/// Beyond this a batch gets no faster, and progress comes in larger jumps.
+/// The largest budget. Larger batches are not faster, and progress comes in larger jumps.
 const MOST: usize = 8192;
-/// The part of the free memory that is taken: the system's page cache holds the weights, and other processes want some.
+/// The divisor of the free memory. The rest is for the page cache, which holds the weights, and for other processes.
 const SHARE: u64 = 4;
-/// What is taken to be free where the system does not say.
+/// The free memory to assume if the system does not report it.
 const FREE: u64 = 4 << 30;
 
 /// The budget for a model. A question that needs more runs alone.
 ///
-/// A token costs its keys and values in f32, layers · 2 · kv_heads · head_dim · 4 bytes, and while it is run its
-/// activations: about eight vectors of the hidden size, and the two halves of the feed-forward layer, taken as 4·hidden each.
+/// A token needs memory for its keys and values in f32, layers · 2 · kv_heads · head_dim · 4 bytes, and in its pass for its
+/// activations: about eight vectors of the hidden size, and two of the feed-forward layer, estimated as 4·hidden each.
 pub fn budget(config: &Config) -> usize {
-    let kept = config.layers.len() * 2 * config.kv_heads * config.head_dim * 4;
-    let run = (8 + 2 * 4) * config.hidden * 4;
+    let keys_values = config.layers.len() * 2 * config.kv_heads * config.head_dim * 4;
+    let activations = (8 + 2 * 4) * config.hidden * 4;
     let free =
         std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text)).unwrap_or(FREE);
-    let tokens = usize::try_from(free / SHARE).unwrap_or(usize::MAX) / (kept + run).max(1);
+    let tokens = usize::try_from(free / SHARE).unwrap_or(usize::MAX) / (keys_values + activations).max(1);
     tokens.clamp(1, MOST)
 }
 
-/// `MemAvailable` of /proc/meminfo, in bytes.
+/// Reads `MemAvailable` of /proc/meminfo, in bytes.
 fn available(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_says_what_is_free() {
+    fn available_memory_is_parsed() {
         let text = "MemTotal:       24625420 kB\nMemFree:         500000 kB\nMemAvailable:   19437036 kB\n";
         assert_eq!(available(text), Some(19_437_036 * 1024));
         assert_eq!(available("MemFree: 1 kB"), None);

@@ -1,6 +1,6 @@
-//! Texts to tokens, as lm-evaluation-harness does it (`_encode_pair` in `lm_eval/api/model.py`, `tok_encode` and
-//! `_loglikelihood_tokens` in `lm_eval/models/huggingface.py`): context and continuation are tokenized together, and cut where
-//! the context's own tokens end.
+//! Tokenizes questions like lm-evaluation-harness (`_encode_pair` in `lm_eval/api/model.py`, `tok_encode` and
+//! `_loglikelihood_tokens` in `lm_eval/models/huggingface.py`): tokenizes context and continuation together and splits them
+//! after the context's own tokens.
 
 use rayon::prelude::*;
 
@@ -11,24 +11,23 @@ use crate::eval::tasks::question::Pair;
 /// A pair in tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// What is run: context and continuation, without the last token.
+    /// The tokens to run: context and continuation, without the last token.
     pub input: Vec<u32>,
-    /// The continuation: what the last rows of the input should say.
+    /// The continuation. The last rows of the input predict it.
     pub targets: Vec<u32>,
 }
 
 impl Request {
-    /// The place of the first row that is scored.
+    /// The index of the first row to score.
     pub fn first_row(&self) -> usize {
         self.input.len() - self.targets.len()
     }
 }
 
-/// Every question's pairs in tokens. What is longer than `limit` loses its beginning.
+/// Tokenizes the pairs of each question. An input longer than `limit` loses its beginning.
 ///
 /// # Errors
-/// A continuation without tokens of its own, or longer than `limit`; a tokenizer that has neither BOS nor EOS where a
-/// context is empty.
+/// A continuation that has no tokens or more than `limit`, an empty context if the tokenizer has neither BOS nor EOS.
 pub fn requests(tokenizer: &Tokenizer, limit: usize, questions: &[&[Pair]]) -> Result<Vec<Vec<Request>>> {
     questions.par_iter().map(|pairs| question(tokenizer, limit, pairs)).collect()
 }
@@ -48,26 +47,27 @@ fn question(tokenizer: &Tokenizer, limit: usize, pairs: &[Pair]) -> Result<Vec<R
     Ok(requests)
 }
 
-/// The tokens of a context; of an empty one, that with which a text begins.
+/// The tokens of a context. An empty context becomes the first token of a text.
 fn context(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let tokens = if text.is_empty() { Vec::new() } else { encode(tokenizer, text)? };
-    if tokens.is_empty() { first_token(tokenizer).map(|first| vec![first]) } else { Ok(tokens) }
+    if tokens.is_empty() { Ok(vec![first_token(tokenizer)?]) } else { Ok(tokens) }
 }
 
 fn request(tokenizer: &Tokenizer, limit: usize, pair: &Pair, before: &[u32]) -> Result<Request> {
-    let kept = pair.context.trim_end().len();
-    let continuation = format!("{}{}", &pair.context[kept..], pair.continuation);
-    let whole = match kept {
-        0 => after_first(before[0], &tokenizer.encode(&continuation, false)?),
-        _ => encode(tokenizer, &format!("{}{continuation}", &pair.context[..kept]))?,
+    let context = pair.context.trim_end();
+    let continuation = format!("{}{}", &pair.context[context.len()..], pair.continuation);
+    let whole = if context.is_empty() {
+        after_first(before[0], &tokenizer.encode(&continuation, false)?)
+    } else {
+        encode(tokenizer, &format!("{context}{continuation}"))?
     };
     let targets = whole.get(before.len()..).unwrap_or_default();
     if targets.is_empty() || targets.len() > limit {
         let found =
-            if targets.is_empty() { "no token of its own" } else { "more tokens than the model takes" };
+            if targets.is_empty() { "no token of its own" } else { "more tokens than the model supports" };
         return Err(Error::unsupported(
             format!("the continuation {:?} has {found}", pair.continuation),
-            "is a choice empty, or a whole text?",
+            "check for an empty or very long choice",
         ));
     }
     let sequence = [before, targets].concat();
@@ -75,42 +75,41 @@ fn request(tokenizer: &Tokenizer, limit: usize, pair: &Pair, before: &[u32]) -> 
     Ok(Request { input: input.to_vec(), targets: targets.to_vec() })
 }
 
-/// What follows an empty context, after the token that stands for it; a text that begins with that token has it once.
+/// Puts the first token before the tokens of a continuation, unless they begin with it already.
 fn after_first(first: u32, tokens: &[u32]) -> Vec<u32> {
     let rest = tokens.strip_prefix(&[first]).unwrap_or(tokens);
     [&[first], rest].concat()
 }
 
-/// The tokens of prompts, with room left for `room` more: what is longer loses its beginning.
+/// Tokenizes prompts. A prompt that leaves no room for `room` more tokens loses its beginning.
 ///
 /// # Errors
-/// No room for a prompt at all.
+/// A `room` that leaves no token for a prompt.
 pub fn prompts(tokenizer: &Tokenizer, limit: usize, texts: &[&str], room: usize) -> Result<Vec<Vec<u32>>> {
     let longest = limit.checked_sub(room).filter(|&longest| longest > 0).ok_or_else(|| {
         Error::unsupported(
-            format!("the task lets the model write {room} tokens, and the model's limit is {limit}"),
-            "define the task with fewer max_tokens",
+            format!("the task needs {room} tokens for the answer, but the model's limit is {limit}"),
+            "set a smaller max_tokens in the task",
         )
     })?;
-    let prompt = |text: &&str| {
+    let prompts = texts.par_iter().map(|text| {
         let tokens = self::context(tokenizer, text)?;
         Ok(tokens[tokens.len().saturating_sub(longest)..].to_vec())
-    };
-    texts.par_iter().map(prompt).collect()
+    });
+    prompts.collect()
 }
 
-/// With what the tokenizer puts before a text, unless the text begins with it, as a chat template's may.
+/// Tokenizes a text with the tokenizer's special tokens, unless the text begins with the first of them (from a chat
+/// template).
 fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     let first = first_token(tokenizer).ok().map(|first| tokenizer.decode(&[first], false)).transpose()?;
     let special = !first.is_some_and(|first| !first.is_empty() && text.starts_with(&first));
     tokenizer.encode(text, special)
 }
 
+/// The first token of a text: BOS, or EOS without a BOS.
 fn first_token(tokenizer: &Tokenizer) -> Result<u32> {
     tokenizer.bos().or(tokenizer.eos().first().copied()).ok_or_else(|| {
-        Error::unsupported(
-            "the tokenizer names neither BOS nor EOS",
-            "add bos_token to tokenizer_config.json",
-        )
+        Error::unsupported("the tokenizer has neither BOS nor EOS", "add bos_token to tokenizer_config.json")
     })
 }

@@ -1,98 +1,103 @@
-//! Weights and inputs of random numbers, from a seed.
+//! Random operands of products, reproducible from a seed.
 
 use rayon::prelude::*;
 
-use crate::cuda::{Bits, Device, Half, Matrix, Packed, Problem, Weight, upload_vector};
+use crate::cuda::device::Device;
+use crate::cuda::matrix::{Matrix, Weight, upload_vector};
+use crate::cuda::packed::PackedMatrix;
+use crate::cuda::problem::Problem;
+use crate::cuda::types::{Bits, Half};
 use crate::error::Result;
 use crate::numerics::random::SplitMix64;
 use crate::numerics::{Granularity, Grid, QTensor, Scheme};
 
-/// How the weights of a layer are stored.
+/// The storage format of a layer's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Weights {
+pub struct WeightFormat {
     /// Bits of a code.
     pub bits: Bits,
     /// The type of activations and scales.
     pub half: Half,
-    /// What shares a scale.
+    /// The weights that share a scale.
     pub granularity: Granularity,
-    /// With zero points.
+    /// True if there are zero points.
     pub zeros: bool,
-    /// Under inputs that are rounded to INT8: weights of 8 bits, symmetric, with one scale per channel.
+    /// True if inputs are rounded to INT8; the weights then have 8 bits, are symmetric, and have one scale per channel.
     pub rounded: bool,
 }
 
-impl Weights {
-    /// Their scheme.
+impl WeightFormat {
+    /// Returns the scheme.
     pub fn scheme(&self) -> Scheme {
         Scheme::int(self.bits.count(), self.granularity, !self.zeros, self.half.scale_type())
     }
 
-    /// What tables call them: `int4 g128 symmetric`.
+    /// Returns the name in tables: `int4 g128 symmetric`.
     pub fn name(&self) -> String {
         format!("{}{}", self.scheme(), if self.rounded { " under int8 inputs" } else { "" })
     }
 }
 
-/// A product.
+/// The sizes and formats of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Case {
-    /// W.
-    pub weights: Weights,
+pub struct ProductCase {
+    /// Format of W.
+    pub weights: WeightFormat,
     /// Rows of x, rows of W, columns of both.
     pub size: [usize; 3],
-    /// With a bias.
+    /// True if there is a bias.
     pub bias: bool,
 }
 
-impl Case {
-    /// For choosing how to compute it.
+impl ProductCase {
+    /// Returns the properties that the choice of a kernel depends on.
     pub fn problem(&self) -> Problem {
-        let Weights { bits, rounded, .. } = self.weights;
+        let WeightFormat { bits, rounded, .. } = self.weights;
         Problem { bits, size: self.size, bias: self.bias, rounded }
     }
 }
 
-/// A case with numbers.
-pub(super) struct Made {
+/// The operands of a case in host memory.
+pub(super) struct Operands {
     pub q: QTensor,
-    pub packed: Packed,
+    pub packed: PackedMatrix,
     pub x: Vec<f32>,
     pub bias: Option<Vec<f32>>,
 }
 
-/// A case in a device's memory.
-pub(super) struct Uploaded {
+/// The operands of a case in a device's memory.
+pub(super) struct DeviceOperands {
     pub weight: Weight,
     pub x: Matrix,
     pub bias: Option<crate::cuda::Buffer>,
     pub y: Matrix,
 }
 
-impl Made {
-    /// Codes over their whole range, scales that differ by up to three times, inputs between −1 and 1; all of them values that the
-    /// type of the activations holds.
-    pub fn new(case: &Case, seed: u64) -> Result<Made> {
-        let ([m, n, k], half) = (case.size, case.weights.half);
+impl Operands {
+    /// Generates operands: codes over their whole range, scales that differ by a factor of up to three, inputs between
+    /// −1 and 1. The type of the activations represents all of them exactly.
+    pub fn new(case: &ProductCase, seed: u64) -> Result<Operands> {
+        let [m, n, k] = case.size;
+        let half = case.weights.half;
         let q = tensor(&case.weights, [n, k], seed);
-        let packed = Packed::pack(&q, half)?;
-        let bias = case.bias.then(|| Made::inputs(half, n, seed ^ 0xb1a5));
-        Ok(Made { q, packed, x: Made::inputs(half, m * k, seed ^ 0x5eed), bias })
+        let packed = PackedMatrix::pack(&q, half)?;
+        let bias = case.bias.then(|| Operands::inputs(half, n, seed ^ 0xb1a5));
+        Ok(Operands { q, packed, x: Operands::inputs(half, m * k, seed ^ 0x5eed), bias })
     }
 
-    /// Numbers between −1 and 1 that the type holds.
+    /// Returns numbers between −1 and 1 that the type represents exactly.
     pub fn inputs(half: Half, count: usize, seed: u64) -> Vec<f32> {
         let mut random = SplitMix64(seed);
         (0..count).map(|_| half.decode(half.encode((2.0 * random.unit() - 1.0) as f32))).collect()
     }
 
-    /// With an output that holds no number yet.
-    pub fn upload(&self, device: &dyn Device, m: usize) -> Result<Uploaded> {
+    /// Copies the operands to a device; the output is filled with NaN.
+    pub fn upload(&self, device: &dyn Device, m: usize) -> Result<DeviceOperands> {
         let half = self.packed.half();
         let [n, k] = self.packed.shape();
         let mut y = Matrix::allocate(device, half, [m, n], false)?;
         y.poison(device)?;
-        Ok(Uploaded {
+        Ok(DeviceOperands {
             weight: Weight::upload(device, &self.packed)?,
             x: Matrix::upload(device, half, [m, k], &self.x)?,
             bias: self.bias.as_ref().map(|bias| upload_vector(device, half, bias)).transpose()?,
@@ -101,8 +106,8 @@ impl Made {
     }
 }
 
-/// A random tensor [n, k].
-pub(super) fn tensor(weights: &Weights, [n, k]: [usize; 2], seed: u64) -> QTensor {
+/// Returns a random tensor [n, k].
+pub(super) fn tensor(weights: &WeightFormat, [n, k]: [usize; 2], seed: u64) -> QTensor {
     let (scheme, half, levels) = (weights.scheme(), weights.half, weights.bits.levels());
     let mask = (levels - 1) as u8;
     let mut codes = vec![0u8; n * k];

@@ -1,25 +1,38 @@
-//! How many calibration tokens a mixture's experts were sent: the table, and the check that every one was sent enough.
+//! Calibration tokens of a mixture's experts: the table, and the check that every expert got enough.
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::pipeline::{BlockReport, ExpertReport};
 
-/// Experts that an error names; the table's JSON has them all.
+/// Most experts that an error names; the records have them all.
 const MOST_NAMED: usize = 20;
 
-/// One line a block that has experts; nothing for a model that has none.
-pub fn table(blocks: &[BlockReport]) -> String {
-    let lines: String = blocks.iter().filter(|block| !block.experts.is_empty()).map(line).collect();
-    if lines.is_empty() {
-        return lines;
-    }
-    format!(
-        "tokens that experts were sent:\nblock experts   fewest   median     most  shown all tokens\n{lines}"
-    )
+/// The experts of a block.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BlockCoverage {
+    /// Number of the block.
+    pub block: usize,
+    /// Its experts.
+    pub experts: Vec<ExpertReport>,
 }
 
-fn line(block: &BlockReport) -> String {
+/// Returns the experts of all blocks that have any.
+pub fn of(blocks: &[BlockReport]) -> Vec<BlockCoverage> {
+    let blocks = blocks.iter().filter(|block| !block.experts.is_empty());
+    blocks.map(|block| BlockCoverage { block: block.block, experts: block.experts.clone() }).collect()
+}
+
+/// Returns a line for each block; nothing for a model without experts.
+pub fn table(blocks: &[BlockCoverage]) -> String {
+    if blocks.is_empty() {
+        return String::new();
+    }
+    let lines: String = blocks.iter().map(line).collect();
+    format!("tokens of experts:\nblock experts   fewest   median     most  shown all tokens\n{lines}")
+}
+
+fn line(block: &BlockCoverage) -> String {
     let mut tokens: Vec<u64> = block.experts.iter().map(|expert| expert.tokens).collect();
     tokens.sort_unstable();
     let shown = block.experts.iter().filter(|expert| expert.shown_all);
@@ -35,22 +48,14 @@ fn line(block: &BlockReport) -> String {
     )
 }
 
-/// Every expert, by block.
-pub fn to_json(blocks: &[BlockReport]) -> Value {
-    let blocks = blocks.iter().filter(|block| !block.experts.is_empty());
-    blocks.map(|block| json!({ "block": block.block, "experts": block.experts })).collect()
-}
-
-/// That every expert was sent so many tokens.
+/// Fails if an expert got fewer than `minimum` tokens.
 ///
 /// # Errors
-/// [`Error::CheckFailed`], which names those that were not.
-pub fn check(blocks: &[BlockReport], minimum: Option<u64>) -> Result<()> {
+/// [`Error::CheckFailed`], which names the experts.
+pub fn check(blocks: &[BlockCoverage], minimum: Option<u64>) -> Result<()> {
     let Some(minimum) = minimum else { return Ok(()) };
-    let of = |block: &BlockReport| -> Vec<(usize, ExpertReport)> {
-        block.experts.iter().map(|expert| (block.block, *expert)).collect()
-    };
-    let all: Vec<(usize, ExpertReport)> = blocks.iter().flat_map(of).collect();
+    let all: Vec<(usize, &ExpertReport)> =
+        blocks.iter().flat_map(|block| block.experts.iter().map(|expert| (block.block, expert))).collect();
     let few: Vec<_> = all.iter().filter(|(_, expert)| expert.tokens < minimum).collect();
     if few.is_empty() {
         return Ok(());
@@ -63,7 +68,7 @@ pub fn check(blocks: &[BlockReport], minimum: Option<u64>) -> Result<()> {
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     Err(Error::CheckFailed {
         what: format!(
-            "{} of {} experts were sent fewer than {minimum} tokens: {}{more}",
+            "{} of {} experts got fewer than {minimum} tokens: {}{more}",
             few.len(),
             all.len(),
             named.join(", ")
@@ -77,7 +82,7 @@ pub fn check(blocks: &[BlockReport], minimum: Option<u64>) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn blocks(tokens: &[&[u64]]) -> Vec<BlockReport> {
+    fn blocks(tokens: &[&[u64]]) -> Vec<BlockCoverage> {
         let expert = |(expert, tokens): (usize, &u64)| ExpertReport {
             expert,
             tokens: *tokens,
@@ -87,7 +92,7 @@ mod tests {
             experts: tokens.iter().enumerate().map(expert).collect(),
             ..BlockReport::of(block)
         };
-        tokens.iter().enumerate().map(block).collect()
+        of(&tokens.iter().enumerate().map(block).collect::<Vec<_>>())
     }
 
     #[test]
@@ -107,8 +112,7 @@ mod tests {
         }
         let error = check(&blocks, Some(3)).unwrap_err();
         assert_eq!(error.exit_code(), 3);
-        let expected =
-            "2 of 4 experts were sent fewer than 3 tokens: block 0 expert 1 (2), block 1 expert 0 (0)";
+        let expected = "2 of 4 experts got fewer than 3 tokens: block 0 expert 1 (2), block 1 expert 0 (0)";
         assert_eq!(error.to_string(), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! A decoder wherever it runs: what callers see of a [`Decoder`], without the types of its backend.
+//! A decoder on any backend: the interface of a [`Decoder`] without the backend's types.
 
 use std::any::Any;
 use std::ops::Range;
@@ -7,40 +7,40 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::{self, Batch, Config, Decoder};
 
-/// Most bytes of logits that exist at a time.
+/// The limit on the bytes of logits in memory.
 const LOGIT_BYTES: usize = 16 << 20;
 
-/// Gets a range of indices into rows and their logits, [range.len(), vocabulary].
-pub type See<'a> = dyn FnMut(Range<usize>, &[f32]) -> Result<()> + Send + 'a;
+/// A callback that gets a range of indices into the requested rows, and their logits, [range.len(), vocabulary].
+pub type LogitVisitor<'a> = dyn FnMut(Range<usize>, &[f32]) -> Result<()> + Send + 'a;
 
-/// The keys and values of the sequences that a model is working on.
-pub struct Cache(Box<dyn Slots>);
+/// The keys and values of several sequences, one slot each.
+pub struct Cache(Box<dyn AnyCache>);
 
 impl Cache {
-    /// Tokens that a slot holds.
+    /// The number of tokens in a slot.
     pub fn len(&self, slot: usize) -> usize {
         self.0.len(slot)
     }
 
-    /// Slots.
+    /// The number of slots.
     pub fn slots(&self) -> usize {
         self.0.slots()
     }
 
-    /// As the backend knows it.
+    /// The cache in the backend's own type.
     fn of<B: Backend + 'static>(&mut self) -> &mut model::Cache<B> {
         let cache: &mut dyn Any = self.0.as_mut();
-        cache.downcast_mut().expect("a cache is used with the model that made it")
+        cache.downcast_mut().expect("the model that made the cache uses it")
     }
 }
 
 /// [`model::Cache`] of any backend.
-trait Slots: Any + Send {
+trait AnyCache: Any + Send {
     fn len(&self, slot: usize) -> usize;
     fn slots(&self) -> usize;
 }
 
-impl<B: Backend + 'static> Slots for model::Cache<B> {
+impl<B: Backend + 'static> AnyCache for model::Cache<B> {
     fn len(&self, slot: usize) -> usize {
         model::Cache::len(self, slot)
     }
@@ -50,17 +50,23 @@ impl<B: Backend + 'static> Slots for model::Cache<B> {
     }
 }
 
-/// [`Decoder`] on any backend.
-pub trait Placed: Send + Sync {
+/// [`Decoder`] on any backend. [`super::LanguageModel`] documents the methods.
+pub trait AnyDecoder: Send + Sync {
     fn config(&self) -> &Config;
     fn vocabulary(&self) -> usize;
     fn cache(&self, slots: usize) -> Result<Cache>;
     fn copy(&self, cache: &mut Cache, from: usize, to: usize, len: usize) -> Result<()>;
-    fn logits(&self, batch: &Batch, cache: Option<&mut Cache>, rows: &[u32], see: &mut See) -> Result<()>;
+    fn logits(
+        &self,
+        batch: &Batch,
+        cache: Option<&mut Cache>,
+        rows: &[u32],
+        visit: &mut LogitVisitor,
+    ) -> Result<()>;
     fn hidden(&self, batch: &Batch) -> Result<Vec<f32>>;
 }
 
-impl<B: Backend + 'static> Placed for Decoder<B> {
+impl<B: Backend + 'static> AnyDecoder for Decoder<B> {
     fn config(&self) -> &Config {
         Decoder::config(self)
     }
@@ -77,13 +83,19 @@ impl<B: Backend + 'static> Placed for Decoder<B> {
         cache.of::<B>().copy(self.backend(), from, to, len)
     }
 
-    fn logits(&self, batch: &Batch, cache: Option<&mut Cache>, rows: &[u32], see: &mut See) -> Result<()> {
+    fn logits(
+        &self,
+        batch: &Batch,
+        cache: Option<&mut Cache>,
+        rows: &[u32],
+        visit: &mut LogitVisitor,
+    ) -> Result<()> {
         let hidden = Decoder::hidden(self, batch, cache.map(Cache::of))?;
-        let step = (LOGIT_BYTES / (4 * Decoder::vocabulary(self))).max(1);
-        for start in (0..rows.len()).step_by(step) {
-            let range = start..rows.len().min(start + step);
+        let chunk = (LOGIT_BYTES / (4 * Decoder::vocabulary(self))).max(1);
+        for start in (0..rows.len()).step_by(chunk) {
+            let range = start..rows.len().min(start + chunk);
             let logits = Decoder::logits(self, &self.backend().gather(&hidden, &rows[range.clone()])?)?;
-            self.backend().read(&logits, |values| see(range, values))??;
+            self.backend().read(&logits, |values| visit(range, values))??;
         }
         Ok(())
     }

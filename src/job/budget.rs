@@ -1,20 +1,20 @@
-//! Mixed precision: from a recipe with a budget to one with a scheme for each linear.
+//! Mixed precision: a recipe with a budget becomes a recipe with a scheme for each group of linears.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use indicatif::ProgressBar;
 
-use super::Context;
-use super::job::{self, Spent};
+use super::host::{Host, Notice, Phase, advance};
+use crate::calib::Samples;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::numerics::{Number, Scheme};
 use crate::pipeline::{self, Options};
-use crate::plan::{Allotment, Plan};
+use crate::plan::{Allotment, Plan, Sensitivity};
 use crate::recipe::{Budget, Recipe};
 
-/// Choices where the user names none: the fewest schemes that can meet the budget, those that engines have kernels for first.
+/// Default choices: the fewest schemes that can meet the budget, those that engines have kernels for first.
 const INTEGERS: &[&[&str]] =
     &[&["w4a16", "w8a16"], &["w3a16", "w4a16", "w8a16"], &["w2a16", "w3a16", "w4a16", "w8a16"]];
 const BLOCKS: &[&[&str]] = &[
@@ -23,41 +23,63 @@ const BLOCKS: &[&[&str]] = &[
     &["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0"],
 ];
 
-/// The recipe with its budget spent: measures what each group of linears loses, and chooses. `base` is the plan of the recipe
-/// without its budget; what was measured stays in `file`.
+/// What a budget was measured with.
+pub struct Measured {
+    /// The digest of the input.
+    pub input: String,
+    /// The calibration sequences.
+    pub samples: Samples,
+}
+
+/// Measures the loss of each group of linears under each scheme, and returns the recipe with the best schemes within the
+/// budget. `base` is the plan of the recipe without its budget. The measurements are kept beside the output `path`.
 ///
 /// # Errors
 /// A budget that cannot be met; whatever measuring meets.
 pub fn spend(
-    base: &Plan,
     budget: &Budget,
-    Spent { input, samples }: &Spent,
-    file: &Path,
+    base: &Plan,
+    measured: &Measured,
+    path: &Path,
     resume: bool,
     checkpoint: &Arc<Checkpoint>,
-    context: &Context,
+    host: &dyn Host,
 ) -> Result<Recipe> {
+    let mut file = path.to_owned();
+    file.as_mut_os_string().push(".sensitivity.json");
     let choices = choose(budget, base, checkpoint)?;
-    let bar = context.bar(0, job::BLOCKS, "measuring what each linear loses");
-    let options = Options {
-        resume,
-        interrupted: &context.interrupted,
-        progress: &ProgressBar::hidden(),
-        events: &|event| job::tell(event, &bar, context),
-    };
-    let sensitivity = pipeline::sensitivity(&choices, &samples.sequences, input, file, checkpoint, &options)?;
-    bar.finish_and_clear();
-    if !context.global.quiet {
-        eprintln!("note: what each group of linears loses was measured, and is kept in {}", file.display());
-    }
-    tracing::info!(file = %file.display(), groups = sensitivity.len(), "measured what each group of linears loses");
+    let sensitivity = measure(&choices, measured, &file, resume, checkpoint, host)?;
     Allotment::new(budget, base, &choices, &sensitivity).spend()
 }
 
-/// The plans of the whole model as each of the schemes to choose from, the smallest first.
+fn measure(
+    choices: &[Plan],
+    measured: &Measured,
+    file: &Path,
+    resume: bool,
+    checkpoint: &Arc<Checkpoint>,
+    host: &dyn Host,
+) -> Result<Sensitivity> {
+    let bar = host.bar(Phase::Measuring, 0);
+    let options = Options {
+        resume,
+        interrupted: host.interrupted(),
+        progress: &ProgressBar::hidden(),
+        events: &|event| advance(event, &bar, host),
+    };
+    let Measured { input, samples } = measured;
+    let sensitivity = pipeline::sensitivity(choices, &samples.sequences, input, file, checkpoint, &options)?;
+    bar.finish_and_clear();
+    tracing::info!(file = %file.display(), groups = sensitivity.len(), "measured the loss of each group");
+    let note = format!("the loss of each group of linears was measured, and is kept in {}", file.display());
+    host.notify(&Notice::Note(note));
+    Ok(sensitivity)
+}
+
+/// Plans the whole model with each of the schemes to choose from, the smallest first.
 ///
 /// # Errors
-/// Where even the smallest is too large for the budget.
+/// Even the smallest is too large for the budget.
 fn choose(budget: &Budget, base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<Vec<Plan>> {
     let own: Vec<&str> = budget.schemes.iter().map(String::as_str).collect();
     let lists = match base.request.scheme.map(|scheme| scheme.number) {
@@ -65,13 +87,13 @@ fn choose(budget: &Budget, base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<
         Some(Number::Ggml(_)) => BLOCKS,
         Some(Number::Int { .. }) | None if base.request.activations.is_none() => INTEGERS,
         _ => {
-            let what = "a budget for what is neither integers alone nor GGUF's blocks";
+            let what = "a budget for a scheme that is neither plain integers nor GGUF blocks";
             return Err(Error::usage(what, "name the schemes to choose from: --choices nvfp4,w8a16"));
         }
     };
     let mut refused = None;
     for list in lists {
-        let choices = plans(list, base, checkpoint)?;
+        let choices = choices(list, base, checkpoint)?;
         let unmeasured = pipeline::unmeasured(&choices, checkpoint)?;
         match Allotment::new(budget, base, &choices, &unmeasured).spend() {
             Ok(_) => return Ok(choices),
@@ -81,19 +103,19 @@ fn choose(budget: &Budget, base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<
     Err(refused.expect("there is a list"))
 }
 
-fn plans(schemes: &[&str], base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<Vec<Plan>> {
+fn choices(schemes: &[&str], base: &Plan, checkpoint: &Arc<Checkpoint>) -> Result<Vec<Plan>> {
     let plans = schemes.iter().map(|scheme| as_choice(base, scheme).plan(checkpoint));
     let mut plans = plans.collect::<Result<Vec<_>>>()?;
     if let Some(other) = plans.iter().find(|plan| plan.request.activations != base.request.activations) {
         let name = other.recipe.scheme.as_deref().unwrap_or_default();
-        let what = format!("--choices {name}: it does otherwise with inputs than the recipe's own scheme");
+        let what = format!("--choices {name}: it treats inputs otherwise than the recipe's own scheme");
         return Err(Error::usage(what, "choose among schemes that end alike: w4a16,w8a16"));
     }
     plans.sort_by_key(Plan::bytes);
     Ok(plans)
 }
 
-/// The whole model as one of the choices: with zero points where the recipe's own scheme has them.
+/// The recipe for the whole model with one of the choices: with zero points if the recipe's own scheme has them.
 fn as_choice(base: &Plan, scheme: &str) -> Recipe {
     let zero_points = base
         .request

@@ -1,0 +1,7 @@
+//! The unit of a panel: a line of codes, and a number per row.
+
+use crate::backend::cpu::packed::PANEL;
+pub(super) use crate::backend::cpu::pages::Line;
+
+/// A number per row of a panel.
+pub type PerRow<T> = [T; PANEL];

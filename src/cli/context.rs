@@ -1,0 +1,160 @@
+//! The surroundings of every command: its common flags, the terminal, and signals.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::io::hub::Hub;
+use crate::job::{Host, Notice, Phase};
+use crate::pipeline::Event;
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct Global {
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress bars, no notes: results, warnings and errors only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Log what is done to stderr (-vv for more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Threads to work with [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// The common flags, and the flag that a signal sets.
+pub struct Context {
+    global: Global,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Context {
+    /// A context of these flags, not interrupted.
+    pub fn new(global: Global) -> Context {
+        Context { global, interrupted: Arc::default() }
+    }
+
+    /// True if notes and progress bars are not wanted.
+    pub fn is_quiet(&self) -> bool {
+        self.global.quiet
+    }
+
+    /// True if results are printed as JSON.
+    pub fn prints_json(&self) -> bool {
+        self.global.json
+    }
+
+    /// True if the user has asked to stop.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Prints a line about the work in hand, on a terminal.
+    pub fn say(&self, line: &str) {
+        if !self.global.quiet && std::io::stderr().is_terminal() {
+            eprintln!("{line}");
+        }
+    }
+
+    /// Prints a result: text for people, JSON with --json. A closed pipe ends the output quietly.
+    pub fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<()> {
+        let content = if self.global.json { format!("{:#}\n", json()) } else { text() };
+        let mut stdout = std::io::stdout().lock();
+        match stdout.write_all(content.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Host for Context {
+    fn interrupted(&self) -> &AtomicBool {
+        &self.interrupted
+    }
+
+    /// Signals are caught from here on. Before, they end a download, which the hub client resumes.
+    fn open(&self, model: &str) -> Result<Checkpoint> {
+        let hub = Hub { progress: !self.global.quiet, ..Hub::from_env() };
+        let checkpoint = Checkpoint::open_with(model, &hub)?;
+        catch_signals(&self.interrupted)?;
+        tracing::info!(path = %checkpoint.path.display(), tensors = checkpoint.tensors.len(), "opened");
+        Ok(checkpoint)
+    }
+
+    /// Bars are silent with `--quiet` and away from a terminal.
+    fn bar(&self, phase: Phase, total: u64) -> ProgressBar {
+        let hidden = self.global.quiet || !std::io::stderr().is_terminal();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let (template, message) = bar_style(phase);
+        let bar = ProgressBar::with_draw_target(Some(total), target).with_message(message);
+        let style = ProgressStyle::with_template(template);
+        style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")))
+    }
+
+    fn notify(&self, notice: &Notice) {
+        match notice {
+            Notice::Warning(text) => eprintln!("warning: {text}"),
+            Notice::Note(text) if !self.global.quiet => eprintln!("note: {text}"),
+            Notice::Block(event) if self.global.json && !self.global.quiet => print_event(event),
+            Notice::Note(_) | Notice::Block(_) => {}
+        }
+    }
+}
+
+/// The template and the message of a phase's bar.
+fn bar_style(phase: Phase) -> (&'static str, &'static str) {
+    const BYTES: &str = "{msg} [{wide_bar}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}";
+    const BLOCKS: &str = "{pos}/{len} blocks [{wide_bar}] eta {eta} {msg}";
+    const COUNT: &str = "{msg} [{wide_bar}] {pos}/{len} eta {eta}";
+    match phase {
+        Phase::Writing => (BYTES, "writing"),
+        Phase::Verifying => (BYTES, "verifying"),
+        Phase::Blocks => (BLOCKS, ""),
+        Phase::Measuring => (BLOCKS, "measuring the loss of each linear"),
+        Phase::OwnText => {
+            ("{msg} [{wide_bar}] {pos}/{len} tokens eta {eta}", "the model writes its own text")
+        }
+        Phase::Scoring => (COUNT, "scoring"),
+        Phase::Checking => (COUNT, "checking"),
+        Phase::Embedding => ("{msg} [{wide_bar}] {pos}/{len} texts eta {eta}", "embedding"),
+        Phase::Answering => ("{msg} [{wide_bar}] {pos}/{len} questions, eta {eta}", ""),
+    }
+}
+
+/// Prints an event of the block loop to stderr, as a line of JSON.
+fn print_event(event: &Event) {
+    match event {
+        Event::Linear { block, linear } => {
+            let value = json!({ "event": "linear", "block": block, "name": linear.name,
+                                "scheme": linear.scheme, "relative_error": linear.relative_error });
+            eprintln!("{value}");
+        }
+        Event::Block { index, of } => eprintln!("{}", json!({ "event": "block", "block": index, "of": of })),
+        Event::Start { .. } => {}
+    }
+}
+
+/// The first SIGINT or SIGTERM asks the work to stop; a second one ends the process.
+fn catch_signals(flag: &Arc<AtomicBool>) -> Result<()> {
+    static CAUGHT: AtomicBool = AtomicBool::new(false);
+    if CAUGHT.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    [SIGINT, SIGTERM].into_iter().try_for_each(|signal| {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(flag)))
+            .map(|_| ())
+            .map_err(|e| Error::io("signal handler", e))
+    })
+}

@@ -1,0 +1,41 @@
+//! The flags that say where outputs go, shared by `quantize`, `convert` and `run`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::job::Destination;
+
+/// Where the output goes.
+#[derive(Debug, Default, Args)]
+pub struct OutputArguments {
+    /// Output folder (or .gguf file) [default: named after the model]
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// Replace an output that exists, once the new one is complete
+    #[arg(long)]
+    overwrite: bool,
+    /// Throw away what an interrupted run left instead of going on from it
+    #[arg(long)]
+    no_resume: bool,
+    /// Print the plan and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl OutputArguments {
+    /// The destination of the job.
+    pub fn destination(&self) -> Destination {
+        Destination {
+            output: self.output.clone(),
+            overwrite: self.overwrite,
+            no_resume: self.no_resume,
+            dry_run: self.dry_run,
+        }
+    }
+
+    /// True if the named output is a GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        self.output.as_ref().is_some_and(|path| path.extension().is_some_and(|e| e == "gguf"))
+    }
+}

@@ -1,0 +1,117 @@
+//! A quantization job and its report, shared by `quantize`, `convert` and `run`.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use super::context::Context;
+use super::plan;
+use crate::error::Result;
+use crate::job::{Quantize, QuantizeRecord, coverage};
+use crate::plan::Plan;
+use crate::recipe::Recipe;
+
+use super::output_args::OutputArguments;
+
+/// Most reasons that are printed after the work; the plan has them all.
+const MOST_NOTES: usize = 5;
+
+/// Carries `recipe` out on `model` and prints the result; with --dry-run, prints the plan.
+pub fn run(
+    model: &str,
+    recipe: &Recipe,
+    output: &OutputArguments,
+    min_coverage: Option<u64>,
+    context: &Context,
+) -> Result<()> {
+    let start = Instant::now();
+    let job = Quantize {
+        model: model.to_owned(),
+        recipe: recipe.clone(),
+        destination: output.destination(),
+        min_coverage,
+        command: command_line(),
+    };
+    let mut draft = plan::draft(&job, context)?;
+    if job.destination.dry_run {
+        return draft.plans.iter().try_for_each(|plan| plan::print(plan, &draft.checkpoint, context));
+    }
+    let records = job.carry_out(&mut draft, start, context)?;
+    draft.plans.iter().for_each(|plan| note_substitutions(plan, context));
+    context.print(|| text(&records, &draft.plans), || json(&records))?;
+    job.check_coverage(&records)
+}
+
+/// The command as it was given.
+fn command_line() -> String {
+    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
+    std::iter::once("llmc".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: String) -> String {
+    let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c));
+    if plain && !word.is_empty() { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+fn note_substitutions(plan: &Plan, context: &Context) {
+    let substituted: Vec<_> = plan.tensors.iter().filter(|tensor| tensor.substituted).collect();
+    let notes: BTreeSet<&str> = substituted.iter().filter_map(|tensor| tensor.note.as_deref()).collect();
+    if context.is_quiet() || notes.is_empty() {
+        return;
+    }
+    let (count, all) = (substituted.len(), plan.tensors.len());
+    eprintln!("note: {count} of {all} tensors use a different scheme than requested:");
+    notes.iter().take(MOST_NOTES).for_each(|note| eprintln!("  {note}"));
+    if notes.len() > MOST_NOTES {
+        eprintln!("  … and {} more reasons: --dry-run lists every tensor's", notes.len() - MOST_NOTES);
+    }
+}
+
+fn text(records: &[QuantizeRecord], plans: &[Plan]) -> String {
+    let outputs: String = records.iter().zip(plans).map(|(record, plan)| output_text(record, plan)).collect();
+    let blocks = records.first().map(|record| coverage::of(&record.blocks)).unwrap_or_default();
+    outputs + &coverage::table(&blocks)
+}
+
+fn output_text(record: &QuantizeRecord, plan: &Plan) -> String {
+    let resumed = match record.resumed {
+        0 => String::new(),
+        n => format!(" (resumed: {n} of {} tensors were finished already)", record.tensors),
+    };
+    format!(
+        "{}{resumed}\n{}{}in {:.2} s: {} -> {}, {}/s\n",
+        record.output,
+        plan.summary(),
+        methods(plan),
+        record.seconds,
+        HumanBytes(record.input_bytes),
+        HumanBytes(record.output_bytes),
+        HumanBytes((record.input_bytes as f64 / record.seconds) as u64)
+    )
+}
+
+/// The methods, the calibration data, and the adapter.
+fn methods(plan: &Plan) -> String {
+    if plan.request.scheme.is_none() {
+        return String::new();
+    }
+    let data = match &plan.recipe.calibration {
+        None => String::new(),
+        Some(calibration) if calibration.statistics.is_empty() => {
+            format!(", {} sequences of {}", calibration.samples, calibration.data.join(", "))
+        }
+        Some(_) => ", statistics of an earlier run".to_owned(),
+    };
+    let adapter = if plan.request.adapter_rank().is_some() { "; its LoRA is in adapter/" } else { "" };
+    format!("by {}{data}{adapter}\n", plan.recipe.method_names())
+}
+
+/// One record by itself, several as a list.
+fn json(records: &[QuantizeRecord]) -> serde_json::Value {
+    match records {
+        [record] => json!(record),
+        records => json!(records),
+    }
+}

@@ -1,0 +1,152 @@
+//! A job before its work: the model opened, the recipe planned, the outputs named, a budget turned into schemes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::budget::{self, Measured};
+use super::host::Host;
+use super::samples::samples;
+use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::pipeline;
+use crate::plan::{self, Plan};
+use crate::recipe::{Budget, Calibration, Recipe};
+
+/// Where an output goes, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Destination {
+    /// The folder, or the .gguf file; `None` for a name made of the model and the scheme.
+    pub output: Option<PathBuf>,
+    /// True to replace an output that exists, once the new one is complete.
+    pub overwrite: bool,
+    /// True to start afresh instead of resuming an interrupted run.
+    pub no_resume: bool,
+    /// True to plan only: nothing is written, and nothing need be free.
+    pub dry_run: bool,
+}
+
+/// A planned job.
+pub struct Draft {
+    /// The input.
+    pub checkpoint: Arc<Checkpoint>,
+    /// A plan for each format. The first is carried out, the others store its results.
+    pub plans: Vec<Plan>,
+    /// The path of each output.
+    pub paths: Vec<PathBuf>,
+    /// The samples and the digest of the input, if a budget was measured with them.
+    pub measured: Option<Measured>,
+}
+
+impl Draft {
+    /// Opens `model` and plans a recipe. A budget is measured, and turned into schemes.
+    ///
+    /// # Errors
+    /// A model that cannot be opened; a recipe that does not fit it; outputs that exist; text that is missing.
+    pub fn new(model: &str, recipe: &Recipe, destination: &Destination, host: &dyn Host) -> Result<Draft> {
+        recipe.refuse_repeated()?;
+        let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, host.open(model)?)?);
+        let outline = plans(&Recipe { budget: None, ..recipe.clone() }, &checkpoint)?;
+        refuse_unused_text(recipe, &outline)?;
+        let paths = paths(model, destination.output.as_deref(), &outline);
+        let draft = Draft { checkpoint, plans: outline, paths, measured: None };
+        if !destination.dry_run {
+            draft.check_paths(destination.overwrite)?;
+        }
+        match (&recipe.budget, &recipe.calibration) {
+            (Some(budget), Some(calibration)) => draft.within(budget, calibration, destination, host),
+            _ => {
+                if destination.dry_run {
+                    draft.check_text(recipe, host)?;
+                }
+                Ok(draft)
+            }
+        }
+    }
+
+    /// Plans again with the best schemes within a budget.
+    fn within(
+        self,
+        budget: &Budget,
+        calibration: &Calibration,
+        destination: &Destination,
+        host: &dyn Host,
+    ) -> Result<Draft> {
+        let ([base], [path]) = (self.plans.as_slice(), self.paths.as_slice()) else {
+            let hint = "schemes take different space in each: make one at a time";
+            return Err(Error::usage("a budget for several formats", hint));
+        };
+        let samples = samples(calibration, &self.checkpoint, host)?;
+        let input = pipeline::input_digest(&self.checkpoint, host.interrupted())?;
+        let measured = Measured { input, samples };
+        let resume = !destination.no_resume;
+        let recipe = budget::spend(budget, base, &measured, path, resume, &self.checkpoint, host)?;
+        Ok(Draft { plans: plans(&recipe, &self.checkpoint)?, measured: Some(measured), ..self })
+    }
+
+    fn check_paths(&self, overwrite: bool) -> Result<()> {
+        let mut outputs = self.plans.iter().zip(&self.paths);
+        outputs.try_for_each(|(plan, path)| {
+            let single = plan.request.format.capabilities().single_file;
+            pipeline::check_target(&self.checkpoint, path, single, overwrite)
+        })
+    }
+
+    /// Reads the text of a recipe, if it can be read twice, to find out that it suffices.
+    fn check_text(&self, recipe: &Recipe, host: &dyn Host) -> Result<()> {
+        match &recipe.calibration {
+            Some(calibration) if calibration.at_hand() => {
+                samples(calibration, &self.checkpoint, host).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Plans a recipe on a checkpoint, once for each of its formats.
+///
+/// # Errors
+/// A recipe that does not fit the checkpoint; formats that need other codes than the first; with `strict`, substitutions.
+pub fn plans(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Vec<Plan>> {
+    let recipes = recipe.per_format();
+    let mut plans = recipes.iter().map(|recipe| recipe.plan(checkpoint)).collect::<Result<Vec<Plan>>>()?;
+    plan::agree(&mut plans)?;
+    plans.iter().try_for_each(Plan::refuse_substitutions)?;
+    Ok(plans)
+}
+
+fn refuse_unused_text(recipe: &Recipe, plans: &[Plan]) -> Result<()> {
+    let unused = plans.iter().all(|plan| !plan.request.reads_text());
+    if recipe.calibration.is_some() && recipe.budget.is_none() && unused {
+        let what = format!("{} does not look at text for this scheme", recipe.method_names());
+        return Err(Error::usage(what, "--method gptq does; or leave the calibration out"));
+    }
+    Ok(())
+}
+
+/// The path of each output: as named; several go into the folder that was named, under their formats.
+fn paths(model: &str, output: Option<&Path>, plans: &[Plan]) -> Vec<PathBuf> {
+    match (output, plans) {
+        (Some(path), [_]) => vec![path.to_owned()],
+        (Some(folder), plans) => plans.iter().map(|plan| path_within(folder, plan)).collect(),
+        (None, plans) => plans.iter().map(|plan| default_path(model, plan, plans.len() > 1)).collect(),
+    }
+}
+
+fn path_within(folder: &Path, plan: &Plan) -> PathBuf {
+    let name = plan.request.format.name();
+    let single = plan.request.format.capabilities().single_file;
+    folder.join(if single { format!("model.{name}") } else { name.to_owned() })
+}
+
+/// A path here, named after the model and the scheme, and after the format if there are several.
+fn default_path(model: &str, plan: &Plan, several: bool) -> PathBuf {
+    let local = Path::new(model);
+    let name = if local.exists() { model } else { model.split('@').next().unwrap_or(model) };
+    let name = if local.is_file() { Path::new(name).file_stem() } else { Path::new(name).file_name() };
+    let stem = name.map_or("model".into(), |name| name.to_string_lossy());
+    let format = plan.request.format;
+    let suffix = plan.recipe.scheme.as_deref().or(plan.recipe.dtype.as_deref()).unwrap_or(format.name());
+    let format_suffix = if several { format!("-{}", format.name()) } else { String::new() };
+    let extension = if format.capabilities().single_file { ".gguf" } else { "" };
+    PathBuf::from(format!("{stem}-{suffix}{format_suffix}{extension}"))
+}

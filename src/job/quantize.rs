@@ -1,0 +1,260 @@
+//! A recipe carried out on a model: quantization and conversion.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use serde::{Deserialize, Serialize};
+
+use super::budget::Measured;
+use super::card::model_card;
+use super::coverage;
+use super::draft::{Destination, Draft};
+use super::host::{Host, Notice, Phase, advance};
+use super::record::{Machine, ModelIdentity, Version};
+use super::samples::samples;
+use crate::calib::{Known, Samples};
+use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::pipeline::{self, BlockReport, Material, Options, Outcome, Target};
+use crate::plan::{Action, Plan, TensorPlan};
+use crate::recipe::{Calibration, Recipe};
+
+/// A model to be quantized or converted.
+#[derive(Debug, Clone, Default)]
+pub struct Quantize {
+    /// A path or a hub id.
+    pub model: String,
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The outputs' place.
+    pub destination: Destination,
+    /// Calibration tokens that every expert of a mixture must get; the job fails after its work if one gets fewer.
+    pub min_coverage: Option<u64>,
+    /// The command line, for the model card.
+    pub command: String,
+}
+
+/// The record of one output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuantizeRecord {
+    /// Path of the output.
+    pub output: String,
+    /// Format.
+    pub format: String,
+    /// Names of the methods, in order.
+    pub method: String,
+    /// Tensors that are quantized.
+    pub quantized: usize,
+    /// Tensors.
+    pub tensors: usize,
+    /// Tensors that use a different scheme than requested.
+    pub substituted: usize,
+    /// Tensors that an earlier, interrupted run had finished.
+    pub resumed: usize,
+    /// Bytes of the input that were read.
+    pub input_bytes: u64,
+    /// Bytes of weights that were written.
+    pub output_bytes: u64,
+    /// Bits per weight of the whole output.
+    pub bits_per_weight: f64,
+    /// Bits per weight of the quantized tensors, scales included.
+    pub quantized_bits_per_weight: f64,
+    /// Every calibrated block.
+    pub blocks: Vec<BlockReport>,
+    /// Time of the whole job, in seconds.
+    pub seconds: f64,
+    /// Version of this record.
+    pub record: Version<1>,
+    /// Version of llmc.
+    pub llmc: String,
+    /// The input.
+    pub input: ModelIdentity,
+    /// The recipe, in TOML.
+    pub recipe: String,
+    /// The machine.
+    pub machine: Machine,
+}
+
+impl Quantize {
+    /// Carries the recipe out and returns a record for each output.
+    ///
+    /// # Errors
+    /// A recipe that does not fit the model; text that is missing; whatever reading, computing and writing meet; with
+    /// `min_coverage`, experts that got too few tokens. After an interruption the same job resumes.
+    pub fn run(&self, host: &dyn Host) -> Result<Vec<QuantizeRecord>> {
+        let start = Instant::now();
+        let mut draft = self.draft(host)?;
+        let records = self.carry_out(&mut draft, start, host)?;
+        self.check_coverage(&records)?;
+        Ok(records)
+    }
+
+    /// Plans the job: everything before the work.
+    ///
+    /// # Errors
+    /// See [`Draft::new`].
+    pub fn draft(&self, host: &dyn Host) -> Result<Draft> {
+        if self.min_coverage.is_some() && !self.recipe.has_text() {
+            return Err(Error::usage("--min-coverage without text to count", "name one with --data"));
+        }
+        Draft::new(&self.model, &self.recipe, &self.destination, host)
+    }
+
+    /// Does the work of a draft. `start` is when the job began.
+    ///
+    /// # Errors
+    /// Whatever reading, computing and writing meet.
+    pub fn carry_out(
+        &self,
+        draft: &mut Draft,
+        start: Instant,
+        host: &dyn Host,
+    ) -> Result<Vec<QuantizeRecord>> {
+        let evidence = Evidence::find(draft, self.recipe.calibration.as_ref(), host)?;
+        let Draft { checkpoint, plans, paths, .. } = draft;
+        for plan in plans.iter_mut() {
+            plan.metadata = pipeline::provenance(plan, checkpoint, &evidence.input);
+            let digest = evidence.material.as_ref().map(Calibrated::digest);
+            plan.metadata
+                .extend(digest.map(|digest| ("llmc.calibration.blake3".to_owned(), digest.to_owned())));
+        }
+        let documents: Vec<Vec<(String, Vec<u8>)>> = plans.iter().map(|plan| self.documents(plan)).collect();
+        let targets: Vec<Target> = plans
+            .iter()
+            .zip(paths.iter())
+            .zip(&documents)
+            .map(|((plan, path), documents)| Target { plan, path, documents })
+            .collect();
+        let outcome = self.write(&targets, checkpoint, evidence.material.as_ref(), host)?;
+        for (name, nan, inf) in &outcome.nonfinite {
+            host.notify(&Notice::Warning(format!("{name}: {nan} NaN and {inf} infinities were let pass")));
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let input = ModelIdentity { model: self.model.clone(), blake3: evidence.input };
+        let record = |target| record(target, checkpoint, &outcome, &input, seconds);
+        Ok(targets.iter().map(record).collect())
+    }
+
+    /// Fails if an expert got fewer calibration tokens than `min_coverage`.
+    ///
+    /// # Errors
+    /// [`Error::CheckFailed`], which names the experts.
+    pub fn check_coverage(&self, records: &[QuantizeRecord]) -> Result<()> {
+        let blocks = records.first().map(|record| coverage::of(&record.blocks)).unwrap_or_default();
+        coverage::check(&blocks, self.min_coverage)
+    }
+
+    /// The model card, if the output is a folder.
+    fn documents(&self, plan: &Plan) -> Vec<(String, Vec<u8>)> {
+        if plan.request.format.capabilities().single_file {
+            return Vec::new();
+        }
+        vec![("README.md".to_owned(), model_card(plan, &self.command, &self.model).into_bytes())]
+    }
+
+    fn write(
+        &self,
+        targets: &[Target],
+        checkpoint: &Arc<Checkpoint>,
+        calibrated: Option<&Calibrated>,
+        host: &dyn Host,
+    ) -> Result<Outcome> {
+        let plan = targets[0].plan;
+        let by_block = calibrated.is_some() || !plan.request.only_rows();
+        let bytes = targets.iter().map(|target| pipeline::total_input_bytes(target.plan, checkpoint)).sum();
+        let bar = if by_block { host.bar(Phase::Blocks, 0) } else { host.bar(Phase::Writing, bytes) };
+        let options = Options {
+            resume: !self.destination.no_resume,
+            interrupted: host.interrupted(),
+            progress: if by_block { &ProgressBar::hidden() } else { &bar },
+            events: &|event| advance(event, &bar, host),
+        };
+        let material = by_block.then(|| calibrated.map_or(Material::default(), |it| it.material(plan)));
+        let outcome = pipeline::run(targets, checkpoint, material, &options)?;
+        bar.finish_and_clear();
+        Ok(outcome)
+    }
+}
+
+fn record(
+    target: &Target,
+    checkpoint: &Checkpoint,
+    outcome: &Outcome,
+    input: &ModelIdentity,
+    seconds: f64,
+) -> QuantizeRecord {
+    let plan = target.plan;
+    let is_quantized = |tensor: &&TensorPlan| matches!(tensor.action, Action::Quantize(_));
+    QuantizeRecord {
+        output: target.path.display().to_string(),
+        format: plan.request.format.name().to_owned(),
+        method: plan.recipe.method_names(),
+        quantized: plan.tensors.iter().filter(is_quantized).count(),
+        tensors: plan.tensors.len(),
+        substituted: plan.tensors.iter().filter(|tensor| tensor.substituted).count(),
+        resumed: outcome.resumed,
+        input_bytes: pipeline::total_input_bytes(plan, checkpoint).saturating_sub(outcome.resumed_bytes),
+        output_bytes: plan.bytes(),
+        bits_per_weight: plan.total().bits_per_weight(),
+        quantized_bits_per_weight: plan.quantized().bits_per_weight(),
+        blocks: outcome.blocks.clone(),
+        seconds,
+        record: Version,
+        llmc: env!("CARGO_PKG_VERSION").to_owned(),
+        input: input.clone(),
+        recipe: plan.recipe.to_toml(),
+        machine: Machine::here(),
+    }
+}
+
+/// The digest of the input, and the calibration data if the recipe has any.
+struct Evidence {
+    input: String,
+    material: Option<Calibrated>,
+}
+
+/// Calibration data: sequences, or statistics of an earlier run.
+enum Calibrated {
+    Text(Samples),
+    Statistics(Known),
+}
+
+impl Evidence {
+    fn find(draft: &mut Draft, calibration: Option<&Calibration>, host: &dyn Host) -> Result<Evidence> {
+        if let Some(Measured { input, samples }) = draft.measured.take() {
+            return Ok(Evidence { input, material: Some(Calibrated::Text(samples)) });
+        }
+        let checkpoint = &draft.checkpoint;
+        let input = pipeline::input_digest(checkpoint, host.interrupted())?;
+        let material = match calibration.map(|calibration| (calibration, calibration.statistics.as_slice())) {
+            None => None,
+            Some((calibration, [])) => Some(Calibrated::Text(samples(calibration, checkpoint, host)?)),
+            Some((_, paths)) => {
+                let statistics = pipeline::recall(paths, &draft.plans[0], checkpoint, &input)?;
+                Some(Calibrated::Statistics(statistics))
+            }
+        };
+        Ok(Evidence { input, material })
+    }
+}
+
+impl Calibrated {
+    fn digest(&self) -> &str {
+        match self {
+            Calibrated::Text(samples) => &samples.digest,
+            Calibrated::Statistics(known) => &known.digest,
+        }
+    }
+
+    fn material(&self, plan: &Plan) -> Material<'_> {
+        let calibration = plan.recipe.calibration.as_ref();
+        let expert_tokens = calibration.map_or(0, |calibration| calibration.expert_tokens);
+        match self {
+            Calibrated::Text(samples) => {
+                Material { sequences: &samples.sequences, expert_tokens, known: None }
+            }
+            Calibrated::Statistics(known) => Material { known: Some(known), ..Material::default() },
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Numbers that JSON cannot hold.
+
+use serde::{Deserialize, Deserializer};
+
+/// Reads a number that JSON gives as null because it is not finite: an error of a mean of one value.
+pub fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
