@@ -104,7 +104,7 @@ fn methods(plan: &Plan) -> String {
         }
         Some(_) => ", statistics of an earlier run".to_owned(),
     };
-    let adapter = if plan.request.compensation.is_some() { "; its LoRA is in adapter/" } else { "" };
+    let adapter = if plan.request.adapter_rank().is_some() { "; its LoRA is in adapter/" } else { "" };
     format!("by {}{data}{adapter}\n", plan.recipe.method_names())
 }
 

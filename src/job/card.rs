@@ -105,7 +105,7 @@ fn loading(plan: &Plan) -> String {
 
 /// How the adapter is loaded beside the weights, where there is one.
 fn adapter(plan: &Plan) -> String {
-    let Some(rank) = plan.request.compensation.as_ref().and_then(|method| method.rank()) else {
+    let Some(rank) = plan.request.adapter_rank() else {
         return String::new();
     };
     let note = plan.request.format.capabilities().adapter_note;

@@ -161,8 +161,7 @@ impl Quantize {
         host: &dyn Host,
     ) -> Result<Outcome> {
         let plan = targets[0].plan;
-        let stages = &plan.request;
-        let by_block = calibrated.is_some() || !stages.rewriting.is_empty() || stages.compensation.is_some();
+        let by_block = calibrated.is_some() || !plan.request.only_rows();
         let bytes = targets.iter().map(|target| pipeline::total_input_bytes(target.plan, checkpoint)).sum();
         let bar = if by_block { host.bar(Phase::Blocks, 0) } else { host.bar(Phase::Writing, bytes) };
         let options = Options {

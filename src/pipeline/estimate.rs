@@ -9,7 +9,8 @@ use crate::io::Checkpoint;
 use crate::model::{BlockLayout, LinearPlace, block_layout};
 use crate::pipeline::blocks::BATCH_TOKENS;
 use crate::plan::Plan;
-use crate::stage::Scope;
+use crate::stage::{Scope, Stage};
+use crate::statistics::Needs;
 
 /// A run's needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,9 +49,11 @@ pub fn estimate(
     let shapes = shapes(checkpoint, &layout)?;
     let weights: u64 = shapes.iter().map(|[rows, cols]| rows * cols).sum();
     let widest = shapes.iter().flatten().copied().max().unwrap_or(0);
-    let method = plan.request.method.as_ref();
-    let compensates = plan.request.compensation.is_some();
-    let hessian = method.needs().union(plan.request.compensation_needs()).hessian;
+    let method = plan.request.quantizer();
+    let compensation = plan.request.stages.iter().filter(|stage| matches!(stage, Stage::Compensate(_)));
+    let compensation: Vec<Needs> = compensation.map(Stage::needs).collect();
+    let compensates = !compensation.is_empty();
+    let hessian = compensation.into_iter().fold(method.needs(), Needs::union).hessian;
     // The sums in f32 of every input held at a time, and one factorization in f64.
     let inputs = hessians(&layout, &shapes);
     let held = if method.scope() == Scope::Block { inputs.values().sum() } else { most_of_a_depth(&inputs) };

@@ -13,7 +13,7 @@ use llmc::engine::CheckpointWeights;
 use llmc::io::Checkpoint;
 use llmc::model::{self, Batch, BlockLayout, Decoder, LinearPlace, NormPlace, Weights};
 use llmc::numerics::Weight;
-use llmc::stage::{Block, Ends, Linear, Norm};
+use llmc::stage::{Block, BlockLinear, Ends, Norm};
 use llmc::tensor::DType;
 use ndarray::{Array2, s};
 
@@ -68,18 +68,10 @@ impl Model {
 
     /// A block as methods see it, without statistics.
     pub fn block(&self, index: usize, layout: &BlockLayout) -> Block {
-        let linear = |place: &LinearPlace| Linear {
-            name: place.name.clone(),
-            scheme: None,
-            extent: None,
-            importance: None,
-            weight: Weight::Dense(self.values(&place.name)),
+        let linear = |place: &LinearPlace| BlockLinear {
             bias: place.bias.as_ref().map(|bias| self.vector(bias).unwrap()),
-            input: None,
             writes_residual: place.writes_residual,
-            relative_error: None,
-            compensation: None,
-            compensated_error: None,
+            ..BlockLinear::dense_only(&place.name, Weight::Dense(self.values(&place.name)))
         };
         let norm = |place: &NormPlace| {
             let shift = if place.plus_one { 1.0 } else { 0.0 };

@@ -2,8 +2,8 @@
 //! pass, and with the operations that take the time written by hand (candle's on the CPU run on one core, each a pass over
 //! memory of its own). What they do not cover goes to candle.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -23,28 +23,17 @@ pub(super) struct Replacing {
     candle: Candle,
     /// By the name in the file.
     given: HashMap<String, Tensor>,
-    /// Names of the linears that were loaded.
-    names: Mutex<BTreeSet<String>>,
 }
 
 impl Replacing {
     /// Replaces nothing.
     pub fn nothing() -> Result<Replacing> {
-        Ok(Replacing {
-            candle: Candle::new(Device::Cpu, DType::F32)?,
-            given: HashMap::new(),
-            names: Mutex::default(),
-        })
-    }
-
-    /// Names of the linears that were loaded.
-    pub fn names(&self) -> BTreeSet<String> {
-        self.names.lock().expect("no thread panics that holds it").clone()
+        Ok(Replacing { candle: Candle::new(Device::Cpu, DType::F32)?, given: HashMap::new() })
     }
 
     /// The same backend with these weights, [rows, cols] as the file has them.
     pub fn with(&self, given: HashMap<String, Tensor>) -> Replacing {
-        Replacing { candle: self.candle.clone(), given, names: Mutex::default() }
+        Replacing { candle: self.candle.clone(), given }
     }
 }
 
@@ -88,8 +77,6 @@ impl Backend for Replacing {
 
     fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Linear> {
         let loaded = self.candle.load_linear(parts, bias)?;
-        let names = parts.iter().map(|part| part.name().to_owned());
-        self.names.lock().expect("no thread panics that holds it").extend(names);
         let part = |(part, weight): (&Arc<dyn Matrix>, &Tensor)| Part {
             name: part.name().to_owned(),
             first_row: part.first_row(),

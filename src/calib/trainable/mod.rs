@@ -1,5 +1,5 @@
 //! A decoder block as a function of its linears' weights, with gradients: how far its outputs on the calibration set are
-//! from those of the uncompressed model. What methods that train see as [`Trainable`].
+//! from those of the uncompressed model. Methods that train see it as a [`Trainable`]; candle stays in this module.
 //!
 //! On the CPU in f32, the block alone in memory. Gradients reach the weights that are given, and nothing else.
 
@@ -11,15 +11,15 @@ mod product;
 mod rope;
 mod values;
 
-use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
+use ndarray::Array2;
 
 use crate::backend::{Backend, Span};
 use crate::error::{Error, Result};
 use crate::model::{Block, Model, Weights};
-use crate::stage::Trainable;
+use crate::stage::{Loss, Trainable};
 use backend::Replacing;
 
 /// What flows through a block on the calibration set, sequence by sequence; read when it is needed, since all of it may not
@@ -39,8 +39,6 @@ pub struct TrainableBlock {
     block: Block<Replacing>,
     model: Model,
     activations: Box<dyn Activations>,
-    /// Names of its linears' weights.
-    names: BTreeSet<String>,
 }
 
 impl TrainableBlock {
@@ -53,8 +51,7 @@ impl TrainableBlock {
     ) -> Result<TrainableBlock> {
         let backend = Replacing::nothing()?;
         let block = Block::load(&backend, model, weights, index)?;
-        let names = backend.names();
-        Ok(TrainableBlock { block, names, backend, model: model.clone(), activations })
+        Ok(TrainableBlock { block, backend, model: model.clone(), activations })
     }
 
     /// Some sequences as one ragged batch: inputs, targets, and where each lies.
@@ -78,23 +75,36 @@ impl Trainable for TrainableBlock {
         self.activations.sequences()
     }
 
-    fn loss(
-        &self,
-        weight: &dyn Fn(&str) -> candle_core::Result<Option<Tensor>>,
-        samples: &[usize],
-    ) -> Result<Tensor> {
-        let mut given = HashMap::new();
-        for name in &self.names {
-            if let Some(weight) = weight(name).map_err(Error::device)? {
-                given.insert(name.clone(), weight);
-            }
-        }
-        let backend = self.backend.with(given);
+    fn loss(&self, weights: &[(String, Array2<f32>)], samples: &[usize]) -> Result<Loss> {
+        let variables = weights.iter().map(|(_, values)| variable(values));
+        let variables = variables.collect::<candle_core::Result<Vec<_>>>().map_err(Error::device)?;
+        let given = weights.iter().zip(&variables);
+        let given = given.map(|((name, _), variable)| (name.clone(), variable.as_tensor().clone()));
+        let backend = self.backend.with(given.collect());
         let (x, target, spans) = self.batch(samples)?;
         let rotations = self.model.rotations(&spans);
         let y = self.block.forward(&backend, x, &rotations, &spans, None)?;
-        (y - target).and_then(|error| error.sqr()?.mean_all()).map_err(Error::device)
+        descend(&y, &target, &variables).map_err(Error::device)
     }
+}
+
+fn variable(values: &Array2<f32>) -> candle_core::Result<Var> {
+    Var::from_vec(values.iter().copied().collect(), values.dim(), &candle_core::Device::Cpu)
+}
+
+/// The mean squared error of outputs, and its gradients in some variables.
+fn descend(y: &Tensor, target: &Tensor, variables: &[Var]) -> candle_core::Result<Loss> {
+    let loss = (y - target)?.sqr()?.mean_all()?;
+    let store = loss.backward()?;
+    let gradient = |variable: &Var| {
+        let Some(gradient) = store.get(variable) else { return Ok(None) };
+        let values = gradient.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Some(
+            Array2::from_shape_vec(variable.dims2()?, values).expect("a gradient has its variable's shape"),
+        ))
+    };
+    let gradients = variables.iter().map(gradient).collect::<candle_core::Result<_>>()?;
+    Ok(Loss { value: loss.to_scalar()?, gradients })
 }
 
 impl fmt::Debug for TrainableBlock {
