@@ -3,13 +3,7 @@
 //!
 //! On the CPU in f32, the block alone in memory. Gradients reach the weights that are given, and nothing else.
 
-mod attention;
-mod backend;
-mod gate;
-mod norm;
-mod product;
-mod rope;
-mod values;
+mod replacing;
 
 use std::fmt;
 
@@ -20,7 +14,7 @@ use crate::backend::{Backend, Span};
 use crate::error::{Error, Result};
 use crate::model::{Block, Model, Weights};
 use crate::stage::{Loss, Trainable};
-use backend::Replacing;
+use replacing::Replacing;
 
 /// What flows through a block on the calibration set, sequence by sequence; read when it is needed, since all of it may not
 /// fit into memory.
@@ -112,6 +106,3 @@ impl fmt::Debug for TrainableBlock {
         f.debug_struct("TrainableBlock").field("samples", &self.samples()).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

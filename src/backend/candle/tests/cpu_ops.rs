@@ -1,20 +1,18 @@
-//! The conformance suite of backends, gradients against candle's own, and blocks of tiny models.
+//! The operations of `cpu_ops` against candle's own: results and gradients.
 #![allow(clippy::unwrap_used)]
 
 use candle_core::Var;
 use ndarray::Array2;
 
-use super::backend::Replacing;
 use super::*;
-use crate::backend::candle::{Candle, Device};
 use crate::backend::tests::{Tolerance, conformance, rotations, values};
 use crate::backend::{Activation, Attention, NormWeights};
 use crate::tensor::DType;
 
 #[test]
-fn computes_what_the_reference_does() {
+fn plain_operations_compute_what_the_reference_does() {
     let tolerance = Tolerance { dense: 2e-5, quantized: 2e-5, other: 2e-5 };
-    conformance(&Replacing::nothing().unwrap(), tolerance);
+    conformance(&candle().plain(), tolerance);
 }
 
 fn candle() -> Candle {
@@ -66,8 +64,8 @@ impl Operation {
 
     /// Candle's gradients of its plain operations are the twins.
     fn check(&self, inputs: &[Array2<f32>]) {
-        let found = self.gradients(&Replacing::nothing().unwrap(), inputs);
-        let expected = self.gradients(&candle(), inputs);
+        let found = self.gradients(&candle(), inputs);
+        let expected = self.gradients(&candle().plain(), inputs);
         for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
             assert!(largest > 0.0, "{self:?}: input {i} does not matter");
@@ -141,11 +139,11 @@ fn gradients_of_products_are_candles() {
         };
         let found = gradients(&|x, parts| {
             let weight = Tensor::cat(parts, 0).unwrap();
-            x.apply_op2(&weight, super::product::Product).unwrap()
+            x.apply_op2(&weight, cpu_ops::Product).unwrap()
         });
         let expected = gradients(&|x, parts| {
-            let linear = crate::backend::candle::Linear::new(parts.to_vec(), None);
-            candle().linear(x, &linear).unwrap()
+            let linear = Linear::new(parts.to_vec(), None);
+            candle().plain().linear(x, &linear).unwrap()
         });
         for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
             assert!((found - expected).abs() <= 1e-4 * (1.0 + expected.abs()), "{found}, candle {expected}");
