@@ -6,9 +6,11 @@
 
 pub mod candle;
 pub mod cpu;
+mod device;
 mod operations;
 mod wrapper;
 
+pub use device::Device;
 pub use operations::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span};
 pub use wrapper::{TableOf, TensorOf, Wrapper};
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::adapter::{AdaptedWeights, Adapter};
 use super::any_decoder::{AnyDecoder, Cache};
 use super::weights::CheckpointWeights;
-use crate::backend::candle::{Candle, Device};
+use crate::backend::Device;
+use crate::backend::candle::{self, Candle};
 use crate::backend::cpu::{Activations, Cpu};
 #[cfg(feature = "candle-cuda")]
 use crate::cuda::KernelTable;
@@ -22,8 +23,8 @@ use crate::tensor::DType;
 pub struct Options {
     /// The rounding of the inputs of linear layers. On a GPU: f32, or the model's own 16-bit type.
     pub activations: Activations,
-    /// The number of the NVIDIA GPU; `None` for the CPU.
-    pub gpu: Option<usize>,
+    /// The device.
+    pub device: Device,
 }
 
 /// A loaded model.
@@ -124,16 +125,21 @@ fn load(
     options: Options,
     checkpoint: &Checkpoint,
 ) -> Result<(Box<dyn AnyDecoder>, usize)> {
-    let Some(number) = options.gpu else {
-        let decoder = Decoder::load(Cpu::new(options.activations), model, weights)?;
-        let bytes = decoder.backend().weight_bytes();
-        return Ok((Box::new(decoder), bytes));
+    let backend = match options.device {
+        Device::Cpu => {
+            let decoder = Decoder::load(Cpu::new(options.activations), model, weights)?;
+            let bytes = decoder.backend().weight_bytes();
+            return Ok((Box::new(decoder), bytes));
+        }
+        Device::Candle => Candle::new(candle::Device::Cpu, DType::F32)?,
+        Device::Cuda(number) => {
+            let dtype = match options.activations {
+                Activations::F32 => DType::F32,
+                Activations::Auto => half(checkpoint),
+            };
+            Candle::new(candle::Device::Cuda(number), dtype)?
+        }
     };
-    let dtype = match options.activations {
-        Activations::F32 => DType::F32,
-        Activations::Auto => half(checkpoint),
-    };
-    let backend = Candle::new(Device::Cuda(number), dtype)?;
     #[cfg(feature = "candle-cuda")]
     let backend = backend.choosing_by(KernelTable::open(cache_folder().as_deref())?);
     let decoder = Decoder::load(backend, model, weights)?;
