@@ -88,6 +88,11 @@ impl Candle {
         })
     }
 
+    /// The device of its tensors.
+    pub fn device(&self) -> &candle_core::Device {
+        &self.device
+    }
+
     /// Bytes of the linear weights that were loaded, as they are held.
     pub fn weight_bytes(&self) -> usize {
         self.weights.load(Ordering::Relaxed)

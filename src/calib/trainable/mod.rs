@@ -1,7 +1,7 @@
 //! A decoder block as a function of its linears' weights, with gradients: how far its outputs on the calibration set are
 //! from those of the uncompressed model. Methods that train see it as a [`Trainable`]; candle stays in this module.
 //!
-//! On the CPU in f32, the block alone in memory. Gradients reach the weights that are given, and nothing else.
+//! In f32, the block alone in memory. Gradients reach the weights that are given, and nothing else.
 
 mod replacing;
 
@@ -10,6 +10,7 @@ use std::fmt;
 use candle_core::{Tensor, Var};
 use ndarray::Array2;
 
+use crate::backend::candle::Candle;
 use crate::backend::{Backend, Span};
 use crate::error::{Error, Result};
 use crate::model::{Block, Model, Weights};
@@ -38,12 +39,13 @@ pub struct TrainableBlock {
 impl TrainableBlock {
     /// Loads a block, and nothing else of the model.
     pub fn load(
+        candle: Candle,
         model: &Model,
         weights: &dyn Weights,
         index: usize,
         activations: Box<dyn Activations>,
     ) -> Result<TrainableBlock> {
-        let backend = Replacing::nothing()?;
+        let backend = Replacing::nothing(candle);
         let block = Block::load(&backend, model, weights, index)?;
         Ok(TrainableBlock { block, backend, model: model.clone(), activations })
     }
@@ -70,7 +72,8 @@ impl Trainable for TrainableBlock {
     }
 
     fn loss(&self, weights: &[(String, Array2<f32>)], samples: &[usize]) -> Result<Loss> {
-        let variables = weights.iter().map(|(_, values)| variable(values));
+        let device = self.backend.device();
+        let variables = weights.iter().map(|(_, values)| variable(values, device));
         let variables = variables.collect::<candle_core::Result<Vec<_>>>().map_err(Error::device)?;
         let given = weights.iter().zip(&variables);
         let given = given.map(|((name, _), variable)| (name.clone(), variable.as_tensor().clone()));
@@ -82,8 +85,8 @@ impl Trainable for TrainableBlock {
     }
 }
 
-fn variable(values: &Array2<f32>) -> candle_core::Result<Var> {
-    Var::from_vec(values.iter().copied().collect(), values.dim(), &candle_core::Device::Cpu)
+fn variable(values: &Array2<f32>, device: &candle_core::Device) -> candle_core::Result<Var> {
+    Var::from_vec(values.iter().copied().collect(), values.dim(), device)
 }
 
 /// The mean squared error of outputs, and its gradients in some variables.

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::backend::candle::{Candle, Device, Linear, Table};
+use crate::backend::candle::{Candle, Linear, Table};
 use crate::backend::{Backend, Matrix, Wrapper};
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
-/// Candle on the CPU in f32, under weights that replace those that were loaded.
+/// Candle under weights that replace those that were loaded.
 #[derive(Debug)]
 pub(super) struct Replacing {
     candle: Candle,
@@ -20,8 +19,13 @@ pub(super) struct Replacing {
 
 impl Replacing {
     /// Replaces nothing.
-    pub fn nothing() -> Result<Replacing> {
-        Ok(Replacing { candle: Candle::new(Device::Cpu, DType::F32)?, given: HashMap::new() })
+    pub fn nothing(candle: Candle) -> Replacing {
+        Replacing { candle, given: HashMap::new() }
+    }
+
+    /// The device of its tensors.
+    pub fn device(&self) -> &candle_core::Device {
+        self.candle.device()
     }
 
     /// The same backend with these weights, [rows, cols] as the file has them.

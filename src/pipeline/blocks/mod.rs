@@ -9,6 +9,7 @@ mod chain;
 mod compensate;
 mod compress;
 mod load;
+mod machine;
 mod observe;
 mod passes;
 mod report;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::chain::Chain;
+use super::machine::Machine;
 use super::{ExpertReport, Runner};
 use crate::backend::cpu::{self, Cpu};
 use crate::backend::{Backend, Span};
@@ -131,7 +132,24 @@ impl Runner<'_> {
         watch: Option<Watch>,
         output: Option<&Chain>,
     ) -> Result<Seen> {
-        let backend = Observing::new(Cpu::new(cpu::Activations::F32), &self.layouts[index]);
+        match &self.machine {
+            Machine::Cpu => {
+                self.pass_on(Cpu::new(cpu::Activations::F32), index, weights, input, watch, output)
+            }
+            Machine::Candle(candle) => self.pass_on(candle.clone(), index, weights, input, watch, output),
+        }
+    }
+
+    fn pass_on<B: Backend>(
+        &self,
+        backend: B,
+        index: usize,
+        weights: &dyn Weights,
+        input: &Chain,
+        watch: Option<Watch>,
+        output: Option<&Chain>,
+    ) -> Result<Seen> {
+        let backend = Observing::new(backend, &self.layouts[index]);
         // Statistics tell which linear overflows.
         let watched = watch.as_ref().is_some_and(|watch| watch.needs.any());
         if let Some(watch) = watch {
@@ -156,12 +174,18 @@ impl Runner<'_> {
         reference: &Chain,
     ) -> Result<f64> {
         let mut total = 0.0;
-        self.forward(index, &Cpu::new(cpu::Activations::F32), weights, input, |tokens, values| {
+        let add = |tokens: &Range<usize>, values: &[f32]| {
             let reference = reference.read(tokens)?;
             let width = self.model.hidden;
             total += values.chunks(width).zip(reference.chunks(width)).map(relative_square).sum::<f64>();
             Ok(())
-        })?;
+        };
+        match &self.machine {
+            Machine::Cpu => {
+                self.forward(index, &Cpu::new(cpu::Activations::F32), weights, input, add)?;
+            }
+            Machine::Candle(candle) => self.forward(index, candle, weights, input, add)?,
+        }
         match total.is_finite() {
             true => Ok(total / self.batches.tokens().max(1) as f64),
             false => {

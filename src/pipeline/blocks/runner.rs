@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::chain::Chain;
+use super::machine::Machine;
 use super::passes::Batches;
 use super::report::{BlockReport, Reports};
 use super::weights::Current;
+use crate::backend::Backend;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::calib::Known;
 use crate::engine::CheckpointWeights;
@@ -47,6 +49,7 @@ pub struct Runner<'a> {
     pub model: Model,
     pub layouts: Vec<BlockLayout>,
     pub batches: Batches<'a>,
+    pub machine: Machine,
     pub material: Material<'a>,
     /// Edits of what is outside the blocks.
     ends: &'a Made,
@@ -68,8 +71,9 @@ impl<'a> Runner<'a> {
         options: &'a Options<'a>,
     ) -> Result<Self> {
         let (model, layouts) = layouts(checkpoint)?;
+        let machine = Machine::open(options.device)?;
         let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(material.sequences));
-        Ok(Runner { checkpoint, model, layouts, batches, material, ends, allow_nonfinite, options })
+        Ok(Runner { checkpoint, model, layouts, batches, machine, material, ends, allow_nonfinite, options })
     }
 
     /// Takes one block after the other, from the first that any of the journals does not have: `take` is given a block's number,
@@ -128,9 +132,15 @@ impl<'a> Runner<'a> {
         if self.batches.tokens() == 0 {
             return Ok(());
         }
-        let backend = Cpu::new(Activations::F32);
-        let embedding = Embedding::load(&backend, &self.model, &self.weights())?;
-        self.batches.embed(&backend, &self.model, &embedding, chains)
+        match &self.machine {
+            Machine::Cpu => self.embed_on(&Cpu::new(Activations::F32), chains),
+            Machine::Candle(candle) => self.embed_on(candle, chains),
+        }
+    }
+
+    fn embed_on<B: Backend>(&self, backend: &B, chains: &[Chain]) -> Result<()> {
+        let embedding = Embedding::load(backend, &self.model, &self.weights())?;
+        self.batches.embed(backend, &self.model, &embedding, chains)
     }
 
     /// The chain's file before a block, and the reference's where there is one.

@@ -139,7 +139,7 @@ fn gradients_of_products_are_candles() {
         };
         let found = gradients(&|x, parts| {
             let weight = Tensor::cat(parts, 0).unwrap();
-            x.apply_op2(&weight, cpu_ops::Product).unwrap()
+            x.apply_op2(&weight, crate::backend::candle::cpu_ops::Product).unwrap()
         });
         let expected = gradients(&|x, parts| {
             let linear = Linear::new(parts.to_vec(), None);
