@@ -63,7 +63,8 @@ fn results_are_what_they_were() {
             recorded.0.insert(level, Section { machine, digests: found });
         } else {
             compared += found.len();
-            problems.extend(differences(&section.digests, &found));
+            let named = |line| format!("[{}] {line}", level.name());
+            problems.extend(differences(&section.digests, &found).into_iter().map(named));
         }
     }
     assert!(problems.is_empty(), "{} problems\n{}\n{HINT}", problems.len(), problems.join("\n"));

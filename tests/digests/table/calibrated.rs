@@ -70,7 +70,6 @@ pub fn cases() -> Vec<Case> {
         cases.extend(SHIPPED.iter().map(|(recipe, _)| shipped(recipe, model)));
         cases.extend(DATA.iter().map(|data| gathered(model, data)));
     }
-    cases.push(quantized("chain", "tiny-llama", "--scheme w4a16 --group-size 32 --method rotate,gptq,eora"));
     cases.extend(MODELS.iter().map(|model| known(model)));
     cases.extend(["dense.gguf", "dense.dat"].map(|file| imatrix("tiny-llama", file)));
     cases.push(imatrix("tiny-qwen3-moe", "experts.gguf"));
