@@ -83,13 +83,14 @@ impl Distribution {
     fn new(mut values: Vec<f64>, percents: &[f64]) -> Distribution {
         let mean = mean(&values);
         values.sort_unstable_by(f64::total_cmp);
-        let at = |percent: &f64| Percentile { percent: *percent, value: percentile(&values, *percent) };
+        let percentiles =
+            percents.iter().map(|&percent| Percentile { percent, value: percentile(&values, percent) });
         Distribution {
             mean,
             maximum: percentile(&values, 100.0),
             median: percentile(&values, 50.0),
             minimum: percentile(&values, 0.0),
-            percentiles: percents.iter().map(at).collect(),
+            percentiles: percentiles.collect(),
         }
     }
 }
