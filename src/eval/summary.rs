@@ -5,9 +5,7 @@ use serde::Serialize;
 
 use super::statistics::{Estimate, covariance, mean, percentile, share};
 
-/// The percentiles of the divergence, in %.
 const KLD_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 10.0, 5.0, 1.0, 0.1];
-/// The percentiles of Δp, in %.
 const DELTA_P_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 75.0, 25.0, 10.0, 5.0, 1.0, 0.1];
 
 /// The score of a target.

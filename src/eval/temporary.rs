@@ -6,7 +6,6 @@ use std::path::Path;
 
 use tempfile::TempPath;
 
-/// The folder of a path.
 pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

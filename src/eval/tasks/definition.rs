@@ -9,7 +9,6 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// The shipped definitions.
 const SHIPPED: &[&str] = &[
     include_str!("../../../tasks/hellaswag.toml"),
     include_str!("../../../tasks/arc_easy.toml"),
