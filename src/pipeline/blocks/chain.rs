@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::numerics::convert;
-use crate::pipeline::output::write_at;
+use crate::pipeline::output::{reserve, write_at};
 use crate::tensor::DType;
 
 /// Hidden states, [tokens, hidden] in f32, sequence after sequence.
@@ -25,7 +25,7 @@ impl Chain {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
         let file = file.map_err(|e| Error::io(path, e))?;
         let bytes = (tokens * hidden * size_of::<f32>()) as u64;
-        crate::pipeline::output::reserve(&file, bytes).map_err(|e| Error::io(path, e))?;
+        reserve(&file, bytes).map_err(|e| Error::io(path, e))?;
         Ok(Chain { path: path.to_owned(), file: Arc::new(file), hidden })
     }
 

@@ -2,14 +2,15 @@
 
 use ndarray::Array2;
 
-use super::{BlockReport, Blocks};
+use super::block_loop::BlockLoop;
+use super::report::BlockReport;
 use crate::error::Result;
 use crate::model::{LinearPlace, NormPlace};
 use crate::numerics::{Extent, Weight};
-use crate::pipeline::gather::{NonFinite, clear_nonfinite};
+use crate::pipeline::stream::{NonFinite, clear_nonfinite};
 use crate::stage::{Block, BlockLinear, Norm};
 
-impl Blocks<'_> {
+impl BlockLoop<'_> {
     /// Reads a block's weights; reports those that are not finite.
     pub(super) fn load(&self, report: &mut BlockReport) -> Result<Block> {
         let index = report.block;

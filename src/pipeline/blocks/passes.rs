@@ -4,112 +4,19 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::chain::Chain;
-use super::{ExpertReport, Runner};
+use super::report::ExpertReport;
+use super::runner::Runner;
+use crate::backend::Backend;
 use crate::backend::cpu::{self, Cpu};
-use crate::backend::{Backend, Span};
 use crate::calib::observe::Watch;
-use crate::calib::trainable::Activations;
-use crate::calib::{Observing, Seen};
+use crate::calib::{InputStatistics, Observing};
 use crate::error::{Error, Result};
-use crate::model::{Batch, Block, BlockLayout, Config, Embedding, Weights};
-use crate::pipeline::check_interrupted;
-
-/// Tokens that are run together: few enough to stay in the caches, and the same whatever the number of threads, so that
-/// sums are added up in the same order.
-pub const BATCH_TOKENS: usize = 4096;
-
-/// The calibration set, in batches of whole sequences.
-pub struct Batches<'a> {
-    sequences: &'a [Vec<u32>],
-    batches: Vec<Range<usize>>,
-    /// The first token of each sequence, and the end.
-    starts: Vec<usize>,
-}
-
-impl<'a> Batches<'a> {
-    /// Consecutive sequences of up to [`BATCH_TOKENS`].
-    pub fn new(sequences: &'a [Vec<u32>]) -> Self {
-        let mut starts = vec![0];
-        let mut batches: Vec<Range<usize>> = Vec::new();
-        for (index, sequence) in sequences.iter().enumerate() {
-            let end = starts[index] + sequence.len();
-            starts.push(end);
-            match batches.last_mut() {
-                Some(last) if end - starts[last.start] <= BATCH_TOKENS => last.end = index + 1,
-                _ => batches.push(index..index + 1),
-            }
-        }
-        Batches { sequences, batches, starts }
-    }
-
-    /// Tokens of all sequences.
-    pub fn tokens(&self) -> usize {
-        self.starts[self.sequences.len()]
-    }
-
-    /// The tokens of a batch, among all.
-    fn range(&self, batch: &Range<usize>) -> Range<usize> {
-        self.starts[batch.start]..self.starts[batch.end]
-    }
-
-    fn spans(&self, batch: &Range<usize>) -> Vec<Span> {
-        let span = |(slot, sequence): (usize, &Vec<u32>)| Span { slot, past: 0, len: sequence.len() };
-        self.sequences[batch.clone()].iter().enumerate().map(span).collect()
-    }
-
-    /// Each sequence's states before a block, and what the uncompressed one makes of them.
-    pub fn between(&self, input: &Chain, target: &Chain) -> States {
-        States { starts: self.starts.clone(), input: input.clone(), target: target.clone() }
-    }
-
-    /// Writes the first hidden states to each of the chains.
-    pub fn embed<B: Backend>(
-        &self,
-        backend: &B,
-        config: &Config,
-        embedding: &Embedding<B>,
-        chains: &[Chain],
-    ) -> Result<()> {
-        self.batches.iter().try_for_each(|batch| {
-            let tokens = Batch::whole(&self.sequences[batch.clone()]);
-            let x = embedding.embed(backend, config, &tokens)?;
-            let write =
-                |values: &[f32]| chains.iter().try_for_each(|chain| chain.write(&self.range(batch), values));
-            backend.read(&x, write)?
-        })
-    }
-}
-
-/// The hidden states around a block, sequence by sequence.
-pub struct States {
-    starts: Vec<usize>,
-    input: Chain,
-    target: Chain,
-}
-
-impl States {
-    fn tokens(&self, sequence: usize) -> Range<usize> {
-        self.starts[sequence]..self.starts[sequence + 1]
-    }
-}
-
-impl Activations for States {
-    fn sequences(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    fn input(&self, sequence: usize) -> Result<Vec<f32>> {
-        self.input.read(&self.tokens(sequence))
-    }
-
-    fn target(&self, sequence: usize) -> Result<Vec<f32>> {
-        self.target.read(&self.tokens(sequence))
-    }
-}
+use crate::model::{Block, BlockLayout, Weights};
+use crate::pipeline::options::check_interrupted;
 
 /// What the experts of a block were calibrated with, beside the statistics.
 pub struct Gathered {
-    pub seen: Seen,
+    pub seen: InputStatistics,
     pub experts: Vec<ExpertReport>,
 }
 
@@ -130,7 +37,7 @@ impl Runner<'_> {
         input: &Chain,
         watch: Option<Watch>,
         output: Option<&Chain>,
-    ) -> Result<Seen> {
+    ) -> Result<InputStatistics> {
         let backend = Observing::new(Cpu::new(cpu::Activations::F32), &self.layouts[index]);
         // Statistics tell which linear overflows.
         let watched = watch.as_ref().is_some_and(|watch| watch.needs.any());
@@ -183,7 +90,7 @@ impl Runner<'_> {
             return Ok(());
         }
         let block = Block::load(backend, &self.config, weights, index)?;
-        for batch in &self.batches.batches {
+        for batch in self.batches.all() {
             check_interrupted(self.options)?;
             let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
             let x = backend.tensor(tokens.len(), self.config.hidden, &input.read(&tokens)?)?;
@@ -221,7 +128,7 @@ impl Runner<'_> {
 
     /// How many tokens each expert was sent, of those whose inputs were looked at. One that was sent none is always shown
     /// all: there is nothing else to know of its inputs.
-    fn coverage(&self, index: usize, seen: &Seen, watch: &Watch) -> Vec<ExpertReport> {
+    fn coverage(&self, index: usize, seen: &InputStatistics, watch: &Watch) -> Vec<ExpertReport> {
         let mut experts: Vec<ExpertReport> = Vec::new();
         for linear in &self.layouts[index].linears {
             let Some(expert) =
@@ -231,7 +138,7 @@ impl Runner<'_> {
             };
             let tokens = seen.inputs[linear.input].as_ref().map_or(0, |statistics| statistics.tokens);
             if experts.iter().all(|report| report.expert != expert) {
-                let shown_all = tokens < self.material.expert_tokens.max(1);
+                let shown_all = tokens < self.input.expert_tokens.max(1);
                 experts.push(ExpertReport { expert, tokens, shown_all });
             }
         }
@@ -249,7 +156,7 @@ fn relative_square((found, reference): (&[f32], &[f32])) -> f64 {
 }
 
 /// Inputs that are not finite make every statistic worthless.
-fn refuse_nonfinite(layout: &BlockLayout, seen: &Seen) -> Result<()> {
+fn refuse_nonfinite(layout: &BlockLayout, seen: &InputStatistics) -> Result<()> {
     for linear in &layout.linears {
         let Some(input) = &seen.inputs[linear.input] else { continue };
         let diagonal = input.gram.iter().flat_map(|gram| gram.diag().to_vec());

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::pipeline::Workspace;
+use crate::pipeline::output::{REPORTS_NAME, Workspace};
 
 /// A finished block.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -71,9 +71,6 @@ pub struct Reports {
     path: PathBuf,
     reports: Vec<BlockReport>,
 }
-
-/// Their file, beside the journal: a line a block.
-pub const REPORTS_NAME: &str = "blocks.jsonl";
 
 impl Reports {
     /// Those of the first `done` blocks, as an interrupted run left them; none where any is missing.

@@ -4,41 +4,29 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::batches::Batches;
 use super::chain::Chain;
-use super::passes::Batches;
+use super::layouts::layouts;
 use super::report::{BlockReport, Reports};
 use super::weights::Current;
 use crate::backend::cpu::{Activations, Cpu};
-use crate::calib::Known;
-use crate::engine::CheckpointWeights;
+use crate::calib::PriorStatistics;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::model::{BlockLayout, Config, Embedding, block_layout};
-use crate::pipeline::journal::Journal;
-use crate::pipeline::made::Made;
-use crate::pipeline::{Event, Options, Workspace};
+use crate::model::{BlockLayout, Config, Embedding};
+use crate::pipeline::options::{Event, Options};
+use crate::pipeline::output::{Journal, Workspace};
+use crate::pipeline::stream::BlockResult;
 
 /// What calibration works with.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Material<'a> {
+pub struct CalibrationInput<'a> {
     /// Token ids of each sequence.
     pub sequences: &'a [Vec<u32>],
     /// Experts that fewer tokens are sent to, or none, are shown all tokens instead.
     pub expert_tokens: u64,
-    /// Statistics in the place of sequences: then there are none.
-    pub known: Option<&'a Known>,
-}
-
-/// How a model is made, and what its blocks are made of.
-///
-/// # Errors
-/// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
-pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Config, Vec<BlockLayout>)> {
-    let stored = CheckpointWeights(Arc::clone(checkpoint));
-    let config = stored.config()?;
-    let layouts = (0..config.layers.len()).map(|block| block_layout(&config, &stored, block));
-    let layouts = layouts.collect::<Result<_>>()?;
-    Ok((config, layouts))
+    /// Statistics of an earlier run in the place of sequences.
+    pub prior: Option<&'a PriorStatistics>,
 }
 
 /// A model and the calibration set.
@@ -47,9 +35,9 @@ pub struct Runner<'a> {
     pub config: Config,
     pub layouts: Vec<BlockLayout>,
     pub batches: Batches<'a>,
-    pub material: Material<'a>,
+    pub input: CalibrationInput<'a>,
     /// Edits of what is outside the blocks.
-    ends: &'a Made,
+    ends: &'a BlockResult,
     /// Whether weights that are not finite are taken as 0.
     pub allow_nonfinite: bool,
     pub options: &'a Options<'a>,
@@ -62,14 +50,14 @@ impl<'a> Runner<'a> {
     /// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
     pub fn new(
         checkpoint: &Arc<Checkpoint>,
-        material: Material<'a>,
-        ends: &'a Made,
+        input: CalibrationInput<'a>,
+        ends: &'a BlockResult,
         allow_nonfinite: bool,
         options: &'a Options<'a>,
     ) -> Result<Self> {
         let (config, layouts) = layouts(checkpoint)?;
-        let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(material.sequences));
-        Ok(Runner { checkpoint, config, layouts, batches, material, ends, allow_nonfinite, options })
+        let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(input.sequences));
+        Ok(Runner { checkpoint, config, layouts, batches, input, ends, allow_nonfinite, options })
     }
 
     /// Takes one block after the other, from the first that any of the journals does not have: `take` is given a block's number,

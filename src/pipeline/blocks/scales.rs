@@ -9,8 +9,7 @@ use crate::error::Result;
 use crate::model::BlockLayout;
 use crate::numerics::EightBits;
 use crate::numerics::presets::Activations;
-use crate::pipeline::stream::Run;
-use crate::plan::Measured;
+use crate::plan::{Measured, Plan, TensorPlan};
 use crate::statistics::{Needs, Statistics, largest};
 
 /// Which scales are to be found.
@@ -23,17 +22,16 @@ pub struct Scales {
 
 impl Scales {
     /// Those that any of the outputs stores.
-    pub fn of(runs: &[&Run]) -> Scales {
-        let requests = || runs.iter().map(|run| &run.plan.request);
-        let activations = |request: &crate::plan::Request| request.activations;
-        let of_tensor = |tensor: &crate::plan::TensorPlan| {
+    pub fn of(plans: &[&Plan]) -> Scales {
+        let requests = || plans.iter().map(|plan| &plan.request);
+        let of_tensor = |tensor: &TensorPlan| {
             let source = tensor.output.pieces.first().map(|piece| piece.source.clone()).unwrap_or_default();
             tensor.scales().map(|(what, _)| (source.clone(), what)).collect::<Vec<_>>()
         };
         Scales {
-            inputs: requests().filter_map(activations).find_map(Activations::measured),
+            inputs: requests().filter_map(|request| request.activations).find_map(Activations::measured),
             cache: requests().find_map(|request| request.kv_cache),
-            wanted: runs.iter().flat_map(|run| &run.plan.tensors).flat_map(of_tensor).collect(),
+            wanted: plans.iter().flat_map(|plan| &plan.tensors).flat_map(of_tensor).collect(),
         }
     }
 

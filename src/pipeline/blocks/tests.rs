@@ -11,9 +11,9 @@ use ndarray::Array2;
 
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::pipeline::{Material, Options, Target, run};
+use crate::pipeline::{CalibrationInput, Options, Target, run};
 use crate::quant::rtn::Rtn;
-use crate::recipe::Recipe;
+use crate::recipe::{PerFormat, Recipe};
 use crate::stage::{Block, Prune, PrunedWeight, Quantization, Quantize, Scope, Stage};
 use crate::statistics::Needs;
 
@@ -76,9 +76,9 @@ fn carried_out(recipe: &Recipe, stages: Vec<Stage>) -> Array2<f32> {
     };
     let sequences: Vec<Vec<u32>> =
         (0..3).map(|s| (0..20).map(|i| (s * 31 + i * i * 7) % 80).collect()).collect();
-    let material = Material { sequences: &sequences, ..Material::default() };
-    let target = Target { plan: &plan, path: &path, documents: &[] };
-    run(&[target], &checkpoint, Some(material), &options).unwrap();
+    let input = CalibrationInput { sequences: &sequences, ..CalibrationInput::default() };
+    let target = PerFormat::alone(Target { plan: &plan, path: &path, documents: &[] });
+    run(&target, &checkpoint, Some(input), &options).unwrap();
     let written = Checkpoint::open(path.to_str().unwrap()).unwrap();
     let source = written.source("model.layers.0.mlp.down_proj.weight").unwrap();
     let [rows, cols] = source.rows_cols();

@@ -12,8 +12,7 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::Weights;
 use crate::numerics::Weight;
-use crate::pipeline::gather::clear_nonfinite;
-use crate::pipeline::made::Made;
+use crate::pipeline::stream::{BlockResult, clear_nonfinite};
 use crate::stage;
 use crate::tensor::DType;
 
@@ -22,7 +21,7 @@ pub struct Current<'a> {
     stored: CheckpointWeights,
     matrices: HashMap<String, Arc<Weight>>,
     vectors: HashMap<String, Vec<f32>>,
-    made: &'a Made,
+    result: &'a BlockResult,
     /// Whether what is not finite is taken as 0.
     clears: bool,
 }
@@ -30,9 +29,9 @@ pub struct Current<'a> {
 impl<'a> Current<'a> {
     /// The checkpoint, with the edits that are done to rows as they are read, the first of which takes what is not finite
     /// as 0 where `clears` says so.
-    pub fn new(checkpoint: &Arc<Checkpoint>, made: &'a Made, clears: bool) -> Self {
+    pub fn new(checkpoint: &Arc<Checkpoint>, result: &'a BlockResult, clears: bool) -> Self {
         let stored = CheckpointWeights(Arc::clone(checkpoint));
-        Current { stored, matrices: HashMap::new(), vectors: HashMap::new(), made, clears }
+        Current { stored, matrices: HashMap::new(), vectors: HashMap::new(), result, clears }
     }
 
     /// With a block as it stands. Dense weights that no stage has touched are read from the checkpoint, which takes less
@@ -76,7 +75,7 @@ impl Weights for Current<'_> {
 
     fn matrix(&self, name: &str) -> Result<Arc<dyn Matrix>> {
         if let Some(weight) = self.matrices.get(name) {
-            return Ok(Arc::new(Held { name: name.to_owned(), weight: Arc::clone(weight) }));
+            return Ok(Arc::new(InMemoryMatrix { name: name.to_owned(), weight: Arc::clone(weight) }));
         }
         let mut stored = self.stored.matrix(name)?;
         if self.clears {
@@ -85,7 +84,7 @@ impl Weights for Current<'_> {
                 Ok(())
             }));
         }
-        Ok(match self.made.edits.get(name).map(Arc::clone) {
+        Ok(match self.result.edits.get(name).map(Arc::clone) {
             Some(edit) => Arc::new(EditedMatrix::new(stored, move |_, values| edit(values))),
             None => stored,
         })
@@ -106,12 +105,12 @@ impl Weights for Current<'_> {
 }
 
 /// A matrix in memory.
-struct Held {
+struct InMemoryMatrix {
     name: String,
     weight: Arc<Weight>,
 }
 
-impl Matrix for Held {
+impl Matrix for InMemoryMatrix {
     fn name(&self) -> &str {
         &self.name
     }

@@ -3,15 +3,14 @@
 use std::ops::Range;
 use std::path::Path;
 
+use super::block_result::Input;
 use super::chunks::CHUNK_ELEMENTS;
-use super::made::Input;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source, Stored, nonfinite_count};
 use crate::model::Transform;
 use crate::numerics::{QTensor, convert};
 use crate::plan::OutputTensor;
-use crate::tensor::DType;
-use crate::tensor::rows_cols;
+use crate::tensor::{DType, rows_cols};
 
 /// How many values are not numbers one can round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

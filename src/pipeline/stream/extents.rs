@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
+use super::block_result::Input;
 use super::chunks::chunks_of;
 use super::gather::{clear_nonfinite, gather};
-use super::interrupted;
-use super::made::Input;
 use crate::error::{Error, Result};
 use crate::numerics::Extent;
+use crate::pipeline::options::interrupted;
 use crate::plan::{Action, Plan, TensorPlan};
 
 /// The extents of the tensors whose schemes need them, fused groups united.

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::output::{OutputFiles, Workspace};
+use super::files::OutputFiles;
+use super::workspace::{JOURNAL_NAME, Workspace};
 use crate::error::{Error, Result};
 use crate::plan::OutputFile;
 
@@ -101,8 +102,6 @@ impl Journal {
     }
 }
 
-/// The journal's name in the partial output.
-pub const JOURNAL_NAME: &str = "llmc.journal";
 const SYNCED: &str = "synced";
 const BLOCK: &str = "block ";
 

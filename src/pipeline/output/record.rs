@@ -6,17 +6,13 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::blocks::BlockReport;
-use super::chunks::Chunk;
-use super::gather::gather;
-use super::made::Input;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::numerics::{QTensor, convert};
-use crate::plan::{OutputTensor, Part};
-use crate::plan::{Plan, TensorPlan};
-use crate::tensor::DType;
-use crate::tensor::rows_cols;
+use crate::pipeline::blocks::BlockReport;
+use crate::pipeline::stream::{Chunk, Input, gather};
+use crate::plan::{OutputTensor, Part, Plan, TensorPlan};
+use crate::tensor::{DType, rows_cols};
 
 /// The file of the record, in the output's folder.
 pub const RECORD: &str = "calibration.json";

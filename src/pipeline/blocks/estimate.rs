@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::batches::BATCH_TOKENS;
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, LinearPlace, block_layout};
-use crate::pipeline::blocks::BATCH_TOKENS;
 use crate::plan::Plan;
 use crate::stage::{Scope, Stage};
 use crate::statistics::Needs;

@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::blocks::layouts;
-use super::made::Made;
-use super::output::OutputFiles;
+use super::files::OutputFiles;
 use crate::error::Result;
-use crate::export::adapter::Adapter;
-use crate::export::{self};
+use crate::export::adapter::{self, Adapter};
 use crate::io::Checkpoint;
-use crate::plan::OutputFile;
-use crate::plan::Plan;
+use crate::pipeline::blocks::layouts;
+use crate::pipeline::stream::BlockResult;
+use crate::plan::{OutputFile, Plan};
 
 /// An adapter, and its file among the output's.
 pub struct AdapterFile {
@@ -43,8 +41,8 @@ impl AdapterFile {
     }
 
     /// Writes the factors of a block's linears to their places.
-    pub fn write(&self, made: &Made, files: &OutputFiles) -> Result<()> {
-        let encoded = made.factors.iter().filter_map(|(name, factors)| self.adapter.encode(name, factors));
+    pub fn write(&self, result: &BlockResult, files: &OutputFiles) -> Result<()> {
+        let encoded = result.factors.iter().filter_map(|(name, factors)| self.adapter.encode(name, factors));
         encoded
             .into_iter()
             .try_for_each(|(offset, bytes)| files.write_in(self.file, self.start + offset, &bytes))
@@ -56,7 +54,7 @@ impl AdapterFile {
         let mut names =
             architectures.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         let causal = names.any(|name| name.ends_with("ForCausalLM"));
-        (export::adapter::CONFIG.to_owned(), self.adapter.config(target, causal))
+        (adapter::CONFIG.to_owned(), self.adapter.config(target, causal))
     }
 }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use ndarray::Array2;
 
-use super::made::{Made, RowEdit};
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{ModelEnds, Weights, model_ends};
+use crate::pipeline::stream::{BlockResult, RowEdit};
 use crate::plan::Request;
 use crate::stage::{Ends, Rewrite, Stage};
 
@@ -40,26 +40,26 @@ fn stages_with_ends(request: &Request) -> Vec<Arc<dyn Rewrite>> {
 }
 
 /// The edits of a recipe's stages.
-pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<Made> {
-    let mut made = Made::default();
+pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<BlockResult> {
+    let mut result = BlockResult::default();
     let stages = stages_with_ends(request);
     if stages.is_empty() {
-        return Ok(made);
+        return Ok(result);
     }
     let (_, places) = find(checkpoint)?;
     let less = if places.final_norm.plus_one { 1.0 } else { 0.0 };
     let stored = CheckpointWeights(Arc::clone(checkpoint)).vector(&places.final_norm.weight)?;
     let ones = Array2::from_elem((1, stored.len()), 1.0 - less);
     let norm: Vec<f32> = stored.iter().map(|weight| weight + less).collect();
-    made.values.insert(places.final_norm.weight, ones);
-    made.edits.insert(places.embedding, edit(stages.clone(), |ends, _, rows| ends.embedding(rows)));
+    result.values.insert(places.final_norm.weight, ones);
+    result.edits.insert(places.embedding, edit(stages.clone(), |ends, _, rows| ends.embedding(rows)));
     // The first stage multiplies the norm's weight into the head; for those after it, it is one.
     let head = move |ends: &dyn Ends, first: bool, rows: &mut Array2<f32>| match first {
         true => ends.head(rows, &norm),
         false => ends.head(rows, &vec![1.0; norm.len()]),
     };
-    made.edits.insert(places.head, edit(stages, head));
-    Ok(made)
+    result.edits.insert(places.head, edit(stages, head));
+    Ok(result)
 }
 
 /// One edit of all stages in order; `apply` is told which is the first.

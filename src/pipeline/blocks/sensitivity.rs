@@ -13,19 +13,20 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::Options;
-use super::blocks::{BlockReport, Chain, Material, Runner, layouts};
-use super::journal::Journal;
-use super::made::Made;
-use super::output::Workspace;
-use crate::calib::observe::{Seen, Watch};
+use super::chain::Chain;
+use super::layouts::layouts;
+use super::report::BlockReport;
+use super::runner::{CalibrationInput, Runner};
+use crate::calib::observe::{InputStatistics, Watch};
 use crate::error::{Error, Result};
 use crate::export::pretty;
 use crate::io::Checkpoint;
 use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme, Weight};
-use crate::plan::SINGLE_FILE_NAME;
-use crate::plan::{Plan, Sensitivity, group};
+use crate::pipeline::options::Options;
+use crate::pipeline::output::{Journal, Workspace};
+use crate::pipeline::stream::BlockResult;
+use crate::plan::{Plan, SINGLE_FILE_NAME, Sensitivity, group};
 use crate::stage::{Block, BlockLinear, Quantize, error_power, quantize_linear};
 use crate::statistics::Needs;
 
@@ -61,9 +62,9 @@ pub fn sensitivity(
     }
     let workspace = Workspace::open(file, true)?;
     let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
-    let material = Material { sequences: &sequences, expert_tokens: 1, known: None };
-    let ends = Made::default();
-    let runner = Runner::new(checkpoint, material, &ends, choices[0].recipe.allow_nonfinite, options)?;
+    let input = CalibrationInput { sequences: &sequences, expert_tokens: 1, prior: None };
+    let ends = BlockResult::default();
+    let runner = Runner::new(checkpoint, input, &ends, choices[0].request.recipe.allow_nonfinite, options)?;
     let schemes = choices.iter().map(Plan::schemes).collect::<Vec<_>>();
     let of =
         |linear: &str| schemes.iter().map(|schemes| schemes.get(linear).map(|(scheme, _)| *scheme)).collect();
@@ -102,7 +103,7 @@ fn key(choices: &[Plan], sequences: &[Vec<u32>], model: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("{}\n{model}\n", env!("CARGO_PKG_VERSION")).as_bytes());
     for plan in choices {
-        hasher.update(plan.recipe.to_toml().as_bytes());
+        hasher.update(plan.request.recipe.to_toml().as_bytes());
     }
     for token in sequences.iter().flatten() {
         hasher.update(&token.to_le_bytes());
@@ -164,7 +165,12 @@ impl Survey<'_> {
     }
 
     /// The linears as the first choice, and the error of their weights as each.
-    fn round(&self, index: usize, places: &[&LinearPlace], seen: &Seen) -> Result<(Block, Vec<f64>)> {
+    fn round(
+        &self,
+        index: usize,
+        places: &[&LinearPlace],
+        seen: &InputStatistics,
+    ) -> Result<(Block, Vec<f64>)> {
         let rounded = places.par_iter().map(|place| self.round_linear(place, seen));
         let (mut linears, mut totals) = (Vec::new(), Vec::new());
         for (coarsest, errors) in rounded.collect::<Result<Vec<_>>>()? {
@@ -175,7 +181,11 @@ impl Survey<'_> {
         Ok((Block { index, linears, ..Block::default() }, totals))
     }
 
-    fn round_linear(&self, place: &LinearPlace, seen: &Seen) -> Result<(Option<BlockLinear>, Vec<f64>)> {
+    fn round_linear(
+        &self,
+        place: &LinearPlace,
+        seen: &InputStatistics,
+    ) -> Result<(Option<BlockLinear>, Vec<f64>)> {
         let matrix = self.runner.weights().matrix(&place.name)?;
         let values = matrix.read(0..matrix.shape()[0])?.into_values();
         let (mut coarsest, mut errors) = (None, Vec::new());

@@ -5,21 +5,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::blocks::{BlockReport, Material, Runner};
-use super::journal::Journal;
-use super::made::Made;
-use super::output::Workspace;
-use super::{Options, input_digest};
+use super::report::BlockReport;
+use super::runner::{CalibrationInput, Runner};
 use crate::calib::imatrix::{self, Imatrix};
-use crate::calib::observe::{Seen, Watch};
+use crate::calib::observe::{InputStatistics, Watch};
 use crate::calib::store::{self, INDEX_FILE, Index, Store};
-use crate::calib::{Drawn, Known, Samples};
+use crate::calib::{PriorStatistics, Samples, SourceSamples};
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::BlockLayout;
-use crate::plan::Plan;
-use crate::plan::SINGLE_FILE_NAME;
+use crate::pipeline::options::Options;
+use crate::pipeline::output::{Journal, Workspace, input_digest};
+use crate::pipeline::stream::BlockResult;
+use crate::plan::{Plan, SINGLE_FILE_NAME};
 use crate::stage::{Scope, Stage};
 use crate::statistics::{Needs, Statistics};
 
@@ -38,7 +37,7 @@ pub struct Survey<'a> {
     pub imatrix: Option<&'a Path>,
 }
 
-/// Gathers statistics, and publishes them. An interrupted run is gone on from, as with [`super::run`].
+/// Gathers statistics, and publishes them. An interrupted run is gone on from, as with [`run`](crate::pipeline::run).
 ///
 /// # Errors
 /// An architecture that llmc cannot run, or for an importance matrix one without a GGUF form; inputs that are not finite;
@@ -52,9 +51,9 @@ pub fn calibrate(
         imatrix::architecture(checkpoint)?;
     }
     let sequences = &survey.samples.sequences;
-    let material = Material { sequences, expert_tokens: survey.expert_tokens, known: None };
-    let ends = Made::default();
-    let runner = Runner::new(checkpoint, material, &ends, false, options)?;
+    let input = CalibrationInput { sequences, expert_tokens: survey.expert_tokens, prior: None };
+    let ends = BlockResult::default();
+    let runner = Runner::new(checkpoint, input, &ends, false, options)?;
     let model = input_digest(checkpoint, options.interrupted)?;
     let index = Index::new(&model, runner.layouts.len(), survey.needs, survey.samples);
     let key = key(&index, survey.expert_tokens);
@@ -85,14 +84,19 @@ pub fn calibrate(
 /// methods need.
 ///
 /// # Errors
-/// See [`Known::open`].
-pub fn recall(paths: &[PathBuf], plan: &Plan, checkpoint: &Arc<Checkpoint>, model: &str) -> Result<Known> {
+/// See [`PriorStatistics::open`].
+pub fn recall(
+    paths: &[PathBuf],
+    plan: &Plan,
+    checkpoint: &Arc<Checkpoint>,
+    model: &str,
+) -> Result<PriorStatistics> {
     let stages = &plan.request.stages;
     let weighed = matches!(stages.first(), Some(Stage::Quantize(method)) if method.scope() == Scope::Rows);
     let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
     let needs = stages.iter().fold(first, |needs, stage| needs.union(stage.needs()));
     let blocks = CheckpointWeights(Arc::clone(checkpoint)).config()?.layers.len();
-    Known::open(paths, checkpoint, model, blocks, needs)
+    PriorStatistics::open(paths, checkpoint, model, blocks, needs)
 }
 
 /// Tells work apart that must not be gone on from with another: blake3 over all that statistics depend on.
@@ -108,7 +112,7 @@ fn write_block(
     index: usize,
     layout: &BlockLayout,
     needs: Needs,
-    seen: &Seen,
+    seen: &InputStatistics,
 ) -> Result<()> {
     let mut readers: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
     for linear in &layout.linears {
@@ -136,7 +140,7 @@ fn importance(workspace: &Workspace, index: &Index, samples: &Samples, runner: &
     let store = Store::open(&folder, &index.model, index.blocks, Needs::IMPORTANCE)?;
     let longest = samples.sequences.iter().map(Vec::len).max().unwrap_or(0);
     let mut imatrix = Imatrix {
-        datasets: samples.sources.iter().map(|Drawn { source, .. }| source.clone()).collect(),
+        datasets: samples.sources.iter().map(|SourceSamples { source, .. }| source.clone()).collect(),
         chunk_count: samples.sequences.len() as u32,
         chunk_size: longest as u32,
         ..Imatrix::default()

@@ -9,72 +9,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-use super::chunks::{CHUNK_ELEMENTS, Chunk, chunks_of};
-use super::extents::Extents;
-use super::gather::{NonFinite, clear_nonfinite, gather, raw_runs};
-use super::interrupted;
-use super::made::Input;
-use super::recorded::{Record, mismatch, round_to, stored_values, wrong_scale};
-use super::stream::{chunk_input_bytes, quantize_rows};
+use super::check::{TensorCheck, Verification};
 use crate::error::{Error, Result};
-use crate::io::{Checkpoint, Source, Stored};
-use crate::json::null_is_nan;
+use crate::io::Checkpoint;
 use crate::model::Transform;
-use crate::plan::{Action, Plan, TensorPlan};
-use crate::plan::{OutputTensor, Piece};
+use crate::pipeline::options::interrupted;
+use crate::pipeline::output::{Record, mismatch, round_to, stored_values, wrong_scale};
+use crate::pipeline::stream::{
+    Chunk, Extents, Input, chunk_input_bytes, chunks_of, clear_nonfinite, gather, quantize_rows, raw_runs,
+};
+use crate::plan::{Action, OutputTensor, Piece, Plan, TensorPlan};
 use crate::recipe::Recipe;
-use crate::tensor::DType;
-use crate::tensor::rows_cols;
+use crate::tensor::{DType, rows_cols};
 
-/// How one tensor of the output compares with the input.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct TensorCheck {
-    /// The output's name.
-    pub name: String,
-    /// What it was stored as.
-    pub stored: String,
-    /// Largest distance to the input's values.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub max_error: f64,
-    /// Root mean square of the distance.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub rms_error: f64,
-    /// The same, relative to the root mean square of the input's values.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub relative_error: f64,
-    /// Values that are not, to the bit, what the recipe gives.
-    pub mismatches: u64,
-    /// Whether what it ought to hold is not known: a calibrated run changed it, and has not recorded what it made.
-    pub unknown: bool,
-    /// Why it could not be read, if it could not.
-    pub failure: Option<String>,
-}
-
-impl TensorCheck {
-    fn failed(name: &str, why: &str) -> TensorCheck {
-        TensorCheck { name: name.to_owned(), failure: Some(why.to_owned()), ..TensorCheck::default() }
-    }
-
-    /// Whether it holds.
-    pub fn holds(&self) -> bool {
-        self.mismatches == 0 && self.failure.is_none()
-    }
-}
-
-/// What `verify` found.
-#[derive(Debug, Clone, Default)]
-pub struct Verification {
-    /// Every tensor of the plan.
-    pub tensors: Vec<TensorCheck>,
-}
-
-impl Verification {
-    /// Tensors that do not hold.
-    pub fn failed(&self) -> impl Iterator<Item = &TensorCheck> {
-        self.tensors.iter().filter(|check| !check.holds())
-    }
+/// The recipe that an output records.
+pub fn recorded_recipe(written: &Checkpoint) -> Result<Recipe> {
+    let text = written.metadata.get("llmc.recipe").ok_or_else(|| {
+        Error::malformed(
+            &written.path,
+            "llmc.recipe in the metadata of the weight files",
+            "none",
+            "only what llmc wrote can be verified against its input",
+        )
+    })?;
+    Recipe::from_toml(&format!("{}: llmc.recipe", written.path.display()), text)
 }
 
 /// Sums over the values of one tensor.
@@ -157,7 +116,7 @@ fn compare_recorded(
 /// Whether what a tensor holds can be made again from the input alone.
 fn repeatable(plan: &Plan, tensor: &TensorPlan) -> bool {
     match tensor.action {
-        Action::Quantize(_) => plan.recipe.calibration.is_none() && !plan.request.edits(),
+        Action::Quantize(_) => plan.request.recipe.calibration.is_none() && !plan.request.edits(),
         Action::Store(_) => !plan.request.edits(),
     }
 }
@@ -337,63 +296,4 @@ fn check_bytes(input: &Checkpoint, written: &Checkpoint, tensor: &TensorPlan, ch
     let same = bytes(input, dtype) == bytes(written, dtype) && bytes(input, dtype).is_some();
     let failure = (!same).then(|| "its bytes differ from the input's".to_owned());
     Ok(Sums { failure, ..Sums::default() })
-}
-
-/// The recipe that an output records.
-pub fn recorded_recipe(written: &Checkpoint) -> Result<Recipe> {
-    let text = written.metadata.get("llmc.recipe").ok_or_else(|| {
-        Error::malformed(
-            &written.path,
-            "llmc.recipe in the metadata of the weight files",
-            "none",
-            "only what llmc wrote can be verified against its input",
-        )
-    })?;
-    Recipe::from_toml(&format!("{}: llmc.recipe", written.path.display()), text)
-}
-
-/// Checks an output by itself: every tensor can be read, every value is finite, and activations can be divided by their scales.
-pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
-    let tensors =
-        written
-            .tensors
-            .values()
-            .par_bridge()
-            .map(|source| {
-                if stop.load(Ordering::Relaxed) {
-                    Err(interrupted())
-                } else {
-                    Ok(check_alone(written, source))
-                }
-            })
-            .collect::<Result<Vec<_>>>()?;
-    let order = |check: &TensorCheck| written.tensors.get_index_of(&check.name);
-    let mut tensors = tensors;
-    tensors.sort_by_key(order);
-    let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
-    let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
-    tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));
-    Ok(Verification { tensors })
-}
-
-fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {
-    let [rows, cols] = source.rows_cols();
-    let float = cols > 0 && !matches!(&source.stored, Stored::Dense(raw) if !raw.dtype.is_float());
-    let size = (CHUNK_ELEMENTS / cols.max(1)).max(1);
-    let mut found = NonFinite::default();
-    let mut failure = None;
-    let mut values = Vec::new();
-    for start in (0..if float { rows } else { 0 }).step_by(size) {
-        let range = start..(start + size).min(rows);
-        values.resize(range.len() * cols, 0.0);
-        match written.read_rows(source, range.clone(), &mut values) {
-            Ok(()) => found.add(NonFinite::count(&values)),
-            Err(error) => failure = Some(error.to_string()),
-        }
-        written.release(source, range);
-    }
-    if !found.none() {
-        failure = Some(format!("{} NaN and {} infinities", found.nan, found.inf));
-    }
-    TensorCheck { name: source.name.clone(), stored: source.stored_as(), failure, ..TensorCheck::default() }
 }

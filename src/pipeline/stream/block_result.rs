@@ -13,7 +13,7 @@ use crate::plan::{Measured, OutputTensor};
 
 /// Results by the name of the source that they replace.
 #[derive(Default)]
-pub struct Made {
+pub struct BlockResult {
     /// Rewritten values, [rows, cols]; a vector is one row.
     pub values: HashMap<String, Array2<f32>>,
     /// Codes.
@@ -33,7 +33,7 @@ pub struct Made {
 /// Rewrites rows of so many columns.
 pub type RowEdit = Arc<dyn Fn(&mut Array2<f32>) -> Result<()> + Send + Sync>;
 
-impl Made {
+impl BlockResult {
     /// Whether a source has other values than in the checkpoint.
     pub fn rewrites(&self, source: &str) -> bool {
         self.values.contains_key(source) || self.edits.contains_key(source)
@@ -67,23 +67,23 @@ pub struct Input<'a> {
     /// What was opened.
     pub checkpoint: &'a Checkpoint,
     /// What replaces some of it.
-    pub made: Option<&'a Made>,
+    pub result: Option<&'a BlockResult>,
 }
 
 impl<'a> Input<'a> {
     /// A checkpoint as it is.
     pub fn plain(checkpoint: &'a Checkpoint) -> Self {
-        Input { checkpoint, made: None }
+        Input { checkpoint, result: None }
     }
 
     /// Whether a source has other values than in the checkpoint.
     pub fn rewrites(&self, source: &str) -> bool {
-        self.made.is_some_and(|made| made.rewrites(source))
+        self.result.is_some_and(|result| result.rewrites(source))
     }
 
     /// The codes that were made of a source.
     pub fn codes(&self, source: &str) -> Option<&'a QTensor> {
-        self.made.and_then(|made| made.codes.get(source))
+        self.result.and_then(|result| result.codes.get(source))
     }
 
     /// Whether any source of an output has.
@@ -93,20 +93,20 @@ impl<'a> Input<'a> {
 
     /// The extent of what an output's sources have become, where calibration has rewritten them.
     pub fn extent(&self, output: &OutputTensor) -> Option<Extent> {
-        let extents = &self.made?.extents;
+        let extents = &self.result?.extents;
         output.pieces.iter().filter_map(|piece| extents.get(&piece.source).copied()).reduce(Extent::union)
     }
 
     /// Reads rows of a source in f32.
     pub fn read_rows(&self, source: &Source, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        if let Some(values) = self.made.and_then(|made| made.values.get(&source.name)) {
+        if let Some(values) = self.result.and_then(|result| result.values.get(&source.name)) {
             let cols = values.ncols();
             let values = values.as_slice().expect("results are stored by rows");
             out.copy_from_slice(&values[rows.start * cols..rows.end * cols]);
             return Ok(());
         }
         self.checkpoint.read_rows(source, rows.clone(), out)?;
-        let Some(edit) = self.made.and_then(|made| made.edits.get(&source.name)) else { return Ok(()) };
+        let Some(edit) = self.result.and_then(|result| result.edits.get(&source.name)) else { return Ok(()) };
         let shape = (rows.len(), out.len() / rows.len().max(1));
         let mut values = Array2::from_shape_vec(shape, out.to_vec()).expect("rows are whole");
         edit(&mut values)?;

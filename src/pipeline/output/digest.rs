@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::interrupted;
 use crate::error::Result;
 use crate::io::Checkpoint;
+use crate::pipeline::options::interrupted;
 use crate::plan::Plan;
 
 /// Inputs of so many bytes stay mapped behind the hashing, and the work that follows finds them at hand.
@@ -52,7 +52,7 @@ pub fn provenance(plan: &Plan, checkpoint: &Checkpoint, digest: &str) -> Vec<(St
     let input = checkpoint.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     vec![
         ("llmc.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("llmc.recipe".to_owned(), plan.recipe.to_toml()),
+        ("llmc.recipe".to_owned(), plan.request.recipe.to_toml()),
         ("llmc.input".to_owned(), input),
         ("llmc.input.blake3".to_owned(), digest.to_owned()),
     ]
