@@ -9,20 +9,20 @@ use super::blocks::{BlockReport, LinearReport};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 
-/// How to run a plan.
+/// The settings of a run.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
-    /// Go on from what an interrupted run left; otherwise start afresh.
+    /// True to resume an interrupted run; false to start afresh.
     pub resume: bool,
-    /// Set by a signal handler: stop after the chunks in hand, keep what is finished.
+    /// Set by a signal handler: the run stops after the current chunks and keeps the finished tensors.
     pub interrupted: &'a AtomicBool,
-    /// Advanced by input bytes.
+    /// Progress bar, advanced by input bytes.
     pub progress: &'a ProgressBar,
-    /// Told what happens in the block loop.
+    /// Called with the events of the block loop.
     pub events: &'a (dyn Fn(&Event) + Sync),
 }
 
-/// What happens in the block loop.
+/// An event of the block loop.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
     /// The loop begins.
@@ -36,7 +36,7 @@ pub enum Event<'a> {
     Linear {
         /// Its block.
         block: usize,
-        /// What became of it.
+        /// Its scheme and error.
         linear: &'a LinearReport,
     },
     /// A block is finished and journaled.
@@ -48,27 +48,27 @@ pub enum Event<'a> {
     },
 }
 
-/// One output to be made.
+/// One output to write.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
-    /// What it holds.
+    /// Its plan.
     pub plan: &'a Plan,
-    /// Where it goes.
+    /// Its path.
     pub path: &'a Path,
-    /// What stands beside the weights, besides what the format itself writes: (name, content).
+    /// Files to write beside the weights, in addition to those of the format: (name, content).
     pub documents: &'a [(String, Vec<u8>)],
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
-    /// Steps that an earlier, interrupted run had finished.
+    /// Tensors that an earlier, interrupted run had finished.
     pub resumed: usize,
     /// Input bytes of those.
     pub resumed_bytes: u64,
     /// Tensors with NaN or infinities that were let pass: (name, NaN, infinities).
     pub nonfinite: Vec<(String, usize, usize)>,
-    /// What was done to each block, where the recipe was carried out block by block.
+    /// The report of each block, if the recipe was carried out block by block.
     pub blocks: Vec<BlockReport>,
 }
 

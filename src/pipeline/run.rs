@@ -36,11 +36,11 @@ pub fn run(
 ) -> Result<Outcome> {
     targets.all().try_for_each(|target| refuse_long_rows(target.plan))?;
     let recorded = calibration.is_some();
-    let outputs = targets.as_ref().try_map(|target| Output::open(*target, checkpoint, recorded, options))?; // the journals' locks are held until all is published
+    let outputs = targets.as_ref().try_map(|target| Output::open(*target, checkpoint, recorded, options))?; // locks the journals until all is published
     let result = fill(&outputs, checkpoint, calibration, options);
     match &result {
         Ok(_) => outputs.all().try_for_each(|output| output.workspace.publish())?,
-        // These leave something that the same command can go on from.
+        // The same command can resume these.
         Err(Error::Io { .. } | Error::Interrupted { .. }) => {}
         Err(_) if calibration.is_some() => {}
         Err(_) => outputs.all().try_for_each(|output| output.workspace.discard())?,
@@ -127,7 +127,7 @@ fn fill(
     Ok(outcome)
 }
 
-/// Anonymous memory that a run of this plan needs at most, in bytes: the chunks in hand, and what the process itself takes.
+/// Estimates the anonymous memory of a run without calibration, in bytes: a chunk for each thread, and the process itself.
 pub fn peak_memory(plan: &Plan, threads: usize) -> u64 {
     const PROCESS: u64 = 24 << 20;
     const BYTES_PER_ELEMENT: u64 = 4 + 1 + 1;
@@ -138,7 +138,7 @@ pub fn peak_memory(plan: &Plan, threads: usize) -> u64 {
     PROCESS + threads as u64 * BYTES_PER_ELEMENT * largest.max().unwrap_or(0)
 }
 
-/// Says what an earlier run finished, and moves the progress bar past it: (tensors, their input bytes).
+/// Moves the progress bar past the tensors that an earlier run finished. Returns their number and their input bytes.
 fn skip_finished(
     plan: &Plan,
     checkpoint: &Checkpoint,

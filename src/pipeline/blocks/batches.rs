@@ -8,8 +8,8 @@ use crate::calib::trainable::Activations;
 use crate::error::Result;
 use crate::model::{Batch, Config, Embedding};
 
-/// Tokens that are run together: few enough to stay in the caches, and the same whatever the number of threads, so that
-/// sums are added up in the same order.
+/// Tokens that are run together: few enough for the caches, and independent of the number of threads, so that the order of
+/// sums is too.
 pub const BATCH_TOKENS: usize = 4096;
 
 /// The calibration set, in batches of whole sequences.
@@ -21,7 +21,7 @@ pub struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    /// Consecutive sequences of up to [`BATCH_TOKENS`].
+    /// Batches of consecutive sequences, up to [`BATCH_TOKENS`] tokens each.
     pub fn new(sequences: &'a [Vec<u32>]) -> Self {
         let mut starts = vec![0];
         let mut batches: Vec<Range<usize>> = Vec::new();
@@ -41,12 +41,12 @@ impl<'a> Batches<'a> {
         &self.batches
     }
 
-    /// Tokens of all sequences.
+    /// The number of tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.starts[self.sequences.len()]
     }
 
-    /// The tokens of a batch, among all.
+    /// The tokens of a batch, as a range of all tokens.
     pub fn range(&self, batch: &Range<usize>) -> Range<usize> {
         self.starts[batch.start]..self.starts[batch.end]
     }
@@ -57,7 +57,7 @@ impl<'a> Batches<'a> {
         self.sequences[batch.clone()].iter().enumerate().map(span).collect()
     }
 
-    /// Each sequence's states before a block, and what the uncompressed one makes of them.
+    /// The states of each sequence before a block, and the outputs of the uncompressed block.
     pub fn between(&self, input: &Chain, target: &Chain) -> States {
         States { starts: self.starts.clone(), input: input.clone(), target: target.clone() }
     }

@@ -1,9 +1,9 @@
-//! The block loop: one decoder block of weights in memory at a time, fed with what the compressed blocks before it make of
-//! the calibration set.
+//! The block loop. One decoder block is in memory at a time; its inputs are the outputs of the compressed blocks before it
+//! on the calibration set.
 //!
-//! For each block: its weights are read, the recipe's stages rewrite them and replace them by codes, with statistics of
-//! inputs that passes over the block gather; the outputs' tensors of the block are written; the compressed block is run
-//! once more to make the next one's inputs. Then the journal records it, and all of it is dropped.
+//! For each block, the weights are read and the recipe's stages are carried out, with statistics of the inputs that passes
+//! over the block gather. The compressed block is run once more to compute the next block's inputs, and its tensors are
+//! written. Then the journal records it, and it is dropped from memory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,21 +25,22 @@ use crate::tensor::DType;
 /// The block loop of one run.
 pub struct BlockLoop<'a> {
     pub(super) runner: Runner<'a>,
-    /// What each linear becomes, by the name of its weight, and a number that linears share which share their extent.
+    /// The scheme of each linear, by the name of its weight, and the number of its fused group: linears with the same number
+    /// share their extent.
     pub(super) schemes: HashMap<&'a str, (Scheme, Option<usize>)>,
     pub(super) groups: Vec<Group>,
     trains: bool,
-    /// What outputs store of what flows through.
+    /// The scales of activations that outputs store.
     pub(super) scales: Scales,
     /// The model's float type.
     pub(super) dtype: DType,
 }
 
 impl<'a> BlockLoop<'a> {
-    /// Looks up how the model is made.
+    /// Prepares the loop for the primary output's recipe.
     ///
     /// # Errors
-    /// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
+    /// An architecture that llmc does not support.
     pub fn new(
         writers: &PerFormat<&TensorWriter<'a>>,
         checkpoint: &Arc<Checkpoint>,
@@ -60,7 +61,7 @@ impl<'a> BlockLoop<'a> {
         })
     }
 
-    /// Carries the recipe out, block by block, from the first that any of the journals does not have.
+    /// Carries the recipe out block by block, from the first block that any of the journals does not have.
     pub fn run(&self, writers: &PerFormat<&TensorWriter>, workspace: &Workspace) -> Result<Vec<BlockReport>> {
         let journals: Vec<&Journal> = writers.all().map(|writer| &writer.journal).collect();
         self.runner.each_block(workspace, &journals, self.trains, |index, chains, next| {
@@ -78,7 +79,7 @@ impl<'a> BlockLoop<'a> {
         })
     }
 
-    /// Refuses outputs that store scales of what no block holds.
+    /// Refuses outputs that store scales of a tensor outside the blocks.
     pub fn refuse_unmeasured(&self, writer: &TensorWriter) -> Result<()> {
         let in_blocks = self.all_tensors(writer);
         let tensors = writer.plan.tensors.iter().enumerate();

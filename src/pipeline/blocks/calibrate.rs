@@ -1,5 +1,5 @@
-//! Statistics of a model as it is: its blocks are run over the calibration set one after the other, and what is known of
-//! the inputs of each block's linears is written before the next one is read. Memory holds one block and its statistics.
+//! Statistics of a model as it is. Its blocks are run over the calibration set one after the other, and the statistics of
+//! each block are written before the next block is read. Memory holds one block and its statistics.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,26 +22,27 @@ use crate::plan::{Plan, SINGLE_FILE_NAME};
 use crate::stage::{Scope, Stage};
 use crate::statistics::{Needs, Statistics};
 
-/// What is to be gathered, and where it goes.
+/// The statistics to gather, and their outputs.
 #[derive(Debug, Clone, Copy)]
 pub struct Survey<'a> {
-    /// What the model reads.
+    /// The calibration set.
     pub samples: &'a Samples,
-    /// Experts that fewer tokens are sent to are shown all tokens instead.
+    /// Experts that get fewer tokens than this are shown all tokens instead.
     pub expert_tokens: u64,
-    /// What is kept.
+    /// The statistics to keep.
     pub needs: Needs,
     /// The folder of statistics; see [`store`].
     pub folder: Option<&'a Path>,
-    /// The importance matrix, in llama.cpp's form; see [`imatrix`]. At least one of the two.
+    /// The importance matrix, in llama.cpp's form; see [`imatrix`]. At least one of the two outputs is set.
     pub imatrix: Option<&'a Path>,
 }
 
-/// Gathers statistics, and publishes them. An interrupted run is gone on from, as with [`run`](crate::pipeline::run).
+/// Gathers statistics, and publishes them. The same call resumes an interrupted run, as with
+/// [`run`](crate::pipeline::run).
 ///
 /// # Errors
-/// An architecture that llmc cannot run, or for an importance matrix one without a GGUF form; inputs that are not finite;
-/// whatever reading and writing meet.
+/// An architecture that llmc does not support, or, for an importance matrix, one without a GGUF form; inputs that are not
+/// finite; errors of reading and writing.
 pub fn calibrate(
     survey: &Survey,
     checkpoint: &Arc<Checkpoint>,
@@ -80,8 +81,8 @@ pub fn calibrate(
     Ok(reports)
 }
 
-/// Opens what an earlier run has gathered, and checks that it is of this model, known by its digest, and has what the plan's
-/// methods need.
+/// Opens the statistics of an earlier run. Checks that they are of this model, by its digest, and that they include the needs
+/// of the plan's stages.
 ///
 /// # Errors
 /// See [`PriorStatistics::open`].
@@ -99,13 +100,13 @@ pub fn recall(
     PriorStatistics::open(paths, checkpoint, model, blocks, needs)
 }
 
-/// Tells work apart that must not be gone on from with another: blake3 over all that statistics depend on.
+/// The key of the journal: blake3 over everything that the statistics depend on.
 fn key(index: &Index, expert_tokens: u64) -> String {
     let text = format!("{}\n{expert_tokens}\n{}", env!("CARGO_PKG_VERSION"), index.to_json());
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
-/// Writes a block's file. Inputs that no token has reached are there too, as sums of none.
+/// Writes a block's file. Inputs without any token are included, as empty sums.
 fn write_block(
     workspace: &Workspace,
     checkpoint: &Checkpoint,
@@ -133,7 +134,7 @@ fn write_block(
     })
 }
 
-/// The importance matrix of statistics that lie in a workspace: of the linears that have a name in GGUF.
+/// The importance matrix of the statistics in a workspace, for the linears that have a name in GGUF.
 fn importance(workspace: &Workspace, index: &Index, samples: &Samples, runner: &Runner) -> Result<Imatrix> {
     let arch = imatrix::architecture(&runner.checkpoint)?;
     let folder = [workspace.partial().to_owned()];

@@ -1,4 +1,4 @@
-//! One block through the stages of a recipe: the one loop that carries stages out, by their scope.
+//! One block through the stages of a recipe. This is the one loop that carries stages out, each by its scope.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What rewriting stages do outside the blocks, where the residual stream begins and ends: to the rows of the embedding
-//! and of the head, as they are read, and to the final norm.
+//! Edits of rewriting stages at the two ends of the residual stream: of the rows of the embedding and of the head, as they
+//! are read, and of the final norm.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::pipeline::stream::{BlockResult, RowEdit};
 use crate::plan::Request;
 use crate::stage::{Ends, Rewrite, Stage};
 
-/// Gives a checkpoint a head of its own, where a recipe turns the embedding and the head into different matrices.
+/// Gives a checkpoint a head of its own if a recipe edits the embedding and the head differently.
 ///
 /// # Errors
-/// An architecture that llmc cannot run.
+/// An architecture that llmc does not support.
 pub fn untie(request: &Request, checkpoint: Checkpoint) -> Result<Checkpoint> {
     if stages_with_ends(request).is_empty() {
         return Ok(checkpoint);
@@ -30,7 +30,7 @@ pub fn untie(request: &Request, checkpoint: Checkpoint) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// The stages that work outside the blocks too.
+/// The stages with edits outside the blocks.
 fn stages_with_ends(request: &Request) -> Vec<Arc<dyn Rewrite>> {
     let rewriting = request.stages.iter().filter_map(|stage| match stage {
         Stage::Rewrite(method) => Some(Arc::clone(method)),
@@ -39,7 +39,7 @@ fn stages_with_ends(request: &Request) -> Vec<Arc<dyn Rewrite>> {
     rewriting.filter(|method| method.ends().is_some()).collect()
 }
 
-/// The edits of a recipe's stages.
+/// The edits outside the blocks of a recipe's stages.
 pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<BlockResult> {
     let mut result = BlockResult::default();
     let stages = stages_with_ends(request);
@@ -62,7 +62,7 @@ pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<BlockResu
     Ok(result)
 }
 
-/// One edit of all stages in order; `apply` is told which is the first.
+/// One edit that applies all stages in order; `apply` gets true for the first stage.
 fn edit(
     stages: Vec<Arc<dyn Rewrite>>,
     apply: impl Fn(&dyn Ends, bool, &mut Array2<f32>) -> Result<()> + Send + Sync + 'static,
@@ -73,7 +73,7 @@ fn edit(
     })
 }
 
-/// Whether head and embedding are tied, and the tensors at the ends of the stream.
+/// Returns true if head and embedding are tied, and the tensors at the ends of the stream.
 fn find(checkpoint: &Arc<Checkpoint>) -> Result<(bool, ModelEnds)> {
     let stored = CheckpointWeights(Arc::clone(checkpoint));
     let config = stored.config()?;

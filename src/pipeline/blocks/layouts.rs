@@ -7,10 +7,10 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, Config, block_layout};
 
-/// How a model is made, and what its blocks are made of.
+/// The configuration of a model, and the layout of each of its blocks.
 ///
 /// # Errors
-/// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
+/// An architecture that llmc does not support.
 pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Config, Vec<BlockLayout>)> {
     let stored = CheckpointWeights(Arc::clone(checkpoint));
     let config = stored.config()?;

@@ -61,7 +61,7 @@ impl BlockLoop<'_> {
         Ok(Array2::from_shape_vec((rows, cols), values).expect("as many values as the shape says"))
     }
 
-    /// Sets the extents that schemes need: those of all linears that share theirs.
+    /// Sets the extents that schemes need. Linears of a fused group share theirs.
     pub(super) fn set_extents(&self, block: &mut Block) -> Result<()> {
         let group = |linear: &BlockLinear| self.schemes.get(linear.name.as_str())?.1;
         let mut extents: Vec<Option<Extent>> = Vec::new();

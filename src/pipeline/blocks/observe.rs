@@ -45,8 +45,8 @@ impl BlockLoop<'_> {
         Ok(())
     }
 
-    /// Takes statistics of the inputs of one depth, or of all, from an earlier run. They are of the model as it was: after
-    /// an edit, nothing is known of the inputs.
+    /// Takes statistics of the inputs of one depth, or of all, from an earlier run. They are of the original model: after an
+    /// edit, no input has statistics.
     fn recall(&self, work: &mut Work, prior: &PriorStatistics, depth: Option<usize>) -> Result<()> {
         let places = &self.runner.layouts[work.block.index].linears;
         let prior = prior.block(work.block.index)?;

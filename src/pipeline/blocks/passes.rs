@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::model::{Block, BlockLayout, Weights};
 use crate::pipeline::options::check_interrupted;
 
-/// What the experts of a block were calibrated with, beside the statistics.
+/// Statistics of a block's inputs, and the coverage of its experts.
 pub struct Gathered {
     pub seen: InputStatistics,
     pub experts: Vec<ExpertReport>,
 }
 
-/// Activations that overflow make every statistic and every error worthless.
+/// The error of activations that overflow: every statistic would be worthless.
 pub fn not_finite(what: impl std::fmt::Display) -> Error {
     Error::unsupported(
         format!("{what} are not finite on the calibration text"),
@@ -29,7 +29,7 @@ pub fn not_finite(what: impl std::fmt::Display) -> Error {
 }
 
 impl Runner<'_> {
-    /// Runs the calibration set through a block, looking at what is to be watched, and keeps the outputs where asked.
+    /// Runs the calibration set through a block, gathers the statistics of `watch`, and writes the outputs to `output`.
     pub fn pass(
         &self,
         index: usize,
@@ -39,7 +39,7 @@ impl Runner<'_> {
         output: Option<&Chain>,
     ) -> Result<InputStatistics> {
         let backend = Observing::new(Cpu::new(cpu::Activations::F32), &self.layouts[index]);
-        // Statistics tell which linear overflows.
+        // With statistics, the error can name the linear that overflows.
         let watched = watch.as_ref().is_some_and(|watch| watch.needs.any());
         if let Some(watch) = watch {
             backend.watch(watch);
@@ -54,7 +54,7 @@ impl Runner<'_> {
         Ok(backend.seen())
     }
 
-    /// How far a block's outputs with these weights are from others: the mean over tokens of ‖y′ − y‖² / ‖y‖².
+    /// The distance of a block's outputs y′ with these weights from others y: the mean over tokens of ‖y′ − y‖² / ‖y‖².
     pub fn distance(
         &self,
         index: usize,
@@ -77,7 +77,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Runs the calibration set through a block, and hands over its outputs, a batch at a time, with the tokens' numbers.
+    /// Runs the calibration set through a block. `take` gets its outputs a batch at a time, with the range of tokens.
     fn forward<B: Backend>(
         &self,
         index: usize,
@@ -100,7 +100,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Gathers statistics, and where an expert was sent too few tokens, those of all tokens instead.
+    /// Gathers statistics. An expert that got too few tokens gets the statistics of all tokens instead.
     pub fn gather(
         &self,
         index: usize,
@@ -126,8 +126,8 @@ impl Runner<'_> {
         Ok(Gathered { seen, experts })
     }
 
-    /// How many tokens each expert was sent, of those whose inputs were looked at. One that was sent none is always shown
-    /// all: there is nothing else to know of its inputs.
+    /// The number of tokens of each expert whose inputs were observed. An expert without any token is always shown all
+    /// tokens.
     fn coverage(&self, index: usize, seen: &InputStatistics, watch: &Watch) -> Vec<ExpertReport> {
         let mut experts: Vec<ExpertReport> = Vec::new();
         for linear in &self.layouts[index].linears {
@@ -146,7 +146,7 @@ impl Runner<'_> {
     }
 }
 
-/// ‖y′ − y‖² / ‖y‖²; of a token without any output: 0.
+/// ‖y′ − y‖² / ‖y‖²; 0 if y is 0.
 fn relative_square((found, reference): (&[f32], &[f32])) -> f64 {
     let square =
         |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
@@ -155,7 +155,7 @@ fn relative_square((found, reference): (&[f32], &[f32])) -> f64 {
     if whole > 0.0 { off / whole } else { 0.0 }
 }
 
-/// Inputs that are not finite make every statistic worthless.
+/// Refuses inputs that are not finite: every statistic would be worthless.
 fn refuse_nonfinite(layout: &BlockLayout, seen: &InputStatistics) -> Result<()> {
     for linear in &layout.linears {
         let Some(input) = &seen.inputs[linear.input] else { continue };

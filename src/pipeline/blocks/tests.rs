@@ -1,5 +1,5 @@
-//! The loop with a pruning stage, the one kind of stage that no method of the registry has: its zeros reach the output, and
-//! its masks the stages behind it.
+//! The loop with a pruning stage, the one kind of stage without a method in the registry: its zeros reach the output, and its
+//! masks reach the stages after it.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

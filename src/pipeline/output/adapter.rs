@@ -1,5 +1,5 @@
-//! The LoRA adapter of an output whose recipe makes up for the error of quantization: laid out before the work, like
-//! everything else, and filled in block by block.
+//! The LoRA adapter of an output with a compensating stage: its layout is planned before the work, and it is filled block by
+//! block.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::pipeline::blocks::layouts;
 use crate::pipeline::stream::BlockResult;
 use crate::plan::{OutputFile, Plan};
 
-/// An adapter, and its file among the output's.
+/// An adapter, and the place of its file in the output.
 pub struct AdapterFile {
     adapter: Adapter,
     /// Its number in the layout.
@@ -23,10 +23,10 @@ pub struct AdapterFile {
 }
 
 impl AdapterFile {
-    /// Adds the adapter's file to the layout; `None` where the recipe asks for no adapter.
+    /// Adds the adapter's file to the layout; `None` if the recipe has no compensating stage.
     ///
     /// # Errors
-    /// A model whose blocks llmc cannot take apart.
+    /// A model whose blocks llmc does not support.
     pub fn plan(
         plan: &Plan,
         checkpoint: &Arc<Checkpoint>,
@@ -48,7 +48,7 @@ impl AdapterFile {
             .try_for_each(|(offset, bytes)| files.write_in(self.file, self.start + offset, &bytes))
     }
 
-    /// What stands beside the weights: (name, content). `target` is the output's path.
+    /// The adapter's configuration file: (name, content). `target` is the output's path.
     pub fn config(&self, checkpoint: &Checkpoint, target: &str) -> (String, Vec<u8>) {
         let architectures = checkpoint.config.as_ref().and_then(|config| config.get("architectures"));
         let mut names =

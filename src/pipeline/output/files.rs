@@ -10,7 +10,7 @@ use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::plan::{OutputFile, Plan};
 
-/// Bytes written before the system is told to begin moving them to the disk, beside the work.
+/// Bytes written between two flushes to the disk in the background.
 const FLUSH_EVERY: u64 = 8 << 20;
 
 /// The most files of one output.
@@ -49,14 +49,14 @@ impl OutputFiles {
         Ok(OutputFiles { files: Arc::new(files), places, unflushed, flusher })
     }
 
-    /// Writes bytes of a part. From time to time it begins a flush to the disk beside the work, so that little is left to
-    /// wait for at the end.
+    /// Writes bytes of a part. From time to time it starts a flush to the disk in the background, so that the final flush is
+    /// short.
     pub fn write(&self, tensor: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (file, start) = self.places[tensor][part];
         self.write_in(file, start + offset, bytes)
     }
 
-    /// The same at an offset of a file, which is known by its place in the layout.
+    /// Writes bytes at an offset of a file, given by its number in the layout.
     pub fn write_in(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (path, file) = &self.files[file];
         write_at(file, bytes, offset).map_err(|e| Error::io(path, e))?;
@@ -78,7 +78,7 @@ impl OutputFiles {
         Ok(())
     }
 
-    /// Flushes everything that was written so far, and waits for it.
+    /// Flushes everything written so far, and waits for it.
     pub fn sync(&self) -> Result<()> {
         let running = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
         running.map_or(Ok(()), join)?;
@@ -101,7 +101,7 @@ fn create(path: &Path, planned: &OutputFile) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Gives a file its length, and where the system can, the space on the disk: a disk that is too small is then found out
+/// Sets a file's length and, if the system can, reserves its space on the disk: a disk that is too small is then an error
 /// before any work.
 pub fn reserve(file: &File, len: u64) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]

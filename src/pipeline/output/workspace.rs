@@ -1,7 +1,7 @@
-//! The output while it is being made: a folder beside the target, published by renaming.
+//! The partial output: a folder beside the target, published by renaming.
 //!
 //! `OUT.partial/` holds the files and the journal; `OUT` appears only when everything in it is on the disk. A target that
-//! is one file is made in the same way and then moved out of the folder.
+//! is one file is written in the same way and then moved out of the folder.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ pub const JOURNAL_NAME: &str = "llmc.journal";
 /// Name of the reports of finished blocks, beside the journal: one line for each block.
 pub const REPORTS_NAME: &str = "blocks.jsonl";
 
-/// The partial output and where it will go.
+/// The partial output and its target.
 pub struct Workspace {
     target: PathBuf,
     partial: PathBuf,
@@ -27,7 +27,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Makes or finds the partial output.
+    /// Creates or finds the partial output.
     pub fn open(target: &Path, single: bool) -> Result<Workspace> {
         let target: PathBuf = target.components().collect(); // without a trailing slash
         let workspace = Workspace { partial: sibling(&target, ".partial"), target, single };
@@ -38,7 +38,7 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// A folder that merely has the partial output's name is not llmc's to write into, or to remove.
+    /// Refuses a folder that has the partial output's name but is not from llmc.
     fn refuse_foreign(&self) -> Result<()> {
         if self.path(JOURNAL_NAME).exists() || self.entries()?.is_empty() {
             return Ok(());
@@ -55,7 +55,7 @@ impl Workspace {
         entries.map_err(|e| Error::io(&self.partial, e))
     }
 
-    /// Whether the weight files of a layout are all there, at their full length.
+    /// Returns true if the weight files of a layout are all there, at their full length.
     pub fn holds(&self, layout: &[OutputFile]) -> bool {
         let length = |file: &OutputFile| fs::metadata(self.path(&file.name)).map(|found| found.len()).ok();
         layout.iter().all(|file| length(file) == Some(file.len))
@@ -67,18 +67,18 @@ impl Workspace {
         self.entries()?.iter().filter(|path| **path != journal).try_for_each(|path| remove(path))
     }
 
-    /// The folder.
+    /// The folder of the partial output.
     pub fn partial(&self) -> &Path {
         &self.partial
     }
 
-    /// A file in it.
+    /// The path of a file in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.partial.join(name)
     }
 
-    /// Writes what stands beside the weights, and flushes it to the disk: what the format and the command have to say, and
-    /// the input's own files (tokenizer, generation settings) of which they have no version.
+    /// Writes the files beside the weights, and flushes them to the disk: `own`, and the input's files (tokenizer, generation
+    /// settings) that `own` does not replace.
     pub fn write_beside(
         &self,
         checkpoint: &Checkpoint,
@@ -105,7 +105,7 @@ impl Workspace {
         self.write_with(name, |file| file.write_all(content))
     }
 
-    /// The same, of a file whose content comes in pieces.
+    /// Writes a file whose content comes in pieces, and flushes it to the disk.
     pub fn write_with(&self, name: &str, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
         let path = self.path(name);
         self.make_parent(&path)?;
@@ -127,7 +127,7 @@ impl Workspace {
         }
     }
 
-    /// Removes the partial output: nothing in it is worth going on from.
+    /// Removes the partial output.
     pub fn discard(&self) -> Result<()> {
         remove(&self.partial)
     }
@@ -159,8 +159,8 @@ impl Workspace {
 /// Refuses, before any work, a target that cannot be written or must not be replaced.
 ///
 /// # Errors
-/// The input itself, or a folder that holds it; what exists, without `overwrite`; with it, what does not look like a
-/// model; a name that does not go with the format.
+/// A target that is or contains the input; that exists, without `overwrite`; that does not look like a model, with it; whose
+/// name does not fit the format.
 pub fn check_target(checkpoint: &Checkpoint, target: &Path, single: bool, overwrite: bool) -> Result<()> {
     let refuse = |what: &str, hint: &str| Err(Error::usage(format!("{} {what}", target.display()), hint));
     let named_gguf = target.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
@@ -197,7 +197,7 @@ fn holds_input(checkpoint: &Checkpoint, target: &Path) -> bool {
     inputs.filter_map(|path| path.canonicalize().ok()).any(|path| path.starts_with(&target))
 }
 
-/// A folder with weights in it, or an empty one.
+/// Returns true for a folder with weights in it, and for an empty one.
 fn looks_like_a_model(folder: &Path) -> bool {
     let Ok(mut entries) = fs::read_dir(folder) else { return false };
     let weights = |path: PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");

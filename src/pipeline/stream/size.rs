@@ -20,7 +20,7 @@ pub fn input_bytes(checkpoint: &Checkpoint, output: &OutputTensor) -> u64 {
     output.pieces.iter().filter_map(piece_bytes).sum()
 }
 
-/// The chunk's share of them.
+/// The share of a chunk in the input bytes of its tensor.
 pub fn chunk_input_bytes(checkpoint: &Checkpoint, tensor: &TensorPlan, chunk: &Chunk) -> u64 {
     let [rows, _] = tensor.rows_cols();
     input_bytes(checkpoint, &tensor.output) * chunk.rows.len() as u64 / rows.max(1) as u64

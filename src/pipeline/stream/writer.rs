@@ -24,14 +24,14 @@ use crate::tensor::DType;
 /// Tensors with values that are not finite: (name, NaN, infinities).
 pub type NonFinites = Vec<(String, usize, usize)>;
 
-/// One output in the making.
+/// Writes the tensors of one output.
 pub struct TensorWriter<'a> {
     pub plan: &'a Plan,
     pub checkpoint: &'a Checkpoint,
     pub files: OutputFiles,
     pub journal: Journal,
     pub adapter: Option<AdapterFile>,
-    /// Of what it stores of quantized linears, where that is recorded.
+    /// Digests of the quantized tensors, if they are recorded.
     pub digests: Option<Digests>,
     extents: OnceLock<Extents>,
     remaining: Vec<AtomicUsize>,
@@ -39,7 +39,7 @@ pub struct TensorWriter<'a> {
 }
 
 impl<'a> TensorWriter<'a> {
-    /// Nothing done yet.
+    /// Starts with nothing written.
     pub fn new(
         plan: &'a Plan,
         checkpoint: &'a Checkpoint,
@@ -58,12 +58,12 @@ impl<'a> TensorWriter<'a> {
         TensorWriter { plan, checkpoint, files, journal, adapter, digests: None, extents, remaining, options }
     }
 
-    /// Writes what makes up for the error of a block's codes, where there is such a thing.
+    /// Writes the factors of a block to the adapter, if there is one.
     pub fn write_factors(&self, result: &BlockResult) -> Result<()> {
         self.adapter.as_ref().map_or(Ok(()), |adapter| adapter.write(result, &self.files))
     }
 
-    /// Finds out what schemes must know beforehand: reads every tensor whose scheme asks for it.
+    /// Finds the extents that schemes need: reads every tensor whose scheme needs one.
     pub fn find_extents(&self, ends: &BlockResult) -> Result<()> {
         let input = Input { checkpoint: self.checkpoint, result: Some(ends) };
         let extents = Extents::new(self.plan, input, self.options.interrupted)?;
@@ -71,14 +71,13 @@ impl<'a> TensorWriter<'a> {
         Ok(())
     }
 
-    /// The digests of what was streamed since they were last taken, under the format's name.
+    /// Takes the digests of the tensors streamed since the last call, with the format's name.
     pub fn take_digests(&self) -> Option<(String, BTreeMap<String, String>)> {
         let digests = self.digests.as_ref()?.take(self.plan);
         Some((self.plan.request.format.name().to_owned(), digests))
     }
 
-    /// Processes every chunk of some tensors; returns what was not finite: (name, NaN,
-    /// infinities).
+    /// Processes every chunk of some tensors. Returns the tensors with values that are not finite.
     pub fn stream(
         &self,
         tensors: impl Iterator<Item = usize> + Send,
@@ -157,7 +156,7 @@ impl<'a> TensorWriter<'a> {
         gather(input, &tensor.output, chunk.rows.clone(), &mut values)?;
         let mut bytes = Vec::new();
         convert::from_f32(dtype, &values, &mut bytes);
-        // What a stage has rewritten may be too large for the model's own type.
+        // Rewritten values may be too large for the model's own type.
         let found = match input.rewrites_any(&tensor.output) {
             true => NonFinite::count_stored(dtype, &bytes),
             false => NonFinite::count(&values),
@@ -224,7 +223,7 @@ impl<'a> TensorWriter<'a> {
         Ok((QTensor::stack(quantized), found))
     }
 
-    /// Passes on what was found, where it is nothing, or allowed; else counts it in the whole tensor for the error.
+    /// Returns the counts if they are zero or allowed; else counts in the whole tensor, for the error.
     fn check_finite(&self, input: Input, tensor: &TensorPlan, found: NonFinite) -> Result<NonFinite> {
         if found.none() || self.plan.request.recipe.allow_nonfinite {
             return Ok(found);
@@ -242,8 +241,8 @@ impl<'a> TensorWriter<'a> {
         Err(total.refusal(&self.checkpoint.path, &tensor.output.name, tensor.elements()))
     }
 
-    /// Gives the input pages of a chunk back to the system: chunk by chunk where its rows are consecutive in one source,
-    /// and else with the tensor's last chunk.
+    /// Releases the input pages of a chunk: chunk by chunk if its rows are consecutive in one source, else with the tensor's
+    /// last chunk.
     fn release(&self, tensor: &TensorPlan, chunk: &Chunk) {
         let release = |piece: &Piece, rows: Range<usize>| {
             if let Some(source) = self.checkpoint.tensors.get(&piece.source) {
@@ -261,7 +260,7 @@ impl<'a> TensorWriter<'a> {
         }
     }
 
-    /// Counts the chunk as done; the tensor's last one is journaled.
+    /// Counts the chunk as done. After the last chunk of a tensor, the tensor is journaled.
     fn finish(&self, chunk: &Chunk) -> Result<()> {
         let tensor = &self.plan.tensors[chunk.tensor];
         self.release(tensor, chunk);
@@ -274,7 +273,7 @@ impl<'a> TensorWriter<'a> {
     }
 }
 
-/// A scale is asked for where calibration sees nothing.
+/// The error of a scale of a tensor that calibration cannot observe.
 pub fn unmeasured(tensor: &TensorPlan) -> Error {
     Error::unsupported(
         format!(
@@ -285,7 +284,7 @@ pub fn unmeasured(tensor: &TensorPlan) -> Error {
     )
 }
 
-/// Weights that stages have made too large, of a checkpoint that is sound.
+/// The error of weights that stages have made too large, in a sound checkpoint.
 fn overflows(tensor: &TensorPlan, methods: &str) -> Error {
     Error::unsupported(
         format!(
@@ -296,12 +295,12 @@ fn overflows(tensor: &TensorPlan, methods: &str) -> Error {
     )
 }
 
-/// Whether codes that calibration made are what a tensor stores: of its scheme, but for the type of the scales.
+/// Returns true if a tensor can store these codes: they have its scheme, except for the type of the scales.
 fn stores(scheme: &Scheme, codes: &QTensor) -> bool {
     Scheme { scale: codes.scheme.scale, ..*scheme } == codes.scheme
 }
 
-/// The rows of a chunk, apart where the importance of columns is.
+/// The rows of a chunk, split where the importance of columns changes.
 fn runs_of<'a>(
     input: Input<'a>,
     tensor: &'a TensorPlan,

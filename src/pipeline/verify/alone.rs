@@ -11,7 +11,7 @@ use crate::pipeline::options::interrupted;
 use crate::pipeline::output::wrong_scale;
 use crate::pipeline::stream::{CHUNK_ELEMENTS, NonFinite};
 
-/// Checks an output by itself: every tensor can be read, every value is finite, and activations can be divided by their scales.
+/// Checks an output by itself: every tensor can be read, every value is finite, and every scale of activations can be divided by.
 pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
     let tensors =
         written

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::json::null_is_nan;
 
-/// How one tensor of the output compares with the input.
+/// The comparison of one tensor of the output with the input.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TensorCheck {
     /// The output's name.
     pub name: String,
-    /// What it was stored as.
+    /// Its scheme or type.
     pub stored: String,
     /// Largest distance to the input's values.
     #[serde(deserialize_with = "null_is_nan")]
@@ -20,27 +20,27 @@ pub struct TensorCheck {
     /// The same, relative to the root mean square of the input's values.
     #[serde(deserialize_with = "null_is_nan")]
     pub relative_error: f64,
-    /// Values that are not, to the bit, what the recipe gives.
+    /// Number of values that differ, in any bit, from the result of the recipe.
     pub mismatches: u64,
-    /// Whether what it ought to hold is not known: a calibrated run changed it, and has not recorded what it made.
+    /// True if the right values are not known: a calibrated run changed the tensor and did not record a digest.
     pub unknown: bool,
-    /// Why it could not be read, if it could not.
+    /// The reason if it could not be read, or is wrong as a whole.
     pub failure: Option<String>,
 }
 
 impl TensorCheck {
-    /// The check of a tensor that does not hold, with the reason.
+    /// The check of a tensor with a problem.
     pub fn failed(name: &str, why: &str) -> TensorCheck {
         TensorCheck { name: name.to_owned(), failure: Some(why.to_owned()), ..TensorCheck::default() }
     }
 
-    /// Whether it holds.
+    /// Returns true if no problem was found.
     pub fn holds(&self) -> bool {
         self.mismatches == 0 && self.failure.is_none()
     }
 }
 
-/// What `verify` found.
+/// The result of a verification.
 #[derive(Debug, Clone, Default)]
 pub struct Verification {
     /// Every tensor of the plan.
@@ -48,7 +48,7 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Tensors that do not hold.
+    /// The tensors with a problem.
     pub fn failed(&self) -> impl Iterator<Item = &TensorCheck> {
         self.tensors.iter().filter(|check| !check.holds())
     }

@@ -1,7 +1,7 @@
-//! `verify`: reads back what was written, as an engine would, and compares it with what it was made from.
+//! The comparison of an output with its input.
 //!
-//! The recipe in the output's metadata is carried out again on the input, chunk by chunk; what the method chooses must be
-//! what the output holds, to the bit. The distance to the input's own values is reported beside it.
+//! The recipe in the output's metadata is carried out again on the input, chunk by chunk. The result must equal the output to
+//! the bit. The distance to the input's own values is reported too.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -56,10 +56,10 @@ impl Sums {
     }
 }
 
-/// Compares `written` with what `plan` makes of `input`.
+/// Compares `written` with the result of `plan` on `input`.
 ///
 /// # Errors
-/// Where the input cannot be read. What is wrong with the output is in the result.
+/// An input that cannot be read. Problems of the output are in the result.
 pub fn verify(
     plan: &Plan,
     input: &Checkpoint,
@@ -93,7 +93,7 @@ pub fn verify(
     Ok(Verification { tensors })
 }
 
-/// Holds what a calibrated run made against what it recorded.
+/// Compares the tensors with the record of a calibrated run.
 fn compare_recorded(
     plan: &Plan,
     written: &Checkpoint,
@@ -113,7 +113,7 @@ fn compare_recorded(
     Ok(())
 }
 
-/// Whether what a tensor holds can be made again from the input alone.
+/// Returns true if a tensor can be made again from the input alone.
 fn repeatable(plan: &Plan, tensor: &TensorPlan) -> bool {
     match tensor.action {
         Action::Quantize(_) => plan.request.recipe.calibration.is_none() && !plan.request.edits(),
@@ -121,7 +121,7 @@ fn repeatable(plan: &Plan, tensor: &TensorPlan) -> bool {
     }
 }
 
-/// Tensors of the output that the plan does not know.
+/// Tensors of the output that are not in the plan.
 fn strangers(plan: &Plan, written: &Checkpoint) -> Vec<TensorCheck> {
     let of_tensor = |tensor: &TensorPlan| {
         let sources = tensor.output.pieces.iter().map(|piece| piece.source.clone());
@@ -135,7 +135,7 @@ fn strangers(plan: &Plan, written: &Checkpoint) -> Vec<TensorCheck> {
     unknown.map(|name| TensorCheck::failed(name, "is not of this model")).collect()
 }
 
-/// Files beside the weights (config.json, index) that are not what the format writes.
+/// Files beside the weights (config.json, index) that differ from those of the format.
 fn changed_documents(plan: &Plan, input: &Checkpoint, written: &Checkpoint) -> Result<Vec<TensorCheck>> {
     if !written.path.is_dir() {
         return Ok(Vec::new());
@@ -147,14 +147,14 @@ fn changed_documents(plan: &Plan, input: &Checkpoint, written: &Checkpoint) -> R
     Ok(plan.request.format.side_files(&plan.contents(), input)?.iter().filter_map(changed).collect())
 }
 
-/// Chunk sums → tensors, added up in the order of the rows, so that the figures do not depend on the threads.
+/// Adds the sums of chunks up by tensor, in the order of the rows, so that the figures do not depend on the threads.
 fn per_tensor(plan: &Plan, mut sums: Vec<(Chunk, Sums)>) -> Vec<TensorCheck> {
     sums.sort_by_key(|(chunk, _)| (chunk.tensor, chunk.rows.start));
-    let mut by_step: BTreeMap<usize, Sums> = BTreeMap::new();
+    let mut by_tensor: BTreeMap<usize, Sums> = BTreeMap::new();
     for (chunk, sum) in sums {
-        by_step.entry(chunk.tensor).or_default().add(sum);
+        by_tensor.entry(chunk.tensor).or_default().add(sum);
     }
-    by_step.into_iter().map(|(index, sum)| tensor_check(&plan.tensors[index], sum)).collect()
+    by_tensor.into_iter().map(|(index, sum)| tensor_check(&plan.tensors[index], sum)).collect()
 }
 
 fn tensor_check(tensor: &TensorPlan, sums: Sums) -> TensorCheck {
@@ -194,7 +194,7 @@ fn check_chunk(
     }
 }
 
-/// An error without the file and the tensor, which the table names already.
+/// The text of an error without the file and the tensor, which the table has already.
 fn short(error: &Error) -> String {
     match error {
         Error::Malformed { expected, found, .. } => format!("expected {expected}, found {found}"),
@@ -202,7 +202,7 @@ fn short(error: &Error) -> String {
     }
 }
 
-/// What the recipe makes of these rows.
+/// The result of the recipe on these rows.
 fn expected(
     plan: &Plan,
     extents: &Extents,
@@ -223,8 +223,7 @@ fn expected(
     Ok(values)
 }
 
-/// Reads rows of an output back: under its own name, or, where the reader has mapped names back (GGUF), from the tensors
-/// it was made from.
+/// Reads rows of an output back: under its own name, or under the names of its sources if the reader restores these (GGUF).
 fn read_back(
     written: &Checkpoint,
     output: &OutputTensor,
@@ -267,7 +266,7 @@ fn shape_error(written: &Checkpoint, name: &str, expected: &[usize], found: &[us
 }
 
 fn compare(tensor: &TensorPlan, original: &[f32], expected: &[f32], found: &[f32]) -> Sums {
-    // Reading a Gemma norm takes away the one that writing added: exact up to the rounding of the two.
+    // Reading a Gemma norm subtracts the one that writing added: exact up to the rounding of both.
     let tolerance = if tensor.output.transform == Transform::AddOne { 1e-6 } else { 0.0 };
     let mut sums = Sums::default();
     for ((&original, &expected), &found) in original.iter().zip(expected).zip(found) {
