@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use llmc::Result;
 use llmc::backend::cpu::{Activations, Cpu};
 use llmc::backend::{Backend, Matrix};
-use llmc::numerics::{Grid, QTensor, Scheme, Weight};
+use llmc::numerics::{QTensor, Weight};
 use llmc::tensor::{BlockType, DType};
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -45,12 +45,7 @@ impl Matrix for InMemoryMatrix {
     fn read(&self, rows: Range<usize>) -> Result<Weight> {
         Ok(match &self.0 {
             Weight::Dense(values) => Weight::Dense(values.slice(ndarray::s![rows, ..]).to_owned()),
-            Weight::Quantized(q) => {
-                let row = q.codes.len() / q.rows;
-                let codes = q.codes[rows.start * row..rows.end * row].to_vec();
-                let grid = Grid::default();
-                Weight::Quantized(QTensor { rows: rows.len(), codes, grid, g_idx: None, ..*q })
-            }
+            Weight::Quantized(q) => Weight::Quantized(q.rows(rows)),
         })
     }
     fn release(&self) {}
@@ -64,16 +59,8 @@ fn blocks(block: BlockType, [rows, cols]: [usize; 2]) -> Arc<dyn Matrix> {
         (state >> 24) as u8 & 0xbf
     };
     let count = rows * cols / block.block_elements() * block.block_bytes();
-    let codes = (0..count).map(|_| byte()).collect();
-    let scheme = Scheme::ggml(block);
-    Arc::new(InMemoryMatrix(Weight::Quantized(QTensor {
-        scheme,
-        rows,
-        cols,
-        codes,
-        grid: Grid::default(),
-        g_idx: None,
-    })))
+    let bytes = (0..count).map(|_| byte()).collect();
+    Arc::new(InMemoryMatrix(Weight::Quantized(QTensor::blocks(block, [rows, cols], bytes))))
 }
 
 fn median(mut run: impl FnMut()) -> f64 {

@@ -100,7 +100,7 @@ fn quantize(criterion: &mut Criterion) {
                 convert::to_f32(DType::BF16, black_box(&bytes), &mut values);
                 let w = ArrayView2::from_shape((ROWS, COLS), &values).expect("the shape of the chunk");
                 let q = scheme.quantize(w, &context);
-                pack::pack_rows(&q.codes, COLS, bits, black_box(&mut packed));
+                pack::pack_rows(&q.as_scalar().codes, COLS, bits, black_box(&mut packed));
             });
         });
     }

@@ -22,7 +22,7 @@ fn tensor(bits: u8, granularity: Granularity, [rows, cols]: [usize; 2]) -> QTens
     let codes = (0..rows * cols).map(|_| random.next() as u8 & mask.wrapping_sub(1)).collect();
     let zero_points = vec![7; grid_rows * grid_cols];
     let grid = Grid { scales: vec![0.5; grid_rows * grid_cols], zero_points, global_scale: None };
-    QTensor { scheme, rows, cols, codes, grid, g_idx: None }
+    QTensor::scalar(scheme, [rows, cols], codes, grid)
 }
 
 fn median(mut run: impl FnMut()) -> f64 {
@@ -63,11 +63,11 @@ fn main() {
             let unpack = median(|| {
                 black_box(packed.unpack());
             });
-            let moved = q.codes.len() + packed.codes().len();
+            let moved = q.as_scalar().codes.len() + packed.codes().len();
             let [rows, cols] = shape;
             println!(
                 "{rows}×{cols} {}: pack {:.2} GB/s, unpack {:.2} GB/s, copy of the same bytes {:.2} GB/s",
-                q.scheme,
+                q.scheme(),
                 rate(pack),
                 rate(unpack),
                 rate(copy(moved)),

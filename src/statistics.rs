@@ -1,11 +1,11 @@
-//! What calibration gathers of the inputs of linear layers, and methods read: sums over tokens, divided only when they are
-//! read, so that statistics of several runs, of several ranks, or of a resumed run add up.
+//! Statistics of the inputs of linear layers: calibration gathers them, methods read them. They are sums over tokens, divided
+//! only when they are read, so that statistics of several runs, of several ranks, or of a resumed run add up.
 
 use ndarray::{Array2, ArrayView2};
 
 use crate::numerics::linalg;
 
-/// Which statistics a method asks for.
+/// The statistics that a method needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Needs {
     /// The largest magnitude of each column.
@@ -19,16 +19,16 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What weighs columns.
+    /// The weights of columns.
     pub const IMPORTANCE: Needs =
         Needs { absmax: false, mean_abs: false, second_moment: true, hessian: false };
 
-    /// Whether anything is asked for.
+    /// Returns true if any statistic is needed.
     pub fn any(self) -> bool {
         self != Needs::default()
     }
 
-    /// What either asks for.
+    /// Returns the needs of both.
     pub fn union(self, other: Needs) -> Needs {
         Needs {
             absmax: self.absmax || other.absmax,
@@ -39,15 +39,15 @@ impl Needs {
     }
 }
 
-/// The larger of a magnitude and that of a value. What is not a number stays, unlike with [`f32::max`], so that it is found.
+/// Returns the larger of a magnitude and that of a value. NaN stays, unlike with [`f32::max`], so that it is found.
 pub fn largest(max: f32, x: f32) -> f32 {
     if x.abs() > max || x.is_nan() { x.abs() } else { max }
 }
 
-/// Statistics of what one or several linears read, x: [tokens, cols]. What was not asked for is empty.
+/// Statistics of the input x of one or several linears, [tokens, cols]. Those that are not needed are empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Statistics {
-    /// Tokens seen.
+    /// Number of tokens.
     pub tokens: u64,
     /// max |x|, \[cols\].
     pub absmax: Vec<f32>,
@@ -60,16 +60,23 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Of no tokens yet.
+    /// Creates statistics of no tokens.
     pub fn new(cols: usize, needs: Needs) -> Statistics {
-        let of = |needed: bool| if needed { cols } else { 0 };
+        let len = |needed: bool| if needed { cols } else { 0 };
         Statistics {
             tokens: 0,
-            absmax: vec![0.0; of(needs.absmax)],
-            sum_abs: vec![0.0; of(needs.mean_abs)],
-            sum_squares: vec![0.0; of(needs.second_moment)],
+            absmax: vec![0.0; len(needs.absmax)],
+            sum_abs: vec![0.0; len(needs.mean_abs)],
+            sum_squares: vec![0.0; len(needs.second_moment)],
             gram: needs.hessian.then(|| Array2::zeros((cols, cols))),
         }
+    }
+
+    /// The number of columns; `None` if nothing is gathered.
+    pub fn columns(&self) -> Option<usize> {
+        let lengths = [self.absmax.len(), self.sum_abs.len(), self.sum_squares.len()];
+        let gram = self.gram.as_ref().map(|gram| gram.ncols());
+        gram.or_else(|| lengths.into_iter().find(|len| *len > 0))
     }
 
     /// Adds tokens, [rows, cols] each; a NaN stays. Sums run in the order of the rows, whatever the number of threads.
@@ -85,7 +92,7 @@ impl Statistics {
         }
     }
 
-    /// Adds what was gathered elsewhere of the same columns.
+    /// Adds statistics of the same columns.
     pub fn merge(&mut self, other: &Statistics) {
         self.tokens += other.tokens;
         self.absmax.iter_mut().zip(&other.absmax).for_each(|(max, other)| *max = largest(*max, *other));
@@ -96,18 +103,18 @@ impl Statistics {
         }
     }
 
-    /// Mean |x| of each column; empty where it was not gathered.
+    /// Returns the mean |x| of each column; empty if it was not gathered.
     pub fn mean_abs(&self) -> Vec<f32> {
         self.mean(&self.sum_abs)
     }
 
-    /// Mean x² of each column; empty where it was not gathered.
+    /// Returns the mean x² of each column; empty if it was not gathered.
     pub fn second_moment(&self) -> Vec<f32> {
         self.mean(&self.sum_squares)
     }
 
-    /// The mean of xᵀx, [cols, cols]: half the Hessian of the squared error of a linear's output in its weights. `None`
-    /// where it was not gathered.
+    /// Returns the mean of xᵀx, [cols, cols]: half the Hessian of the squared error of a linear's output in its weights.
+    /// `None` if it was not gathered.
     pub fn hessian(&self) -> Option<Array2<f32>> {
         let tokens = self.tokens.max(1) as f32;
         self.gram.as_ref().map(|gram| gram / tokens)

@@ -31,7 +31,7 @@ impl BlockType {
         [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS]
     };
 
-    /// Weights per block.
+    /// Returns the weights per block.
     pub const fn block_elements(self) -> usize {
         use BlockType::*;
         match self {
@@ -40,7 +40,7 @@ impl BlockType {
         }
     }
 
-    /// Bytes per block.
+    /// Returns the bytes per block.
     pub const fn block_bytes(self) -> usize {
         use BlockType::*;
         match self {
@@ -58,7 +58,7 @@ impl BlockType {
         }
     }
 
-    /// The name in lower case, as `--scheme` takes it: `q4_k`.
+    /// Returns the name in lower case, as `--scheme` takes it: `q4_k`.
     pub const fn name(self) -> &'static str {
         use BlockType::*;
         match self {
@@ -78,7 +78,7 @@ impl BlockType {
     }
 }
 
-/// The element type of stored bytes: everything safetensors knows, and GGUF's blocks.
+/// The element type of stored bytes: all types of safetensors, and GGUF's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[allow(missing_docs)]
 pub enum DType {
@@ -102,7 +102,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// The name in a safetensors header (`BF16`, `F8_E4M3`); block types give their GGUF name.
+    /// Returns the name in a safetensors header (`BF16`, `F8_E4M3`); for block types, the GGUF name.
     pub const fn name(self) -> &'static str {
         match self {
             DType::F64 => "F64",
@@ -133,7 +133,7 @@ impl DType {
             .find(|dtype| dtype.name() == name)
     }
 
-    /// Elements per block: 1 for scalar types.
+    /// Returns the elements per block: 1 for scalar types.
     pub const fn block_elements(self) -> usize {
         match self {
             DType::Block(block) => block.block_elements(),
@@ -141,7 +141,7 @@ impl DType {
         }
     }
 
-    /// Bytes per block: the size of one element for scalar types.
+    /// Returns the bytes per block: the size of one element for scalar types.
     pub const fn block_bytes(self) -> usize {
         match self {
             DType::F64 | DType::I64 | DType::U64 => 8,
@@ -152,7 +152,7 @@ impl DType {
         }
     }
 
-    /// Bytes of a tensor of this shape; `None` where the size overflows, or where a row is not a whole number of blocks.
+    /// Returns the bytes of a tensor of this shape; `None` if the size overflows, or if a row is not a whole number of blocks.
     pub fn byte_len(self, shape: &[usize]) -> Option<usize> {
         let elements = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim))?;
         let row = shape.last().copied().unwrap_or(1);
@@ -177,8 +177,8 @@ impl DType {
     }
 }
 
-/// A shape as [rows, columns]: all dimensions but the last, and the last. A scalar is [1, 1]. The shape must have been
-/// checked by [`DType::byte_len`], which refuses those whose product, from the left, overflows.
+/// Returns a shape as [rows, columns]: all dimensions but the last, and the last. A scalar is [1, 1]. The shape must have
+/// been checked by [`DType::byte_len`], which refuses those whose product, from the left, overflows.
 pub fn rows_cols(shape: &[usize]) -> [usize; 2] {
     match shape {
         [] => [1, 1],

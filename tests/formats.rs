@@ -5,7 +5,7 @@
 use llmc::export::FORMATS;
 use llmc::io::Checkpoint;
 use llmc::model::Transform;
-use llmc::numerics::presets::{Activations, PRESETS};
+use llmc::numerics::presets::{ActivationScheme, PRESETS};
 use llmc::numerics::{Context, Extent, Fp8, Granularity, Grid, Number, QTensor, ScaleType, Scheme};
 use llmc::plan::{Admission, Format, LayoutContext, OutputTensor, Part};
 use llmc::recipe::Recipe;
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use safetensors::SafeTensors;
 
 const CONTEXT: LayoutContext = LayoutContext { dtype: DType::BF16, activations: None };
-const W8A8: LayoutContext = LayoutContext { activations: Some(Activations::Int8Token), ..CONTEXT };
+const W8A8: LayoutContext = LayoutContext { activations: Some(ActivationScheme::Int8Token), ..CONTEXT };
 
 fn format(name: &str) -> &'static dyn Format {
     *FORMATS.iter().find(|format| format.name() == name).unwrap()
@@ -47,28 +47,6 @@ fn rounded(scheme: &Scheme, rows: usize, cols: usize) -> QTensor {
     scheme.quantize(w.view(), &Context { extent: Some(extent), importance: None })
 }
 
-/// Rows `first..first + count` of a tensor, as a method hands them over.
-fn slice(q: &QTensor, first: usize, count: usize) -> QTensor {
-    let row = q.codes.len() / q.rows;
-    let [_, per_row] = q.scheme.grid_shape(q.rows, q.cols);
-    let multiple = q.scheme.row_multiple();
-    let range = match q.scheme.granularity {
-        Granularity::Tensor => 0..1,
-        _ => first / multiple * per_row..(first + count).div_ceil(multiple) * per_row,
-    };
-    let cut = |grid: &[u8]| grid.get(range.clone()).unwrap_or_default().to_vec();
-    QTensor {
-        rows: count,
-        codes: q.codes[first * row..][..count * row].to_vec(),
-        grid: Grid {
-            scales: q.grid.scales.get(range.clone()).unwrap_or_default().to_vec(),
-            zero_points: cut(&q.grid.zero_points),
-            global_scale: q.grid.global_scale,
-        },
-        ..q.clone()
-    }
-}
-
 /// The bytes of the parts, encoded in ranges of `step` rows, the last range first. Every byte is written once.
 fn encoded(format: &dyn Format, q: &QTensor, parts: &[Part], step: usize) -> Vec<Vec<u8>> {
     let mut bytes: Vec<Vec<u8>> = parts.iter().map(|part| vec![0; part.byte_len()]).collect();
@@ -81,7 +59,7 @@ fn encoded(format: &dyn Format, q: &QTensor, parts: &[Part], step: usize) -> Vec
             bytes[part][range].copy_from_slice(data);
             Ok(())
         };
-        format.encode(&slice(q, first, step.min(q.rows - first)), first, parts, &mut sink).unwrap();
+        format.encode(&q.rows(first..q.rows.min(first + step)), first, parts, &mut sink).unwrap();
     }
     for (part, writes) in parts.iter().zip(&writes) {
         assert!(writes.iter().all(|&count| count == 1), "{}: not every byte is written once", part.name);
@@ -98,12 +76,12 @@ fn words(bytes: &[u8]) -> Vec<u32> {
 fn integers(bits: u8, rows: usize, cols: usize, codes: Vec<u8>) -> QTensor {
     let scheme = Scheme::int(bits, Granularity::Group(cols), true, ScaleType::F16);
     let grid = Grid { scales: vec![1.0; rows], ..Grid::default() };
-    QTensor { scheme, rows, cols, codes, grid, g_idx: None }
+    QTensor::scalar(scheme, [rows, cols], codes, grid)
 }
 
 fn first_part(name: &str, q: &QTensor, index: usize) -> Vec<u32> {
     let format = format(name);
-    let parts = format.parts(&output(&[q.rows, q.cols]), &q.scheme, &CONTEXT);
+    let parts = format.parts(&output(&[q.rows, q.cols]), &q.scheme(), &CONTEXT);
     words(&encoded(format, q, &parts, q.rows)[index])
 }
 
@@ -139,9 +117,9 @@ fn awq_order() {
 #[test]
 fn nvfp4_pairs_have_the_even_element_low() {
     let grid = Grid { scales: vec![1.0], zero_points: vec![], global_scale: Some(448.0) };
-    let q = QTensor { scheme: Scheme::NVFP4, rows: 1, cols: 16, codes: (0..16).collect(), grid, g_idx: None };
+    let q = QTensor::scalar(Scheme::NVFP4, [1, 16], (0..16).collect(), grid);
     let format = format("compressed-tensors");
-    let parts = format.parts(&output(&[1, 16]), &q.scheme, &CONTEXT);
+    let parts = format.parts(&output(&[1, 16]), &q.scheme(), &CONTEXT);
     let bytes = encoded(format, &q, &parts, 1);
     assert_eq!(bytes[0], [0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe]);
     assert_eq!(bytes[1], [0x38]); // 1.0 in E4M3
@@ -176,7 +154,7 @@ impl Goldens {
             zero_points,
             global_scale: self.floats(&format!("{case}/global_scale")).first().copied(),
         };
-        QTensor { scheme, rows: shape[0], cols: shape[1], codes: codes.to_vec(), grid, g_idx: None }
+        QTensor::scalar(scheme, [shape[0], shape[1]], codes.to_vec(), grid)
     }
 
     /// Every part equals the golden's; the values are those that the engine reads.

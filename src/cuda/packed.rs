@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::layout::{self, DEPTH, STRIP, TILE};
 use super::types::{Bits, Half};
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, Grid, Number, QTensor, Scheme};
+use crate::numerics::{Granularity, Grid, Number, QTensor, ScalarCodes, Scheme};
 
 /// Codes, scales and zero points in the layout of `kernels/README.md`, padded to 64 rows and 128 columns.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,20 +36,21 @@ impl PackedMatrix {
     pub fn pack(q: &QTensor, half: Half) -> Result<PackedMatrix> {
         let bits = bits(q)?;
         let group = group(q)?;
-        let [grid_rows, grid_cols] = q.scheme.grid_shape(q.rows, q.cols);
-        assert_eq!(q.codes.len(), q.rows * q.cols, "pack: wrong number of codes");
-        assert_eq!(q.grid.scales.len(), grid_rows * grid_cols, "pack: wrong number of scales");
+        let ScalarCodes { scheme, codes: q_codes, grid, .. } = q.as_scalar();
+        let [grid_rows, grid_cols] = scheme.grid_shape(q.rows, q.cols);
+        assert_eq!(q_codes.len(), q.rows * q.cols, "pack: wrong number of codes");
+        assert_eq!(grid.scales.len(), grid_rows * grid_cols, "pack: wrong number of scales");
         let scales = scales(q, group, half)?;
-        let zeros = (!q.scheme.symmetric).then(|| spread(q, group, |entry| q.grid.zero_points[entry]));
+        let zeros = (!scheme.symmetric).then(|| spread(q, group, |entry| grid.zero_points[entry]));
         let (strips, depth) = (q.rows.div_ceil(STRIP), q.cols.next_multiple_of(DEPTH));
         let strip_bytes = depth / TILE * bits.tile_bytes();
         let mut codes = vec![0; strips * strip_bytes];
-        let of_strips = q.codes.par_chunks(STRIP * q.cols);
+        let of_strips = q_codes.par_chunks(STRIP * q.cols);
         codes
             .par_chunks_exact_mut(strip_bytes)
             .zip(of_strips)
             .for_each(|(out, rows)| layout::pack_strip(bits, rows, q.cols, out));
-        let scheme = Scheme { scale: half.scale_type(), ..q.scheme };
+        let scheme = Scheme { scale: half.scale_type(), ..*scheme };
         Ok(PackedMatrix { scheme, bits, half, rows: q.rows, cols: q.cols, group, codes, scales, zeros })
     }
 
@@ -63,7 +64,7 @@ impl PackedMatrix {
         let scales = self.gather(&self.scales).map(|bits| self.half.decode(bits)).collect();
         let zero_points = self.zeros.iter().flat_map(|zeros| self.gather(zeros)).collect();
         let grid = Grid { scales, zero_points, global_scale: None };
-        QTensor { scheme: self.scheme, rows: self.rows, cols: self.cols, codes, grid, g_idx: None }
+        QTensor::scalar(self.scheme, self.shape(), codes, grid)
     }
 
     /// Returns the scheme of the codes; its scales have the activations' type.
@@ -124,15 +125,15 @@ impl PackedMatrix {
 
 /// Returns the width of the codes, and checks that kernels take the tensor.
 fn bits(q: &QTensor) -> Result<Bits> {
-    let bits = match q.scheme.number {
+    let bits = match q.scheme().number {
         Number::Int { bits: 4 } => Bits::W4,
         Number::Int { bits: 8 } => Bits::W8,
         _ => {
-            let what = format!("the CUDA kernels take integers of 4 or 8 bits, not {}", q.scheme);
+            let what = format!("the CUDA kernels take integers of 4 or 8 bits, not {}", q.scheme());
             return Err(Error::unsupported(what, "quantize with --scheme w4a16 or w8a16, or run on the CPU"));
         }
     };
-    if q.g_idx.is_some() {
+    if q.g_idx().is_some() {
         let what = "the columns of this tensor are reordered (act-order)";
         return Err(Error::unsupported(what, "quantize without act_order = \"dynamic\", or run on the CPU"));
     }
@@ -148,7 +149,7 @@ fn bits(q: &QTensor) -> Result<Bits> {
 /// groups.
 fn group(q: &QTensor) -> Result<usize> {
     let depth = q.cols.next_multiple_of(DEPTH);
-    match q.scheme.granularity {
+    match q.scheme().granularity {
         Granularity::Tensor | Granularity::Channel => Ok(depth),
         Granularity::Group(size) if size >= q.cols => Ok(depth),
         Granularity::Group(size) if size > 0 && size.is_multiple_of(32) => {
@@ -162,9 +163,10 @@ fn group(q: &QTensor) -> Result<usize> {
 }
 
 fn scales(q: &QTensor, group: usize, half: Half) -> Result<Vec<u16>> {
-    let stored: Vec<u16> = q.grid.scales.iter().map(|scale| half.encode(*scale)).collect();
+    let given = &q.as_scalar().grid.scales;
+    let stored: Vec<u16> = given.iter().map(|scale| half.encode(*scale)).collect();
     if let Some(i) = stored.iter().position(|bits| !half.decode(*bits).is_finite()) {
-        let what = format!("a scale of {:e} is too large for {half}", q.grid.scales[i]);
+        let what = format!("a scale of {:e} is too large for {half}", given[i]);
         return Err(Error::unsupported(what, "run with bf16 activations, or scale the weights down"));
     }
     Ok(spread(q, group, |entry| stored[entry]))
@@ -172,6 +174,7 @@ fn scales(q: &QTensor, group: usize, half: Half) -> Result<Vec<u16>> {
 
 /// Spreads a value of each grid entry to `[strips][groups][64]`; the padding is zero.
 fn spread<T: Copy + Default + Send>(q: &QTensor, group: usize, of: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let scheme = q.scheme();
     let (strips, groups) = (q.rows.div_ceil(STRIP), q.cols.next_multiple_of(DEPTH) / group);
     let mut out = vec![T::default(); strips * groups * STRIP];
     out.par_chunks_exact_mut(groups * STRIP).enumerate().for_each(|(strip, out)| {
@@ -179,7 +182,7 @@ fn spread<T: Copy + Default + Send>(q: &QTensor, group: usize, of: impl Fn(usize
         for row in first..q.rows.min(first + STRIP) {
             let place = layout::scale_place(row - first);
             for (i, column) in (0..q.cols).step_by(group).enumerate() {
-                out[i * STRIP + place] = of(q.scheme.grid_index(row, column, q.cols));
+                out[i * STRIP + place] = of(scheme.grid_index(row, column, q.cols));
             }
         }
     });
@@ -192,8 +195,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::numerics::ScaleType;
     use crate::numerics::random::SplitMix64;
+    use crate::numerics::{Codes, ScaleType};
     use crate::tensor::BlockType;
 
     /// Returns a tensor of random codes, with a grid that `half` can represent.
@@ -209,7 +212,7 @@ mod tests {
         let zeros = if scheme.symmetric { 0 } else { entries };
         let zero_points = (0..zeros).map(|_| random.below(levels) as u8).collect();
         let grid = Grid { scales, zero_points, global_scale: None };
-        QTensor { scheme, rows, cols, codes, grid, g_idx: None }
+        QTensor::scalar(scheme, [rows, cols], codes, grid)
     }
 
     const GRANULARITIES: [Granularity; 9] = {
@@ -251,12 +254,12 @@ mod tests {
                 let entry = scheme.grid_index(n, k, cols);
                 assert_eq!(
                     Half::F16.decode(packed.scales()[place]),
-                    q.grid.scales[entry],
+                    q.as_scalar().grid.scales[entry],
                     "{granularity} {n} {k}"
                 );
                 assert_eq!(
                     packed.zeros().unwrap()[place],
-                    q.grid.zero_points[entry],
+                    q.as_scalar().grid.zero_points[entry],
                     "{granularity} {n} {k}"
                 );
             }
@@ -279,12 +282,16 @@ mod tests {
             refused(&tensor(scheme(4, Granularity::Block(2, 32)), 4, 64, Half::BF16, 1)).contains("2x32")
         );
         assert!(refused(&tensor(scheme(4, Granularity::Channel), 0, 64, Half::BF16, 1)).contains("0×64"));
-        let ordered = QTensor { g_idx: Some(vec![0; 64]), ..good.clone() };
+        let changed = |change: &dyn Fn(&mut ScalarCodes)| {
+            let mut codes = good.as_scalar().clone();
+            change(&mut codes);
+            QTensor { codes: Codes::Scalar(codes), ..good }
+        };
+        let ordered = changed(&|codes| codes.g_idx = Some(vec![0; 64]));
         assert!(refused(&ordered).contains("act-order"));
-        let ggml = QTensor { scheme: Scheme::ggml(BlockType::Q4_0), ..good.clone() };
+        let ggml = QTensor::blocks(BlockType::Q4_0, [4, 64], vec![0; 8 * 18]);
         assert!(refused(&ggml).contains("q4_0"));
-        let mut large = good.clone();
-        large.grid.scales[3] = 1e6;
+        let large = changed(&|codes| codes.grid.scales[3] = 1e6);
         assert!(refused(&large).contains("1e6 is too large for f16"));
         assert!(PackedMatrix::pack(&large, Half::BF16).is_ok());
     }

@@ -110,7 +110,7 @@ fn weight(
     let entries = grid_rows * grid_cols;
     let zero_points = if symmetric { vec![] } else { vec![3; entries] };
     let grid = Grid { scales: vec![1.0; entries], zero_points, global_scale: None };
-    let q = QTensor { scheme, rows: n, cols: k, codes: vec![1; n * k], grid, g_idx: None };
+    let q = QTensor::scalar(scheme, [n, k], vec![1; n * k], grid);
     Weight::upload(device, &PackedMatrix::pack(&q, Half::F16).unwrap()).unwrap()
 }
 
@@ -361,7 +361,7 @@ fn a_layer_allocates_its_output() {
     let device = Recorder::h100();
     let scheme = Scheme::int(4, Granularity::Channel, true, ScaleType::F16);
     let grid = Grid { scales: vec![1.0; 100], ..Grid::default() };
-    let q = QTensor { scheme, rows: 100, cols: 128, codes: vec![0; 12_800], grid, g_idx: None };
+    let q = QTensor::scalar(scheme, [100, 128], vec![0; 12_800], grid);
     let linear =
         DeviceLinear::upload(&device, &PackedMatrix::pack(&q, Half::F16).unwrap(), Some(&[1.0; 100]))
             .unwrap();

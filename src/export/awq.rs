@@ -80,7 +80,7 @@ impl Format for Awq {
 
     fn encode(&self, q: &QTensor, first_row: usize, parts: &[Part], sink: &mut Sink) -> Result<()> {
         in_order(q, self.name())?;
-        encode_nibbles(&q.codes, QWEIGHT, q.rows, first_row, &parts[QWEIGHT], sink)?;
+        encode_nibbles(&q.as_scalar().codes, QWEIGHT, q.rows, first_row, &parts[QWEIGHT], sink)?;
         encode_nibbles(&zero_points(q, 4), QZEROS, q.rows, first_row, &parts[QZEROS], sink)?;
         encode_scales(q, SCALES, first_row, &parts[SCALES], sink)
     }

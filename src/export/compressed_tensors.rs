@@ -27,7 +27,7 @@ use super::model_config::config_json;
 use super::shards;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::{Fp8, Granularity, Number, QTensor, ScaleType, Scheme, convert, pack};
+use crate::numerics::{Fp8, Granularity, Number, QTensor, ScalarCodes, ScaleType, Scheme, convert, pack};
 use crate::plan::{
     Admission, Capabilities, Contents, Engine, Format, LayoutContext, Measured, OutputFile, OutputTensor,
     Part, Sink,
@@ -133,14 +133,14 @@ impl Format for CompressedTensors {
 
     fn encode(&self, q: &QTensor, first_row: usize, parts: &[Part], sink: &mut Sink) -> Result<()> {
         in_order(q, self.name())?;
-        let layout = Layout::of_parts(&q.scheme, parts).expect("admitted");
+        let layout = Layout::of_parts(&q.scheme(), parts).expect("admitted");
         let row_bytes = parts[WEIGHT].byte_len() / parts[WEIGHT].shape[0];
         sink(WEIGHT, (first_row * row_bytes) as u64, &encode_codes(q, layout))?;
         encode_scales(q, first_row, &parts[SCALE], sink)?;
         if first_row == 0 {
             encode_whole(q, layout, parts, sink)?;
         }
-        match (layout, q.scheme.symmetric) {
+        match (layout, q.scheme().symmetric) {
             (Layout::Packed { bits }, false) => encode_zero_points(q, bits, first_row, sink),
             _ => Ok(()),
         }
@@ -228,14 +228,15 @@ fn scale_dtype(scheme: &Scheme) -> DType {
 
 /// The rows' codes as the weight part stores them.
 fn encode_codes(q: &QTensor, layout: Layout) -> Vec<u8> {
+    let codes = &q.as_scalar().codes;
     match layout {
         // Two's complement from an offset of 128: only the sign bit differs.
-        Layout::Int8 => q.codes.iter().map(|code| code ^ 0x80).collect(),
-        Layout::Fp8 => q.codes.clone(),
-        Layout::Packed { bits } => packed_rows(&q.codes, q.cols, bits),
+        Layout::Int8 => codes.iter().map(|code| code ^ 0x80).collect(),
+        Layout::Fp8 => codes.clone(),
+        Layout::Packed { bits } => packed_rows(codes, q.cols, bits),
         Layout::NvFp4 | Layout::MxFp4 => {
-            let mut pairs = vec![0; q.codes.len() / 2];
-            pack::pack(&q.codes, 4, &mut pairs);
+            let mut pairs = vec![0; codes.len() / 2];
+            pack::pack(codes, 4, &mut pairs);
             pairs
         }
     }
@@ -243,16 +244,17 @@ fn encode_codes(q: &QTensor, layout: Layout) -> Vec<u8> {
 
 /// The grid's scales, at the place of the first of these rows. One scale for all is written with the first rows.
 fn encode_scales(q: &QTensor, first_row: usize, part: &Part, sink: &mut Sink) -> Result<()> {
-    let [_, per_row] = q.scheme.grid_shape(q.rows, q.cols);
-    let first = match q.scheme.granularity {
+    let ScalarCodes { scheme, grid, .. } = q.as_scalar();
+    let [_, per_row] = scheme.grid_shape(q.rows, q.cols);
+    let first = match scheme.granularity {
         Granularity::Tensor if first_row > 0 => return Ok(()),
         Granularity::Tensor => 0,
-        _ => first_row / q.scheme.row_multiple() * per_row,
+        _ => first_row / scheme.row_multiple() * per_row,
     };
     let mut bytes = Vec::new();
     match part.dtype {
-        DType::U8 => bytes.extend(q.grid.scales.iter().map(|&scale| e8m0(scale))),
-        dtype => convert::from_f32(dtype, &q.grid.scales, &mut bytes),
+        DType::U8 => bytes.extend(grid.scales.iter().map(|&scale| e8m0(scale))),
+        dtype => convert::from_f32(dtype, &grid.scales, &mut bytes),
     }
     sink(SCALE, (first * part.dtype.block_bytes()) as u64, &bytes)
 }
@@ -270,7 +272,7 @@ fn encode_whole(q: &QTensor, layout: Layout, parts: &[Part], sink: &mut Sink) ->
             sink(SHAPE, 0, shape.as_flattened())
         }
         Layout::NvFp4 => {
-            let global = q.grid.global_scale.expect("an NVFP4 grid has a global scale");
+            let global = q.as_scalar().grid.global_scale.expect("an NVFP4 grid has a global scale");
             sink(GLOBAL_SCALE, 0, &global.to_le_bytes())
         }
         Layout::Int8 | Layout::Fp8 | Layout::MxFp4 => Ok(()),
@@ -279,8 +281,9 @@ fn encode_whole(q: &QTensor, layout: Layout, parts: &[Part], sink: &mut Sink) ->
 
 /// Zero points, packed down the rows: [words, G].
 fn encode_zero_points(q: &QTensor, bits: u8, first_row: usize, sink: &mut Sink) -> Result<()> {
-    let groups = q.grid.zero_points.len() / q.rows;
+    let zero_points = &q.as_scalar().grid.zero_points;
+    let groups = zero_points.len() / q.rows;
     let mut packed = vec![0; pack::row_len(q.rows, bits) * groups];
-    pack::pack_columns(&q.grid.zero_points, groups, bits, &mut packed);
+    pack::pack_columns(zero_points, groups, bits, &mut packed);
     sink(ZERO_POINT, (4 * words(first_row, bits) * groups) as u64, &packed)
 }

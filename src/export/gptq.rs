@@ -120,7 +120,7 @@ impl Format for Gptq {
 
 impl Gptq {
     fn encode_zeros(&self, q: &QTensor, first_row: usize, part: &Part, sink: &mut Sink) -> Result<()> {
-        let bits = bits(&q.scheme);
+        let bits = bits(&q.scheme());
         let less = if self.version == 1 { 1 } else { 0 };
         let zeros: Vec<u8> = zero_points(q, bits).iter().map(|zero| zero - less).collect();
         let [groups, stride] = [part.shape[0], part.shape[1]];
@@ -189,9 +189,9 @@ pub(super) fn group_key(scheme: Scheme) -> i64 {
 
 /// The rows' codes, packed along K and turned: [words of a row, N].
 fn encode_codes(q: &QTensor, first_row: usize, part: &Part, sink: &mut Sink) -> Result<()> {
-    let bits = bits(&q.scheme);
+    let bits = bits(&q.scheme());
     let [lines, stride] = [part.shape[0], part.shape[1]];
-    let packed = packed_rows(&q.codes, q.cols, bits);
+    let packed = packed_rows(&q.as_scalar().codes, q.cols, bits);
     let turned = transpose(&to_words(&packed), q.rows, lines);
     write_columns(sink, QWEIGHT, &to_bytes(&turned), lines, 4 * stride, 4 * first_row)
 }
@@ -206,12 +206,12 @@ pub(super) fn encode_scales(
 ) -> Result<()> {
     let [groups, stride] = [part.shape[0], part.shape[1]];
     let mut bytes = Vec::new();
-    convert::from_f32(DType::F16, &transpose(&q.grid.scales, q.rows, groups), &mut bytes);
+    convert::from_f32(DType::F16, &transpose(&q.as_scalar().grid.scales, q.rows, groups), &mut bytes);
     write_columns(sink, index, &bytes, groups, 2 * stride, 2 * first_row)
 }
 
 fn group_indices(q: &QTensor) -> Vec<u8> {
-    let size = group_size(&q.scheme, q.cols).expect("admitted per group or channel");
+    let size = group_size(&q.scheme(), q.cols).expect("admitted per group or channel");
     (0..q.cols).flat_map(|col| ((col / size) as i32).to_le_bytes()).collect()
 }
 

@@ -2,7 +2,7 @@
 //! itself is [`crate::numerics::pack`]'s.
 
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, QTensor, ScaleType, Scheme, pack};
+use crate::numerics::{Granularity, QTensor, ScalarCodes, ScaleType, Scheme, pack};
 use crate::plan::{KERNEL_GROUPS, Part, Sink, slow_group};
 use crate::tensor::DType;
 
@@ -78,9 +78,10 @@ pub fn write_columns(
 
 /// The zero points of every grid entry; the middle of the range where the scheme is symmetric.
 pub fn zero_points(q: &QTensor, bits: u8) -> Vec<u8> {
-    match q.scheme.symmetric {
-        true => vec![1 << (bits - 1); q.grid.scales.len()],
-        false => q.grid.zero_points.clone(),
+    let ScalarCodes { scheme, grid, .. } = q.as_scalar();
+    match scheme.symmetric {
+        true => vec![1 << (bits - 1); grid.scales.len()],
+        false => grid.zero_points.clone(),
     }
 }
 
@@ -124,7 +125,7 @@ pub fn scale_type(dtype: DType) -> ScaleType {
 
 /// Refuses columns that are grouped out of order.
 pub fn in_order(q: &QTensor, format: &str) -> Result<()> {
-    match q.g_idx {
+    match q.g_idx() {
         None => Ok(()),
         Some(_) => Err(Error::unsupported(
             format!("{format} cannot store columns that are grouped out of order (act-order with g_idx)"),

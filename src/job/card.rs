@@ -174,6 +174,7 @@ mod tests {
         let recipe = Recipe { scheme: Some("w4a16".into()), ..Recipe::default() };
         let plan = Plan {
             request: recipe.resolve().expect("w4a16 is a preset"),
+            roles: crate::plan::Roles::default(),
             tensors: vec![tensor, stored("b", DType::F32, &[8])],
             dtype: DType::BF16,
             metadata: vec![("llmc.recipe".into(), "scheme = \"w4a16\"\n".into())],

@@ -1,7 +1,7 @@
 //! Bytes of any float dtype ↔ f32.
 //!
 //! Bytes come from memory maps and need no alignment. Rounding is to nearest, ties to even. FP8 saturates, see
-//! [`fp8`]; F16, as IEEE 754 has it, overflows to infinity.
+//! [`fp8`]; F16 overflows to infinity, as in IEEE 754.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -10,13 +10,13 @@ use super::simd::{self, Kernel};
 use super::{Fp8, fp8, ggml};
 use crate::tensor::DType;
 
-/// Halves converted at a time, in a buffer that gives them the alignment which `half`'s F16C and NEON loops want.
+/// Halves converted at a time, in a buffer with the alignment that `half`'s F16C and NEON loops need.
 const BUFFER: usize = 1024;
 
 /// Decodes little-endian elements (or blocks) into f32. F64 is rounded to nearest.
 ///
 /// # Panics
-/// Where the lengths disagree, or where the dtype is not a float ([`DType::is_float`]).
+/// If the lengths disagree, or the dtype is not a float ([`DType::is_float`]).
 pub fn to_f32(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     let expected = dtype.byte_len(&[out.len()]);
     assert_eq!(Some(bytes.len()), expected, "to_f32: {} values of {}", out.len(), dtype.name());
@@ -35,7 +35,7 @@ pub fn to_f32(dtype: DType, bytes: &[u8], out: &mut [f32]) {
 /// Appends f32 as little-endian elements of a float dtype (not blocks), rounding to nearest even.
 ///
 /// # Panics
-/// Where the dtype is not a scalar float.
+/// If the dtype is not a scalar float.
 pub fn from_f32(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + values.len() * dtype.block_bytes(), 0);
@@ -101,7 +101,7 @@ impl Kernel for F32ToBf16<'_> {
     }
 }
 
-/// The upper half of the bits, rounded; NaN keeps its payload's upper half and is made quiet, so that it stays NaN.
+/// Returns the upper half of the bits, rounded. NaN keeps its payload's upper half and is made quiet, so that it stays NaN.
 #[inline(always)]
 pub fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
@@ -142,7 +142,7 @@ mod tests {
     const FLOATS: [DType; 6] =
         [DType::F64, DType::F32, DType::F16, DType::BF16, DType::F8E4M3, DType::F8E5M2];
 
-    /// Every 16-bit pattern, at an odd address, over a length that leaves a rest.
+    /// Every 16-bit pattern, at an odd address, over a length with a remainder.
     #[test]
     fn all_halves_come_back_from_unaligned_bytes() {
         for dtype in [DType::F16, DType::BF16] {

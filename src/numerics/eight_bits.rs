@@ -1,9 +1,9 @@
-//! Eight-bit numbers under one scale for a whole tensor, which is measured before the model runs: inputs of linears, and
-//! the keys and values that attention caches. Symmetric: zero is zero.
+//! Eight-bit numbers under one scale for a whole tensor, measured before the model runs: inputs of linears, and the keys and
+//! values that attention caches. Symmetric: zero is zero.
 
 use serde::{Deserialize, Serialize};
 
-/// What a tensor of activations is rounded to as the model runs.
+/// The numbers that a tensor of activations is rounded to as the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EightBits {
@@ -13,15 +13,15 @@ pub enum EightBits {
     Int8,
 }
 
-/// The least scale: 2⁻²⁴, the smallest number that half precision knows. What was all zeros on the calibration text needs a
-/// scale that can be divided by too, whatever type a reader keeps it in.
+/// The least scale: 2⁻²⁴, the smallest positive half. A tensor of zeros on the calibration text needs a scale that can be
+/// divided by too, in every type that a reader may keep it in.
 const LEAST: f32 = 1.0 / 16_777_216.0;
 
 impl EightBits {
-    /// Both, in the order that they are offered.
+    /// Both, in the order of the help.
     pub const ALL: [EightBits; 2] = [EightBits::Fp8, EightBits::Int8];
 
-    /// As `--kv-cache` takes it.
+    /// Returns the name that `--kv-cache` takes.
     pub const fn name(self) -> &'static str {
         match self {
             EightBits::Fp8 => "fp8",
@@ -29,7 +29,7 @@ impl EightBits {
         }
     }
 
-    /// The largest magnitude that both signs have.
+    /// Returns the largest magnitude of both signs.
     const fn largest(self) -> f32 {
         match self {
             EightBits::Fp8 => 448.0,
@@ -37,7 +37,7 @@ impl EightBits {
         }
     }
 
-    /// The scale under which values of these magnitudes just fit: positive, and finite where `absmax` is.
+    /// Returns the scale that maps `absmax` to the largest code: positive, and finite if `absmax` is.
     pub fn scale(self, absmax: f32) -> f32 {
         (absmax / self.largest()).max(LEAST)
     }

@@ -1,8 +1,8 @@
 //! FP4 (E2M1) in small groups: MXFP4 and NVFP4.
 //!
 //! MXFP4 (OCP Microscaling 1.0): a power of two per group of 32. The exponent is that of the largest magnitude as E2M1's
-//! two significant bits would round it, less 2 (6 = 1.5·2²): what compressed-tensors does (`mxfp_utils.py`), so that a
-//! group whose maximum would round past 6 takes the next power instead of clipping.
+//! two significant bits would round it, less 2 (6 = 1.5·2²), as in compressed-tensors (`mxfp_utils.py`): a group whose
+//! maximum would round past 6 takes the next power instead of clipping.
 //!
 //! NVFP4: an E4M3 scale per group of 16 under one f32 per tensor, global = 448·6/absmax(tensor), which lets the E4M3
 //! scales use their whole range: scale = e4m3(global·(absmax(group)/6)), w = e2m1·(scale/global). Order of operations as
@@ -12,17 +12,19 @@
 
 use ndarray::ArrayView2;
 
-use super::codec::{self, Codec};
+use super::codec::Codec;
+use super::extremes;
 use super::minifloat::{E2M1, E4M3};
-use super::{Cells, Column, Context, Grid, QTensor, ScaleType, Scheme, simd};
+use super::{Context, Grid, ScaleType, Scheme, simd};
 
 /// The values of the codes.
 pub const VALUES: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
-struct E2m1;
+/// E2M1 codes.
+pub struct Fp4Codec;
 
-impl Codec for E2m1 {
+impl Codec for Fp4Codec {
     #[inline(always)]
     fn encode(&self, scaled: f32, _zero: f32) -> u8 {
         let sign = if scaled < 0.0 { 8 } else { 0 };
@@ -35,32 +37,29 @@ impl Codec for E2m1 {
     }
 }
 
-/// The min-max grid.
+/// Returns the min-max grid.
 pub fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
-    let absmax = codec::absmax(scheme, w, context).into_iter();
+    let absmax = || extremes::absmax(scheme, w, context).into_iter();
     match scheme.scale {
-        ScaleType::E8M0 => Grid { scales: absmax.map(mx_scale).collect(), ..Grid::default() },
+        ScaleType::E8M0 => Grid { scales: absmax().map(mx_scale).collect(), ..Grid::default() },
         ScaleType::E4M3 => {
-            let global = global_scale(codec::tensor_extent(context).absmax());
-            let scales = absmax.map(|absmax| nv_scale(absmax, global)).collect();
+            let global = global_scale(extremes::tensor_extent(context).absmax());
+            let scales = absmax().map(|absmax| nv_scale(absmax, global)).collect();
             Grid { scales, global_scale: Some(global), ..Grid::default() }
         }
-        plain => {
-            let scales = absmax.map(|absmax| plain.covering(absmax, E2M1.max)).collect();
-            Grid { scales, ..Grid::default() }
-        }
+        _ => extremes::fit_absmax(scheme, w, context, E2M1.max),
     }
 }
 
-/// The power of two of a group, from the bits of its largest magnitude: 0 and what is too small give 2^-127.
+/// Returns the power of two of a group, from the bits of its largest magnitude. Zero and too small a magnitude give 2^-127.
 fn mx_scale(absmax: f32) -> f32 {
     const TWO_SIGNIFICANT_BITS: u32 = 1 << (23 - 1 - 1);
     let exponent = ((absmax.to_bits() + TWO_SIGNIFICANT_BITS) >> 23).saturating_sub(2);
     if exponent == 0 { ScaleType::E8M0.of_zeros() } else { f32::from_bits(exponent << 23) }
 }
 
-/// NVFP4's divisor of scales; 1 for a tensor of zeros (or with an infinity). By the reciprocal, as torch divides a number
-/// by a tensor.
+/// Returns NVFP4's divisor of scales; 1 for a tensor of zeros (or with an infinity). Multiplies by the reciprocal, as torch
+/// does when it divides a number by a tensor.
 fn global_scale(absmax: f32) -> f32 {
     let global = E4M3.max * E2M1.max * absmax.recip();
     if global.is_finite() && global > 0.0 { global } else { 1.0 }
@@ -71,45 +70,6 @@ fn nv_scale(absmax: f32, global: f32) -> f32 {
         return ScaleType::E4M3.of_zeros();
     }
     ScaleType::E4M3.nearest(global * (absmax / E2M1.max))
-}
-
-/// Rounds to the nearest codes.
-pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
-    codec::round(E2m1, scheme, w, &effective_scales(grid), &[])
-}
-
-/// The grid as the codec reads it.
-pub fn cells(grid: &Grid) -> Cells {
-    let scales = effective_scales(grid);
-    Cells { zeros: vec![0.0; scales.len()], scales }
-}
-
-/// Rounds a column of several rows.
-pub fn round_column(column: Column) {
-    column.round(E2m1);
-}
-
-/// Squared error per grid entry.
-pub fn squared_errors(
-    scheme: &Scheme,
-    w: ArrayView2<f32>,
-    grid: &Grid,
-    importance: Option<&[f32]>,
-) -> Vec<f32> {
-    codec::squared_errors(E2m1, scheme, w, &effective_scales(grid), &[], importance)
-}
-
-/// Codes → values.
-pub fn dequantize(q: &QTensor, out: &mut [f32]) {
-    codec::dequantize(E2m1, q, &effective_scales(&q.grid), &[], out);
-}
-
-/// Scales with the global scale divided out.
-fn effective_scales(grid: &Grid) -> Vec<f32> {
-    match grid.global_scale {
-        Some(global) => grid.scales.iter().map(|scale| scale / global).collect(),
-        None => grid.scales.clone(),
-    }
 }
 
 #[cfg(test)]
@@ -131,7 +91,7 @@ mod tests {
     fn codes_of_ties_signs_and_excess() {
         let scaled = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 5.1, 1e9, -0.2, -0.0, -7.0, f32::NAN];
         let codes = [0, 2, 2, 4, 4, 6, 6, 7, 7, 8, 0, 15, 7];
-        assert_eq!(scaled.map(|x| E2m1.encode(x, 0.0)), codes);
+        assert_eq!(scaled.map(|x| Fp4Codec.encode(x, 0.0)), codes);
     }
 
     #[test]

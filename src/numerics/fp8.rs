@@ -1,17 +1,15 @@
 //! FP8: scale = absmax / largest value, code = the 8-bit float nearest to w/scale (ties to even).
 //!
 //! Formats: OCP 8-bit Floating Point 1.0; E4M3 is torch's `float8_e4m3fn`, E5M2 its `float8_e5m2`. Encoding saturates:
-//! where torch's cast of 500.0 to `float8_e4m3fn` gives NaN, ours gives 448. Infinities stay where the format has them
-//! (E5M2), and saturate in E4M3; NaN stays NaN.
+//! torch's cast of 500.0 to `float8_e4m3fn` gives NaN, ours gives 448. Infinities stay infinities in E5M2, which has them,
+//! and saturate in E4M3; NaN stays NaN.
 
 use std::sync::LazyLock;
 
-use ndarray::ArrayView2;
-
-use super::codec::{self, Codec};
+use super::Fp8;
+use super::codec::Codec;
 use super::minifloat::{E4M3, E5M2, Minifloat};
 use super::simd::{self, Kernel};
-use super::{Column, Context, Fp8, Grid, Number, QTensor, Scheme};
 
 const NAN: u8 = 0x7F;
 const E5M2_INFINITY: u8 = 0x7C;
@@ -24,9 +22,14 @@ impl Fp8 {
             Fp8::E5M2 => E5M2,
         }
     }
+
+    /// Returns the largest finite value.
+    pub(super) const fn largest(self) -> f32 {
+        self.minifloat().max
+    }
 }
 
-/// The code nearest to a value, see the module's docs for what does not fit.
+/// Returns the code nearest to a value; the module's docs tell about values beyond the largest.
 #[inline(always)]
 pub fn encode(format: Fp8, value: f32) -> u8 {
     let minifloat = format.minifloat();
@@ -37,15 +40,10 @@ pub fn encode(format: Fp8, value: f32) -> u8 {
     code | (value.to_bits() >> 24) as u8 & 0x80
 }
 
-/// The value of a code.
-pub fn decode(format: Fp8, code: u8) -> f32 {
-    table(format)[usize::from(code)]
-}
-
 /// Encodes values one after the other.
 ///
 /// # Panics
-/// Where the lengths disagree.
+/// If the lengths disagree.
 pub fn encode_slice(format: Fp8, values: &[f32], codes: &mut [u8]) {
     assert_eq!(values.len(), codes.len(), "encode_slice: wrong output length");
     simd::dispatch(EncodeSlice { format, values, codes });
@@ -68,7 +66,7 @@ impl Kernel for EncodeSlice<'_> {
     }
 }
 
-/// The values of all codes.
+/// Returns the values of all codes.
 pub fn table(format: Fp8) -> &'static [f32; 256] {
     static TABLES: LazyLock<[[f32; 256]; 2]> = LazyLock::new(|| {
         [Fp8::E4M3, Fp8::E5M2].map(|format| std::array::from_fn(|code| value(format, code as u8)))
@@ -86,12 +84,20 @@ fn value(format: Fp8, code: u8) -> f32 {
     if code & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
-struct Codes {
+/// FP8 codes.
+pub struct Fp8Codec {
     format: Fp8,
     table: &'static [f32; 256],
 }
 
-impl Codec for Codes {
+impl Fp8Codec {
+    /// Creates the codec of a format.
+    pub fn new(format: Fp8) -> Fp8Codec {
+        Fp8Codec { format, table: table(format) }
+    }
+}
+
+impl Codec for Fp8Codec {
     #[inline(always)]
     fn encode(&self, scaled: f32, _zero: f32) -> u8 {
         encode(self.format, scaled)
@@ -101,46 +107,4 @@ impl Codec for Codes {
     fn decode(&self, code: u8, _zero: f32) -> f32 {
         self.table[usize::from(code)]
     }
-}
-
-impl Codes {
-    /// # Panics
-    /// Where the scheme is not one of FP8.
-    fn new(scheme: &Scheme) -> Codes {
-        let Number::Fp8(format) = scheme.number else { panic!("an FP8 codec given {scheme:?}") };
-        Codes { format, table: table(format) }
-    }
-}
-
-/// The min-max grid.
-pub fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
-    let largest = Codes::new(scheme).format.minifloat().max;
-    let absmax = codec::absmax(scheme, w, context);
-    let scales = absmax.into_iter().map(|absmax| scheme.scale.covering(absmax, largest)).collect();
-    Grid { scales, ..Grid::default() }
-}
-
-/// Rounds to the nearest codes.
-pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
-    codec::round(Codes::new(scheme), scheme, w, &grid.scales, &[])
-}
-
-/// Rounds a column of several rows.
-pub fn round_column(scheme: &Scheme, column: Column) {
-    column.round(Codes::new(scheme));
-}
-
-/// Squared error per grid entry.
-pub fn squared_errors(
-    scheme: &Scheme,
-    w: ArrayView2<f32>,
-    grid: &Grid,
-    importance: Option<&[f32]>,
-) -> Vec<f32> {
-    codec::squared_errors(Codes::new(scheme), scheme, w, &grid.scales, &[], importance)
-}
-
-/// Codes → values.
-pub fn dequantize(q: &QTensor, out: &mut [f32]) {
-    codec::dequantize(Codes::new(&q.scheme), q, &q.grid.scales, &[], out);
 }

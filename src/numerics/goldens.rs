@@ -1,4 +1,4 @@
-//! Tests against what other engines made of the same weights: fixtures/numerics, and its generator beside it.
+//! Tests against the results of other engines for the same weights: fixtures/numerics, with its generator.
 
 use half::{bf16, f16};
 use ndarray::Array2;
@@ -28,9 +28,7 @@ fn quantize(scheme: &Scheme) -> QTensor {
 }
 
 fn dequantize(q: &QTensor) -> Vec<f32> {
-    let mut out = vec![0.0; q.codes.len()];
-    q.dequantize(&mut out);
-    out
+    q.values().into_raw_vec_and_offset().0
 }
 
 const GRANULARITIES: [(&str, Granularity); 4] = [
@@ -45,8 +43,8 @@ fn symmetric_integers_match_compressed_tensors() {
     for (bits, (name, granularity)) in (2..=8).flat_map(|bits| GRANULARITIES.map(|g| (bits, g))) {
         let q = quantize(&Scheme::int(bits, granularity, true, ScaleType::BF16));
         let case = format!("int{bits}.sym.{name}");
-        assert_eq!(q.grid.scales, floats(&format!("{case}.scale")), "{case}");
-        assert_eq!(q.codes, bytes(&format!("{case}.codes")), "{case}");
+        assert_eq!(q.as_scalar().grid.scales, floats(&format!("{case}.scale")), "{case}");
+        assert_eq!(q.as_scalar().codes, bytes(&format!("{case}.codes")), "{case}");
         if name == "group32" {
             assert_eq!(dequantize(&q), floats(&format!("{case}.values")), "{case}");
         }
@@ -58,16 +56,16 @@ fn asymmetric_integers_match_compressed_tensors() {
     for (bits, (name, granularity)) in (2..=8).flat_map(|bits| GRANULARITIES.map(|g| (bits, g))) {
         let q = quantize(&Scheme::int(bits, granularity, false, ScaleType::F32));
         let case = format!("int{bits}.asym.{name}");
-        assert_eq!(q.grid.scales, floats(&format!("{case}.scale")), "{case}");
-        assert_eq!(q.grid.zero_points, bytes(&format!("{case}.zero_point")), "{case}");
-        assert_eq!(q.codes, bytes(&format!("{case}.codes")), "{case}");
+        assert_eq!(q.as_scalar().grid.scales, floats(&format!("{case}.scale")), "{case}");
+        assert_eq!(q.as_scalar().grid.zero_points, bytes(&format!("{case}.zero_point")), "{case}");
+        assert_eq!(q.as_scalar().codes, bytes(&format!("{case}.codes")), "{case}");
         if name == "group32" {
             assert_eq!(dequantize(&q), floats(&format!("{case}.values")), "{case}");
         }
     }
 }
 
-/// 187 columns: rows end within a word, whatever the bits.
+/// Packs 187 columns: rows end within a word for every number of bits.
 #[test]
 fn packed_rows_and_columns_match_compressed_tensors() {
     for bits in 2..=8 {
@@ -87,8 +85,8 @@ fn packed_rows_and_columns_match_compressed_tensors() {
 fn fp8_matches_compressed_tensors() {
     for (name, granularity) in GRANULARITIES {
         let q = quantize(&Scheme::fp8(Fp8::E4M3, granularity, ScaleType::BF16));
-        assert_eq!(q.grid.scales, floats(&format!("fp8.{name}.scale")), "{name}");
-        assert_eq!(q.codes, bytes(&format!("fp8.{name}.codes")), "{name}");
+        assert_eq!(q.as_scalar().grid.scales, floats(&format!("fp8.{name}.scale")), "{name}");
+        assert_eq!(q.as_scalar().codes, bytes(&format!("fp8.{name}.codes")), "{name}");
         assert_eq!(dequantize(&q), floats(&format!("fp8.{name}.values")), "{name}");
     }
 }
@@ -97,13 +95,13 @@ fn fp8_matches_compressed_tensors() {
 fn nvfp4_and_mxfp4_match_compressed_tensors() {
     for (name, scheme) in [("nvfp4", Scheme::NVFP4), ("mxfp4", Scheme::MXFP4)] {
         let q = quantize(&scheme);
-        let mut packed = vec![0; q.codes.len() / 2];
-        pack::pack(&q.codes, 4, &mut packed);
-        assert_eq!(q.grid.scales, floats(&format!("{name}.scale")), "{name}");
+        let mut packed = vec![0; q.as_scalar().codes.len() / 2];
+        pack::pack(&q.as_scalar().codes, 4, &mut packed);
+        assert_eq!(q.as_scalar().grid.scales, floats(&format!("{name}.scale")), "{name}");
         assert_eq!(packed, bytes(&format!("{name}.packed")), "{name}");
         assert_eq!(dequantize(&q), floats(&format!("{name}.values")), "{name}");
     }
-    assert_eq!(quantize(&Scheme::NVFP4).grid.global_scale, Some(floats("nvfp4.global_scale")[0]));
+    assert_eq!(quantize(&Scheme::NVFP4).as_scalar().grid.global_scale, Some(floats("nvfp4.global_scale")[0]));
 }
 
 #[test]
@@ -111,8 +109,8 @@ fn nf4_matches_bitsandbytes() {
     let q = quantize(&Scheme::nf4(64, ScaleType::F32));
     let dead = ScaleType::F32.of_zeros();
     let scales: Vec<f32> = floats("nf4.scale").into_iter().map(|s| if s == 0.0 { dead } else { s }).collect();
-    assert_eq!(q.grid.scales, scales);
-    assert_eq!(q.codes, bytes("nf4.codes"));
+    assert_eq!(q.as_scalar().grid.scales, scales);
+    assert_eq!(q.as_scalar().codes, bytes("nf4.codes"));
     assert_eq!(dequantize(&q), floats("nf4.values"));
 }
 
@@ -141,7 +139,7 @@ fn casts_match_torch() {
 fn all_256_values_of_fp8_match_torch() {
     for (name, format) in [("e4m3", Fp8::E4M3), ("e5m2", Fp8::E5M2)] {
         for (code, expected) in floats(&format!("cast.{name}_values")).into_iter().enumerate() {
-            let ours = fp8::decode(format, code as u8);
+            let ours = fp8::table(format)[code];
             assert!(
                 ours == expected || ours.is_nan() && expected.is_nan(),
                 "{name} {code:#x}: {ours} {expected}"

@@ -1,7 +1,7 @@
 //! Orthogonal matrices that spread every coordinate over all others: Hadamard matrices with random signs.
 //!
 //! A width n = p·m is the Kronecker product of the Walsh–Hadamard matrix of a power of two p and a matrix of m: a Hadamard
-//! matrix by Paley's constructions where one of m's order is among them (12, 20, 28, 36, …), else a random orthogonal one.
+//! matrix by Paley's constructions if they have one of m's order (12, 20, 28, 36, …), else a random orthogonal one.
 //! A product with a vector takes n·(log₂ p + m) operations.
 
 use ndarray::Array2;
@@ -18,22 +18,22 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// The rotation of `width` coordinates that belongs to a seed.
+    /// Creates the rotation of `width` coordinates that belongs to a seed.
     pub fn new(width: usize, seed: u64) -> Rotation {
         let mut random = SplitMix64(seed);
         let signs = (0..width).map(|_| if random.next() >> 63 == 0 { 1.0 } else { -1.0 }).collect();
         Rotation { signs, inner: inner(width, &mut random) }
     }
 
-    /// Coordinates that it rotates.
+    /// Returns the number of coordinates.
     pub fn width(&self) -> usize {
         self.signs.len()
     }
 
-    /// x·R of a row vector, \[width\], in place.
+    /// Replaces a row vector x, \[width\], by x·R.
     ///
     /// # Panics
-    /// Where x has another width.
+    /// If x has another width.
     pub fn apply(&self, x: &mut [f32]) {
         assert_eq!(x.len(), self.width(), "a rotation of another width");
         x.iter_mut().zip(&self.signs).for_each(|(x, sign)| *x *= sign);
@@ -61,7 +61,7 @@ fn walsh_hadamard(x: &mut [f32], stride: usize) {
     x.iter_mut().for_each(|x| *x *= norm);
 }
 
-/// M for a width: of the smallest order whose quotient is a power of two and that has a Hadamard matrix here.
+/// Returns M for a width: of the smallest order whose quotient is a power of two and that has a Hadamard matrix here.
 fn inner(width: usize, random: &mut SplitMix64) -> Array2<f32> {
     let (odd, doublings) = (width >> width.trailing_zeros().min(63), width.trailing_zeros());
     if odd <= 1 {
@@ -71,8 +71,8 @@ fn inner(width: usize, random: &mut SplitMix64) -> Array2<f32> {
     orders.filter_map(paley).next().unwrap_or_else(|| orthogonal(odd, random))
 }
 
-/// The normalized Hadamard matrix of an order, by Paley's first construction (order − 1 a prime ≡ 3 mod 4) or his second
-/// (order/2 − 1 a prime ≡ 1 mod 4); `None` for other orders.
+/// Returns the normalized Hadamard matrix of an order, by Paley's first construction (order − 1 a prime ≡ 3 mod 4) or his
+/// second (order/2 − 1 a prime ≡ 1 mod 4); `None` for other orders.
 ///
 /// Paley 1933, "On Orthogonal Matrices".
 fn paley(order: usize) -> Option<Array2<f32>> {
@@ -99,7 +99,7 @@ fn paley(order: usize) -> Option<Array2<f32>> {
     Some(Array2::from_shape_fn((order, order), entry))
 }
 
-/// [[0, 1], [±1, Q]] with Q the quadratic residues of a prime, [prime + 1, prime + 1]: skew for −1, symmetric for 1.
+/// Returns [[0, 1], [±1, Q]] with Q the quadratic residues of a prime, [prime + 1, prime + 1]: skew for −1, symmetric for 1.
 fn conference(prime: usize, sign: f32) -> Array2<f32> {
     let mut residue = vec![-1.0; prime];
     (1..prime).for_each(|x| residue[x * x % prime] = 1.0);
@@ -116,7 +116,7 @@ fn is_prime(n: usize) -> bool {
     n > 1 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
-/// A random orthogonal matrix: Gram–Schmidt, twice for accuracy, on normal vectors.
+/// Returns a random orthogonal matrix: Gram–Schmidt, twice for accuracy, on normal vectors.
 fn orthogonal(n: usize, random: &mut SplitMix64) -> Array2<f32> {
     let mut rows: Vec<Vec<f64>> = Vec::with_capacity(n);
     while rows.len() < n {
@@ -134,7 +134,7 @@ fn orthogonal(n: usize, random: &mut SplitMix64) -> Array2<f32> {
     Array2::from_shape_fn((n, n), |(row, col)| rows[row][col] as f32)
 }
 
-/// A standard normal number, by Box and Muller.
+/// Returns a standard normal number, by Box and Muller.
 fn normal(random: &mut SplitMix64) -> f64 {
     let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
     radius * (2.0 * std::f64::consts::PI * random.unit()).cos()
@@ -144,7 +144,7 @@ fn normal(random: &mut SplitMix64) -> f64 {
 mod tests {
     use super::*;
 
-    /// R itself, row by row.
+    /// Returns R, row by row.
     fn matrix(rotation: &Rotation) -> Array2<f32> {
         let mut rows = Array2::eye(rotation.width());
         for mut row in rows.rows_mut() {

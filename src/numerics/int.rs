@@ -6,18 +6,19 @@
 //! - symmetric: scale = absmax / ((2^b − 1)/2), q = clamp(round(w/scale)) in −2^(b−1)..2^(b−1)−1;
 //! - asymmetric: min ≤ 0 ≤ max, scale = (max − min)/(2^b − 1), zero point = clamp(round(−2^(b−1) − min/scale)).
 //!
-//! Rounding is half to even. Scales are rounded to their stored type first. Arithmetic is in f32, where the reference
-//! computes in the type of the weights: from the same bf16 scale, its w/scale is once more rounded to bf16, which moves
-//! codes near a tie by one; ours are the nearest ones. A group of zeros takes the type's machine epsilon as its scale.
+//! Rounding is half to even. Scales are rounded to their stored type first. Arithmetic is in f32; the reference computes in
+//! the type of the weights: from the same bf16 scale, its w/scale is once more rounded to bf16, which moves codes near a
+//! tie by one; ours are the nearest ones. A group of zeros takes the type's machine epsilon as its scale.
 //! NaN (which `io` refuses by default) becomes the lowest code.
 
 use ndarray::ArrayView2;
 
-use super::codec::{self, Codec};
-use super::{Cells, Column, Context, Extent, Grid, Number, QTensor, ScaleType, Scheme, simd};
+use super::codec::Codec;
+use super::extremes;
+use super::{Context, Extent, Grid, ScaleType, Scheme, simd};
 
 /// Integer codes, unsigned: the signed integer plus `offset`.
-struct Int {
+pub struct IntCodec {
     /// Smallest signed integer.
     min: f32,
     /// Largest signed integer.
@@ -30,17 +31,15 @@ struct Int {
 /// low bits.
 const ROUNDER: f32 = 12_582_912.0;
 
-impl Int {
-    /// # Panics
-    /// Where the scheme is not one of integers.
-    fn new(scheme: &Scheme) -> Int {
-        let Number::Int { bits } = scheme.number else { panic!("an integer codec given {scheme:?}") };
+impl IntCodec {
+    /// Creates the codec of 2 to 8 bits.
+    pub fn new(bits: u8) -> IntCodec {
         let offset = f32::from(1u16 << (bits - 1));
-        Int { min: -offset, max: offset - 1.0, offset }
+        IntCodec { min: -offset, max: offset - 1.0, offset }
     }
 }
 
-impl Codec for Int {
+impl Codec for IntCodec {
     #[inline(always)]
     fn encode(&self, scaled: f32, zero: f32) -> u8 {
         let clamped = simd::min(simd::max(scaled + zero, self.min), self.max);
@@ -53,23 +52,20 @@ impl Codec for Int {
     }
 }
 
-/// The min-max grid.
-pub fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
-    let int = Int::new(scheme);
-    let steps = int.max - int.min;
+/// Returns the min-max grid.
+pub fn fit(scheme: &Scheme, bits: u8, w: ArrayView2<f32>, context: &Context) -> Grid {
+    let int = IntCodec::new(bits);
     if scheme.symmetric {
-        let absmax = codec::absmax(scheme, w, context);
-        let scales = absmax.into_iter().map(|absmax| scheme.scale.covering(absmax, steps / 2.0)).collect();
-        return Grid { scales, ..Grid::default() };
+        return extremes::fit_absmax(scheme, w, context, (int.max - int.min) / 2.0);
     }
-    let cells = codec::extents(scheme, w, context);
+    let cells = extremes::extents(scheme, w, context);
     let (scales, zero_points) = cells.into_iter().map(|cell| int.fit_extent(cell, scheme.scale)).unzip();
     Grid { scales, zero_points, global_scale: None }
 }
 
-impl Int {
-    /// Scale and zero point (in the domain of the codes) of a cell. Zeros alone get the middle code, which every format
-    /// can store (GPTQ v1 stores z − 1).
+impl IntCodec {
+    /// Returns the scale and zero point (in the domain of the codes) of a cell. A cell of zeros gets the middle code, which
+    /// every format can store (GPTQ v1 stores z − 1).
     fn fit_extent(&self, cell: Extent, kind: ScaleType) -> (f32, u8) {
         let (low, high) = (cell.min.min(0.0), cell.max.max(0.0));
         if low == high {
@@ -79,46 +75,4 @@ impl Int {
         let zero = (self.min - low / scale).clamp(self.min, self.max).round_ties_even();
         (scale, (zero + self.offset) as u8)
     }
-
-    /// Zero points as signed integers.
-    fn zeros(&self, grid: &Grid) -> Vec<f32> {
-        grid.zero_points.iter().map(|&zero| f32::from(zero) - self.offset).collect()
-    }
-}
-
-/// Rounds to the nearest codes.
-pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
-    let int = Int::new(scheme);
-    let zeros = int.zeros(grid);
-    codec::round(int, scheme, w, &grid.scales, &zeros)
-}
-
-/// The grid as the codec reads it.
-pub fn cells(scheme: &Scheme, grid: &Grid) -> Cells {
-    let zeros = if scheme.symmetric { vec![0.0; grid.scales.len()] } else { Int::new(scheme).zeros(grid) };
-    Cells { scales: grid.scales.clone(), zeros }
-}
-
-/// Rounds a column of several rows.
-pub fn round_column(scheme: &Scheme, column: Column) {
-    column.round(Int::new(scheme));
-}
-
-/// Squared error per grid entry.
-pub fn squared_errors(
-    scheme: &Scheme,
-    w: ArrayView2<f32>,
-    grid: &Grid,
-    importance: Option<&[f32]>,
-) -> Vec<f32> {
-    let int = Int::new(scheme);
-    let zeros = int.zeros(grid);
-    codec::squared_errors(int, scheme, w, &grid.scales, &zeros, importance)
-}
-
-/// Codes → values: (code − zero point)·scale.
-pub fn dequantize(q: &QTensor, out: &mut [f32]) {
-    let int = Int::new(&q.scheme);
-    let zeros = int.zeros(&q.grid);
-    codec::dequantize(int, q, &q.grid.scales, &zeros, out);
 }

@@ -1,5 +1,5 @@
-//! Dense linear algebra for the methods: products, the Cholesky factorization and eigenvectors, on top of faer, cut into tiles
-//! whose sums do not depend on how many threads share them.
+//! Dense linear algebra for the methods: products, the Cholesky factorization and eigenvectors, on top of faer. Work is cut
+//! into tiles whose sums do not depend on the number of threads.
 
 use std::ops::Range;
 
@@ -17,8 +17,8 @@ use rayon::prelude::*;
 /// Rows of the result that one task computes.
 const TILE: usize = 128;
 
-/// gram += xᵀ·x, of x: [rows, cols] and gram: [cols, cols], which is symmetric before and after: the upper triangle is
-/// computed, in whole tiles, and mirrored.
+/// Computes gram += xᵀ·x, of x: [rows, cols] and gram: [cols, cols], which is symmetric before and after: the upper triangle
+/// is computed, in whole tiles, and mirrored.
 pub fn add_gram(gram: &mut Array2<f32>, x: ArrayView2<f32>) {
     let x = x.as_standard_layout();
     let cols = x.ncols();
@@ -38,10 +38,10 @@ pub fn add_gram(gram: &mut Array2<f32>, x: ArrayView2<f32>) {
     }
 }
 
-/// a·b, of a: [rows, inner] and b: [inner, cols], either of them as it is stored or transposed.
+/// Returns a·b, of a: [rows, inner] and b: [inner, cols], either of them as it is stored or transposed.
 ///
 /// # Panics
-/// Where the shapes disagree, or a view is of a part of a matrix.
+/// If the shapes disagree, or a view is of a part of a matrix.
 pub fn product<T: ComplexField + LinalgScalar + Send + Sync>(
     a: ArrayView2<T>,
     b: ArrayView2<T>,
@@ -69,7 +69,7 @@ fn whole<T: ComplexField>(a: ArrayView2<'_, T>) -> MatRef<'_, T> {
     }
 }
 
-/// Σ w·H·wᵀ over the rows w of W: [rows, cols] and H: [cols, cols].
+/// Returns Σ w·H·wᵀ over the rows w of W: [rows, cols] and H: [cols, cols].
 pub fn quadratic(w: ArrayView2<f32>, h: ArrayView2<f32>) -> f64 {
     let (w, h) = (w.as_standard_layout(), h.as_standard_layout());
     let (w, cols) = (w.as_slice().expect("standard layout is contiguous"), w.ncols().max(1));
@@ -85,10 +85,10 @@ pub fn quadratic(w: ArrayView2<f32>, h: ArrayView2<f32>) -> f64 {
     sums.iter().sum()
 }
 
-/// c += a\[rows, cols\]ᵀ·b, on the calling thread: b is row-major [rows, n], c is row-major [cols, n].
+/// Computes c += a\[rows, cols\]ᵀ·b, on the calling thread: b is row-major [rows, n], c is row-major [cols, n].
 ///
 /// # Panics
-/// Where the shapes disagree.
+/// If the shapes disagree.
 pub fn add_transposed_product(
     c: &mut [f32],
     a: &Array2<f32>,
@@ -106,15 +106,15 @@ pub fn add_transposed_product(
     matmul(c, Accum::Add, part.transpose(), b, 1.0, Par::Seq);
 }
 
-/// Replaces the lower triangle of a symmetric matrix by its Cholesky factor L, a = L·Lᵀ; what lies above is not read, and
-/// left undefined. False, with the matrix spoiled, where it is not positive definite.
+/// Replaces the lower triangle of a symmetric matrix by its Cholesky factor L, a = L·Lᵀ; the upper triangle is not read, and
+/// is undefined afterwards. Returns false if the matrix is not positive definite; its values are then undefined.
 pub fn cholesky(a: &mut Array2<f64>) -> bool {
     let n = a.nrows();
     let a = a.as_slice_mut().expect("an owned array is contiguous");
     (0..n).step_by(TILE).all(|first| eliminate(a, n, first..n.min(first + TILE)))
 }
 
-/// One step of the right-looking factorization: the factor's columns `tile`, and what is left of the columns behind.
+/// Computes the factor's columns `tile` and subtracts them from the columns behind: one step, right-looking.
 fn eliminate(a: &mut [f64], n: usize, tile: Range<usize>) -> bool {
     let width = tile.len();
     let (above, below) = a.split_at_mut(tile.end * n);
@@ -141,8 +141,8 @@ fn eliminate(a: &mut [f64], n: usize, tile: Range<usize>) -> bool {
     true
 }
 
-/// The eigenvectors of a symmetric matrix with the `count` largest eigenvalues, [n, count], the largest first. Only its lower
-/// triangle is read. `None` where it has none, because a value is not finite.
+/// Returns the eigenvectors of a symmetric matrix with the `count` largest eigenvalues, [n, count], the largest first. Only
+/// its lower triangle is read. `None` if a value is not finite.
 pub fn leading_eigenvectors(a: &Array2<f64>, count: usize) -> Option<Array2<f64>> {
     let n = a.nrows();
     if n == 0 {
@@ -168,7 +168,7 @@ fn row_major(a: &Array2<f32>) -> &[f32] {
 mod tests {
     use super::*;
 
-    /// Values without a pattern in [−1, 1).
+    /// Returns values without a pattern in [−1, 1).
     fn noise(rows: usize, cols: usize) -> Array2<f32> {
         let mut state = 0x9e37_79b9_7f4a_7c15u64;
         let mut next = || {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_positive_definite_has_no_factor() {
+    fn a_matrix_that_is_not_positive_definite_has_no_factor() {
         for n in [1, 3, TILE + 5] {
             for bad in [0.0, -1.0, f64::NAN] {
                 let mut a = Array2::eye(n);

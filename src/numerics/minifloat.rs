@@ -1,7 +1,7 @@
 //! Floats of eight bits and fewer: E4M3, E5M2, E2M1.
 //!
 //! Formats: OCP 8-bit Floating Point 1.0 and OCP Microscaling Formats 1.0 (opencompute.org). Only the magnitude is coded
-//! here; sign, NaN and infinities are the business of `fp8` and `fp4`.
+//! here; `fp8` and `fp4` handle sign, NaN and infinities.
 
 /// A float format of `mantissa` stored mantissa bits and an exponent bias, with subnormals.
 #[derive(Debug, Clone, Copy)]
@@ -24,10 +24,10 @@ pub const E5M2: Minifloat = Minifloat { mantissa: 2, bias: 15, max: 57344.0 };
 pub const E2M1: Minifloat = Minifloat { mantissa: 1, bias: 1, max: 6.0 };
 
 impl Minifloat {
-    /// The code nearest to a magnitude in 0..=max, ties to even.
+    /// Returns the code nearest to a magnitude in 0..=max, ties to even.
     ///
-    /// Normal values are rounded in the bits of the f32: adding just under half of the last kept place carries where it
-    /// must. Subnormals are a fixed-point number; adding the power of two whose last place is theirs aligns and rounds
+    /// Normal values are rounded in the bits of the f32: adding just under half of the last kept place carries if the rest is
+    /// larger. Subnormals are a fixed-point number; adding the power of two whose last place is theirs aligns and rounds
     /// them in one addition.
     #[inline(always)]
     pub fn encode(self, magnitude: f32) -> u8 {
@@ -40,7 +40,7 @@ impl Minifloat {
         (if magnitude < self.smallest_normal() { subnormal } else { normal }) as u8
     }
 
-    /// The value of a code without its sign bit.
+    /// Returns the value of a code without its sign bit.
     pub fn decode(self, code: u8) -> f32 {
         let exponent = u32::from(code) >> self.mantissa;
         let fraction = u32::from(code) & ((1 << self.mantissa) - 1);
@@ -58,14 +58,14 @@ impl Minifloat {
 mod tests {
     use super::*;
 
-    /// The definition: of all codes, the nearest value, the even code in a tie.
+    /// Returns the code by its definition: the one of the nearest value, the even code in a tie.
     fn nearest(format: Minifloat, codes: u8, magnitude: f32) -> u8 {
         let distance = |code: &u8| (f64::from(format.decode(*code)) - f64::from(magnitude)).abs();
         let key = |code: &u8| (distance(code), code % 2);
         (0..codes).min_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap()
     }
 
-    /// Every boundary between two codes, its two neighbours among f32, and every value itself.
+    /// Checks every boundary between two codes, its two neighbours among f32, and every value itself.
     fn check(format: Minifloat, codes: u8) {
         for code in 0..codes {
             let value = format.decode(code);

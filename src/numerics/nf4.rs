@@ -4,10 +4,7 @@
 //! (<https://github.com/bitsandbytes-foundation/bitsandbytes>, `csrc/kernels.cu`). bitsandbytes multiplies by the
 //! reciprocal of an f32 absmax; we divide by the scale as stored. No double quantization of the scales.
 
-use ndarray::ArrayView2;
-
-use super::codec::{self, Codec};
-use super::{Column, Context, Grid, QTensor, Scheme};
+use super::codec::Codec;
 
 /// The values of the codes.
 pub const VALUES: [f32; 16] = [
@@ -48,9 +45,10 @@ const THRESHOLDS: [f32; 15] = [
     0.861_478_4,
 ];
 
-struct Nf4;
+/// NF4; a value in the middle of two takes the lower code.
+pub struct Nf4Codec;
 
-impl Codec for Nf4 {
+impl Codec for Nf4Codec {
     #[inline(always)]
     fn encode(&self, scaled: f32, _zero: f32) -> u8 {
         THRESHOLDS.iter().fold(0u32, |code, &threshold| code + u32::from(scaled > threshold)) as u8
@@ -60,38 +58,6 @@ impl Codec for Nf4 {
     fn decode(&self, code: u8, _zero: f32) -> f32 {
         VALUES[usize::from(code & 15)]
     }
-}
-
-/// The absmax grid.
-pub fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
-    let absmax = codec::absmax(scheme, w, context);
-    let scales = absmax.into_iter().map(|absmax| scheme.scale.covering(absmax, 1.0)).collect();
-    Grid { scales, ..Grid::default() }
-}
-
-/// Rounds to the nearest codes; a value in the middle takes the lower one.
-pub fn round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
-    codec::round(Nf4, scheme, w, &grid.scales, &[])
-}
-
-/// Rounds a column of several rows.
-pub fn round_column(column: Column) {
-    column.round(Nf4);
-}
-
-/// Squared error per grid entry.
-pub fn squared_errors(
-    scheme: &Scheme,
-    w: ArrayView2<f32>,
-    grid: &Grid,
-    importance: Option<&[f32]>,
-) -> Vec<f32> {
-    codec::squared_errors(Nf4, scheme, w, &grid.scales, &[], importance)
-}
-
-/// Codes → values.
-pub fn dequantize(q: &QTensor, out: &mut [f32]) {
-    codec::dequantize(Nf4, q, &q.grid.scales, &[], out);
 }
 
 #[cfg(test)]
@@ -109,7 +75,7 @@ mod tests {
     #[test]
     fn every_value_is_its_own_code() {
         for (code, value) in VALUES.into_iter().enumerate() {
-            assert_eq!(usize::from(Nf4.encode(value, 0.0)), code);
+            assert_eq!(usize::from(Nf4Codec.encode(value, 0.0)), code);
         }
     }
 }

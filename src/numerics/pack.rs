@@ -1,18 +1,18 @@
 //! Codes ↔ streams of bits, least significant first.
 //!
-//! Element k of a run occupies bits k·b .. k·b+b of its stream, crossing byte and word borders where it must: as 32-bit
-//! little-endian words this is compressed-tensors' `weight_packed` and GPTQ's `qweight`; with b = 4 it is NVFP4's and
-//! MXFP4's pairs (even element in the low nibble).
+//! Element k of a run occupies bits k·b .. k·b+b of its stream, across byte and word borders. As 32-bit little-endian words
+//! this is compressed-tensors' `weight_packed` and GPTQ's `qweight`; with b = 4 it is NVFP4's and MXFP4's pairs (even element
+//! in the low nibble).
 //!
 //! Eight codes fill exactly b bytes. They are merged in one u64, in three steps that halve the number of fields
-//! (8 of 8 bits apart → 4 of 16 → 2 of 32 → 1): about a dozen operations for eight codes, whatever b.
+//! (8 of 8 bits apart → 4 of 16 → 2 of 32 → 1): about a dozen operations for eight codes, for every b.
 
-/// Bytes of a run of `codes` codes.
+/// Returns the bytes of a run of `codes` codes.
 pub const fn packed_len(codes: usize, bits: u8) -> usize {
     (codes * bits as usize).div_ceil(8)
 }
 
-/// Bytes of a run that is padded to whole 32-bit words.
+/// Returns the bytes of a run that is padded to whole 32-bit words.
 pub const fn row_len(codes: usize, bits: u8) -> usize {
     packed_len(codes, bits).next_multiple_of(4)
 }
@@ -21,7 +21,7 @@ pub const fn row_len(codes: usize, bits: u8) -> usize {
 /// 0. Bits of a code beyond `bits` are dropped.
 ///
 /// # Panics
-/// Where `out` has another length, or `bits` is out of range.
+/// If `out` has another length, or `bits` is out of range.
 pub fn pack(codes: &[u8], bits: u8, out: &mut [u8]) {
     assert_eq!(out.len(), packed_len(codes.len(), bits), "pack: wrong output length");
     match bits {
@@ -40,7 +40,7 @@ pub fn pack(codes: &[u8], bits: u8, out: &mut [u8]) {
 /// Reads one run back, one byte per code: the inverse of [`pack`].
 ///
 /// # Panics
-/// Where `packed` has another length than [`packed_len`] of `codes.len()`, or `bits` is out of range.
+/// If `packed` has another length than [`packed_len`] of `codes.len()`, or `bits` is out of range.
 pub fn unpack(packed: &[u8], bits: u8, codes: &mut [u8]) {
     assert_eq!(packed.len(), packed_len(codes.len(), bits), "unpack: wrong input length");
     match bits {
@@ -59,7 +59,7 @@ pub fn unpack(packed: &[u8], bits: u8, codes: &mut [u8]) {
 /// Packs rows of `cols` codes, each padded with zeros to whole 32-bit words: [rows, ceil(cols·bits/32)] words.
 ///
 /// # Panics
-/// Where the lengths disagree.
+/// If the lengths disagree.
 pub fn pack_rows(codes: &[u8], cols: usize, bits: u8, out: &mut [u8]) {
     if codes.is_empty() {
         return;
@@ -76,7 +76,7 @@ pub fn pack_rows(codes: &[u8], cols: usize, bits: u8, out: &mut [u8]) {
 /// Reads rows back: the inverse of [`pack_rows`].
 ///
 /// # Panics
-/// Where the lengths disagree.
+/// If the lengths disagree.
 pub fn unpack_rows(packed: &[u8], cols: usize, bits: u8, codes: &mut [u8]) {
     if codes.is_empty() {
         return;
@@ -92,7 +92,7 @@ pub fn unpack_rows(packed: &[u8], cols: usize, bits: u8, codes: &mut [u8]) {
 /// `weight_zero_point`).
 ///
 /// # Panics
-/// Where the lengths disagree.
+/// If the lengths disagree.
 pub fn pack_columns(codes: &[u8], cols: usize, bits: u8, out: &mut [u8]) {
     if codes.is_empty() {
         return;
@@ -115,7 +115,7 @@ pub fn pack_columns(codes: &[u8], cols: usize, bits: u8, out: &mut [u8]) {
 /// Reads columns back: the inverse of [`pack_columns`].
 ///
 /// # Panics
-/// Where the lengths disagree.
+/// If the lengths disagree.
 pub fn unpack_columns(packed: &[u8], cols: usize, bits: u8, codes: &mut [u8]) {
     if codes.is_empty() {
         return;
@@ -163,7 +163,7 @@ const BYTES: u64 = 0x00FF_00FF_00FF_00FF;
 const SHORTS: u64 = 0x0000_FFFF_0000_FFFF;
 const WORDS: u64 = 0x0000_0000_FFFF_FFFF;
 
-/// The low `bits` bits of every `apart`-bit field.
+/// Returns a mask of the low `bits` bits of every `apart`-bit field.
 const fn fields(bits: usize, apart: usize) -> u64 {
     let mut mask = 0;
     let mut at = 0;
@@ -174,7 +174,7 @@ const fn fields(bits: usize, apart: usize) -> u64 {
     mask
 }
 
-/// Eight codes in the low 8·B bits.
+/// Returns eight codes in the low 8·B bits.
 #[inline(always)]
 fn merge<const B: usize>(codes: [u8; 8]) -> [u8; 8] {
     let x = u64::from_le_bytes(codes) & const { fields(B, 8) };
@@ -184,7 +184,7 @@ fn merge<const B: usize>(codes: [u8; 8]) -> [u8; 8] {
     x.to_le_bytes()
 }
 
-/// The inverse of [`merge`].
+/// Returns the codes again: the inverse of [`merge`].
 #[inline(always)]
 fn split<const B: usize>(packed: [u8; 8]) -> [u8; 8] {
     let x = u64::from_le_bytes(packed);
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definition: element k in stream bits k·b, least significant first.
+    /// Packs by the definition: element k in stream bits k·b, least significant first.
     fn plain_pack(codes: &[u8], bits: u8) -> Vec<u8> {
         let mut out = vec![0; packed_len(codes.len(), bits)];
         for (k, code) in codes.iter().enumerate() {
@@ -267,7 +267,7 @@ mod tests {
     }
 
     proptest! {
-        /// Bits beyond the code's are dropped.
+        /// Checks that bits beyond the code's are dropped.
         #[test]
         fn packing_equals_its_plain_twin(bits in 1u8..=8, codes in prop::collection::vec(any::<u8>(), 0..70)) {
             let mut packed = vec![0xFF; packed_len(codes.len(), bits)];

@@ -1,4 +1,4 @@
-//! Presets: the names that `--scheme` takes, and what each costs.
+//! Presets: the names that `--scheme` takes, and the cost of each.
 //!
 //! Bits per weight count codes, scales and zero points (BF16 scales; each format adapts the scale type to its own), for
 //! a matrix whose columns are whole groups; per-channel and per-tensor scales are too few to show.
@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 use super::{EightBits, Fp8, Granularity, ScaleType, Scheme};
 use crate::tensor::BlockType;
 
-/// How an engine quantizes the inputs of a layer as it runs. Changes no stored weight; formats write it down.
+/// The quantization of the inputs of a layer, which an engine does as it runs. Changes no stored weight; formats record it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Activations {
-    /// Symmetric INT8, one scale per token, found at run time.
+pub enum ActivationScheme {
+    /// Symmetric INT8, one scale per token, computed at run time.
     Int8Token,
-    /// FP8 E4M3, one scale per token, found at run time.
+    /// FP8 E4M3, one scale per token, computed at run time.
     Fp8Token,
-    /// FP8 E4M3, one scale per 128 consecutive features of a token, found at run time.
+    /// FP8 E4M3, one scale per 128 consecutive features of a token, computed at run time.
     Fp8Group128,
-    /// One scale per tensor, which calibration has measured.
+    /// One scale per tensor, measured by calibration.
     Static(EightBits),
 }
 
-impl Activations {
-    /// What inputs are rounded to under a scale that calibration measures; `None` where scales are found at run time.
+impl ActivationScheme {
+    /// Returns the numbers under a scale that calibration measures; `None` if scales are computed at run time.
     pub fn measured(self) -> Option<EightBits> {
         match self {
-            Activations::Static(number) => Some(number),
-            Activations::Int8Token | Activations::Fp8Token | Activations::Fp8Group128 => None,
+            ActivationScheme::Static(number) => Some(number),
+            ActivationScheme::Int8Token | ActivationScheme::Fp8Token | ActivationScheme::Fp8Group128 => None,
         }
     }
 }
@@ -35,14 +35,14 @@ impl Activations {
 /// A named scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Preset {
-    /// As `--scheme` takes it.
+    /// The name that `--scheme` takes.
     pub name: &'static str,
-    /// One line for `--help`: bits per weight, and what it costs.
+    /// One line for `--help`: bits per weight and the loss.
     pub summary: &'static str,
-    /// What the weights become.
+    /// The scheme of the weights.
     pub scheme: Scheme,
-    /// What engines do to the inputs; `None` leaves them in the model's float type.
-    pub activations: Option<Activations>,
+    /// The scheme of the inputs; `None` leaves them in the model's float type.
+    pub activations: Option<ActivationScheme>,
 }
 
 impl Preset {
@@ -50,7 +50,7 @@ impl Preset {
         Preset { name, summary, scheme, activations: None }
     }
 
-    const fn with(self, activations: Activations) -> Preset {
+    const fn with(self, activations: ActivationScheme) -> Preset {
         Preset { activations: Some(activations), ..self }
     }
 
@@ -109,37 +109,37 @@ pub const PRESETS: &[Preset] = &[
         "INT8 per channel, INT8 inputs per token: 8 bits per weight; integer matrix products, outliers in inputs hurt",
         Scheme::int(8, Channel, true, BF16),
     )
-    .with(Activations::Int8Token),
+    .with(ActivationScheme::Int8Token),
     Preset::new(
         "w8a8-static",
         "w8a8 with one scale for all inputs of a layer, measured on --data: 8 bits per weight; nothing to find at run time, outliers hurt more",
         Scheme::int(8, Channel, true, BF16),
     )
-    .with(Activations::Static(EightBits::Int8)),
+    .with(ActivationScheme::Static(EightBits::Int8)),
     Preset::new(
         "fp8",
         "FP8 E4M3 per channel, FP8 inputs per token: 8 bits per weight, practically lossless; needs an FP8 GPU",
         Scheme::fp8(Fp8::E4M3, Channel, BF16),
     )
-    .with(Activations::Fp8Token),
+    .with(ActivationScheme::Fp8Token),
     Preset::new(
         "fp8-tensor",
         "FP8 E4M3 with one scale per tensor, FP8 inputs per token: 8 bits per weight; for engines without channel scales",
         Scheme::fp8(Fp8::E4M3, Tensor, BF16),
     )
-    .with(Activations::Fp8Token),
+    .with(ActivationScheme::Fp8Token),
     Preset::new(
         "fp8-static",
         "fp8-tensor with one scale for all inputs of a layer, measured on --data: 8 bits per weight; the fastest FP8 of most engines",
         Scheme::fp8(Fp8::E4M3, Tensor, BF16),
     )
-    .with(Activations::Static(EightBits::Fp8)),
+    .with(ActivationScheme::Static(EightBits::Fp8)),
     Preset::new(
         "fp8-block",
         "FP8 E4M3 in blocks of 128×128, FP8 inputs in groups of 128 (DeepSeek-V3): 8 bits per weight",
         Scheme::fp8(Fp8::E4M3, Block(128, 128), BF16),
     )
-    .with(Activations::Fp8Group128),
+    .with(ActivationScheme::Fp8Group128),
     Preset::new(
         "fp8-e5m2",
         "FP8 E5M2 per channel: 8 bits per weight, two mantissa bits; for study, with --format dense: engines want E4M3",
@@ -179,7 +179,7 @@ pub const PRESETS: &[Preset] = &[
 mod tests {
     use super::*;
 
-    /// Codes, scales (16 bits; NVFP4 and MXFP4: 8) and packed zero points, per weight.
+    /// Returns the bits of codes, scales (16 bits; NVFP4 and MXFP4: 8) and packed zero points, per weight.
     fn bits_per_weight(scheme: &Scheme) -> f64 {
         let scale_bits = match scheme.scale {
             ScaleType::E8M0 | ScaleType::E4M3 => 8.0,

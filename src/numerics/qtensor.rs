@@ -1,127 +1,168 @@
-//! The quantized tensor and its grid.
+//! The quantized tensor: plain data, ranges of its rows, and tensors below each other.
 
 use std::ops::Range;
 
-use ndarray::Array2;
+use super::{Granularity, Grid, ScaleType, Scheme};
+use crate::tensor::BlockType;
 
-use super::{Granularity, Number, ScaleType, Scheme, fp4, fp8, ggml, int, nf4};
-
-/// The parameters that a scheme rounds with: one scale (and zero point) per tensor, channel, group or block.
-///
-/// Index of the entry for element (row, col): [`Scheme::grid_index`]. Values are exactly representable in the scheme's
-/// scale type, so that what is stored is what was rounded with.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Grid {
-    /// One per grid entry, row-major.
-    pub scales: Vec<f32>,
-    /// One per grid entry, in the domain of the codes (unsigned); empty where the scheme is symmetric.
-    pub zero_points: Vec<u8>,
-    /// NVFP4's per-tensor divisor; `None` elsewhere.
-    pub global_scale: Option<f32>,
-}
-
-/// Quantized rows: logical codes, their grid and the scheme that says what they mean. May hold a range of a tensor's rows.
-///
-/// One byte per code, row-major [rows, cols], whatever the number of bits. Integers are unsigned with an offset of
-/// 2^(bits−1): w = (code − zero_point)·scale, the zero point being 2^(bits−1) where the scheme is symmetric. Floats and
-/// table formats hold their bit pattern. GGUF block types hold the blocks' bytes themselves and an empty grid.
+/// Quantized rows. May hold a range of a tensor's rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QTensor {
-    /// What the codes mean.
-    pub scheme: Scheme,
     /// Rows held.
     pub rows: usize,
     /// Columns of the tensor.
     pub cols: usize,
-    /// See above.
+    /// The stored numbers.
+    pub codes: Codes,
+}
+
+/// The stored numbers of a quantized tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Codes {
+    /// A code per element, and a grid.
+    Scalar(ScalarCodes),
+    /// GGUF blocks, row after row. [`formula`](super::ggml::formula) takes a block apart, and puts codes back.
+    Blocks {
+        /// The type of the blocks.
+        block: BlockType,
+        /// [`BlockType::block_bytes`] per block.
+        bytes: Vec<u8>,
+    },
+}
+
+/// A code per element, and the grid that gives them their values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScalarCodes {
+    /// The meaning of the codes; never a GGUF block type.
+    pub scheme: Scheme,
+    /// One byte per code, row-major [rows, cols], for any number of bits. Integers are unsigned with an offset of
+    /// 2^(bits−1): w = (code − zero_point)·scale, the zero point being 2^(bits−1) if the scheme is symmetric. Floats and
+    /// table formats hold their bit pattern.
     pub codes: Vec<u8>,
     /// Scales and zero points.
     pub grid: Grid,
-    /// Column → group, where columns are not grouped in order (GPTQ's act-order).
+    /// Column → group, if columns are not grouped in order (GPTQ's act-order).
     pub g_idx: Option<Vec<u32>>,
 }
 
 impl QTensor {
-    /// The values, [rows, cols], in f32.
-    pub fn values(&self) -> Array2<f32> {
-        let mut values = Array2::zeros((self.rows, self.cols));
-        self.dequantize(values.as_slice_mut().expect("a new array is contiguous"));
-        values
+    /// Creates a tensor of scalar codes whose columns are grouped in order.
+    pub fn scalar(scheme: Scheme, [rows, cols]: [usize; 2], codes: Vec<u8>, grid: Grid) -> QTensor {
+        QTensor { rows, cols, codes: Codes::Scalar(ScalarCodes { scheme, codes, grid, g_idx: None }) }
     }
 
-    /// Writes the values, row-major [rows, cols], in f32.
+    /// Creates a tensor of GGUF blocks.
+    pub fn blocks(block: BlockType, [rows, cols]: [usize; 2], bytes: Vec<u8>) -> QTensor {
+        QTensor { rows, cols, codes: Codes::Blocks { block, bytes } }
+    }
+
+    /// Returns the scheme.
+    pub fn scheme(&self) -> Scheme {
+        match &self.codes {
+            Codes::Scalar(scalar) => scalar.scheme,
+            Codes::Blocks { block, .. } => Scheme::ggml(*block),
+        }
+    }
+
+    /// Returns the codes and the grid, for callers that have refused GGUF blocks by their scheme.
     ///
     /// # Panics
-    /// Where `out` is not rows·cols long.
-    pub fn dequantize(&self, out: &mut [f32]) {
-        assert_eq!(out.len(), self.rows * self.cols, "dequantize: wrong output length");
-        match self.scheme.number {
-            Number::Int { .. } => int::dequantize(self, out),
-            Number::Fp8(_) => fp8::dequantize(self, out),
-            Number::Fp4 => fp4::dequantize(self, out),
-            Number::Nf4 => nf4::dequantize(self, out),
-            Number::Ggml(block) => ggml::dequantize(block, &self.codes, out),
+    /// For GGUF blocks.
+    pub fn as_scalar(&self) -> &ScalarCodes {
+        match &self.codes {
+            Codes::Scalar(scalar) => scalar,
+            Codes::Blocks { block, .. } => panic!("{} has no code per element", block.name()),
         }
     }
 
-    /// Some of its rows; a range that begins at a multiple of [`Scheme::row_multiple`].
+    /// Returns the group of each column, if columns are not grouped in order.
+    pub fn g_idx(&self) -> Option<&[u32]> {
+        match &self.codes {
+            Codes::Scalar(scalar) => scalar.g_idx.as_deref(),
+            Codes::Blocks { .. } => None,
+        }
+    }
+
+    /// Returns some of its rows; a range that begins at a multiple of [`Scheme::row_multiple`].
     pub fn rows(&self, range: Range<usize>) -> QTensor {
-        let bytes = self.codes.len() / self.rows.max(1);
-        let entries = self.grid_rows(&range);
-        let of = |values: Range<usize>, len: usize| values.start.min(len)..values.end.min(len);
-        let (scales, zeros) = (&self.grid.scales, &self.grid.zero_points);
-        QTensor {
-            rows: range.len(),
-            codes: self.codes[range.start * bytes..range.end * bytes].to_vec(),
-            grid: Grid {
-                scales: scales[of(entries.clone(), scales.len())].to_vec(),
-                zero_points: zeros[of(entries, zeros.len())].to_vec(),
-                global_scale: self.grid.global_scale,
-            },
-            g_idx: self.g_idx.clone(),
-            ..*self
-        }
+        let of_rows = |bytes: &[u8]| {
+            let row = bytes.len() / self.rows.max(1);
+            bytes[range.start * row..range.end * row].to_vec()
+        };
+        let codes = match &self.codes {
+            Codes::Scalar(scalar) => Codes::Scalar(ScalarCodes {
+                scheme: scalar.scheme,
+                codes: of_rows(&scalar.codes),
+                grid: scalar.grid.entries(scalar.scheme.grid_rows(&range, self.cols)),
+                g_idx: scalar.g_idx.clone(),
+            }),
+            Codes::Blocks { block, bytes } => Codes::Blocks { block: *block, bytes: of_rows(bytes) },
+        };
+        QTensor { rows: range.len(), cols: self.cols, codes }
     }
 
-    /// The same codes under scales of another type.
+    /// Returns the same codes under scales of another type. GGUF blocks stay as they are.
     pub fn with_scales(mut self, scale: ScaleType) -> QTensor {
-        if self.scheme.scale != scale {
-            self.grid.scales.iter_mut().for_each(|value| *value = scale.nearest(*value));
-            self.scheme.scale = scale;
+        if let Codes::Scalar(scalar) = &mut self.codes
+            && scalar.scheme.scale != scale
+        {
+            scalar.grid.scales.iter_mut().for_each(|value| *value = scale.nearest(*value));
+            scalar.scheme.scale = scale;
         }
         self
     }
 
-    /// The grid entries of some rows.
-    fn grid_rows(&self, range: &Range<usize>) -> Range<usize> {
-        match self.scheme.granularity {
-            Granularity::Tensor => 0..1,
-            Granularity::Block(height, _) => {
-                let [_, per_row] = self.scheme.grid_shape(height, self.cols);
-                range.start / height * per_row..range.end.div_ceil(height) * per_row
-            }
-            Granularity::Channel | Granularity::Group(_) => {
-                let [_, per_row] = self.scheme.grid_shape(1, self.cols);
-                range.start * per_row..range.end * per_row
-            }
-        }
-    }
-
-    /// Tensors of one scheme and as many columns, one below the other. One scale for all is that of the first.
+    /// Stacks tensors of one scheme and as many columns, one below the other. One scale for all is that of the first.
     ///
     /// # Panics
-    /// Of no tensor at all.
+    /// If there are none, or their schemes differ in kind.
     pub fn stack(tensors: Vec<QTensor>) -> QTensor {
         let mut tensors = tensors.into_iter();
         let mut all = tensors.next().expect("at least one tensor is stacked");
         for tensor in tensors {
             all.rows += tensor.rows;
-            all.codes.extend(tensor.codes);
-            if all.scheme.granularity != Granularity::Tensor {
-                all.grid.scales.extend(tensor.grid.scales);
-                all.grid.zero_points.extend(tensor.grid.zero_points);
+            match (&mut all.codes, tensor.codes) {
+                (Codes::Scalar(all), Codes::Scalar(scalar)) => all.extend(scalar),
+                (Codes::Blocks { bytes: all, .. }, Codes::Blocks { bytes, .. }) => all.extend(bytes),
+                _ => panic!("stack: tensors of different schemes"),
             }
         }
         all
+    }
+}
+
+impl ScalarCodes {
+    /// Adds the rows of another tensor below. One scale for all stays.
+    fn extend(&mut self, below: ScalarCodes) {
+        self.codes.extend(below.codes);
+        if self.scheme.granularity != Granularity::Tensor {
+            self.grid.scales.extend(below.grid.scales);
+            self.grid.zero_points.extend(below.grid.zero_points);
+        }
+    }
+}
+
+impl Grid {
+    /// Returns a range of the entries.
+    fn entries(&self, range: Range<usize>) -> Grid {
+        let zero_points = self.zero_points.get(range.clone()).unwrap_or_default().to_vec();
+        Grid { scales: self.scales[range].to_vec(), zero_points, global_scale: self.global_scale }
+    }
+}
+
+impl Scheme {
+    /// Returns the grid entries of some rows.
+    fn grid_rows(&self, range: &Range<usize>, cols: usize) -> Range<usize> {
+        match self.granularity {
+            Granularity::Tensor => 0..1,
+            Granularity::Block(height, _) => {
+                let [_, per_row] = self.grid_shape(height, cols);
+                range.start / height * per_row..range.end.div_ceil(height) * per_row
+            }
+            Granularity::Channel | Granularity::Group(_) => {
+                let [_, per_row] = self.grid_shape(1, cols);
+                range.start * per_row..range.end * per_row
+            }
+        }
     }
 }

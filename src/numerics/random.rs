@@ -1,12 +1,12 @@
-//! Random numbers from a seed: the same for ever, on every machine. Written out because the crates of random numbers do not
-//! promise that of theirs.
+//! Random numbers from a seed: the same for ever, on every machine. Written here because the crates of random numbers do not
+//! promise that.
 
 /// Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators" (Java's SplittableRandom), from a seed.
 #[derive(Debug, Clone)]
 pub struct SplitMix64(pub u64);
 
 impl SplitMix64 {
-    /// 64 random bits.
+    /// Returns 64 random bits.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -15,12 +15,12 @@ impl SplitMix64 {
         z ^ (z >> 31)
     }
 
-    /// Uniform below `limit`, but for a bias of limit/2⁶⁴; 0 where `limit` is.
+    /// Returns a number that is uniform below `limit`, with a bias of limit/2⁶⁴; 0 if `limit` is 0.
     pub fn below(&mut self, limit: usize) -> usize {
         ((u128::from(self.next()) * limit as u128) >> 64) as usize
     }
 
-    /// Uniform in [0, 1), with 53 bits.
+    /// Returns a number that is uniform in [0, 1), with 53 bits.
     pub fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }

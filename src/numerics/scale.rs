@@ -1,13 +1,14 @@
-//! Scales as they are stored: the value of a scale type nearest to what arithmetic asks for.
+//! Scales as they are stored: the value of a scale type nearest to a computed scale.
 
 use half::{bf16, f16};
 
-use super::{Fp8, ScaleType, fp8};
+use super::ScaleType;
+use super::minifloat::E4M3;
 
 impl ScaleType {
-    /// The representable positive finite value nearest to a positive scale (ties to even): what overflows becomes the
-    /// largest, what underflows the smallest. F16 counts its subnormals: a group of weights around 1e-4 needs them.
-    /// F32 and BF16 stop at the smallest normal, 1.2e-38, which spares engines that flush subnormals a division by zero.
+    /// Returns the representable positive finite value nearest to a positive scale (ties to even): the largest if it
+    /// overflows, the smallest if it underflows. F16 includes its subnormals: a group of weights around 1e-4 needs them.
+    /// F32 and BF16 stop at the smallest normal, 1.2e-38: engines that flush subnormals would divide by zero.
     ///
     /// In MXFP4 and NVFP4 grids this is the stored scale, before NVFP4's global scale.
     pub fn nearest(self, scale: f32) -> f32 {
@@ -17,17 +18,17 @@ impl ScaleType {
             ScaleType::F16 => f16::from_f32(scale).to_f32(),
             ScaleType::BF16 => bf16::from_f32(scale).to_f32(),
             ScaleType::E8M0 => nearest_power_of_two(scale),
-            ScaleType::E4M3 => fp8::decode(Fp8::E4M3, fp8::encode(Fp8::E4M3, scale)),
+            ScaleType::E4M3 => E4M3.decode(E4M3.encode(scale.min(E4M3.max))),
         };
         rounded.clamp(smallest, largest)
     }
 
-    /// The scale with which codes that reach `largest` cover magnitudes up to `reach` (a range, for asymmetric integers).
+    /// Returns the scale with which codes up to `largest` cover magnitudes up to `reach` (a range, for asymmetric integers).
     pub fn covering(self, reach: f32, largest: f32) -> f32 {
         if reach == 0.0 { self.of_zeros() } else { self.nearest(reach / largest) }
     }
 
-    /// The scale of a group of zeros, which any scale represents: the reference observer's choice, the type's machine
+    /// Returns the scale of a group of zeros, which any scale represents: the reference observer's choice, the type's machine
     /// epsilon (E4M3: 0.125; E8M0: its smallest).
     pub const fn of_zeros(self) -> f32 {
         match self {
@@ -39,7 +40,7 @@ impl ScaleType {
         }
     }
 
-    /// Smallest and largest scale that is stored.
+    /// Returns the smallest and the largest stored scale.
     const fn range(self) -> (f32, f32) {
         match self {
             ScaleType::F32 => (f32::MIN_POSITIVE, f32::MAX),
@@ -54,7 +55,7 @@ impl ScaleType {
 /// 2^-127, E8M0's code 0: a subnormal f32.
 const E8M0_SMALLEST: f32 = f32::from_bits(1 << 22);
 
-/// Rounds up from 1.5·2^n on; 0 below 2^-127's reach.
+/// Rounds up from 1.5·2^n on; returns 0 below 1.5·2^-127.
 fn nearest_power_of_two(scale: f32) -> f32 {
     if scale < 1.5 * E8M0_SMALLEST {
         return 0.0;

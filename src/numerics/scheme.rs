@@ -1,11 +1,9 @@
-//! `Scheme`: what stored numbers mean, and the one dispatch from a scheme to its codec.
+//! [`Scheme`]: the meaning of stored numbers. Plain data; `rounding` has the arithmetic.
 
 use std::fmt;
 
-use ndarray::ArrayView2;
 use serde::Serialize;
 
-use super::{Grid, QTensor, fp4, fp8, ggml, int, nf4};
 use crate::tensor::BlockType;
 
 /// The two 8-bit floats of the OCP FP8 specification.
@@ -33,11 +31,11 @@ pub enum Number {
     Fp4,
     /// The 16 quantiles of QLoRA's NormalFloat.
     Nf4,
-    /// A GGUF block type, which owns its scales.
+    /// A GGUF block type, whose blocks contain their scales.
     Ggml(BlockType),
 }
 
-/// What shares one scale.
+/// The set of elements that share one scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Granularity {
@@ -45,13 +43,13 @@ pub enum Granularity {
     Tensor,
     /// A row (an output channel).
     Channel,
-    /// So many consecutive columns of a row; the last group of a row may be short.
+    /// This number of consecutive columns of a row; the last group of a row may be short.
     Group(usize),
     /// A rectangle of rows × columns; those at the edges may be short.
     Block(usize, usize),
 }
 
-/// How a scale is stored. Scales are rounded to it before anything is rounded with them.
+/// The stored type of a scale. Scales are rounded to it before anything is rounded with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScaleType {
@@ -67,16 +65,16 @@ pub enum ScaleType {
     E4M3,
 }
 
-/// What stored numbers mean.
+/// The meaning of stored numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Scheme {
     /// The type of a code.
     pub number: Number,
-    /// What shares a scale.
+    /// The set of elements that share a scale.
     pub granularity: Granularity,
-    /// Without zero points. Only integers may be asymmetric.
+    /// True if there are no zero points. Only integers may be asymmetric.
     pub symmetric: bool,
-    /// How scales are stored.
+    /// The stored type of scales.
     pub scale: ScaleType,
 }
 
@@ -90,17 +88,17 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// The largest magnitude.
+    /// Returns the largest magnitude.
     pub fn absmax(self) -> f32 {
         self.min.abs().max(self.max.abs())
     }
 
-    /// The extent of both.
+    /// Returns the extent of both.
     pub fn union(self, other: Extent) -> Extent {
         Extent { min: self.min.min(other.min), max: self.max.max(other.max) }
     }
 
-    /// The extent of some values; of none, {0, 0}. NaN is skipped: `io` has refused it before.
+    /// Returns the extent of some values; of none, {0, 0}. NaN is skipped: `io` has refused it before.
     pub fn of(values: &[f32]) -> Extent {
         let start = Extent { min: f32::INFINITY, max: f32::NEG_INFINITY };
         let found = values.iter().fold(start, |e, &v| Extent { min: e.min.min(v), max: e.max.max(v) });
@@ -108,27 +106,27 @@ impl Extent {
     }
 }
 
-/// What a scheme may be told about the rows it rounds, beyond their values.
+/// Optional knowledge about the rows that a scheme rounds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Context<'a> {
-    /// The extent of the whole tensor (of the fused group): required where [`Scheme::needs_extent`].
+    /// The extent of the whole tensor (of the fused group): required by schemes that [need it](Scheme::needs_extent).
     pub extent: Option<Extent>,
-    /// How much each column matters, \[cols\] (the diagonal of the inputs' second moment): optional weights of searches.
+    /// The importance of each column, \[cols\] (the diagonal of the inputs' second moment): optional weights of searches.
     pub importance: Option<&'a [f32]>,
 }
 
 impl Scheme {
-    /// Integers of `bits` bits.
+    /// Returns the scheme of integers of `bits` bits.
     pub const fn int(bits: u8, granularity: Granularity, symmetric: bool, scale: ScaleType) -> Scheme {
         Scheme { number: Number::Int { bits }, granularity, symmetric, scale }
     }
 
-    /// 8-bit floats.
+    /// Returns a scheme of 8-bit floats.
     pub const fn fp8(format: Fp8, granularity: Granularity, scale: ScaleType) -> Scheme {
         Scheme { number: Number::Fp8(format), granularity, symmetric: true, scale }
     }
 
-    /// NF4 with absmax scales over groups (QLoRA's block of 64).
+    /// Returns NF4 with absmax scales over groups (QLoRA's block of 64).
     pub const fn nf4(group_size: usize, scale: ScaleType) -> Scheme {
         Scheme { number: Number::Nf4, granularity: Granularity::Group(group_size), symmetric: true, scale }
     }
@@ -149,7 +147,7 @@ impl Scheme {
         scale: ScaleType::E4M3,
     };
 
-    /// A GGUF block type.
+    /// Returns the scheme of a GGUF block type.
     pub const fn ggml(block: BlockType) -> Scheme {
         Scheme {
             number: Number::Ggml(block),
@@ -159,12 +157,12 @@ impl Scheme {
         }
     }
 
-    /// Whether the extent of the whole tensor must be known before its first row is rounded.
+    /// Returns true if the extent of the whole tensor must be known before its first row is rounded.
     pub fn needs_extent(&self) -> bool {
         self.granularity == Granularity::Tensor || self.scale == ScaleType::E4M3
     }
 
-    /// Bits of one code (the blocks' average, scales included, for GGUF types).
+    /// Returns the bits of one code (the blocks' average, scales included, for GGUF types).
     pub fn code_bits(&self) -> f64 {
         match self.number {
             Number::Int { bits } => f64::from(bits),
@@ -174,7 +172,7 @@ impl Scheme {
         }
     }
 
-    /// Shape [rows, cols] of the grid of scales of `rows` rows; [0, 0] for GGUF types.
+    /// Returns the shape [rows, cols] of the grid of scales of `rows` rows; [0, 0] for GGUF types.
     pub fn grid_shape(&self, rows: usize, cols: usize) -> [usize; 2] {
         match (self.number, self.granularity) {
             (Number::Ggml(_), _) => [0, 0],
@@ -185,7 +183,7 @@ impl Scheme {
         }
     }
 
-    /// Columns of a row of `cols` that share a grid entry.
+    /// Returns the columns of a row of `cols` that share a grid entry.
     pub fn width(&self, cols: usize) -> usize {
         match self.granularity {
             Granularity::Tensor | Granularity::Channel => cols.max(1),
@@ -193,7 +191,7 @@ impl Scheme {
         }
     }
 
-    /// The grid entry of element (row, col).
+    /// Returns the grid entry of element (row, col).
     pub fn grid_index(&self, row: usize, col: usize, cols: usize) -> usize {
         match self.granularity {
             Granularity::Tensor => 0,
@@ -203,60 +201,17 @@ impl Scheme {
         }
     }
 
-    /// Row ranges handed to [`Scheme::fit`] must start at a multiple of this.
+    /// Returns the number that the first row of a range for [`Scheme::fit`] must be a multiple of.
     pub fn row_multiple(&self) -> usize {
         match self.granularity {
             Granularity::Block(rows, _) => rows,
             _ => 1,
         }
     }
-
-    /// The min-max grid of these rows: the parameters that cover every value. Empty for GGUF types.
-    ///
-    /// # Panics
-    /// Where the scheme needs an extent and the context has none.
-    pub fn fit(&self, w: ArrayView2<f32>, context: &Context) -> Grid {
-        match self.number {
-            Number::Int { .. } => int::fit(self, w, context),
-            Number::Fp8(_) => fp8::fit(self, w, context),
-            Number::Fp4 => fp4::fit(self, w, context),
-            Number::Nf4 => nf4::fit(self, w, context),
-            Number::Ggml(_) => Grid::default(),
-        }
-    }
-
-    /// Rounds rows to the nearest codes of `grid` (ties to even). GGUF types find their own scales.
-    pub fn round(&self, w: ArrayView2<f32>, grid: Grid, context: &Context) -> QTensor {
-        let codes = match self.number {
-            Number::Int { .. } => int::round(self, w, &grid),
-            Number::Fp8(_) => fp8::round(self, w, &grid),
-            Number::Fp4 => fp4::round(self, w, &grid),
-            Number::Nf4 => nf4::round(self, w, &grid),
-            Number::Ggml(block) => ggml::quantize(block, w, context.importance),
-        };
-        QTensor { scheme: *self, rows: w.nrows(), cols: w.ncols(), codes, grid, g_idx: None }
-    }
-
-    /// The squared error that rounding to `grid` leaves, summed over each grid entry and weighted by the context's
-    /// importance: what searches for a better grid compare. Empty for GGUF types.
-    pub fn squared_errors(&self, w: ArrayView2<f32>, grid: &Grid, context: &Context) -> Vec<f32> {
-        match self.number {
-            Number::Int { .. } => int::squared_errors(self, w, grid, context.importance),
-            Number::Fp8(_) => fp8::squared_errors(self, w, grid, context.importance),
-            Number::Fp4 => fp4::squared_errors(self, w, grid, context.importance),
-            Number::Nf4 => nf4::squared_errors(self, w, grid, context.importance),
-            Number::Ggml(_) => Vec::new(),
-        }
-    }
-
-    /// [`Scheme::fit`], then [`Scheme::round`].
-    pub fn quantize(&self, w: ArrayView2<f32>, context: &Context) -> QTensor {
-        self.round(w, self.fit(w, context), context)
-    }
 }
 
 impl fmt::Display for Scheme {
-    /// `int4 g128 asymmetric`, `fp8 channel`, `nvfp4`, `q4_k`.
+    /// Writes `int4 g128 asymmetric`, `fp8 channel`, `nvfp4`, `q4_k`.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self.number {
             Number::Ggml(block) => f.write_str(block.name()),

@@ -1,16 +1,16 @@
 //! Run-time choice of instruction set: one loop, compiled for the baseline and for AVX2.
 //!
-//! The loops are plain Rust over fixed-size chunks, which LLVM vectorizes for whatever it compiles them for: SSE2 in the
-//! portable x86-64 build, AVX2 where the CPU has it, NEON on aarch64, where it is baseline. Multiplications and
-//! additions are never fused, so that every build computes the same bits.
+//! The loops are plain Rust over fixed-size chunks, which LLVM vectorizes: with SSE2 in the portable x86-64 build, with AVX2
+//! if the CPU has it, with NEON on aarch64, which always has it. Multiplications and additions are never fused, so that
+//! every build computes the same bits.
 
 /// A loop that can be compiled for more than one instruction set. Its fields are its arguments.
 pub trait Kernel {
-    /// What it computes.
+    /// The result.
     type Output;
 
-    /// The loop. Implementations, and whatever they call, must be `#[inline(always)]`: code that is not inlined keeps the
-    /// baseline's instructions.
+    /// Runs the loop. Implementations, and all that they call, must be `#[inline(always)]`: code that is not inlined keeps
+    /// the baseline's instructions.
     fn run(self) -> Self::Output;
 }
 
@@ -40,13 +40,13 @@ fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run()
 }
 
-/// The larger of two; `b` where one is NaN. One instruction (`maxps`), where [`f32::max`] takes three.
+/// Returns the larger of two; `b` if one is NaN. One instruction (`maxps`); [`f32::max`] takes three.
 #[inline(always)]
 pub fn max(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// The smaller of two; `b` where one is NaN.
+/// Returns the smaller of two; `b` if one is NaN.
 #[inline(always)]
 pub fn min(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }

@@ -1,14 +1,15 @@
-//! The plain twins of the scalar codecs: each verb element by element, as its definition reads, found through
-//! [`Scheme::grid_index`]; and the tests that the fast paths equal them to the bit.
+//! The plain twins of the scalar codecs: each verb element by element, by its definition, with [`Scheme::grid_index`]; and the
+//! tests that the fast paths equal them to the bit.
 
 use ndarray::{Array2, ArrayView2, s};
 use proptest::prelude::*;
 
 use super::{
-    Context, Extent, Fp8, Granularity, Grid, Number, QTensor, ScaleType, Scheme, fp4, fp8, nf4, simd,
+    Codes, Context, Extent, Fp8, Granularity, Grid, Number, QTensor, ScalarCodes, ScaleType, Scheme, fp4,
+    fp8, nf4, simd,
 };
 
-/// The values of each grid entry.
+/// Returns the values of each grid entry.
 fn cells(scheme: &Scheme, w: ArrayView2<f32>) -> Vec<Vec<f32>> {
     let [rows, cols] = scheme.grid_shape(w.nrows(), w.ncols());
     let mut cells = vec![Vec::new(); rows * cols];
@@ -74,7 +75,7 @@ fn plain_fit_nvfp4(extent: Extent, cells: &[Extent]) -> Grid {
     Grid { scales, global_scale: Some(global), ..Grid::default() }
 }
 
-/// The exponent of the magnitude rounded to two significant bits, less 2.
+/// Returns a power of two: the exponent of the magnitude, rounded to two significant bits, less 2.
 fn plain_mx_scale(absmax: f32) -> f32 {
     let exponent = f64::from(absmax).log2().floor();
     let significand = f64::from(absmax) / exponent.exp2();
@@ -82,7 +83,7 @@ fn plain_mx_scale(absmax: f32) -> f32 {
     (rounded - 2.0).max(-127.0).exp2() as f32
 }
 
-/// The nearest of some values; in a tie, the first even index.
+/// Returns the nearest of some values; in a tie, the first even index.
 fn nearest(values: &[f32], x: f32) -> u8 {
     let distance = |&code: &usize| (f64::from(values[code]) - f64::from(x)).abs();
     let key = |code: &usize| (distance(code), code % 2);
@@ -110,14 +111,14 @@ fn plain_code(number: Number, scaled: f32, zero: f32) -> u8 {
 fn plain_value(number: Number, code: u8, zero: f32) -> f32 {
     match number {
         Number::Int { .. } => f32::from(code) - zero,
-        Number::Fp8(format) => fp8::decode(format, code),
+        Number::Fp8(format) => fp8::table(format)[usize::from(code)],
         Number::Fp4 => fp4::VALUES[usize::from(code)],
         Number::Nf4 => nf4::VALUES[usize::from(code)],
         Number::Ggml(_) => unreachable!("blocks are not scalar"),
     }
 }
 
-/// Scale (global scale divided out) and zero point of a grid entry.
+/// Returns scale (global scale divided out) and zero point of a grid entry.
 fn entry(scheme: &Scheme, grid: &Grid, index: usize) -> (f32, f32) {
     let middle = if let Number::Int { bits } = scheme.number { 1u8 << (bits - 1) } else { 0 };
     let scale = grid.scales[index];
@@ -135,19 +136,19 @@ fn plain_round(scheme: &Scheme, w: ArrayView2<f32>, grid: &Grid) -> Vec<u8> {
 }
 
 fn plain_dequantize(q: &QTensor) -> Vec<f32> {
+    let ScalarCodes { scheme, codes, grid, .. } = q.as_scalar();
     let value = |(i, &code): (usize, &u8)| {
-        let index = q.scheme.grid_index(i / q.cols, i % q.cols, q.cols);
-        let (scale, zero) = entry(&q.scheme, &q.grid, index);
-        plain_value(q.scheme.number, code, zero) * scale
+        let (scale, zero) = entry(scheme, grid, scheme.grid_index(i / q.cols, i % q.cols, q.cols));
+        plain_value(scheme.number, code, zero) * scale
     };
-    q.codes.iter().enumerate().map(value).collect()
+    codes.iter().enumerate().map(value).collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Fast and plain, on both builds of the loops.
+/// Compares fast and plain, on both builds of the loops.
 fn check(scheme: &Scheme, w: ArrayView2<f32>) {
     let values: Vec<f32> = w.iter().copied().collect();
     let context = Context { extent: Some(Extent::of(&values)), importance: None };
@@ -156,8 +157,11 @@ fn check(scheme: &Scheme, w: ArrayView2<f32>) {
     for portable in [false, true] {
         simd::PORTABLE.set(portable);
         let q = scheme.quantize(w, &context);
-        assert_eq!(q.grid, grid, "{scheme:?} {:?}", w.shape());
-        assert_eq!(q.codes, codes, "{scheme:?} {:?}", w.shape());
+        assert_eq!(
+            q,
+            QTensor::scalar(*scheme, [w.nrows(), w.ncols()], codes.clone(), grid.clone()),
+            "{scheme:?}"
+        );
         let mut out = vec![f32::NAN; w.len()];
         q.dequantize(&mut out);
         assert_eq!(bits(&out), bits(&plain_dequantize(&q)), "{scheme:?} {:?}", w.shape());
@@ -186,7 +190,7 @@ fn schemes() -> Vec<Scheme> {
     schemes
 }
 
-/// Weights with what is awkward among them: zeros of both signs, huge, tiny and subnormal values, halves of integers.
+/// Returns weights with awkward values: zeros of both signs, huge, tiny and subnormal values, halves of integers.
 fn awkward(rows: usize, cols: usize) -> Array2<f32> {
     let mut state = 0x2545_F491u32;
     Array2::from_shape_fn((rows, cols), |(row, col)| {
@@ -230,7 +234,8 @@ fn reordered_groups_follow_g_idx() {
     let scheme = Scheme::int(4, Granularity::Group(2), false, ScaleType::F32);
     let grid = Grid { scales: vec![1.0, 10.0, 2.0, 20.0], zero_points: vec![0, 8, 1, 3], global_scale: None };
     let codes = vec![1, 9, 2, 10, 1, 9, 2, 10];
-    let q = QTensor { scheme, rows: 2, cols: 4, codes, grid, g_idx: Some(vec![0, 1, 0, 1]) };
+    let codes = ScalarCodes { scheme, codes, grid, g_idx: Some(vec![0, 1, 0, 1]) };
+    let q = QTensor { rows: 2, cols: 4, codes: Codes::Scalar(codes) };
     let mut out = [0.0; 8];
     q.dequantize(&mut out);
     assert_eq!(out, [1.0, 10.0, 2.0, 20.0, 0.0, 120.0, 2.0, 140.0]);
@@ -242,6 +247,7 @@ fn values_that_are_not_finite_stay_inside_the_codes() {
     for scheme in schemes() {
         let context = Context { extent: Some(Extent { min: -1.0, max: 1.0 }), importance: None };
         let q = scheme.quantize(w.view(), &context);
+        let q = q.as_scalar();
         assert!(q.grid.scales.iter().all(|s| s.is_finite() && *s > 0.0), "{scheme:?}");
         let codes = 1u32 << scheme.code_bits() as u32;
         assert!(q.codes.iter().all(|&code| u32::from(code) < codes), "{scheme:?}");
@@ -252,7 +258,7 @@ fn any_scheme() -> impl Strategy<Value = Scheme> {
     prop::sample::select(schemes())
 }
 
-/// A matrix of small values with a few large ones.
+/// Returns a matrix of small values with a few large ones.
 fn any_matrix() -> impl Strategy<Value = Array2<f32>> {
     let value = prop_oneof![8 => -0.1f32..0.1, 1 => -30f32..30.0, 1 => Just(0.0f32)];
     (1usize..20, 1usize..70).prop_flat_map(move |(rows, cols)| {
@@ -269,7 +275,7 @@ proptest! {
         check(&scheme, w.view());
     }
 
-    /// Rounding is to the nearest code: half a step, and what the scale's own rounding clips.
+    /// Checks that rounding is to the nearest code: half a step, and the clipping by the scale's own rounding.
     #[test]
     fn integers_come_back_within_half_a_step(bits in 2u8..=8, symmetric: bool, w in any_matrix()) {
         let scheme = Scheme::int(bits, Granularity::Group(16), symmetric, ScaleType::BF16);
@@ -277,7 +283,7 @@ proptest! {
         let mut out = vec![0.0; w.len()];
         q.dequantize(&mut out);
         for (((row, col), &value), back) in w.indexed_iter().zip(out) {
-            let scale = q.grid.scales[scheme.grid_index(row, col, w.ncols())];
+            let scale = q.as_scalar().grid.scales[scheme.grid_index(row, col, w.ncols())];
             let clipped = scale * 2f32.powi(bits.into()) / 256.0;
             // Both ends and the zero point are rounded where there is one.
             let steps = if symmetric { 0.5 } else { 1.0 };
@@ -285,21 +291,20 @@ proptest! {
         }
     }
 
-    /// Any cut at a multiple of `row_multiple` gives the codes and the grid of the whole.
+    /// Checks that any cut at a multiple of `row_multiple` gives the codes and the grid of the whole.
     #[test]
     fn ranges_of_rows_give_the_codes_of_the_whole(scheme in any_scheme(), w in any_matrix(), cut in 0usize..20) {
         let context = Context { extent: Some(Extent::of(w.as_slice().unwrap())), importance: None };
-        let cut = (cut - cut % scheme.row_multiple()).min(w.nrows());
+        let cut = cut.min(w.nrows()) / scheme.row_multiple() * scheme.row_multiple();
         let whole = scheme.quantize(w.view(), &context);
         let upper = scheme.quantize(w.slice(s![..cut, ..]), &context);
         let lower = scheme.quantize(w.slice(s![cut.., ..]), &context);
-        prop_assert_eq!(whole.codes, [upper.codes, lower.codes].concat());
-        if scheme.granularity != Granularity::Tensor {
-            prop_assert_eq!(whole.grid.scales, [upper.grid.scales, lower.grid.scales].concat());
-        }
+        prop_assert_eq!(&whole.rows(0..cut), &upper);
+        prop_assert_eq!(&whole.rows(cut..w.nrows()), &lower);
+        prop_assert_eq!(whole, QTensor::stack(vec![upper, lower]));
     }
 
-    /// Every element has an entry of the grid, and every entry an element.
+    /// Checks that every element has an entry of the grid, and every entry an element.
     #[test]
     fn grid_indices_fill_the_grid(scheme in any_scheme(), rows in 1usize..300, cols in 1usize..300) {
         let [grid_rows, grid_cols] = scheme.grid_shape(rows, cols);

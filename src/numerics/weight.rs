@@ -15,12 +15,12 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// The matrix, [rows, cols].
+    /// Returns the matrix, [rows, cols].
     pub fn values(&self) -> Array2<f32> {
         linalg::product(self.b.view(), self.a.view())
     }
 
-    /// The same with factors that a type can hold.
+    /// Returns the same with factors that a type can hold.
     pub fn rounded(mut self, dtype: DType) -> LowRank {
         for factor in [&mut self.b, &mut self.a] {
             let mut bytes = Vec::new();
@@ -42,7 +42,7 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// The values, [rows, cols], dequantized where they are codes.
+    /// Returns the values, [rows, cols]; codes are dequantized.
     pub fn into_values(self) -> Array2<f32> {
         match self {
             Weight::Dense(values) => values,

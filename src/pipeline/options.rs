@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::ProgressBar;
 
 use super::blocks::{BlockReport, LinearReport};
+use crate::backend::Device;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 
 /// The settings of a run.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
+    /// The device that runs blocks over the calibration set.
+    pub device: Device,
     /// True to resume an interrupted run; false to start afresh.
     pub resume: bool,
     /// Set by a signal handler: the run stops after the current chunks and keeps the finished tensors.

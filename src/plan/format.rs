@@ -4,7 +4,7 @@
 use super::tensors::{Measured, OutputTensor, Part, TensorPlan};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{EightBits, QTensor, Scheme};
 use crate::tensor::DType;
 
@@ -104,7 +104,7 @@ pub struct Contents<'a> {
     /// True if the recipe asks for this float type.
     pub dtype_requested: bool,
     /// Quantization of the inputs of linears.
-    pub activations: Option<Activations>,
+    pub activations: Option<ActivationScheme>,
     /// The type in which engines cache keys and values; `None` leaves it to them.
     pub kv_cache: Option<EightBits>,
     /// Size of the largest shard, in bytes.
@@ -144,7 +144,7 @@ pub struct LayoutContext {
     pub dtype: DType,
     /// Quantization of the inputs of linears: integers that engines multiply with integers are laid out differently from
     /// integers that they dequantize first.
-    pub activations: Option<Activations>,
+    pub activations: Option<ActivationScheme>,
 }
 
 /// Receives (index of the part, offset within the part, bytes).

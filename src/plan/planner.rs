@@ -7,12 +7,12 @@ use super::fuse::{self, CommonForm};
 use super::globs::Globs;
 use super::request::Request;
 use super::resolved::Plan;
-use super::roles::{Role, cached, role};
+use super::roles::{Role, Roles};
 use super::tensors::{Action, Measured, OutputTensor, Part, TensorPlan};
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source, Stored};
 use crate::numerics::ggml::integers;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{Granularity, Number, Scheme};
 use crate::tensor::{BlockType, DType, rows_cols};
 
@@ -31,7 +31,9 @@ impl Plan {
             dtype,
             globs: Globs::new(&request.recipe)?,
             common_group: None,
+            roles: Roles::of(checkpoint.config.as_ref()),
         };
+        let roles = planner.roles;
         let outputs = request.format.arrange(checkpoint)?;
         if request.format.capabilities().one_group_size {
             planner.common_group = planner.find_common_group(&outputs)?;
@@ -40,9 +42,9 @@ impl Plan {
             outputs.into_iter().map(|output| planner.tensor(output)).collect::<Result<Vec<TensorPlan>>>()?;
         planner.globs.all_matched()?;
         planner.align_fused(&mut tensors)?;
-        fuse::note_excluded(&mut tensors);
-        fuse::link(&mut tensors);
-        let plan = Plan { request, tensors, dtype, metadata: Vec::new() };
+        fuse::note_excluded(&mut tensors, &roles);
+        fuse::link(&mut tensors, &roles);
+        let plan = Plan { request, roles, tensors, dtype, metadata: Vec::new() };
         plan.refuse_substitutions()?;
         plan.refuse_nothing()?;
         plan.refuse_no_cache()?;
@@ -80,6 +82,7 @@ struct Planner<'a> {
     globs: Globs,
     /// The group size of every tensor, where the format has one for all and what was asked does not divide each.
     common_group: Option<usize>,
+    roles: Roles,
 }
 
 impl Planner<'_> {
@@ -99,7 +102,7 @@ impl Planner<'_> {
 
     /// Where the format has set one member of an engine's group apart, the others follow it.
     fn align_fused(&self, tensors: &mut [TensorPlan]) -> Result<()> {
-        for (members, form) in fuse::divided(tensors) {
+        for (members, form) in fuse::divided(tensors, &self.roles) {
             members.into_iter().try_for_each(|index| self.follow(&mut tensors[index], &form))?;
         }
         Ok(())
@@ -121,7 +124,7 @@ impl Planner<'_> {
 
     fn role(&self, source: &Source, output: &OutputTensor) -> Role {
         let dtype = float_dtype(source).unwrap_or(self.dtype);
-        role(&source.name, &output.shape, dtype, self.conv1d())
+        self.roles.role(&source.name, &output.shape, dtype)
     }
 
     /// The largest group size that kernels know, no larger than asked, that divides the columns of every tensor to
@@ -261,10 +264,10 @@ impl Planner<'_> {
 
     /// What calibration measures of a linear.
     fn measures(&self, output: &OutputTensor, action: &Action) -> Vec<Measured> {
-        let inputs = self.request.activations.and_then(Activations::measured);
+        let inputs = self.request.activations.and_then(ActivationScheme::measured);
         let quantized = matches!(action, Action::Quantize(_));
         let input = inputs.filter(|_| quantized).map(|_| Measured::Input);
-        let cached = if self.request.kv_cache.is_some() { cached(&output.name) } else { &[] };
+        let cached = if self.request.kv_cache.is_some() { self.roles.cached(&output.name) } else { &[] };
         input.into_iter().chain(cached.iter().copied()).collect()
     }
 
@@ -278,12 +281,6 @@ impl Planner<'_> {
                 vec![Part { name: output.name.clone(), dtype: *dtype, shape: output.shape.clone() }]
             }
         }
-    }
-
-    fn conv1d(&self) -> bool {
-        let model_type =
-            self.checkpoint.config.as_ref().and_then(|config| config.get("model_type")?.as_str());
-        matches!(model_type, Some("gpt2" | "openai-gpt" | "imagegpt" | "decision_transformer"))
     }
 
     fn tied(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::format::Format;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{EightBits, Scheme};
 use crate::recipe::Recipe;
 use crate::stage::{Quantize, Scope, Stage};
@@ -17,7 +17,7 @@ pub struct Request {
     /// What linears become; `None` to convert only.
     pub scheme: Option<Scheme>,
     /// What the engine is to do to activations.
-    pub activations: Option<Activations>,
+    pub activations: Option<ActivationScheme>,
     /// What engines are to cache keys and values in; `None` leaves it to them.
     pub kv_cache: Option<EightBits>,
     /// The stages in order: any number that edit dense weights, one that quantizes, at most one that compensates.

@@ -31,7 +31,7 @@ use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme};
+use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, ggml};
 use crate::stage::{self, Block, BlockLinear, Def, Quantization, Quantize, Stage};
 use crate::tensor::BlockType;
 
@@ -71,7 +71,7 @@ impl Quantize for Mse {
 fn quantize(linear: &BlockLinear, scheme: &Scheme) -> Result<QTensor> {
     let (w, context) = (linear.dense()?, linear.context());
     Ok(match scheme.number {
-        Number::Ggml(block) => quantize_blocks(block, scheme, w, &context),
+        Number::Ggml(block) => quantize_blocks(block, w, &context),
         _ => scheme.round(w, search(scheme, w, &context), &context),
     })
 }
@@ -154,28 +154,26 @@ fn coarse(scheme: &Scheme) -> Vec<f32> {
 }
 
 /// GGUF blocks: the weighted search under uniform importance, against what `rtn` makes.
-fn quantize_blocks(block: BlockType, scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> QTensor {
-    let plain = scheme.quantize(w, context);
+fn quantize_blocks(block: BlockType, w: ArrayView2<f32>, context: &Context) -> QTensor {
+    let plain = ggml::quantize(block, w, context.importance);
     let uniform = vec![1.0; w.ncols()];
-    let mut searched =
-        scheme.quantize(w, &Context { importance: context.importance.or(Some(&uniform)), ..*context });
-    let [ours, theirs] = [&searched, &plain].map(|q| block_errors(block, q, w, context));
-    let blocks = searched
-        .codes
-        .chunks_exact_mut(block.block_bytes())
-        .zip(plain.codes.chunks_exact(block.block_bytes()));
+    let mut searched = ggml::quantize(block, w, context.importance.or(Some(&uniform)));
+    let [ours, theirs] = [&searched, &plain].map(|blocks| block_errors(block, blocks, w, context));
+    let size = block.block_bytes();
+    let blocks = searched.chunks_exact_mut(size).zip(plain.chunks_exact(size));
     for ((ours, theirs), (block, plain)) in ours.iter().zip(theirs).zip(blocks) {
         if theirs < *ours {
             block.copy_from_slice(plain);
         }
     }
-    searched
+    QTensor::blocks(block, [w.nrows(), w.ncols()], searched)
 }
 
-/// The (weighted) squared error of each block.
-fn block_errors(block: BlockType, q: &QTensor, w: ArrayView2<f32>, context: &Context) -> Vec<f32> {
-    let values = q.values();
-    let weight = |i: usize| context.importance.map_or(1.0, |importance| importance[i % q.cols]);
+/// Returns the (weighted) squared error of each block.
+fn block_errors(block: BlockType, blocks: &[u8], w: ArrayView2<f32>, context: &Context) -> Vec<f32> {
+    let mut values = vec![0.0; w.len()];
+    ggml::dequantize(block, blocks, &mut values);
+    let weight = |i: usize| context.importance.map_or(1.0, |importance| importance[i % w.ncols()]);
     let errors = values.iter().zip(&w).enumerate().map(|(i, (a, b))| (a - b) * (a - b) * weight(i));
     let errors: Vec<f32> = errors.collect();
     errors.chunks(block.block_elements()).map(|block| block.iter().sum()).collect()

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::io::Checkpoint;
 use crate::names::unknown;
-use crate::numerics::presets::{self, Activations};
+use crate::numerics::presets::{self, ActivationScheme};
 use crate::numerics::{EightBits, Fp8, Number, Scheme};
 use crate::plan::{Format, Plan, Request};
 use crate::quant::rtn::Rtn;
@@ -146,8 +146,8 @@ impl Recipe {
     }
 
     /// Scales of activations that are fixed before the model runs are measured on text.
-    fn refuse_unmeasured(&self, activations: Option<Activations>) -> Result<()> {
-        let inputs = activations.and_then(Activations::measured).and(self.scheme.as_deref());
+    fn refuse_unmeasured(&self, activations: Option<ActivationScheme>) -> Result<()> {
+        let inputs = activations.and_then(ActivationScheme::measured).and(self.scheme.as_deref());
         let cache = self.kv_cache.as_ref().map(|_| "kv_cache");
         match inputs.or(cache).filter(|_| !self.has_text()) {
             None => Ok(()),
@@ -268,7 +268,7 @@ fn refuse_out_of_order(before: &[(&Def, Stage)], def: &Def, stage: &Stage) -> Re
 
 impl Override {
     /// What engines do to inputs is said once, for the whole model.
-    fn refuse_activations(&self, activations: Option<Activations>) -> Result<()> {
+    fn refuse_activations(&self, activations: Option<ActivationScheme>) -> Result<()> {
         let own =
             presets::find(&self.scheme).filter(|_| self.scheme != DENSE).map(|preset| preset.activations);
         match own {

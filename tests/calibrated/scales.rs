@@ -28,6 +28,7 @@ fn make(model: &str, recipe: &Recipe, sequences: &[Vec<u32>], out: &Path) {
     let target = PerFormat::alone(Target { plan: &plan, path: out, documents: &[] });
     let input = CalibrationInput { sequences, ..CalibrationInput::default() };
     let options = Options {
+        device: llmc::backend::Device::Cpu,
         resume: false,
         interrupted: &AtomicBool::new(false),
         progress: &ProgressBar::hidden(),

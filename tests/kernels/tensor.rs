@@ -2,7 +2,7 @@
 
 use llmc::cuda::{Half, PackedMatrix};
 use llmc::numerics::random::SplitMix64;
-use llmc::numerics::{Granularity, Grid, QTensor, Scheme};
+use llmc::numerics::{Granularity, Grid, QTensor, ScalarCodes, Scheme};
 
 /// The part of a kernel's name that describes its weight.
 #[derive(Debug, Clone, Copy)]
@@ -69,14 +69,7 @@ pub fn tensor(
     let zero_points =
         if symmetric { vec![] } else { (0..entries).map(|_| random.below(levels) as u8).collect() };
     let codes = (0..n * k).map(|_| random.below(levels) as u8).collect();
-    QTensor {
-        scheme,
-        rows: n,
-        cols: k,
-        codes,
-        grid: Grid { scales, zero_points, global_scale: None },
-        g_idx: None,
-    }
+    QTensor::scalar(scheme, [n, k], codes, Grid { scales, zero_points, global_scale: None })
 }
 
 pub fn pack(q: &QTensor, variant: Variant) -> PackedMatrix {
@@ -85,13 +78,14 @@ pub fn pack(q: &QTensor, variant: Variant) -> PackedMatrix {
 
 /// Returns (code − zero point)·scale of every element.
 pub fn weights(q: &QTensor) -> Vec<f64> {
-    let offset = (q.scheme.code_bits() - 1.0).exp2();
+    let ScalarCodes { scheme, codes, grid, .. } = q.as_scalar();
+    let offset = (scheme.code_bits() - 1.0).exp2();
     let value = |i: usize| {
-        let entry = q.scheme.grid_index(i / q.cols, i % q.cols, q.cols);
-        let zero = q.grid.zero_points.get(entry).map_or(offset, |&zero| f64::from(zero));
-        (f64::from(q.codes[i]) - zero) * f64::from(q.grid.scales[entry])
+        let entry = scheme.grid_index(i / q.cols, i % q.cols, q.cols);
+        let zero = grid.zero_points.get(entry).map_or(offset, |&zero| f64::from(zero));
+        (f64::from(codes[i]) - zero) * f64::from(grid.scales[entry])
     };
-    (0..q.codes.len()).map(value).collect()
+    (0..codes.len()).map(value).collect()
 }
 
 /// Returns each output of x·wᵀ + bias, and the sum of the magnitudes of its terms.

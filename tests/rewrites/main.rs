@@ -44,7 +44,7 @@ fn scales_pass_every_fold_of_every_architecture() {
     let mut state = 7;
     for folder in folders() {
         let mut model = Model::open(&folder);
-        if model.config.names.transposed {
+        if model.config.frame.transposed {
             assert!(model.layout(0).unwrap_err().to_string().contains("[in, out]"));
             continue;
         }

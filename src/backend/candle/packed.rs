@@ -77,7 +77,7 @@ fn read(parts: &[Arc<dyn Stored>]) -> LlmcResult<Option<QTensor>> {
     let mut scheme = None;
     for part in parts {
         let Read::Quantized(q) = part.read(0..1)? else { return Ok(None) };
-        if q.cols % 8 != 0 || q.g_idx.is_some() || *scheme.get_or_insert(q.scheme) != q.scheme {
+        if q.cols % 8 != 0 || q.g_idx().is_some() || *scheme.get_or_insert(q.scheme()) != q.scheme() {
             return Ok(None);
         }
     }

@@ -18,7 +18,7 @@ use crate::cuda::types::Half;
 use crate::cuda::w8a8::{Int8Product, w8a8};
 use crate::cuda::workspace::Workspace;
 use crate::error::Result;
-use crate::numerics::QTensor;
+use crate::numerics::{QTensor, ScalarCodes};
 
 /// The accuracy of a kernel's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -132,9 +132,10 @@ pub fn check_rounded_product(
     let y = uploaded.y.download(device)?;
     let (scales, codes) = rounded.download(device)?;
     let products = sampled(n, MOST_TERMS / (m * k)).into_par_iter().flat_map_iter(|row| {
-        let scale = f64::from(operands.q.grid.scales[row]);
+        let stored = operands.q.as_scalar();
+        let scale = f64::from(stored.grid.scales[row]);
         let w: Vec<i64> =
-            operands.q.codes[row * k..(row + 1) * k].iter().map(|code| i64::from(*code) - 128).collect();
+            stored.codes[row * k..(row + 1) * k].iter().map(|code| i64::from(*code) - 128).collect();
         let start = operands.bias.as_ref().map_or(0.0, |bias| f64::from(bias[row]));
         let (codes, scales, y) = (&codes, &scales, &y);
         (0..m).map(move |i| {
@@ -173,11 +174,12 @@ fn bound(half: Half, value: f64) -> f64 {
 
 /// Returns a row of W, rounded to a type if given.
 fn weights(q: &QTensor, row: usize, rounded: Option<Half>) -> Vec<f64> {
-    let middle = q.scheme.code_bits().exp2() / 2.0;
+    let ScalarCodes { scheme, codes, grid, .. } = q.as_scalar();
+    let middle = scheme.code_bits().exp2() / 2.0;
     let value = |k: usize| {
-        let entry = q.scheme.grid_index(row, k, q.cols);
-        let zero = q.grid.zero_points.get(entry).map_or(middle, |zero| f64::from(*zero));
-        let value = (f64::from(q.codes[row * q.cols + k]) - zero) * f64::from(q.grid.scales[entry]);
+        let entry = scheme.grid_index(row, k, q.cols);
+        let zero = grid.zero_points.get(entry).map_or(middle, |zero| f64::from(*zero));
+        let value = (f64::from(codes[row * q.cols + k]) - zero) * f64::from(grid.scales[entry]);
         // An integer of 9 bits times a number of 11 bits is exact in f32.
         rounded.map_or(value, |half| f64::from(half.decode(half.encode(value as f32))))
     };

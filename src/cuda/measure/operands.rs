@@ -125,5 +125,5 @@ pub(super) fn tensor(weights: &WeightFormat, [n, k]: [usize; 2], seed: u64) -> Q
     let zeros = if weights.zeros { rows * cols } else { 0 };
     let zero_points = (0..zeros).map(|_| random.below(levels) as u8).collect();
     let grid = Grid { scales, zero_points, global_scale: None };
-    QTensor { scheme, rows: n, cols: k, codes, grid, g_idx: None }
+    QTensor::scalar(scheme, [n, k], codes, grid)
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::layouts::{FP8_BLOCK, Layout};
 use crate::export::modules::{self, Group};
 use crate::io::Checkpoint;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{EightBits, Granularity, Number, Scheme};
 use crate::plan::Contents;
 
@@ -101,13 +101,13 @@ fn fixed(number: EightBits) -> Value {
 }
 
 /// What engines do to the inputs. Groups go with weights in blocks: a layer that has none takes a scale per token.
-fn inputs(activations: Activations, scheme: &Scheme) -> Value {
+fn inputs(activations: ActivationScheme, scheme: &Scheme) -> Value {
     let blocks = matches!(scheme.granularity, Granularity::Block(..));
     let (number, group_size) = match activations {
-        Activations::Static(number) => return fixed(number),
-        Activations::Int8Token => ("int", None),
-        Activations::Fp8Group128 if blocks => ("float", Some(FP8_BLOCK)),
-        Activations::Fp8Token | Activations::Fp8Group128 => ("float", None),
+        ActivationScheme::Static(number) => return fixed(number),
+        ActivationScheme::Int8Token => ("int", None),
+        ActivationScheme::Fp8Group128 if blocks => ("float", Some(FP8_BLOCK)),
+        ActivationScheme::Fp8Token | ActivationScheme::Fp8Group128 => ("float", None),
     };
     json!({
         "num_bits": 8,

@@ -1,7 +1,7 @@
 //! The layouts of compressed-tensors, and the choice between them.
 
 use crate::export::layout::words;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{EightBits, Fp8, Granularity, Number, ScaleType, Scheme};
 use crate::plan::Part;
 use crate::tensor::DType;
@@ -22,10 +22,12 @@ pub enum Layout {
 impl Layout {
     /// `None` where the readers have no layout for the scheme. Integers that engines multiply with integer inputs are
     /// stored as such, those that they dequantize first as words.
-    pub fn of(scheme: &Scheme, activations: Option<Activations>) -> Option<Layout> {
+    pub fn of(scheme: &Scheme, activations: Option<ActivationScheme>) -> Option<Layout> {
         let channel = scheme.granularity == Granularity::Channel;
-        let integer_inputs =
-            matches!(activations, Some(Activations::Int8Token | Activations::Static(EightBits::Int8)));
+        let integer_inputs = matches!(
+            activations,
+            Some(ActivationScheme::Int8Token | ActivationScheme::Static(EightBits::Int8))
+        );
         Some(match scheme.number {
             Number::Int { bits: 8 } if scheme.symmetric && channel && integer_inputs => Layout::Int8,
             Number::Int { bits } => Layout::Packed { bits },
@@ -39,7 +41,7 @@ impl Layout {
     /// The layout that gave these parts.
     pub fn of_parts(scheme: &Scheme, parts: &[Part]) -> Option<Layout> {
         let plain = parts[0].dtype == DType::I8;
-        Layout::of(scheme, plain.then_some(Activations::Int8Token))
+        Layout::of(scheme, plain.then_some(ActivationScheme::Int8Token))
     }
 
     /// As `format` names it in the config.

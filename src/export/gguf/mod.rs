@@ -12,7 +12,7 @@ use crate::io::Checkpoint;
 use crate::io::gguf::Metadata;
 use crate::io::gguf::write::{Constant, TensorInfo, lay_out};
 use crate::numerics::ggml::integers;
-use crate::numerics::{Number, QTensor, ScaleType, Scheme};
+use crate::numerics::{Codes, Number, QTensor, ScaleType, Scheme};
 use crate::plan::{
     Admission, Capabilities, Contents, Engine, Format, LayoutContext, OutputFile, OutputTensor, Part,
     PartPlace, SINGLE_FILE_NAME, Sink,
@@ -84,12 +84,12 @@ impl Format for Gguf {
     }
 
     fn encode(&self, q: &QTensor, first_row: usize, _parts: &[Part], sink: &mut Sink) -> Result<()> {
-        let block = block_of(&q.scheme).expect(ADMITTED);
+        let block = block_of(&q.scheme()).expect(ADMITTED);
         let row_bytes = q.cols / block.block_elements() * block.block_bytes();
         let offset = (first_row * row_bytes) as u64;
-        match q.scheme.number {
-            Number::Ggml(_) => sink(0, offset, &q.codes),
-            _ => sink(0, offset, &integers::pack(q)),
+        match &q.codes {
+            Codes::Blocks { bytes, .. } => sink(0, offset, bytes),
+            Codes::Scalar(_) => sink(0, offset, &integers::pack(q)),
         }
     }
 

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::bits::{self, Columns};
-use super::{Layout, RawTensor};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
-use crate::numerics::{Granularity, Grid, Number, QTensor, Scheme, convert};
+use crate::io::source::{Layout, RawTensor};
+use crate::numerics::{Codes, Granularity, Grid, Number, QTensor, ScalarCodes, Scheme, convert};
 use crate::tensor::DType;
 
 /// Nibble of an AWQ word that holds channel 8c + j, by j: the inverse of the order [0, 2, 4, 6, 1, 3, 5, 7].
 const AWQ_NIBBLE: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 /// Rows of one quantized tensor.
-pub(super) struct Reader<'a> {
+pub(super) struct CodeReader<'a> {
     pub files: &'a [MappedFile],
     pub layout: Layout,
     pub scheme: Scheme,
@@ -24,13 +24,11 @@ pub(super) struct Reader<'a> {
     pub cols: usize,
 }
 
-impl Reader<'_> {
+impl CodeReader<'_> {
     /// Codes, grid and, where columns are out of order, their groups.
     pub fn read(&self) -> Result<QTensor> {
-        Ok(QTensor {
+        let codes = ScalarCodes {
             scheme: self.row_scheme(),
-            rows: self.rows.len(),
-            cols: self.cols,
             codes: self.codes()?,
             grid: Grid {
                 scales: self.scales(),
@@ -41,7 +39,8 @@ impl Reader<'_> {
                     .map(|part| floats(part.dtype, self.bytes(part))[0]),
             },
             g_idx: self.g_idx()?,
-        })
+        };
+        Ok(QTensor { rows: self.rows.len(), cols: self.cols, codes: Codes::Scalar(codes) })
     }
 
     /// The scheme of these rows: by groups, where they begin within a block.
@@ -154,7 +153,7 @@ impl Reader<'_> {
         self.row_by_row(scales)
     }
 
-    /// What [`Reader::entries`] hold, repeated for each row of a block where [`Reader::row_scheme`] is by groups.
+    /// What [`CodeReader::entries`] hold, repeated for each row of a block where [`CodeReader::row_scheme`] is by groups.
     fn row_by_row<T: Copy>(&self, entries: Vec<T>) -> Vec<T> {
         let Granularity::Block(height, _) = self.scheme.granularity else { return entries };
         if self.row_scheme() == self.scheme {

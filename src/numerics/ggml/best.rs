@@ -2,20 +2,20 @@
 
 use super::lanes::Lanes;
 
-/// The best candidate of each lane so far: what it gains, and the N numbers that make it.
+/// The best candidate of each lane so far: its gain, and its N numbers.
 pub struct Best<L, const N: usize> {
     gain: L,
     fit: [L; N],
 }
 
 impl<L: Lanes, const N: usize> Best<L, N> {
-    /// Nothing so far.
+    /// Creates an empty choice.
     #[inline(always)]
     pub fn new() -> Self {
         Best { gain: L::splat(0.0), fit: [L::splat(0.0); N] }
     }
 
-    /// Keeps, lane by lane, what gains more; a gain of NaN is none.
+    /// Keeps, lane by lane, the candidate that gains more; a gain of NaN is no gain.
     #[inline(always)]
     pub fn offer(&mut self, gain: L, fit: [L; N]) {
         for (kept, new) in self.fit.iter_mut().zip(fit) {
@@ -24,7 +24,7 @@ impl<L: Lanes, const N: usize> Best<L, N> {
         self.gain = self.gain.if_less(gain, gain, self.gain);
     }
 
-    /// The best of all lanes, the first of equals; None where nothing gained anything.
+    /// Returns the best of all lanes, the first of equals; `None` if no candidate gained.
     #[inline(always)]
     pub fn into_fit(self) -> Option<[f32; N]> {
         let (gain, mut best) = (self.gain.store(), 0);

@@ -1,8 +1,9 @@
-//! What the blocks of 32 weights share: extremes, rounding to codes, packing, f16 scales.
+//! The common operations of the blocks of 32 weights: extremes, rounding to codes, packing, f16 scales.
 //!
-//! Loops over [f32; 32] without branches or calls, so that they vectorize wherever they are inlined: every function
-//! here is `inline(always)`, and takes on the target features of the fast path it ends up in. No fused multiply-adds:
-//! the result is the same on every machine.
+//! Loops over [f32; 32] without branches or calls, so that they vectorize: every function here is `inline(always)`, and takes
+//! on the target features of its caller. No fused multiply-adds: the result is the same on every machine.
+
+use half::f16;
 
 /// Weights per block (per sub-block of IQ4_XS).
 pub const BLOCK: usize = 32;
@@ -11,11 +12,11 @@ pub const BLOCK: usize = 32;
 const LANES: usize = 8;
 
 /// A value per weight of a block.
-pub type Block<T> = [T; BLOCK];
+pub type PerWeight<T> = [T; BLOCK];
 
-/// `array::from_fn`, as a loop that vectorizes.
+/// Does the same as `array::from_fn`, as a loop that vectorizes.
 #[inline(always)]
-pub fn each<T: Copy + Default>(f: impl Fn(usize) -> T) -> Block<T> {
+pub fn each<T: Copy + Default>(f: impl Fn(usize) -> T) -> PerWeight<T> {
     let mut out = [T::default(); BLOCK];
     for (j, out) in out.iter_mut().enumerate() {
         *out = f(j);
@@ -23,13 +24,13 @@ pub fn each<T: Copy + Default>(f: impl Fn(usize) -> T) -> Block<T> {
     out
 }
 
-/// The larger; the second if one is NaN (`maxps`, where `f32::max` needs three instructions).
+/// Returns the larger; the second if one is NaN (`maxps`; `f32::max` needs three instructions).
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// The smaller; the second if one is NaN.
+/// Returns the smaller; the second if one is NaN.
 #[inline(always)]
 fn smaller(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
@@ -43,7 +44,7 @@ fn across(lanes: &[f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 #[inline(always)]
-fn reduce(x: &Block<f32>, start: f32, combine: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
+fn reduce(x: &PerWeight<f32>, start: f32, combine: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
     let mut lanes = [start; LANES];
     for chunk in x.as_chunks::<LANES>().0 {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
@@ -53,21 +54,21 @@ fn reduce(x: &Block<f32>, start: f32, combine: impl Fn(f32, f32) -> f32 + Copy) 
     across(&lanes, combine)
 }
 
-/// [smallest, largest] value.
+/// Returns the [smallest, largest] value.
 #[inline(always)]
-pub fn extent(x: &Block<f32>) -> [f32; 2] {
+pub fn extent(x: &PerWeight<f32>) -> [f32; 2] {
     [reduce(x, f32::INFINITY, smaller), reduce(x, f32::NEG_INFINITY, larger)]
 }
 
-/// The largest magnitude.
+/// Returns the largest magnitude.
 #[inline(always)]
-pub fn absmax(x: &Block<f32>) -> f32 {
+pub fn absmax(x: &PerWeight<f32>) -> f32 {
     reduce(&each(|j| x[j].abs()), 0.0, larger)
 }
 
-/// The value of the largest magnitude, with its sign: the first of several.
+/// Returns the value of the largest magnitude, with its sign: the first of several.
 #[inline(always)]
-pub fn signed_absmax(x: &Block<f32>) -> f32 {
+pub fn signed_absmax(x: &PerWeight<f32>) -> f32 {
     let [low, high] = [reduce(x, 0.0, smaller), reduce(x, 0.0, larger)];
     if high == -low && high > 0.0 {
         return x.iter().copied().find(|v| v.abs() == high).unwrap_or(high);
@@ -75,9 +76,9 @@ pub fn signed_absmax(x: &Block<f32>) -> f32 {
     if high > -low { high } else { low }
 }
 
-/// ⌊(x − base)·inverse + offset⌋ within 0..=last; NaN gives 0.
+/// Returns ⌊(x − base)·inverse + offset⌋ within 0..=last; NaN gives 0.
 #[inline(always)]
-pub fn codes(x: &Block<f32>, base: f32, inverse: f32, offset: f32, last: u8) -> Block<u8> {
+pub fn codes(x: &PerWeight<f32>, base: f32, inverse: f32, offset: f32, last: u8) -> PerWeight<u8> {
     each(|j| {
         let code = smaller(larger((x[j] - base) * inverse + offset, 0.0), f32::from(last));
         // SAFETY: the clamp above leaves a number within 0..=255.
@@ -85,11 +86,10 @@ pub fn codes(x: &Block<f32>, base: f32, inverse: f32, offset: f32, last: u8) -> 
     })
 }
 
-/// x·inverse rounded to nearest, ties away from zero (C's `roundf`), within ±127, in two's complement; NaN
-/// gives −127.
+/// Returns x·inverse rounded to nearest, ties away from zero (C's `roundf`), within ±127, in two's complement; NaN gives −127.
 #[inline(always)]
-pub fn signed_codes(x: &Block<f32>, inverse: f32) -> Block<u8> {
-    // Half of one, less an ulp: adding a whole half would carry 0.49999997 up to 1.
+pub fn signed_codes(x: &PerWeight<f32>, inverse: f32) -> PerWeight<u8> {
+    // One half less an ulp: adding one half would round 0.49999997 up to 1.
     const HALF: f32 = 0.5 - f32::EPSILON / 4.0;
     each(|j| {
         let scaled = x[j] * inverse;
@@ -105,9 +105,9 @@ pub fn clamp(v: f32, low: f32, high: f32) -> f32 {
     smaller(larger(v, low), high)
 }
 
-/// Low nibbles: code j in the low half of byte j, code 16 + j in its high half.
+/// Packs the low nibbles: code j in the low half of byte j, code 16 + j in its high half.
 #[inline(always)]
-pub fn pack_nibbles(codes: &Block<u8>) -> [u8; BLOCK / 2] {
+pub fn pack_nibbles(codes: &PerWeight<u8>) -> [u8; BLOCK / 2] {
     let mut bytes = [0; BLOCK / 2];
     for (j, byte) in bytes.iter_mut().enumerate() {
         *byte = codes[j] & 15 | codes[j + 16] << 4;
@@ -115,9 +115,9 @@ pub fn pack_nibbles(codes: &Block<u8>) -> [u8; BLOCK / 2] {
     bytes
 }
 
-/// The inverse of [`pack_nibbles`].
+/// Unpacks nibbles: the inverse of [`pack_nibbles`].
 #[inline(always)]
-pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> Block<u8> {
+pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> PerWeight<u8> {
     let mut codes = [0; BLOCK];
     let (low, high) = codes.split_at_mut(BLOCK / 2);
     for (j, byte) in bytes.iter().enumerate() {
@@ -126,9 +126,9 @@ pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> Block<u8> {
     codes
 }
 
-/// Bit 4 of code j as bit j, little-endian.
+/// Packs bit 4 of code j as bit j, little-endian.
 #[inline(always)]
-pub fn pack_fifth_bits(codes: &Block<u8>) -> [u8; BLOCK / 8] {
+pub fn pack_fifth_bits(codes: &PerWeight<u8>) -> [u8; BLOCK / 8] {
     let eights = codes.as_chunks::<8>().0;
     std::array::from_fn(|i| {
         let bits = u64::from_le_bytes(eights[i]) >> 4 & 0x0101_0101_0101_0101;
@@ -137,49 +137,37 @@ pub fn pack_fifth_bits(codes: &Block<u8>) -> [u8; BLOCK / 8] {
     })
 }
 
-/// The inverse of [`pack_fifth_bits`]: 16 where the bit is set.
+/// Unpacks fifth bits: 16 if the bit is set. The inverse of [`pack_fifth_bits`].
 #[inline(always)]
-pub fn unpack_fifth_bits(bytes: [u8; BLOCK / 8]) -> Block<u8> {
+pub fn unpack_fifth_bits(bytes: [u8; BLOCK / 8]) -> PerWeight<u8> {
     let bits = u32::from_le_bytes(bytes);
     each(|j| (bits >> j & 1) as u8 * 16)
 }
 
-/// Clamps to what f16 holds: a scale that overflowed would dequantize to infinities.
+/// Clamps to the finite values of f16: a scale that overflowed would dequantize to infinities.
 #[inline(always)]
 pub fn clamp_to_f16(v: f32) -> f32 {
     clamp(v, -65504.0, 65504.0)
 }
 
-/// 1/v, or 0 where that is not finite.
+/// Returns 1/v, or 0 if that is not finite.
 #[inline(always)]
 pub fn reciprocal(v: f32) -> f32 {
     let inverse = 1.0 / v;
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
-/// Pairs each block of values with its bytes.
-#[inline(always)]
-pub fn blocks<'a, const BYTES: usize>(
-    x: &'a [f32],
-    bytes: &'a mut [u8],
-) -> impl Iterator<Item = (&'a Block<f32>, &'a mut [u8; BYTES])> {
-    x.as_chunks().0.iter().zip(bytes.as_chunks_mut().0)
-}
-
-/// The first block's bytes.
+/// Returns the first bytes of a block.
 ///
 /// # Panics
-/// Where there are fewer.
+/// If there are fewer.
 #[inline(always)]
 pub fn first<const BYTES: usize>(bytes: &[u8]) -> &[u8; BYTES] {
     bytes.first_chunk().expect("a whole block was given")
 }
 
-/// Pairs each block's bytes with its values.
+/// Returns the f16 that a block begins with.
 #[inline(always)]
-pub fn blocks_mut<'a, const BYTES: usize>(
-    bytes: &'a [u8],
-    out: &'a mut [f32],
-) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut Block<f32>)> {
-    bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0)
+pub fn half(bytes: &[u8]) -> f16 {
+    f16::from_le_bytes(*first(bytes))
 }

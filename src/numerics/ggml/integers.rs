@@ -1,12 +1,13 @@
-//! Integers in groups of 32 under one scale, which are blocks already: Q4_0, Q5_0 and Q8_0 hold them to the bit.
+//! Integers in groups of 32 under one scale as blocks: Q4_0, Q5_0 and Q8_0 hold them to the bit.
 
 use half::f16;
 
-use super::block::{self, BLOCK, Block};
+use super::block::BLOCK;
+use super::rows::functions;
 use crate::numerics::{Granularity, Number, QTensor, Scheme};
 use crate::tensor::BlockType;
 
-/// The block type that holds a scheme's integers; `None` where none does.
+/// Returns the block type that holds a scheme's integers; `None` if there is none.
 pub fn holding(scheme: &Scheme) -> Option<BlockType> {
     match (scheme.number, scheme.granularity) {
         (Number::Int { bits }, Granularity::Group(BLOCK)) if scheme.symmetric => match bits {
@@ -19,31 +20,24 @@ pub fn holding(scheme: &Scheme) -> Option<BlockType> {
     }
 }
 
-/// The blocks of rows that [`holding`] has a type for. Scales are rounded to half precision, which those of
+/// Returns the blocks of rows that [`holding`] has a type for. Scales are rounded to half precision, which those of
 /// [`ScaleType::F16`](crate::numerics::ScaleType) are already.
 ///
 /// # Panics
-/// Where a row is not a whole number of blocks, or no type holds the scheme.
+/// If a row is not a whole number of blocks, or no type holds the scheme.
 pub fn pack(q: &QTensor) -> Vec<u8> {
-    let block = holding(&q.scheme).expect("the scheme's integers are those of a block type");
+    let block = holding(&q.scheme()).expect("the scheme's integers are those of a block type");
+    let scalar = q.as_scalar();
     assert_eq!(q.cols % BLOCK, 0, "pack: a row is not a whole number of blocks");
-    let mut bytes = Vec::with_capacity(q.codes.len() / BLOCK * block.block_bytes());
-    for (codes, scale) in q.codes.as_chunks::<BLOCK>().0.iter().zip(&q.grid.scales) {
-        bytes.extend(f16::from_f32(*scale).to_le_bytes());
-        pack_codes(block, codes, &mut bytes);
+    let put_codes = functions(block).put_codes;
+    let codes = scalar.codes.chunks_exact(BLOCK);
+    let mut bytes = vec![0; codes.len() * block.block_bytes()];
+    let blocks = bytes.chunks_exact_mut(block.block_bytes());
+    for ((out, codes), scale) in blocks.zip(codes).zip(&scalar.grid.scales) {
+        out[..2].copy_from_slice(&f16::from_f32(*scale).to_le_bytes());
+        put_codes(out, codes);
     }
     bytes
-}
-
-fn pack_codes(block: BlockType, codes: &Block<u8>, bytes: &mut Vec<u8>) {
-    match block {
-        BlockType::Q8_0 => bytes.extend(codes.map(|code| code ^ 0x80)),
-        BlockType::Q5_0 => {
-            bytes.extend(block::pack_fifth_bits(codes));
-            bytes.extend(block::pack_nibbles(codes));
-        }
-        _ => bytes.extend(block::pack_nibbles(codes)),
-    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,20 @@
 //! The 16 unevenly spaced levels of IQ4_NL and IQ4_XS, denser around zero as weights are, and the search for a scale.
 
 use super::best::Best;
-use super::block::{self, BLOCK, Block};
+use super::block::{self, BLOCK, PerWeight};
 use super::lanes::Lanes;
 use super::weighing::Weighing;
 
-/// What a code stands for, before scaling. `kvalues_iq4nl` of
+/// The values of the codes, before scaling. `kvalues_iq4nl` of
 /// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
 pub const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Blocks whose values are all smaller become zeros: their scales are far below what f16 holds.
 const TINY: f32 = 1e-15;
 
-/// The codes of the levels nearest to x·inverse; half-way between two, the upper one.
+/// Returns the codes of the levels nearest to x·inverse; half-way between two, the upper one.
 #[inline(always)]
-pub fn codes(x: &Block<f32>, inverse: f32) -> Block<u8> {
+pub fn codes(x: &PerWeight<f32>, inverse: f32) -> PerWeight<u8> {
     block::each(|j| {
         let twice = 2.0 * (x[j] * inverse);
         let above = |i: usize| u32::from(twice >= f32::from(i16::from(LEVELS[i]) + i16::from(LEVELS[i + 1])));
@@ -22,21 +22,33 @@ pub fn codes(x: &Block<f32>, inverse: f32) -> Block<u8> {
     })
 }
 
-/// Code → level, in f32.
+/// Returns the level of a code, in f32.
 #[inline(always)]
 pub fn level(code: u8) -> f32 {
     f32::from(LEVELS[usize::from(code & 15)])
 }
 
-/// Code → level + 128.
+/// Returns the level of a code, plus 128.
 #[inline(always)]
 pub fn shifted_level(code: u8) -> u8 {
     LEVELS[usize::from(code & 15)].cast_unsigned() ^ 0x80
 }
 
-/// What the errors of a block count: as `weighing` says, without one as x².
+/// Packs the levels nearest to the given ones, which are plus 128.
+pub fn put_codes(nibbles: &mut [u8], levels: &[u8]) {
+    let nearest = |&shifted: &u8| {
+        let distance = |code: &u8| shifted_level(*code).abs_diff(shifted);
+        (0..16).min_by_key(distance).unwrap_or(0)
+    };
+    let (blocks, _) = levels.as_chunks::<BLOCK>();
+    for (nibbles, levels) in nibbles.as_chunks_mut().0.iter_mut().zip(blocks) {
+        *nibbles = block::pack_nibbles(&block::each(|j| nearest(&levels[j])));
+    }
+}
+
+/// Returns the weights of the errors of a block: those of `weighing`, or x² without one.
 #[inline(always)]
-pub fn weights(x: &Block<f32>, weighing: Option<&Weighing>, index: usize) -> Block<f32> {
+pub fn weights(x: &PerWeight<f32>, weighing: Option<&Weighing>, index: usize) -> PerWeight<f32> {
     if let Some(weighing) = weighing {
         return weighing.block(index, x);
     }
@@ -44,7 +56,7 @@ pub fn weights(x: &Block<f32>, weighing: Option<&Weighing>, index: usize) -> Blo
     block::each(|j| (x[j] / max) * (x[j] / max))
 }
 
-/// What a magnitude passes as it grows from zero: `level[i]` up to `at[i]`, then the next.
+/// The levels that a magnitude passes as it grows from zero: `level[i]` up to `at[i]`, then the next.
 struct Side {
     level: [f32; 9],
     at: [f32; 8],
@@ -68,16 +80,16 @@ const SIDES: [Side; 2] = {
     sides
 };
 
-/// How far the candidates for the reciprocal are from the first.
+/// The distances of the candidates for the reciprocal from the first.
 const OFFSETS: [[f32; 8]; 2] =
     [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0]];
 
-/// The scale that minimizes Σ weight·(x − d·level)² over candidates for its reciprocal, which put the largest magnitude
+/// Returns the scale that minimizes Σ weight·(x − d·level)² over candidates for its reciprocal, which put the largest magnitude
 /// within 8 of −127 (llama.cpp's candidates, `quantize_row_iq4_nl_impl` of
 /// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>) or of
-/// 113. Each fixes the levels, and they the best d. 0 where there is nothing to scale.
+/// 113. Each fixes the levels, and they the best d. 0 if all values are too small.
 #[inline(always)]
-pub fn search<L: Lanes>(x: &Block<f32>, weights: &Block<f32>) -> f32 {
+pub fn search<L: Lanes>(x: &PerWeight<f32>, weights: &PerWeight<f32>) -> f32 {
     let max = block::signed_absmax(x);
     if max.abs() < TINY {
         return 0.0;
@@ -94,25 +106,26 @@ pub fn search<L: Lanes>(x: &Block<f32>, weights: &Block<f32>) -> f32 {
     best.into_fit().map(|[d]| d).filter(|d| d.is_finite()).unwrap_or(max / f32::from(LEVELS[0]))
 }
 
-/// How the levels that values are rounded to change as the reciprocal of the scale grows by an eighth: where along the
-/// way each value passes to its next level, and what that adds to the sums. None passes two: the levels' boundaries are
-/// further apart than that (115.5/93.5 > 121/106 > 135/120).
+/// The changes of the rounded values as the reciprocal of the scale grows by an eighth: the point at which each value passes
+/// to its next level, and the terms that this adds to the sums. No value passes two levels: their boundaries are further
+/// apart than that (115.5/93.5 > 121/106 > 135/120).
 struct Path {
-    at: Block<f32>,
-    moment: Block<f32>,
-    square: Block<f32>,
+    at: PerWeight<f32>,
+    moment: PerWeight<f32>,
+    square: PerWeight<f32>,
     /// The sums at the start.
     start: [f32; 2],
 }
 
 impl Path {
-    /// From the reciprocal `first` on.
+    /// Creates the path from the reciprocal `first` on.
     #[inline(always)]
-    fn new<L: Lanes>(x: &Block<f32>, weights: &Block<f32>, first: f32) -> Path {
+    fn new<L: Lanes>(x: &PerWeight<f32>, weights: &PerWeight<f32>, first: f32) -> Path {
         let mut path = Path { at: [0.0; BLOCK], moment: [0.0; BLOCK], square: [0.0; BLOCK], start: [0.0; 2] };
         let mut start = [L::splat(0.0); 2];
         for j in (0..BLOCK).step_by(8) {
-            let load = |from: &Block<f32>| L::load(from[j..].first_chunk().expect("blocks hold whole lanes"));
+            let load =
+                |from: &PerWeight<f32>| L::load(from[j..].first_chunk().expect("blocks hold whole lanes"));
             let (x, weight) = (load(x), load(weights));
             let [level, next, boundary] = step(x, L::splat(first));
             let (squared, next_squared) = (level.mul(level), next.mul(next));
@@ -126,7 +139,7 @@ impl Path {
         path
     }
 
-    /// [Σ weight·x·level, Σ weight·level²] where the reciprocal is `inverse`.
+    /// Returns [Σ weight·x·level, Σ weight·level²] for the reciprocal `inverse`.
     #[inline(always)]
     fn projection<L: Lanes>(&self, inverse: L) -> [L; 2] {
         let zero = L::splat(0.0);
@@ -140,7 +153,7 @@ impl Path {
     }
 }
 
-/// [level, the level after it, the boundary between them] of each value, scaled by `first`.
+/// Returns [level, the level after it, the boundary between them] of each value, scaled by `first`.
 #[inline(always)]
 fn step<L: Lanes>(x: L, first: L) -> [L; 3] {
     let (zero, magnitude) = (L::splat(0.0), x.abs().mul(first));

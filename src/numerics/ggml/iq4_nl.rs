@@ -6,6 +6,7 @@
 use half::f16;
 
 use super::block::{self, BLOCK};
+use super::codec::BlockCodec;
 use super::iq4;
 use super::lanes::Lanes;
 use super::parts::Parts;
@@ -15,32 +16,38 @@ use crate::tensor::BlockType;
 const BYTES: usize = 2 + BLOCK / 2;
 const _: () = assert!(BYTES == BlockType::IQ4_NL.block_bytes());
 
-#[inline(always)]
-pub fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    for (i, (x, out)) in block::blocks::<BYTES>(x, out).enumerate() {
-        let importance = importance.map(|h| &h[i * BLOCK..(i + 1) * BLOCK]);
-        let weights = iq4::weights(x, Weighing::new(x, importance, 2.0).as_ref(), 0);
-        let d = f16::from_f32(block::clamp_to_f16(iq4::search::<L>(x, &weights)));
-        let codes = iq4::codes(x, block::reciprocal(d.to_f32()));
-        let [d0, d1, nibbles @ ..] = out;
-        [*d0, *d1] = d.to_le_bytes();
-        *nibbles = block::pack_nibbles(&codes);
-    }
-}
+/// The type.
+pub struct Iq4Nl;
 
-#[inline(always)]
-pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
-    for ([d0, d1, nibbles @ ..], out) in block::blocks_mut::<BYTES>(bytes, out) {
-        let d = f16::from_le_bytes([*d0, *d1]).to_f32();
-        let codes = block::unpack_nibbles(nibbles);
-        *out = block::each(|j| iq4::level(codes[j]) * d);
+impl BlockCodec for Iq4Nl {
+    #[inline(always)]
+    fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        for (i, (x, out)) in x.as_chunks().0.iter().zip(out.as_chunks_mut::<BYTES>().0).enumerate() {
+            let importance = importance.map(|h| &h[i * BLOCK..(i + 1) * BLOCK]);
+            let weights = iq4::weights(x, Weighing::new(x, importance, 2.0).as_ref(), 0);
+            let d = f16::from_f32(block::clamp_to_f16(iq4::search::<L>(x, &weights)));
+            let codes = iq4::codes(x, block::reciprocal(d.to_f32()));
+            let [d0, d1, nibbles @ ..] = out;
+            [*d0, *d1] = d.to_le_bytes();
+            *nibbles = block::pack_nibbles(&codes);
+        }
     }
-}
 
-/// A block's numbers: see [`parts`](super::parts).
-pub fn parts(bytes: &[u8]) -> Parts {
-    let [d0, d1, nibbles @ ..] = block::first::<BYTES>(bytes);
-    let codes = block::unpack_nibbles(nibbles);
-    let d = f16::from_le_bytes([*d0, *d1]);
-    Parts::of_one_group(d, f16::ZERO, block::each(|j| iq4::shifted_level(codes[j])))
+    #[inline(always)]
+    fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
+        for ([d0, d1, nibbles @ ..], out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut().0) {
+            let d = f16::from_le_bytes([*d0, *d1]).to_f32();
+            let codes = block::unpack_nibbles(nibbles);
+            *out = block::each(|j| iq4::level(codes[j]) * d);
+        }
+    }
+
+    fn parts(bytes: &[u8]) -> Parts {
+        let codes = block::unpack_nibbles(block::first(&bytes[2..]));
+        Parts::of_one_group(block::half(bytes), f16::ZERO, codes.map(iq4::shifted_level))
+    }
+
+    fn put_codes(bytes: &mut [u8], codes: &[u8]) {
+        iq4::put_codes(&mut bytes[2..], codes);
+    }
 }

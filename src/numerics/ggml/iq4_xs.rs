@@ -6,7 +6,8 @@
 
 use half::f16;
 
-use super::block::{self, BLOCK, Block};
+use super::block::{self, BLOCK, PerWeight};
+use super::codec::BlockCodec;
 use super::iq4;
 use super::lanes::Lanes;
 use super::parts::Parts;
@@ -15,21 +16,60 @@ use crate::tensor::BlockType;
 
 /// Blocks per super-block.
 const BLOCKS: usize = 8;
-const BYTES: usize = 2 + 2 + BLOCKS / 2 + BLOCKS * BLOCK / 2;
+/// Bytes before the nibbles.
+const HEAD: usize = 2 + 2 + BLOCKS / 2;
+const BYTES: usize = HEAD + BLOCKS * BLOCK / 2;
 const _: () = assert!(BYTES == BlockType::IQ4_XS.block_bytes());
 
-#[inline(always)]
-pub fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let super_blocks = x.as_chunks::<{ BLOCKS * BLOCK }>().0.iter().zip(out.as_chunks_mut().0);
-    for (i, (x, out)) in super_blocks.enumerate() {
-        let range = i * x.len()..(i + 1) * x.len();
-        quantize::<L>(x.as_chunks().0, importance.map(|h| &h[range]), out);
+/// The type.
+pub struct Iq4Xs;
+
+impl BlockCodec for Iq4Xs {
+    #[inline(always)]
+    fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let super_blocks = x.as_chunks::<{ BLOCKS * BLOCK }>().0.iter().zip(out.as_chunks_mut().0);
+        for (i, (x, out)) in super_blocks.enumerate() {
+            let range = i * x.len()..(i + 1) * x.len();
+            quantize::<L>(x.as_chunks().0, importance.map(|h| &h[range]), out);
+        }
+    }
+
+    #[inline(always)]
+    fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
+        let super_blocks = bytes.as_chunks::<BYTES>().0.iter().zip(out.chunks_exact_mut(BLOCKS * BLOCK));
+        for (bytes, out) in super_blocks {
+            let (head, nibbles) = bytes.split_first_chunk().expect("a super-block is longer than its head");
+            let (d, scales) = unpack_head(head);
+            for ((out, nibbles), scale) in
+                out.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0).zip(scales)
+            {
+                let d = d.to_f32() * (f32::from(scale) - 32.0);
+                let codes = block::unpack_nibbles(nibbles);
+                *out = block::each(|j| d * iq4::level(codes[j]));
+            }
+        }
+    }
+
+    fn parts(bytes: &[u8]) -> Parts {
+        let (d, scales) = unpack_head(block::first(bytes));
+        let mut parts = Parts { d, dmin: f16::ZERO, scales: [0; 16], minimums: [0; 16], codes: [0; 256] };
+        for (scale, stored) in parts.scales.iter_mut().zip(scales) {
+            *scale = stored.cast_signed() - 32;
+        }
+        for (codes, nibbles) in parts.codes.as_chunks_mut().0.iter_mut().zip(bytes[HEAD..].as_chunks().0) {
+            *codes = block::unpack_nibbles(nibbles).map(iq4::shifted_level);
+        }
+        parts
+    }
+
+    fn put_codes(bytes: &mut [u8], codes: &[u8]) {
+        iq4::put_codes(&mut bytes[HEAD..], codes);
     }
 }
 
-/// One super-block, in `BLOCKS` blocks.
+/// Quantizes one super-block, in `BLOCKS` blocks.
 #[inline(always)]
-fn quantize<L: Lanes>(x: &[Block<f32>], importance: Option<&[f32]>, out: &mut [u8; BYTES]) {
+fn quantize<L: Lanes>(x: &[PerWeight<f32>], importance: Option<&[f32]>, out: &mut [u8; BYTES]) {
     let weighing = Weighing::new(x.as_flattened(), importance, 2.0);
     let mut scales = [0.0; BLOCKS];
     for (i, scale) in scales.iter_mut().enumerate() {
@@ -41,56 +81,26 @@ fn quantize<L: Lanes>(x: &[Block<f32>], importance: Option<&[f32]>, out: &mut [u
     let [low, high] = [-32.0, 31.0].map(L::splat);
     let scales = L::load(&scales).mul(L::splat(inverse)).max(low).min(high).round().store();
 
-    let (head, nibbles) = out.split_at_mut(4 + BLOCKS / 2);
+    let (head, nibbles) = out.split_at_mut(HEAD);
     head.copy_from_slice(&pack_head(stored, scales.map(|scale| (scale + 32.0) as u8)));
     for ((x, nibbles), scale) in x.iter().zip(nibbles.as_chunks_mut().0).zip(scales) {
         *nibbles = block::pack_nibbles(&iq4::codes(x, block::reciprocal(d * scale)));
     }
 }
 
-/// d and the scales as stored.
+/// Packs d and the scales.
 #[inline(always)]
-fn pack_head(d: f16, scales: [u8; BLOCKS]) -> [u8; 4 + BLOCKS / 2] {
+fn pack_head(d: f16, scales: [u8; BLOCKS]) -> [u8; HEAD] {
     let high = (0..BLOCKS).fold(0u16, |bits, i| bits | u16::from(scales[i] >> 4) << (2 * i));
     let low = |i: usize| scales[2 * i] & 15 | scales[2 * i + 1] << 4;
     let ([d0, d1], [h0, h1]) = (d.to_le_bytes(), high.to_le_bytes());
     [d0, d1, h0, h1, low(0), low(1), low(2), low(3)]
 }
 
-/// The inverse of [`pack_head`].
+/// Unpacks d and the scales: the inverse of [`pack_head`].
 #[inline(always)]
-fn unpack_head(&[d0, d1, h0, h1, ref low @ ..]: &[u8; 4 + BLOCKS / 2]) -> (f16, [u8; BLOCKS]) {
+fn unpack_head(&[d0, d1, h0, h1, ref low @ ..]: &[u8; HEAD]) -> (f16, [u8; BLOCKS]) {
     let high = u16::from_le_bytes([h0, h1]);
     let scale = |i: usize| low[i / 2] >> (4 * (i % 2)) & 15 | ((high >> (2 * i) & 3) as u8) << 4;
     (f16::from_le_bytes([d0, d1]), std::array::from_fn(scale))
-}
-
-#[inline(always)]
-pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
-    let super_blocks = bytes.as_chunks::<BYTES>().0.iter().zip(out.chunks_exact_mut(BLOCKS * BLOCK));
-    for (bytes, out) in super_blocks {
-        let (head, nibbles) = bytes.split_first_chunk().expect("a super-block is longer than its head");
-        let (d, scales) = unpack_head(head);
-        for ((out, nibbles), scale) in out.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0).zip(scales)
-        {
-            let d = d.to_f32() * (f32::from(scale) - 32.0);
-            let codes = block::unpack_nibbles(nibbles);
-            *out = block::each(|j| d * iq4::level(codes[j]));
-        }
-    }
-}
-
-/// A block's numbers: see [`parts`](super::parts).
-pub fn parts(bytes: &[u8]) -> Parts {
-    let (head, nibbles) =
-        block::first::<BYTES>(bytes).split_first_chunk().expect("a block is longer than its head");
-    let (d, scales) = unpack_head(head);
-    let mut parts = Parts { d, dmin: f16::ZERO, scales: [0; 16], minimums: [0; 16], codes: [0; 256] };
-    for (scale, stored) in parts.scales.iter_mut().zip(scales) {
-        *scale = stored.cast_signed() - 32;
-    }
-    for (codes, nibbles) in parts.codes.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0) {
-        *codes = block::unpack_nibbles(nibbles).map(iq4::shifted_level);
-    }
-    parts
 }

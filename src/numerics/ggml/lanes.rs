@@ -1,56 +1,56 @@
 //! Eight f32 side by side, one sub-block in each: the searches are written once over [`Lanes`].
 //!
-//! A lane never meets its neighbour and no operation is fused, so every implementation gives the same bits, and [`Plain`]
-//! is the twin that the others are tested against.
+//! Lanes are independent and no operation is fused, so every implementation gives the same bits, and [`PlainLanes`] is the twin
+//! that the others are tested against.
 
 /// Eight f32 and the arithmetic the searches need.
 pub trait Lanes: Copy {
-    /// One value in every lane.
+    /// Puts one value in every lane.
     fn splat(value: f32) -> Self;
-    /// Lane i holds `values[i]`.
+    /// Loads `values[i]` into lane i.
     fn load(values: &[f32; 8]) -> Self;
-    /// The lanes in order.
+    /// Returns the lanes in order.
     fn store(self) -> [f32; 8];
-    /// self + b.
+    /// Returns self + b.
     fn add(self, b: Self) -> Self;
-    /// self − b.
+    /// Returns self − b.
     fn sub(self, b: Self) -> Self;
-    /// self · b.
+    /// Returns self · b.
     fn mul(self, b: Self) -> Self;
-    /// self / b.
+    /// Returns self / b.
     fn div(self, b: Self) -> Self;
-    /// √self.
+    /// Returns √self.
     fn sqrt(self) -> Self;
-    /// To the nearest integer, ties to even.
+    /// Rounds to the nearest integer, ties to even.
     fn round(self) -> Self;
-    /// self where self < b, else b.
+    /// Returns self if self < b, else b.
     fn min(self, b: Self) -> Self;
-    /// self where self > b, else b.
+    /// Returns self if self > b, else b.
     fn max(self, b: Self) -> Self;
-    /// `yes` where self < b, else `no`.
+    /// Returns `yes` if self < b, else `no`.
     fn if_less(self, b: Self, yes: Self, no: Self) -> Self;
 
-    /// |self|.
+    /// Returns |self|.
     #[inline(always)]
     fn abs(self) -> Self {
         self.max(Self::splat(0.0).sub(self))
     }
 
-    /// 1 / self; 0 where |self| is too small for that.
+    /// Returns 1 / self; 0 if |self| is too small.
     #[inline(always)]
     fn inverse(self) -> Self {
         let zero = Self::splat(0.0);
         Self::splat(1e-37).if_less(self.abs(), Self::splat(1.0).div(self), zero)
     }
 
-    /// The sum of the lanes, in one fixed order.
+    /// Returns the sum of the lanes, in one fixed order.
     #[inline(always)]
     fn sum(self) -> f32 {
         let [a, b, c, d, e, f, g, h] = self.store();
         ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
 
-    /// The largest lane; of NaNs, any.
+    /// Returns the largest lane; any of them if all are NaN.
     #[inline(always)]
     fn largest(self) -> f32 {
         self.store().into_iter().fold(f32::NEG_INFINITY, f32::max)
@@ -60,24 +60,24 @@ pub trait Lanes: Copy {
 /// The portable lanes.
 #[derive(Clone, Copy)]
 #[cfg_attr(all(target_arch = "aarch64", not(test)), allow(dead_code))]
-pub struct Plain([f32; 8]);
+pub struct PlainLanes([f32; 8]);
 
 #[cfg_attr(all(target_arch = "aarch64", not(test)), allow(dead_code))]
-impl Plain {
+impl PlainLanes {
     #[inline(always)]
-    fn zip(self, b: Plain, op: impl Fn(f32, f32) -> f32) -> Plain {
-        Plain(std::array::from_fn(|i| op(self.0[i], b.0[i])))
+    fn zip(self, b: PlainLanes, op: impl Fn(f32, f32) -> f32) -> PlainLanes {
+        PlainLanes(std::array::from_fn(|i| op(self.0[i], b.0[i])))
     }
 }
 
-impl Lanes for Plain {
+impl Lanes for PlainLanes {
     #[inline(always)]
     fn splat(value: f32) -> Self {
-        Plain([value; 8])
+        PlainLanes([value; 8])
     }
     #[inline(always)]
     fn load(values: &[f32; 8]) -> Self {
-        Plain(*values)
+        PlainLanes(*values)
     }
     #[inline(always)]
     fn store(self) -> [f32; 8] {
@@ -101,11 +101,11 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     fn sqrt(self) -> Self {
-        Plain(self.0.map(f32::sqrt))
+        PlainLanes(self.0.map(f32::sqrt))
     }
     #[inline(always)]
     fn round(self) -> Self {
-        Plain(self.0.map(f32::round_ties_even))
+        PlainLanes(self.0.map(f32::round_ties_even))
     }
     #[inline(always)]
     fn min(self, b: Self) -> Self {
@@ -117,11 +117,11 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     fn if_less(self, b: Self, yes: Self, no: Self) -> Self {
-        Plain(std::array::from_fn(|i| if self.0[i] < b.0[i] { yes.0[i] } else { no.0[i] }))
+        PlainLanes(std::array::from_fn(|i| if self.0[i] < b.0[i] { yes.0[i] } else { no.0[i] }))
     }
 }
 
-/// The code 0 … top nearest to v, ties to even.
+/// Returns the code 0 … top nearest to v, ties to even.
 ///
 /// Adding 1.5·2²³ leaves the integer in the low bits of the sum; plain arithmetic, which vectorizes everywhere.
 #[inline(always)]

@@ -6,14 +6,14 @@ use super::lanes::Lanes;
 
 /// Lanes 0 … 3 and 4 … 7.
 #[derive(Clone, Copy)]
-pub struct Neon(float32x4_t, float32x4_t);
+pub struct NeonLanes(float32x4_t, float32x4_t);
 
 macro_rules! binary {
     ($($name:ident: $intrinsic:ident),*) => {$(
         #[inline(always)]
         fn $name(self, b: Self) -> Self {
             // SAFETY: NEON is part of aarch64.
-            unsafe { Neon($intrinsic(self.0, b.0), $intrinsic(self.1, b.1)) }
+            unsafe { NeonLanes($intrinsic(self.0, b.0), $intrinsic(self.1, b.1)) }
         }
     )*};
 }
@@ -23,24 +23,24 @@ macro_rules! unary {
         #[inline(always)]
         fn $name(self) -> Self {
             // SAFETY: NEON is part of aarch64.
-            unsafe { Neon($intrinsic(self.0), $intrinsic(self.1)) }
+            unsafe { NeonLanes($intrinsic(self.0), $intrinsic(self.1)) }
         }
     )*};
 }
 
-impl Lanes for Neon {
+impl Lanes for NeonLanes {
     binary!(add: vaddq_f32, sub: vsubq_f32, mul: vmulq_f32, div: vdivq_f32);
     unary!(sqrt: vsqrtq_f32, round: vrndnq_f32);
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
         // SAFETY: NEON is part of aarch64.
-        unsafe { Neon(vdupq_n_f32(value), vdupq_n_f32(value)) }
+        unsafe { NeonLanes(vdupq_n_f32(value), vdupq_n_f32(value)) }
     }
     #[inline(always)]
     fn load(values: &[f32; 8]) -> Self {
         // SAFETY: NEON is part of aarch64; 8 floats are readable.
-        unsafe { Neon(vld1q_f32(values.as_ptr()), vld1q_f32(values.as_ptr().add(4))) }
+        unsafe { NeonLanes(vld1q_f32(values.as_ptr()), vld1q_f32(values.as_ptr().add(4))) }
     }
     #[inline(always)]
     fn store(self) -> [f32; 8] {
@@ -65,7 +65,7 @@ impl Lanes for Neon {
         // SAFETY: NEON is part of aarch64.
         unsafe {
             let less = (vcltq_f32(self.0, b.0), vcltq_f32(self.1, b.1));
-            Neon(vbslq_f32(less.0, yes.0, no.0), vbslq_f32(less.1, yes.1, no.1))
+            NeonLanes(vbslq_f32(less.0, yes.0, no.0), vbslq_f32(less.1, yes.1, no.1))
         }
     }
 }

@@ -1,11 +1,16 @@
-//! Goldens made by ggml (fixtures/ggml/generate_blocks.py), fast paths against portable ones, properties.
+//! Golden blocks made by ggml (fixtures/ggml/generate_blocks.py), fast paths against portable ones, properties.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
+use ndarray::ArrayView2;
 use proptest::prelude::*;
 
+use super::codec::Functions;
+use super::lanes::PlainLanes;
+use super::rows::functions;
 use super::*;
+use crate::tensor::BlockType;
 
 const COLS: usize = 256;
 
@@ -15,16 +20,16 @@ const TYPES: [BlockType; 7] = {
     [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, IQ4_XS]
 };
 
-/// The same types over plain lanes, compiled without AVX2.
-fn portable(block: BlockType) -> Codec {
+/// Returns the functions of the same types over plain lanes, compiled without AVX2.
+fn portable(block: BlockType) -> Functions {
     match block {
-        BlockType::Q4_0 => codec_over!(lanes::Plain, q4_0),
-        BlockType::Q4_1 => codec_over!(lanes::Plain, q4_1),
-        BlockType::Q5_0 => codec_over!(lanes::Plain, q5_0),
-        BlockType::Q5_1 => codec_over!(lanes::Plain, q5_1),
-        BlockType::Q8_0 => codec_over!(lanes::Plain, q8_0),
-        BlockType::IQ4_NL => codec_over!(lanes::Plain, iq4_nl),
-        BlockType::IQ4_XS => codec_over!(lanes::Plain, iq4_xs),
+        BlockType::Q4_0 => Functions::over::<symmetric::Q4_0, PlainLanes>(),
+        BlockType::Q4_1 => Functions::over::<affine::Q4_1, PlainLanes>(),
+        BlockType::Q5_0 => Functions::over::<symmetric::Q5_0, PlainLanes>(),
+        BlockType::Q5_1 => Functions::over::<affine::Q5_1, PlainLanes>(),
+        BlockType::Q8_0 => Functions::over::<q8_0::Q8_0, PlainLanes>(),
+        BlockType::IQ4_NL => Functions::over::<iq4_nl::Iq4Nl, PlainLanes>(),
+        BlockType::IQ4_XS => Functions::over::<iq4_xs::Iq4Xs, PlainLanes>(),
         _ => unreachable!("not one of TYPES"),
     }
 }
@@ -74,7 +79,7 @@ fn dequantizes_as_ggml_does() {
     }
 }
 
-/// Σ weight·(x − x̂)² over the golden rows that neither denormals nor f16's limits govern; weights as in the searches.
+/// Returns Σ weight·(x − x̂)² over the golden rows, relative to the size of each row; weights as in the searches.
 fn weighted_error(block: BlockType, bytes: &[u8], importance: Option<&[f32]>) -> f64 {
     let decoded = dequantized(block, bytes);
     let mut total = 0.0;
@@ -113,7 +118,7 @@ fn uneven_levels_err_no_more_than_ggml() {
     }
 }
 
-/// Rows that strain the codecs: lengths of 0 to several blocks, zeros, huge values, denormals, ties.
+/// Returns awkward rows: lengths of 0 to several blocks, zeros, huge values, denormals, ties.
 fn awkward_rows() -> Vec<Vec<f32>> {
     let wave = |n: usize, scale: f32| (0..n).map(|i| (i as f32 * 0.7).sin() * scale).collect();
     vec![
@@ -140,14 +145,14 @@ fn fast_paths_equal_portable_ones() {
     {
         let importance: Vec<f32> = (0..row.len()).map(|i| (i % 7) as f32).collect();
         for importance in [None, Some(importance.as_slice())] {
-            let run = |codec: Codec| {
+            let run = |functions: Functions| {
                 let mut bytes = vec![0; row.len() / block.block_elements() * block.block_bytes()];
-                (codec.quantize_row)(&row, importance, &mut bytes);
+                (functions.quantize_row)(&row, importance, &mut bytes);
                 let mut values = vec![0.0; row.len()];
-                (codec.dequantize_row)(&bytes, &mut values);
+                (functions.dequantize_row)(&bytes, &mut values);
                 (bytes, bits(&values))
             };
-            assert_eq!(run(codec(block)), run(portable(block)), "{}", block.name());
+            assert_eq!(run(functions(block)), run(portable(block)), "{}", block.name());
         }
     }
 }
@@ -166,7 +171,7 @@ fn finite_in_finite_out() {
     }
 }
 
-/// The largest |x − x̂| that a type allows where the largest magnitude of a block is `absmax` and its extent `range`: half
+/// Returns the largest |x − x̂| that a type allows if the largest magnitude of a block is `absmax` and its extent `range`: half
 /// a step, and what f16 rounds off the scale and the minimum, and off scales below its smallest numbers.
 fn bound(block: BlockType, absmax: f32, range: f32) -> f32 {
     const HALF_ULP: f32 = 1.0 / 2048.0;

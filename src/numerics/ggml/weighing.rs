@@ -1,19 +1,19 @@
-//! How much the error of each weight counts when an importance is known.
+//! The weight of each error in a search, if the importance of columns is known.
 
-use super::block::{self, Block};
+use super::block::{self, PerWeight};
 
-/// Turns the importance h of columns into the weights h·√(k·mean(x²) + x²) of llama.cpp's searches, which keep large
-/// values close even where h does not ask for it. The mean is over `x`: a row, or a super-block.
+/// The weights h·√(k·mean(x²) + x²) of llama.cpp's searches, from the importance h of columns. They keep large values close
+/// even if h is small. The mean is over `x`: a row, or a super-block.
 ///
 /// Values are taken relative to the largest, because squares of f32 overflow; a common factor changes no search.
 pub struct Weighing<'a> {
-    importance: &'a [Block<f32>],
+    importance: &'a [PerWeight<f32>],
     absmax: f32,
     floor: f32,
 }
 
 impl<'a> Weighing<'a> {
-    /// Weights of the blocks of `x`; `spread` is k above. None without importance.
+    /// Creates the weights of the blocks of `x`; `spread` is k above. `None` without importance.
     #[inline(always)]
     pub fn new(x: &[f32], importance: Option<&'a [f32]>, spread: f32) -> Option<Self> {
         let importance = importance?.as_chunks().0;
@@ -23,9 +23,9 @@ impl<'a> Weighing<'a> {
         Some(Weighing { importance, absmax, floor: spread * squares / x.len() as f32 })
     }
 
-    /// The weights of block `index`, whose values are `x`. Never negative, never NaN.
+    /// Returns the weights of block `index`, whose values are `x`. Never negative, never NaN.
     #[inline(always)]
-    pub fn block(&self, index: usize, x: &Block<f32>) -> Block<f32> {
+    pub fn block(&self, index: usize, x: &PerWeight<f32>) -> PerWeight<f32> {
         let importance = &self.importance[index];
         block::each(|j| {
             let relative = x[j] / self.absmax;

@@ -6,7 +6,7 @@ use super::chain::Chain;
 use crate::backend::{Backend, Span};
 use crate::calib::trainable::Activations;
 use crate::error::Result;
-use crate::model::{Batch, Config, Embedding};
+use crate::model::{Batch, Embedding, Model};
 
 /// Tokens that are run together: few enough for the caches, and independent of the number of threads, so that the order of
 /// sums is too.
@@ -66,13 +66,13 @@ impl<'a> Batches<'a> {
     pub fn embed<B: Backend>(
         &self,
         backend: &B,
-        config: &Config,
+        model: &Model,
         embedding: &Embedding<B>,
         chains: &[Chain],
     ) -> Result<()> {
         self.batches.iter().try_for_each(|batch| {
             let tokens = Batch::whole(&self.sequences[batch.clone()]);
-            let x = embedding.embed(backend, config, &tokens)?;
+            let x = embedding.embed(backend, model, &tokens)?;
             let write =
                 |values: &[f32]| chains.iter().try_for_each(|chain| chain.write(&self.range(batch), values));
             backend.read(&x, write)?

@@ -96,7 +96,7 @@ pub fn recall(
     let weighed = matches!(stages.first(), Some(Stage::Quantize(method)) if method.scope() == Scope::Rows);
     let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
     let needs = stages.iter().fold(first, |needs, stage| needs.union(stage.needs()));
-    let blocks = CheckpointWeights(Arc::clone(checkpoint)).config()?.layers.len();
+    let blocks = CheckpointWeights(Arc::clone(checkpoint)).model()?.layers.len();
     PriorStatistics::open(paths, checkpoint, model, blocks, needs)
 }
 

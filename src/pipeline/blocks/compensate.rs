@@ -22,7 +22,7 @@ impl BlockLoop<'_> {
             .zip(originals)
             .enumerate()
             .filter_map(|(index, (linear, original))| match &linear.weight {
-                Weight::Quantized(q) => Some((index, q.scheme, original.as_ref()?)),
+                Weight::Quantized(q) => Some((index, q.scheme(), original.as_ref()?)),
                 Weight::Dense(_) => None,
             })
             .collect();

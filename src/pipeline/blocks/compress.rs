@@ -111,7 +111,13 @@ impl BlockLoop<'_> {
         let index = work.block.index;
         self.runner.pass(index, &self.current(work), reference, None, Some(target))?;
         let states = self.runner.batches.between(compressed, target);
-        let block = TrainableBlock::load(&self.runner.config, &self.current(work), index, Box::new(states))?;
+        let block = TrainableBlock::load(
+            self.runner.machine.trainer()?,
+            &self.runner.model,
+            &self.current(work),
+            index,
+            Box::new(states),
+        )?;
         Ok(Some(Arc::new(block)))
     }
 

@@ -76,8 +76,8 @@ fn edit(
 /// Returns true if head and embedding are tied, and the tensors at the ends of the stream.
 fn find(checkpoint: &Arc<Checkpoint>) -> Result<(bool, ModelEnds)> {
     let stored = CheckpointWeights(Arc::clone(checkpoint));
-    let config = stored.config()?;
-    let ends = model_ends(&config, &stored)?;
-    let tied = config.tied || !checkpoint.tensors.contains_key(&ends.head);
+    let model = stored.model()?;
+    let ends = model_ends(&model, &stored)?;
+    let tied = model.frame.tied || !checkpoint.tensors.contains_key(&ends.head);
     Ok((tied, ends))
 }

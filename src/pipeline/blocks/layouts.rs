@@ -5,16 +5,16 @@ use std::sync::Arc;
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::model::{BlockLayout, Config, block_layout};
+use crate::model::{BlockLayout, Model, block_layout};
 
 /// The configuration of a model, and the layout of each of its blocks.
 ///
 /// # Errors
 /// An architecture that llmc does not support.
-pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Config, Vec<BlockLayout>)> {
+pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Model, Vec<BlockLayout>)> {
     let stored = CheckpointWeights(Arc::clone(checkpoint));
-    let config = stored.config()?;
-    let layouts = (0..config.layers.len()).map(|block| block_layout(&config, &stored, block));
+    let model = stored.model()?;
+    let layouts = (0..model.layers.len()).map(|block| block_layout(&model, &stored, block));
     let layouts = layouts.collect::<Result<_>>()?;
-    Ok((config, layouts))
+    Ok((model, layouts))
 }

@@ -11,6 +11,7 @@ mod ends;
 mod estimate;
 mod layouts;
 mod load;
+mod machine;
 mod observe;
 mod passes;
 mod report;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::chain::Chain;
+use super::machine::Machine;
 use super::report::ExpertReport;
 use super::runner::Runner;
 use crate::backend::Backend;
@@ -38,7 +39,25 @@ impl Runner<'_> {
         watch: Option<Watch>,
         output: Option<&Chain>,
     ) -> Result<InputStatistics> {
-        let backend = Observing::new(Cpu::new(cpu::Activations::F32), &self.layouts[index]);
+        match &self.machine {
+            Machine::Cpu => {
+                self.pass_with(Cpu::new(cpu::Activations::F32), index, weights, input, watch, output)
+            }
+            Machine::Candle(candle) => self.pass_with(candle.clone(), index, weights, input, watch, output),
+        }
+    }
+
+    /// Runs the calibration set through a block on a backend.
+    fn pass_with<B: Backend>(
+        &self,
+        backend: B,
+        index: usize,
+        weights: &dyn Weights,
+        input: &Chain,
+        watch: Option<Watch>,
+        output: Option<&Chain>,
+    ) -> Result<InputStatistics> {
+        let backend = Observing::new(backend, &self.layouts[index]);
         // With statistics, the error can name the linear that overflows.
         let watched = watch.as_ref().is_some_and(|watch| watch.needs.any());
         if let Some(watch) = watch {
@@ -63,12 +82,18 @@ impl Runner<'_> {
         reference: &Chain,
     ) -> Result<f64> {
         let mut total = 0.0;
-        self.forward(index, &Cpu::new(cpu::Activations::F32), weights, input, |tokens, values| {
+        let add = |tokens: &Range<usize>, values: &[f32]| {
             let reference = reference.read(tokens)?;
-            let width = self.config.hidden;
+            let width = self.model.hidden;
             total += values.chunks(width).zip(reference.chunks(width)).map(relative_square).sum::<f64>();
             Ok(())
-        })?;
+        };
+        match &self.machine {
+            Machine::Cpu => {
+                self.forward(index, &Cpu::new(cpu::Activations::F32), weights, input, add)?;
+            }
+            Machine::Candle(candle) => self.forward(index, candle, weights, input, add)?,
+        }
         match total.is_finite() {
             true => Ok(total / self.batches.tokens().max(1) as f64),
             false => {
@@ -89,12 +114,12 @@ impl Runner<'_> {
         if self.batches.tokens() == 0 {
             return Ok(());
         }
-        let block = Block::load(backend, &self.config, weights, index)?;
+        let block = Block::load(backend, &self.model, weights, index)?;
         for batch in self.batches.all() {
             check_interrupted(self.options)?;
             let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
-            let x = backend.tensor(tokens.len(), self.config.hidden, &input.read(&tokens)?)?;
-            let y = block.forward(backend, x, &self.config.rotations(&spans), &spans, None)?;
+            let x = backend.tensor(tokens.len(), self.model.hidden, &input.read(&tokens)?)?;
+            let y = block.forward(backend, x, &self.model.rotations(&spans), &spans, None)?;
             backend.read(&y, |values| take(&tokens, values))??;
         }
         Ok(())

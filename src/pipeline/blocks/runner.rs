@@ -7,13 +7,15 @@ use std::sync::Arc;
 use super::batches::Batches;
 use super::chain::Chain;
 use super::layouts::layouts;
+use super::machine::Machine;
 use super::report::{BlockReport, Reports};
 use super::weights::Current;
+use crate::backend::Backend;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::calib::PriorStatistics;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::model::{BlockLayout, Config, Embedding};
+use crate::model::{BlockLayout, Embedding, Model};
 use crate::pipeline::options::{Event, Options};
 use crate::pipeline::output::{Journal, Workspace};
 use crate::pipeline::stream::BlockResult;
@@ -32,9 +34,10 @@ pub struct CalibrationInput<'a> {
 /// A model and the calibration set.
 pub struct Runner<'a> {
     pub checkpoint: Arc<Checkpoint>,
-    pub config: Config,
+    pub model: Model,
     pub layouts: Vec<BlockLayout>,
     pub batches: Batches<'a>,
+    pub machine: Machine,
     pub input: CalibrationInput<'a>,
     /// Edits outside the blocks.
     ends: &'a BlockResult,
@@ -55,9 +58,10 @@ impl<'a> Runner<'a> {
         allow_nonfinite: bool,
         options: &'a Options<'a>,
     ) -> Result<Self> {
-        let (config, layouts) = layouts(checkpoint)?;
+        let (model, layouts) = layouts(checkpoint)?;
+        let machine = Machine::open(options.device)?;
         let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(input.sequences));
-        Ok(Runner { checkpoint, config, layouts, batches, input, ends, allow_nonfinite, options })
+        Ok(Runner { checkpoint, model, layouts, batches, machine, input, ends, allow_nonfinite, options })
     }
 
     /// Works through the blocks, from the first that any of the journals does not have. `take` gets a block's number, the
@@ -99,7 +103,7 @@ impl<'a> Runner<'a> {
         if reports.len() == self.layouts.len() {
             return Ok(Vec::new()); // no block is left to run
         }
-        let open = |path: PathBuf| Chain::open(&path, self.batches.tokens(), self.config.hidden);
+        let open = |path: PathBuf| Chain::open(&path, self.batches.tokens(), self.model.hidden);
         let found = self.paths(workspace, reports.len(), reference).into_iter().map(open);
         match found.collect::<Result<Option<Vec<Chain>>>>()? {
             Some(chains) if reports.len() > 0 => Ok(chains),
@@ -116,9 +120,15 @@ impl<'a> Runner<'a> {
         if self.batches.tokens() == 0 {
             return Ok(());
         }
-        let backend = Cpu::new(Activations::F32);
-        let embedding = Embedding::load(&backend, &self.config, &self.weights())?;
-        self.batches.embed(&backend, &self.config, &embedding, chains)
+        match &self.machine {
+            Machine::Cpu => self.embed_on(&Cpu::new(Activations::F32), chains),
+            Machine::Candle(candle) => self.embed_on(candle, chains),
+        }
+    }
+
+    fn embed_on<B: Backend>(&self, backend: &B, chains: &[Chain]) -> Result<()> {
+        let embedding = Embedding::load(backend, &self.model, &self.weights())?;
+        self.batches.embed(backend, &self.model, &embedding, chains)
     }
 
     /// The paths of the chain before a block, and of the reference's chain.
@@ -129,7 +139,7 @@ impl<'a> Runner<'a> {
 
     fn create(&self, workspace: &Workspace, block: usize, reference: bool) -> Result<Vec<Chain>> {
         let paths = self.paths(workspace, block, reference).into_iter();
-        paths.map(|path| Chain::create(&path, self.batches.tokens(), self.config.hidden)).collect()
+        paths.map(|path| Chain::create(&path, self.batches.tokens(), self.model.hidden)).collect()
     }
 
     /// Removes the chains before a block, once the block is in the journal.

@@ -8,7 +8,7 @@ use super::passes::not_finite;
 use crate::error::Result;
 use crate::model::BlockLayout;
 use crate::numerics::EightBits;
-use crate::numerics::presets::Activations;
+use crate::numerics::presets::ActivationScheme;
 use crate::plan::{Measured, Plan, TensorPlan};
 use crate::statistics::{Needs, Statistics, largest};
 
@@ -29,7 +29,7 @@ impl Scales {
             tensor.scales().map(|(what, _)| (source.clone(), what)).collect::<Vec<_>>()
         };
         Scales {
-            inputs: requests().filter_map(|request| request.activations).find_map(Activations::measured),
+            inputs: requests().filter_map(|request| request.activations).find_map(ActivationScheme::measured),
             cache: requests().find_map(|request| request.kv_cache),
             wanted: plans.iter().flat_map(|plan| &plan.tensors).flat_map(of_tensor).collect(),
         }

@@ -26,7 +26,7 @@ use crate::numerics::{Extent, Scheme, Weight};
 use crate::pipeline::options::Options;
 use crate::pipeline::output::{Journal, Workspace};
 use crate::pipeline::stream::BlockResult;
-use crate::plan::{Plan, SINGLE_FILE_NAME, Sensitivity, group};
+use crate::plan::{Plan, Roles, SINGLE_FILE_NAME, Sensitivity};
 use crate::stage::{Block, BlockLinear, Quantize, error_power, quantize_linear};
 use crate::statistics::Needs;
 
@@ -41,7 +41,7 @@ struct Kept {
     sensitivity: Sensitivity,
 }
 
-/// Measures the loss of each group of linears (see [`group`]) with each of the choices, or reads the result of an earlier
+/// Measures the loss of each group of linears (see [`Roles::group`]) with each of the choices, or reads the result of an earlier
 /// run. The choices are plans of the whole model, the smallest first. `model` is the digest of its weights.
 ///
 /// # Errors
@@ -87,9 +87,10 @@ pub fn sensitivity(
 pub fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sensitivity> {
     let quantized: Vec<_> = choices.iter().map(Plan::schemes).collect();
     let (_, layouts) = layouts(checkpoint)?;
+    let roles = Roles::of(checkpoint.config.as_ref());
     let linears = layouts.iter().flat_map(|layout| &layout.linears).map(|linear| linear.name.as_str());
     let chosen = linears.filter(|name| quantized.iter().any(|schemes| schemes.contains_key(name)));
-    Ok(chosen.map(|name| (group(name), vec![0.0; choices.len()])).collect())
+    Ok(chosen.map(|name| (roles.group(name), vec![0.0; choices.len()])).collect())
 }
 
 /// Sequences spread over the whole set, with about [`TOKENS`] tokens.
@@ -150,9 +151,10 @@ impl Survey<'_> {
         let watch = Watch { needs: Needs::IMPORTANCE, ..Watch::default() };
         let seen = self.runner.gather(index, &self.runner.weights(), input, watch, Some(reference))?.seen;
         let mut groups: std::collections::BTreeMap<String, Vec<&LinearPlace>> = Default::default();
+        let roles = Roles::of(self.runner.checkpoint.config.as_ref());
         for place in &self.runner.layouts[index].linears {
             if (self.schemes)(&place.name).iter().any(Option::is_some) {
-                groups.entry(group(&place.name)).or_default().push(place);
+                groups.entry(roles.group(&place.name)).or_default().push(place);
             }
         }
         let measure = |(group, places): (String, Vec<&LinearPlace>)| {

@@ -69,6 +69,7 @@ fn carried_out(recipe: &Recipe, stages: Vec<Stage>) -> Array2<f32> {
     plan.request.stages = stages;
     let path = folder.path().join("out");
     let options = Options {
+        device: crate::backend::Device::Cpu,
         resume: false,
         interrupted: &AtomicBool::new(false),
         progress: &ProgressBar::hidden(),

@@ -297,7 +297,7 @@ fn overflows(tensor: &TensorPlan, methods: &str) -> Error {
 
 /// Returns true if a tensor can store these codes: they have its scheme, except for the type of the scales.
 fn stores(scheme: &Scheme, codes: &QTensor) -> bool {
-    Scheme { scale: codes.scheme.scale, ..*scheme } == codes.scheme
+    Scheme { scale: codes.scheme().scale, ..*scheme } == codes.scheme()
 }
 
 /// The rows of a chunk, split where the importance of columns changes.

@@ -101,7 +101,7 @@ impl Rounding {
             zero_points,
             global_scale: None,
         };
-        QTensor { scheme: self.scheme, rows, cols, codes, grid, g_idx: None }
+        QTensor::scalar(self.scheme, [rows, cols], codes, grid)
     }
 
     /// V, and (α, β) of each group.

@@ -14,12 +14,17 @@ use crate::backend::candle::{self, Candle};
 use crate::calib::trainable::{Activations, TrainableBlock};
 use crate::engine::CheckpointWeights;
 use crate::io::Checkpoint;
-use crate::model::{self, Batch, Config, Embedding, Weights};
+use crate::model::{self, Batch, Embedding, Model, Weights};
 use crate::numerics::{Context, ScaleType, Weight};
 use crate::stage::BlockLinear;
 use crate::tensor::DType;
 
 /// Integers of few and many bits, groups that divide nothing, every type of scale.
+fn candle() -> crate::backend::candle::Candle {
+    use crate::backend::candle::{Candle, Device};
+    Candle::new(Device::Cpu, crate::tensor::DType::F32).unwrap()
+}
+
 fn schemes() -> Vec<Scheme> {
     vec![
         Scheme::int(4, Granularity::Group(16), true, ScaleType::BF16),
@@ -179,7 +184,7 @@ impl Activations for Sequences {
     }
 }
 
-fn sequences(config: &Config, weights: &dyn Weights) -> Sequences {
+fn sequences(config: &Model, weights: &dyn Weights) -> Sequences {
     let backend = Candle::new(candle::Device::Cpu, DType::F32).unwrap();
     let embedding = Embedding::load(&backend, config, weights).unwrap();
     let block = model::Block::load(&backend, config, weights, 0).unwrap();
@@ -202,7 +207,7 @@ fn fixture(name: &str) -> (Block, Arc<TrainableBlock>) {
     let config = model::configure(checkpoint.config.as_ref().unwrap()).unwrap();
     let weights = CheckpointWeights(checkpoint);
     let activations = Box::new(sequences(&config, &weights));
-    let trainable = Arc::new(TrainableBlock::load(&config, &weights, 0, activations).unwrap());
+    let trainable = Arc::new(TrainableBlock::load(candle(), &config, &weights, 0, activations).unwrap());
     let scheme = Scheme::int(3, Granularity::Group(16), false, ScaleType::F16);
     let layout = model::block_layout(&config, &weights, 0).unwrap();
     let linear = |place: &model::LinearPlace| {

@@ -13,7 +13,9 @@ use super::factor::Factor;
 use super::grid;
 use super::parameters::{ActOrder, Gptq};
 use crate::numerics::simd::{self, Kernel};
-use crate::numerics::{Cells, Column, Context, Granularity, Grid, QTensor, Scheme, linalg};
+use crate::numerics::{
+    Cells, Codes, Column, Context, Granularity, Grid, QTensor, ScalarCodes, Scheme, linalg,
+};
 
 /// Rows that one task rounds side by side; fewer are padded, so that the order of sums, and with it the bytes, depends on
 /// neither the number of threads nor the range of rows.
@@ -39,7 +41,8 @@ pub fn quantize(
     let (rows, cols) = w.dim();
     let g_idx = plan.g_idx();
     let grid = plan.fixed.map_or_else(|| grid::concatenate(grids), |(grid, _)| grid);
-    QTensor { scheme: *scheme, rows, cols, codes: codes.concat(), grid, g_idx }
+    let codes = ScalarCodes { scheme: *scheme, codes: codes.concat(), grid, g_idx };
+    QTensor { rows, cols, codes: Codes::Scalar(codes) }
 }
 
 /// What all rows of a weight share.

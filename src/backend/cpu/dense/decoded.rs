@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::super::packed::{PANEL, UnpackPanels};
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, Grid, Number, QTensor, Weight, pack};
+use crate::numerics::{Codes, Granularity, Number, QTensor, ScalarCodes, Weight, pack};
 
 /// Panels of quantized codes, decoded one by one during the multiplication.
 pub(in super::super) struct EncodedPanels {
@@ -30,7 +30,7 @@ impl EncodedPanels {
     /// If reading fails, or returns values instead of codes.
     pub fn pack(matrix: &dyn Matrix) -> Result<EncodedPanels> {
         let shape = matrix.shape();
-        let multiple = match read(matrix, 0..1.min(shape[0]))?.scheme.granularity {
+        let multiple = match read(matrix, 0..1.min(shape[0]))?.scheme().granularity {
             Granularity::Block(rows, _) => rows,
             _ => 1,
         };
@@ -62,7 +62,7 @@ fn least_common_multiple(a: usize, b: usize) -> usize {
 
 /// Returns the bits of a code; GGUF blocks stay bytes.
 fn code_bits(q: &QTensor) -> u8 {
-    match q.scheme.number {
+    match q.scheme().number {
         Number::Int { bits } => bits,
         Number::Fp4 | Number::Nf4 => 4,
         Number::Fp8(_) | Number::Ggml(_) => 8,
@@ -71,11 +71,14 @@ fn code_bits(q: &QTensor) -> u8 {
 
 /// Returns the same tensor with separate grid entries for every row, if rows share them in blocks.
 fn by_row(mut q: QTensor) -> QTensor {
-    let Granularity::Block(height, width) = q.scheme.granularity else { return q };
-    let entries = q.cols.div_ceil(width);
-    q.grid.scales = repeat(&q.grid.scales, entries, height, q.rows);
-    q.grid.zero_points = repeat(&q.grid.zero_points, entries, height, q.rows);
-    q.scheme.granularity = Granularity::Group(width);
+    if let Codes::Scalar(ScalarCodes { scheme, grid, .. }) = &mut q.codes
+        && let Granularity::Block(height, width) = scheme.granularity
+    {
+        let entries = q.cols.div_ceil(width);
+        grid.scales = repeat(&grid.scales, entries, height, q.rows);
+        grid.zero_points = repeat(&grid.zero_points, entries, height, q.rows);
+        scheme.granularity = Granularity::Group(width);
+    }
     q
 }
 
@@ -88,28 +91,13 @@ fn repeat<T: Copy>(grid: &[T], entries: usize, height: usize, rows: usize) -> Ve
 /// Returns some rows, with packed codes.
 fn cut(q: &QTensor, rows: Range<usize>) -> QTensor {
     let bits = code_bits(q);
-    let row = q.codes.len() / q.rows;
-    let codes = &q.codes[rows.start * row..rows.end * row];
-    let mut packed = vec![0; pack::packed_len(codes.len(), bits)];
-    pack::pack(codes, bits, &mut packed);
-    let entries = match q.scheme.granularity {
-        Granularity::Tensor => 0..usize::MAX,
-        _ => {
-            let per_row = q.grid.scales.len() / q.rows;
-            rows.start * per_row..rows.end * per_row
-        }
-    };
-    let grid = Grid {
-        scales: slice(&q.grid.scales, &entries),
-        zero_points: slice(&q.grid.zero_points, &entries),
-        global_scale: q.grid.global_scale,
-    };
-    QTensor { scheme: q.scheme, rows: rows.len(), cols: q.cols, codes: packed, grid, g_idx: q.g_idx.clone() }
-}
-
-/// Returns the part of a range that exists.
-fn slice<T: Copy>(values: &[T], range: &Range<usize>) -> Vec<T> {
-    values[range.start.min(values.len())..range.end.min(values.len())].to_vec()
+    let mut part = q.rows(rows);
+    if let Codes::Scalar(ScalarCodes { codes, .. }) = &mut part.codes {
+        let mut packed = vec![0; pack::packed_len(codes.len(), bits)];
+        pack::pack(codes, bits, &mut packed);
+        *codes = packed;
+    }
+    part
 }
 
 impl UnpackPanels for EncodedPanels {
@@ -135,7 +123,13 @@ impl UnpackPanels for EncodedPanels {
 }
 
 fn panel_bytes(q: &QTensor) -> usize {
-    q.codes.len() + 4 * q.grid.scales.len() + q.grid.zero_points.len() + size_of::<QTensor>()
+    let codes = match &q.codes {
+        Codes::Scalar(ScalarCodes { codes, grid, .. }) => {
+            codes.len() + 4 * grid.scales.len() + grid.zero_points.len()
+        }
+        Codes::Blocks { bytes, .. } => bytes.len(),
+    };
+    codes + size_of::<QTensor>()
 }
 
 thread_local! {
@@ -145,9 +139,11 @@ thread_local! {
 
 /// Returns the same panel with one byte per code.
 fn unpack_codes(packed: &QTensor, bits: u8) -> QTensor {
+    let ScalarCodes { scheme, codes: packed_codes, grid, g_idx } = packed.as_scalar();
     let mut codes = vec![0; packed.rows * packed.cols];
-    pack::unpack(&packed.codes, bits, &mut codes);
-    QTensor { codes, grid: packed.grid.clone(), g_idx: packed.g_idx.clone(), ..*packed }
+    pack::unpack(packed_codes, bits, &mut codes);
+    let codes = ScalarCodes { scheme: *scheme, codes, grid: grid.clone(), g_idx: g_idx.clone() };
+    QTensor { codes: Codes::Scalar(codes), ..*packed }
 }
 
 /// Transposes at most [`PANEL`] rows of `cols` to [cols, PANEL]; lanes without a row are zeros.

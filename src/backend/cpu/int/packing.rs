@@ -8,20 +8,21 @@ use super::layout::{ColumnLayout, Factors, Offset, PanelGrid, Width};
 use super::line::{Line, PerRow};
 use crate::backend::cpu::packed::PANEL;
 use crate::numerics::ggml::{self, Parts};
-use crate::numerics::{Granularity, Number, QTensor, Scheme};
+use crate::numerics::{Codes, Granularity, Number, QTensor, ScalarCodes, Scheme};
 use crate::tensor::BlockType;
 
 /// Returns the division of a weight's columns. Returns `None` if the kernels do not support the scheme: numbers other
 /// than integers, rectangular blocks of weights, groups that are not a multiple of 16 columns, reordered columns.
 pub fn columns(q: &QTensor) -> Option<ColumnLayout> {
-    let (bits, group) = match q.scheme.number {
-        Number::Int { bits } => (bits, group(&q.scheme, q.cols)?),
+    let scheme = q.scheme();
+    let (bits, group) = match scheme.number {
+        Number::Int { bits } => (bits, group(&scheme, q.cols)?),
         Number::Ggml(block) => (ggml::formula(block).bits, ggml::formula(block).group),
         _ => return None,
     };
     let step = [32, 16].into_iter().find(|step| group % step == 0)?;
     let width = if bits <= 4 { Width::Nibble } else { Width::Byte };
-    (q.g_idx.is_none()).then_some(ColumnLayout { count: q.cols, width, step, group: group / step })
+    (q.g_idx().is_none()).then_some(ColumnLayout { count: q.cols, width, step, group: group / step })
 }
 
 /// Returns the columns that share a scale; if all columns of a row do, a multiple of 32.
@@ -39,27 +40,28 @@ fn group(scheme: &Scheme, cols: usize) -> Option<usize> {
 /// # Panics
 /// If [`columns`] returns `None`, or if there are fewer lines than the rows need.
 pub fn pack(q: &QTensor, columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
-    match q.scheme.number {
-        Number::Ggml(block) => pack_blocks(q, block, columns, lines),
-        _ => pack_integers(q, columns, lines),
+    match &q.codes {
+        Codes::Scalar(scalar) => pack_integers(q, scalar, columns, lines),
+        Codes::Blocks { block, bytes } => pack_blocks(*block, bytes, columns, lines),
     }
 }
 
-fn pack_integers(q: &QTensor, columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
-    let Number::Int { bits } = q.scheme.number else { panic!("columns() refuses {:?}", q.scheme) };
+fn pack_integers(q: &QTensor, scalar: &ScalarCodes, columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
+    let ScalarCodes { scheme, codes, grid, .. } = scalar;
+    let Number::Int { bits } = scheme.number else { panic!("columns() refuses {scheme:?}") };
     let width = columns.group * columns.step;
     let entries = move |row: usize| {
-        (0..columns.groups()).map(move |group| q.scheme.grid_index(row, group * width, q.cols))
+        (0..columns.groups()).map(move |group| scheme.grid_index(row, group * width, q.cols))
     };
-    let scales: Vec<f32> = (0..q.rows).flat_map(|row| entries(row).map(|i| q.grid.scales[i])).collect();
-    let offset = match q.grid.zero_points.as_slice() {
+    let scales: Vec<f32> = (0..q.rows).flat_map(|row| entries(row).map(|i| grid.scales[i])).collect();
+    let offset = match grid.zero_points.as_slice() {
         [] => Offset::Zero(1 << (bits - 1)),
         zeros => {
             let zeros: Vec<u8> = (0..q.rows).flat_map(|row| entries(row).map(|i| zeros[i])).collect();
             Offset::Zeros(side_by_side(&zeros, columns.groups()))
         }
     };
-    place_codes(&q.codes, columns, lines);
+    place_codes(codes, columns, lines);
     PanelGrid { scales: Factors::smallest(side_by_side(&scales, columns.groups())), offset }
 }
 
@@ -83,11 +85,11 @@ impl BlockNumbers {
     }
 }
 
-fn pack_blocks(q: &QTensor, block: BlockType, columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
+fn pack_blocks(block: BlockType, bytes: &[u8], columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
     let formula = ggml::formula(block);
     let groups = block.block_elements() / formula.group;
     let mut rows = BlockNumbers::default();
-    for bytes in q.codes.chunks_exact(block.block_bytes()) {
+    for bytes in bytes.chunks_exact(block.block_bytes()) {
         rows.push(&(formula.parts)(bytes), block.block_elements(), groups);
     }
     let factors = |units: &[u16], integers: &[i8]| {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ndarray::Array2;
 
 use super::*;
-use crate::numerics::{Context, Granularity, Grid, ScaleType, Scheme};
+use crate::numerics::{Codes, Context, Granularity, ScalarCodes, ScaleType, Scheme};
 use crate::tensor::{BlockType, DType};
 
 /// A quantized matrix in memory.
@@ -23,19 +23,7 @@ impl Matrix for InMemoryMatrix {
         DType::F32
     }
     fn read(&self, rows: Range<usize>) -> Result<Weight> {
-        let q = &self.0;
-        let per_row = |len: usize| len.checked_div(q.rows).unwrap_or(0);
-        let slice = |len: usize| rows.start * per_row(len)..rows.end * per_row(len);
-        let [grid_rows, _] = q.scheme.grid_shape(q.rows, q.cols);
-        let whole = grid_rows != q.rows;
-        let of = |len: usize| if whole { 0..len } else { slice(len) };
-        let grid = Grid {
-            scales: q.grid.scales[of(q.grid.scales.len())].to_vec(),
-            zero_points: q.grid.zero_points[of(q.grid.zero_points.len())].to_vec(),
-            global_scale: None,
-        };
-        let codes = q.codes[slice(q.codes.len())].to_vec();
-        Ok(Weight::Quantized(QTensor { rows: rows.len(), codes, grid, ..q.clone() }))
+        Ok(Weight::Quantized(self.0.rows(rows)))
     }
     fn release(&self) {}
 }
@@ -150,12 +138,12 @@ fn check(q: &QTensor, rows: usize, value: impl FnMut(usize, usize) -> f32) {
     let plain = multiply(&packed, &x);
     for (i, (found, (sum, size))) in plain.iter().zip(expected).enumerate() {
         let error = (f64::from(*found) - sum).abs();
-        assert!(error <= 2e-6 * size, "{} {i}: {found}, expected {sum}", q.scheme);
+        assert!(error <= 2e-6 * size, "{} {i}: {found}, expected {sum}", q.scheme());
     }
     for level in Level::usable() {
         packed.level = level;
         let bits = |out: &[f32]| out.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
-        assert_eq!(bits(&multiply(&packed, &x)), bits(&plain), "{} {level:?}", q.scheme);
+        assert_eq!(bits(&multiply(&packed, &x)), bits(&plain), "{} {level:?}", q.scheme());
     }
 }
 
@@ -182,7 +170,7 @@ fn panels_show_the_bits_of_dequantize() {
                 for (i, value) in panel.iter().enumerate() {
                     let (k, row) = (i / PANEL, p * PANEL + i % PANEL);
                     let expected = if row < rows { expected[row * cols + k] } else { 0.0 };
-                    assert_eq!(*value, expected, "{} row {row} column {k}", q.scheme);
+                    assert_eq!(*value, expected, "{} row {row} column {k}", q.scheme());
                 }
             }
         }
@@ -192,19 +180,19 @@ fn panels_show_the_bits_of_dequantize() {
 #[test]
 fn nothing_saturates_at_the_extremes() {
     for mut q in weights(17, 256) {
-        let ggml = q.grid.scales.is_empty();
         for fill in [0, 255u8] {
-            if ggml {
+            match &mut q.codes {
                 // The f16 scales of an all-ones block would be NaN: only blocks whose codes are separate bytes are set.
-                if q.scheme != Scheme::ggml(BlockType::Q8_0) {
-                    continue;
+                Codes::Blocks { block: BlockType::Q8_0, bytes } => {
+                    bytes.chunks_exact_mut(34).for_each(|block| block[2..].fill(fill ^ 0x80));
                 }
-                q.codes.chunks_exact_mut(34).for_each(|block| block[2..].fill(fill ^ 0x80));
-            } else {
-                let crate::numerics::Number::Int { bits } = q.scheme.number else { unreachable!() };
-                q.codes.fill(fill & ((1u16 << bits) - 1) as u8);
-                let zeros = [0, ((1u16 << bits) - 1) as u8];
-                q.grid.zero_points.iter_mut().enumerate().for_each(|(i, zero)| *zero = zeros[i % 2]);
+                Codes::Blocks { .. } => continue,
+                Codes::Scalar(ScalarCodes { scheme, codes, grid, .. }) => {
+                    let top = (scheme.code_bits().exp2() - 1.0) as u8;
+                    codes.fill(fill & top);
+                    let zeros = grid.zero_points.iter_mut().enumerate();
+                    zeros.for_each(|(i, zero)| *zero = [0, top][i % 2]);
+                }
             }
             for sign in [1.0, -1.0] {
                 check(&q, 9, |_, _| sign);
@@ -217,13 +205,13 @@ fn nothing_saturates_at_the_extremes() {
 #[test]
 fn zero_scales_give_zeros() {
     for mut q in weights(5, 64) {
-        q.grid.scales.fill(0.0);
-        if q.grid.scales.is_empty() {
-            q.codes.fill(0);
+        match &mut q.codes {
+            Codes::Scalar(scalar) => scalar.grid.scales.fill(0.0),
+            Codes::Blocks { bytes, .. } => bytes.fill(0),
         }
         let packed = packed(&q);
         let x = inputs(3, 64, group_of(&packed), |_, k| k as f32);
-        assert!(multiply(&packed, &x).iter().all(|v| *v == 0.0), "{}", q.scheme);
+        assert!(multiply(&packed, &x).iter().all(|v| *v == 0.0), "{}", q.scheme());
     }
 }
 
@@ -250,7 +238,8 @@ fn what_does_not_fit_is_left_to_others() {
     none(quantize(Scheme::nf4(32, ScaleType::F32), [4, 64]));
     none(quantize(Scheme::int(4, Granularity::Group(24), true, ScaleType::F32), [4, 64]));
     let ordered = quantize(Scheme::int(4, Granularity::Group(32), true, ScaleType::F32), [4, 64]);
-    none(QTensor { g_idx: Some(vec![0; 64]), ..ordered });
+    let codes = ScalarCodes { g_idx: Some(vec![0; 64]), ..ordered.as_scalar().clone() };
+    none(QTensor { codes: Codes::Scalar(codes), ..ordered });
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use ndarray::{Array2, ArrayView2};
 
 use super::*;
-use crate::numerics::{Context, Extent, Fp8, Granularity, QTensor, ScaleType, Scheme, convert};
+use crate::numerics::{Context, Extent, Fp8, Granularity, ScaleType, Scheme, convert};
 use crate::tensor::{BlockType, DType};
 
 /// A matrix in memory, with the interface of one in a file.
@@ -43,29 +43,10 @@ impl Matrix for InMemoryMatrix {
     fn read(&self, rows: Range<usize>) -> Result<Weight> {
         Ok(match &self.weight {
             Weight::Dense(values) => Weight::Dense(values.slice(ndarray::s![rows, ..]).to_owned()),
-            Weight::Quantized(q) => Weight::Quantized(rows_of(q, rows)),
+            Weight::Quantized(q) => Weight::Quantized(q.rows(rows)),
         })
     }
     fn release(&self) {}
-}
-
-/// Returns rows from a block border on.
-fn rows_of(q: &QTensor, rows: Range<usize>) -> QTensor {
-    let multiple = q.scheme.row_multiple();
-    assert_eq!(rows.start % multiple, 0, "rows are read from borders of blocks");
-    let row = q.codes.len() / q.rows;
-    let [entries, per_entry] = q.scheme.grid_shape(q.rows, q.cols);
-    let held = match q.scheme.granularity {
-        _ if entries == 0 => 0..0,
-        Granularity::Tensor => 0..1,
-        _ => rows.start / multiple * per_entry..rows.end.div_ceil(multiple) * per_entry,
-    };
-    let mut part = q.clone();
-    part.rows = rows.len();
-    part.codes = q.codes[rows.start * row..rows.end * row].to_vec();
-    part.grid.scales = q.grid.scales[held.clone()].to_vec();
-    part.grid.zero_points = q.grid.zero_points.get(held).unwrap_or_default().to_vec();
-    part
 }
 
 /// Returns numbers of either sign from a multiplicative generator.

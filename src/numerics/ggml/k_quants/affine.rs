@@ -1,19 +1,19 @@
 //! x ≈ scale·code − min with codes 0 … top: the search behind Q2_K, Q4_K and Q5_K.
 //!
-//! After llama.cpp's `make_qkx3_quants` in the idea of trying several steps from the smallest value up, each followed by
-//! weighted least squares. The error of a fit comes from five moments, so that a candidate costs one pass. llama.cpp
-//! then rounds scales and mins independently; [`Search::choose`] rounds each min for its rounded scale and compares
-//! true errors.
+//! As in llama.cpp's `make_qkx3_quants`, several steps from the smallest value up are tried, each followed by weighted least
+//! squares. The error of a fit comes from five moments, so that a candidate costs one pass. llama.cpp then rounds scales and
+//! mins independently; [`Search::choose`] rounds each min for its rounded scale and compares true errors.
 
 use half::f16;
 
 use super::half_scale::Unit;
-use super::lanes::Lanes;
+use super::super_block::SUPER_BLOCK;
 use super::weights::{Rule, Scaled, SubBlocks, sub_blocks};
-use super::{Parts, SUPER_BLOCK};
+use crate::numerics::ggml::lanes::{self, Lanes};
+use crate::numerics::ggml::parts::Parts;
 
-/// What a type searches.
-pub struct Plan {
+/// The parameters of a type's search.
+pub struct SearchParameters {
     /// The largest code.
     pub top: f32,
     /// The largest integer scale, and min.
@@ -30,49 +30,22 @@ const NEIGHBOURS: [[f32; 2]; 5] = [[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1
 /// Rounds of choosing integer scales and solving for the f16 ones.
 const ROUNDS: usize = 2;
 
-/// Sub-blocks whose Σw·Σwl² − (Σwl)² is below this part of Σw·Σwl² have one code: no min can be told from the scale.
+/// Sub-blocks whose Σw·Σwl² − (Σwl)² is below this part of Σw·Σwl² have one code: min and scale cannot be separated.
 const SINGULAR: f32 = 1e-5;
 
-/// A super-block before it is packed. A type with 8 sub-blocks uses the first 8 scales and mins.
-pub struct AffineBlock {
-    /// Unit of the scales.
-    pub d: f16,
-    /// Unit of the mins.
-    pub dmin: f16,
-    /// Integer scale of each sub-block.
-    pub scales: [u8; 16],
-    /// Integer min of each sub-block.
-    pub mins: [u8; 16],
-    /// Codes in order.
-    pub codes: [u8; SUPER_BLOCK],
-}
+/// The super-block of zeros.
+const ZERO: Parts =
+    Parts { d: f16::ZERO, dmin: f16::ZERO, scales: [0; 16], minimums: [0; 16], codes: [0; SUPER_BLOCK] };
 
-impl AffineBlock {
-    const ZERO: AffineBlock = AffineBlock {
-        d: f16::ZERO,
-        dmin: f16::ZERO,
-        scales: [0; 16],
-        mins: [0; 16],
-        codes: [0; SUPER_BLOCK],
-    };
-
-    /// value = (d·scale)·code − dmin·min, in sub-blocks of E.
-    #[inline(always)]
-    pub fn dequantize<const E: usize>(&self, out: &mut [f32]) {
-        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
-        for (j, (out, codes)) in out.chunks_exact_mut(E).zip(self.codes.chunks_exact(E)).enumerate() {
-            let (scale, min) = (d * f32::from(self.scales[j]), dmin * f32::from(self.mins[j]));
-            for (out, &code) in out.iter_mut().zip(codes) {
-                *out = scale * f32::from(code) - min;
-            }
+/// Dequantizes in sub-blocks of E: value = (d·scale)·code − dmin·min.
+#[inline(always)]
+pub fn dequantize<const E: usize>(parts: &Parts, out: &mut [f32]) {
+    let (d, dmin) = (parts.d.to_f32(), parts.dmin.to_f32());
+    for (j, (out, codes)) in out.chunks_exact_mut(E).zip(parts.codes.chunks_exact(E)).enumerate() {
+        let (scale, min) = (d * f32::from(parts.scales[j]), dmin * f32::from(parts.minimums[j]));
+        for (out, &code) in out.iter_mut().zip(codes) {
+            *out = scale * f32::from(code) - min;
         }
-    }
-}
-
-impl From<AffineBlock> for Parts {
-    fn from(block: AffineBlock) -> Parts {
-        let AffineBlock { d, dmin, scales, mins, codes } = block;
-        Parts { d, dmin, scales: scales.map(u8::cast_signed), minimums: mins, codes }
     }
 }
 
@@ -101,7 +74,7 @@ impl<L: Lanes> Moments<L> {
         sums
     }
 
-    /// Σwx² − Σw(scale·l − min − x)²: what a fit saves over storing zero.
+    /// Returns Σwx² − Σw(scale·l − min − x)²: the error that a fit saves over zeros.
     #[inline(always)]
     fn gain(&self, scale: L, min: L) -> L {
         let by_scale = twice(self.wxl.add(min.mul(self.wl))).sub(scale.mul(self.wll));
@@ -109,7 +82,7 @@ impl<L: Lanes> Moments<L> {
         scale.mul(by_scale).sub(min.mul(by_min))
     }
 
-    /// The least-squares scale and min ≥ 0 for these codes.
+    /// Returns the least-squares scale and min ≥ 0 for these codes.
     #[inline(always)]
     fn solve(self) -> Fit<L> {
         let zero = L::splat(0.0);
@@ -140,7 +113,7 @@ struct Fit<L> {
 }
 
 impl<L: Lanes> Fit<L> {
-    /// Lane by lane, the one that gains more.
+    /// Returns, lane by lane, the one that gains more.
     #[inline(always)]
     fn or(self, b: Self) -> Self {
         let (less, a) = (self.gain, self.moments);
@@ -157,9 +130,9 @@ impl<L: Lanes> Fit<L> {
         }
     }
 
-    /// The best scale and min in real numbers.
+    /// Returns the best scale and min in real numbers.
     #[inline(always)]
-    fn search<const E: usize>(sub: &SubBlocks<L, E>, plan: &Plan) -> Self {
+    fn search<const E: usize>(sub: &SubBlocks<L, E>, parameters: &SearchParameters) -> Self {
         let zero = L::splat(0.0);
         let (mut low, mut high) = (zero, sub.x[0]);
         for x in &sub.x {
@@ -170,17 +143,17 @@ impl<L: Lanes> Fit<L> {
         let per_range = high.sub(low).inverse();
         let constant = Moments { w: sub.sum_w, wx: sub.sum_wx, wl: zero, wll: zero, wxl: zero };
         let mut best = Fit { scale: zero, min, gain: constant.gain(zero, min), moments: constant };
-        for step in plan.steps {
-            let inverse_scale = L::splat(plan.top + step).mul(per_range);
-            best = best.or(Moments::of(sub, inverse_scale, min, plan.top).solve());
+        for step in parameters.steps {
+            let inverse_scale = L::splat(parameters.top + step).mul(per_range);
+            best = best.or(Moments::of(sub, inverse_scale, min, parameters.top).solve());
         }
-        best.or(Moments::of(sub, best.scale.inverse(), best.min, plan.top).solve())
+        best.or(Moments::of(sub, best.scale.inverse(), best.min, parameters.top).solve())
     }
 }
 
 /// The state of a super-block's search: its f16 scales as f32, in units of the block.
 struct Search<'a, L> {
-    plan: &'a Plan,
+    parameters: &'a SearchParameters,
     d: f32,
     dmin: f32,
     /// Sums for the least-squares d and dmin: Σs²wll, Σs·m·wl, Σm²w, Σs·wxl, Σm·wx over sub-blocks of scale s, min m.
@@ -188,24 +161,24 @@ struct Search<'a, L> {
 }
 
 impl<'a, L: Lanes> Search<'a, L> {
-    /// With d and dmin that reach the largest scale and min.
+    /// Starts with d and dmin that reach the largest scale and min.
     #[inline(always)]
-    fn start(plan: &'a Plan, fits: &[Fit<L>], unit: Unit) -> Self {
+    fn start(parameters: &'a SearchParameters, fits: &[Fit<L>], unit: Unit) -> Self {
         let zero = L::splat(0.0);
         let (mut scale, mut min) = (zero, zero);
         for fit in fits {
             scale = scale.max(fit.scale);
             min = min.max(fit.min);
         }
-        let d = unit.at_least(scale.largest() / plan.scale_top);
-        let dmin = unit.at_least(min.largest() / plan.scale_top);
-        Search { plan, d, dmin, sums: [zero; 5] }
+        let d = unit.at_least(scale.largest() / parameters.scale_top);
+        let dmin = unit.at_least(min.largest() / parameters.scale_top);
+        Search { parameters, d, dmin, sums: [zero; 5] }
     }
 
     /// Replaces a fit by the best integer scale near it, and the min that suits that scale; returns both.
     #[inline(always)]
     fn choose<const E: usize>(&mut self, sub: &SubBlocks<L, E>, fit: &mut Fit<L>) -> [L; 2] {
-        let (zero, top) = (L::splat(0.0), L::splat(self.plan.scale_top));
+        let (zero, top) = (L::splat(0.0), L::splat(self.parameters.scale_top));
         let (d, dmin) = (L::splat(self.d), L::splat(self.dmin));
         let fitted = fit.scale.mul(d.inverse());
         let per_weight = fit.moments.w.inverse();
@@ -216,7 +189,7 @@ impl<'a, L: Lanes> Search<'a, L> {
             let min = s.mul(d).mul(fit.moments.wl).sub(fit.moments.wx).mul(per_weight);
             let m = min.mul(dmin.inverse()).add(L::splat(m_step)).max(zero).min(top).round();
             let (scale, min) = (s.mul(d), m.mul(dmin));
-            let moments = Moments::of(sub, scale.inverse(), min, self.plan.top);
+            let moments = Moments::of(sub, scale.inverse(), min, self.parameters.top);
             let gain = moments.gain(scale, min);
             chosen = [best.gain.if_less(gain, s, chosen[0]), best.gain.if_less(gain, m, chosen[1])];
             best = best.or(Fit { scale, min, gain, moments });
@@ -240,7 +213,7 @@ impl<'a, L: Lanes> Search<'a, L> {
         }
     }
 
-    /// d and dmin by least squares over all codes, where the system is sound; then the sums start again.
+    /// Solves for d and dmin by least squares over all codes if the system is well conditioned, and resets the sums.
     #[inline(always)]
     fn solve(&mut self, unit: Unit) {
         let [ss, sm, mm, sx, mx] = self.sums;
@@ -258,13 +231,13 @@ impl<'a, L: Lanes> Search<'a, L> {
         self.sums = [L::splat(0.0); 5];
     }
 
-    /// The block, but for its codes.
+    /// Returns the block without its codes.
     #[inline(always)]
-    fn finish(&self, chosen: &[[L; 2]], unit: Unit) -> AffineBlock {
-        let mut out = AffineBlock { d: unit.store(self.d), dmin: unit.store(self.dmin), ..AffineBlock::ZERO };
+    fn finish(&self, chosen: &[[L; 2]], unit: Unit) -> Parts {
+        let mut out = Parts { d: unit.store(self.d), dmin: unit.store(self.dmin), ..ZERO };
         for (g, [s, m]) in chosen.iter().enumerate() {
             for (j, (s, m)) in s.store().into_iter().zip(m.store()).enumerate() {
-                (out.scales[8 * g + j], out.mins[8 * g + j]) = (s as u8, m as u8);
+                (out.scales[8 * g + j], out.minimums[8 * g + j]) = (s as i8, m as u8);
             }
         }
         out
@@ -276,16 +249,16 @@ impl<'a, L: Lanes> Search<'a, L> {
 pub fn quantize<L: Lanes, const E: usize, const G: usize>(
     x: &[f32],
     importance: Option<&[f32]>,
-    plan: &Plan,
-) -> AffineBlock {
-    let Some(block) = Scaled::new(x) else { return AffineBlock::ZERO };
-    let subs: [SubBlocks<L, E>; G] = sub_blocks(&block, importance, plan.rule);
+    parameters: &SearchParameters,
+) -> Parts {
+    let Some(block) = Scaled::new(x) else { return ZERO };
+    let subs: [SubBlocks<L, E>; G] = sub_blocks(&block, importance, parameters.rule);
     let zero = L::splat(0.0);
-    let mut fits = [Fit::search(&subs[0], plan); G];
+    let mut fits = [Fit::search(&subs[0], parameters); G];
     for (fit, sub) in fits.iter_mut().zip(&subs).skip(1) {
-        *fit = Fit::search(sub, plan);
+        *fit = Fit::search(sub, parameters);
     }
-    let mut search = Search::start(plan, &fits, block.unit);
+    let mut search = Search::start(parameters, &fits, block.unit);
     let mut chosen = [[zero; 2]; G];
     for _ in 0..ROUNDS {
         for ((chosen, sub), fit) in chosen.iter_mut().zip(&subs).zip(&mut fits) {
@@ -294,19 +267,19 @@ pub fn quantize<L: Lanes, const E: usize, const G: usize>(
         search.solve(block.unit);
     }
     let mut out = search.finish(&chosen, block.unit);
-    encode::<E>(&block, plan.top, &mut out);
+    encode::<E>(&block, parameters.top, &mut out);
     out
 }
 
 /// Rounds the final codes under the stored scales.
 #[inline(always)]
-fn encode<const E: usize>(block: &Scaled, top: f32, out: &mut AffineBlock) {
+fn encode<const E: usize>(block: &Scaled, top: f32, out: &mut Parts) {
     let (d, dmin) = (block.unit.load(out.d), block.unit.load(out.dmin));
     for (j, (codes, x)) in out.codes.chunks_exact_mut(E).zip(block.x.chunks_exact(E)).enumerate() {
-        let (scale, min) = (d * f32::from(out.scales[j]), dmin * f32::from(out.mins[j]));
+        let (scale, min) = (d * f32::from(out.scales[j]), dmin * f32::from(out.minimums[j]));
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         for (code, x) in codes.iter_mut().zip(x) {
-            *code = super::lanes::code((x + min) * inverse, top);
+            *code = lanes::code((x + min) * inverse, top);
         }
     }
 }

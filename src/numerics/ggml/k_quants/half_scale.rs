@@ -7,27 +7,27 @@ use half::f16;
 pub struct Unit(pub f32);
 
 impl Unit {
-    /// What a file stores for `scale`; saturates.
+    /// Returns the f16 that a file stores for `scale`; saturates.
     #[inline(always)]
     pub fn store(self, scale: f32) -> f16 {
         let largest = f16::MAX.to_f32();
         f16::from_f32((scale * self.0).clamp(-largest, largest))
     }
 
-    /// The scale that a file's value stands for.
+    /// Returns the scale of a file's value.
     #[inline(always)]
     pub fn load(self, stored: f16) -> f32 {
         stored.to_f32() / self.0
     }
 
-    /// The nearest scale that a file can hold.
+    /// Returns the nearest scale that a file can hold.
     #[inline(always)]
     pub fn nearest(self, scale: f32) -> f32 {
         self.load(self.store(scale))
     }
 
-    /// The nearest scale away from zero. Among f16's subnormals rounding down could lose a third of the scale, and the
-    /// sub-blocks' integers could not make up for it.
+    /// Returns the nearest scale away from zero. Among f16's subnormals rounding down could lose a third of the scale, and the
+    /// sub-blocks' integers could not compensate for it.
     #[inline(always)]
     pub fn at_least(self, scale: f32) -> f32 {
         let stored = self.store(scale);

@@ -1,15 +1,29 @@
-//! On-disk blocks as structs of byte arrays, read and written without `unsafe`.
+//! On-disk super-blocks as structs of byte arrays, read and written without `unsafe`.
 
-/// Declares a block's fields in file order, asserts its size, and gives it `read` and `write`.
+/// The bytes of a super-block as a file has them.
+pub trait Layout {
+    /// Bytes of a super-block.
+    const BYTES: usize;
+
+    /// Reads the first [`Self::BYTES`] bytes.
+    fn read(bytes: &[u8]) -> Self;
+
+    /// Writes [`Self::BYTES`] bytes.
+    fn write(&self, out: &mut [u8]);
+}
+
+/// Declares a super-block's fields in file order, asserts its size, and implements [`Layout`].
 macro_rules! layout {
     ($(#[$doc:meta])* $name:ident: $bytes:literal { $($field:ident: $len:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[repr(C)]
-        struct $name { $($field: [u8; $len]),+ }
+        pub struct $name { $($field: [u8; $len]),+ }
 
         const _: () = assert!(size_of::<$name>() == $bytes);
 
-        impl $name {
+        impl $crate::numerics::ggml::k_quants::layout::Layout for $name {
+            const BYTES: usize = $bytes;
+
             #[inline(always)]
             fn read(mut bytes: &[u8]) -> Self {
                 $name { $($field: $crate::numerics::ggml::k_quants::layout::take(&mut bytes)),+ }

@@ -2,19 +2,20 @@
 
 use half::f16;
 
-use super::lanes::Lanes;
 use super::layout::layout;
 use super::quarters;
-use super::signed::{Effort, Plan, SignedBlock, quantize};
+use super::signed::{self, Effort, SearchParameters};
+use super::super_block::{SUPER_BLOCK, SuperBlock};
 use super::weights::{Alone, Rule};
-use super::{Parts, SUPER_BLOCK, SuperBlock};
+use crate::numerics::ggml::lanes::Lanes;
+use crate::numerics::ggml::parts::Parts;
 
 layout! {
     /// `block_q3_K` of <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
-    Layout: 110 { hmask: 32, qs: 64, scales: 12, d: 2 }
+    Q3K: 110 { hmask: 32, qs: 64, scales: 12, d: 2 }
 }
 
-const PLAN: Plan = Plan {
+const SEARCH: SearchParameters = SearchParameters {
     half: 4.0,
     scale_half: 32.0,
     alone: Effort {
@@ -30,47 +31,48 @@ const PLAN: Plan = Plan {
     rule: Rule { alone: Alone::Square(1.0), spread: Some(2.0) },
 };
 
-/// The type.
-pub(super) struct Q3K;
-
 impl SuperBlock for Q3K {
-    const BYTES: usize = size_of::<Layout>();
-
     #[inline(always)]
-    fn quantize<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        pack(&quantize::<L>(x, importance, &PLAN)).write(out);
+    fn quantize<L: Lanes>(x: &[f32], importance: Option<&[f32]>) -> Parts {
+        signed::quantize::<L>(x, importance, &SEARCH)
     }
 
     #[inline(always)]
-    fn dequantize(bytes: &[u8], out: &mut [f32]) {
-        unpack(&Layout::read(bytes)).dequantize(4, out);
+    fn dequantize(parts: &Parts, out: &mut [f32]) {
+        signed::dequantize(4, parts, out);
     }
-}
 
-#[inline(always)]
-fn pack(block: &SignedBlock) -> Layout {
-    let mut hmask = [0; SUPER_BLOCK / 8];
-    for (j, codes) in block.codes.chunks_exact(32).enumerate() {
-        for (h, code) in hmask.iter_mut().zip(codes) {
-            *h |= code >> 2 << j;
+    #[inline(always)]
+    fn pack(parts: &Parts) -> Self {
+        let mut hmask = [0; SUPER_BLOCK / 8];
+        for (j, codes) in parts.codes.chunks_exact(32).enumerate() {
+            for (h, code) in hmask.iter_mut().zip(codes) {
+                *h |= code >> 2 << j;
+            }
+        }
+        let qs = quarters::pack(&parts.codes.map(|code| code & 3));
+        Q3K { hmask, qs, scales: pack_scales(&parts.scales), d: parts.d.to_le_bytes() }
+    }
+
+    #[inline(always)]
+    fn unpack(&self) -> Parts {
+        let mut codes = quarters::unpack(&self.qs);
+        for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
+            for (h, code) in self.hmask.iter().zip(codes) {
+                *code |= (h >> j & 1) << 2;
+            }
+        }
+        Parts {
+            d: f16::from_le_bytes(self.d),
+            dmin: f16::ZERO,
+            minimums: [0; 16],
+            scales: unpack_scales(&self.scales),
+            codes,
         }
     }
-    let qs = quarters::pack(&block.codes.map(|code| code & 3));
-    Layout { hmask, qs, scales: pack_scales(&block.scales), d: block.d.to_le_bytes() }
 }
 
-#[inline(always)]
-fn unpack(layout: &Layout) -> SignedBlock {
-    let mut codes = quarters::unpack(&layout.qs);
-    for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
-        for (h, code) in layout.hmask.iter().zip(codes) {
-            *code |= (h >> j & 1) << 2;
-        }
-    }
-    SignedBlock { d: f16::from_le_bytes(layout.d), scales: unpack_scales(&layout.scales), codes }
-}
-
-/// Scale j plus 32: its low 4 bits in nibble j/8 of byte j%8, its high 2 bits in pair j/4 of byte 8 + j%4.
+/// Packs scale j plus 32: its low 4 bits in nibble j/8 of byte j%8, its high 2 bits in pair j/4 of byte 8 + j%4.
 #[inline(always)]
 fn pack_scales(scales: &[i8; 16]) -> [u8; 12] {
     let mut out = [0; 12];
@@ -91,19 +93,4 @@ fn unpack_scales(packed: &[u8; 12]) -> [i8; 16] {
         *scale = (low | high << 4).cast_signed() - 32;
     }
     out
-}
-
-/// Quantizes a row of whole super-blocks of 256 values; `importance` is one non-negative number per value.
-pub fn quantize_row(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    super::quantize_row::<Q3K>(x, importance, out);
-}
-
-/// Dequantizes a row of whole super-blocks: any bytes, to the bit as ggml's `dequantize_row_q3_K`.
-pub fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
-    super::dequantize_row::<Q3K>(bytes, out);
-}
-
-/// A block's numbers: see [`parts`](super::super::parts).
-pub fn parts(bytes: &[u8]) -> Parts {
-    unpack(&Layout::read(bytes)).into()
 }

@@ -1,7 +1,7 @@
 //! Four 2-bit codes to a byte, as Q2_K and Q3_K lay them out: each half of a super-block fills 32 bytes, byte i holding
 //! elements i, i + 32, i + 64 and i + 96 of the half, the first in the low bits.
 
-use super::SUPER_BLOCK;
+use super::super_block::SUPER_BLOCK;
 
 /// Packs codes 0 … 3.
 #[inline(always)]

@@ -1,30 +1,31 @@
 //! x ≈ scale·code with codes −half … half − 1 and scales of either sign: the search behind Q3_K and Q6_K.
 //!
-//! After llama.cpp's `make_qx_quants` in the idea of trying several steps that put the largest magnitude near −half, each
-//! followed by weighted least squares. [`Search::choose`] then compares the true errors of neighbouring integer scales.
+//! As in llama.cpp's `make_qx_quants`, several steps that put the largest magnitude near −half are tried, each followed by
+//! weighted least squares. [`Search::choose`] then compares the true errors of neighbouring integer scales.
 
 use half::f16;
 
 use super::half_scale::Unit;
-use super::lanes::Lanes;
+use super::super_block::SUPER_BLOCK;
 use super::weights::{Rule, Scaled, SubBlocks, sub_blocks};
-use super::{Parts, SUPER_BLOCK};
+use crate::numerics::ggml::lanes::{self, Lanes};
+use crate::numerics::ggml::parts::Parts;
 
-/// What a type searches.
-pub struct Plan {
+/// The parameters of a type's search.
+pub struct SearchParameters {
     /// Codes are −half … half − 1.
     pub half: f32,
     /// Integer scales are −this … this − 1.
     pub scale_half: f32,
-    /// How far to search without importance.
+    /// The extent of the search without importance.
     pub alone: Effort,
-    /// How far to search with importance.
+    /// The extent of the search with importance.
     pub given: Effort,
     /// The weights.
     pub rule: Rule,
 }
 
-/// How far to search.
+/// The extent of a search.
 pub struct Effort {
     /// Candidate steps: the largest magnitude divided by half + this.
     pub steps: &'static [f32],
@@ -34,41 +35,22 @@ pub struct Effort {
     pub rounds: usize,
 }
 
-/// A super-block of 16 sub-blocks of 16 before it is packed.
-pub struct SignedBlock {
-    /// Unit of the scales.
-    pub d: f16,
-    /// Integer scale of each sub-block.
-    pub scales: [i8; 16],
-    /// Codes in order, plus half.
-    pub codes: [u8; SUPER_BLOCK],
-}
-
-impl SignedBlock {
-    /// value = (d·scale)·(code − half).
-    #[inline(always)]
-    pub fn dequantize(&self, half: i16, out: &mut [f32]) {
-        let d = self.d.to_f32();
-        for ((out, codes), scale) in out.chunks_exact_mut(E).zip(self.codes.chunks_exact(E)).zip(self.scales)
-        {
-            let scale = d * f32::from(scale);
-            for (out, &code) in out.iter_mut().zip(codes) {
-                *out = scale * f32::from(i16::from(code) - half);
-            }
+/// Dequantizes in sub-blocks of 16: value = (d·scale)·(code − half).
+#[inline(always)]
+pub fn dequantize(half: i16, parts: &Parts, out: &mut [f32]) {
+    let d = parts.d.to_f32();
+    for ((out, codes), scale) in out.chunks_exact_mut(E).zip(parts.codes.chunks_exact(E)).zip(parts.scales) {
+        let scale = d * f32::from(scale);
+        for (out, &code) in out.iter_mut().zip(codes) {
+            *out = scale * f32::from(i16::from(code) - half);
         }
-    }
-}
-
-impl From<SignedBlock> for Parts {
-    fn from(SignedBlock { d, scales, codes }: SignedBlock) -> Parts {
-        Parts { d, dmin: f16::ZERO, scales, minimums: [0; 16], codes }
     }
 }
 
 /// Elements of a sub-block.
 const E: usize = 16;
 
-/// The least-squares scale of each sub-block for its codes l, and what it saves.
+/// The least-squares scale of each sub-block for its codes l, and the error that it saves.
 #[derive(Clone, Copy)]
 struct Fit<L> {
     scale: L,
@@ -91,7 +73,7 @@ impl<L: Lanes> Fit<L> {
         Fit { scale, gain: scale.mul(wxl), wll, wxl }
     }
 
-    /// Lane by lane, the one that gains more.
+    /// Returns, lane by lane, the one that gains more.
     #[inline(always)]
     fn or(self, b: Self) -> Self {
         Fit {
@@ -102,7 +84,7 @@ impl<L: Lanes> Fit<L> {
         }
     }
 
-    /// The best scale in real numbers.
+    /// Returns the best scale in real numbers.
     #[inline(always)]
     fn search(sub: &SubBlocks<L, E>, half: f32, effort: &Effort) -> Self {
         let zero = L::splat(0.0);
@@ -122,7 +104,7 @@ impl<L: Lanes> Fit<L> {
 
 /// The state of a super-block's search: its f16 scale as f32, in units of the block.
 struct Search<'a, L> {
-    plan: &'a Plan,
+    parameters: &'a SearchParameters,
     effort: &'a Effort,
     d: f32,
     /// Σs²wll and Σs·wxl over sub-blocks of integer scale s.
@@ -130,10 +112,10 @@ struct Search<'a, L> {
 }
 
 impl<L: Lanes> Search<'_, L> {
-    /// Replaces a fit by the best integer scale near it, and returns that.
+    /// Replaces a fit by the best integer scale near it, and returns the integer.
     #[inline(always)]
     fn choose(&mut self, sub: &SubBlocks<L, E>, fit: &mut Fit<L>) -> L {
-        let (low, high) = (L::splat(-self.plan.scale_half), L::splat(self.plan.scale_half - 1.0));
+        let (low, high) = (L::splat(-self.parameters.scale_half), L::splat(self.parameters.scale_half - 1.0));
         let d = L::splat(self.d);
         let fitted = fit.scale.mul(d.inverse());
         let mut best = Fit { gain: L::splat(f32::NEG_INFINITY), ..*fit };
@@ -141,7 +123,7 @@ impl<L: Lanes> Search<'_, L> {
         for step in self.effort.neighbours {
             let s = fitted.add(L::splat(*step)).max(low).min(high).round();
             let scale = s.mul(d);
-            let codes = Fit::of(sub, scale.inverse(), self.plan.half);
+            let codes = Fit::of(sub, scale.inverse(), self.parameters.half);
             let gain = scale.mul(codes.wxl.add(codes.wxl).sub(scale.mul(codes.wll)));
             chosen = best.gain.if_less(gain, s, chosen);
             best = best.or(Fit { gain, ..codes });
@@ -152,7 +134,7 @@ impl<L: Lanes> Search<'_, L> {
         chosen
     }
 
-    /// d by least squares over all codes; then the sums start again.
+    /// Solves for d by least squares over all codes, and resets the sums.
     #[inline(always)]
     fn solve(&mut self, unit: Unit) {
         let (ss, sx) = (self.sums[0].sum(), self.sums[1].sum());
@@ -165,14 +147,21 @@ impl<L: Lanes> Search<'_, L> {
 
 /// Quantizes a super-block.
 #[inline(always)]
-pub fn quantize<L: Lanes>(x: &[f32], importance: Option<&[f32]>, plan: &Plan) -> SignedBlock {
-    let zero = SignedBlock { d: f16::ZERO, scales: [0; 16], codes: [plan.half as u8; SUPER_BLOCK] };
+pub fn quantize<L: Lanes>(x: &[f32], importance: Option<&[f32]>, parameters: &SearchParameters) -> Parts {
+    let zero = Parts {
+        d: f16::ZERO,
+        dmin: f16::ZERO,
+        scales: [0; 16],
+        minimums: [0; 16],
+        codes: [parameters.half as u8; SUPER_BLOCK],
+    };
     let Some(block) = Scaled::new(x) else { return zero };
-    let effort = if importance.is_some() { &plan.given } else { &plan.alone };
-    let subs: [SubBlocks<L, E>; 2] = sub_blocks(&block, importance, plan.rule);
-    let mut fits = [Fit::search(&subs[0], plan.half, effort), Fit::search(&subs[1], plan.half, effort)];
-    let d = block.unit.at_least(extreme(&fits) / -plan.scale_half);
-    let mut search = Search { plan, effort, d, sums: [L::splat(0.0); 2] };
+    let effort = if importance.is_some() { &parameters.given } else { &parameters.alone };
+    let subs: [SubBlocks<L, E>; 2] = sub_blocks(&block, importance, parameters.rule);
+    let mut fits =
+        [Fit::search(&subs[0], parameters.half, effort), Fit::search(&subs[1], parameters.half, effort)];
+    let d = block.unit.at_least(extreme(&fits) / -parameters.scale_half);
+    let mut search = Search { parameters, effort, d, sums: [L::splat(0.0); 2] };
     let mut chosen = [L::splat(0.0); 2];
     for _ in 0..effort.rounds {
         for ((chosen, sub), fit) in chosen.iter_mut().zip(&subs).zip(&mut fits) {
@@ -180,15 +169,15 @@ pub fn quantize<L: Lanes>(x: &[f32], importance: Option<&[f32]>, plan: &Plan) ->
         }
         search.solve(block.unit);
     }
-    let mut out = SignedBlock { d: block.unit.store(search.d), ..zero };
+    let mut out = Parts { d: block.unit.store(search.d), ..zero };
     for (to, s) in out.scales.chunks_exact_mut(8).zip(chosen) {
         to.copy_from_slice(&s.store().map(|s| s as i8));
     }
-    encode(&block, plan.half, &mut out);
+    encode(&block, parameters.half, &mut out);
     out
 }
 
-/// The scale of the largest magnitude, with its sign: it becomes the integer −scale_half, the wider side.
+/// Returns the scale of the largest magnitude, with its sign: it becomes the integer −scale_half, the wider side.
 #[inline(always)]
 fn extreme<L: Lanes>(fits: &[Fit<L>; 2]) -> f32 {
     let mut most = 0f32;
@@ -202,13 +191,13 @@ fn extreme<L: Lanes>(fits: &[Fit<L>; 2]) -> f32 {
 
 /// Rounds the final codes under the stored scales.
 #[inline(always)]
-fn encode(block: &Scaled, half: f32, out: &mut SignedBlock) {
+fn encode(block: &Scaled, half: f32, out: &mut Parts) {
     let d = block.unit.load(out.d);
     for ((codes, x), scale) in out.codes.chunks_exact_mut(E).zip(block.x.chunks_exact(E)).zip(out.scales) {
         let scale = d * f32::from(scale);
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         for (code, x) in codes.iter_mut().zip(x) {
-            *code = super::lanes::code(x * inverse + half, 2.0 * half - 1.0);
+            *code = lanes::code(x * inverse + half, 2.0 * half - 1.0);
         }
     }
 }

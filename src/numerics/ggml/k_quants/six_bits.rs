@@ -3,9 +3,12 @@
 //! Bytes 0 … 3 hold scales 0 … 3 and bytes 4 … 7 mins 0 … 3, in their low 6 bits; bytes 8 … 11 hold the low 4 bits of scales
 //! 4 … 7 (low nibble) and of mins 4 … 7 (high nibble), whose high 2 bits sit atop bytes 0 … 3 and 4 … 7.
 
-/// Packs the first 8 scales and mins.
+use crate::numerics::ggml::parts::Parts;
+
+/// Packs the first 8 scales and minimums.
 #[inline(always)]
-pub fn pack(scales: &[u8; 16], mins: &[u8; 16]) -> [u8; 12] {
+pub fn pack(parts: &Parts) -> [u8; 12] {
+    let (scales, mins) = (parts.scales.map(i8::cast_unsigned), &parts.minimums);
     let mut out = [0; 12];
     for j in 0..4 {
         out[j] = scales[j] | scales[j + 4] >> 4 << 6;
@@ -15,9 +18,9 @@ pub fn pack(scales: &[u8; 16], mins: &[u8; 16]) -> [u8; 12] {
     out
 }
 
-/// Unpacks to the first 8 scales and mins.
+/// Unpacks to the first 8 scales and minimums.
 #[inline(always)]
-pub fn unpack(packed: &[u8; 12]) -> ([u8; 16], [u8; 16]) {
+pub fn unpack(packed: &[u8; 12]) -> ([i8; 16], [u8; 16]) {
     let (mut scales, mut mins) = ([0; 16], [0; 16]);
     for j in 0..4 {
         scales[j] = packed[j] & 63;
@@ -25,5 +28,5 @@ pub fn unpack(packed: &[u8; 12]) -> ([u8; 16], [u8; 16]) {
         scales[j + 4] = packed[j + 8] & 15 | packed[j] >> 6 << 4;
         mins[j + 4] = packed[j + 8] >> 4 | packed[j + 4] >> 6 << 4;
     }
-    (scales, mins)
+    (scales.map(u8::cast_signed), mins)
 }

@@ -4,17 +4,19 @@
 use half::f16;
 use proptest::prelude::*;
 
-use super::lanes::Plain;
+use super::super_block::{SUPER_BLOCK, SuperBlock};
 use super::*;
+use crate::numerics::ggml::codec::{BlockCodec, Functions};
+use crate::numerics::ggml::lanes::PlainLanes;
 
 /// Runs one generic check for every type.
 macro_rules! for_each_type {
     ($check:ident($($argument:expr),*)) => {
-        $check::<q2_k::Q2K>("q2_k", $($argument),*);
-        $check::<q3_k::Q3K>("q3_k", $($argument),*);
-        $check::<q4_k::Q4K>("q4_k", $($argument),*);
-        $check::<q5_k::Q5K>("q5_k", $($argument),*);
-        $check::<q6_k::Q6K>("q6_k", $($argument),*);
+        $check::<Q2K>("q2_k", $($argument),*);
+        $check::<Q3K>("q3_k", $($argument),*);
+        $check::<Q4K>("q4_k", $($argument),*);
+        $check::<Q5K>("q5_k", $($argument),*);
+        $check::<Q6K>("q6_k", $($argument),*);
     };
 }
 
@@ -29,17 +31,17 @@ fn floats(name: &str) -> Vec<f32> {
 
 fn quantized<B: SuperBlock>(x: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
     let mut out = vec![0; x.len() / SUPER_BLOCK * B::BYTES];
-    quantize_row::<B>(x, importance, &mut out);
+    (Functions::fastest::<B>().quantize_row)(x, importance, &mut out);
     out
 }
 
 fn dequantized<B: SuperBlock>(bytes: &[u8]) -> Vec<f32> {
     let mut out = vec![0.0; bytes.len() / B::BYTES * SUPER_BLOCK];
-    dequantize_row::<B>(bytes, &mut out);
+    (Functions::fastest::<B>().dequantize_row)(bytes, &mut out);
     out
 }
 
-/// √(Σw(x − y)² / Σw).
+/// Returns √(Σw(x − y)² / Σw).
 fn error(x: &[f32], y: &[f32], weight: impl Fn(usize) -> f32) -> f64 {
     let terms = x.iter().zip(y).enumerate().map(|(i, (x, y))| {
         let w = f64::from(weight(i));
@@ -63,7 +65,7 @@ fn dequantizes_as_ggml_to_the_bit() {
     for_each_type!(check());
 }
 
-/// The plain error without importance q, the error under llama.cpp's weights q·√(2·mean x² + x²) with it.
+/// Compares the plain error without importance q, and the error under llama.cpp's weights q·√(2·mean x² + x²) with it.
 /// Over the super-blocks of weights: of the edge cases behind them, ggml turns the denormals into NaN.
 #[test]
 fn errs_no_more_than_ggml() {
@@ -84,7 +86,7 @@ fn errs_no_more_than_ggml() {
     for_each_type!(check(&x, &importance));
 }
 
-/// Rows that a search could trip over.
+/// Returns awkward rows for a search.
 fn awkward_rows() -> Vec<Vec<f32>> {
     let mut rows = vec![
         vec![],
@@ -139,7 +141,7 @@ fn fast_lanes_equal_plain_lanes() {
             for importance in awkward_importances(x.len()) {
                 let fast = quantized::<B>(&x, importance.as_deref());
                 let mut plain = vec![0; fast.len()];
-                quantize_row_with::<B, Plain>(&x, importance.as_deref(), &mut plain);
+                B::quantize_row::<PlainLanes>(&x, importance.as_deref(), &mut plain);
                 assert_eq!(fast, plain, "{name}");
             }
         }
@@ -153,7 +155,7 @@ fn fast_dequantization_equals_plain() {
         let bytes = fixture(&format!("{name}.importance.blocks"));
         let fast = dequantized::<B>(&bytes);
         let mut plain = vec![0.0; fast.len()];
-        dequantize_row_with::<B>(&bytes, &mut plain);
+        B::dequantize_row(&bytes, &mut plain);
         assert!(fast.iter().zip(&plain).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
     }
     for_each_type!(check());
@@ -170,7 +172,7 @@ fn zeros_stay_zeros() {
     for_each_type!(check());
 }
 
-/// A constant takes one code: what remains is the rounding of the scales to f16 and to integers.
+/// A constant takes one code: the only error is the rounding of the scales to f16 and to integers.
 #[test]
 fn constants_are_nearly_exact() {
     fn check<B: SuperBlock>(name: &str) {
@@ -205,7 +207,7 @@ proptest! {
         for_each_type!(check(&bytes));
     }
 
-    /// No error exceeds a few steps of the widest sub-block: the least the format promises for one value.
+    /// No error exceeds a few steps of the widest sub-block, which the format guarantees for every value.
     #[test]
     fn errors_are_bounded(x in proptest::collection::vec(-1.0f32..1.0, SUPER_BLOCK), size in -8i32..8) {
         let x: Vec<f32> = x.iter().map(|v| v * (size as f32).exp2()).collect();

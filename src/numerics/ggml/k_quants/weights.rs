@@ -1,17 +1,17 @@
-//! How much each element's error counts, and the transposition that puts eight sub-blocks side by side.
+//! The weight of each element's error, and the transposition that puts eight sub-blocks side by side.
 //!
 //! The weights follow llama.cpp's (`quantize_row_*_ref` without an importance matrix, `quantize_row_*_impl` with one), so
-//! that large values, which move the outputs most, are kept best. Two additions make the plain error better too, at
-//! next to no cost in the weighted one: [`Alone::Square`] has a floor, and [`EVEN_SHARE`] of the importance is uniform.
+//! that large values, which move the outputs most, are kept best. Two additions improve the plain error too, and hardly change
+//! the weighted one: [`Alone::Square`] has a floor, and [`EVEN_SHARE`] of the importance is uniform.
 
-use super::SUPER_BLOCK;
 use super::half_scale::Unit;
-use super::lanes::Lanes;
+use super::super_block::SUPER_BLOCK;
+use crate::numerics::ggml::lanes::Lanes;
 
-/// The part of importance that every column gets, of a mean of 1: columns that calibration hardly saw keep a say.
+/// The part of importance that every column gets, of a mean of 1: columns that are small in the calibration data still count.
 const EVEN_SHARE: f32 = 0.06;
 
-/// Super-blocks whose largest magnitude is at most this become zero: f16 scales reach no lower than 6·10⁻⁸.
+/// Super-blocks whose largest magnitude is at most this become zero: the smallest f16 scale is 6·10⁻⁸.
 const NEGLIGIBLE: f32 = 1e-12;
 
 /// The weight of an element where no importance is given.
@@ -36,13 +36,13 @@ pub struct Rule {
 pub struct Scaled {
     /// The values.
     pub x: [f32; SUPER_BLOCK],
-    /// What they were divided by.
+    /// The divisor.
     pub unit: Unit,
     mean_square: f32,
 }
 
 impl Scaled {
-    /// Scales; none where nothing is left to store.
+    /// Scales the values; `None` if all of them are negligible.
     #[inline(always)]
     pub fn new(x: &[f32]) -> Option<Scaled> {
         let largest = eight_folds(x, |most, v| if v.abs() > most { v.abs() } else { most })
@@ -66,7 +66,7 @@ fn mean_square(x: &[f32; SUPER_BLOCK]) -> f32 {
     eight_folds(x, |sum, v| sum + v * v).iter().sum::<f32>() / SUPER_BLOCK as f32
 }
 
-/// Eight interleaved folds from 0: one order, whatever vectorizes it.
+/// Folds eight interleaved parts from 0: one order for every instruction set.
 #[inline(always)]
 fn eight_folds(values: &[f32], f: impl Fn(f32, f32) -> f32) -> [f32; 8] {
     let mut folds = [0.0; 8];
@@ -78,7 +78,7 @@ fn eight_folds(values: &[f32], f: impl Fn(f32, f32) -> f32) -> [f32; 8] {
     folds
 }
 
-/// Importance with a mean of 1, plus its even share; none where it is zero throughout (or its sum is not a number).
+/// Returns importance with a mean of 1, plus its even share; `None` if all of it is zero (or its sum is not finite).
 #[inline(always)]
 fn evened(importance: &[f32]) -> Option<[f32; SUPER_BLOCK]> {
     let sum = eight_folds(importance, |sum, q| sum + q).iter().sum::<f32>();
@@ -122,7 +122,7 @@ impl<L: Lanes, const E: usize> SubBlocks<L, E> {
     }
 }
 
-/// The sub-blocks of a super-block, eight to each of the G entries: G·8·E values.
+/// Returns the sub-blocks of a super-block, eight to each of the G entries: G·8·E values.
 #[inline(always)]
 pub fn sub_blocks<L: Lanes, const E: usize, const G: usize>(
     block: &Scaled,
