@@ -2,6 +2,7 @@
 //! travels in the output's metadata, so that `verify` can do the same work again.
 
 mod calibration;
+mod per_format;
 pub mod schemes;
 mod shipped;
 
@@ -15,6 +16,7 @@ use crate::numerics::ggml::integers;
 use schemes::{adjust, find_preset};
 
 pub use calibration::Calibration;
+pub use per_format::PerFormat;
 pub use shipped::{CALIBRATED_4_BITS, SHIPPED};
 
 /// What to do to a checkpoint.
@@ -180,14 +182,14 @@ impl Recipe {
     /// One recipe per format, where several are asked for: `compressed-tensors,gptq,gguf`. Where GGUF is one of several
     /// and has no block type for the scheme, it gets the one of as many bits, and no stages, whose codes it could not hold:
     /// it comes behind those that the stages make.
-    pub fn per_format(&self) -> Vec<Recipe> {
+    pub fn per_format(&self) -> PerFormat<Recipe> {
         let formats = self.formats();
         if formats.len() < 2 {
-            return vec![self.clone()];
+            return PerFormat::alone(self.clone());
         }
         let mut recipes: Vec<Recipe> = formats.into_iter().map(|format| self.for_format(format)).collect();
         recipes.sort_by_key(|recipe| recipe.stages.is_empty());
-        recipes
+        PerFormat { primary: recipes.remove(0), companions: recipes }
     }
 
     fn for_format(&self, format: &str) -> Recipe {
@@ -271,7 +273,8 @@ mod tests {
             stages: vec![Stage::new("gptq")],
             ..Recipe::default()
         };
-        let [first, second] = recipe.per_format().try_into().unwrap();
+        let PerFormat { primary: first, companions } = recipe.per_format();
+        let [second] = companions.try_into().unwrap();
         assert_eq!(first, Recipe { format: Some("gptq".into()), ..recipe.clone() });
         let overrides = vec![recipe.overrides[0].clone(), other("*.v_proj*", "q8_0")];
         let scheme = Some("q4_k".into());

@@ -44,14 +44,14 @@ pub struct Samples {
     /// Token ids: sources in their order, the sequences of each in the order of its text.
     pub sequences: Vec<Vec<u32>>,
     /// What each source gave.
-    pub sources: Vec<Drawn>,
+    pub sources: Vec<SourceSamples>,
     /// blake3, in hexadecimal, of the sequences: each its length and its token ids, as little-endian u32.
     pub digest: String,
 }
 
 /// What a source gave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drawn {
+pub struct SourceSamples {
     /// As the user named it, without its weight.
     pub source: String,
     /// Documents that it was chosen from; 0 where the model wrote them.
@@ -103,7 +103,7 @@ impl Calibration {
                     pieces::of(source, &TextSource::find(source, SPLIT, cache)?, &encoder, &cut, &mut random)?
                 }
             };
-            drawn.push(Drawn {
+            drawn.push(SourceSamples {
                 source: source.clone(),
                 documents: found.documents,
                 sequences: found.sequences.len(),

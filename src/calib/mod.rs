@@ -2,16 +2,16 @@
 //!
 //! [`data`] makes sequences of texts, tables of rows, conversations, or of what the model itself writes; [`observe`] looks
 //! at what flows through a block; [`store`] keeps on disk what was seen, [`imatrix`] what llama.cpp needs of it, and either is
-//! [`Known`] to a later run; [`trainable`] makes of a block a function whose gradients methods descend.
+//! [`PriorStatistics`] to a later run; [`trainable`] makes of a block a function whose gradients methods descend.
 
 pub mod data;
 pub mod imatrix;
-mod known;
 pub mod observe;
+mod prior;
 pub mod store;
 pub mod trainable;
 
-pub use data::{Drawn, Samples};
-pub use known::{Known, KnownBlock};
-pub use observe::{Observing, Seen};
+pub use data::{Samples, SourceSamples};
+pub use observe::{InputStatistics, Observing};
+pub use prior::{PriorBlock, PriorStatistics};
 pub use trainable::TrainableBlock;

@@ -27,7 +27,7 @@ pub struct Watch {
 
 /// What a pass saw.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Seen {
+pub struct InputStatistics {
     /// By [`crate::model::LinearPlace::input`]; of inputs that were not looked at, or saw no token: `None`.
     pub inputs: Vec<Option<Statistics>>,
     /// max |k| as it is cached (rotated), and max |v|.
@@ -58,7 +58,7 @@ struct Place {
 #[derive(Default)]
 struct State {
     watch: Option<Watch>,
-    seen: Seen,
+    seen: InputStatistics,
 }
 
 /// A linear layer, and which one it is.
@@ -102,12 +102,12 @@ impl<B: Backend> Observing<B> {
 
     /// Begins to watch.
     pub fn watch(&self, watch: Watch) {
-        let seen = Seen { inputs: vec![None; self.inputs], ..Seen::default() };
+        let seen = InputStatistics { inputs: vec![None; self.inputs], ..InputStatistics::default() };
         *self.state() = State { watch: Some(watch), seen };
     }
 
     /// Ends it, and tells what was seen.
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> InputStatistics {
         std::mem::take(&mut *self.state()).seen
     }
 

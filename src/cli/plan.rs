@@ -39,7 +39,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         ..Quantize::default()
     };
     let draft = draft(&job, context)?;
-    draft.plans.iter().try_for_each(|plan| print(plan, &draft.checkpoint, context))
+    draft.plans.all().try_for_each(|plan| print(plan, &draft.checkpoint, context))
 }
 
 /// Plans a job. If `--strict` refuses it, the plans without `--strict` are printed before the error, to show why.
@@ -50,7 +50,7 @@ pub fn draft(job: &Quantize, context: &Context) -> Result<Draft> {
         let destination = Destination { dry_run: true, ..Destination::default() };
         let lenient = Quantize { recipe, destination, min_coverage: None, ..job.clone() };
         if let Ok(lenient) = lenient.draft(context) {
-            lenient.plans.iter().try_for_each(|plan| print(plan, &lenient.checkpoint, context))?;
+            lenient.plans.all().try_for_each(|plan| print(plan, &lenient.checkpoint, context))?;
         }
     }
     draft
@@ -59,7 +59,7 @@ pub fn draft(job: &Quantize, context: &Context) -> Result<Draft> {
 /// Prints a plan.
 pub fn print(plan: &Plan, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<()> {
     let threads = rayon::current_num_threads();
-    let calibration = plan.recipe.calibration.as_ref();
+    let calibration = plan.request.recipe.calibration.as_ref();
     let tokens = calibration.map(|calibration| match calibration.statistics.is_empty() {
         true => calibration.samples.saturating_mul(calibration.seq_len),
         false => 0,

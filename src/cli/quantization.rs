@@ -12,7 +12,7 @@ use super::plan;
 use crate::error::Result;
 use crate::job::{Quantize, QuantizeRecord, coverage};
 use crate::plan::Plan;
-use crate::recipe::Recipe;
+use crate::recipe::{PerFormat, Recipe};
 
 use super::output_args::OutputArguments;
 
@@ -38,10 +38,10 @@ pub fn run(
     };
     let mut draft = plan::draft(&job, context)?;
     if job.destination.dry_run {
-        return draft.plans.iter().try_for_each(|plan| plan::print(plan, &draft.checkpoint, context));
+        return draft.plans.all().try_for_each(|plan| plan::print(plan, &draft.checkpoint, context));
     }
     let records = job.carry_out(&mut draft, start, context)?;
-    draft.plans.iter().for_each(|plan| note_substitutions(plan, context));
+    draft.plans.all().for_each(|plan| note_substitutions(plan, context));
     context.print(|| text(&records, &draft.plans), || json(&records))?;
     job.check_coverage(&records)
 }
@@ -71,8 +71,9 @@ fn note_substitutions(plan: &Plan, context: &Context) {
     }
 }
 
-fn text(records: &[QuantizeRecord], plans: &[Plan]) -> String {
-    let outputs: String = records.iter().zip(plans).map(|(record, plan)| output_text(record, plan)).collect();
+fn text(records: &[QuantizeRecord], plans: &PerFormat<Plan>) -> String {
+    let outputs: String =
+        records.iter().zip(plans.all()).map(|(record, plan)| output_text(record, plan)).collect();
     let blocks = records.first().map(|record| coverage::of(&record.blocks)).unwrap_or_default();
     outputs + &coverage::table(&blocks)
 }
@@ -99,7 +100,7 @@ fn methods(plan: &Plan) -> String {
     if plan.request.scheme.is_none() {
         return String::new();
     }
-    let data = match &plan.recipe.calibration {
+    let data = match &plan.request.recipe.calibration {
         None => String::new(),
         Some(calibration) if calibration.statistics.is_empty() => {
             format!(", {} sequences of {}", calibration.samples, calibration.data.join(", "))
@@ -107,7 +108,7 @@ fn methods(plan: &Plan) -> String {
         Some(_) => ", statistics of an earlier run".to_owned(),
     };
     let adapter = if plan.request.adapter_rank().is_some() { "; its LoRA is in adapter/" } else { "" };
-    format!("by {}{data}{adapter}\n", plan.recipe.method_names())
+    format!("by {}{data}{adapter}\n", plan.request.recipe.method_names())
 }
 
 /// One record by itself, several as a list.

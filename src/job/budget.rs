@@ -111,7 +111,7 @@ fn choices(schemes: &[&str], base: &Plan, checkpoint: &Arc<Checkpoint>) -> Resul
     let plans = schemes.iter().map(|scheme| as_choice(base, scheme).plan(checkpoint));
     let mut plans = plans.collect::<Result<Vec<_>>>()?;
     if let Some(other) = plans.iter().find(|plan| plan.request.activations != base.request.activations) {
-        let name = other.recipe.scheme.as_deref().unwrap_or_default();
+        let name = other.request.recipe.scheme.as_deref().unwrap_or_default();
         let what = format!("--choices {name}: it treats inputs otherwise than the recipe's own scheme");
         return Err(Error::usage(what, "choose among schemes that end alike: w4a16,w8a16"));
     }
@@ -125,7 +125,7 @@ fn as_choice(base: &Plan, scheme: &str) -> Recipe {
         .request
         .scheme
         .is_some_and(|Scheme { number, symmetric, .. }| !symmetric && matches!(number, Number::Int { .. }));
-    let recipe = base.recipe.clone();
+    let recipe = base.request.recipe.clone();
     Recipe {
         scheme: Some(scheme.to_owned()),
         symmetric: recipe.symmetric.or(zero_points.then_some(false)),

@@ -12,7 +12,7 @@ use super::host::{Host, Phase, advance};
 use super::record::{Machine, Version};
 use super::samples::samples;
 use crate::backend::Device;
-use crate::calib::Drawn;
+use crate::calib::SourceSamples;
 use crate::error::Result;
 use crate::pipeline::{self, BlockReport, Options, Survey};
 use crate::recipe::Calibration;
@@ -53,7 +53,7 @@ pub struct CalibrateRecord {
     /// Tokens of all sequences.
     pub tokens: usize,
     /// The share of each source.
-    pub sources: Vec<Drawn>,
+    pub sources: Vec<SourceSamples>,
     /// Tokens of each expert, by block.
     pub coverage: Vec<coverage::BlockCoverage>,
     /// Time of the whole job, in seconds.

@@ -12,13 +12,13 @@ const LISTED: usize = 20;
 /// The card of an output. `command` is the line that made it; `source` is the model it was made from, as it was given.
 pub fn model_card(plan: &Plan, command: &str, source: &str) -> String {
     let mut card = front_matter(plan, source);
-    let scheme = plan.recipe.scheme.as_deref().unwrap_or("converted");
+    let scheme = plan.request.recipe.scheme.as_deref().unwrap_or("converted");
     let _ = writeln!(card, "\n# {} · {scheme}\n", title(source));
     let _ = writeln!(
         card,
         "Made from `{source}` by llmc {}, {}:\n\n```sh\n{command}\n```",
         env!("CARGO_PKG_VERSION"),
-        if plan.recipe.calibration.is_some() { "calibrated" } else { "with no calibration data" },
+        if plan.request.recipe.calibration.is_some() { "calibrated" } else { "with no calibration data" },
     );
     card.push_str(&contents(plan));
     card.push_str(&substitutions(plan));
@@ -52,7 +52,7 @@ fn front_matter(plan: &Plan, source: &str) -> String {
     }
     let library = if plan.request.format.capabilities().single_file { "llama.cpp" } else { "transformers" };
     let _ = writeln!(text, "library_name: {library}\ntags:\n- llmc\n- {}", plan.request.format.name());
-    if let Some(scheme) = &plan.recipe.scheme {
+    if let Some(scheme) = &plan.request.recipe.scheme {
         let _ = writeln!(text, "- {}", scheme.to_lowercase());
     }
     text + "---\n"
@@ -174,7 +174,6 @@ mod tests {
         let recipe = Recipe { scheme: Some("w4a16".into()), ..Recipe::default() };
         let plan = Plan {
             request: recipe.resolve().expect("w4a16 is a preset"),
-            recipe,
             roles: crate::plan::Roles::default(),
             tensors: vec![tensor, stored("b", DType::F32, &[8])],
             dtype: DType::BF16,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::pipeline;
 use crate::plan::{self, Plan};
-use crate::recipe::{Budget, Calibration, Recipe};
+use crate::recipe::{Budget, Calibration, PerFormat, Recipe};
 
 /// Where an output goes, and how.
 #[derive(Debug, Clone, Default)]
@@ -30,10 +30,10 @@ pub struct Destination {
 pub struct Draft {
     /// The input.
     pub checkpoint: Arc<Checkpoint>,
-    /// A plan for each format. The first is carried out, the others store its results.
-    pub plans: Vec<Plan>,
+    /// A plan for each format.
+    pub plans: PerFormat<Plan>,
     /// The path of each output.
-    pub paths: Vec<PathBuf>,
+    pub paths: PerFormat<PathBuf>,
     /// The samples and the digest of the input, if a budget was measured with them.
     pub measured: Option<Measured>,
 }
@@ -51,7 +51,8 @@ impl Draft {
         host: &dyn Host,
     ) -> Result<Draft> {
         recipe.refuse_repeated()?;
-        let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, host.open(model)?)?);
+        let checkpoint =
+            Arc::new(pipeline::untie(&recipe.per_format().primary.resolve()?, host.open(model)?)?);
         let outline = plans(&Recipe { budget: None, ..recipe.clone() }, &checkpoint)?;
         refuse_unused_text(recipe, &outline)?;
         let paths = paths(model, destination.output.as_deref(), &outline);
@@ -79,10 +80,11 @@ impl Draft {
         device: Device,
         host: &dyn Host,
     ) -> Result<Draft> {
-        let ([base], [path]) = (self.plans.as_slice(), self.paths.as_slice()) else {
+        if !self.plans.companions.is_empty() {
             let hint = "schemes take different space in each: make one at a time";
             return Err(Error::usage("a budget for several formats", hint));
-        };
+        }
+        let (base, path) = (&self.plans.primary, &self.paths.primary);
         let samples = samples(calibration, &self.checkpoint, host)?;
         let input = pipeline::input_digest(&self.checkpoint, host.interrupted())?;
         let measured = Measured { input, samples };
@@ -92,7 +94,7 @@ impl Draft {
     }
 
     fn check_paths(&self, overwrite: bool) -> Result<()> {
-        let mut outputs = self.plans.iter().zip(&self.paths);
+        let mut outputs = self.plans.all().zip(self.paths.all());
         outputs.try_for_each(|(plan, path)| {
             let single = plan.request.format.capabilities().single_file;
             pipeline::check_target(&self.checkpoint, path, single, overwrite)
@@ -114,16 +116,15 @@ impl Draft {
 ///
 /// # Errors
 /// A recipe that does not fit the checkpoint; formats that need other codes than the first; with `strict`, substitutions.
-pub fn plans(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Vec<Plan>> {
-    let recipes = recipe.per_format();
-    let mut plans = recipes.iter().map(|recipe| recipe.plan(checkpoint)).collect::<Result<Vec<Plan>>>()?;
+pub fn plans(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<PerFormat<Plan>> {
+    let mut plans = recipe.per_format().try_map(|recipe| recipe.plan(checkpoint))?;
     plan::agree(&mut plans)?;
-    plans.iter().try_for_each(Plan::refuse_substitutions)?;
+    plans.all().try_for_each(Plan::refuse_substitutions)?;
     Ok(plans)
 }
 
-fn refuse_unused_text(recipe: &Recipe, plans: &[Plan]) -> Result<()> {
-    let unused = plans.iter().all(|plan| !plan.request.reads_text());
+fn refuse_unused_text(recipe: &Recipe, plans: &PerFormat<Plan>) -> Result<()> {
+    let unused = plans.all().all(|plan| !plan.request.reads_text());
     if recipe.calibration.is_some() && recipe.budget.is_none() && unused {
         let what = format!("{} does not look at text for this scheme", recipe.method_names());
         return Err(Error::usage(what, "--method gptq does; or leave the calibration out"));
@@ -132,11 +133,12 @@ fn refuse_unused_text(recipe: &Recipe, plans: &[Plan]) -> Result<()> {
 }
 
 /// The path of each output: as named; several go into the folder that was named, under their formats.
-fn paths(model: &str, output: Option<&Path>, plans: &[Plan]) -> Vec<PathBuf> {
-    match (output, plans) {
-        (Some(path), [_]) => vec![path.to_owned()],
-        (Some(folder), plans) => plans.iter().map(|plan| path_within(folder, plan)).collect(),
-        (None, plans) => plans.iter().map(|plan| default_path(model, plan, plans.len() > 1)).collect(),
+fn paths(model: &str, output: Option<&Path>, plans: &PerFormat<Plan>) -> PerFormat<PathBuf> {
+    let several = !plans.companions.is_empty();
+    match output {
+        Some(path) if !several => PerFormat::alone(path.to_owned()),
+        Some(folder) => plans.as_ref().map(|plan| path_within(folder, plan)),
+        None => plans.as_ref().map(|plan| default_path(model, plan, several)),
     }
 }
 
@@ -153,7 +155,13 @@ fn default_path(model: &str, plan: &Plan, several: bool) -> PathBuf {
     let name = if local.is_file() { Path::new(name).file_stem() } else { Path::new(name).file_name() };
     let stem = name.map_or("model".into(), |name| name.to_string_lossy());
     let format = plan.request.format;
-    let suffix = plan.recipe.scheme.as_deref().or(plan.recipe.dtype.as_deref()).unwrap_or(format.name());
+    let suffix = plan
+        .request
+        .recipe
+        .scheme
+        .as_deref()
+        .or(plan.request.recipe.dtype.as_deref())
+        .unwrap_or(format.name());
     let format_suffix = if several { format!("-{}", format.name()) } else { String::new() };
     let extension = if format.capabilities().single_file { ".gguf" } else { "" };
     PathBuf::from(format!("{stem}-{suffix}{format_suffix}{extension}"))

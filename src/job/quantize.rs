@@ -14,12 +14,12 @@ use super::host::{Host, Notice, Phase, advance};
 use super::record::{Machine, ModelIdentity, Version};
 use super::samples::samples;
 use crate::backend::Device;
-use crate::calib::{Known, Samples};
+use crate::calib::{PriorStatistics, Samples};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::pipeline::{self, BlockReport, Material, Options, Outcome, Target};
+use crate::pipeline::{self, BlockReport, CalibrationInput, Options, Outcome, Target};
 use crate::plan::{Action, Plan, TensorPlan};
-use crate::recipe::{Calibration, Recipe};
+use crate::recipe::{Calibration, PerFormat, Recipe};
 
 /// A model to be quantized or converted.
 #[derive(Debug, Clone, Default)]
@@ -116,7 +116,7 @@ impl Quantize {
     ) -> Result<Vec<QuantizeRecord>> {
         let evidence = Evidence::find(draft, self.recipe.calibration.as_ref(), host)?;
         let Draft { checkpoint, plans, paths, .. } = draft;
-        for plan in plans.iter_mut() {
+        for plan in plans.all_mut() {
             plan.metadata = pipeline::provenance(plan, checkpoint, &evidence.input);
             if self.device != Device::Cpu {
                 plan.metadata.push(("llmc.device".to_owned(), self.device.to_string()));
@@ -125,13 +125,9 @@ impl Quantize {
             plan.metadata
                 .extend(digest.map(|digest| ("llmc.calibration.blake3".to_owned(), digest.to_owned())));
         }
-        let documents: Vec<Vec<(String, Vec<u8>)>> = plans.iter().map(|plan| self.documents(plan)).collect();
-        let targets: Vec<Target> = plans
-            .iter()
-            .zip(paths.iter())
-            .zip(&documents)
-            .map(|((plan, path), documents)| Target { plan, path, documents })
-            .collect();
+        let documents = plans.as_ref().map(|plan| self.documents(plan));
+        let targets = plans.as_ref().zip(paths.as_ref()).zip(documents.as_ref());
+        let targets = targets.map(|((plan, path), documents)| Target { plan, path, documents });
         let outcome = self.write(&targets, checkpoint, evidence.material.as_ref(), host)?;
         for (name, nan, inf) in &outcome.nonfinite {
             host.notify(&Notice::Warning(format!("{name}: {nan} NaN and {inf} infinities were let pass")));
@@ -139,7 +135,7 @@ impl Quantize {
         let seconds = start.elapsed().as_secs_f64();
         let input = ModelIdentity { model: self.model.clone(), blake3: evidence.input };
         let record = |target| record(target, checkpoint, &outcome, &input, seconds);
-        Ok(targets.iter().map(record).collect())
+        Ok(targets.all().map(record).collect())
     }
 
     /// Fails if an expert got fewer calibration tokens than `min_coverage`.
@@ -161,14 +157,14 @@ impl Quantize {
 
     fn write(
         &self,
-        targets: &[Target],
+        targets: &PerFormat<Target>,
         checkpoint: &Arc<Checkpoint>,
         calibrated: Option<&Calibrated>,
         host: &dyn Host,
     ) -> Result<Outcome> {
-        let plan = targets[0].plan;
+        let plan = targets.primary.plan;
         let by_block = calibrated.is_some() || !plan.request.only_rows();
-        let bytes = targets.iter().map(|target| pipeline::total_input_bytes(target.plan, checkpoint)).sum();
+        let bytes = targets.all().map(|target| pipeline::total_input_bytes(target.plan, checkpoint)).sum();
         let bar = if by_block { host.bar(Phase::Blocks, 0) } else { host.bar(Phase::Writing, bytes) };
         let options = Options {
             device: self.device,
@@ -177,8 +173,8 @@ impl Quantize {
             progress: if by_block { &ProgressBar::hidden() } else { &bar },
             events: &|event| advance(event, &bar, host),
         };
-        let material = by_block.then(|| calibrated.map_or(Material::default(), |it| it.material(plan)));
-        let outcome = pipeline::run(targets, checkpoint, material, &options)?;
+        let input = by_block.then(|| calibrated.map_or(CalibrationInput::default(), |it| it.input(plan)));
+        let outcome = pipeline::run(targets, checkpoint, input, &options)?;
         bar.finish_and_clear();
         Ok(outcome)
     }
@@ -196,7 +192,7 @@ fn record(
     QuantizeRecord {
         output: target.path.display().to_string(),
         format: plan.request.format.name().to_owned(),
-        method: plan.recipe.method_names(),
+        method: plan.request.recipe.method_names(),
         quantized: plan.tensors.iter().filter(is_quantized).count(),
         tensors: plan.tensors.len(),
         substituted: plan.tensors.iter().filter(|tensor| tensor.substituted).count(),
@@ -210,7 +206,7 @@ fn record(
         record: Version,
         llmc: env!("CARGO_PKG_VERSION").to_owned(),
         input: input.clone(),
-        recipe: plan.recipe.to_toml(),
+        recipe: plan.request.recipe.to_toml(),
         machine: Machine::here(),
     }
 }
@@ -224,7 +220,7 @@ struct Evidence {
 /// Calibration data: sequences, or statistics of an earlier run.
 enum Calibrated {
     Text(Samples),
-    Statistics(Known),
+    Statistics(PriorStatistics),
 }
 
 impl Evidence {
@@ -238,7 +234,7 @@ impl Evidence {
             None => None,
             Some((calibration, [])) => Some(Calibrated::Text(samples(calibration, checkpoint, host)?)),
             Some((_, paths)) => {
-                let statistics = pipeline::recall(paths, &draft.plans[0], checkpoint, &input)?;
+                let statistics = pipeline::recall(paths, &draft.plans.primary, checkpoint, &input)?;
                 Some(Calibrated::Statistics(statistics))
             }
         };
@@ -250,18 +246,20 @@ impl Calibrated {
     fn digest(&self) -> &str {
         match self {
             Calibrated::Text(samples) => &samples.digest,
-            Calibrated::Statistics(known) => &known.digest,
+            Calibrated::Statistics(prior) => &prior.digest,
         }
     }
 
-    fn material(&self, plan: &Plan) -> Material<'_> {
-        let calibration = plan.recipe.calibration.as_ref();
+    fn input(&self, plan: &Plan) -> CalibrationInput<'_> {
+        let calibration = plan.request.recipe.calibration.as_ref();
         let expert_tokens = calibration.map_or(0, |calibration| calibration.expert_tokens);
         match self {
             Calibrated::Text(samples) => {
-                Material { sequences: &samples.sequences, expert_tokens, known: None }
+                CalibrationInput { sequences: &samples.sequences, expert_tokens, prior: None }
             }
-            Calibrated::Statistics(known) => Material { known: Some(known), ..Material::default() },
+            Calibrated::Statistics(prior) => {
+                CalibrationInput { prior: Some(prior), ..CalibrationInput::default() }
+            }
         }
     }
 }

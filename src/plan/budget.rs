@@ -80,13 +80,16 @@ impl<'a> Allotment<'a> {
                 "the budget leaves {:.2} bits per weight for what can be chosen, which takes {:.2} as {}",
                 bits((self.bytes as f64).max(0.0)),
                 bits(self.least() as f64),
-                self.choices.first().and_then(|choice| choice.recipe.scheme.as_deref()).unwrap_or_default(),
+                self.choices
+                    .first()
+                    .and_then(|choice| choice.request.recipe.scheme.as_deref())
+                    .unwrap_or_default(),
             );
             return Err(Error::usage(what, "allow more, or name schemes of fewer bits with --choices"));
         };
-        let mut spent = Recipe { budget: None, ..self.base.recipe.clone() };
+        let mut spent = Recipe { budget: None, ..self.base.request.recipe.clone() };
         for (item, choice) in self.items.iter().zip(assigned) {
-            let Recipe { scheme, group_size, symmetric, .. } = &self.choices[choice].recipe;
+            let Recipe { scheme, group_size, symmetric, .. } = &self.choices[choice].request.recipe;
             spent.overrides.extend(item.patterns(&self.base.roles).into_iter().map(|pattern| Override {
                 pattern,
                 scheme: scheme.clone().unwrap_or_default(),

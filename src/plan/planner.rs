@@ -14,7 +14,6 @@ use crate::io::{Checkpoint, Source, Stored};
 use crate::numerics::ggml::integers;
 use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{Granularity, Number, Scheme};
-use crate::recipe::Recipe;
 use crate::tensor::{BlockType, DType, rows_cols};
 
 impl Plan {
@@ -23,14 +22,14 @@ impl Plan {
     /// # Errors
     /// Names that are unknown or do not go together; an input that is quantized already, unless `dequantize`; a scheme
     /// that the format cannot hold; with `strict`, any substitution.
-    pub fn new(recipe: &Recipe, request: Request, checkpoint: &Checkpoint) -> Result<Plan> {
-        refuse_quantized(recipe, &request, checkpoint)?;
+    pub fn new(request: Request, checkpoint: &Checkpoint) -> Result<Plan> {
+        refuse_quantized(&request, checkpoint)?;
         let dtype = request.dtype.unwrap_or_else(|| common_dtype(checkpoint));
         let mut planner = Planner {
             request: request.clone(),
             checkpoint,
             dtype,
-            globs: Globs::new(recipe)?,
+            globs: Globs::new(&request.recipe)?,
             common_group: None,
             roles: Roles::of(checkpoint.config.as_ref()),
         };
@@ -45,7 +44,7 @@ impl Plan {
         planner.align_fused(&mut tensors)?;
         fuse::note_excluded(&mut tensors, &roles);
         fuse::link(&mut tensors, &roles);
-        let plan = Plan { recipe: recipe.clone(), request, roles, tensors, dtype, metadata: Vec::new() };
+        let plan = Plan { request, roles, tensors, dtype, metadata: Vec::new() };
         plan.refuse_substitutions()?;
         plan.refuse_nothing()?;
         plan.refuse_no_cache()?;
@@ -332,7 +331,7 @@ fn common_dtype(checkpoint: &Checkpoint) -> DType {
     }
 }
 
-fn refuse_quantized(recipe: &Recipe, request: &Request, checkpoint: &Checkpoint) -> Result<()> {
+fn refuse_quantized(request: &Request, checkpoint: &Checkpoint) -> Result<()> {
     let blocks = || {
         checkpoint.tensors.values().find_map(|source| match float_dtype(source) {
             Some(DType::Block(block)) => Some(format!("gguf, {}", block.name())),
@@ -340,7 +339,7 @@ fn refuse_quantized(recipe: &Recipe, request: &Request, checkpoint: &Checkpoint)
         })
     };
     let Some(what) = checkpoint.quantization.clone().or_else(blocks) else { return Ok(()) };
-    if (request.scheme.is_none() && request.kv_cache.is_none()) || recipe.dequantize {
+    if (request.scheme.is_none() && request.kv_cache.is_none()) || request.recipe.dequantize {
         return Ok(());
     }
     Err(Error::unsupported(

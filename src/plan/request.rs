@@ -5,12 +5,15 @@ use std::sync::Arc;
 use super::format::Format;
 use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{EightBits, Scheme};
+use crate::recipe::Recipe;
 use crate::stage::{Quantize, Scope, Stage};
 use crate::tensor::DType;
 
 /// A recipe whose names have been looked up and found to go together.
 #[derive(Clone)]
 pub struct Request {
+    /// The recipe itself.
+    pub recipe: Recipe,
     /// What linears become; `None` to convert only.
     pub scheme: Option<Scheme>,
     /// What the engine is to do to activations.

@@ -8,15 +8,12 @@ use super::roles::Roles;
 use super::tensors::{Action, TensorPlan};
 use crate::error::{Error, Result};
 use crate::numerics::Scheme;
-use crate::recipe::Recipe;
 use crate::tensor::DType;
 
 /// Everything that will be done, resolved and printable.
 #[derive(Clone)]
 pub struct Plan {
-    /// What was asked.
-    pub recipe: Recipe,
-    /// The recipe's names, looked up.
+    /// The recipe, resolved.
     pub request: Request,
     /// The roles of the input's tensors.
     pub roles: Roles,
@@ -44,10 +41,10 @@ impl Plan {
         Contents {
             tensors: &self.tensors,
             dtype: self.dtype,
-            dtype_requested: self.recipe.dtype.is_some(),
+            dtype_requested: self.request.dtype.is_some(),
             activations: self.request.activations,
             kv_cache: self.request.kv_cache,
-            max_shard_size: self.recipe.max_shard_size,
+            max_shard_size: self.request.recipe.max_shard_size,
             metadata: &self.metadata,
         }
     }
@@ -61,7 +58,7 @@ impl Plan {
     pub fn refuse_substitutions(&self) -> Result<()> {
         let changed: Vec<&TensorPlan> = self.tensors.iter().filter(|tensor| tensor.substituted).collect();
         match changed.first() {
-            Some(first) if self.recipe.strict => Err(Error::unsupported(
+            Some(first) if self.request.recipe.strict => Err(Error::unsupported(
                 format!(
                     "--strict: {} of {} tensors cannot be stored as asked; the first is {}: {}",
                     changed.len(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::numerics::{Granularity, Number, Scheme};
+use crate::recipe::PerFormat;
 
 use super::resolved::Plan;
 use super::tensors::{Action, TensorPlan};
@@ -15,14 +16,14 @@ use super::tensors::{Action, TensorPlan};
 ///
 /// # Errors
 /// A linear that becomes different things, of which calibration makes one.
-pub fn agree(plans: &mut [Plan]) -> Result<()> {
-    let Some((first, others)) = plans.split_first_mut() else { return Ok(()) };
+pub fn agree(plans: &mut PerFormat<Plan>) -> Result<()> {
+    let PerFormat { primary: first, companions: others } = plans;
     let changes = first.request.edits();
     if first.request.only_rows() {
         return Ok(()); // every format rounds its rows by itself, with the same method
     }
     for other in others {
-        match other.recipe.stages == first.recipe.stages || changes {
+        match other.request.recipe.stages == first.request.recipe.stages || changes {
             true => compare(first, other, changes)?,
             false => mark(first, other),
         }
@@ -64,7 +65,7 @@ fn differ(name: &str, plans: [(&Plan, Option<Scheme>); 2]) -> Error {
         let becomes = scheme.map_or("dense".to_owned(), |scheme| scheme.to_string());
         format!("{becomes} in {}", plan.request.format.name())
     });
-    let methods = plans[0].0.recipe.method_names();
+    let methods = plans[0].0.request.recipe.method_names();
     let what = format!("one run of {methods} makes one of these: {name} becomes {one}, {two}");
     let common = common(plans.map(|(_, scheme)| scheme));
     let common = common.map_or(String::new(), |flags| format!(", or take {flags} for all"));
@@ -85,7 +86,7 @@ fn common([one, two]: [Option<Scheme>; 2]) -> Option<String> {
 }
 
 fn mark(first: &Plan, other: &mut Plan) {
-    let (methods, format) = (first.recipe.method_names(), other.request.format.name());
+    let (methods, format) = (first.request.recipe.method_names(), other.request.format.name());
     let asked = first.request.scheme.map_or(String::new(), |scheme| scheme.to_string());
     for tensor in other.tensors.iter_mut().filter(|tensor| tensor.linear) {
         let Action::Quantize(scheme) = tensor.action else { continue };

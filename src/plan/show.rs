@@ -117,7 +117,7 @@ impl Plan {
         let total = self.total();
         json!({
             "format": self.request.format.name(),
-            "method": self.recipe.method_names(),
+            "method": self.request.recipe.method_names(),
             "scheme": self.request.scheme.map(|scheme| scheme.to_string()),
             "tensors": self.tensors.iter().map(step_json).collect::<Vec<_>>(),
             "bytes": total.bytes,

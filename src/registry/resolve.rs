@@ -62,7 +62,7 @@ impl Recipe {
     /// Names that are unknown or do not go together; an input that is quantized already, unless `dequantize`; a scheme that
     /// the format cannot hold; with `strict`, any substitution.
     pub fn plan(&self, checkpoint: &Checkpoint) -> Result<Plan> {
-        Plan::new(self, self.resolve()?, checkpoint)
+        Plan::new(self.resolve()?, checkpoint)
     }
 
     /// Looks the names up and checks that they go together.
@@ -79,6 +79,7 @@ impl Recipe {
         let kv_cache = self.kv_cache.as_deref().map(parse_kv_cache).transpose()?;
         self.refuse_unmeasured(activations)?;
         let request = Request {
+            recipe: self.clone(),
             scheme,
             activations,
             kv_cache,

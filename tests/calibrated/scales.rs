@@ -7,9 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use indicatif::ProgressBar;
 use llmc::io::Checkpoint;
-use llmc::pipeline::{self, Material, Options, Target};
-use llmc::recipe::Calibration;
-use llmc::recipe::Recipe;
+use llmc::pipeline::{self, CalibrationInput, Options, Target};
+use llmc::recipe::{Calibration, PerFormat, Recipe};
 use serde_json::{Value, json};
 
 use crate::common::{contents, fails, fixture, ok};
@@ -26,8 +25,8 @@ fn recipe(scheme: Option<&str>, kv_cache: &str) -> Recipe {
 fn make(model: &str, recipe: &Recipe, sequences: &[Vec<u32>], out: &Path) {
     let checkpoint = Arc::new(Checkpoint::open(fixture(model).to_str().unwrap()).unwrap());
     let plan = recipe.plan(&checkpoint).unwrap();
-    let target = Target { plan: &plan, path: out, documents: &[] };
-    let material = Material { sequences, ..Material::default() };
+    let target = PerFormat::alone(Target { plan: &plan, path: out, documents: &[] });
+    let input = CalibrationInput { sequences, ..CalibrationInput::default() };
     let options = Options {
         device: llmc::backend::Device::Cpu,
         resume: false,
@@ -35,7 +34,7 @@ fn make(model: &str, recipe: &Recipe, sequences: &[Vec<u32>], out: &Path) {
         progress: &ProgressBar::hidden(),
         events: &|_| {},
     };
-    pipeline::run(&[target], &checkpoint, Some(material), &options).unwrap();
+    pipeline::run(&target, &checkpoint, Some(input), &options).unwrap();
 }
 
 /// The scales of an output, by name.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::calib::{Drawn, Samples};
+use crate::calib::{Samples, SourceSamples};
 use crate::error::{Error, Result};
 use crate::statistics::Needs;
 
@@ -40,7 +40,7 @@ pub struct Index {
     /// blake3 of its sequences: see [`Samples`].
     pub data: String,
     /// Where they are from.
-    pub sources: Vec<Drawn>,
+    pub sources: Vec<SourceSamples>,
 }
 
 impl Index {

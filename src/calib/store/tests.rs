@@ -8,14 +8,14 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::calib::{Drawn, Samples};
+use crate::calib::{Samples, SourceSamples};
 
 const ALL: Needs = Needs { absmax: true, mean_abs: true, second_moment: true, hessian: true };
 const LINEARS: [&[&str]; 2] = [&["b.q.weight", "b.k.weight"], &["b.o.weight"]];
 const COLS: [usize; 2] = [5, 3];
 
 fn samples() -> Samples {
-    let drawn = Drawn { source: "a.txt".into(), documents: 1, sequences: 2, tokens: 8, too_short: 0 };
+    let drawn = SourceSamples { source: "a.txt".into(), documents: 1, sequences: 2, tokens: 8, too_short: 0 };
     Samples { sequences: vec![vec![1; 4]; 2], sources: vec![drawn], digest: "d".into() }
 }
 

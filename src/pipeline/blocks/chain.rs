@@ -1,5 +1,5 @@
-//! The hidden states of the calibration set between two blocks, in a file: memory holds a batch of them at a time, and an
-//! interrupted run finds them where it left them.
+//! The hidden states of the calibration set between two blocks, in a file. Memory holds a batch of them at a time, and an
+//! interrupted run resumes from them.
 
 use std::fs::File;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::numerics::convert;
-use crate::pipeline::output::write_at;
+use crate::pipeline::output::{reserve, write_at};
 use crate::tensor::DType;
 
 /// Hidden states, [tokens, hidden] in f32, sequence after sequence.
@@ -20,16 +20,16 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Makes a file for so many tokens; the space is taken at once, so that a disk that is too small is found out early.
+    /// Creates a file for so many tokens. Its space is reserved at once, so that a disk that is too small is an early error.
     pub fn create(path: &Path, tokens: usize, hidden: usize) -> Result<Chain> {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
         let file = file.map_err(|e| Error::io(path, e))?;
         let bytes = (tokens * hidden * size_of::<f32>()) as u64;
-        crate::pipeline::output::reserve(&file, bytes).map_err(|e| Error::io(path, e))?;
+        reserve(&file, bytes).map_err(|e| Error::io(path, e))?;
         Ok(Chain { path: path.to_owned(), file: Arc::new(file), hidden })
     }
 
-    /// Opens what an interrupted run left; `None` where it is not there, or not whole.
+    /// Opens the file of an interrupted run; `None` if it is missing or incomplete.
     pub fn open(path: &Path, tokens: usize, hidden: usize) -> Result<Option<Chain>> {
         let Ok(file) = File::options().read(true).write(true).open(path) else { return Ok(None) };
         let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
@@ -54,7 +54,7 @@ impl Chain {
         Ok(values)
     }
 
-    /// Waits until it is on the disk.
+    /// Flushes the file to the disk.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io(&self.path, e))
     }

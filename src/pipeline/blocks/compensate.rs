@@ -2,12 +2,12 @@
 
 use ndarray::Array2;
 
-use super::Blocks;
+use super::block_loop::BlockLoop;
 use crate::error::Result;
 use crate::numerics::{Scheme, Weight};
 use crate::stage::{Block, BlockLinear, Compensate, relative_error};
 
-impl Blocks<'_> {
+impl BlockLoop<'_> {
     /// Adds the factors of a method to the linears that have codes, rounded as they will be stored, and measures the error
     /// that is left. `originals` are the dense weights before the codes.
     pub(super) fn compensate(

@@ -1,44 +1,35 @@
-//! One block through the stages of a recipe: the one loop that carries stages out, by their scope.
+//! One block through the stages of a recipe. This is the one loop that carries stages out, each by its scope.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ndarray::Array2;
 
+use super::block_loop::BlockLoop;
 use super::chain::Chain;
-use super::observe::weigh_columns;
+use super::report::{BlockReport, LinearReport};
 use super::units::Group;
 use super::weights::{Current, vectors};
-use super::{BlockReport, Blocks, LinearReport};
+use super::work::{Work, weigh_columns};
 use crate::calib::TrainableBlock;
 use crate::error::Result;
 use crate::numerics::Weight;
-use crate::pipeline::Event;
-use crate::pipeline::made::Made;
+use crate::pipeline::options::Event;
+use crate::pipeline::stream::BlockResult;
 use crate::stage::{Block, BlockLinear, Scope, Stage, relative_error};
 use crate::statistics::Needs;
-
-/// A block in work.
-pub(super) struct Work {
-    pub block: Block,
-    /// True if a stage may have changed weights, biases or norms that stay dense.
-    pub edited: bool,
-    pub report: BlockReport,
-    /// The largest key and value of the last pass that looked for them.
-    pub key_values: [f32; 2],
-}
 
 /// Dense weights that codes have replaced, by linear.
 type Originals = Vec<Option<Array2<f32>>>;
 
-impl Blocks<'_> {
+impl BlockLoop<'_> {
     /// Carries the stages out on a block, and runs the result from the chains before this block into those behind it.
     pub(super) fn compress(
         &self,
         index: usize,
         chains: &[Chain],
         next: &[Chain],
-    ) -> Result<(Made, BlockReport)> {
+    ) -> Result<(BlockResult, BlockReport)> {
         let mut report = BlockReport::of(index);
         let block = self.load(&mut report)?;
         let mut work = Work { block, edited: false, report, key_values: [0.0; 2] };
@@ -57,7 +48,7 @@ impl Blocks<'_> {
         work.report.linears = work.block.linears.iter().filter_map(reported).collect();
         let layout = &self.runner.layouts[index];
         let scales = self.scales.measured(layout, &work.block.inputs, work.key_values)?;
-        Ok((Made { scales, ..made(work.block, work.edited) }, work.report))
+        Ok((BlockResult { scales, ..result(work.block, work.edited) }, work.report))
     }
 
     /// The weights as the stages so far have left them.
@@ -204,22 +195,22 @@ fn reported(linear: &BlockLinear) -> Option<LinearReport> {
 }
 
 /// The result of a compressed block: what the writer needs from it.
-fn made(block: Block, edited: bool) -> Made {
-    let mut made = Made::default();
+fn result(block: Block, edited: bool) -> BlockResult {
+    let mut result = BlockResult::default();
     if edited {
         let row = |values: Vec<f32>| Array2::from_shape_vec((1, values.len()), values);
         let rows = vectors(&block).into_iter().filter_map(|(name, values)| Some((name, row(values).ok()?)));
-        made.values.extend(rows);
+        result.values.extend(rows);
     }
     for linear in block.linears {
-        made.extents.extend(linear.extent.filter(|_| edited).map(|extent| (linear.name.clone(), extent)));
-        made.importance.extend(linear.importance.map(|importance| (linear.name.clone(), importance)));
-        made.factors.extend(linear.compensation.map(|factors| (linear.name.clone(), factors)));
+        result.extents.extend(linear.extent.filter(|_| edited).map(|extent| (linear.name.clone(), extent)));
+        result.importance.extend(linear.importance.map(|importance| (linear.name.clone(), importance)));
+        result.factors.extend(linear.compensation.map(|factors| (linear.name.clone(), factors)));
         match linear.weight {
-            Weight::Quantized(q) => drop(made.codes.insert(linear.name, q)),
-            Weight::Dense(values) if edited => drop(made.values.insert(linear.name, values)),
+            Weight::Quantized(q) => drop(result.codes.insert(linear.name, q)),
+            Weight::Dense(values) if edited => drop(result.values.insert(linear.name, values)),
             Weight::Dense(_) => {}
         }
     }
-    made
+    result
 }

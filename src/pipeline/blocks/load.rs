@@ -2,14 +2,15 @@
 
 use ndarray::Array2;
 
-use super::{BlockReport, Blocks};
+use super::block_loop::BlockLoop;
+use super::report::BlockReport;
 use crate::error::Result;
 use crate::model::{LinearPlace, NormPlace};
 use crate::numerics::{Extent, Weight};
-use crate::pipeline::gather::{NonFinite, clear_nonfinite};
+use crate::pipeline::stream::{NonFinite, clear_nonfinite};
 use crate::stage::{Block, BlockLinear, Norm};
 
-impl Blocks<'_> {
+impl BlockLoop<'_> {
     /// Reads a block's weights; reports those that are not finite.
     pub(super) fn load(&self, report: &mut BlockReport) -> Result<Block> {
         let index = report.block;
@@ -60,7 +61,7 @@ impl Blocks<'_> {
         Ok(Array2::from_shape_vec((rows, cols), values).expect("as many values as the shape says"))
     }
 
-    /// Sets the extents that schemes need: those of all linears that share theirs.
+    /// Sets the extents that schemes need. Linears of a fused group share theirs.
     pub(super) fn set_extents(&self, block: &mut Block) -> Result<()> {
         let group = |linear: &BlockLinear| self.schemes.get(linear.name.as_str())?.1;
         let mut extents: Vec<Option<Extent>> = Vec::new();

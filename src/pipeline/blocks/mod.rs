@@ -1,13 +1,15 @@
-//! The block loop: one decoder block of weights in memory at a time, fed with what the compressed blocks before it make of
-//! the calibration set.
-//!
-//! For each block: its weights are read, the recipe's stages rewrite them and replace them by codes, with statistics of
-//! inputs that passes over the block gather; the outputs' tensors of the block are written; the compressed block is run
-//! once more to make the next one's inputs. Then the journal records it, and all of it is dropped.
+//! Everything that runs the model block by block over the calibration set: the loop that carries a recipe's stages out,
+//! the gathering of statistics, and the measurement of sensitivities.
 
+mod batches;
+mod block_loop;
+mod calibrate;
 mod chain;
 mod compensate;
 mod compress;
+mod ends;
+mod estimate;
+mod layouts;
 mod load;
 mod machine;
 mod observe;
@@ -15,111 +17,19 @@ mod passes;
 mod report;
 mod runner;
 mod scales;
+mod sensitivity;
 mod units;
 mod weights;
-
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-
-pub use chain::Chain;
-pub use passes::BATCH_TOKENS;
-pub use report::{BlockReport, ExpertReport, LinearReport, REPORTS_NAME};
-pub use runner::{Material, Runner, layouts};
-
-use super::journal::Journal;
-use super::made::Made;
-use super::stream::{Run, unmeasured};
-use super::{Options, Workspace};
-use crate::error::Result;
-use crate::io::Checkpoint;
-use crate::numerics::Scheme;
-use crate::plan::Request;
-use crate::tensor::DType;
-use scales::Scales;
-use units::Group;
-
-/// The loop's surroundings, which no block changes.
-pub(super) struct Blocks<'a> {
-    runner: Runner<'a>,
-    /// What each linear becomes, by the name of its weight, and a number that linears share which share their extent.
-    schemes: HashMap<&'a str, (Scheme, Option<usize>)>,
-    request: &'a Request,
-    groups: Vec<Group>,
-    /// What outputs store of what flows through.
-    scales: Scales,
-    /// The model's float type.
-    dtype: DType,
-}
-
-impl<'a> Blocks<'a> {
-    /// Looks up how the model is made.
-    ///
-    /// # Errors
-    /// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
-    pub fn new(
-        runs: &[&Run<'a>],
-        checkpoint: &Arc<Checkpoint>,
-        material: Material<'a>,
-        ends: &'a Made,
-        options: &'a Options<'a>,
-    ) -> Result<Self> {
-        let run = runs[0];
-        let runner = Runner::new(checkpoint, material, ends, run.plan.recipe.allow_nonfinite, options)?;
-        let (schemes, request) = (run.plan.schemes(), &run.plan.request);
-        let (scales, dtype) = (Scales::of(runs), run.plan.dtype);
-        let groups = Group::all(&request.stages);
-        Ok(Blocks { runner, schemes, request, groups, scales, dtype })
-    }
-
-    /// Carries the recipe out, block by block, from the first that any of the journals does not have.
-    pub fn run(&self, runs: &[&Run], workspace: &Workspace) -> Result<Vec<BlockReport>> {
-        let trains = self.request.trains();
-        let journals: Vec<&Journal> = runs.iter().map(|run| &run.journal).collect();
-        self.runner.each_block(workspace, &journals, trains, |index, chains, next| {
-            let (made, mut report) = self.compress(index, chains, next)?;
-            for run in runs {
-                let tensors = self.tensors_of(index, run);
-                report.scales.extend(run.scales(&tensors, &made));
-                // What a stopped run has written of the block is written once more, for its digest.
-                run.stream(tensors.into_iter(), &made)?;
-                report.digests.extend(run.take_digests());
-                run.write_factors(&made)?;
-                run.files.sync()?;
-            }
-            Ok(report)
-        })
-    }
-
-    /// Refuses outputs that store scales of what no block holds.
-    pub fn refuse_unmeasured(&self, run: &Run) -> Result<()> {
-        let in_blocks = self.all_tensors(run);
-        let tensors = run.plan.tensors.iter().enumerate();
-        match tensors
-            .filter(|(index, _)| !in_blocks.contains(index))
-            .find(|(_, tensor)| !tensor.measured.is_empty())
-        {
-            None => Ok(()),
-            Some((_, tensor)) => Err(unmeasured(tensor)),
-        }
-    }
-
-    /// The tensors of an output that come from any block.
-    pub fn all_tensors(&self, run: &Run) -> HashSet<usize> {
-        (0..self.runner.layouts.len()).flat_map(|index| self.tensors_of(index, run)).collect()
-    }
-
-    /// The tensors of an output that come from tensors of a block.
-    fn tensors_of(&self, index: usize, run: &Run) -> Vec<usize> {
-        let layout = &self.runner.layouts[index];
-        let linears = layout.linears.iter().flat_map(|linear| [Some(&linear.name), linear.bias.as_ref()]);
-        let norms = layout.norms.iter().flat_map(|norm| [Some(&norm.weight), norm.bias.as_ref()]);
-        let names: HashSet<&String> = linears.chain(norms).flatten().collect();
-        let of_block = |index: &usize| {
-            run.plan.tensors[*index].output.pieces.iter().any(|piece| names.contains(&piece.source))
-        };
-        (0..run.plan.tensors.len()).filter(of_block).collect()
-    }
-}
+mod work;
 
 #[cfg(test)]
 mod tests;
+
+pub use block_loop::BlockLoop;
+pub use calibrate::{Survey, calibrate, recall};
+pub use ends::{ends, untie};
+pub use estimate::{Estimate, estimate};
+pub use layouts::layouts;
+pub use report::{BlockReport, ExpertReport, LinearReport};
+pub use runner::CalibrationInput;
+pub use sensitivity::{sensitivity, unmeasured};

@@ -1,16 +1,15 @@
 //! Statistics of the inputs of a block in work: gathered in a pass, or those of an earlier run.
 
-use super::Blocks;
+use super::block_loop::BlockLoop;
 use super::chain::Chain;
-use super::compress::Work;
 use super::passes::Gathered;
-use crate::calib::Known;
+use super::work::Work;
+use crate::calib::PriorStatistics;
 use crate::calib::observe::Watch;
 use crate::error::Result;
-use crate::stage::Block;
 use crate::statistics::{Needs, Statistics};
 
-impl Blocks<'_> {
+impl BlockLoop<'_> {
     /// Gathers statistics of the inputs of one depth, or of all, into the block. With `output`, the block's outputs are
     /// written there.
     pub(super) fn observe(
@@ -24,8 +23,8 @@ impl Blocks<'_> {
         if needs == Needs::default() && output.is_none() {
             return Ok(());
         }
-        if let Some(known) = self.runner.material.known {
-            return self.recall(work, known, depth);
+        if let Some(prior) = self.runner.input.prior {
+            return self.recall(work, prior, depth);
         }
         let index = work.block.index;
         let key_values = output.is_some() && self.scales.key_values();
@@ -46,11 +45,11 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// Takes statistics of the inputs of one depth, or of all, from an earlier run. They are of the model as it was: after
-    /// an edit, nothing is known of the inputs.
-    fn recall(&self, work: &mut Work, known: &Known, depth: Option<usize>) -> Result<()> {
+    /// Takes statistics of the inputs of one depth, or of all, from an earlier run. They are of the original model: after an
+    /// edit, no input has statistics.
+    fn recall(&self, work: &mut Work, prior: &PriorStatistics, depth: Option<usize>) -> Result<()> {
         let places = &self.runner.layouts[work.block.index].linears;
-        let known = known.block(work.block.index)?;
+        let prior = prior.block(work.block.index)?;
         let count = places.iter().map(|place| place.input + 1).max().unwrap_or(0);
         let mut inputs: Vec<Option<Statistics>> = vec![None; count];
         for (linear, place) in work.block.linears.iter_mut().zip(places) {
@@ -60,18 +59,11 @@ impl Blocks<'_> {
             }
             let input = &mut inputs[place.input];
             if input.is_none() {
-                *input = known.statistics(&linear.name, linear.dense()?.ncols())?;
+                *input = prior.statistics(&linear.name, linear.dense()?.ncols())?;
             }
             linear.input = input.is_some().then_some(place.input);
         }
         work.block.inputs = inputs.into_iter().map(Option::unwrap_or_default).collect();
         Ok(())
-    }
-}
-
-/// Sets the importance of the columns of each linear, if its inputs are known.
-pub(super) fn weigh_columns(block: &mut Block) {
-    for linear in &mut block.linears {
-        linear.importance = linear.input.map(|input| block.inputs[input].second_moment());
     }
 }

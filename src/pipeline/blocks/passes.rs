@@ -5,116 +5,23 @@ use std::ops::Range;
 
 use super::chain::Chain;
 use super::machine::Machine;
-use super::{ExpertReport, Runner};
+use super::report::ExpertReport;
+use super::runner::Runner;
+use crate::backend::Backend;
 use crate::backend::cpu::{self, Cpu};
-use crate::backend::{Backend, Span};
 use crate::calib::observe::Watch;
-use crate::calib::trainable::Activations;
-use crate::calib::{Observing, Seen};
+use crate::calib::{InputStatistics, Observing};
 use crate::error::{Error, Result};
-use crate::model::{Batch, Block, BlockLayout, Embedding, Model, Weights};
-use crate::pipeline::check_interrupted;
+use crate::model::{Block, BlockLayout, Weights};
+use crate::pipeline::options::check_interrupted;
 
-/// Tokens that are run together: few enough to stay in the caches, and the same whatever the number of threads, so that
-/// sums are added up in the same order.
-pub const BATCH_TOKENS: usize = 4096;
-
-/// The calibration set, in batches of whole sequences.
-pub struct Batches<'a> {
-    sequences: &'a [Vec<u32>],
-    batches: Vec<Range<usize>>,
-    /// The first token of each sequence, and the end.
-    starts: Vec<usize>,
-}
-
-impl<'a> Batches<'a> {
-    /// Consecutive sequences of up to [`BATCH_TOKENS`].
-    pub fn new(sequences: &'a [Vec<u32>]) -> Self {
-        let mut starts = vec![0];
-        let mut batches: Vec<Range<usize>> = Vec::new();
-        for (index, sequence) in sequences.iter().enumerate() {
-            let end = starts[index] + sequence.len();
-            starts.push(end);
-            match batches.last_mut() {
-                Some(last) if end - starts[last.start] <= BATCH_TOKENS => last.end = index + 1,
-                _ => batches.push(index..index + 1),
-            }
-        }
-        Batches { sequences, batches, starts }
-    }
-
-    /// Tokens of all sequences.
-    pub fn tokens(&self) -> usize {
-        self.starts[self.sequences.len()]
-    }
-
-    /// The tokens of a batch, among all.
-    fn range(&self, batch: &Range<usize>) -> Range<usize> {
-        self.starts[batch.start]..self.starts[batch.end]
-    }
-
-    fn spans(&self, batch: &Range<usize>) -> Vec<Span> {
-        let span = |(slot, sequence): (usize, &Vec<u32>)| Span { slot, past: 0, len: sequence.len() };
-        self.sequences[batch.clone()].iter().enumerate().map(span).collect()
-    }
-
-    /// Each sequence's states before a block, and what the uncompressed one makes of them.
-    pub fn between(&self, input: &Chain, target: &Chain) -> States {
-        States { starts: self.starts.clone(), input: input.clone(), target: target.clone() }
-    }
-
-    /// Writes the first hidden states to each of the chains.
-    pub fn embed<B: Backend>(
-        &self,
-        backend: &B,
-        model: &Model,
-        embedding: &Embedding<B>,
-        chains: &[Chain],
-    ) -> Result<()> {
-        self.batches.iter().try_for_each(|batch| {
-            let tokens = Batch::whole(&self.sequences[batch.clone()]);
-            let x = embedding.embed(backend, model, &tokens)?;
-            let write =
-                |values: &[f32]| chains.iter().try_for_each(|chain| chain.write(&self.range(batch), values));
-            backend.read(&x, write)?
-        })
-    }
-}
-
-/// The hidden states around a block, sequence by sequence.
-pub struct States {
-    starts: Vec<usize>,
-    input: Chain,
-    target: Chain,
-}
-
-impl States {
-    fn tokens(&self, sequence: usize) -> Range<usize> {
-        self.starts[sequence]..self.starts[sequence + 1]
-    }
-}
-
-impl Activations for States {
-    fn sequences(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    fn input(&self, sequence: usize) -> Result<Vec<f32>> {
-        self.input.read(&self.tokens(sequence))
-    }
-
-    fn target(&self, sequence: usize) -> Result<Vec<f32>> {
-        self.target.read(&self.tokens(sequence))
-    }
-}
-
-/// What the experts of a block were calibrated with, beside the statistics.
+/// Statistics of a block's inputs, and the coverage of its experts.
 pub struct Gathered {
-    pub seen: Seen,
+    pub seen: InputStatistics,
     pub experts: Vec<ExpertReport>,
 }
 
-/// Activations that overflow make every statistic and every error worthless.
+/// The error of activations that overflow: every statistic would be worthless.
 pub fn not_finite(what: impl std::fmt::Display) -> Error {
     Error::unsupported(
         format!("{what} are not finite on the calibration text"),
@@ -123,7 +30,7 @@ pub fn not_finite(what: impl std::fmt::Display) -> Error {
 }
 
 impl Runner<'_> {
-    /// Runs the calibration set through a block, looking at what is to be watched, and keeps the outputs where asked.
+    /// Runs the calibration set through a block, gathers the statistics of `watch`, and writes the outputs to `output`.
     pub fn pass(
         &self,
         index: usize,
@@ -131,16 +38,17 @@ impl Runner<'_> {
         input: &Chain,
         watch: Option<Watch>,
         output: Option<&Chain>,
-    ) -> Result<Seen> {
+    ) -> Result<InputStatistics> {
         match &self.machine {
             Machine::Cpu => {
-                self.pass_on(Cpu::new(cpu::Activations::F32), index, weights, input, watch, output)
+                self.pass_with(Cpu::new(cpu::Activations::F32), index, weights, input, watch, output)
             }
-            Machine::Candle(candle) => self.pass_on(candle.clone(), index, weights, input, watch, output),
+            Machine::Candle(candle) => self.pass_with(candle.clone(), index, weights, input, watch, output),
         }
     }
 
-    fn pass_on<B: Backend>(
+    /// Runs the calibration set through a block on a backend.
+    fn pass_with<B: Backend>(
         &self,
         backend: B,
         index: usize,
@@ -148,9 +56,9 @@ impl Runner<'_> {
         input: &Chain,
         watch: Option<Watch>,
         output: Option<&Chain>,
-    ) -> Result<Seen> {
+    ) -> Result<InputStatistics> {
         let backend = Observing::new(backend, &self.layouts[index]);
-        // Statistics tell which linear overflows.
+        // With statistics, the error can name the linear that overflows.
         let watched = watch.as_ref().is_some_and(|watch| watch.needs.any());
         if let Some(watch) = watch {
             backend.watch(watch);
@@ -165,7 +73,7 @@ impl Runner<'_> {
         Ok(backend.seen())
     }
 
-    /// How far a block's outputs with these weights are from others: the mean over tokens of ‖y′ − y‖² / ‖y‖².
+    /// The distance of a block's outputs y′ with these weights from others y: the mean over tokens of ‖y′ − y‖² / ‖y‖².
     pub fn distance(
         &self,
         index: usize,
@@ -194,7 +102,7 @@ impl Runner<'_> {
         }
     }
 
-    /// Runs the calibration set through a block, and hands over its outputs, a batch at a time, with the tokens' numbers.
+    /// Runs the calibration set through a block. `take` gets its outputs a batch at a time, with the range of tokens.
     fn forward<B: Backend>(
         &self,
         index: usize,
@@ -207,7 +115,7 @@ impl Runner<'_> {
             return Ok(());
         }
         let block = Block::load(backend, &self.model, weights, index)?;
-        for batch in &self.batches.batches {
+        for batch in self.batches.all() {
             check_interrupted(self.options)?;
             let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
             let x = backend.tensor(tokens.len(), self.model.hidden, &input.read(&tokens)?)?;
@@ -217,7 +125,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Gathers statistics, and where an expert was sent too few tokens, those of all tokens instead.
+    /// Gathers statistics. An expert that got too few tokens gets the statistics of all tokens instead.
     pub fn gather(
         &self,
         index: usize,
@@ -243,9 +151,9 @@ impl Runner<'_> {
         Ok(Gathered { seen, experts })
     }
 
-    /// How many tokens each expert was sent, of those whose inputs were looked at. One that was sent none is always shown
-    /// all: there is nothing else to know of its inputs.
-    fn coverage(&self, index: usize, seen: &Seen, watch: &Watch) -> Vec<ExpertReport> {
+    /// The number of tokens of each expert whose inputs were observed. An expert without any token is always shown all
+    /// tokens.
+    fn coverage(&self, index: usize, seen: &InputStatistics, watch: &Watch) -> Vec<ExpertReport> {
         let mut experts: Vec<ExpertReport> = Vec::new();
         for linear in &self.layouts[index].linears {
             let Some(expert) =
@@ -255,7 +163,7 @@ impl Runner<'_> {
             };
             let tokens = seen.inputs[linear.input].as_ref().map_or(0, |statistics| statistics.tokens);
             if experts.iter().all(|report| report.expert != expert) {
-                let shown_all = tokens < self.material.expert_tokens.max(1);
+                let shown_all = tokens < self.input.expert_tokens.max(1);
                 experts.push(ExpertReport { expert, tokens, shown_all });
             }
         }
@@ -263,7 +171,7 @@ impl Runner<'_> {
     }
 }
 
-/// ‖y′ − y‖² / ‖y‖²; of a token without any output: 0.
+/// ‖y′ − y‖² / ‖y‖²; 0 if y is 0.
 fn relative_square((found, reference): (&[f32], &[f32])) -> f64 {
     let square =
         |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
@@ -272,8 +180,8 @@ fn relative_square((found, reference): (&[f32], &[f32])) -> f64 {
     if whole > 0.0 { off / whole } else { 0.0 }
 }
 
-/// Inputs that are not finite make every statistic worthless.
-fn refuse_nonfinite(layout: &BlockLayout, seen: &Seen) -> Result<()> {
+/// Refuses inputs that are not finite: every statistic would be worthless.
+fn refuse_nonfinite(layout: &BlockLayout, seen: &InputStatistics) -> Result<()> {
     for linear in &layout.linears {
         let Some(input) = &seen.inputs[linear.input] else { continue };
         let diagonal = input.gram.iter().flat_map(|gram| gram.diag().to_vec());

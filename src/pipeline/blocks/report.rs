@@ -1,4 +1,4 @@
-//! What was done to each block, kept beside the journal line by line, so that a resumed run tells the same as one that
+//! Reports of finished blocks, kept beside the journal line by line, so that a resumed run has the same reports as one that
 //! was never interrupted.
 
 use std::collections::BTreeMap;
@@ -9,74 +9,71 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::pipeline::Workspace;
+use crate::pipeline::output::{REPORTS_NAME, Workspace};
 
-/// A finished block.
+/// The report of a finished block.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BlockReport {
     /// Its number.
     pub block: usize,
     /// Its quantized linears.
     pub linears: Vec<LinearReport>,
-    /// Its experts; empty where there are none.
+    /// Its experts, if it has any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub experts: Vec<ExpertReport>,
-    /// Scales of activations that outputs hold, by the names they have there.
+    /// Scales of activations that outputs store, by their names there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scales: BTreeMap<String, f32>,
-    /// Digests of what outputs hold of it, by format and name.
+    /// Digests of its quantized tensors in the outputs, by format and name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub digests: BTreeMap<String, BTreeMap<String, String>>,
-    /// Tensors with NaN or infinities, which were taken as 0: (name, NaN, infinities).
+    /// Tensors with NaN or infinities, which became 0: (name, NaN, infinities).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nonfinite: Vec<(String, usize, usize)>,
 }
 
-/// A quantized linear.
+/// The report of a quantized linear.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinearReport {
     /// Its weight's name.
     pub name: String,
-    /// What it became.
+    /// Its scheme.
     pub scheme: String,
-    /// ‖(W − Q)·X‖ / ‖W·X‖ over the calibration set X, as the compressed model before it makes that; by the squares of X alone
-    /// where the method gathers no more.
+    /// ‖(W − Q)·X‖ / ‖W·X‖ over its inputs X on the calibration set, in the compressed model. If the method needs no more than
+    /// the squares of X, an approximation by these.
     pub relative_error: Option<f64>,
-    /// The same of W − Q − B·A, where an adapter makes up for the error of the codes.
+    /// The same for W − Q − B·A, if there is a compensating stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compensated_error: Option<f64>,
 }
 
-/// What an expert was calibrated with.
+/// The coverage of an expert by the calibration set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpertReport {
     /// Its number.
     pub expert: usize,
     /// Tokens that the router sent there.
     pub tokens: u64,
-    /// Whether they were too few, and all tokens were shown to it instead.
+    /// True if these were too few, so that it was shown all tokens instead.
     pub shown_all: bool,
 }
 
 impl BlockReport {
-    /// Nothing done yet.
+    /// An empty report.
     pub fn of(block: usize) -> BlockReport {
         BlockReport { block, ..BlockReport::default() }
     }
 }
 
-/// The reports of the blocks so far, in memory and in a file, which is kept until the output is published: a run that is
-/// stopped behind its last block goes on there.
+/// The reports of the finished blocks, in memory and in a file. The file is kept until the output is published, so that a
+/// run that is stopped after its last block can resume.
 pub struct Reports {
     path: PathBuf,
     reports: Vec<BlockReport>,
 }
 
-/// Their file, beside the journal: a line a block.
-pub const REPORTS_NAME: &str = "blocks.jsonl";
-
 impl Reports {
-    /// Those of the first `done` blocks, as an interrupted run left them; none where any is missing.
+    /// Reads the reports of the first `done` blocks of an interrupted run; empty if any is missing.
     pub fn open(workspace: &Workspace, done: usize) -> Result<Reports> {
         let path = workspace.path(REPORTS_NAME);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
@@ -90,18 +87,18 @@ impl Reports {
         Ok(reports)
     }
 
-    /// Blocks done.
+    /// The number of finished blocks.
     pub fn len(&self) -> usize {
         self.reports.len()
     }
 
-    /// Begins afresh.
+    /// Removes all reports.
     pub fn clear(&mut self) -> Result<()> {
         self.reports.clear();
         self.rewrite()
     }
 
-    /// Adds a block. A line that is cut short is not of a block that the journal has.
+    /// Adds a block. If its line is cut short, the journal does not have the block yet.
     pub fn push(&mut self, report: BlockReport) -> Result<()> {
         let append = || -> std::io::Result<()> {
             let mut file = File::options().append(true).open(&self.path)?;
@@ -113,12 +110,12 @@ impl Reports {
         Ok(())
     }
 
-    /// All of them.
+    /// All reports.
     pub fn into_all(self) -> Vec<BlockReport> {
         self.reports
     }
 
-    /// Writes what counts, and nothing else, in the place of the file.
+    /// Replaces the file by one with the reports that count.
     fn rewrite(&self) -> Result<()> {
         let new = self.path.with_extension("new");
         let write = || -> std::io::Result<()> {

@@ -1,46 +1,34 @@
-//! The model run block by block over the calibration set, whatever is done to its blocks on the way: the hidden states
-//! between two blocks lie in files, and a run that was interrupted goes on from the last block that its journal has.
+//! Runs a model block by block over the calibration set. The hidden states between two blocks are in files, and an
+//! interrupted run resumes after the last block in its journal.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::batches::Batches;
 use super::chain::Chain;
+use super::layouts::layouts;
 use super::machine::Machine;
-use super::passes::Batches;
 use super::report::{BlockReport, Reports};
 use super::weights::Current;
 use crate::backend::Backend;
 use crate::backend::cpu::{Activations, Cpu};
-use crate::calib::Known;
-use crate::engine::CheckpointWeights;
+use crate::calib::PriorStatistics;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::model::{BlockLayout, Embedding, Model, block_layout};
-use crate::pipeline::journal::Journal;
-use crate::pipeline::made::Made;
-use crate::pipeline::{Event, Options, Workspace};
+use crate::model::{BlockLayout, Embedding, Model};
+use crate::pipeline::options::{Event, Options};
+use crate::pipeline::output::{Journal, Workspace};
+use crate::pipeline::stream::BlockResult;
 
-/// What calibration works with.
+/// The input of a calibration: sequences, or statistics of an earlier run.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Material<'a> {
+pub struct CalibrationInput<'a> {
     /// Token ids of each sequence.
     pub sequences: &'a [Vec<u32>],
-    /// Experts that fewer tokens are sent to, or none, are shown all tokens instead.
+    /// Experts that get fewer tokens than this, or none, are shown all tokens instead.
     pub expert_tokens: u64,
-    /// Statistics in the place of sequences: then there are none.
-    pub known: Option<&'a Known>,
-}
-
-/// How a model is made, and what its blocks are made of.
-///
-/// # Errors
-/// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
-pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Model, Vec<BlockLayout>)> {
-    let stored = CheckpointWeights(Arc::clone(checkpoint));
-    let model = stored.model()?;
-    let layouts = (0..model.layers.len()).map(|block| block_layout(&model, &stored, block));
-    let layouts = layouts.collect::<Result<_>>()?;
-    Ok((model, layouts))
+    /// Statistics of an earlier run in the place of sequences.
+    pub prior: Option<&'a PriorStatistics>,
 }
 
 /// A model and the calibration set.
@@ -50,35 +38,35 @@ pub struct Runner<'a> {
     pub layouts: Vec<BlockLayout>,
     pub batches: Batches<'a>,
     pub machine: Machine,
-    pub material: Material<'a>,
-    /// Edits of what is outside the blocks.
-    ends: &'a Made,
-    /// Whether weights that are not finite are taken as 0.
+    pub input: CalibrationInput<'a>,
+    /// Edits outside the blocks.
+    ends: &'a BlockResult,
+    /// True if weights that are not finite become 0; else they are an error.
     pub allow_nonfinite: bool,
     pub options: &'a Options<'a>,
 }
 
 impl<'a> Runner<'a> {
-    /// Looks up how the model is made.
+    /// Looks up the configuration and the layouts of the model.
     ///
     /// # Errors
-    /// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
+    /// An architecture that llmc does not support.
     pub fn new(
         checkpoint: &Arc<Checkpoint>,
-        material: Material<'a>,
-        ends: &'a Made,
+        input: CalibrationInput<'a>,
+        ends: &'a BlockResult,
         allow_nonfinite: bool,
         options: &'a Options<'a>,
     ) -> Result<Self> {
         let (model, layouts) = layouts(checkpoint)?;
         let machine = Machine::open(options.device)?;
-        let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(material.sequences));
-        Ok(Runner { checkpoint, model, layouts, batches, machine, material, ends, allow_nonfinite, options })
+        let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(input.sequences));
+        Ok(Runner { checkpoint, model, layouts, batches, machine, input, ends, allow_nonfinite, options })
     }
 
-    /// Takes one block after the other, from the first that any of the journals does not have: `take` is given a block's number,
-    /// the chains before it, and those behind it, which it fills; what it keeps must be on the disk when it returns.
-    /// `reference` adds a second chain, of the model as it was.
+    /// Works through the blocks, from the first that any of the journals does not have. `take` gets a block's number, the
+    /// chains before it, and the chains after it, which it fills. Its outputs must be on the disk when it returns.
+    /// `reference` adds a second chain, of the original model.
     pub fn each_block(
         &self,
         workspace: &Workspace,
@@ -90,7 +78,7 @@ impl<'a> Runner<'a> {
         let mut reports = Reports::open(workspace, done)?;
         let mut chains = self.start(workspace, &mut reports, reference)?;
         (self.options.events)(&Event::Start { done: reports.len(), of: self.layouts.len() });
-        // A run that was killed as it finished a block may have left what that block was made from.
+        // A run that was killed as it finished a block may have left the chains before that block.
         (0..reports.len()).for_each(|block| self.forget(workspace, block));
         for index in reports.len()..self.layouts.len() {
             let next = self.create(workspace, index + 1, reference)?;
@@ -110,10 +98,10 @@ impl<'a> Runner<'a> {
         Current::new(&self.checkpoint, self.ends, self.allow_nonfinite)
     }
 
-    /// The chains that block `reports.len()` begins with: those of an interrupted run, or the embedded tokens.
+    /// The chains before block `reports.len()`: those of an interrupted run, or the embedded tokens.
     fn start(&self, workspace: &Workspace, reports: &mut Reports, reference: bool) -> Result<Vec<Chain>> {
         if reports.len() == self.layouts.len() {
-            return Ok(Vec::new()); // what remains needs none
+            return Ok(Vec::new()); // no block is left to run
         }
         let open = |path: PathBuf| Chain::open(&path, self.batches.tokens(), self.model.hidden);
         let found = self.paths(workspace, reports.len(), reference).into_iter().map(open);
@@ -143,7 +131,7 @@ impl<'a> Runner<'a> {
         self.batches.embed(backend, &self.model, &embedding, chains)
     }
 
-    /// The chain's file before a block, and the reference's where there is one.
+    /// The paths of the chain before a block, and of the reference's chain.
     fn paths(&self, workspace: &Workspace, block: usize, reference: bool) -> Vec<PathBuf> {
         let names = [format!("activations-{block}.f32"), format!("reference-{block}.f32")];
         names.iter().take(1 + usize::from(reference)).map(|name| workspace.path(name)).collect()
@@ -154,10 +142,10 @@ impl<'a> Runner<'a> {
         paths.map(|path| Chain::create(&path, self.batches.tokens(), self.model.hidden)).collect()
     }
 
-    /// Removes the chains before a block: the next one's are recorded.
+    /// Removes the chains before a block, once the block is in the journal.
     fn forget(&self, workspace: &Workspace, block: usize) {
         for path in self.paths(workspace, block, true) {
-            std::fs::remove_file(path).unwrap_or_default(); // not there, where the method needs one chain only
+            std::fs::remove_file(path).unwrap_or_default(); // there is no second chain without `reference`
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The scales that outputs store of what flows through a block: what engines round inputs, keys and values under. They are
-//! found in the pass that makes the next block's inputs: of the compressed weights, but for methods that take rows by
-//! themselves, which round after that pass.
+//! The scales of activations that outputs store: engines quantize inputs, keys and values with them. They are measured in the
+//! pass that computes the next block's inputs, with the compressed weights. Rows that are quantized as they are written are
+//! an exception: in that pass they still have their original weights.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,11 +9,10 @@ use crate::error::Result;
 use crate::model::BlockLayout;
 use crate::numerics::EightBits;
 use crate::numerics::presets::ActivationScheme;
-use crate::pipeline::stream::Run;
-use crate::plan::Measured;
+use crate::plan::{Measured, Plan, TensorPlan};
 use crate::statistics::{Needs, Statistics, largest};
 
-/// Which scales are to be found.
+/// The scales to measure.
 #[derive(Debug, Default)]
 pub struct Scales {
     inputs: Option<EightBits>,
@@ -22,32 +21,31 @@ pub struct Scales {
 }
 
 impl Scales {
-    /// Those that any of the outputs stores.
-    pub fn of(runs: &[&Run]) -> Scales {
-        let requests = || runs.iter().map(|run| &run.plan.request);
-        let activations = |request: &crate::plan::Request| request.activations;
-        let of_tensor = |tensor: &crate::plan::TensorPlan| {
+    /// The scales that any of the outputs stores.
+    pub fn of(plans: &[&Plan]) -> Scales {
+        let requests = || plans.iter().map(|plan| &plan.request);
+        let of_tensor = |tensor: &TensorPlan| {
             let source = tensor.output.pieces.first().map(|piece| piece.source.clone()).unwrap_or_default();
             tensor.scales().map(|(what, _)| (source.clone(), what)).collect::<Vec<_>>()
         };
         Scales {
-            inputs: requests().filter_map(activations).find_map(ActivationScheme::measured),
+            inputs: requests().filter_map(|request| request.activations).find_map(ActivationScheme::measured),
             cache: requests().find_map(|request| request.kv_cache),
-            wanted: runs.iter().flat_map(|run| &run.plan.tensors).flat_map(of_tensor).collect(),
+            wanted: plans.iter().flat_map(|plan| &plan.tensors).flat_map(of_tensor).collect(),
         }
     }
 
-    /// Whether there are any.
+    /// Returns true if there are any.
     pub fn any(&self) -> bool {
         !self.wanted.is_empty()
     }
 
-    /// What must be known of inputs.
+    /// The statistics of inputs that they are computed from.
     pub fn needs(&self) -> Needs {
         Needs { absmax: self.inputs.is_some(), ..Needs::default() }
     }
 
-    /// Whether the largest keys and values must be known.
+    /// Returns true if they need the largest keys and values.
     pub fn key_values(&self) -> bool {
         self.cache.is_some()
     }
@@ -55,7 +53,7 @@ impl Scales {
     /// The scales of a block, from the statistics of its inputs and the largest of its keys and values.
     ///
     /// # Errors
-    /// Keys or values that are not finite; inputs have been looked at where they were gathered.
+    /// Keys or values that are not finite. Inputs were checked when they were gathered.
     pub fn measured(
         &self,
         layout: &BlockLayout,

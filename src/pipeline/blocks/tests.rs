@@ -1,5 +1,5 @@
-//! The loop with a pruning stage, the one kind of stage that no method of the registry has: its zeros reach the output, and
-//! its masks the stages behind it.
+//! The loop with a pruning stage, the one kind of stage without a method in the registry: its zeros reach the output, and its
+//! masks reach the stages after it.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -11,9 +11,9 @@ use ndarray::Array2;
 
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::pipeline::{Material, Options, Target, run};
+use crate::pipeline::{CalibrationInput, Options, Target, run};
 use crate::quant::rtn::Rtn;
-use crate::recipe::Recipe;
+use crate::recipe::{PerFormat, Recipe};
 use crate::stage::{Block, Prune, PrunedWeight, Quantization, Quantize, Scope, Stage};
 use crate::statistics::Needs;
 
@@ -77,9 +77,9 @@ fn carried_out(recipe: &Recipe, stages: Vec<Stage>) -> Array2<f32> {
     };
     let sequences: Vec<Vec<u32>> =
         (0..3).map(|s| (0..20).map(|i| (s * 31 + i * i * 7) % 80).collect()).collect();
-    let material = Material { sequences: &sequences, ..Material::default() };
-    let target = Target { plan: &plan, path: &path, documents: &[] };
-    run(&[target], &checkpoint, Some(material), &options).unwrap();
+    let input = CalibrationInput { sequences: &sequences, ..CalibrationInput::default() };
+    let target = PerFormat::alone(Target { plan: &plan, path: &path, documents: &[] });
+    run(&target, &checkpoint, Some(input), &options).unwrap();
     let written = Checkpoint::open(path.to_str().unwrap()).unwrap();
     let source = written.source("model.layers.0.mlp.down_proj.weight").unwrap();
     let [rows, cols] = source.rows_cols();

@@ -1,4 +1,4 @@
-//! The stages of a recipe, grouped by what is done to a part of a block before the next part is looked at.
+//! The stages of a recipe in groups: all stages of a group work on one part of a block before any works on the next part.
 
 use crate::stage::{Scope, Stage};
 use crate::statistics::Needs;
@@ -11,7 +11,7 @@ pub struct Group {
     pub scope: Scope,
     /// The first stage.
     pub first: Stage,
-    /// The compensating stages behind it.
+    /// The compensating stages after it.
     pub rest: Vec<Stage>,
 }
 
@@ -25,7 +25,7 @@ impl Group {
                 _ => groups.push(Group { scope: stage.scope(), first: stage.clone(), rest: Vec::new() }),
             }
         }
-        // Only rows that nothing else is done to can wait until they are written.
+        // Rows are quantized as they are written only if no other stage follows.
         for group in &mut groups {
             if group.scope == Scope::Rows
                 && !(group.rest.is_empty() && matches!(group.first, Stage::Quantize(_)))

@@ -1,4 +1,4 @@
-//! The weights of a block as it stands: what stages have made of them, the checkpoint's for the rest.
+//! The current weights of a block: the results of its stages so far, and the checkpoint's values for the rest.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,31 +12,29 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::Weights;
 use crate::numerics::Weight;
-use crate::pipeline::gather::clear_nonfinite;
-use crate::pipeline::made::Made;
+use crate::pipeline::stream::{BlockResult, clear_nonfinite};
 use crate::stage;
 use crate::tensor::DType;
 
-/// A checkpoint under what replaces some of it.
+/// A checkpoint, with the results that replace some of its weights.
 pub struct Current<'a> {
     stored: CheckpointWeights,
     matrices: HashMap<String, Arc<Weight>>,
     vectors: HashMap<String, Vec<f32>>,
-    made: &'a Made,
-    /// Whether what is not finite is taken as 0.
+    result: &'a BlockResult,
+    /// True if values that are not finite become 0.
     clears: bool,
 }
 
 impl<'a> Current<'a> {
-    /// The checkpoint, with the edits that are done to rows as they are read, the first of which takes what is not finite
-    /// as 0 where `clears` says so.
-    pub fn new(checkpoint: &Arc<Checkpoint>, made: &'a Made, clears: bool) -> Self {
+    /// The checkpoint, with edits of rows as they are read. With `clears`, values that are not finite become 0 first.
+    pub fn new(checkpoint: &Arc<Checkpoint>, result: &'a BlockResult, clears: bool) -> Self {
         let stored = CheckpointWeights(Arc::clone(checkpoint));
-        Current { stored, matrices: HashMap::new(), vectors: HashMap::new(), made, clears }
+        Current { stored, matrices: HashMap::new(), vectors: HashMap::new(), result, clears }
     }
 
-    /// With a block as it stands. Dense weights that no stage has touched are read from the checkpoint, which takes less
-    /// memory than the f32 they are worked on in.
+    /// Adds the current weights of a block. Dense weights that no stage has edited are read from the checkpoint, which takes
+    /// less memory than their copy in f32.
     pub fn with(mut self, block: &stage::Block, rewritten: bool) -> Self {
         for linear in &block.linears {
             if rewritten || matches!(linear.weight, Weight::Quantized(_)) {
@@ -54,7 +52,7 @@ impl<'a> Current<'a> {
     }
 }
 
-/// The vectors of a block under their names in the file, as the file holds them.
+/// The vectors of a block under their names in the file, as the file stores them.
 pub fn vectors(block: &stage::Block) -> Vec<(String, Vec<f32>)> {
     let biases = block.linears.iter().filter_map(|linear| {
         let name = format!("{}.bias", linear.name.strip_suffix(".weight")?);
@@ -76,7 +74,7 @@ impl Weights for Current<'_> {
 
     fn matrix(&self, name: &str) -> Result<Arc<dyn Matrix>> {
         if let Some(weight) = self.matrices.get(name) {
-            return Ok(Arc::new(Held { name: name.to_owned(), weight: Arc::clone(weight) }));
+            return Ok(Arc::new(InMemoryMatrix { name: name.to_owned(), weight: Arc::clone(weight) }));
         }
         let mut stored = self.stored.matrix(name)?;
         if self.clears {
@@ -85,7 +83,7 @@ impl Weights for Current<'_> {
                 Ok(())
             }));
         }
-        Ok(match self.made.edits.get(name).map(Arc::clone) {
+        Ok(match self.result.edits.get(name).map(Arc::clone) {
             Some(edit) => Arc::new(EditedMatrix::new(stored, move |_, values| edit(values))),
             None => stored,
         })
@@ -106,12 +104,12 @@ impl Weights for Current<'_> {
 }
 
 /// A matrix in memory.
-struct Held {
+struct InMemoryMatrix {
     name: String,
     weight: Arc<Weight>,
 }
 
-impl Matrix for Held {
+impl Matrix for InMemoryMatrix {
     fn name(&self) -> &str {
         &self.name
     }

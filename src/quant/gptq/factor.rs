@@ -3,7 +3,7 @@
 
 use ndarray::Array2;
 
-use super::{ActOrder, Gptq};
+use super::parameters::{ActOrder, Gptq};
 use crate::error::{Error, Result};
 use crate::numerics::linalg;
 

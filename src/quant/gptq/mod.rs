@@ -40,8 +40,6 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
 use crate::numerics::{Number, Scheme};
 use crate::stage::{self, Block, Def, Quantization, Quantize, Scope, Stage};
@@ -49,12 +47,14 @@ use crate::statistics::Needs;
 
 mod factor;
 mod grid;
+mod parameters;
 mod rounding;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
 use factor::Factor;
+pub use parameters::{ActOrder, Gptq};
 
 /// Registry entry.
 pub const DEF: Def = Def {
@@ -71,52 +71,6 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
                                 values: use rtn or mse, which take importance from calibration")
         }
         _ => Ok(()),
-    }
-}
-
-/// In which order columns are rounded, and which share a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ActOrder {
-    /// As they stand; each group's grid is fitted when the loop reaches it, from the weights as they are by then.
-    None,
-    /// By descending diagonal of the Hessian; groups are of columns that are consecutive in that order, which the output
-    /// says in `g_idx`.
-    Dynamic,
-    /// By descending diagonal; groups are of neighbours, and their grids are fitted before the loop.
-    Static,
-}
-
-/// Parameters, named as in the paper and its implementation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Gptq {
-    /// λ: what is added to the Hessian's diagonal, as a fraction of its mean.
-    pub damping: f64,
-    /// Order of the columns: `none`, `dynamic` or `static`.
-    pub act_order: ActOrder,
-    /// B: columns whose errors are carried on to the columns behind them in one product.
-    pub block_size: usize,
-    /// Whether grids are searched by [`mse`](super::mse), weighted by the Hessian's diagonal, rather than min-max.
-    pub clip: bool,
-}
-
-impl Default for Gptq {
-    fn default() -> Self {
-        Gptq { damping: 0.01, act_order: ActOrder::Static, block_size: 128, clip: true }
-    }
-}
-
-impl Gptq {
-    fn validate(self) -> Result<Gptq> {
-        if !(self.damping >= 0.0 && self.damping.is_finite()) {
-            let what = format!("gptq: damping is {}, which is no fraction", self.damping);
-            return Err(Error::usage(what, "0.01 is usual; 0 adds none unless the Hessian is singular"));
-        }
-        if self.block_size == 0 {
-            return Err(Error::usage("gptq: block_size is 0", "128 columns are usual"));
-        }
-        Ok(self)
     }
 }
 

@@ -10,7 +10,8 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::factor::Factor;
-use super::{ActOrder, Gptq, grid};
+use super::grid;
+use super::parameters::{ActOrder, Gptq};
 use crate::numerics::simd::{self, Kernel};
 use crate::numerics::{
     Cells, Codes, Column, Context, Granularity, Grid, QTensor, ScalarCodes, Scheme, linalg,

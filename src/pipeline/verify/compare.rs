@@ -1,7 +1,7 @@
-//! `verify`: reads back what was written, as an engine would, and compares it with what it was made from.
+//! The comparison of an output with its input.
 //!
-//! The recipe in the output's metadata is carried out again on the input, chunk by chunk; what the method chooses must be
-//! what the output holds, to the bit. The distance to the input's own values is reported beside it.
+//! The recipe in the output's metadata is carried out again on the input, chunk by chunk. The result must equal the output to
+//! the bit. The distance to the input's own values is reported too.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -9,72 +9,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-use super::chunks::{CHUNK_ELEMENTS, Chunk, chunks_of};
-use super::extents::Extents;
-use super::gather::{NonFinite, clear_nonfinite, gather, raw_runs};
-use super::interrupted;
-use super::made::Input;
-use super::recorded::{Record, mismatch, round_to, stored_values, wrong_scale};
-use super::stream::{chunk_input_bytes, quantize_rows};
+use super::check::{TensorCheck, Verification};
 use crate::error::{Error, Result};
-use crate::io::{Checkpoint, Source, Stored};
-use crate::json::null_is_nan;
+use crate::io::Checkpoint;
 use crate::model::Transform;
-use crate::plan::{Action, Plan, TensorPlan};
-use crate::plan::{OutputTensor, Piece};
+use crate::pipeline::options::interrupted;
+use crate::pipeline::output::{Record, mismatch, round_to, stored_values, wrong_scale};
+use crate::pipeline::stream::{
+    Chunk, Extents, Input, chunk_input_bytes, chunks_of, clear_nonfinite, gather, quantize_rows, raw_runs,
+};
+use crate::plan::{Action, OutputTensor, Piece, Plan, TensorPlan};
 use crate::recipe::Recipe;
-use crate::tensor::DType;
-use crate::tensor::rows_cols;
+use crate::tensor::{DType, rows_cols};
 
-/// How one tensor of the output compares with the input.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct TensorCheck {
-    /// The output's name.
-    pub name: String,
-    /// What it was stored as.
-    pub stored: String,
-    /// Largest distance to the input's values.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub max_error: f64,
-    /// Root mean square of the distance.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub rms_error: f64,
-    /// The same, relative to the root mean square of the input's values.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub relative_error: f64,
-    /// Values that are not, to the bit, what the recipe gives.
-    pub mismatches: u64,
-    /// Whether what it ought to hold is not known: a calibrated run changed it, and has not recorded what it made.
-    pub unknown: bool,
-    /// Why it could not be read, if it could not.
-    pub failure: Option<String>,
-}
-
-impl TensorCheck {
-    fn failed(name: &str, why: &str) -> TensorCheck {
-        TensorCheck { name: name.to_owned(), failure: Some(why.to_owned()), ..TensorCheck::default() }
-    }
-
-    /// Whether it holds.
-    pub fn holds(&self) -> bool {
-        self.mismatches == 0 && self.failure.is_none()
-    }
-}
-
-/// What `verify` found.
-#[derive(Debug, Clone, Default)]
-pub struct Verification {
-    /// Every tensor of the plan.
-    pub tensors: Vec<TensorCheck>,
-}
-
-impl Verification {
-    /// Tensors that do not hold.
-    pub fn failed(&self) -> impl Iterator<Item = &TensorCheck> {
-        self.tensors.iter().filter(|check| !check.holds())
-    }
+/// The recipe that an output records.
+pub fn recorded_recipe(written: &Checkpoint) -> Result<Recipe> {
+    let text = written.metadata.get("llmc.recipe").ok_or_else(|| {
+        Error::malformed(
+            &written.path,
+            "llmc.recipe in the metadata of the weight files",
+            "none",
+            "only what llmc wrote can be verified against its input",
+        )
+    })?;
+    Recipe::from_toml(&format!("{}: llmc.recipe", written.path.display()), text)
 }
 
 /// Sums over the values of one tensor.
@@ -97,10 +56,10 @@ impl Sums {
     }
 }
 
-/// Compares `written` with what `plan` makes of `input`.
+/// Compares `written` with the result of `plan` on `input`.
 ///
 /// # Errors
-/// Where the input cannot be read. What is wrong with the output is in the result.
+/// An input that cannot be read. Problems of the output are in the result.
 pub fn verify(
     plan: &Plan,
     input: &Checkpoint,
@@ -134,7 +93,7 @@ pub fn verify(
     Ok(Verification { tensors })
 }
 
-/// Holds what a calibrated run made against what it recorded.
+/// Compares the tensors with the record of a calibrated run.
 fn compare_recorded(
     plan: &Plan,
     written: &Checkpoint,
@@ -154,15 +113,15 @@ fn compare_recorded(
     Ok(())
 }
 
-/// Whether what a tensor holds can be made again from the input alone.
+/// Returns true if a tensor can be made again from the input alone.
 fn repeatable(plan: &Plan, tensor: &TensorPlan) -> bool {
     match tensor.action {
-        Action::Quantize(_) => plan.recipe.calibration.is_none() && !plan.request.edits(),
+        Action::Quantize(_) => plan.request.recipe.calibration.is_none() && !plan.request.edits(),
         Action::Store(_) => !plan.request.edits(),
     }
 }
 
-/// Tensors of the output that the plan does not know.
+/// Tensors of the output that are not in the plan.
 fn strangers(plan: &Plan, written: &Checkpoint) -> Vec<TensorCheck> {
     let of_tensor = |tensor: &TensorPlan| {
         let sources = tensor.output.pieces.iter().map(|piece| piece.source.clone());
@@ -176,7 +135,7 @@ fn strangers(plan: &Plan, written: &Checkpoint) -> Vec<TensorCheck> {
     unknown.map(|name| TensorCheck::failed(name, "is not of this model")).collect()
 }
 
-/// Files beside the weights (config.json, index) that are not what the format writes.
+/// Files beside the weights (config.json, index) that differ from those of the format.
 fn changed_documents(plan: &Plan, input: &Checkpoint, written: &Checkpoint) -> Result<Vec<TensorCheck>> {
     if !written.path.is_dir() {
         return Ok(Vec::new());
@@ -188,14 +147,14 @@ fn changed_documents(plan: &Plan, input: &Checkpoint, written: &Checkpoint) -> R
     Ok(plan.request.format.side_files(&plan.contents(), input)?.iter().filter_map(changed).collect())
 }
 
-/// Chunk sums → tensors, added up in the order of the rows, so that the figures do not depend on the threads.
+/// Adds the sums of chunks up by tensor, in the order of the rows, so that the figures do not depend on the threads.
 fn per_tensor(plan: &Plan, mut sums: Vec<(Chunk, Sums)>) -> Vec<TensorCheck> {
     sums.sort_by_key(|(chunk, _)| (chunk.tensor, chunk.rows.start));
-    let mut by_step: BTreeMap<usize, Sums> = BTreeMap::new();
+    let mut by_tensor: BTreeMap<usize, Sums> = BTreeMap::new();
     for (chunk, sum) in sums {
-        by_step.entry(chunk.tensor).or_default().add(sum);
+        by_tensor.entry(chunk.tensor).or_default().add(sum);
     }
-    by_step.into_iter().map(|(index, sum)| tensor_check(&plan.tensors[index], sum)).collect()
+    by_tensor.into_iter().map(|(index, sum)| tensor_check(&plan.tensors[index], sum)).collect()
 }
 
 fn tensor_check(tensor: &TensorPlan, sums: Sums) -> TensorCheck {
@@ -235,7 +194,7 @@ fn check_chunk(
     }
 }
 
-/// An error without the file and the tensor, which the table names already.
+/// The text of an error without the file and the tensor, which the table has already.
 fn short(error: &Error) -> String {
     match error {
         Error::Malformed { expected, found, .. } => format!("expected {expected}, found {found}"),
@@ -243,7 +202,7 @@ fn short(error: &Error) -> String {
     }
 }
 
-/// What the recipe makes of these rows.
+/// The result of the recipe on these rows.
 fn expected(
     plan: &Plan,
     extents: &Extents,
@@ -264,8 +223,7 @@ fn expected(
     Ok(values)
 }
 
-/// Reads rows of an output back: under its own name, or, where the reader has mapped names back (GGUF), from the tensors
-/// it was made from.
+/// Reads rows of an output back: under its own name, or under the names of its sources if the reader restores these (GGUF).
 fn read_back(
     written: &Checkpoint,
     output: &OutputTensor,
@@ -308,7 +266,7 @@ fn shape_error(written: &Checkpoint, name: &str, expected: &[usize], found: &[us
 }
 
 fn compare(tensor: &TensorPlan, original: &[f32], expected: &[f32], found: &[f32]) -> Sums {
-    // Reading a Gemma norm takes away the one that writing added: exact up to the rounding of the two.
+    // Reading a Gemma norm subtracts the one that writing added: exact up to the rounding of both.
     let tolerance = if tensor.output.transform == Transform::AddOne { 1e-6 } else { 0.0 };
     let mut sums = Sums::default();
     for ((&original, &expected), &found) in original.iter().zip(expected).zip(found) {
@@ -337,63 +295,4 @@ fn check_bytes(input: &Checkpoint, written: &Checkpoint, tensor: &TensorPlan, ch
     let same = bytes(input, dtype) == bytes(written, dtype) && bytes(input, dtype).is_some();
     let failure = (!same).then(|| "its bytes differ from the input's".to_owned());
     Ok(Sums { failure, ..Sums::default() })
-}
-
-/// The recipe that an output records.
-pub fn recorded_recipe(written: &Checkpoint) -> Result<Recipe> {
-    let text = written.metadata.get("llmc.recipe").ok_or_else(|| {
-        Error::malformed(
-            &written.path,
-            "llmc.recipe in the metadata of the weight files",
-            "none",
-            "only what llmc wrote can be verified against its input",
-        )
-    })?;
-    Recipe::from_toml(&format!("{}: llmc.recipe", written.path.display()), text)
-}
-
-/// Checks an output by itself: every tensor can be read, every value is finite, and activations can be divided by their scales.
-pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
-    let tensors =
-        written
-            .tensors
-            .values()
-            .par_bridge()
-            .map(|source| {
-                if stop.load(Ordering::Relaxed) {
-                    Err(interrupted())
-                } else {
-                    Ok(check_alone(written, source))
-                }
-            })
-            .collect::<Result<Vec<_>>>()?;
-    let order = |check: &TensorCheck| written.tensors.get_index_of(&check.name);
-    let mut tensors = tensors;
-    tensors.sort_by_key(order);
-    let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
-    let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
-    tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));
-    Ok(Verification { tensors })
-}
-
-fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {
-    let [rows, cols] = source.rows_cols();
-    let float = cols > 0 && !matches!(&source.stored, Stored::Dense(raw) if !raw.dtype.is_float());
-    let size = (CHUNK_ELEMENTS / cols.max(1)).max(1);
-    let mut found = NonFinite::default();
-    let mut failure = None;
-    let mut values = Vec::new();
-    for start in (0..if float { rows } else { 0 }).step_by(size) {
-        let range = start..(start + size).min(rows);
-        values.resize(range.len() * cols, 0.0);
-        match written.read_rows(source, range.clone(), &mut values) {
-            Ok(()) => found.add(NonFinite::count(&values)),
-            Err(error) => failure = Some(error.to_string()),
-        }
-        written.release(source, range);
-    }
-    if !found.none() {
-        failure = Some(format!("{} NaN and {} infinities", found.nan, found.inf));
-    }
-    TensorCheck { name: source.name.clone(), stored: source.stored_as(), failure, ..TensorCheck::default() }
 }

@@ -13,7 +13,7 @@ use crate::statistics::{Needs, Statistics};
 
 /// Statistics that need no pass.
 #[derive(Debug)]
-pub struct Known {
+pub struct PriorStatistics {
     kind: Kind,
     /// blake3, in hexadecimal, of what says where they are from.
     pub digest: String,
@@ -27,7 +27,7 @@ enum Kind {
     Importance(Imatrix),
 }
 
-impl Known {
+impl PriorStatistics {
     /// Opens paths for a model, known by the digest of its weights and the number of its blocks, and checks that what is
     /// needed is there.
     ///
@@ -39,19 +39,19 @@ impl Known {
         model: &str,
         blocks: usize,
         needs: Needs,
-    ) -> Result<Known> {
+    ) -> Result<PriorStatistics> {
         match paths {
-            [file] if file.is_file() => Known::importance(file, checkpoint, needs),
+            [file] if file.is_file() => PriorStatistics::importance(file, checkpoint, needs),
             _ => {
                 let store = Store::open(paths, model, blocks, needs)?;
                 let indices: String = store.indices().map(|index| index.to_json()).collect();
                 let digest = blake3::hash(indices.as_bytes()).to_hex().to_string();
-                Ok(Known { kind: Kind::Folders(store), digest })
+                Ok(PriorStatistics { kind: Kind::Folders(store), digest })
             }
         }
     }
 
-    fn importance(file: &Path, checkpoint: &Checkpoint, needs: Needs) -> Result<Known> {
+    fn importance(file: &Path, checkpoint: &Checkpoint, needs: Needs) -> Result<PriorStatistics> {
         if needs.union(Needs::IMPORTANCE) != Needs::IMPORTANCE {
             let what =
                 format!("{}: an importance matrix has the second moments of columns only", file.display());
@@ -60,31 +60,34 @@ impl Known {
         }
         let imatrix = Imatrix::read(file, checkpoint)?;
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
-        Ok(Known { kind: Kind::Importance(imatrix), digest: blake3::hash(&bytes).to_hex().to_string() })
+        Ok(PriorStatistics {
+            kind: Kind::Importance(imatrix),
+            digest: blake3::hash(&bytes).to_hex().to_string(),
+        })
     }
 
     /// What is known of a block.
     ///
     /// # Errors
     /// Files that are missing or broken.
-    pub fn block(&self, number: usize) -> Result<KnownBlock<'_>> {
+    pub fn block(&self, number: usize) -> Result<PriorBlock<'_>> {
         match &self.kind {
-            Kind::Folders(store) => store.block(number).map(KnownBlock::Stored),
-            Kind::Importance(imatrix) => Ok(KnownBlock::Importance(imatrix)),
+            Kind::Folders(store) => store.block(number).map(PriorBlock::Stored),
+            Kind::Importance(imatrix) => Ok(PriorBlock::Importance(imatrix)),
         }
     }
 }
 
 /// One block's statistics.
 #[derive(Debug)]
-pub enum KnownBlock<'a> {
+pub enum PriorBlock<'a> {
     /// Its files of all folders.
     Stored(StoredBlock),
     /// The whole matrix.
     Importance(&'a Imatrix),
 }
 
-impl KnownBlock<'_> {
+impl PriorBlock<'_> {
     /// What is known of the input of a linear of the block; `None` where no token was seen, or where an importance matrix
     /// leaves it out.
     ///
@@ -92,8 +95,8 @@ impl KnownBlock<'_> {
     /// Files that know nothing of the linear, or have another number of columns.
     pub fn statistics(&self, linear: &str, cols: usize) -> Result<Option<Statistics>> {
         let found = match self {
-            KnownBlock::Stored(block) => Some(block.statistics(linear, cols)?),
-            KnownBlock::Importance(imatrix) => imatrix.linears.get(linear).cloned(),
+            PriorBlock::Stored(block) => Some(block.statistics(linear, cols)?),
+            PriorBlock::Importance(imatrix) => imatrix.linears.get(linear).cloned(),
         };
         Ok(found.filter(|statistics| statistics.tokens > 0))
     }

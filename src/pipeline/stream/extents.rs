@@ -1,21 +1,21 @@
-//! The extents of whole tensors (of fused groups), for the schemes that need them before the first row.
+//! Extents of whole tensors (or fused groups), for schemes that need them before the first row.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
+use super::block_result::Input;
 use super::chunks::chunks_of;
 use super::gather::{clear_nonfinite, gather};
-use super::interrupted;
-use super::made::Input;
 use crate::error::{Error, Result};
 use crate::numerics::Extent;
+use crate::pipeline::options::interrupted;
 use crate::plan::{Action, Plan, TensorPlan};
 
-/// The extents of the tensors whose schemes need them, fused groups united.
+/// Extents of the tensors whose schemes need them; the members of a fused group share theirs.
 pub struct Extents {
-    by_step: HashMap<usize, Extent>,
+    by_tensor: HashMap<usize, Extent>,
     by_group: HashMap<usize, Extent>,
 }
 
@@ -27,7 +27,7 @@ impl Extents {
             |(_, tensor)| matches!(&tensor.action, Action::Quantize(scheme) if scheme.needs_extent()),
         );
         let chunks = needing.flat_map(|(index, tensor)| chunks_of(format, index, tensor));
-        let by_step = chunks
+        let by_tensor = chunks
             .par_bridge()
             .map(|chunk| {
                 if interrupted_flag.load(Ordering::Relaxed) {
@@ -48,18 +48,18 @@ impl Extents {
                 Ok(all)
             })?;
         let mut by_group = HashMap::new();
-        for (&tensor, &extent) in &by_step {
+        for (&tensor, &extent) in &by_tensor {
             if let Some(group) = plan.tensors[tensor].fused {
                 unite(&mut by_group, group, extent);
             }
         }
-        Ok(Extents { by_step, by_group })
+        Ok(Extents { by_tensor, by_group })
     }
 
-    /// The extent of a tensor, where its scheme needs one.
+    /// The extent of a tensor, if its scheme needs one.
     pub fn of(&self, index: usize, tensor: &TensorPlan) -> Option<Extent> {
         let fused = tensor.fused.and_then(|group| self.by_group.get(&group));
-        fused.or_else(|| self.by_step.get(&index)).copied()
+        fused.or_else(|| self.by_tensor.get(&index)).copied()
     }
 }
 

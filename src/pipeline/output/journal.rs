@@ -1,10 +1,10 @@
-//! The journal: which tensors of an interrupted run are finished, so that the same command goes on from there.
+//! The journal: the list of finished tensors and blocks, from which an interrupted run resumes.
 //!
 //! A text file in the partial output. Its first line is the key, blake3 over the headers of the output files (which
-//! contain version, recipe and the digest of the input), and the boot id of the machine. Then one line a finished tensor,
-//! and `synced` after each flush to the disk. A killed process leaves all its writes to the system, so every whole line
-//! counts; a machine that went down may have lost them, so after another boot only what stands before the last `synced`
-//! does. Opening writes the journal anew with what counts, so that nothing doubtful is ever vouched for later.
+//! contain version, recipe and the digest of the input), and the boot id of the machine. Then comes one line for each finished
+//! tensor, and `synced` after each flush to the disk. A killed process leaves its writes to the system, so every whole line
+//! counts. A machine that went down may have lost writes, so after another boot only the lines before the last `synced`
+//! count. Opening rewrites the journal with the lines that count, so that a doubtful line never counts later.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,11 +13,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::output::{OutputFiles, Workspace};
+use super::files::OutputFiles;
+use super::workspace::{JOURNAL_NAME, Workspace};
 use crate::error::{Error, Result};
 use crate::plan::OutputFile;
 
-/// Bytes of finished tensors between two flushes to the disk that are waited for.
+/// Bytes of finished tensors between two flushes that the run waits for.
 const SYNC_EVERY: u64 = 1 << 30;
 
 /// An open journal; holds the lock on its partial output.
@@ -30,16 +31,17 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the workspace's journal, or begins one, and with it an empty workspace.
+    /// Opens the workspace's journal. Without `resume`, or without a journal, the workspace is emptied.
     ///
     /// # Errors
-    /// Where another process is at the partial output, or it belongs to another run (another input, recipe or version)
-    /// and is to be resumed.
+    /// Another process that writes the partial output; with `resume`, a partial output of another run (another input, recipe
+    /// or version).
     pub fn open(workspace: &Workspace, layout: &[OutputFile], resume: bool) -> Result<Journal> {
         Journal::keyed(workspace, &key(layout), || workspace.holds(layout), resume)
     }
 
-    /// The same for work that is known by a key; `whole` tells whether what the journal vouches for is still there.
+    /// Opens the journal of work identified by a key. `whole` returns true if everything that the journal lists is still
+    /// there.
     pub fn keyed(
         workspace: &Workspace,
         key: &str,
@@ -64,17 +66,17 @@ impl Journal {
         Ok(Journal { path, finished, blocks, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
     }
 
-    /// Whether a tensor was finished by an earlier run.
+    /// Returns true if an earlier run finished a tensor.
     pub fn has(&self, tensor: usize) -> bool {
         self.finished.contains(&tensor)
     }
 
-    /// How many blocks, from the first, an earlier run finished.
+    /// The number of blocks, from the first, that an earlier run finished.
     pub fn blocks(&self) -> usize {
         self.blocks
     }
 
-    /// Records a finished block. What it wrote must be on the disk: what it was made from is removed next.
+    /// Records a finished block. Its outputs must be on the disk: its inputs are removed next.
     pub fn block_done(&self, index: usize) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = format!("{BLOCK}{index}\n{SYNCED}\n");
@@ -82,12 +84,12 @@ impl Journal {
         written.map_err(|e| Error::io(&self.path, e))
     }
 
-    /// How many tensors an earlier run finished.
+    /// The number of tensors that an earlier run finished.
     pub fn finished(&self) -> usize {
         self.finished.len()
     }
 
-    /// Records a finished tensor of so many bytes; waits for the files to be on the disk from time to time.
+    /// Records a finished tensor of so many bytes. From time to time it waits until the files are on the disk.
     pub fn done(&self, tensor: usize, bytes: u64, files: &OutputFiles) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut append = |line: String| file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e));
@@ -101,12 +103,10 @@ impl Journal {
     }
 }
 
-/// The journal's name in the partial output.
-pub const JOURNAL_NAME: &str = "llmc.journal";
 const SYNCED: &str = "synced";
 const BLOCK: &str = "block ";
 
-/// What a journal vouches for.
+/// The finished work that counts.
 #[derive(Debug, Default)]
 struct Counted {
     finished: BTreeSet<usize>,
@@ -122,9 +122,9 @@ fn key(layout: &[OutputFile]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// The finished tensors and blocks that a journal's text vouches for.
+/// Reads the finished tensors and blocks that count from a journal's text.
 fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<Counted> {
-    // A line that was cut short says nothing.
+    // A line that was cut short does not count.
     let mut lines: Vec<&str> =
         text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).collect();
     if lines.is_empty() {
@@ -150,7 +150,7 @@ fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<Counted> {
     })
 }
 
-/// Writes the journal anew. Steps that count are not marked as synced, which the next flush does; blocks always are.
+/// Rewrites the journal. Tensors are not marked as synced, which the next flush does; blocks always are.
 fn begin(file: &mut File, key: &str, finished: &BTreeSet<usize>, blocks: usize) -> std::io::Result<()> {
     let last = blocks.checked_sub(1).map(|last| format!("{BLOCK}{last}\n{SYNCED}\n"));
     let tensors: String =
@@ -160,7 +160,7 @@ fn begin(file: &mut File, key: &str, finished: &BTreeSet<usize>, blocks: usize) 
     file.write_all(format!("{key} {}\n{tensors}", boot_id()).as_bytes())
 }
 
-/// Identifies this boot of the machine; empty where the system does not tell, and then only what was synced counts.
+/// The id of this boot of the machine; empty if the system has none, and then only synced lines count.
 fn boot_id() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()

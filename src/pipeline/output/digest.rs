@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::interrupted;
 use crate::error::Result;
 use crate::io::Checkpoint;
+use crate::pipeline::options::interrupted;
 use crate::plan::Plan;
 
-/// Inputs of so many bytes stay mapped behind the hashing, and the work that follows finds them at hand.
+/// Inputs of at most so many bytes stay in memory after hashing, for the work that follows.
 const KEPT: usize = 512 << 20;
-/// Bytes hashed between looks at the interrupt flag.
+/// Bytes hashed between two checks of the interrupt flag.
 const STRIDE: usize = 64 << 20;
 
 /// blake3 of the weight file, as `b3sum` prints it; of several, blake3 of the `b3sum` listing of their names in order.
@@ -47,12 +47,12 @@ pub fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<String
     Ok(listing.finalize().to_hex().to_string())
 }
 
-/// What the output says about its making: version, recipe, and the identity of its input, its [`input_digest`].
+/// The metadata of an output: version, recipe, and the identity of the input (its [`input_digest`]).
 pub fn provenance(plan: &Plan, checkpoint: &Checkpoint, digest: &str) -> Vec<(String, String)> {
     let input = checkpoint.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     vec![
         ("llmc.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("llmc.recipe".to_owned(), plan.recipe.to_toml()),
+        ("llmc.recipe".to_owned(), plan.request.recipe.to_toml()),
         ("llmc.input".to_owned(), input),
         ("llmc.input.blake3".to_owned(), digest.to_owned()),
     ]

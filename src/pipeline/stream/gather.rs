@@ -3,33 +3,32 @@
 use std::ops::Range;
 use std::path::Path;
 
+use super::block_result::Input;
 use super::chunks::CHUNK_ELEMENTS;
-use super::made::Input;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source, Stored, nonfinite_count};
 use crate::model::Transform;
 use crate::numerics::{QTensor, convert};
 use crate::plan::OutputTensor;
-use crate::tensor::DType;
-use crate::tensor::rows_cols;
+use crate::tensor::{DType, rows_cols};
 
-/// How many values are not numbers one can round.
+/// Counts of values that cannot be rounded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NonFinite {
-    /// Not a number.
+    /// NaN.
     pub nan: usize,
     /// Positive or negative infinity.
     pub inf: usize,
 }
 
 impl NonFinite {
-    /// Counts them.
+    /// Counts them in values.
     pub fn count(values: &[f32]) -> NonFinite {
         let (nan, inf) = nonfinite_count(values);
         NonFinite { nan, inf }
     }
 
-    /// Counts them in stored values; types that are no floats, or whose numbers are codes, have none.
+    /// Counts them in stored values; integers and codes have none.
     pub fn count_stored(dtype: DType, bytes: &[u8]) -> NonFinite {
         match dtype {
             DType::F64 => {
@@ -55,12 +54,12 @@ impl NonFinite {
         }
     }
 
-    /// Whether every value was finite.
+    /// Returns true if every value is finite.
     pub fn none(self) -> bool {
         self == NonFinite::default()
     }
 
-    /// The error where such values are not allowed: so many among the values of a tensor.
+    /// The error if such values are not allowed. `of` is the number of values of the tensor.
     pub fn refusal(self, file: &Path, tensor: &str, of: u64) -> Error {
         Error::malformed_tensor(
             file,
@@ -87,7 +86,7 @@ impl std::iter::Sum for NonFinite {
     }
 }
 
-/// Takes what is not finite as 0, once it has been counted and allowed.
+/// Sets values that are not finite to 0, once they are counted and allowed.
 pub fn clear_nonfinite(values: &mut [f32]) {
     values.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
 }
@@ -112,7 +111,7 @@ pub fn gather(input: Input, output: &OutputTensor, rows: Range<usize>, values: &
     Ok(())
 }
 
-/// The stored bytes of output rows, where they can be passed through as they are.
+/// The stored bytes of output rows, if they can be copied as they are.
 pub fn raw_runs<'a>(
     input: Input<'a>,
     output: &OutputTensor,
@@ -133,7 +132,7 @@ pub fn raw_runs<'a>(
     Ok(runs(input.checkpoint, output, rows)?.into_iter().map(slice).collect())
 }
 
-/// The codes of output rows, where calibration has made them of every source.
+/// The codes of output rows, if every source has codes.
 pub fn gather_codes(input: Input, output: &OutputTensor, rows: Range<usize>) -> Result<Option<QTensor>> {
     let rows_of = |run: RowRun| Some(input.codes(&run.source.name)?.rows(run.rows));
     let codes: Option<Vec<QTensor>> =
@@ -141,7 +140,7 @@ pub fn gather_codes(input: Input, output: &OutputTensor, rows: Range<usize>) -> 
     Ok(codes.filter(|codes| !codes.is_empty()).map(QTensor::stack))
 }
 
-/// Where output rows come from.
+/// The runs of source rows that output rows come from.
 fn runs<'a>(
     checkpoint: &'a Checkpoint,
     output: &OutputTensor,
@@ -165,7 +164,7 @@ fn runs<'a>(
     Ok(found)
 }
 
-/// The source of a row of the pieces in sequence, its row there, and how many rows of the piece are left from it on.
+/// Finds a row of the pieces in sequence: its source, its row there, and the number of rows from it to the end of the piece.
 fn locate<'a>(
     checkpoint: &'a Checkpoint,
     output: &OutputTensor,

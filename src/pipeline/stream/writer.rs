@@ -5,45 +5,41 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::adapter::AdapterFile;
+use super::block_result::{BlockResult, Input};
 use super::chunks::{Chunk, chunks_of};
 use super::extents::Extents;
 use super::gather::{NonFinite, clear_nonfinite, gather, gather_codes, raw_runs};
-use super::journal::Journal;
-use super::made::{Input, Made};
-use super::output::OutputFiles;
-use super::recorded::Digests;
-use super::{Options, interrupted};
+use super::rows::quantize_rows;
+use super::size::chunk_input_bytes;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::numerics::{Extent, QTensor, Scheme, Weight, convert};
-use crate::plan::{Action, Plan, TensorPlan};
-use crate::plan::{OutputTensor, Piece};
-use crate::stage::{BlockLinear, Quantize, quantize_linear};
+use crate::numerics::{QTensor, Scheme, convert};
+use crate::pipeline::options::{Options, interrupted};
+use crate::pipeline::output::{AdapterFile, Digests, Journal, OutputFiles};
+use crate::plan::{Action, Piece, Plan, TensorPlan};
 use crate::tensor::DType;
 
 /// Tensors with values that are not finite: (name, NaN, infinities).
 pub type NonFinites = Vec<(String, usize, usize)>;
 
-/// One output in the making.
-pub struct Run<'a> {
+/// Writes the tensors of one output.
+pub struct TensorWriter<'a> {
     pub plan: &'a Plan,
     pub checkpoint: &'a Checkpoint,
     pub files: OutputFiles,
     pub journal: Journal,
     pub adapter: Option<AdapterFile>,
-    /// Of what it stores of quantized linears, where that is recorded.
+    /// Digests of the quantized tensors, if they are recorded.
     pub digests: Option<Digests>,
     extents: OnceLock<Extents>,
     remaining: Vec<AtomicUsize>,
     options: &'a Options<'a>,
 }
 
-impl<'a> Run<'a> {
-    /// Nothing done yet.
+impl<'a> TensorWriter<'a> {
+    /// Starts with nothing written.
     pub fn new(
         plan: &'a Plan,
         checkpoint: &'a Checkpoint,
@@ -59,37 +55,40 @@ impl<'a> Run<'a> {
             .map(|tensor| AtomicUsize::new(chunks_of(format, 0, tensor).count()))
             .collect();
         let extents = OnceLock::new();
-        Run { plan, checkpoint, files, journal, adapter, digests: None, extents, remaining, options }
+        TensorWriter { plan, checkpoint, files, journal, adapter, digests: None, extents, remaining, options }
     }
 
-    /// Writes what makes up for the error of a block's codes, where there is such a thing.
-    pub fn write_factors(&self, made: &Made) -> Result<()> {
-        self.adapter.as_ref().map_or(Ok(()), |adapter| adapter.write(made, &self.files))
+    /// Writes the factors of a block to the adapter, if there is one.
+    pub fn write_factors(&self, result: &BlockResult) -> Result<()> {
+        self.adapter.as_ref().map_or(Ok(()), |adapter| adapter.write(result, &self.files))
     }
 
-    /// Finds out what schemes must know beforehand: reads every tensor whose scheme asks for it.
-    pub fn find_extents(&self, ends: &Made) -> Result<()> {
-        let input = Input { checkpoint: self.checkpoint, made: Some(ends) };
+    /// Finds the extents that schemes need: reads every tensor whose scheme needs one.
+    pub fn find_extents(&self, ends: &BlockResult) -> Result<()> {
+        let input = Input { checkpoint: self.checkpoint, result: Some(ends) };
         let extents = Extents::new(self.plan, input, self.options.interrupted)?;
         self.extents.get_or_init(|| extents);
         Ok(())
     }
 
-    /// The digests of what was streamed since they were last taken, under the format's name.
+    /// Takes the digests of the tensors streamed since the last call, with the format's name.
     pub fn take_digests(&self) -> Option<(String, BTreeMap<String, String>)> {
         let digests = self.digests.as_ref()?.take(self.plan);
         Some((self.plan.request.format.name().to_owned(), digests))
     }
 
-    /// Processes every chunk of some tensors; returns what was not finite: (name, NaN,
-    /// infinities).
-    pub fn stream(&self, tensors: impl Iterator<Item = usize> + Send, made: &Made) -> Result<NonFinites> {
+    /// Processes every chunk of some tensors. Returns the tensors with values that are not finite.
+    pub fn stream(
+        &self,
+        tensors: impl Iterator<Item = usize> + Send,
+        result: &BlockResult,
+    ) -> Result<NonFinites> {
         let format = self.plan.request.format;
         let counts: HashMap<usize, NonFinite> = tensors
             .flat_map(|index| chunks_of(format, index, &self.plan.tensors[index]))
             .par_bridge()
             .map(|chunk| {
-                let found = self.process(&chunk, made)?;
+                let found = self.process(&chunk, result)?;
                 self.finish(&chunk)?;
                 Ok((chunk.tensor, found))
             })
@@ -111,14 +110,14 @@ impl<'a> Run<'a> {
             .collect())
     }
 
-    fn process(&self, chunk: &Chunk, made: &Made) -> Result<NonFinite> {
+    fn process(&self, chunk: &Chunk, result: &BlockResult) -> Result<NonFinite> {
         if self.options.interrupted.load(Ordering::Relaxed) {
             return Err(interrupted());
         }
         let tensor = &self.plan.tensors[chunk.tensor];
-        let input = Input { checkpoint: self.checkpoint, made: Some(made) };
+        let input = Input { checkpoint: self.checkpoint, result: Some(result) };
         if chunk.rows.start == 0 {
-            self.write_scales(chunk.tensor, tensor, made)?;
+            self.write_scales(chunk.tensor, tensor, result)?;
         }
         match &tensor.action {
             Action::Store(dtype) => self.store(input, tensor, chunk, *dtype),
@@ -127,19 +126,19 @@ impl<'a> Run<'a> {
     }
 
     /// The measured scales of tensors, by the names that they are stored under.
-    pub fn scales(&self, tensors: &[usize], made: &Made) -> Vec<(String, f32)> {
+    pub fn scales(&self, tensors: &[usize], result: &BlockResult) -> Vec<(String, f32)> {
         let of_tensor = |tensor: &TensorPlan| {
             let scale = |(what, part): (_, usize)| {
-                Some((tensor.parts[part].name.clone(), made.scale(&tensor.output, what)?))
+                Some((tensor.parts[part].name.clone(), result.scale(&tensor.output, what)?))
             };
             tensor.scales().filter_map(scale).collect::<Vec<_>>()
         };
         tensors.iter().flat_map(|&tensor| of_tensor(&self.plan.tensors[tensor])).collect()
     }
 
-    fn write_scales(&self, index: usize, tensor: &TensorPlan, made: &Made) -> Result<()> {
+    fn write_scales(&self, index: usize, tensor: &TensorPlan, result: &BlockResult) -> Result<()> {
         for (what, part) in tensor.scales() {
-            let scale = made.scale(&tensor.output, what).ok_or_else(|| unmeasured(tensor))?;
+            let scale = result.scale(&tensor.output, what).ok_or_else(|| unmeasured(tensor))?;
             self.files.write(index, part, 0, &scale.to_le_bytes())?;
         }
         Ok(())
@@ -157,7 +156,7 @@ impl<'a> Run<'a> {
         gather(input, &tensor.output, chunk.rows.clone(), &mut values)?;
         let mut bytes = Vec::new();
         convert::from_f32(dtype, &values, &mut bytes);
-        // What a stage has rewritten may be too large for the model's own type.
+        // Rewritten values may be too large for the model's own type.
         let found = match input.rewrites_any(&tensor.output) {
             true => NonFinite::count_stored(dtype, &bytes),
             false => NonFinite::count(&values),
@@ -183,8 +182,8 @@ impl<'a> Run<'a> {
         chunk: &Chunk,
         scheme: &Scheme,
     ) -> Result<NonFinite> {
-        let made = gather_codes(input, &tensor.output, chunk.rows.clone())?.filter(|q| stores(scheme, q));
-        let (codes, found) = match made {
+        let codes = gather_codes(input, &tensor.output, chunk.rows.clone())?.filter(|q| stores(scheme, q));
+        let (codes, found) = match codes {
             Some(codes) => (codes, NonFinite::default()),
             None => self.quantize_values(input, tensor, chunk, scheme)?,
         };
@@ -224,13 +223,13 @@ impl<'a> Run<'a> {
         Ok((QTensor::stack(quantized), found))
     }
 
-    /// Passes on what was found, where it is nothing, or allowed; else counts it in the whole tensor for the error.
+    /// Returns the counts if they are zero or allowed; else counts in the whole tensor, for the error.
     fn check_finite(&self, input: Input, tensor: &TensorPlan, found: NonFinite) -> Result<NonFinite> {
-        if found.none() || self.plan.recipe.allow_nonfinite {
+        if found.none() || self.plan.request.recipe.allow_nonfinite {
             return Ok(found);
         }
         if input.rewrites_any(&tensor.output) {
-            return Err(overflows(tensor, &self.plan.recipe.method_names()));
+            return Err(overflows(tensor, &self.plan.request.recipe.method_names()));
         }
         let [rows, _] = tensor.rows_cols();
         let mut all = Vec::new();
@@ -242,8 +241,8 @@ impl<'a> Run<'a> {
         Err(total.refusal(&self.checkpoint.path, &tensor.output.name, tensor.elements()))
     }
 
-    /// Gives the input pages of a chunk back to the system: chunk by chunk where its rows are consecutive in one source,
-    /// and else with the tensor's last chunk.
+    /// Releases the input pages of a chunk: chunk by chunk if its rows are consecutive in one source, else with the tensor's
+    /// last chunk.
     fn release(&self, tensor: &TensorPlan, chunk: &Chunk) {
         let release = |piece: &Piece, rows: Range<usize>| {
             if let Some(source) = self.checkpoint.tensors.get(&piece.source) {
@@ -261,7 +260,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Counts the chunk as done; the tensor's last one is journaled.
+    /// Counts the chunk as done. After the last chunk of a tensor, the tensor is journaled.
     fn finish(&self, chunk: &Chunk) -> Result<()> {
         let tensor = &self.plan.tensors[chunk.tensor];
         self.release(tensor, chunk);
@@ -274,7 +273,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A scale is asked for where calibration sees nothing.
+/// The error of a scale of a tensor that calibration cannot observe.
 pub fn unmeasured(tensor: &TensorPlan) -> Error {
     Error::unsupported(
         format!(
@@ -285,7 +284,7 @@ pub fn unmeasured(tensor: &TensorPlan) -> Error {
     )
 }
 
-/// Weights that stages have made too large, of a checkpoint that is sound.
+/// The error of weights that stages have made too large, in a sound checkpoint.
 fn overflows(tensor: &TensorPlan, methods: &str) -> Error {
     Error::unsupported(
         format!(
@@ -296,59 +295,27 @@ fn overflows(tensor: &TensorPlan, methods: &str) -> Error {
     )
 }
 
-/// Whether codes that calibration made are what a tensor stores: of its scheme, but for the type of the scales.
-fn stores(scheme: &Scheme, made: &QTensor) -> bool {
-    Scheme { scale: made.scheme().scale, ..*scheme } == made.scheme()
+/// Returns true if a tensor can store these codes: they have its scheme, except for the type of the scales.
+fn stores(scheme: &Scheme, codes: &QTensor) -> bool {
+    Scheme { scale: codes.scheme().scale, ..*scheme } == codes.scheme()
 }
 
-/// The rows of a chunk, apart where the importance of columns is.
+/// The rows of a chunk, split where the importance of columns changes.
 fn runs_of<'a>(
     input: Input<'a>,
     tensor: &'a TensorPlan,
     chunk: &Chunk,
 ) -> Vec<(Range<usize>, Option<Vec<f32>>)> {
     let all = chunk.rows.clone();
-    match input.made.filter(|made| !made.importance.is_empty() && !all.is_empty()) {
+    match input.result.filter(|result| !result.importance.is_empty() && !all.is_empty()) {
         None => vec![(all, None)],
-        Some(made) => {
-            made.by_importance(&tensor.output, all).map(|(rows, table)| (rows, table.cloned())).collect()
+        Some(result) => {
+            result.by_importance(&tensor.output, all).map(|(rows, table)| (rows, table.cloned())).collect()
         }
     }
-}
-
-/// Runs a method on rows of one linear.
-pub fn quantize_rows(
-    method: &dyn Quantize,
-    tensor: &TensorPlan,
-    scheme: &Scheme,
-    extent: Option<Extent>,
-    importance: Option<Vec<f32>>,
-    values: Vec<f32>,
-) -> Result<QTensor> {
-    let [_, cols] = tensor.rows_cols();
-    let rows = values.len().checked_div(cols).unwrap_or(0);
-    let dense = Array2::from_shape_vec((rows, cols), values).expect("gather returns rows x cols values");
-    let linear = BlockLinear::new(&tensor.output.name, *scheme, Weight::Dense(dense));
-    quantize_linear(method, BlockLinear { extent, importance, ..linear })
 }
 
 fn row_bytes(tensor: &TensorPlan, dtype: DType) -> usize {
     let [_, cols] = tensor.rows_cols();
     cols / dtype.block_elements() * dtype.block_bytes()
-}
-
-/// Bytes of the input that an output is made from.
-pub fn input_bytes(checkpoint: &Checkpoint, output: &OutputTensor) -> u64 {
-    let piece_bytes = |piece: &Piece| {
-        let source = checkpoint.tensors.get(&piece.source)?;
-        let [rows, _] = crate::tensor::rows_cols(&source.shape);
-        Some(source.stored_bytes() * piece.rows.len() as u64 / rows.max(1) as u64)
-    };
-    output.pieces.iter().filter_map(piece_bytes).sum()
-}
-
-/// The chunk's share of them.
-pub fn chunk_input_bytes(checkpoint: &Checkpoint, tensor: &TensorPlan, chunk: &Chunk) -> u64 {
-    let [rows, _] = tensor.rows_cols();
-    input_bytes(checkpoint, &tensor.output) * chunk.rows.len() as u64 / rows.max(1) as u64
 }

@@ -1,22 +1,22 @@
-//! What rewriting stages do outside the blocks, where the residual stream begins and ends: to the rows of the embedding
-//! and of the head, as they are read, and to the final norm.
+//! Edits of rewriting stages at the two ends of the residual stream: of the rows of the embedding and of the head, as they
+//! are read, and of the final norm.
 
 use std::sync::Arc;
 
 use ndarray::Array2;
 
-use super::made::{Made, RowEdit};
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{ModelEnds, Weights, model_ends};
+use crate::pipeline::stream::{BlockResult, RowEdit};
 use crate::plan::Request;
 use crate::stage::{Ends, Rewrite, Stage};
 
-/// Gives a checkpoint a head of its own, where a recipe turns the embedding and the head into different matrices.
+/// Gives a checkpoint a head of its own if a recipe edits the embedding and the head differently.
 ///
 /// # Errors
-/// An architecture that llmc cannot run.
+/// An architecture that llmc does not support.
 pub fn untie(request: &Request, checkpoint: Checkpoint) -> Result<Checkpoint> {
     if stages_with_ends(request).is_empty() {
         return Ok(checkpoint);
@@ -30,7 +30,7 @@ pub fn untie(request: &Request, checkpoint: Checkpoint) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// The stages that work outside the blocks too.
+/// The stages with edits outside the blocks.
 fn stages_with_ends(request: &Request) -> Vec<Arc<dyn Rewrite>> {
     let rewriting = request.stages.iter().filter_map(|stage| match stage {
         Stage::Rewrite(method) => Some(Arc::clone(method)),
@@ -39,30 +39,30 @@ fn stages_with_ends(request: &Request) -> Vec<Arc<dyn Rewrite>> {
     rewriting.filter(|method| method.ends().is_some()).collect()
 }
 
-/// The edits of a recipe's stages.
-pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<Made> {
-    let mut made = Made::default();
+/// The edits outside the blocks of a recipe's stages.
+pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<BlockResult> {
+    let mut result = BlockResult::default();
     let stages = stages_with_ends(request);
     if stages.is_empty() {
-        return Ok(made);
+        return Ok(result);
     }
     let (_, places) = find(checkpoint)?;
     let less = if places.final_norm.plus_one { 1.0 } else { 0.0 };
     let stored = CheckpointWeights(Arc::clone(checkpoint)).vector(&places.final_norm.weight)?;
     let ones = Array2::from_elem((1, stored.len()), 1.0 - less);
     let norm: Vec<f32> = stored.iter().map(|weight| weight + less).collect();
-    made.values.insert(places.final_norm.weight, ones);
-    made.edits.insert(places.embedding, edit(stages.clone(), |ends, _, rows| ends.embedding(rows)));
+    result.values.insert(places.final_norm.weight, ones);
+    result.edits.insert(places.embedding, edit(stages.clone(), |ends, _, rows| ends.embedding(rows)));
     // The first stage multiplies the norm's weight into the head; for those after it, it is one.
     let head = move |ends: &dyn Ends, first: bool, rows: &mut Array2<f32>| match first {
         true => ends.head(rows, &norm),
         false => ends.head(rows, &vec![1.0; norm.len()]),
     };
-    made.edits.insert(places.head, edit(stages, head));
-    Ok(made)
+    result.edits.insert(places.head, edit(stages, head));
+    Ok(result)
 }
 
-/// One edit of all stages in order; `apply` is told which is the first.
+/// One edit that applies all stages in order; `apply` gets true for the first stage.
 fn edit(
     stages: Vec<Arc<dyn Rewrite>>,
     apply: impl Fn(&dyn Ends, bool, &mut Array2<f32>) -> Result<()> + Send + Sync + 'static,
@@ -73,7 +73,7 @@ fn edit(
     })
 }
 
-/// Whether head and embedding are tied, and the tensors at the ends of the stream.
+/// Returns true if head and embedding are tied, and the tensors at the ends of the stream.
 fn find(checkpoint: &Arc<Checkpoint>) -> Result<(bool, ModelEnds)> {
     let stored = CheckpointWeights(Arc::clone(checkpoint));
     let model = stored.model()?;

@@ -1,9 +1,9 @@
-//! How much each group of linears that engines run as one loses with fewer bits: what mixed precision is decided by.
+//! The loss of each group of linears that engines run as one, with fewer bits: the basis of mixed precision.
 //!
 //! A block is run over the calibration text as it is, and once more for each group, with the group's weights rounded to the
-//! first choice. What that changes of the block's outputs y, the mean over tokens of ‖y′ − y‖² / ‖y‖², is measured; for the
-//! other choices it is taken to grow with Σ (w − q)²·x², the error of the weights as the squares x² of their inputs weigh it.
-//! Relative to the residual stream, the errors of blocks add up.
+//! first choice. The loss is the change of the block's outputs y, the mean over tokens of ‖y′ − y‖² / ‖y‖². For the other
+//! choices it is assumed to be proportional to Σ (w − q)²·x², the error of the weights weighted by the squares x² of their
+//! inputs. Relative to the residual stream, the errors of blocks add up.
 //!
 //! The result is kept in a file, so that another budget, or a run that was stopped later, need not measure again.
 
@@ -13,39 +13,40 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::Options;
-use super::blocks::{BlockReport, Chain, Material, Runner, layouts};
-use super::journal::Journal;
-use super::made::Made;
-use super::output::Workspace;
-use crate::calib::observe::{Seen, Watch};
+use super::chain::Chain;
+use super::layouts::layouts;
+use super::report::BlockReport;
+use super::runner::{CalibrationInput, Runner};
+use crate::calib::observe::{InputStatistics, Watch};
 use crate::error::{Error, Result};
 use crate::export::pretty;
 use crate::io::Checkpoint;
 use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme, Weight};
-use crate::plan::SINGLE_FILE_NAME;
-use crate::plan::{Plan, Roles, Sensitivity};
+use crate::pipeline::options::Options;
+use crate::pipeline::output::{Journal, Workspace};
+use crate::pipeline::stream::BlockResult;
+use crate::plan::{Plan, Roles, SINGLE_FILE_NAME, Sensitivity};
 use crate::stage::{Block, BlockLinear, Quantize, error_power, quantize_linear};
 use crate::statistics::Needs;
 
-/// Tokens that suffice: what is measured is a mean over all of them.
+/// Tokens that suffice: the loss is a mean over all of them.
 const TOKENS: usize = 8192;
 
-/// What is kept.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 struct Kept {
-    /// Of the model, the text and the choices.
+    /// Identifies the model, the text and the choices.
     key: String,
     sensitivity: Sensitivity,
 }
 
-/// Measures, or reads what an earlier run has measured: for each group of linears (see [`Roles::group`]) what is lost as each of
-/// the choices, the plans of the whole model, the smallest first. `model` is the digest of its weights.
+/// Measures the loss of each group of linears (see [`Roles::group`]) with each of the choices, or reads the result of an earlier
+/// run. The choices are plans of the whole model, the smallest first. `model` is the digest of its weights.
 ///
 /// # Errors
-/// An architecture that llmc cannot run; inputs that are not finite; whatever reading and writing meet. An interrupted run is
-/// gone on from.
+/// An architecture that llmc does not support; inputs that are not finite; errors of reading and writing. The same call
+/// resumes an interrupted run.
 pub fn sensitivity(
     choices: &[Plan],
     sequences: &[Vec<u32>],
@@ -61,9 +62,9 @@ pub fn sensitivity(
     }
     let workspace = Workspace::open(file, true)?;
     let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
-    let material = Material { sequences: &sequences, expert_tokens: 1, known: None };
-    let ends = Made::default();
-    let runner = Runner::new(checkpoint, material, &ends, choices[0].recipe.allow_nonfinite, options)?;
+    let input = CalibrationInput { sequences: &sequences, expert_tokens: 1, prior: None };
+    let ends = BlockResult::default();
+    let runner = Runner::new(checkpoint, input, &ends, choices[0].request.recipe.allow_nonfinite, options)?;
     let schemes = choices.iter().map(Plan::schemes).collect::<Vec<_>>();
     let of =
         |linear: &str| schemes.iter().map(|schemes| schemes.get(linear).map(|(scheme, _)| *scheme)).collect();
@@ -82,7 +83,7 @@ pub fn sensitivity(
     Ok(kept.sensitivity)
 }
 
-/// The groups that [`sensitivity`] measures, before it does: as if nothing were lost.
+/// The groups that [`sensitivity`] measures, each with a loss of zero.
 pub fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sensitivity> {
     let quantized: Vec<_> = choices.iter().map(Plan::schemes).collect();
     let (_, layouts) = layouts(checkpoint)?;
@@ -92,7 +93,7 @@ pub fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sens
     Ok(chosen.map(|name| (roles.group(name), vec![0.0; choices.len()])).collect())
 }
 
-/// Sequences from all over the set, of [`TOKENS`] together.
+/// Sequences spread over the whole set, with about [`TOKENS`] tokens.
 fn spread(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let tokens: usize = sequences.iter().map(Vec::len).sum();
     let every = tokens.div_ceil(TOKENS).max(1);
@@ -103,7 +104,7 @@ fn key(choices: &[Plan], sequences: &[Vec<u32>], model: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("{}\n{model}\n", env!("CARGO_PKG_VERSION")).as_bytes());
     for plan in choices {
-        hasher.update(plan.recipe.to_toml().as_bytes());
+        hasher.update(plan.request.recipe.to_toml().as_bytes());
     }
     for token in sequences.iter().flatten() {
         hasher.update(&token.to_le_bytes());
@@ -115,10 +116,10 @@ fn block_file(index: usize) -> String {
     format!("sensitivity-{index}.json")
 }
 
-/// What an earlier run has kept.
+/// Reads the file of an earlier run, if there is one.
 ///
 /// # Errors
-/// A file of that name that llmc has not written.
+/// A file of that name that is not from llmc.
 fn read(file: &Path) -> Result<Option<Kept>> {
     if !file.exists() {
         return Ok(None);
@@ -136,16 +137,16 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
         .map_err(|e| Error::malformed(path, "what was measured", e, "--no-resume measures it again"))
 }
 
-/// What measuring a block takes.
+/// The measurement of blocks.
 struct Survey<'a> {
     runner: &'a Runner<'a>,
     method: &'a dyn Quantize,
-    /// What a linear becomes as each choice; `None` where it stays dense.
+    /// The scheme of a linear with each choice; `None` if it stays dense.
     schemes: &'a (dyn Fn(&str) -> Vec<Option<Scheme>> + Sync),
 }
 
 impl Survey<'_> {
-    /// The groups of a block; its outputs go into `reference`.
+    /// Measures the groups of a block. Its outputs go into `reference`.
     fn block(&self, index: usize, input: &Chain, reference: &Chain) -> Result<Sensitivity> {
         let watch = Watch { needs: Needs::IMPORTANCE, ..Watch::default() };
         let seen = self.runner.gather(index, &self.runner.weights(), input, watch, Some(reference))?.seen;
@@ -165,8 +166,13 @@ impl Survey<'_> {
         groups.into_iter().map(measure).collect()
     }
 
-    /// The linears as the first choice, and the error of their weights as each.
-    fn round(&self, index: usize, places: &[&LinearPlace], seen: &Seen) -> Result<(Block, Vec<f64>)> {
+    /// The linears with the first choice, and the error of their weights with each choice.
+    fn round(
+        &self,
+        index: usize,
+        places: &[&LinearPlace],
+        seen: &InputStatistics,
+    ) -> Result<(Block, Vec<f64>)> {
         let rounded = places.par_iter().map(|place| self.round_linear(place, seen));
         let (mut linears, mut totals) = (Vec::new(), Vec::new());
         for (coarsest, errors) in rounded.collect::<Result<Vec<_>>>()? {
@@ -177,7 +183,11 @@ impl Survey<'_> {
         Ok((Block { index, linears, ..Block::default() }, totals))
     }
 
-    fn round_linear(&self, place: &LinearPlace, seen: &Seen) -> Result<(Option<BlockLinear>, Vec<f64>)> {
+    fn round_linear(
+        &self,
+        place: &LinearPlace,
+        seen: &InputStatistics,
+    ) -> Result<(Option<BlockLinear>, Vec<f64>)> {
         let matrix = self.runner.weights().matrix(&place.name)?;
         let values = matrix.read(0..matrix.shape()[0])?.into_values();
         let (mut coarsest, mut errors) = (None, Vec::new());
@@ -199,7 +209,7 @@ impl Survey<'_> {
     }
 }
 
-/// What is lost as each choice, where the first loses `distance`.
+/// The loss with each choice, if the loss with the first is `distance`.
 fn proportional(distance: f64, errors: &[f64]) -> Vec<f64> {
     let first = errors.first().copied().unwrap_or(0.0);
     let gain = if first > 0.0 { distance / first } else { 0.0 };

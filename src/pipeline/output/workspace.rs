@@ -1,26 +1,25 @@
-//! The output while it is being made: a folder beside the target, published by renaming.
+//! The partial output: a folder beside the target, published by renaming.
 //!
 //! `OUT.partial/` holds the files and the journal; `OUT` appears only when everything in it is on the disk. A target that
-//! is one file is made in the same way and then moved out of the folder.
+//! is one file is written in the same way and then moved out of the folder.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use rayon::prelude::*;
 
-use super::blocks::REPORTS_NAME;
-use super::journal::JOURNAL_NAME;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::plan::Plan;
 use crate::plan::{Format, OutputFile, SINGLE_FILE_NAME};
 
-/// The partial output and where it will go.
+/// Name of the journal in the partial output.
+pub const JOURNAL_NAME: &str = "llmc.journal";
+/// Name of the reports of finished blocks, beside the journal: one line for each block.
+pub const REPORTS_NAME: &str = "blocks.jsonl";
+
+/// The partial output and its target.
 pub struct Workspace {
     target: PathBuf,
     partial: PathBuf,
@@ -28,7 +27,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Makes or finds the partial output.
+    /// Creates or finds the partial output.
     pub fn open(target: &Path, single: bool) -> Result<Workspace> {
         let target: PathBuf = target.components().collect(); // without a trailing slash
         let workspace = Workspace { partial: sibling(&target, ".partial"), target, single };
@@ -39,7 +38,7 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// A folder that merely has the partial output's name is not llmc's to write into, or to remove.
+    /// Refuses a folder that has the partial output's name but is not from llmc.
     fn refuse_foreign(&self) -> Result<()> {
         if self.path(JOURNAL_NAME).exists() || self.entries()?.is_empty() {
             return Ok(());
@@ -56,7 +55,7 @@ impl Workspace {
         entries.map_err(|e| Error::io(&self.partial, e))
     }
 
-    /// Whether the weight files of a layout are all there, at their full length.
+    /// Returns true if the weight files of a layout are all there, at their full length.
     pub fn holds(&self, layout: &[OutputFile]) -> bool {
         let length = |file: &OutputFile| fs::metadata(self.path(&file.name)).map(|found| found.len()).ok();
         layout.iter().all(|file| length(file) == Some(file.len))
@@ -68,18 +67,18 @@ impl Workspace {
         self.entries()?.iter().filter(|path| **path != journal).try_for_each(|path| remove(path))
     }
 
-    /// The folder.
+    /// The folder of the partial output.
     pub fn partial(&self) -> &Path {
         &self.partial
     }
 
-    /// A file in it.
+    /// The path of a file in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.partial.join(name)
     }
 
-    /// Writes what stands beside the weights, and flushes it to the disk: what the format and the command have to say, and
-    /// the input's own files (tokenizer, generation settings) of which they have no version.
+    /// Writes the files beside the weights, and flushes them to the disk: `own`, and the input's files (tokenizer, generation
+    /// settings) that `own` does not replace.
     pub fn write_beside(
         &self,
         checkpoint: &Checkpoint,
@@ -106,7 +105,7 @@ impl Workspace {
         self.write_with(name, |file| file.write_all(content))
     }
 
-    /// The same, of a file whose content comes in pieces.
+    /// Writes a file whose content comes in pieces, and flushes it to the disk.
     pub fn write_with(&self, name: &str, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
         let path = self.path(name);
         self.make_parent(&path)?;
@@ -118,7 +117,8 @@ impl Workspace {
         write().map_err(|e| Error::io(&path, e))
     }
 
-    fn make_parent(&self, path: &Path) -> Result<()> {
+    /// Creates the folder of a file of the partial output.
+    pub fn make_parent(&self, path: &Path) -> Result<()> {
         match path.parent() {
             Some(parent) if parent != self.partial => {
                 fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))
@@ -127,7 +127,7 @@ impl Workspace {
         }
     }
 
-    /// Removes the partial output: nothing in it is worth going on from.
+    /// Removes the partial output.
     pub fn discard(&self) -> Result<()> {
         remove(&self.partial)
     }
@@ -159,8 +159,8 @@ impl Workspace {
 /// Refuses, before any work, a target that cannot be written or must not be replaced.
 ///
 /// # Errors
-/// The input itself, or a folder that holds it; what exists, without `overwrite`; with it, what does not look like a
-/// model; a name that does not go with the format.
+/// A target that is or contains the input; that exists, without `overwrite`; that does not look like a model, with it; whose
+/// name does not fit the format.
 pub fn check_target(checkpoint: &Checkpoint, target: &Path, single: bool, overwrite: bool) -> Result<()> {
     let refuse = |what: &str, hint: &str| Err(Error::usage(format!("{} {what}", target.display()), hint));
     let named_gguf = target.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
@@ -197,7 +197,7 @@ fn holds_input(checkpoint: &Checkpoint, target: &Path) -> bool {
     inputs.filter_map(|path| path.canonicalize().ok()).any(|path| path.starts_with(&target))
 }
 
-/// A folder with weights in it, or an empty one.
+/// Returns true for a folder with weights in it, and for an empty one.
 fn looks_like_a_model(folder: &Path) -> bool {
     let Ok(mut entries) = fs::read_dir(folder) else { return false };
     let weights = |path: PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
@@ -223,121 +223,4 @@ fn remove(path: &Path) -> Result<()> {
 fn sync_folder(folder: &Path) -> Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder).and_then(|file| file.sync_all()).map_err(|e| Error::io(folder, e))
-}
-
-/// Bytes written before the system is told to begin moving them to the disk, beside the work.
-const FLUSH_EVERY: u64 = 8 << 20;
-
-/// The most files of one output.
-const MOST_FILES: usize = 900;
-
-/// The weight files, open for writing anywhere.
-pub struct OutputFiles {
-    files: Arc<Vec<(PathBuf, File)>>,
-    places: Vec<Vec<(usize, u64)>>,
-    unflushed: AtomicU64,
-    flusher: Mutex<Option<JoinHandle<Result<()>>>>,
-}
-
-impl OutputFiles {
-    /// Creates the files at their full length and writes their headers.
-    pub fn create(workspace: &Workspace, layout: &[OutputFile], plan: &Plan) -> Result<OutputFiles> {
-        let mut places: Vec<Vec<(usize, u64)>> =
-            plan.tensors.iter().map(|tensor| vec![(usize::MAX, 0); tensor.parts.len()]).collect();
-        if layout.len() > MOST_FILES {
-            return Err(Error::usage(
-                format!("the output would be {} files", layout.len()),
-                format!("all are open at once, {MOST_FILES} at most: give a larger --max-shard-size"),
-            ));
-        }
-        let mut files = Vec::new();
-        for (index, planned) in layout.iter().enumerate() {
-            let path = workspace.path(&planned.name);
-            workspace.make_parent(&path)?;
-            let file = create(&path, planned).map_err(|e| Error::io(&path, e))?;
-            files.push((path, file));
-            for place in &planned.parts {
-                places[place.tensor][place.part] = (index, place.offset);
-            }
-        }
-        let (unflushed, flusher) = (AtomicU64::new(0), Mutex::new(None));
-        Ok(OutputFiles { files: Arc::new(files), places, unflushed, flusher })
-    }
-
-    /// Writes bytes of a part. From time to time it begins a flush to the disk beside the work, so that little is left to
-    /// wait for at the end.
-    pub fn write(&self, tensor: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let (file, start) = self.places[tensor][part];
-        self.write_in(file, start + offset, bytes)
-    }
-
-    /// The same at an offset of a file, which is known by its place in the layout.
-    pub fn write_in(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let (path, file) = &self.files[file];
-        write_at(file, bytes, offset).map_err(|e| Error::io(path, e))?;
-        let written = self.unflushed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if written >= FLUSH_EVERY { self.flush_beside() } else { Ok(()) }
-    }
-
-    fn flush_beside(&self) -> Result<()> {
-        let Ok(mut flusher) = self.flusher.try_lock() else { return Ok(()) };
-        match flusher.take() {
-            Some(running) if !running.is_finished() => *flusher = Some(running),
-            finished => {
-                finished.map_or(Ok(()), join)?;
-                self.unflushed.store(0, Ordering::Relaxed);
-                let files = Arc::clone(&self.files);
-                *flusher = Some(std::thread::spawn(move || sync_all(&files)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Flushes everything that was written so far, and waits for it.
-    pub fn sync(&self) -> Result<()> {
-        let running = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
-        running.map_or(Ok(()), join)?;
-        sync_all(&self.files)
-    }
-}
-
-fn join(flush: JoinHandle<Result<()>>) -> Result<()> {
-    flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn sync_all(files: &[(PathBuf, File)]) -> Result<()> {
-    files.iter().try_for_each(|(path, file)| file.sync_data().map_err(|e| Error::io(path, e)))
-}
-
-fn create(path: &Path, planned: &OutputFile) -> std::io::Result<File> {
-    let file = File::options().write(true).create(true).truncate(false).open(path)?;
-    reserve(&file, planned.len)?;
-    write_at(&file, &planned.header, 0)?;
-    Ok(file)
-}
-
-/// Gives a file its length, and where the system can, the space on the disk: a disk that is too small is then found out
-/// before any work.
-pub fn reserve(file: &File, len: u64) -> std::io::Result<()> {
-    #[cfg(target_os = "linux")]
-    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
-        result => return result.map_err(Into::into),
-    }
-    file.set_len(len)
-}
-
-#[cfg(unix)]
-pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-pub fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
-        bytes = &bytes[written..];
-        offset += written as u64;
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Work is cut into chunks: row ranges of a tensor that are processed by themselves.
+//! Chunks: row ranges of a tensor that are processed independently.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::plan::Format;
 use crate::plan::{Action, Plan, TensorPlan};
 
-/// Weights per chunk: 1 MiB in f32, what a core's second-level cache holds.
+/// Weights per chunk: 1 MiB in f32, the size of a core's second-level cache.
 pub const CHUNK_ELEMENTS: usize = 1 << 18;
 
 /// Rows of one tensor.
@@ -18,7 +18,7 @@ pub struct Chunk {
     pub rows: Range<usize>,
 }
 
-/// Rows per chunk: about [`CHUNK_ELEMENTS`], in multiples that scheme and format can start at.
+/// The number of rows per chunk: about [`CHUNK_ELEMENTS`] weights, in multiples that scheme and format can start at.
 pub fn chunk_rows(format: &dyn Format, tensor: &TensorPlan) -> usize {
     let [_, cols] = tensor.rows_cols();
     let multiple = match &tensor.action {
@@ -38,7 +38,7 @@ fn lcm(a: usize, b: usize) -> usize {
     (a / gcd(a, b) * b).max(1)
 }
 
-/// The chunks of a tensor; one empty chunk for a tensor without rows, so that it is finished like any other.
+/// The chunks of a tensor. A tensor without rows has one empty chunk, so that it is finished like any other.
 pub fn chunks_of(
     format: &dyn Format,
     index: usize,
@@ -50,7 +50,7 @@ pub fn chunks_of(
         .map(move |i| Chunk { tensor: index, rows: (i * size).min(rows)..((i + 1) * size).min(rows) })
 }
 
-/// Refuses rows that would be too much in memory: a row is the least that is worked on, and models have none such.
+/// Refuses rows that are too long for memory: a chunk has at least one row. No model has such rows.
 pub fn refuse_long_rows(plan: &Plan) -> Result<()> {
     const LONGEST: usize = 1 << 23;
     let long = |tensor: &&TensorPlan| tensor.rows_cols()[1] > LONGEST;

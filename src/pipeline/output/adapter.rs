@@ -1,21 +1,19 @@
-//! The LoRA adapter of an output whose recipe makes up for the error of quantization: laid out before the work, like
-//! everything else, and filled in block by block.
+//! The LoRA adapter of an output with a compensating stage: its layout is planned before the work, and it is filled block by
+//! block.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::blocks::layouts;
-use super::made::Made;
-use super::output::OutputFiles;
+use super::files::OutputFiles;
 use crate::error::Result;
-use crate::export::adapter::Adapter;
-use crate::export::{self};
+use crate::export::adapter::{self, Adapter};
 use crate::io::Checkpoint;
-use crate::plan::OutputFile;
-use crate::plan::Plan;
+use crate::pipeline::blocks::layouts;
+use crate::pipeline::stream::BlockResult;
+use crate::plan::{OutputFile, Plan};
 
-/// An adapter, and its file among the output's.
+/// An adapter, and the place of its file in the output.
 pub struct AdapterFile {
     adapter: Adapter,
     /// Its number in the layout.
@@ -25,10 +23,10 @@ pub struct AdapterFile {
 }
 
 impl AdapterFile {
-    /// Adds the adapter's file to the layout; `None` where the recipe asks for no adapter.
+    /// Adds the adapter's file to the layout; `None` if the recipe has no compensating stage.
     ///
     /// # Errors
-    /// A model whose blocks llmc cannot take apart.
+    /// A model whose blocks llmc does not support.
     pub fn plan(
         plan: &Plan,
         checkpoint: &Arc<Checkpoint>,
@@ -43,20 +41,20 @@ impl AdapterFile {
     }
 
     /// Writes the factors of a block's linears to their places.
-    pub fn write(&self, made: &Made, files: &OutputFiles) -> Result<()> {
-        let encoded = made.factors.iter().filter_map(|(name, factors)| self.adapter.encode(name, factors));
+    pub fn write(&self, result: &BlockResult, files: &OutputFiles) -> Result<()> {
+        let encoded = result.factors.iter().filter_map(|(name, factors)| self.adapter.encode(name, factors));
         encoded
             .into_iter()
             .try_for_each(|(offset, bytes)| files.write_in(self.file, self.start + offset, &bytes))
     }
 
-    /// What stands beside the weights: (name, content). `target` is the output's path.
+    /// The adapter's configuration file: (name, content). `target` is the output's path.
     pub fn config(&self, checkpoint: &Checkpoint, target: &str) -> (String, Vec<u8>) {
         let architectures = checkpoint.config.as_ref().and_then(|config| config.get("architectures"));
         let mut names =
             architectures.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         let causal = names.any(|name| name.ends_with("ForCausalLM"));
-        (export::adapter::CONFIG.to_owned(), self.adapter.config(target, causal))
+        (adapter::CONFIG.to_owned(), self.adapter.config(target, causal))
     }
 }
 

@@ -1,38 +1,34 @@
-//! What a calibrated output says of itself, for `verify`: it cannot be made again without the calibration text, but what
-//! the method chose is on record, tensor by tensor.
+//! The record of a calibrated output, for `verify`. The output cannot be made again without the calibration text, so the
+//! record has a digest of each quantized tensor.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::blocks::BlockReport;
-use super::chunks::Chunk;
-use super::gather::gather;
-use super::made::Input;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::numerics::{QTensor, convert};
-use crate::plan::{OutputTensor, Part};
-use crate::plan::{Plan, TensorPlan};
-use crate::tensor::DType;
-use crate::tensor::rows_cols;
+use crate::pipeline::blocks::BlockReport;
+use crate::pipeline::stream::{Chunk, Input, gather};
+use crate::plan::{OutputTensor, Part, Plan, TensorPlan};
+use crate::tensor::{DType, rows_cols};
 
 /// The file of the record, in the output's folder.
 pub const RECORD: &str = "calibration.json";
 
-/// What was done to each block.
+/// The record of a calibrated run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Record {
-    /// In order.
+    /// The reports of the blocks, in order.
     pub blocks: Vec<BlockReport>,
-    /// The digests of what the output's quantized tensors hold, by name.
+    /// The digests of the output's quantized tensors, by name.
     #[serde(default)]
     pub digests: BTreeMap<String, String>,
 }
 
 impl Record {
-    /// What the blocks' reports say of the output of one format.
+    /// Collects the blocks' reports for the output of one format.
     pub fn of(blocks: &[BlockReport], format: &str) -> Record {
         let digests = blocks.iter().filter_map(|block| block.digests.get(format));
         let digests = digests.flatten().map(|(name, digest)| (name.clone(), digest.clone())).collect();
@@ -40,7 +36,7 @@ impl Record {
         Record { blocks: blocks.iter().map(plain).collect(), digests }
     }
 
-    /// The record of an output; empty where it has none, as single files do.
+    /// Reads the record of an output; empty if it has none, such as a single file.
     pub fn read(written: &Checkpoint) -> Result<Record> {
         let path = written.path.join(RECORD);
         if !path.is_file() {
@@ -63,11 +59,11 @@ impl Record {
     }
 }
 
-/// What quantized tensors hold: digests of their rows, in the making.
+/// Collects the digests of the rows of quantized tensors.
 #[derive(Default)]
 pub struct Digests(Mutex<BTreeMap<usize, Rows>>);
 
-/// blake3 of each row from some first one on.
+/// blake3 of each row, by the first row of a chunk.
 type Rows = BTreeMap<usize, Vec<blake3::Hash>>;
 
 impl Digests {
@@ -78,7 +74,7 @@ impl Digests {
         tensors.entry(chunk.tensor).or_default().insert(chunk.rows.start, rows);
     }
 
-    /// The digests of whole tensors, by name; then it is empty.
+    /// Takes the digests of whole tensors, by name.
     pub fn take(&self, plan: &Plan) -> BTreeMap<String, String> {
         let tensors = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let named = |(tensor, rows): (usize, Rows)| {
@@ -88,7 +84,7 @@ impl Digests {
     }
 }
 
-/// The values that codes stand for, as a reader of the output has them: a format may store them rounded to a float type.
+/// The values of codes as a reader of the output sees them: a format may store them rounded to a float type.
 pub fn stored_values(tensor: &TensorPlan, codes: &QTensor) -> Vec<f32> {
     let mut values = vec![0.0; codes.rows * codes.cols];
     codes.dequantize(&mut values);
@@ -98,7 +94,7 @@ pub fn stored_values(tensor: &TensorPlan, codes: &QTensor) -> Vec<f32> {
     values
 }
 
-/// Rounds values to what a type holds.
+/// Rounds values to a float type.
 pub fn round_to(dtype: DType, values: &mut [f32]) {
     let mut bytes = Vec::new();
     convert::from_f32(dtype, values, &mut bytes);
@@ -113,7 +109,7 @@ fn row_hashes(values: &[f32], cols: usize) -> Vec<blake3::Hash> {
     values.chunks(cols.max(1)).map(hash).collect()
 }
 
-/// blake3 over the blake3 of each row, as little-endian f32: rows are made in any order.
+/// blake3 over the blake3 of each row, as little-endian f32: chunks of rows come in any order.
 fn combine(rows: impl IntoIterator<Item = blake3::Hash>) -> String {
     let mut hasher = blake3::Hasher::new();
     for row in rows {
@@ -122,7 +118,7 @@ fn combine(rows: impl IntoIterator<Item = blake3::Hash>) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Why a scale of activations is not one, or not the one that was recorded, if it is not.
+/// Returns the problem of a scale of activations: missing, unusable, or different from the recorded one.
 pub fn wrong_scale(written: &Checkpoint, name: &str, recorded: Option<f32>) -> Option<String> {
     let Some(found) = written.activation_scale(name) else { return Some(format!("{name} is missing")) };
     let divides = found.is_finite() && found > 0.0;
@@ -134,7 +130,7 @@ pub fn wrong_scale(written: &Checkpoint, name: &str, recorded: Option<f32>) -> O
     }
 }
 
-/// Why an output does not hold what was recorded of it, if it does not.
+/// Returns the problem of a tensor whose values differ from the recorded digest.
 pub fn mismatch(written: &Checkpoint, output: &OutputTensor, expected: &str) -> Result<Option<String>> {
     let mut values = Vec::new();
     let [rows, cols] = rows_cols(&output.shape);

@@ -1,4 +1,4 @@
-//! What calibration has made of tensors: read in the place of what the checkpoint holds.
+//! The results of stages for some tensors, which replace the values of the checkpoint.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,30 +11,31 @@ use crate::io::{Checkpoint, Source};
 use crate::numerics::{Extent, LowRank, QTensor};
 use crate::plan::{Measured, OutputTensor};
 
-/// Results by the name of the source that they replace.
+/// The result of a compressed block, or of the edits outside the blocks: what the writer needs, by the name of the source
+/// that it replaces.
 #[derive(Default)]
-pub struct Made {
+pub struct BlockResult {
     /// Rewritten values, [rows, cols]; a vector is one row.
     pub values: HashMap<String, Array2<f32>>,
     /// Codes.
     pub codes: HashMap<String, QTensor>,
     /// The extents of rewritten values (of fused groups), where schemes need them.
     pub extents: HashMap<String, Extent>,
-    /// How much each column matters, for methods that quantize row by row.
+    /// Importance of each column, for methods that quantize row by row.
     pub importance: HashMap<String, Vec<f32>>,
-    /// Scales that were measured, of what the sources' linears read or make.
+    /// Measured scales of the inputs and outputs of the sources' linears.
     pub scales: HashMap<(String, Measured), f32>,
-    /// What is added to the values of codes, for the adapter.
+    /// Factors that are added to the values of codes, for the adapter.
     pub factors: HashMap<String, LowRank>,
-    /// What is done to rows as they are read, of matrices too large to be held.
+    /// Edits of matrices that are too large for memory, applied to rows as they are read.
     pub edits: HashMap<String, RowEdit>,
 }
 
-/// Rewrites rows of so many columns.
+/// Rewrites rows, [rows, cols].
 pub type RowEdit = Arc<dyn Fn(&mut Array2<f32>) -> Result<()> + Send + Sync>;
 
-impl Made {
-    /// Whether a source has other values than in the checkpoint.
+impl BlockResult {
+    /// Returns true if a source has other values than in the checkpoint.
     pub fn rewrites(&self, source: &str) -> bool {
         self.values.contains_key(source) || self.edits.contains_key(source)
     }
@@ -45,7 +46,7 @@ impl Made {
         self.scales.get(&(source, what)).copied()
     }
 
-    /// Rows of an output in runs of one source each, and the importance of the source's columns.
+    /// The rows of an output in runs of one source each, with the importance of the source's columns.
     pub fn by_importance<'a>(
         &'a self,
         output: &'a OutputTensor,
@@ -61,52 +62,52 @@ impl Made {
     }
 }
 
-/// A checkpoint, and what calibration has made of it so far.
+/// A checkpoint, and results that replace some of it.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
-    /// What was opened.
+    /// The checkpoint.
     pub checkpoint: &'a Checkpoint,
-    /// What replaces some of it.
-    pub made: Option<&'a Made>,
+    /// The results; `None` for the checkpoint as it is.
+    pub result: Option<&'a BlockResult>,
 }
 
 impl<'a> Input<'a> {
     /// A checkpoint as it is.
     pub fn plain(checkpoint: &'a Checkpoint) -> Self {
-        Input { checkpoint, made: None }
+        Input { checkpoint, result: None }
     }
 
-    /// Whether a source has other values than in the checkpoint.
+    /// Returns true if a source has other values than in the checkpoint.
     pub fn rewrites(&self, source: &str) -> bool {
-        self.made.is_some_and(|made| made.rewrites(source))
+        self.result.is_some_and(|result| result.rewrites(source))
     }
 
-    /// The codes that were made of a source.
+    /// The codes of a source, if it has any.
     pub fn codes(&self, source: &str) -> Option<&'a QTensor> {
-        self.made.and_then(|made| made.codes.get(source))
+        self.result.and_then(|result| result.codes.get(source))
     }
 
-    /// Whether any source of an output has.
+    /// Returns true if any source of an output has other values than in the checkpoint.
     pub fn rewrites_any(&self, output: &OutputTensor) -> bool {
         output.pieces.iter().any(|piece| self.rewrites(&piece.source))
     }
 
-    /// The extent of what an output's sources have become, where calibration has rewritten them.
+    /// The extent of an output's rewritten sources; `None` if they are not rewritten, or their scheme needs none.
     pub fn extent(&self, output: &OutputTensor) -> Option<Extent> {
-        let extents = &self.made?.extents;
+        let extents = &self.result?.extents;
         output.pieces.iter().filter_map(|piece| extents.get(&piece.source).copied()).reduce(Extent::union)
     }
 
     /// Reads rows of a source in f32.
     pub fn read_rows(&self, source: &Source, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        if let Some(values) = self.made.and_then(|made| made.values.get(&source.name)) {
+        if let Some(values) = self.result.and_then(|result| result.values.get(&source.name)) {
             let cols = values.ncols();
             let values = values.as_slice().expect("results are stored by rows");
             out.copy_from_slice(&values[rows.start * cols..rows.end * cols]);
             return Ok(());
         }
         self.checkpoint.read_rows(source, rows.clone(), out)?;
-        let Some(edit) = self.made.and_then(|made| made.edits.get(&source.name)) else { return Ok(()) };
+        let Some(edit) = self.result.and_then(|result| result.edits.get(&source.name)) else { return Ok(()) };
         let shape = (rows.len(), out.len() / rows.len().max(1));
         let mut values = Array2::from_shape_vec(shape, out.to_vec()).expect("rows are whole");
         edit(&mut values)?;

@@ -1,48 +1,48 @@
-//! Statistics of a model as it is: its blocks are run over the calibration set one after the other, and what is known of
-//! the inputs of each block's linears is written before the next one is read. Memory holds one block and its statistics.
+//! Statistics of a model as it is. Its blocks are run over the calibration set one after the other, and the statistics of
+//! each block are written before the next block is read. Memory holds one block and its statistics.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::blocks::{BlockReport, Material, Runner};
-use super::journal::Journal;
-use super::made::Made;
-use super::output::Workspace;
-use super::{Options, input_digest};
+use super::report::BlockReport;
+use super::runner::{CalibrationInput, Runner};
 use crate::calib::imatrix::{self, Imatrix};
-use crate::calib::observe::{Seen, Watch};
+use crate::calib::observe::{InputStatistics, Watch};
 use crate::calib::store::{self, INDEX_FILE, Index, Store};
-use crate::calib::{Drawn, Known, Samples};
+use crate::calib::{PriorStatistics, Samples, SourceSamples};
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::BlockLayout;
-use crate::plan::Plan;
-use crate::plan::SINGLE_FILE_NAME;
+use crate::pipeline::options::Options;
+use crate::pipeline::output::{Journal, Workspace, input_digest};
+use crate::pipeline::stream::BlockResult;
+use crate::plan::{Plan, SINGLE_FILE_NAME};
 use crate::stage::{Scope, Stage};
 use crate::statistics::{Needs, Statistics};
 
-/// What is to be gathered, and where it goes.
+/// The statistics to gather, and their outputs.
 #[derive(Debug, Clone, Copy)]
 pub struct Survey<'a> {
-    /// What the model reads.
+    /// The calibration set.
     pub samples: &'a Samples,
-    /// Experts that fewer tokens are sent to are shown all tokens instead.
+    /// Experts that get fewer tokens than this are shown all tokens instead.
     pub expert_tokens: u64,
-    /// What is kept.
+    /// The statistics to keep.
     pub needs: Needs,
     /// The folder of statistics; see [`store`].
     pub folder: Option<&'a Path>,
-    /// The importance matrix, in llama.cpp's form; see [`imatrix`]. At least one of the two.
+    /// The importance matrix, in llama.cpp's form; see [`imatrix`]. At least one of the two outputs is set.
     pub imatrix: Option<&'a Path>,
 }
 
-/// Gathers statistics, and publishes them. An interrupted run is gone on from, as with [`super::run`].
+/// Gathers statistics, and publishes them. The same call resumes an interrupted run, as with
+/// [`run`](crate::pipeline::run).
 ///
 /// # Errors
-/// An architecture that llmc cannot run, or for an importance matrix one without a GGUF form; inputs that are not finite;
-/// whatever reading and writing meet.
+/// An architecture that llmc does not support, or, for an importance matrix, one without a GGUF form; inputs that are not
+/// finite; errors of reading and writing.
 pub fn calibrate(
     survey: &Survey,
     checkpoint: &Arc<Checkpoint>,
@@ -52,9 +52,9 @@ pub fn calibrate(
         imatrix::architecture(checkpoint)?;
     }
     let sequences = &survey.samples.sequences;
-    let material = Material { sequences, expert_tokens: survey.expert_tokens, known: None };
-    let ends = Made::default();
-    let runner = Runner::new(checkpoint, material, &ends, false, options)?;
+    let input = CalibrationInput { sequences, expert_tokens: survey.expert_tokens, prior: None };
+    let ends = BlockResult::default();
+    let runner = Runner::new(checkpoint, input, &ends, false, options)?;
     let model = input_digest(checkpoint, options.interrupted)?;
     let index = Index::new(&model, runner.layouts.len(), survey.needs, survey.samples);
     let key = key(&index, survey.expert_tokens);
@@ -81,34 +81,39 @@ pub fn calibrate(
     Ok(reports)
 }
 
-/// Opens what an earlier run has gathered, and checks that it is of this model, known by its digest, and has what the plan's
-/// methods need.
+/// Opens the statistics of an earlier run. Checks that they are of this model, by its digest, and that they include the needs
+/// of the plan's stages.
 ///
 /// # Errors
-/// See [`Known::open`].
-pub fn recall(paths: &[PathBuf], plan: &Plan, checkpoint: &Arc<Checkpoint>, model: &str) -> Result<Known> {
+/// See [`PriorStatistics::open`].
+pub fn recall(
+    paths: &[PathBuf],
+    plan: &Plan,
+    checkpoint: &Arc<Checkpoint>,
+    model: &str,
+) -> Result<PriorStatistics> {
     let stages = &plan.request.stages;
     let weighed = matches!(stages.first(), Some(Stage::Quantize(method)) if method.scope() == Scope::Rows);
     let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
     let needs = stages.iter().fold(first, |needs, stage| needs.union(stage.needs()));
     let blocks = CheckpointWeights(Arc::clone(checkpoint)).model()?.layers.len();
-    Known::open(paths, checkpoint, model, blocks, needs)
+    PriorStatistics::open(paths, checkpoint, model, blocks, needs)
 }
 
-/// Tells work apart that must not be gone on from with another: blake3 over all that statistics depend on.
+/// The key of the journal: blake3 over everything that the statistics depend on.
 fn key(index: &Index, expert_tokens: u64) -> String {
     let text = format!("{}\n{expert_tokens}\n{}", env!("CARGO_PKG_VERSION"), index.to_json());
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
-/// Writes a block's file. Inputs that no token has reached are there too, as sums of none.
+/// Writes a block's file. Inputs without any token are included, as empty sums.
 fn write_block(
     workspace: &Workspace,
     checkpoint: &Checkpoint,
     index: usize,
     layout: &BlockLayout,
     needs: Needs,
-    seen: &Seen,
+    seen: &InputStatistics,
 ) -> Result<()> {
     let mut readers: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
     for linear in &layout.linears {
@@ -129,14 +134,14 @@ fn write_block(
     })
 }
 
-/// The importance matrix of statistics that lie in a workspace: of the linears that have a name in GGUF.
+/// The importance matrix of the statistics in a workspace, for the linears that have a name in GGUF.
 fn importance(workspace: &Workspace, index: &Index, samples: &Samples, runner: &Runner) -> Result<Imatrix> {
     let arch = imatrix::architecture(&runner.checkpoint)?;
     let folder = [workspace.partial().to_owned()];
     let store = Store::open(&folder, &index.model, index.blocks, Needs::IMPORTANCE)?;
     let longest = samples.sequences.iter().map(Vec::len).max().unwrap_or(0);
     let mut imatrix = Imatrix {
-        datasets: samples.sources.iter().map(|Drawn { source, .. }| source.clone()).collect(),
+        datasets: samples.sources.iter().map(|SourceSamples { source, .. }| source.clone()).collect(),
         chunk_count: samples.sequences.len() as u32,
         chunk_size: longest as u32,
         ..Imatrix::default()

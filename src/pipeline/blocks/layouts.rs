@@ -1,0 +1,20 @@
+//! The layouts of all blocks of a checkpoint.
+
+use std::sync::Arc;
+
+use crate::engine::CheckpointWeights;
+use crate::error::Result;
+use crate::io::Checkpoint;
+use crate::model::{BlockLayout, Model, block_layout};
+
+/// The configuration of a model, and the layout of each of its blocks.
+///
+/// # Errors
+/// An architecture that llmc does not support.
+pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Model, Vec<BlockLayout>)> {
+    let stored = CheckpointWeights(Arc::clone(checkpoint));
+    let model = stored.model()?;
+    let layouts = (0..model.layers.len()).map(|block| block_layout(&model, &stored, block));
+    let layouts = layouts.collect::<Result<_>>()?;
+    Ok((model, layouts))
+}

@@ -1,0 +1,128 @@
+//! The weight files of an output, written at any offset and in any order.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::workspace::Workspace;
+use crate::error::{Error, Result};
+use crate::plan::{OutputFile, Plan};
+
+/// Bytes written between two flushes to the disk in the background.
+const FLUSH_EVERY: u64 = 8 << 20;
+
+/// The most files of one output.
+const MOST_FILES: usize = 900;
+
+/// The weight files, open for writing anywhere.
+pub struct OutputFiles {
+    files: Arc<Vec<(PathBuf, File)>>,
+    places: Vec<Vec<(usize, u64)>>,
+    unflushed: AtomicU64,
+    flusher: Mutex<Option<JoinHandle<Result<()>>>>,
+}
+
+impl OutputFiles {
+    /// Creates the files at their full length and writes their headers.
+    pub fn create(workspace: &Workspace, layout: &[OutputFile], plan: &Plan) -> Result<OutputFiles> {
+        let mut places: Vec<Vec<(usize, u64)>> =
+            plan.tensors.iter().map(|tensor| vec![(usize::MAX, 0); tensor.parts.len()]).collect();
+        if layout.len() > MOST_FILES {
+            return Err(Error::usage(
+                format!("the output would be {} files", layout.len()),
+                format!("all are open at once, {MOST_FILES} at most: give a larger --max-shard-size"),
+            ));
+        }
+        let mut files = Vec::new();
+        for (index, planned) in layout.iter().enumerate() {
+            let path = workspace.path(&planned.name);
+            workspace.make_parent(&path)?;
+            let file = create(&path, planned).map_err(|e| Error::io(&path, e))?;
+            files.push((path, file));
+            for place in &planned.parts {
+                places[place.tensor][place.part] = (index, place.offset);
+            }
+        }
+        let (unflushed, flusher) = (AtomicU64::new(0), Mutex::new(None));
+        Ok(OutputFiles { files: Arc::new(files), places, unflushed, flusher })
+    }
+
+    /// Writes bytes of a part. From time to time it starts a flush to the disk in the background, so that the final flush is
+    /// short.
+    pub fn write(&self, tensor: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (file, start) = self.places[tensor][part];
+        self.write_in(file, start + offset, bytes)
+    }
+
+    /// Writes bytes at an offset of a file, given by its number in the layout.
+    pub fn write_in(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (path, file) = &self.files[file];
+        write_at(file, bytes, offset).map_err(|e| Error::io(path, e))?;
+        let written = self.unflushed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if written >= FLUSH_EVERY { self.flush_beside() } else { Ok(()) }
+    }
+
+    fn flush_beside(&self) -> Result<()> {
+        let Ok(mut flusher) = self.flusher.try_lock() else { return Ok(()) };
+        match flusher.take() {
+            Some(running) if !running.is_finished() => *flusher = Some(running),
+            finished => {
+                finished.map_or(Ok(()), join)?;
+                self.unflushed.store(0, Ordering::Relaxed);
+                let files = Arc::clone(&self.files);
+                *flusher = Some(std::thread::spawn(move || sync_all(&files)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Flushes everything written so far, and waits for it.
+    pub fn sync(&self) -> Result<()> {
+        let running = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        running.map_or(Ok(()), join)?;
+        sync_all(&self.files)
+    }
+}
+
+fn join(flush: JoinHandle<Result<()>>) -> Result<()> {
+    flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn sync_all(files: &[(PathBuf, File)]) -> Result<()> {
+    files.iter().try_for_each(|(path, file)| file.sync_data().map_err(|e| Error::io(path, e)))
+}
+
+fn create(path: &Path, planned: &OutputFile) -> std::io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).open(path)?;
+    reserve(&file, planned.len)?;
+    write_at(&file, &planned.header, 0)?;
+    Ok(file)
+}
+
+/// Sets a file's length and, if the system can, reserves its space on the disk: a disk that is too small is then an error
+/// before any work.
+pub fn reserve(file: &File, len: u64) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
+        result => return result.map_err(Into::into),
+    }
+    file.set_len(len)
+}
+
+#[cfg(unix)]
+pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+pub fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        bytes = &bytes[written..];
+        offset += written as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The output of a run: the partial folder, its files and its journal, the record of a calibrated run, and the adapter.
+
+mod adapter;
+mod digest;
+mod files;
+mod journal;
+mod record;
+mod workspace;
+
+pub use adapter::AdapterFile;
+pub use digest::{input_digest, provenance};
+pub use files::{OutputFiles, reserve, write_at};
+pub use journal::Journal;
+pub use record::{Digests, RECORD, Record, mismatch, round_to, stored_values, wrong_scale};
+pub use workspace::{REPORTS_NAME, Workspace, check_target};

@@ -1,0 +1,160 @@
+//! One run: the plans of one or several outputs carried out, and the results published.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use indicatif::ProgressBar;
+
+use super::blocks::{BlockLoop, BlockReport, CalibrationInput, ends};
+use super::options::{Options, Outcome, Target};
+use super::output::{AdapterFile, Digests, Journal, OutputFiles, RECORD, Record, Workspace};
+use super::stream::{BlockResult, NonFinites, TensorWriter, chunk_rows, input_bytes, refuse_long_rows};
+use crate::error::{Error, Result};
+use crate::io::Checkpoint;
+use crate::plan::Plan;
+use crate::recipe::PerFormat;
+
+/// A target in work.
+struct Output<'a> {
+    target: Target<'a>,
+    workspace: Workspace,
+    writer: TensorWriter<'a>,
+}
+
+/// Carries out the plans of several targets in one go, and publishes the results. With calibration, the recipe of the
+/// primary target is carried out block by block, and the companions store its codes;
+/// [`agree`](crate::plan::agree) tells whether they can.
+///
+/// # Errors
+/// The errors of reading, quantizing and writing. Finished tensors stay in `path` + `.partial`, and the same command goes
+/// on from there.
+pub fn run(
+    targets: &PerFormat<Target>,
+    checkpoint: &Arc<Checkpoint>,
+    calibration: Option<CalibrationInput>,
+    options: &Options,
+) -> Result<Outcome> {
+    targets.all().try_for_each(|target| refuse_long_rows(target.plan))?;
+    let recorded = calibration.is_some();
+    let outputs = targets.as_ref().try_map(|target| Output::open(*target, checkpoint, recorded, options))?; // locks the journals until all is published
+    let result = fill(&outputs, checkpoint, calibration, options);
+    match &result {
+        Ok(_) => outputs.all().try_for_each(|output| output.workspace.publish())?,
+        // The same command can resume these.
+        Err(Error::Io { .. } | Error::Interrupted { .. }) => {}
+        Err(_) if calibration.is_some() => {}
+        Err(_) => outputs.all().try_for_each(|output| output.workspace.discard())?,
+    }
+    result
+}
+
+impl<'a> Output<'a> {
+    /// Opens the workspace of a target, with all its files. If it is `recorded`, digests of its quantized tensors are kept.
+    fn open(
+        target: Target<'a>,
+        checkpoint: &'a Arc<Checkpoint>,
+        recorded: bool,
+        options: &'a Options,
+    ) -> Result<Output<'a>> {
+        let Target { plan, path, .. } = target;
+        let mut layout = plan.request.format.files(&plan.contents(), checkpoint)?;
+        let adapter = AdapterFile::plan(plan, checkpoint, &mut layout)?;
+        let workspace = Workspace::open(path, plan.request.format.capabilities().single_file)?;
+        let journal = Journal::open(&workspace, &layout, options.resume)?;
+        tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
+        let files = OutputFiles::create(&workspace, &layout, plan)?;
+        let mut writer = TensorWriter::new(plan, checkpoint, files, journal, adapter, options);
+        writer.digests = (recorded && !plan.request.format.capabilities().single_file).then(Digests::default);
+        Ok(Output { target, workspace, writer })
+    }
+
+    /// Writes the tensors that no block has, and the files beside the weights.
+    fn finish(
+        &self,
+        checkpoint: &Checkpoint,
+        ends: &BlockResult,
+        in_blocks: &HashSet<usize>,
+        blocks: &[BlockReport],
+    ) -> Result<NonFinites> {
+        let plan = self.target.plan;
+        let rest = (0..plan.tensors.len())
+            .filter(|tensor| !in_blocks.contains(tensor) && !self.writer.journal.has(*tensor));
+        let nonfinite = self.writer.stream(rest, ends)?;
+        self.writer.files.sync()?;
+        let format = plan.request.format;
+        let mut own =
+            [format.side_files(&plan.contents(), checkpoint)?, self.target.documents.to_vec()].concat();
+        if !blocks.is_empty() && !format.capabilities().single_file {
+            let record = serde_json::json!(Record::of(blocks, format.name()));
+            own.push((RECORD.to_owned(), crate::export::pretty(&record)));
+        }
+        let target = self.target.path.display().to_string();
+        own.extend(self.writer.adapter.iter().map(|adapter| adapter.config(checkpoint, &target)));
+        self.workspace.write_beside(checkpoint, format, &own)?;
+        tracing::info!(documents = own.len(), "written and flushed");
+        Ok(nonfinite)
+    }
+}
+
+/// Fills the workspaces with the whole outputs.
+fn fill(
+    outputs: &PerFormat<Output>,
+    checkpoint: &Arc<Checkpoint>,
+    calibration: Option<CalibrationInput>,
+    options: &Options,
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for output in outputs.all() {
+        let (tensors, bytes) =
+            skip_finished(output.target.plan, checkpoint, &output.writer.journal, options.progress);
+        outcome.resumed += tensors;
+        outcome.resumed_bytes += bytes;
+    }
+    let ends = ends(&outputs.primary.target.plan.request, checkpoint)?;
+    let writers = outputs.as_ref().map(|output| &output.writer);
+    writers.all().try_for_each(|writer| writer.find_extents(&ends))?;
+    let blocks = calibration.map(|input| BlockLoop::new(&writers, checkpoint, input, &ends, options));
+    let blocks = blocks.transpose()?;
+    if let Some(blocks) = &blocks {
+        writers.all().try_for_each(|writer| blocks.refuse_unmeasured(writer))?;
+        outcome.blocks = blocks.run(&writers, &outputs.primary.workspace)?;
+        outcome.nonfinite.extend(outcome.blocks.iter().flat_map(|block| block.nonfinite.clone()));
+    }
+    for output in outputs.all() {
+        let in_blocks = blocks.as_ref().map(|blocks| blocks.all_tensors(&output.writer)).unwrap_or_default();
+        outcome.nonfinite.extend(output.finish(checkpoint, &ends, &in_blocks, &outcome.blocks)?);
+    }
+    Ok(outcome)
+}
+
+/// Estimates the anonymous memory of a run without calibration, in bytes: a chunk for each thread, and the process itself.
+pub fn peak_memory(plan: &Plan, threads: usize) -> u64 {
+    const PROCESS: u64 = 24 << 20;
+    const BYTES_PER_ELEMENT: u64 = 4 + 1 + 1;
+    let largest = plan.tensors.iter().map(|tensor| {
+        let [rows, cols] = tensor.rows_cols();
+        (chunk_rows(plan.request.format, tensor).min(rows) * cols) as u64
+    });
+    PROCESS + threads as u64 * BYTES_PER_ELEMENT * largest.max().unwrap_or(0)
+}
+
+/// Moves the progress bar past the tensors that an earlier run finished. Returns their number and their input bytes.
+fn skip_finished(
+    plan: &Plan,
+    checkpoint: &Checkpoint,
+    journal: &Journal,
+    progress: &ProgressBar,
+) -> (usize, u64) {
+    let finished = plan.tensors.iter().enumerate().filter(|(index, _)| journal.has(*index));
+    let bytes = finished.map(|(_, tensor)| input_bytes(checkpoint, &tensor.output)).sum();
+    if journal.finished() > 0 {
+        tracing::info!(
+            finished = journal.finished(),
+            of = plan.tensors.len(),
+            "going on from an interrupted run"
+        );
+        progress.set_position(bytes);
+        progress.reset_eta();
+    }
+    (journal.finished(), bytes)
+}

@@ -1,0 +1,58 @@
+//! An output verified by itself, without the input that it was made from.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use super::check::{TensorCheck, Verification};
+use crate::error::Result;
+use crate::io::{Checkpoint, Source, Stored};
+use crate::pipeline::options::interrupted;
+use crate::pipeline::output::wrong_scale;
+use crate::pipeline::stream::{CHUNK_ELEMENTS, NonFinite};
+
+/// Checks an output by itself: every tensor can be read, every value is finite, and every scale of activations can be divided by.
+pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
+    let tensors =
+        written
+            .tensors
+            .values()
+            .par_bridge()
+            .map(|source| {
+                if stop.load(Ordering::Relaxed) {
+                    Err(interrupted())
+                } else {
+                    Ok(check_alone(written, source))
+                }
+            })
+            .collect::<Result<Vec<_>>>()?;
+    let order = |check: &TensorCheck| written.tensors.get_index_of(&check.name);
+    let mut tensors = tensors;
+    tensors.sort_by_key(order);
+    let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
+    let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
+    tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));
+    Ok(Verification { tensors })
+}
+
+fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {
+    let [rows, cols] = source.rows_cols();
+    let float = cols > 0 && !matches!(&source.stored, Stored::Dense(raw) if !raw.dtype.is_float());
+    let size = (CHUNK_ELEMENTS / cols.max(1)).max(1);
+    let mut found = NonFinite::default();
+    let mut failure = None;
+    let mut values = Vec::new();
+    for start in (0..if float { rows } else { 0 }).step_by(size) {
+        let range = start..(start + size).min(rows);
+        values.resize(range.len() * cols, 0.0);
+        match written.read_rows(source, range.clone(), &mut values) {
+            Ok(()) => found.add(NonFinite::count(&values)),
+            Err(error) => failure = Some(error.to_string()),
+        }
+        written.release(source, range);
+    }
+    if !found.none() {
+        failure = Some(format!("{} NaN and {} infinities", found.nan, found.inf));
+    }
+    TensorCheck { name: source.name.clone(), stored: source.stored_as(), failure, ..TensorCheck::default() }
+}
