@@ -4,10 +4,10 @@
 //! Throughput counts the multiply-adds of a dense product: tokens·cols² for the sums of xᵀx, cols³/3 + rows·cols² for
 //! the rounding. Both use symmetry, so the rate may exceed that of a product.
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use llmc::numerics::{Granularity, ScaleType, Scheme, Weight};
 use llmc::registry::METHODS;
-use llmc::stage::{Block, Linear};
+use llmc::stage::{Block, BlockLinear, Stage};
 use llmc::statistics::{Needs, Statistics};
 use ndarray::Array2;
 
@@ -48,20 +48,21 @@ fn sums(criterion: &mut Criterion) {
 
 fn rounding(criterion: &mut Criterion) {
     let method = METHODS.iter().find(|def| def.name == "gptq").expect("it is listed");
-    let method = (method.build)(&toml::Table::new()).expect("its defaults are valid");
+    let Stage::Quantize(method) = (method.build)(&toml::Table::new()).expect("its defaults are valid") else {
+        panic!("gptq quantizes")
+    };
     let scheme = Scheme::int(4, Granularity::Group(64), true, ScaleType::BF16);
     let mut group = criterion.benchmark_group("gptq");
     group.sample_size(10);
     for [rows, cols] in SHAPES {
-        let linear = Linear {
+        let linear = BlockLinear {
             input: Some(0),
-            ..Linear::alone("linear.weight", scheme, Weight::Dense(values(rows, cols)))
+            ..BlockLinear::new("linear.weight", scheme, Weight::Dense(values(rows, cols)))
         };
         let block = Block { linears: vec![linear], inputs: vec![observed(cols)], ..Block::default() };
         group.throughput(Throughput::Elements((cols * cols * cols / 3 + rows * cols * cols) as u64));
         group.bench_function(format!("{rows} x {cols}"), |b| {
-            let apply = |mut block: Block| method.apply(&mut block).expect("nothing is singular");
-            b.iter_batched(|| block.clone(), apply, BatchSize::LargeInput)
+            b.iter(|| method.quantize(&block).expect("nothing is singular"))
         });
     }
     group.finish();

@@ -72,6 +72,13 @@ impl Statistics {
         }
     }
 
+    /// The number of columns; `None` if nothing is gathered.
+    pub fn columns(&self) -> Option<usize> {
+        let lengths = [self.absmax.len(), self.sum_abs.len(), self.sum_squares.len()];
+        let gram = self.gram.as_ref().map(|gram| gram.ncols());
+        gram.or_else(|| lengths.into_iter().find(|len| *len > 0))
+    }
+
     /// Adds tokens, [rows, cols] each; a NaN stays. Sums run in the order of the rows, whatever the number of threads.
     pub fn observe(&mut self, x: ArrayView2<f32>) {
         self.tokens += x.nrows() as u64;

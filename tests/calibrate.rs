@@ -191,6 +191,7 @@ fn quantize_checks_coverage_too() {
 fn gather(path: &Path, samples: &Samples, stop_after: usize) -> Result<(), Error> {
     let stop = AtomicBool::new(false);
     let options = Options {
+        device: llmc::backend::Device::Cpu,
         resume: true,
         interrupted: &stop,
         progress: &indicatif::ProgressBar::hidden(),

@@ -111,7 +111,9 @@ fn mistakes_get_a_hint() {
     for device in ["gpu", "cuda:x", "cuda:"] {
         let wrong = generate(&["-p", "a", "--device", device]);
         assert_eq!(wrong.status.code(), Some(2));
-        assert!(String::from_utf8(wrong.stderr).unwrap().contains("expected cpu, cuda or cuda:NUMBER"));
+        assert!(
+            String::from_utf8(wrong.stderr).unwrap().contains("expected cpu, candle, cuda or cuda:NUMBER")
+        );
     }
     #[cfg(not(feature = "candle-cuda"))]
     {

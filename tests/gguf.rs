@@ -259,9 +259,9 @@ fn sample_config(arch: &llmc::model::Arch) -> Value {
         "rope_theta": 12345.0 });
     for (at, key) in arch.keys().enumerate() {
         let value = match key.kind {
-            llmc::model::Kind::Int => json!(8 * (at + 1)),
-            llmc::model::Kind::Float => json!(0.125 * (at + 1) as f64),
-            llmc::model::Kind::Bool => json!(true),
+            llmc::model::KeyType::Int => json!(8 * (at + 1)),
+            llmc::model::KeyType::Float => json!(0.125 * (at + 1) as f64),
+            llmc::model::KeyType::Bool => json!(true),
         };
         if !["hidden_size", "num_attention_heads", "head_dim"].contains(&key.hf) {
             config[key.hf] = value;
@@ -272,7 +272,7 @@ fn sample_config(arch: &llmc::model::Arch) -> Value {
 
 #[test]
 fn settings_of_every_architecture_survive_the_round_trip() {
-    for arch in ARCHITECTURES.iter().filter(|arch| !arch.gguf.is_empty()) {
+    for arch in ARCHITECTURES.iter().filter(|arch| arch.has_gguf()) {
         let config = sample_config(arch);
         let metadata = config::to_metadata(arch, &config).unwrap();
         let mut builder = Builder::default();

@@ -2,12 +2,14 @@
 //! some schemes beside them, over shapes that are awkward.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use llmc::numerics::presets::PRESETS;
 use llmc::numerics::{
     Codes, Context, Extent, Granularity, Grid, Number, QTensor, ScalarCodes, ScaleType, Scheme, Weight,
 };
 use llmc::registry::METHODS;
-use llmc::stage::{Block, Def, Effect, Linear};
+use llmc::stage::{Block, BlockLinear, Def, Quantize, Stage};
 use llmc::statistics::{Needs, Statistics};
 use ndarray::{Array2, Axis, s};
 
@@ -25,8 +27,14 @@ fn schemes() -> Vec<Scheme> {
 
 /// The methods that make codes; those that rewrite weights are tested in `tests/rewrites`, those that train beside their code.
 fn quantizing() -> impl Iterator<Item = &'static Def> {
-    let trains = |def: &Def| (def.build)(&toml::Table::new()).unwrap().trains();
-    METHODS.iter().filter(move |def| def.effect == Effect::Quantizes && !trains(def))
+    METHODS.iter().filter(|def| quantizer(def).is_some_and(|method| !method.trains()))
+}
+
+fn quantizer(def: &Def) -> Option<Arc<dyn Quantize>> {
+    match (def.build)(&toml::Table::new()).unwrap() {
+        Stage::Quantize(method) => Some(method),
+        _ => None,
+    }
 }
 
 /// Every method with every scheme that it supports.
@@ -72,20 +80,17 @@ fn statistics(cols: usize, needs: Needs) -> Statistics {
 
 fn apply(def: &Def, scheme: Scheme, w: Array2<f32>, extent: Extent, importance: Option<Vec<f32>>) -> QTensor {
     let (cols, weight) = (w.ncols(), Weight::Dense(w));
-    let method = (def.build)(&toml::Table::new()).unwrap();
-    let linear = Linear {
+    let method = quantizer(def).unwrap();
+    let linear = BlockLinear {
         extent: Some(extent),
         importance,
         input: Some(0),
-        ..Linear::alone("proj.weight", scheme, weight)
+        ..BlockLinear::new("proj.weight", scheme, weight)
     };
     let inputs = vec![statistics(cols, method.needs())];
-    let mut block = Block { linears: vec![linear], inputs, ..Block::default() };
-    method.apply(&mut block).unwrap();
-    match block.linears.remove(0).weight {
-        Weight::Quantized(q) => q,
-        Weight::Dense(_) => panic!("{}: left dense", def.name),
-    }
+    let block = Block { linears: vec![linear], inputs, ..Block::default() };
+    let codes = method.quantize(&block).unwrap().codes.remove(0);
+    codes.unwrap_or_else(|| panic!("{}: left dense", def.name)).values
 }
 
 fn quantize(def: &Def, scheme: Scheme, w: &Array2<f32>) -> QTensor {
@@ -272,10 +277,12 @@ fn what_is_quantized_already_is_refused() {
     let w = weights(2, 32, 1);
     let weight = Weight::Quantized(quantize(method("rtn"), scheme, &w));
     for def in quantizing() {
-        let linear =
-            Linear { extent: Some(extent(&w)), ..Linear::alone("proj.weight", scheme, weight.clone()) };
-        let mut block = Block { linears: vec![linear], ..Block::default() };
-        let error = (def.build)(&toml::Table::new()).unwrap().apply(&mut block).unwrap_err();
+        let linear = BlockLinear {
+            extent: Some(extent(&w)),
+            ..BlockLinear::new("proj.weight", scheme, weight.clone())
+        };
+        let block = Block { linears: vec![linear], ..Block::default() };
+        let error = quantizer(def).unwrap().quantize(&block).unwrap_err();
         assert!(error.to_string().contains("proj.weight"), "{error}");
     }
 }

@@ -119,7 +119,9 @@ impl Case {
         let batch: Vec<&Golden> = (0..3).map(|i| &goldens[&format!("batch.{i}.")]).collect();
         let expected = batch.iter().flat_map(|golden| golden.values.clone()).collect::<Vec<_>>();
         compare("the batch", &run(&decoder, &whole(&batch), None), &expected);
-        if decoder.config().causal && !LENGTH_DEPENDENT.iter().any(|name| self.name().starts_with(name)) {
+        if decoder.model().frame.head.is_some()
+            && !LENGTH_DEPENDENT.iter().any(|name| self.name().starts_with(name))
+        {
             compare("the batch through a cache", &cached(&decoder, &batch), &expected);
         }
         problems
@@ -138,16 +140,16 @@ fn whole(goldens: &[&Golden]) -> Batch {
 }
 
 /// Logits of a batch, or hidden states of an encoder.
-fn run<B: Backend>(decoder: &Decoder<B>, batch: &Batch, cache: Option<&mut model::Cache<B>>) -> Vec<f32> {
+fn run<B: Backend>(decoder: &Decoder<B>, batch: &Batch, cache: Option<&mut model::State<B>>) -> Vec<f32> {
     let hidden = decoder.hidden(batch, cache).unwrap();
-    let values = if decoder.config().causal { decoder.logits(&hidden).unwrap() } else { hidden };
+    let values = if decoder.model().frame.head.is_some() { decoder.logits(&hidden).unwrap() } else { hidden };
     decoder.backend().read(&values, <[f32]>::to_vec).unwrap()
 }
 
 /// Runs sequences through a cache, in slots that are not in order: first all but the last three tokens of each, then one at
 /// a time; the second sequence goes on from a copy of its slot.
 fn cached<B: Backend>(decoder: &Decoder<B>, goldens: &[&Golden]) -> Vec<f32> {
-    let mut cache = decoder.cache(goldens.len() + 1).unwrap();
+    let mut cache = decoder.state(goldens.len() + 1).unwrap();
     let mut slots: Vec<usize> = (0..goldens.len()).rev().collect();
     let mut rows: Vec<Vec<f32>> = vec![Vec::new(); goldens.len()];
     let lengths: Vec<usize> = goldens.iter().map(|golden| golden.tokens.len()).collect();

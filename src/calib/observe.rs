@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ndarray::ArrayView2;
 
-use crate::backend::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span};
-use crate::error::Result;
+use crate::backend::{Attention, Backend, Matrix, Route, Routing, Span, Wrapper};
+use crate::error::{Error, Result};
 use crate::model::BlockLayout;
 use crate::statistics::{Needs, Statistics, largest};
 
@@ -62,10 +62,24 @@ struct State {
 }
 
 /// A linear layer, and which one it is.
-pub struct Linear<L> {
+pub struct ObservedLinear<L> {
     inner: L,
     place: Option<Place>,
     rows: usize,
+}
+
+/// The values of an input as a matrix of so many rows.
+fn rows_of(values: &[f32], rows: usize) -> Result<ArrayView2<'_, f32>> {
+    let cols = values.len() / rows.max(1);
+    ArrayView2::from_shape((rows, cols), values).map_err(|_| misshapen(values.len(), rows))
+}
+
+/// The error for an input that does not have the shape of those before: the backend is wrong, not the user.
+fn misshapen(values: usize, rows: usize) -> Error {
+    Error::unsupported(
+        format!("calibration: the input of a linear has {values} values in {rows} rows, which does not fit"),
+        "this is a defect of llmc: please report it, with the model's config.json",
+    )
 }
 
 impl<B: Backend> Observing<B> {
@@ -113,11 +127,14 @@ impl<B: Backend> Observing<B> {
             let needs = watch.needs;
             let slot = &mut state.seen.inputs[place.input];
             self.inner.read(x, |values| {
-                let cols = values.len() / rows.max(1);
-                if let Ok(x) = ArrayView2::from_shape((rows, cols), values) {
-                    slot.get_or_insert_with(|| Statistics::new(cols, needs)).observe(x);
+                let x = rows_of(values, rows)?;
+                let statistics = slot.get_or_insert_with(|| Statistics::new(x.ncols(), needs));
+                if statistics.columns().is_some_and(|columns| columns != x.ncols()) {
+                    return Err(misshapen(values.len(), rows));
                 }
-            })?;
+                statistics.observe(x);
+                Ok(())
+            })??;
         }
         Ok(watch.depth.is_some_and(|depth| place.depth >= depth))
     }
@@ -153,46 +170,23 @@ impl<B: Backend> Observing<B> {
     }
 }
 
-impl<B: Backend> Backend for Observing<B> {
-    type Tensor = B::Tensor;
-    type Linear = Linear<B::Linear>;
-    type Table = B::Table;
-    type Norm = B::Norm;
-    type KeyValues = B::KeyValues;
+impl<B: Backend> Wrapper for Observing<B> {
+    type Inner = B;
+    type Linear = ObservedLinear<B::Linear>;
+
+    fn inner(&self) -> &B {
+        &self.inner
+    }
 
     fn load_linear(&self, parts: &[Arc<dyn Matrix>], bias: Option<Vec<f32>>) -> Result<Self::Linear> {
         let place =
             parts.first().and_then(|part| self.places.get(part.name())).map(|place| self.claim(*place));
         let rows = parts.iter().map(|part| part.shape()[0]).sum();
-        Ok(Linear { inner: self.inner.load_linear(parts, bias)?, place, rows })
-    }
-
-    fn load_table(&self, rows: Arc<dyn Matrix>) -> Result<B::Table> {
-        self.inner.load_table(rows)
+        Ok(ObservedLinear { inner: self.inner.load_linear(parts, bias)?, place, rows })
     }
 
     fn tied_head(&self, table: &B::Table) -> Result<Self::Linear> {
-        Ok(Linear { inner: self.inner.tied_head(table)?, place: None, rows: 0 })
-    }
-
-    fn load_norm(&self, norm: NormWeights) -> Result<B::Norm> {
-        self.inner.load_norm(norm)
-    }
-
-    fn key_values(&self, width: usize, slots: usize) -> Result<B::KeyValues> {
-        self.inner.key_values(width, slots)
-    }
-
-    fn copy_slot(&self, cache: &mut B::KeyValues, from: usize, to: usize, len: usize) -> Result<()> {
-        self.inner.copy_slot(cache, from, to, len)
-    }
-
-    fn rows(&self, x: &B::Tensor) -> usize {
-        self.inner.rows(x)
-    }
-
-    fn embed(&self, table: &B::Table, ids: &[u32]) -> Result<B::Tensor> {
-        self.inner.embed(table, ids)
+        Ok(ObservedLinear { inner: self.inner.tied_head(table)?, place: None, rows: 0 })
     }
 
     fn linear(&self, x: &B::Tensor, linear: &Self::Linear) -> Result<B::Tensor> {
@@ -200,18 +194,6 @@ impl<B: Backend> Backend for Observing<B> {
             Some(place) if self.look(x, place)? => self.inner.zeros(self.inner.rows(x), linear.rows),
             _ => self.inner.linear(x, &linear.inner),
         }
-    }
-
-    fn norm(&self, x: &B::Tensor, norm: &B::Norm) -> Result<B::Tensor> {
-        self.inner.norm(x, norm)
-    }
-
-    fn split<const N: usize>(&self, x: &B::Tensor, widths: [usize; N]) -> Result<[B::Tensor; N]> {
-        self.inner.split(x, widths)
-    }
-
-    fn rope(&self, x: B::Tensor, rotations: &Rotations) -> Result<B::Tensor> {
-        self.inner.rope(x, rotations)
     }
 
     fn attention(
@@ -233,56 +215,10 @@ impl<B: Backend> Backend for Observing<B> {
         self.inner.attention(q, k, v, spec, spans, cache)
     }
 
-    fn activate(&self, x: B::Tensor, activation: Activation) -> Result<B::Tensor> {
-        self.inner.activate(x, activation)
-    }
-
-    fn gate(&self, x: &B::Tensor, activation: Activation) -> Result<B::Tensor> {
-        self.inner.gate(x, activation)
-    }
-
-    fn add(&self, x: B::Tensor, y: &B::Tensor) -> Result<B::Tensor> {
-        self.inner.add(x, y)
-    }
-
-    fn scale(&self, x: B::Tensor, factor: f32) -> Result<B::Tensor> {
-        self.inner.scale(x, factor)
-    }
-
-    fn soft_cap(&self, x: B::Tensor, cap: f32) -> Result<B::Tensor> {
-        self.inner.soft_cap(x, cap)
-    }
-
-    fn gather(&self, x: &B::Tensor, rows: &[u32]) -> Result<B::Tensor> {
-        self.inner.gather(x, rows)
-    }
-
-    fn scatter_add(
-        &self,
-        x: B::Tensor,
-        rows: &[u32],
-        y: &B::Tensor,
-        weights: &B::Tensor,
-    ) -> Result<B::Tensor> {
-        self.inner.scatter_add(x, rows, y, weights)
-    }
-
     fn route(&self, logits: &B::Tensor, routing: Routing) -> Result<Vec<Route<B::Tensor>>> {
         let mut routes = self.inner.route(logits, routing)?;
         let shown_all = self.state().watch.as_ref().map(|watch| watch.shown_all.clone()).unwrap_or_default();
         self.show_all(logits, &shown_all, &mut routes)?;
         Ok(routes)
-    }
-
-    fn zeros(&self, rows: usize, cols: usize) -> Result<B::Tensor> {
-        self.inner.zeros(rows, cols)
-    }
-
-    fn tensor(&self, rows: usize, cols: usize, values: &[f32]) -> Result<B::Tensor> {
-        self.inner.tensor(rows, cols, values)
-    }
-
-    fn read<R>(&self, x: &B::Tensor, look: impl FnOnce(&[f32]) -> R) -> Result<R> {
-        self.inner.read(x, look)
     }
 }

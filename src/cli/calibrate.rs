@@ -67,6 +67,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         calibration: arguments.calibration.over(Calibration::default()),
         folder: folder.map(Path::to_owned),
         imatrix: imatrix.map(Path::to_owned),
+        device: arguments.calibration.device,
         hessian: arguments.hessian,
         overwrite: arguments.overwrite,
         no_resume: arguments.no_resume,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::backend::Device;
 use crate::error::{Error, Result};
 use crate::recipe::Calibration;
 
@@ -29,6 +30,10 @@ pub struct CalibrationArguments {
     /// Show experts that fewer tokens are sent to all tokens instead [default: 128]
     #[arg(long, value_name = "N", hide_short_help = true)]
     expert_tokens: Option<u64>,
+    /// Device that runs the model for calibration: cpu, cuda, cuda:NUMBER (feature candle-cuda); candle runs the code of a GPU on
+    /// the CPU
+    #[arg(long, value_name = "DEVICE", default_value_t, hide_short_help = true)]
+    pub device: Device,
     /// End with exit code 3 where an expert is sent fewer tokens, after writing the output
     #[arg(long, value_name = "N", hide_short_help = true)]
     pub min_coverage: Option<u64>,

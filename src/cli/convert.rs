@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::calibration_args::CalibrationArguments;
 use super::context::Context;
 use super::output_args::OutputArguments;
 use super::quantization;
@@ -49,5 +50,5 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         allow_nonfinite: arguments.storage.allow_nonfinite,
         ..Recipe::default()
     };
-    quantization::run(&arguments.model, &recipe, &arguments.output, None, context)
+    quantization::run(&arguments.model, &recipe, &arguments.output, &CalibrationArguments::default(), context)
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::backend::Device;
 use crate::backend::cpu::Activations;
 use crate::engine::Options;
 use crate::job::Engine;
@@ -16,27 +17,12 @@ pub struct Arguments {
     /// How linear layers round their inputs
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     activations: Rounding,
-    /// Where it runs: cpu, cuda, cuda:NUMBER (feature candle-cuda)
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = gpu)]
-    device: Gpu,
+    /// Where it runs: cpu, cuda, cuda:NUMBER (feature candle-cuda); candle runs the code of a GPU on the CPU
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: Device,
     /// A LoRA adapter in PEFT's form to run on top: DIR/adapter of what eora and lorc write
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-}
-
-/// What `--device` names: a GPU, or the CPU.
-#[derive(Debug, Clone, Copy)]
-struct Gpu(Option<usize>);
-
-/// Parses `--device`.
-fn gpu(name: &str) -> Result<Gpu, String> {
-    let number = match name.split_once(':') {
-        _ if name == "cpu" => return Ok(Gpu(None)),
-        None if name == "cuda" => Some(0),
-        Some(("cuda", number)) => number.parse().ok(),
-        _ => None,
-    };
-    number.map(|number| Gpu(Some(number))).ok_or_else(|| "expected cpu, cuda or cuda:NUMBER".to_owned())
 }
 
 /// The choices of `--activations`.
@@ -55,6 +41,6 @@ impl Arguments {
             Rounding::Auto => Activations::Auto,
             Rounding::F32 => Activations::F32,
         };
-        Engine { options: Options { activations, gpu: self.device.0 }, adapter: self.adapter.clone() }
+        Engine { options: Options { activations, device: self.device }, adapter: self.adapter.clone() }
     }
 }

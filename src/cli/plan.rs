@@ -72,7 +72,7 @@ pub fn print(plan: &Plan, checkpoint: &Arc<Checkpoint>, context: &Context) -> Re
             tokens.unwrap_or_default(),
             HumanBytes(disk),
             HumanDuration(Duration::from_secs_f64(seconds)),
-            if plan.request.method.trains() { ", and what training takes" } else { "" },
+            if plan.request.trains() { ", and what training takes" } else { "" },
         )
     };
     let text = || {

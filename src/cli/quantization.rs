@@ -6,6 +6,7 @@ use std::time::Instant;
 use indicatif::HumanBytes;
 use serde_json::json;
 
+use super::calibration_args::CalibrationArguments;
 use super::context::Context;
 use super::plan;
 use crate::error::Result;
@@ -23,7 +24,7 @@ pub fn run(
     model: &str,
     recipe: &Recipe,
     output: &OutputArguments,
-    min_coverage: Option<u64>,
+    calibration: &CalibrationArguments,
     context: &Context,
 ) -> Result<()> {
     let start = Instant::now();
@@ -31,7 +32,8 @@ pub fn run(
         model: model.to_owned(),
         recipe: recipe.clone(),
         destination: output.destination(),
-        min_coverage,
+        min_coverage: calibration.min_coverage,
+        device: calibration.device,
         command: command_line(),
     };
     let mut draft = plan::draft(&job, context)?;
@@ -104,7 +106,7 @@ fn methods(plan: &Plan) -> String {
         }
         Some(_) => ", statistics of an earlier run".to_owned(),
     };
-    let adapter = if plan.request.compensation.is_some() { "; its LoRA is in adapter/" } else { "" };
+    let adapter = if plan.request.adapter_rank().is_some() { "; its LoRA is in adapter/" } else { "" };
     format!("by {}{data}{adapter}\n", plan.recipe.method_names())
 }
 

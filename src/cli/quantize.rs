@@ -26,6 +26,6 @@ pub struct Arguments {
 
 /// Quantizes.
 pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let minimum = arguments.recipe.knowledge.calibration.min_coverage;
-    quantization::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, minimum, context)
+    let calibration = &arguments.recipe.knowledge.calibration;
+    quantization::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, calibration, context)
 }

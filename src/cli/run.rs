@@ -54,8 +54,8 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         let own = recipe.calibration.take().unwrap_or_default();
         recipe.calibration = Some(arguments.knowledge.over(own));
     }
-    let minimum = arguments.knowledge.calibration.min_coverage;
-    quantization::run(&arguments.model, &recipe, &arguments.output, minimum, context)
+    let calibration = &arguments.knowledge.calibration;
+    quantization::run(&arguments.model, &recipe, &arguments.output, calibration, context)
 }
 
 /// A recipe: a file, or a shipped one.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::context::Context;
 use crate::error::Result;
@@ -34,7 +34,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         true => comparison(&record, arguments.all),
         false => readings(&record, &arguments.output),
     };
-    context.print(text, || json!(record))?;
+    context.print(text, || json(&record))?;
     record.verdict(&arguments.output)
 }
 
@@ -86,4 +86,14 @@ fn readings(record: &VerifyRecord, output: &str) -> String {
     let _ = writeln!(text, "{output}: {held} of {total} tensors can be read, and are finite");
     let _ = writeln!(text, "not compared with anything: --against MODEL does that");
     text
+}
+
+/// The record; without errors for tensors that were compared with nothing.
+fn json(record: &VerifyRecord) -> Value {
+    let mut value = json!(record);
+    let tensors = value["tensors"].as_array_mut().into_iter().flatten();
+    for tensor in tensors.filter_map(Value::as_object_mut).filter(|_| !record.compared) {
+        tensor.retain(|key, _| matches!(key.as_str(), "name" | "stored" | "failure"));
+    }
+    value
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::model::{self, Batch, Config, Decoder};
+use crate::model::{Batch, Decoder, Model, State};
 
 /// The limit on the bytes of logits in memory.
 const LOGIT_BYTES: usize = 16 << 20;
@@ -28,31 +28,31 @@ impl Cache {
     }
 
     /// The cache in the backend's own type.
-    fn of<B: Backend + 'static>(&mut self) -> &mut model::Cache<B> {
+    fn of<B: Backend + 'static>(&mut self) -> &mut State<B> {
         let cache: &mut dyn Any = self.0.as_mut();
         cache.downcast_mut().expect("the model that made the cache uses it")
     }
 }
 
-/// [`model::Cache`] of any backend.
+/// [`State`] of any backend.
 trait AnyCache: Any + Send {
     fn len(&self, slot: usize) -> usize;
     fn slots(&self) -> usize;
 }
 
-impl<B: Backend + 'static> AnyCache for model::Cache<B> {
+impl<B: Backend + 'static> AnyCache for State<B> {
     fn len(&self, slot: usize) -> usize {
-        model::Cache::len(self, slot)
+        State::len(self, slot)
     }
 
     fn slots(&self) -> usize {
-        model::Cache::slots(self)
+        State::slots(self)
     }
 }
 
 /// [`Decoder`] on any backend. [`super::LanguageModel`] documents the methods.
 pub trait AnyDecoder: Send + Sync {
-    fn config(&self) -> &Config;
+    fn model(&self) -> &Model;
     fn vocabulary(&self) -> usize;
     fn cache(&self, slots: usize) -> Result<Cache>;
     fn copy(&self, cache: &mut Cache, from: usize, to: usize, len: usize) -> Result<()>;
@@ -67,8 +67,8 @@ pub trait AnyDecoder: Send + Sync {
 }
 
 impl<B: Backend + 'static> AnyDecoder for Decoder<B> {
-    fn config(&self) -> &Config {
-        Decoder::config(self)
+    fn model(&self) -> &Model {
+        Decoder::model(self)
     }
 
     fn vocabulary(&self) -> usize {
@@ -76,7 +76,7 @@ impl<B: Backend + 'static> AnyDecoder for Decoder<B> {
     }
 
     fn cache(&self, slots: usize) -> Result<Cache> {
-        Ok(Cache(Box::new(Decoder::cache(self, slots)?)))
+        Ok(Cache(Box::new(Decoder::state(self, slots)?)))
     }
 
     fn copy(&self, cache: &mut Cache, from: usize, to: usize, len: usize) -> Result<()> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::adapter::{AdaptedWeights, Adapter};
 use super::any_decoder::{AnyDecoder, Cache};
 use super::weights::CheckpointWeights;
-use crate::backend::candle::{Candle, Device};
+use crate::backend::Device;
+use crate::backend::candle::{self, Candle};
 use crate::backend::cpu::{Activations, Cpu};
 #[cfg(feature = "candle-cuda")]
 use crate::cuda::KernelTable;
@@ -14,7 +15,7 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 #[cfg(feature = "candle-cuda")]
 use crate::io::cache_folder;
-use crate::model::{Batch, Config, Decoder, Weights};
+use crate::model::{Batch, Decoder, Model, Weights};
 use crate::tensor::DType;
 
 /// The device and precision to run a model with.
@@ -22,8 +23,8 @@ use crate::tensor::DType;
 pub struct Options {
     /// The rounding of the inputs of linear layers. On a GPU: f32, or the model's own 16-bit type.
     pub activations: Activations,
-    /// The number of the NVIDIA GPU; `None` for the CPU.
-    pub gpu: Option<usize>,
+    /// The device.
+    pub device: Device,
 }
 
 /// A loaded model.
@@ -54,13 +55,13 @@ impl LanguageModel {
     ) -> Result<LanguageModel> {
         let checkpoint = checkpoint.into();
         let stored = CheckpointWeights(Arc::clone(&checkpoint));
-        let config = stored.config()?;
+        let model = stored.model()?;
         let weights: Box<dyn Weights + Sync> = match adapter {
             Some(adapter) => Box::new(AdaptedWeights::new(&checkpoint, adapter)?),
             None => Box::new(stored),
         };
         // In the pool: parallel loops of the load must start from a worker.
-        let (decoder, weight_bytes) = rayon::scope(|_| load(config, weights.as_ref(), options, &checkpoint))?;
+        let (decoder, weight_bytes) = rayon::scope(|_| load(model, weights.as_ref(), options, &checkpoint))?;
         Ok(LanguageModel { checkpoint, decoder, weight_bytes })
     }
 
@@ -69,9 +70,9 @@ impl LanguageModel {
         &self.checkpoint
     }
 
-    /// The model's configuration.
-    pub fn config(&self) -> &Config {
-        self.decoder.config()
+    /// The model's description.
+    pub fn model(&self) -> &Model {
+        self.decoder.model()
     }
 
     /// The number of embedding rows. Token ids must be smaller.
@@ -86,7 +87,7 @@ impl LanguageModel {
 
     /// The number of positions that the model supports.
     pub fn context_limit(&self) -> Option<usize> {
-        self.config().context
+        self.model().context
     }
 
     /// Creates an empty cache of `slots` sequences.
@@ -119,24 +120,29 @@ impl LanguageModel {
 
 /// Loads a decoder on its device. Returns it with the bytes of its linear weights.
 fn load(
-    config: Config,
+    model: Model,
     weights: &dyn Weights,
     options: Options,
     checkpoint: &Checkpoint,
 ) -> Result<(Box<dyn AnyDecoder>, usize)> {
-    let Some(number) = options.gpu else {
-        let decoder = Decoder::load(Cpu::new(options.activations), config, weights)?;
-        let bytes = decoder.backend().weight_bytes();
-        return Ok((Box::new(decoder), bytes));
+    let backend = match options.device {
+        Device::Cpu => {
+            let decoder = Decoder::load(Cpu::new(options.activations), model, weights)?;
+            let bytes = decoder.backend().weight_bytes();
+            return Ok((Box::new(decoder), bytes));
+        }
+        Device::Candle => Candle::new(candle::Device::Cpu, DType::F32)?,
+        Device::Cuda(number) => {
+            let dtype = match options.activations {
+                Activations::F32 => DType::F32,
+                Activations::Auto => half(checkpoint),
+            };
+            Candle::new(candle::Device::Cuda(number), dtype)?
+        }
     };
-    let dtype = match options.activations {
-        Activations::F32 => DType::F32,
-        Activations::Auto => half(checkpoint),
-    };
-    let backend = Candle::new(Device::Cuda(number), dtype)?;
     #[cfg(feature = "candle-cuda")]
     let backend = backend.choosing_by(KernelTable::open(cache_folder().as_deref())?);
-    let decoder = Decoder::load(backend, config, weights)?;
+    let decoder = Decoder::load(backend, model, weights)?;
     let bytes = decoder.backend().weight_bytes();
     Ok((Box::new(decoder), bytes))
 }

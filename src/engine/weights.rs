@@ -8,7 +8,7 @@ use ndarray::Array2;
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source};
-use crate::model::{self, Config, Weights};
+use crate::model::{self, Model, Weights};
 use crate::numerics::Weight;
 use crate::tensor::DType;
 
@@ -17,11 +17,11 @@ use crate::tensor::DType;
 pub struct CheckpointWeights(pub Arc<Checkpoint>);
 
 impl CheckpointWeights {
-    /// The decoder configuration of the checkpoint's model.
+    /// The description of the checkpoint's model.
     ///
     /// # Errors
     /// A checkpoint without config.json, an unknown architecture.
-    pub fn config(&self) -> Result<Config> {
+    pub fn model(&self) -> Result<Model> {
         let config = self.0.config.as_ref().ok_or_else(|| {
             let what = format!("{}: no config.json beside the weights", self.0.path.display());
             Error::unsupported(what, "give a folder that contains the model and its config.json")

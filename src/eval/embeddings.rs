@@ -39,7 +39,7 @@ impl Embeddings {
         let limit = model.context_limit().unwrap_or(usize::MAX);
         let sequences: Result<Vec<Vec<u32>>> =
             texts.iter().map(|text| Ok(cut(tokenizer.encode(text, true)?, limit))).collect();
-        let width = model.config().hidden;
+        let width = model.model().hidden;
         let mut embeddings = Embeddings { width, values: Vec::new() };
         let mut finished = 0;
         for batch in batches(&sequences?) {

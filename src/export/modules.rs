@@ -1,4 +1,4 @@
-//! Which modules a plan quantizes to what, and which it leaves dense, as the formats' configs name them.
+//! The modules that a plan quantizes, by scheme, and those that it leaves dense, as the formats' configs name them.
 
 use std::collections::HashSet;
 
@@ -7,20 +7,20 @@ use serde_json::Value;
 use super::layout::module;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
-use crate::plan::{Action, Contents, TensorPlan};
+use crate::plan::{Action, Contents, FUSED_PROJECTIONS, TensorPlan};
 
 /// Modules that share a scheme.
 #[derive(Debug, Clone)]
 pub struct Group<'a> {
-    /// Theirs.
+    /// Their scheme.
     pub scheme: Scheme,
     /// In the order of the plan.
     pub modules: Vec<&'a str>,
-    /// Those of them that are no `Linear` to every engine: embeddings, heads.
+    /// Those that not every engine has as a `Linear`: embeddings, heads.
     pub special: Vec<&'a str>,
 }
 
-/// The quantized modules by scheme, those of most modules first.
+/// Returns the quantized modules by scheme, the scheme of most modules first.
 pub fn groups<'a>(contents: &Contents<'a>) -> Vec<Group<'a>> {
     let mut groups: Vec<Group> = Vec::new();
     for tensor in contents.tensors {
@@ -38,7 +38,7 @@ pub fn groups<'a>(contents: &Contents<'a>) -> Vec<Group<'a>> {
     groups
 }
 
-/// The modules whose matrices are stored dense: heads, routers, embeddings, whatever a format or the user left alone.
+/// Returns the modules whose matrices are stored dense: heads, routers, embeddings, all that a format or the user left alone.
 pub fn dense<'a>(contents: &Contents<'a>) -> Vec<&'a str> {
     contents.tensors.iter().filter_map(dense_module).collect()
 }
@@ -54,8 +54,8 @@ fn dense_module(tensor: &TensorPlan) -> Option<&str> {
     }
 }
 
-/// The modules that readers must leave alone: those that are stored dense, and the head of a language model that has no
-/// weight of its own, because it shares the embedding's.
+/// Returns the modules that readers must leave alone: those that are stored dense, and the head of a language model that
+/// shares the embedding's weight.
 pub fn ignored<'a>(contents: &Contents<'a>, checkpoint: &Checkpoint) -> Vec<&'a str> {
     const HEAD: &str = "lm_head";
     let mut names = dense(contents);
@@ -74,8 +74,8 @@ fn has_head(config: &Value) -> bool {
     names.any(|name| name.ends_with("ForCausalLM") || name.ends_with("ForConditionalGeneration"))
 }
 
-/// Regular expressions that match `modules` and none of `others`. Modules that differ only by layer (or expert) share
-/// one, which leaves open what comes before the layers: engines rename that.
+/// Returns regular expressions that match `modules` and none of `others`. Modules that differ only by layer (or expert) share
+/// one, which matches any beginning before the layers: engines rename it.
 pub fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a str>) -> Vec<String> {
     let taken: HashSet<String> = others.into_iter().map(|name| generalize(name)).collect();
     let mut seen = HashSet::new();
@@ -90,16 +90,16 @@ pub fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a s
     patterns.into_iter().map(|pattern| format!("{pattern}$")).collect()
 }
 
-/// The patterns, and those of the modules that engines fuse where all their members are matched: for readers that look
-/// the fused name up and not its members'.
+/// Adds the patterns of the modules that engines fuse, where all their members are matched: some readers look the fused name
+/// up, and not its members'.
 pub fn with_fused(mut patterns: Vec<String>) -> Vec<String> {
-    const FUSED: &[(&str, &[&str])] =
-        &[("qkv_proj$", &["q_proj$", "k_proj$", "v_proj$"]), ("gate_up_proj$", &["gate_proj$", "up_proj$"])];
     let members: HashSet<String> = patterns.iter().cloned().collect();
-    for (whole, parts) in FUSED {
-        let prefixes = members.iter().filter_map(|pattern| pattern.strip_suffix(parts[0]));
-        let all = |prefix: &&str| parts.iter().all(|part| members.contains(&format!("{prefix}{part}")));
-        let mut fused: Vec<String> = prefixes.filter(all).map(|prefix| format!("{prefix}{whole}")).collect();
+    for (whole, parts) in FUSED_PROJECTIONS {
+        let is_matched = |prefix: &str, part: &str| members.contains(&format!("{prefix}{part}$"));
+        let first = format!("{}$", parts[0]);
+        let prefixes = members.iter().filter_map(|pattern| pattern.strip_suffix(&first));
+        let complete = prefixes.filter(|prefix| parts.iter().all(|part| is_matched(prefix, part)));
+        let mut fused: Vec<String> = complete.map(|prefix| format!("{prefix}{whole}_proj$")).collect();
         fused.sort();
         patterns.append(&mut fused);
     }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_engines_fuse_is_matched_fused() {
+    fn fused_modules_are_matched_too() {
         let modules = ["l.0.a.q_proj", "l.0.a.k_proj", "l.0.a.v_proj", "l.0.m.up_proj"];
         let found = with_fused(patterns(&modules, &[]));
         assert_eq!(found.len(), 5);

@@ -10,68 +10,11 @@ use ndarray::Array2;
 use serde_json::Value;
 
 use super::map::MappedFile;
+use super::source::{RawTensor, SideFile, Source, Stored};
 use crate::error::{Error, Result};
 use crate::model::Transform;
-use crate::numerics::{QTensor, Scheme, Weight};
+use crate::numerics::{QTensor, Weight};
 use crate::tensor::{DType, rows_cols};
-
-/// A tensor as a file stores it: validated to lie within the file and to be as long as its shape says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RawTensor {
-    /// The name in the file.
-    pub name: String,
-    /// Element type.
-    pub dtype: DType,
-    /// Row-major shape (GGUF's dims reversed).
-    pub shape: Vec<usize>,
-    /// Index into [`Checkpoint::files`].
-    pub file: usize,
-    /// Bytes of that file.
-    pub range: Range<usize>,
-}
-
-/// How a logical tensor is stored.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Stored {
-    /// As it is, one tensor of a file (GGUF blocks too: their dtype dequantizes itself).
-    Dense(RawTensor),
-    /// As codes with scales beside them, in some engine's layout; `parts` are the file's tensors by role
-    /// (`weight_packed`, `weight_scale`, `qzeros`, …).
-    Quantized {
-        /// Which layout.
-        layout: super::quantized::Layout,
-        /// What the codes mean.
-        scheme: Scheme,
-        /// By role.
-        parts: BTreeMap<&'static str, RawTensor>,
-    },
-}
-
-/// One logical tensor: what the model calls a weight, however many tensors store it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Source {
-    /// Hugging Face name, `model.layers.0.mlp.down_proj.weight`.
-    pub name: String,
-    /// Logical shape.
-    pub shape: Vec<usize>,
-    /// Where its numbers are.
-    pub stored: Stored,
-    /// First row of `stored` that belongs to it (an expert of a stacked tensor); 0 elsewhere.
-    pub first_row: usize,
-    /// What GGUF did to the Hugging Face tensor, undone when reading.
-    pub transform: Transform,
-}
-
-/// A file that travels with the weights: config, tokenizer, generation settings.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SideFile {
-    /// Name in the output folder.
-    pub name: String,
-    /// Its content where llmc rebuilt it (from GGUF metadata); `None` where `path` is to be copied.
-    pub bytes: Option<Vec<u8>>,
-    /// Where it is.
-    pub path: PathBuf,
-}
 
 /// An opened model.
 #[derive(Debug)]
@@ -93,37 +36,6 @@ pub struct Checkpoint {
     pub activation_scales: BTreeMap<String, RawTensor>,
     /// How it was quantized already, in words (`gptq, 4 bits, group 128`); `None` for dense checkpoints.
     pub quantization: Option<String>,
-}
-
-impl Source {
-    /// What it is stored as, in words: `bf16`, `q4_k`, `int4 g128 symmetric`.
-    pub fn stored_as(&self) -> String {
-        match &self.stored {
-            Stored::Dense(raw) => raw.dtype.name().to_lowercase(),
-            Stored::Quantized { scheme, .. } => scheme.to_string(),
-        }
-    }
-
-    /// The element type that holds its values exactly; `None` where they are quantized.
-    pub fn dense_dtype(&self) -> Option<DType> {
-        match &self.stored {
-            Stored::Dense(raw) => Some(raw.dtype).filter(|dtype| dtype.block_elements() == 1),
-            Stored::Quantized { .. } => None,
-        }
-    }
-
-    /// Bytes that store it.
-    pub fn stored_bytes(&self) -> u64 {
-        match &self.stored {
-            Stored::Dense(raw) => raw.dtype.byte_len(&self.shape).unwrap_or(raw.range.len()) as u64,
-            Stored::Quantized { parts, .. } => parts.values().map(|raw| raw.range.len() as u64).sum(),
-        }
-    }
-
-    /// Its shape as [rows, columns].
-    pub fn rows_cols(&self) -> [usize; 2] {
-        rows_cols(&self.shape)
-    }
 }
 
 impl Checkpoint {
@@ -191,7 +103,7 @@ impl Checkpoint {
         match &source.stored {
             Stored::Dense(raw) => self.read_dense(source, raw, rows, out),
             Stored::Quantized { .. } => {
-                super::quantized::read(self, source, rows)?.dequantize(out);
+                super::quantized::read(&self.files, source, rows)?.dequantize(out);
                 Ok(())
             }
         }
@@ -202,7 +114,7 @@ impl Checkpoint {
         self.check_request(source, &rows, None)?;
         match &source.stored {
             Stored::Dense(_) => Ok(None),
-            Stored::Quantized { .. } => super::quantized::read(self, source, rows).map(Some),
+            Stored::Quantized { .. } => super::quantized::read(&self.files, source, rows).map(Some),
         }
     }
 

@@ -15,8 +15,11 @@ pub mod quantized;
 pub mod safetensors;
 mod scan;
 pub mod side_files;
+mod source;
 pub mod tokenizer;
+mod weight_files;
 
-pub use checkpoint::{Checkpoint, RawTensor, SideFile, Source, Stored};
+pub use checkpoint::Checkpoint;
 pub use own::{cache_folder, readable_by_all};
 pub use scan::nonfinite_count;
+pub use source::{Layout, RawTensor, SideFile, Source, Stored};

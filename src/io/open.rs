@@ -11,13 +11,10 @@ use super::hub::{self, Hub};
 use super::index::{self, INDEX_FILE, Index};
 use super::map::MappedFile;
 use super::quantized::Recognised;
-use super::{Checkpoint, RawTensor, gguf, quantized, safetensors, side_files};
+use super::source::RawTensor;
+use super::weight_files::{HOW_TO_CONVERT, Weights, find_weights, has_extension};
+use super::{Checkpoint, gguf, quantized, safetensors, side_files};
 use crate::error::{Error, Result};
-
-/// The weights of a model in one file.
-const SINGLE_FILE: &str = "model.safetensors";
-/// What is offered where weights are in a format that llmc does not read.
-const HOW_TO_CONVERT: &str = "llmc reads .safetensors and .gguf; save the model again with `save_pretrained(folder, safe_serialization=True)`";
 
 impl Checkpoint {
     /// Opens a `.safetensors` file, a folder, a GGUF or a hub id (`org/name[@revision]`). Reads headers only.
@@ -62,10 +59,6 @@ fn open_file(path: &Path) -> Result<Checkpoint> {
     Err(Error::unsupported(what, HOW_TO_CONVERT))
 }
 
-fn has_extension(path: &Path, extension: &str) -> bool {
-    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
-}
-
 /// A whole model in one file; what stands beside it is the model's where there is a config.json.
 fn open_safetensors(path: &Path) -> Result<Checkpoint> {
     let folder = folder_of(path);
@@ -101,62 +94,6 @@ fn open_folder(folder: &Path) -> Result<Checkpoint> {
         Weights::Single(file) => assemble(folder, Some(folder), Shards::read(&[file])?),
         Weights::Gguf(file) => gguf::open(&file),
     }
-}
-
-/// Where a folder has its weights.
-enum Weights {
-    Sharded(PathBuf),
-    Single(PathBuf),
-    Gguf(PathBuf),
-}
-
-fn find_weights(folder: &Path) -> Result<Weights> {
-    let (index, single) = (folder.join(INDEX_FILE), folder.join(SINGLE_FILE));
-    if index.is_file() {
-        return Ok(Weights::Sharded(index));
-    }
-    if single.is_file() {
-        return Ok(Weights::Single(single));
-    }
-    let (safetensors, ggufs) = (with_extension(folder, "safetensors")?, with_extension(folder, "gguf")?);
-    match (safetensors.as_slice(), ggufs.as_slice()) {
-        ([one], _) => Ok(Weights::Single(one.clone())),
-        ([], [one]) => Ok(Weights::Gguf(one.clone())),
-        ([], []) => Err(no_weights(folder)),
-        ([], several) | (several, _) => Err(ambiguous(folder, several)),
-    }
-}
-
-/// Whether a folder has weights that could be opened.
-pub(super) fn has_weights(folder: &Path) -> bool {
-    find_weights(folder).is_ok()
-}
-
-fn no_weights(folder: &Path) -> Error {
-    let expected = format!("{INDEX_FILE}, a .safetensors file or a .gguf file");
-    Error::malformed(folder, expected, "none of them", HOW_TO_CONVERT)
-}
-
-fn ambiguous(folder: &Path, files: &[PathBuf]) -> Error {
-    let names: Vec<_> = files.iter().take(4).filter_map(|file| file.file_name()?.to_str()).collect();
-    let found = format!("{} weight files without an index: {}…", files.len(), names.join(", "));
-    let hint = format!("name one of them, or put {INDEX_FILE} back beside them");
-    Error::malformed(folder, "one weight file, or an index", found, hint)
-}
-
-/// Files of a folder by extension, hidden ones left out, in name order.
-fn with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in folder.read_dir().map_err(|e| Error::io(folder, e))? {
-        let entry = entry.map_err(|e| Error::io(folder, e))?;
-        let (path, name) = (entry.path(), entry.file_name());
-        let hidden = name.to_string_lossy().starts_with('.');
-        if !hidden && has_extension(&path, extension) && path.is_file() {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// Safetensors files, mapped and parsed.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::host::{Host, Notice};
+use crate::backend::Device;
 use crate::engine::{LanguageModel, Options};
 use crate::error::Result;
 use crate::eval::base::{BaseReader, BaseWriter, Identity, Precision};
@@ -102,7 +103,11 @@ impl Subject<'_> {
 
     /// The arithmetic that the base's rows depend on: `auto`, `f32 on a GPU`.
     fn numerics(&self) -> String {
-        let place = if self.options.gpu.is_some() { " on a GPU" } else { "" };
+        let place = match self.options.device {
+            Device::Cpu => "",
+            Device::Candle => " on candle",
+            Device::Cuda(_) => " on a GPU",
+        };
         format!("{:?}{place}", self.options.activations).to_lowercase()
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::Engine;
 use super::host::Host;
 use super::record::{Machine, Version};
+use crate::backend::Device;
 use crate::backend::cpu::read_bandwidth;
 use crate::engine::{Cache, LanguageModel};
 use crate::error::{Error, Result};
@@ -46,7 +47,7 @@ pub struct BenchRecord {
     pub weight_bytes: usize,
     /// Largest memory of the process in bytes, mapped files included; `None` if the system does not tell.
     pub peak_memory_bytes: Option<u64>,
-    /// Bytes per second that the CPU reads; `None` if the weights are on a GPU.
+    /// Bytes per second that the CPU reads; `None` on other devices.
     pub read_bytes_per_second: Option<f64>,
     /// Threads.
     pub threads: usize,
@@ -112,7 +113,7 @@ impl Bench {
             load_seconds,
             weight_bytes: model.weight_bytes(),
             peak_memory_bytes,
-            read_bytes_per_second: self.engine.options.gpu.is_none().then(read_bandwidth),
+            read_bytes_per_second: (self.engine.options.device == Device::Cpu).then(read_bandwidth),
             threads: rayon::current_num_threads(),
             record: Version,
             llmc: env!("CARGO_PKG_VERSION").to_owned(),
@@ -174,7 +175,7 @@ impl Bench {
             Ok((self.decode * sequences) as f64 / start.elapsed().as_secs_f64())
         })?;
         // The number of experts that are read depends on the tokens.
-        let dense = model.config().experts.is_none();
+        let dense = !model.model().has_experts();
         let bytes_per_token = dense.then(|| model.weight_bytes() as f64 / sequences as f64);
         let test = if sequences == 1 { "decode".into() } else { format!("decode, batch of {sequences}") };
         Ok(Speed::new(test, runs, bytes_per_token))

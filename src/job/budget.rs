@@ -6,6 +6,7 @@ use std::sync::Arc;
 use indicatif::ProgressBar;
 
 use super::host::{Host, Notice, Phase, advance};
+use crate::backend::Device;
 use crate::calib::Samples;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -42,13 +43,14 @@ pub fn spend(
     measured: &Measured,
     path: &Path,
     resume: bool,
+    device: Device,
     checkpoint: &Arc<Checkpoint>,
     host: &dyn Host,
 ) -> Result<Recipe> {
     let mut file = path.to_owned();
     file.as_mut_os_string().push(".sensitivity.json");
     let choices = choose(budget, base, checkpoint)?;
-    let sensitivity = measure(&choices, measured, &file, resume, checkpoint, host)?;
+    let sensitivity = measure(&choices, measured, &file, resume, device, checkpoint, host)?;
     Allotment::new(budget, base, &choices, &sensitivity).spend()
 }
 
@@ -57,11 +59,13 @@ fn measure(
     measured: &Measured,
     file: &Path,
     resume: bool,
+    device: Device,
     checkpoint: &Arc<Checkpoint>,
     host: &dyn Host,
 ) -> Result<Sensitivity> {
     let bar = host.bar(Phase::Measuring, 0);
     let options = Options {
+        device,
         resume,
         interrupted: host.interrupted(),
         progress: &ProgressBar::hidden(),

@@ -11,6 +11,7 @@ use super::coverage;
 use super::host::{Host, Phase, advance};
 use super::record::{Machine, Version};
 use super::samples::samples;
+use crate::backend::Device;
 use crate::calib::Drawn;
 use crate::error::Result;
 use crate::pipeline::{self, BlockReport, Options, Survey};
@@ -28,6 +29,8 @@ pub struct Calibrate {
     pub folder: Option<PathBuf>,
     /// The file for an importance matrix, in llama.cpp's form.
     pub imatrix: Option<PathBuf>,
+    /// The device that runs the model.
+    pub device: Device,
     /// True to keep the Hessians.
     pub hessian: bool,
     /// True to replace outputs that exist.
@@ -84,6 +87,7 @@ impl Calibrate {
         };
         let bar = host.bar(Phase::Blocks, 0);
         let options = Options {
+            device: self.device,
             resume: !self.no_resume,
             interrupted: host.interrupted(),
             progress: &ProgressBar::hidden(),

@@ -105,7 +105,7 @@ fn loading(plan: &Plan) -> String {
 
 /// How the adapter is loaded beside the weights, where there is one.
 fn adapter(plan: &Plan) -> String {
-    let Some(rank) = plan.request.compensation.as_ref().and_then(|method| method.rank()) else {
+    let Some(rank) = plan.request.adapter_rank() else {
         return String::new();
     };
     let note = plan.request.format.capabilities().adapter_note;
@@ -175,6 +175,7 @@ mod tests {
         let plan = Plan {
             request: recipe.resolve().expect("w4a16 is a preset"),
             recipe,
+            roles: crate::plan::Roles::default(),
             tensors: vec![tensor, stored("b", DType::F32, &[8])],
             dtype: DType::BF16,
             metadata: vec![("llmc.recipe".into(), "scheme = \"w4a16\"\n".into())],

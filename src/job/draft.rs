@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::budget::{self, Measured};
 use super::host::Host;
 use super::samples::samples;
+use crate::backend::Device;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::pipeline;
@@ -42,7 +43,13 @@ impl Draft {
     ///
     /// # Errors
     /// A model that cannot be opened; a recipe that does not fit it; outputs that exist; text that is missing.
-    pub fn new(model: &str, recipe: &Recipe, destination: &Destination, host: &dyn Host) -> Result<Draft> {
+    pub fn new(
+        model: &str,
+        recipe: &Recipe,
+        destination: &Destination,
+        device: Device,
+        host: &dyn Host,
+    ) -> Result<Draft> {
         recipe.refuse_repeated()?;
         let checkpoint = Arc::new(pipeline::untie(&recipe.per_format()[0].resolve()?, host.open(model)?)?);
         let outline = plans(&Recipe { budget: None, ..recipe.clone() }, &checkpoint)?;
@@ -53,7 +60,7 @@ impl Draft {
             draft.check_paths(destination.overwrite)?;
         }
         match (&recipe.budget, &recipe.calibration) {
-            (Some(budget), Some(calibration)) => draft.within(budget, calibration, destination, host),
+            (Some(budget), Some(calibration)) => draft.within(budget, calibration, destination, device, host),
             _ => {
                 if destination.dry_run {
                     draft.check_text(recipe, host)?;
@@ -69,6 +76,7 @@ impl Draft {
         budget: &Budget,
         calibration: &Calibration,
         destination: &Destination,
+        device: Device,
         host: &dyn Host,
     ) -> Result<Draft> {
         let ([base], [path]) = (self.plans.as_slice(), self.paths.as_slice()) else {
@@ -79,7 +87,7 @@ impl Draft {
         let input = pipeline::input_digest(&self.checkpoint, host.interrupted())?;
         let measured = Measured { input, samples };
         let resume = !destination.no_resume;
-        let recipe = budget::spend(budget, base, &measured, path, resume, &self.checkpoint, host)?;
+        let recipe = budget::spend(budget, base, &measured, path, resume, device, &self.checkpoint, host)?;
         Ok(Draft { plans: plans(&recipe, &self.checkpoint)?, measured: Some(measured), ..self })
     }
 

@@ -13,6 +13,7 @@ use super::draft::{Destination, Draft};
 use super::host::{Host, Notice, Phase, advance};
 use super::record::{Machine, ModelIdentity, Version};
 use super::samples::samples;
+use crate::backend::Device;
 use crate::calib::{Known, Samples};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -31,6 +32,8 @@ pub struct Quantize {
     pub destination: Destination,
     /// Calibration tokens that every expert of a mixture must get; the job fails after its work if one gets fewer.
     pub min_coverage: Option<u64>,
+    /// The device that runs the model for calibration.
+    pub device: Device,
     /// The command line, for the model card.
     pub command: String,
 }
@@ -98,7 +101,7 @@ impl Quantize {
         if self.min_coverage.is_some() && !self.recipe.has_text() {
             return Err(Error::usage("--min-coverage without text to count", "name one with --data"));
         }
-        Draft::new(&self.model, &self.recipe, &self.destination, host)
+        Draft::new(&self.model, &self.recipe, &self.destination, self.device, host)
     }
 
     /// Does the work of a draft. `start` is when the job began.
@@ -115,6 +118,9 @@ impl Quantize {
         let Draft { checkpoint, plans, paths, .. } = draft;
         for plan in plans.iter_mut() {
             plan.metadata = pipeline::provenance(plan, checkpoint, &evidence.input);
+            if self.device != Device::Cpu {
+                plan.metadata.push(("llmc.device".to_owned(), self.device.to_string()));
+            }
             let digest = evidence.material.as_ref().map(Calibrated::digest);
             plan.metadata
                 .extend(digest.map(|digest| ("llmc.calibration.blake3".to_owned(), digest.to_owned())));
@@ -161,11 +167,11 @@ impl Quantize {
         host: &dyn Host,
     ) -> Result<Outcome> {
         let plan = targets[0].plan;
-        let stages = &plan.request;
-        let by_block = calibrated.is_some() || !stages.rewriting.is_empty() || stages.compensation.is_some();
+        let by_block = calibrated.is_some() || !plan.request.only_rows();
         let bytes = targets.iter().map(|target| pipeline::total_input_bytes(target.plan, checkpoint)).sum();
         let bar = if by_block { host.bar(Phase::Blocks, 0) } else { host.bar(Phase::Writing, bytes) };
         let options = Options {
+            device: self.device,
             resume: !self.destination.no_resume,
             interrupted: host.interrupted(),
             progress: if by_block { &ProgressBar::hidden() } else { &bar },

@@ -84,7 +84,7 @@ pub struct Metric {
     /// Standard error; `None` for a single question.
     pub stderr: Option<f64>,
     /// Questions, or parts of a collection for a mean over parts.
-    pub n: usize,
+    pub questions: usize,
 }
 
 impl AskTasks {
@@ -128,7 +128,7 @@ impl AskTasks {
             tokenizer: &tokenizer,
             chat: self.chat.then(|| ChatTemplate::open(model.checkpoint())).transpose()?,
             context: model.context_limit().unwrap_or(CONTEXT),
-            budget: self.batch.unwrap_or_else(|| memory::budget(model.config())),
+            budget: self.batch.unwrap_or_else(|| memory::budget(model.model())),
             monitor: Monitor { interrupted: host.interrupted(), progress: &progress },
         };
         let Self { limit, fewshot, seed, chat, .. } = *self;
@@ -156,7 +156,7 @@ impl TaskRecord {
             fewshot: scores.fewshot,
             metrics: metrics
                 .map(|(name, Mean { value, stderr, count })| {
-                    (name.clone(), Metric { value: *value, stderr: *stderr, n: *count })
+                    (name.clone(), Metric { value: *value, stderr: *stderr, questions: *count })
                 })
                 .collect(),
         }

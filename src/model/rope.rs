@@ -1,25 +1,25 @@
 //! Rotary position settings: config.json's two spellings of them, and the per-frequency factors of Llama 3.
 //!
 //! transformers 4 writes `rope_theta` and `rope_scaling`; transformers 5 writes `rope_parameters`, for Gemma 3 one per
-//! kind of layer, of which the full-attention one is meant here.
+//! kind of layer: the one of full attention is read here.
 
 use serde_json::{Map, Value, json};
 
-/// Where config.json gives no base.
+/// The base if config.json gives none.
 const DEFAULT_THETA: f64 = 10_000.0;
 
-/// How positions become rotations.
+/// The rotations of positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
     /// Part of each head that is rotated; `None` for all of it.
     pub partial: Option<f64>,
-    /// How frequencies are stretched beyond the training length.
+    /// The stretching of frequencies beyond the training length.
     pub scaling: Option<Scaling>,
 }
 
-/// How frequencies are stretched beyond the training length.
+/// The stretching of frequencies beyond the training length.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scaling {
     /// All by one factor.
@@ -49,7 +49,7 @@ pub struct Llama3 {
     pub factor: f64,
     pub low_freq_factor: f64,
     pub high_freq_factor: f64,
-    /// Context before.
+    /// Context before stretching.
     pub original: u64,
 }
 
@@ -58,28 +58,28 @@ pub struct Llama3 {
 pub struct Yarn {
     /// Stretch of the context; where it is not given, the whole context over the original one.
     pub factor: Option<f64>,
-    /// Context before.
+    /// Context before stretching.
     pub original: Option<u64>,
     /// Turns within the original context above which a frequency is kept.
     pub beta_fast: f64,
     /// Turns below which it is interpolated.
     pub beta_slow: f64,
-    /// What cosines and sines are multiplied by, where given.
+    /// The factor of cosines and sines, where given.
     pub attention_factor: Option<f64>,
-    /// Otherwise: the ratio of two temperatures (DeepSeek).
+    /// The ratio of two temperatures takes its place (DeepSeek).
     pub mscale: Option<[f64; 2]>,
-    /// Whether the bounds of the ramp are whole dimensions.
+    /// True if the bounds of the ramp are whole dimensions.
     pub truncate: bool,
 }
 
 impl Yarn {
-    /// With the paper's settings.
+    /// Returns the scaling with the paper's settings.
     pub fn new(factor: f64, original: Option<u64>) -> Yarn {
         let (factor, attention_factor, mscale) = (Some(factor), None, None);
         Yarn { factor, original, beta_fast: 32.0, beta_slow: 1.0, attention_factor, mscale, truncate: true }
     }
 
-    /// What cosines and sines are multiplied by: the paper's temperature, 0.1·ln(factor) + 1, unless told otherwise.
+    /// Returns the factor of cosines and sines: the paper's temperature, 0.1·ln(factor) + 1, unless one is given.
     pub fn attention(&self, factor: f64) -> f64 {
         let temperature = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
         self.attention_factor.unwrap_or_else(|| match self.mscale {
@@ -92,26 +92,26 @@ impl Yarn {
 /// LongRoPE (Ding et al., 2024, <https://arxiv.org/abs/2402.13753>): a divisor per frequency.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LongRope {
-    /// Up to the original context, [rotated/2].
+    /// Divisors up to the original context, [rotated/2].
     pub short: Vec<f32>,
-    /// Beyond it, [rotated/2].
+    /// Divisors beyond it, [rotated/2].
     pub long: Vec<f32>,
     /// Stretch of the context; where it is not given, the whole context over the original one.
     pub factor: Option<f64>,
-    /// Context before.
+    /// Context before stretching.
     pub original: Option<u64>,
-    /// What cosines and sines are multiplied by, where given.
+    /// The factor of cosines and sines, where given.
     pub attention_factor: Option<f64>,
 }
 
 impl LongRope {
-    /// Only the divisors, which is all that GGUF stores of it.
+    /// Returns the scaling by the divisors alone: GGUF stores nothing else of it.
     pub fn new(short: Vec<f32>, long: Vec<f32>) -> LongRope {
         LongRope { short, long, factor: None, original: None, attention_factor: None }
     }
 
-    /// What cosines and sines are multiplied by in a model of `context` positions: √(1 + ln(factor)/ln(original)), unless
-    /// told otherwise.
+    /// Returns the factor of cosines and sines in a model of `context` positions: √(1 + ln(factor)/ln(original)), unless one
+    /// is given.
     pub fn attention(&self, original: usize, context: Option<usize>) -> f64 {
         let stretched = context.map_or(1.0, |context| context as f64 / original as f64);
         let factor = self.factor.unwrap_or(stretched);
@@ -126,7 +126,7 @@ impl Rope {
         Rope::read(config, DEFAULT_THETA)
     }
 
-    /// The same, with the base of an architecture whose config.json may leave it out.
+    /// Reads either spelling, with the base of an architecture whose config.json may leave it out.
     pub fn read(config: &Value, theta: f64) -> Rope {
         let parameters = config.get("rope_parameters").filter(|p| p.is_object());
         let parameters = parameters.map(|p| p.get("full_attention").unwrap_or(p));
@@ -142,7 +142,7 @@ impl Rope {
         }
     }
 
-    /// The rotations of Gemma 3's local layers, which nothing stretches.
+    /// Reads the rotations of Gemma 3's local layers, which nothing stretches.
     pub fn local(config: &Value) -> Rope {
         let new = config.get("rope_parameters").and_then(|p| p.get("sliding_attention")?.get("rope_theta"));
         let theta = new.or_else(|| config.get("rope_local_base_freq")).and_then(Value::as_f64);
@@ -245,13 +245,13 @@ fn factors(list: &Value) -> Option<Vec<f32>> {
     list.as_array()?.iter().map(|factor| factor.as_f64().map(|f| f as f32)).collect()
 }
 
-/// Shortest decimals that read back as these f32: 1.05, not 1.0499999523162842.
+/// Returns the shortest decimals that read back as these f32: 1.05, not 1.0499999523162842.
 fn decimals(values: &[f32]) -> Vec<f64> {
     values.iter().map(|value| value.to_string().parse().unwrap_or(f64::from(*value))).collect()
 }
 
 impl Llama3 {
-    /// What each of `rotated`/2 frequencies is divided by: llama.cpp's `rope_freqs.weight`.
+    /// Returns the divisor of each of `rotated`/2 frequencies: llama.cpp's `rope_freqs.weight`.
     ///
     /// Source: `LlamaModel.generate_extra_tensors`,
     /// <https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py>.
@@ -273,7 +273,7 @@ impl Llama3 {
         1.0 / ((1.0 - smooth) / self.factor + smooth)
     }
 
-    /// The settings that these factors were made with, where they are those of a Llama 3.1 or later: GGUF stores the
+    /// Returns the settings that these factors were made with, if they are those of a Llama 3.1 or later. GGUF stores the
     /// factors only.
     pub fn recognize(factors: &[f32], theta: f64) -> Option<Llama3> {
         let factor = f64::from(*factors.last()?);

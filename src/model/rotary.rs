@@ -20,14 +20,14 @@ pub struct Rotary {
 enum Frequencies {
     /// The same at every length.
     Fixed(Vec<f32>),
-    /// LongRoPE: others beyond the original context.
+    /// LongRoPE: different ones beyond the original context.
     Long { short: Vec<f32>, long: Vec<f32>, original: usize },
     /// Dynamic NTK: the base grows with the sequence beyond the trained context.
     Dynamic { theta: f64, factor: f64, rotated: usize, context: usize },
 }
 
 impl Rotary {
-    /// The rotations of heads of `head_dim` columns, in a model made for `context` positions.
+    /// Makes the rotations of heads of `head_dim` columns, in a model made for `context` positions.
     pub fn new(rope: &Rope, head_dim: usize, context: Option<usize>) -> Result<Rotary> {
         let partial = rope.partial.unwrap_or(1.0);
         let rotated = if (0.0..=1.0).contains(&partial) { (head_dim as f64 * partial) as usize } else { 0 };
@@ -42,7 +42,7 @@ impl Rotary {
         Ok(Rotary { head_dim, frequencies, attention_factor })
     }
 
-    /// Cosines and sines of each row of a batch.
+    /// Returns cosines and sines of each row of a batch.
     pub fn rotations(&self, spans: &[Span]) -> Rotations {
         let mut rotations = Rotations { head_dim: self.head_dim, ..Rotations::default() };
         for span in spans {
@@ -61,7 +61,7 @@ impl Rotary {
 }
 
 impl Frequencies {
-    /// Those for a sequence of so many tokens.
+    /// Returns those for a sequence of so many tokens.
     fn at(&self, len: usize) -> std::borrow::Cow<'_, [f32]> {
         match self {
             Frequencies::Fixed(frequencies) => frequencies.into(),
@@ -82,7 +82,7 @@ impl Frequencies {
     }
 }
 
-/// θ^(−2i/rotated). Of an odd number of columns, transformers rotates one more.
+/// Returns θ^(−2i/rotated). Of an odd number of columns, transformers rotates one more.
 fn inverse(theta: f64, rotated: usize) -> Vec<f32> {
     (0..rotated.div_ceil(2)).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / rotated as f32)).collect()
 }

@@ -2,21 +2,38 @@
 
 use serde_json::Value;
 
-use super::config::{Experts, Layer, NormKind};
-use crate::backend::{Activation, Routing};
+use crate::backend::Activation;
 use crate::error::{Error, Result};
 
-/// Beyond any model: what a damaged config.json must not make llmc allocate.
+/// The largest number: beyond any model. A damaged config.json must not make llmc allocate more.
 const LARGEST: u64 = 1 << 24;
-/// Likewise, of decoder blocks.
+/// The most decoder blocks: beyond any model.
 const MOST_LAYERS: usize = 4096;
+
+/// The keys under which an architecture's config.json has the settings that every model has. The first one that is there
+/// counts; of an empty list, the default of the architecture does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SettingKeys {
+    /// Width of the residual stream.
+    pub hidden: &'static [&'static str],
+    /// Positions that the model was made for.
+    pub context: &'static [&'static str],
+    /// Query heads.
+    pub heads: &'static [&'static str],
+    /// Key and value heads.
+    pub kv_heads: &'static [&'static str],
+    /// The feed-forward network's function.
+    pub activation: &'static [&'static str],
+    /// The number that norms add to the variance.
+    pub epsilon: &'static [&'static str],
+}
 
 /// A config.json.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings<'a>(pub &'a Value);
 
 impl Settings<'_> {
-    /// A whole number under the first of `keys` that is there.
+    /// Reads a whole number under the first of `keys` that is there.
     pub fn optional(&self, keys: &[&str]) -> Result<Option<usize>> {
         let Some((key, value)) = self.first(keys) else { return Ok(None) };
         match value.as_u64().filter(|number| *number <= LARGEST) {
@@ -25,7 +42,7 @@ impl Settings<'_> {
         }
     }
 
-    /// A whole number that must be there, and positive.
+    /// Reads a whole number that must be there, and positive.
     pub fn size(&self, keys: &[&str]) -> Result<usize> {
         match self.optional(keys)? {
             Some(0) => Err(wrong(keys[0], "a positive number", &Value::from(0))),
@@ -34,41 +51,41 @@ impl Settings<'_> {
         }
     }
 
-    /// Whether config.json has the key, be it null.
-    pub fn mentions(&self, key: &str) -> bool {
+    /// Returns true if config.json has the key, even if it is null.
+    fn mentions(&self, key: &str) -> bool {
         self.0.get(key).is_some()
     }
 
-    /// A real number.
+    /// Reads a real number.
     pub fn number(&self, keys: &[&str]) -> Result<Option<f64>> {
         let Some((key, value)) = self.first(keys) else { return Ok(None) };
         value.as_f64().map(Some).ok_or_else(|| wrong(key, "a number", value))
     }
 
-    /// A real number, or its default.
-    pub fn number_or(&self, key: &str, default: f64) -> Result<f32> {
-        Ok(self.number(&[key])?.unwrap_or(default) as f32)
+    /// Reads a real number, or its default.
+    pub fn number_or(&self, keys: &[&str], default: f32) -> Result<f32> {
+        Ok(self.number(keys)?.map_or(default, |number| number as f32))
     }
 
-    /// A real number or null; its default where the key is not there.
+    /// Reads a real number or null; its default where the key is not there.
     pub fn nullable(&self, key: &str, default: f64) -> Result<Option<f32>> {
         let number = if self.mentions(key) { self.number(&[key])? } else { Some(default) };
         Ok(number.map(|number| number as f32))
     }
 
-    /// A flag, or its default.
+    /// Reads a flag, or its default.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
         let Some((key, value)) = self.first(&[key]) else { return Ok(default) };
         value.as_bool().ok_or_else(|| wrong(key, "true or false", value))
     }
 
-    /// The window of sliding layers; its default where the key is not there.
+    /// Reads the window of sliding layers; its default where the key is not there.
     pub fn window(&self, default: Option<usize>) -> Result<Option<usize>> {
         let key = "sliding_window";
         if self.mentions(key) { self.optional(&[key]) } else { Ok(default) }
     }
 
-    /// A string.
+    /// Reads a string.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.as_str()
     }
@@ -84,7 +101,7 @@ impl Settings<'_> {
         }
     }
 
-    /// The feed-forward's function, by transformers' name.
+    /// Reads the feed-forward network's function, by transformers' name.
     pub fn activation(&self, keys: &[&str], default: Activation) -> Result<Activation> {
         let Some((key, value)) = self.first(keys) else { return Ok(default) };
         match value.as_str() {
@@ -96,49 +113,33 @@ impl Settings<'_> {
         }
     }
 
-    /// An RMSNorm's settings.
-    pub fn rms_norm(&self, epsilon: f64) -> Result<NormKind> {
-        let epsilon = self.number_or("rms_norm_eps", epsilon)?;
-        Ok(NormKind { centered: false, epsilon, plus_one: false })
-    }
-
-    /// A LayerNorm's settings.
-    pub fn layer_norm(&self, key: &str, epsilon: f64) -> Result<NormKind> {
-        Ok(NormKind { centered: true, epsilon: self.number_or(key, epsilon)?, plus_one: false })
-    }
-
-    /// One [`Layer`] per block: sliding where `layer_types` says so, or, where config.json has none, where `slides` does.
-    pub fn layers(&self, window: Option<usize>, slides: impl Fn(usize) -> bool) -> Result<Vec<Layer>> {
+    /// Reads the number of blocks.
+    pub fn blocks(&self) -> Result<usize> {
         let count = self.size(&["num_hidden_layers", "n_layer"])?;
         if count > MOST_LAYERS {
             return Err(wrong("num_hidden_layers", "a number of blocks that some model has", &count.into()));
         }
-        let types = self.0.get("layer_types").and_then(Value::as_array);
-        for kind in types.into_iter().flatten() {
-            if !matches!(kind.as_str(), Some("full_attention" | "sliding_attention")) {
-                let what = format!("config.json: a layer of type {kind}");
-                return Err(Error::unsupported(what, "llmc runs layers of full and of sliding attention"));
-            }
-        }
-        let is_sliding = |i: usize| match types.and_then(|types| types.get(i)?.as_str()) {
-            Some(kind) => kind == "sliding_attention",
-            None => slides(i),
-        };
-        let layer = |i| Layer { window: window.filter(|_| is_sliding(i)), rotary: 0 };
-        Ok((0..count).map(layer).collect())
+        Ok(count)
     }
 
-    /// A mixture of experts' settings.
-    pub fn experts(&self, renormalize: bool) -> Result<Option<Experts>> {
-        let Some(count) = self.optional(&["num_experts", "num_local_experts"])?.filter(|n| *n > 0) else {
-            return Ok(None);
+    /// Reads `layer_types`: true for each block with sliding attention, false for full attention. Empty if config.json has no
+    /// such list.
+    pub fn sliding(&self) -> Result<Vec<bool>> {
+        let types = self.0.get("layer_types").and_then(Value::as_array);
+        let is_sliding = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => {
+                let what = format!("config.json: a layer of type {kind}");
+                Err(Error::unsupported(what, "llmc runs layers of full and of sliding attention"))
+            }
         };
-        let top_k = self.size(&["num_experts_per_tok"])?;
-        if top_k > count {
-            let expected = format!("at most {count}, the number of experts");
-            return Err(wrong("num_experts_per_tok", &expected, &Value::from(top_k)));
-        }
-        Ok(Some(Experts { count, routing: Routing { top_k, renormalize } }))
+        types.into_iter().flatten().map(is_sliding).collect()
+    }
+
+    /// Returns the error for a setting that has a wrong value.
+    pub fn wrong(&self, key: &str, expected: &str) -> Error {
+        wrong(key, expected, self.0.get(key).unwrap_or(&Value::Null))
     }
 
     fn first<'k>(&self, keys: &[&'k str]) -> Option<(&'k str, &Value)> {

@@ -1,9 +1,9 @@
-//! What GGUF does to a Hugging Face tensor, and how to undo it. Limited to what the listed architectures need.
+//! The changes that GGUF makes to Hugging Face tensors, and their inverses. Limited to those of the listed architectures.
 
-/// What GGUF does to a Hugging Face tensor.
+/// A change that GGUF makes to a Hugging Face tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transform {
-    /// Nothing.
+    /// No change.
     None,
     /// Rows of q and k are reordered within each head for the interleaved rope: Hugging Face row (head, half, i) is GGUF
     /// row (head, i, half), for i < head_dim/2.
@@ -21,7 +21,7 @@ pub enum Transform {
 }
 
 impl Transform {
-    /// Hugging Face row → the row that GGUF stores it in, of a tensor of `rows` rows.
+    /// Returns the row that GGUF stores a Hugging Face row in, of a tensor of `rows` rows.
     pub fn stored_row(self, row: usize, rows: usize) -> usize {
         match self {
             Transform::PermuteRope { heads } => interleaved(row, rows, heads),
@@ -29,7 +29,7 @@ impl Transform {
         }
     }
 
-    /// GGUF row → the Hugging Face row it holds: the inverse of [`Transform::stored_row`].
+    /// Returns the Hugging Face row that a GGUF row holds: the inverse of [`Transform::stored_row`].
     pub fn source_row(self, row: usize, rows: usize) -> usize {
         match self {
             Transform::PermuteRope { heads } => halved(row, rows, heads),
@@ -37,7 +37,7 @@ impl Transform {
         }
     }
 
-    /// Whether a tensor of this shape can be so changed: where rows move, they must be whole heads of even size.
+    /// Returns true if a tensor of this shape can be changed in this way: rows that move must be whole heads of even size.
     pub fn fits(self, shape: &[usize]) -> bool {
         match self {
             Transform::PermuteRope { heads } | Transform::PermuteRopeBias { heads } => {
@@ -47,12 +47,12 @@ impl Transform {
         }
     }
 
-    /// Whether rows move.
+    /// Returns true if rows move.
     pub fn permutes_rows(self) -> bool {
         matches!(self, Transform::PermuteRope { .. })
     }
 
-    /// Hugging Face values → stored values, in place. Of a vector, all of it; of a matrix, any of its rows.
+    /// Turns Hugging Face values into stored values, in place: all values of a vector, or any rows of a matrix.
     pub fn apply(self, values: &mut [f32]) {
         match self {
             Transform::AddOne => values.iter_mut().for_each(|value| *value += 1.0),
@@ -61,7 +61,7 @@ impl Transform {
         }
     }
 
-    /// Stored values → Hugging Face values, in place: the inverse of [`Transform::apply`].
+    /// Turns stored values into Hugging Face values, in place: the inverse of [`Transform::apply`].
     pub fn undo(self, values: &mut [f32]) {
         match self {
             Transform::AddOne => values.iter_mut().for_each(|value| *value -= 1.0),
@@ -71,22 +71,22 @@ impl Transform {
     }
 }
 
-/// (head, half, i) → (head, i, half).
+/// Returns the place of an element in the interleaved order: (head, half, i) → (head, i, half).
 fn interleaved(at: usize, len: usize, heads: usize) -> usize {
     let Some(half) = half_head(len, heads) else { return at };
     let (head, within) = (at / (2 * half), at % (2 * half));
     head * 2 * half + within % half * 2 + within / half
 }
 
-/// (head, i, half) → (head, half, i).
+/// Returns the place of an element in the order of halves: (head, i, half) → (head, half, i).
 fn halved(at: usize, len: usize, heads: usize) -> usize {
     let Some(half) = half_head(len, heads) else { return at };
     let (head, within) = (at / (2 * half), at % (2 * half));
     head * 2 * half + within % 2 * half + within / 2
 }
 
-/// Half the length of a head. Lengths that are not a whole number of even heads stay in order: readers and writers
-/// refuse such tensors before.
+/// Returns half the length of a head; `None` for lengths that are not a whole number of even heads. They stay in order:
+/// readers and writers refuse such tensors before.
 fn half_head(len: usize, heads: usize) -> Option<usize> {
     let dim = len.checked_div(heads)?;
     (dim > 0 && dim % 2 == 0 && dim * heads == len).then_some(dim / 2)

@@ -1,12 +1,12 @@
-//! Where a decoder's weights come from, and how they are fetched under an architecture's names: biases where there are
-//! any, fused projections cut into their parts, shapes checked against the configuration.
+//! Weights of a model, and how they are fetched under an architecture's names: biases where there are any, fused projections
+//! cut into their parts, shapes checked against the description.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use ndarray::Array2;
 
-use super::config::{Config, QkvOrder};
+use super::frame::Frame;
 use crate::backend::{Backend, Matrix, NormWeights};
 use crate::error::{Error, Result};
 use crate::numerics::Weight;
@@ -14,23 +14,28 @@ use crate::tensor::DType;
 
 /// The tensors of a model, by full Hugging Face name.
 pub trait Weights {
-    /// The shape of a tensor; `None` where there is none of that name.
+    /// Returns the shape of a tensor; `None` where there is none of that name.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
-    /// A matrix to be loaded. Missing: an error that says where it was looked for.
+    /// Returns a matrix to be loaded.
+    ///
+    /// # Errors
+    /// A matrix that is missing.
     fn matrix(&self, name: &str) -> Result<Arc<dyn Matrix>>;
-    /// All values of a small tensor, in f32.
+    /// Reads all values of a small tensor, in f32.
     fn vector(&self, name: &str) -> Result<Vec<f32>>;
 }
 
-/// The number of a block and of an expert, for the patterns of [`super::config::Names`].
+/// The numbers that a pattern is filled with.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Place {
+pub(super) struct Location {
+    /// The decoder block, for `{b}`.
     pub block: usize,
+    /// The expert or head, for `{e}`.
     pub part: usize,
 }
 
-/// What full names may begin with instead of the architecture's own prefix: bare models, and text models within larger ones.
-const OTHER_BASES: &[&str] = &["", "decoder.", "language_model.model.", "model.language_model."];
+/// Beginnings of full names instead of the architecture's own prefix: bare models, and text models within larger ones.
+pub(super) const OTHER_BASES: &[&str] = &["", "decoder.", "language_model.model.", "model.language_model."];
 
 /// The tensors of a model under the names that the architecture has for them.
 #[derive(Clone, Copy)]
@@ -40,64 +45,71 @@ pub(super) struct Tensors<'a> {
 }
 
 impl<'a> Tensors<'a> {
-    /// Finds out what the file's names begin with.
-    pub fn new(weights: &'a dyn Weights, config: &'a Config) -> Self {
-        let names = &config.names;
-        let found = |base: &&str| weights.shape(&format!("{base}{}.weight", names.embedding)).is_some();
+    /// Finds the beginning of the file's names.
+    pub fn new(weights: &'a dyn Weights, frame: &Frame) -> Self {
+        let found =
+            |base: &&str| weights.shape(&format!("{base}{}.weight", frame.embedding.tokens)).is_some();
         let other = || OTHER_BASES.iter().copied().find(found);
-        let base = Some(names.base).filter(found).or_else(other).unwrap_or(names.base);
+        let base = Some(frame.base).filter(found).or_else(other).unwrap_or(frame.base);
         Tensors { weights, base }
     }
 
-    /// The full name of a tensor, without `.weight`.
-    pub fn name(&self, pattern: &str, place: Place) -> String {
-        let filled = pattern.replace("{b}", &place.block.to_string()).replace("{e}", &place.part.to_string());
+    /// Returns the full name of a tensor, without `.weight`.
+    pub fn name(&self, pattern: &str, at: Location) -> String {
+        let filled = pattern.replace("{b}", &at.block.to_string()).replace("{e}", &at.part.to_string());
         format!("{}{filled}", self.base)
     }
 
-    /// Whether the file has such a weight.
-    pub fn has(&self, pattern: &str, place: Place) -> bool {
-        self.weights.shape(&format!("{}.weight", self.name(pattern, place))).is_some()
+    /// Returns true if the file has such a weight.
+    pub fn has(&self, pattern: &str, at: Location) -> bool {
+        self.weights.shape(&format!("{}.weight", self.name(pattern, at))).is_some()
     }
 
-    /// The full name of a weight; of a norm of the first BERTs, `gamma`.
+    /// Returns the full name of a weight. In the first BERTs, a norm's weight is `gamma`.
     pub fn weight(&self, name: &str) -> String {
         self.either(name, "weight", "gamma")
     }
 
-    /// The full name of a bias, where there is one; of a norm of the first BERTs, `beta`.
+    /// Returns the full name of a bias, where there is one. In the first BERTs, a norm's bias is `beta`.
     pub fn bias(&self, name: &str) -> Option<String> {
         let bias = self.either(name, "bias", "beta");
         self.weights.shape(&bias).is_some().then_some(bias)
     }
 
-    /// The name with one ending, or with the other where only that exists.
+    /// Returns the name with one ending, or with the old one where only that exists.
     fn either(&self, name: &str, ending: &str, old: &str) -> String {
         let (name, old) = (format!("{name}.{ending}"), format!("{name}.{old}"));
         let is_old = self.weights.shape(&name).is_none() && self.weights.shape(&old).is_some();
         if is_old { old } else { name }
     }
+
+    /// Returns [rows, columns] of a weight as the file has it.
+    pub fn matrix_shape(&self, name: &str) -> Result<[usize; 2]> {
+        Ok(self.weights.matrix(name)?.shape())
+    }
 }
 
-/// Fetches what a decoder is made of.
+/// Fetches the parts of a decoder.
 pub(super) struct Loader<'a, B> {
     pub backend: &'a B,
     pub weights: &'a dyn Weights,
-    pub config: &'a Config,
+    pub frame: &'a Frame,
+    /// Width of the residual stream.
+    pub hidden: usize,
     pub tensors: Tensors<'a>,
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
-    /// From a file whose names begin as they will.
-    pub fn new(backend: &'a B, weights: &'a dyn Weights, config: &'a Config) -> Self {
-        Loader { backend, weights, config, tensors: Tensors::new(weights, config) }
+    /// Makes a loader of a model of this frame and width.
+    pub fn new(backend: &'a B, weights: &'a dyn Weights, frame: &'a Frame, hidden: usize) -> Self {
+        Loader { backend, weights, frame, hidden, tensors: Tensors::new(weights, frame) }
     }
 
-    /// A matrix that must be [rows, cols]; stored the other way round where the architecture's linears are.
+    /// Returns a matrix that must be [rows, cols]. It is transposed if the architecture stores linears as [in, out].
     fn matrix(&self, name: &str, [rows, cols]: [usize; 2]) -> Result<Arc<dyn Matrix>> {
         let weight = format!("{name}.weight");
         let mut matrix = self.weights.matrix(&weight)?;
-        if self.config.names.transposed {
+        if self.frame.transposed {
             matrix = Arc::new(Transposed::of(matrix.as_ref())?);
         }
         if matrix.shape() != [rows, cols] {
@@ -106,7 +118,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         Ok(matrix)
     }
 
-    /// A bias of so many elements; `None` where there is none.
+    /// Reads a bias of so many elements; `None` where there is none.
     fn bias(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let Some(bias) = self.tensors.bias(name) else { return Ok(None) };
         let shape = self.weights.shape(&bias).unwrap_or_default();
@@ -116,78 +128,69 @@ impl<'a, B: Backend> Loader<'a, B> {
         self.weights.vector(&bias).map(Some)
     }
 
-    /// A layer of several linears that read the same input: (pattern, rows) each.
-    pub fn linear(&self, parts: &[(&str, usize)], cols: usize, place: Place) -> Result<B::Linear> {
+    /// Loads several linears that read the same input as one: (pattern, rows) each.
+    pub fn linear(&self, parts: &[(&str, usize)], cols: usize, at: Location) -> Result<B::Linear> {
         let names: Vec<_> =
-            parts.iter().map(|(pattern, rows)| (self.tensors.name(pattern, place), *rows)).collect();
+            parts.iter().map(|(pattern, rows)| (self.tensors.name(pattern, at), *rows)).collect();
         let matrices: Result<Vec<_>> =
             names.iter().map(|(name, rows)| self.matrix(name, [*rows, cols])).collect();
         let biases: Result<Vec<_>> = names.iter().map(|(name, rows)| self.bias(name, *rows)).collect();
         self.backend.load_linear(&matrices?, joined(&biases?, parts))
     }
 
-    /// The layer that makes q, k and v, in this order whatever the order in the file.
-    pub fn qkv(&self, place: Place) -> Result<B::Linear> {
-        let (config, names) = (self.config, &self.config.names);
-        let (q, kv) = (config.q_width(), config.kv_width());
-        match (names.attention.input, names.qkv) {
-            ([fused], QkvOrder::Stacked) => self.linear(&[(fused, q + 2 * kv)], config.hidden, place),
-            ([fused], QkvOrder::PerHead) => self.interleaved(fused, place),
-            (separate, _) => {
-                let parts: Vec<_> = separate.iter().copied().zip([q, kv, kv]).collect();
-                self.linear(&parts, config.hidden, place)
-            }
-        }
-    }
-
-    /// Cuts a q/k/v that is fused head by head.
-    fn interleaved(&self, pattern: &str, place: Place) -> Result<B::Linear> {
-        let (name, dim) = (self.tensors.name(pattern, place), self.config.head_dim);
-        let rows = 3 * self.config.heads * dim;
-        let whole = self.matrix(&name, [rows, self.config.hidden])?;
-        let starts = (0..3).flat_map(|part| (0..self.config.heads).map(move |head| (3 * head + part) * dim));
-        let slices: Vec<Arc<dyn Matrix>> = starts
-            .clone()
-            .map(|start| {
-                Arc::new(Slice { of: Arc::clone(&whole), rows: start..start + dim }) as Arc<dyn Matrix>
-            })
-            .collect();
-        let bias = self.bias(&name, rows)?;
-        let bias = bias.map(|bias| starts.flat_map(|start| bias[start..start + dim].to_vec()).collect());
+    /// Loads a linear of this shape with its rows in another order, given as ranges of rows.
+    pub fn reordered(
+        &self,
+        pattern: &str,
+        shape: [usize; 2],
+        order: &[Range<usize>],
+        at: Location,
+    ) -> Result<B::Linear> {
+        let name = self.tensors.name(pattern, at);
+        let whole = self.matrix(&name, shape)?;
+        let slice = |rows: &Range<usize>| -> Arc<dyn Matrix> {
+            Arc::new(Slice { of: Arc::clone(&whole), rows: rows.clone() })
+        };
+        let slices: Vec<_> = order.iter().map(slice).collect();
+        let bias = self.bias(&name, shape[0])?;
+        let bias = bias.map(|bias| order.iter().flat_map(|rows| bias[rows.clone()].to_vec()).collect());
         self.backend.load_linear(&slices, bias)
     }
 
-    /// Rows that a linear's weight has in the file.
-    pub fn rows(&self, pattern: &str, place: Place) -> Result<usize> {
-        let matrix = self.weights.matrix(&format!("{}.weight", self.tensors.name(pattern, place)))?;
-        Ok(matrix.shape()[usize::from(self.config.names.transposed)])
+    /// Returns the rows that a linear's weight has in the file.
+    pub fn rows(&self, pattern: &str, at: Location) -> Result<usize> {
+        let shape = self.tensors.matrix_shape(&format!("{}.weight", self.tensors.name(pattern, at)))?;
+        Ok(shape[usize::from(self.frame.transposed)])
     }
 
-    /// [vocabulary, columns] of the token embedding.
+    /// Returns [vocabulary, columns] of the token embedding.
     pub fn embedding_shape(&self) -> Result<[usize; 2]> {
-        let name = self.tensors.name(self.config.names.embedding, Place::default());
-        Ok(self.weights.matrix(&format!("{name}.weight"))?.shape())
+        let name = self.tensors.name(self.frame.embedding.tokens, Location::default());
+        self.tensors.matrix_shape(&format!("{name}.weight"))
     }
 
-    /// The output head: its own weights where the file has them and they are not tied, the embedding's otherwise.
+    /// Loads the output head: its own weights where the file has them and they are not tied, the embedding's otherwise.
     pub fn head(&self, tokens: &B::Table, [vocabulary, width]: [usize; 2]) -> Result<Option<B::Linear>> {
-        let Some(name) = self.config.names.head else { return Ok(None) };
+        let Some(name) = self.frame.head else { return Ok(None) };
         let weight = format!("{name}.weight");
-        if self.config.tied || self.weights.shape(&weight).is_none() {
+        if self.frame.tied || self.weights.shape(&weight).is_none() {
             return self.backend.tied_head(tokens).map(Some);
         }
         let matrix = self.weights.matrix(&weight)?;
-        let rows = vocabulary;
-        if matrix.shape() != [rows, width] {
-            return Err(misshapen(&weight, format!("{rows} x {width}"), format!("{:?}", matrix.shape())));
+        if matrix.shape() != [vocabulary, width] {
+            return Err(misshapen(
+                &weight,
+                format!("{vocabulary} x {width}"),
+                format!("{:?}", matrix.shape()),
+            ));
         }
-        let bias = self.bias(name, rows)?;
+        let bias = self.bias(name, vocabulary)?;
         self.backend.load_linear(&[matrix], bias).map(Some)
     }
 
-    /// A table of `cols` columns.
+    /// Loads a table of `cols` columns.
     pub fn table(&self, pattern: &str, cols: usize) -> Result<B::Table> {
-        let weight = format!("{}.weight", self.tensors.name(pattern, Place::default()));
+        let weight = format!("{}.weight", self.tensors.name(pattern, Location::default()));
         let matrix = self.weights.matrix(&weight)?;
         if matrix.shape()[1] != cols {
             return Err(misshapen(&weight, format!("{cols} columns"), format!("{:?}", matrix.shape())));
@@ -195,25 +198,24 @@ impl<'a, B: Backend> Loader<'a, B> {
         self.backend.load_table(matrix)
     }
 
-    /// A norm over the whole row.
-    pub fn norm(&self, pattern: &str, place: Place) -> Result<B::Norm> {
-        let name = self.tensors.name(pattern, place);
-        self.norm_of(self.norm_weight(&name, self.config.hidden)?, self.config.hidden, &name)
+    /// Loads a norm over the whole row of the residual stream.
+    pub fn norm(&self, pattern: &str, at: Location) -> Result<B::Norm> {
+        self.norm_over(pattern, self.hidden, at)
     }
 
-    /// The norm of q or k: over each head by a shared weight, over each by its own (`{e}`), or over all at once.
-    pub fn head_norm(&self, pattern: &str, heads: usize, place: Place) -> Result<B::Norm> {
-        let (dim, name) = (self.config.head_dim, self.tensors.name(pattern, place));
-        if pattern.contains("{e}") {
-            let head = |part| self.norm_weight(&self.tensors.name(pattern, Place { part, ..place }), dim);
-            let weights: Result<Vec<_>> = (0..heads).map(head).collect();
-            return self.norm_of(weights?.concat(), dim, "");
-        }
-        let width = match self.config.qk_norm {
-            super::config::QkNorm::Head => dim,
-            super::config::QkNorm::Whole => heads * dim,
-        };
-        self.norm_of(self.norm_weight(&name, width)?, width, &name)
+    /// Loads a norm over runs of `width` columns.
+    pub fn norm_over(&self, pattern: &str, width: usize, at: Location) -> Result<B::Norm> {
+        let name = self.tensors.name(pattern, at);
+        let weight = self.norm_weight(&name, width)?;
+        let bias = self.bias(&name, width)?;
+        self.load_norm(width, weight, bias)
+    }
+
+    /// Loads the norms of so many heads, each with a weight of its own (`{e}`), as one.
+    pub fn norm_per_head(&self, pattern: &str, heads: usize, width: usize, at: Location) -> Result<B::Norm> {
+        let head = |part| self.norm_weight(&self.tensors.name(pattern, Location { part, ..at }), width);
+        let weights: Result<Vec<_>> = (0..heads).map(head).collect();
+        self.load_norm(width, weights?.concat(), None)
     }
 
     fn norm_weight(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -222,21 +224,20 @@ impl<'a, B: Backend> Loader<'a, B> {
         if values.len() != len {
             return Err(misshapen(&weight, format!("[{len}]"), format!("{} values", values.len())));
         }
-        if self.config.norm.plus_one {
+        if self.frame.norm.plus_one {
             values.iter_mut().for_each(|value| *value += 1.0);
         }
         Ok(values)
     }
 
-    fn norm_of(&self, weight: Vec<f32>, width: usize, name: &str) -> Result<B::Norm> {
-        let kind = self.config.norm;
-        let bias = if name.is_empty() { None } else { self.bias(name, weight.len())? };
+    fn load_norm(&self, width: usize, weight: Vec<f32>, bias: Option<Vec<f32>>) -> Result<B::Norm> {
+        let kind = self.frame.norm;
         let (epsilon, centered) = (kind.epsilon, kind.centered);
         self.backend.load_norm(NormWeights { width, weight, bias, epsilon, centered })
     }
 }
 
-/// One bias for all parts: zeros for those that have none; `None` where none has.
+/// Joins the biases of all parts: zeros for those that have none; `None` where none has.
 fn joined(biases: &[Option<Vec<f32>>], parts: &[(&str, usize)]) -> Option<Vec<f32>> {
     biases.iter().any(Option::is_some).then(|| {
         let zeros = |rows: usize| vec![0.0; rows];
@@ -248,6 +249,7 @@ fn joined(biases: &[Option<Vec<f32>>], parts: &[(&str, usize)]) -> Option<Vec<f3
     })
 }
 
+/// Returns the error for a tensor of a wrong shape.
 pub(super) fn misshapen(name: &str, expected: String, found: String) -> Error {
     let hint = "config.json does not belong to these weights, or the file is damaged";
     Error::malformed_tensor("the checkpoint", name, expected, found, hint)

@@ -34,9 +34,7 @@ impl AdapterFile {
         checkpoint: &Arc<Checkpoint>,
         layout: &mut Vec<OutputFile>,
     ) -> Result<Option<AdapterFile>> {
-        let Some(rank) = plan.request.compensation.as_ref().and_then(|method| method.rank()) else {
-            return Ok(None);
-        };
+        let Some(rank) = plan.request.adapter_rank() else { return Ok(None) };
         let adapter = Adapter::new(linears(plan, checkpoint)?, rank, plan.dtype);
         let planned = adapter.file(&plan.metadata);
         let (file, start) = (layout.len(), planned.header.len() as u64);

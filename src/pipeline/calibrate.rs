@@ -20,7 +20,7 @@ use crate::io::Checkpoint;
 use crate::model::BlockLayout;
 use crate::plan::Plan;
 use crate::plan::SINGLE_FILE_NAME;
-use crate::stage::Scope;
+use crate::stage::{Scope, Stage};
 use crate::statistics::{Needs, Statistics};
 
 /// What is to be gathered, and where it goes.
@@ -87,13 +87,11 @@ pub fn calibrate(
 /// # Errors
 /// See [`Known::open`].
 pub fn recall(paths: &[PathBuf], plan: &Plan, checkpoint: &Arc<Checkpoint>, model: &str) -> Result<Known> {
-    let request = &plan.request;
-    let stages = request.rewriting.iter().chain([&request.method]);
-    let weighed = request.rewriting.is_empty() && request.method.scope() == Scope::Rows;
+    let stages = &plan.request.stages;
+    let weighed = matches!(stages.first(), Some(Stage::Quantize(method)) if method.scope() == Scope::Rows);
     let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
-    let first = first.union(request.compensation_needs());
-    let needs = stages.fold(first, |needs, stage| needs.union(stage.needs()));
-    let blocks = CheckpointWeights(Arc::clone(checkpoint)).config()?.layers.len();
+    let needs = stages.iter().fold(first, |needs, stage| needs.union(stage.needs()));
+    let blocks = CheckpointWeights(Arc::clone(checkpoint)).model()?.layers.len();
     Known::open(paths, checkpoint, model, blocks, needs)
 }
 

@@ -11,14 +11,14 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{ModelEnds, Weights, model_ends};
 use crate::plan::Request;
-use crate::stage::{Ends, Method};
+use crate::stage::{Ends, Rewrite, Stage};
 
 /// Gives a checkpoint a head of its own, where a recipe turns the embedding and the head into different matrices.
 ///
 /// # Errors
 /// An architecture that llmc cannot run.
 pub fn untie(request: &Request, checkpoint: Checkpoint) -> Result<Checkpoint> {
-    if request.rewriting.iter().all(|stage| stage.ends().is_none()) {
+    if stages_with_ends(request).is_empty() {
         return Ok(checkpoint);
     }
     let checkpoint = Arc::new(checkpoint);
@@ -30,11 +30,19 @@ pub fn untie(request: &Request, checkpoint: Checkpoint) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// The stages that work outside the blocks too.
+fn stages_with_ends(request: &Request) -> Vec<Arc<dyn Rewrite>> {
+    let rewriting = request.stages.iter().filter_map(|stage| match stage {
+        Stage::Rewrite(method) => Some(Arc::clone(method)),
+        _ => None,
+    });
+    rewriting.filter(|method| method.ends().is_some()).collect()
+}
+
 /// The edits of a recipe's stages.
 pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<Made> {
     let mut made = Made::default();
-    let stages: Vec<Arc<dyn Method>> =
-        request.rewriting.iter().filter(|stage| stage.ends().is_some()).cloned().collect();
+    let stages = stages_with_ends(request);
     if stages.is_empty() {
         return Ok(made);
     }
@@ -56,7 +64,7 @@ pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<Made> {
 
 /// One edit of all stages in order; `apply` is told which is the first.
 fn edit(
-    stages: Vec<Arc<dyn Method>>,
+    stages: Vec<Arc<dyn Rewrite>>,
     apply: impl Fn(&dyn Ends, bool, &mut Array2<f32>) -> Result<()> + Send + Sync + 'static,
 ) -> RowEdit {
     Arc::new(move |rows| {
@@ -68,8 +76,8 @@ fn edit(
 /// Whether head and embedding are tied, and the tensors at the ends of the stream.
 fn find(checkpoint: &Arc<Checkpoint>) -> Result<(bool, ModelEnds)> {
     let stored = CheckpointWeights(Arc::clone(checkpoint));
-    let config = stored.config()?;
-    let ends = model_ends(&config, &stored)?;
-    let tied = config.tied || !checkpoint.tensors.contains_key(&ends.head);
+    let model = stored.model()?;
+    let ends = model_ends(&model, &stored)?;
+    let tied = model.frame.tied || !checkpoint.tensors.contains_key(&ends.head);
     Ok((tied, ends))
 }

@@ -9,7 +9,8 @@ use crate::io::Checkpoint;
 use crate::model::{BlockLayout, LinearPlace, block_layout};
 use crate::pipeline::blocks::BATCH_TOKENS;
 use crate::plan::Plan;
-use crate::stage::Scope;
+use crate::stage::{Scope, Stage};
+use crate::statistics::Needs;
 
 /// A run's needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,14 +44,16 @@ pub fn estimate(
     threads: usize,
 ) -> Result<Estimate> {
     let stored = CheckpointWeights(Arc::clone(checkpoint));
-    let config = stored.config()?;
-    let layout = block_layout(&config, &stored, 0)?;
+    let model = stored.model()?;
+    let layout = block_layout(&model, &stored, 0)?;
     let shapes = shapes(checkpoint, &layout)?;
     let weights: u64 = shapes.iter().map(|[rows, cols]| rows * cols).sum();
     let widest = shapes.iter().flatten().copied().max().unwrap_or(0);
-    let method = plan.request.method.as_ref();
-    let compensates = plan.request.compensation.is_some();
-    let hessian = method.needs().union(plan.request.compensation_needs()).hessian;
+    let method = plan.request.quantizer();
+    let compensation = plan.request.stages.iter().filter(|stage| matches!(stage, Stage::Compensate(_)));
+    let compensation: Vec<Needs> = compensation.map(Stage::needs).collect();
+    let compensates = !compensation.is_empty();
+    let hessian = compensation.into_iter().fold(method.needs(), Needs::union).hessian;
     // The sums in f32 of every input held at a time, and one factorization in f64.
     let inputs = hessians(&layout, &shapes);
     let held = if method.scope() == Scope::Block { inputs.values().sum() } else { most_of_a_depth(&inputs) };
@@ -61,7 +64,7 @@ pub fn estimate(
     let per_weight = if method.trains() { 32 } else { 10 };
     let memory = PROCESS + per_weight * weights + statistics + 4 * WIDTHS * BATCH_TOKENS as u64 * widest;
     let chains = if method.trains() { 4 } else { 2 };
-    let disk = (tokens as u64).saturating_mul((chains * config.hidden * size_of::<f32>()) as u64);
+    let disk = (tokens as u64).saturating_mul((chains * model.hidden * size_of::<f32>()) as u64);
     let passes = match method.scope() {
         Scope::Rows if !compensates => 1.0,
         Scope::Rows | Scope::Input => 1.0 + STEP_PASSES * 4.0,
@@ -69,7 +72,7 @@ pub fn estimate(
     };
     let products = if hessian { inputs.values().sum::<u64>() as f64 } else { 0.0 };
     let per_block = 2.0 * tokens as f64 * (passes * weights as f64 + products);
-    let seconds = config.layers.len() as f64 * per_block / (SPEED * threads as f64);
+    let seconds = model.layers.len() as f64 * per_block / (SPEED * threads as f64);
     Ok(Estimate { memory, disk, seconds })
 }
 

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 
+use crate::backend::Device;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::plan::Plan;
@@ -52,6 +53,8 @@ pub use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alon
 /// How to run a plan.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
+    /// The device that runs blocks over the calibration set.
+    pub device: Device,
     /// Go on from what an interrupted run left; otherwise start afresh.
     pub resume: bool,
     /// Set by a signal handler: stop after the chunks in hand, keep what is finished.

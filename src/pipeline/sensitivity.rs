@@ -25,8 +25,8 @@ use crate::io::Checkpoint;
 use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme, Weight};
 use crate::plan::SINGLE_FILE_NAME;
-use crate::plan::{Plan, Sensitivity, group};
-use crate::stage::{self, Linear, Method, error_power};
+use crate::plan::{Plan, Roles, Sensitivity};
+use crate::stage::{Block, BlockLinear, Quantize, error_power, quantize_linear};
 use crate::statistics::Needs;
 
 /// Tokens that suffice: what is measured is a mean over all of them.
@@ -40,7 +40,7 @@ struct Kept {
     sensitivity: Sensitivity,
 }
 
-/// Measures, or reads what an earlier run has measured: for each group of linears (see [`group`]) what is lost as each of
+/// Measures, or reads what an earlier run has measured: for each group of linears (see [`Roles::group`]) what is lost as each of
 /// the choices, the plans of the whole model, the smallest first. `model` is the digest of its weights.
 ///
 /// # Errors
@@ -86,9 +86,10 @@ pub fn sensitivity(
 pub fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sensitivity> {
     let quantized: Vec<_> = choices.iter().map(Plan::schemes).collect();
     let (_, layouts) = layouts(checkpoint)?;
+    let roles = Roles::of(checkpoint.config.as_ref());
     let linears = layouts.iter().flat_map(|layout| &layout.linears).map(|linear| linear.name.as_str());
     let chosen = linears.filter(|name| quantized.iter().any(|schemes| schemes.contains_key(name)));
-    Ok(chosen.map(|name| (group(name), vec![0.0; choices.len()])).collect())
+    Ok(chosen.map(|name| (roles.group(name), vec![0.0; choices.len()])).collect())
 }
 
 /// Sequences from all over the set, of [`TOKENS`] together.
@@ -138,7 +139,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 /// What measuring a block takes.
 struct Survey<'a> {
     runner: &'a Runner<'a>,
-    method: &'a dyn Method,
+    method: &'a dyn Quantize,
     /// What a linear becomes as each choice; `None` where it stays dense.
     schemes: &'a (dyn Fn(&str) -> Vec<Option<Scheme>> + Sync),
 }
@@ -149,9 +150,10 @@ impl Survey<'_> {
         let watch = Watch { needs: Needs::IMPORTANCE, ..Watch::default() };
         let seen = self.runner.gather(index, &self.runner.weights(), input, watch, Some(reference))?.seen;
         let mut groups: std::collections::BTreeMap<String, Vec<&LinearPlace>> = Default::default();
+        let roles = Roles::of(self.runner.checkpoint.config.as_ref());
         for place in &self.runner.layouts[index].linears {
             if (self.schemes)(&place.name).iter().any(Option::is_some) {
-                groups.entry(group(&place.name)).or_default().push(place);
+                groups.entry(roles.group(&place.name)).or_default().push(place);
             }
         }
         let measure = |(group, places): (String, Vec<&LinearPlace>)| {
@@ -164,7 +166,7 @@ impl Survey<'_> {
     }
 
     /// The linears as the first choice, and the error of their weights as each.
-    fn round(&self, index: usize, places: &[&LinearPlace], seen: &Seen) -> Result<(stage::Block, Vec<f64>)> {
+    fn round(&self, index: usize, places: &[&LinearPlace], seen: &Seen) -> Result<(Block, Vec<f64>)> {
         let rounded = places.par_iter().map(|place| self.round_linear(place, seen));
         let (mut linears, mut totals) = (Vec::new(), Vec::new());
         for (coarsest, errors) in rounded.collect::<Result<Vec<_>>>()? {
@@ -172,10 +174,10 @@ impl Survey<'_> {
             totals.resize(errors.len(), 0.0);
             totals.iter_mut().zip(errors).for_each(|(total, error)| *total += error);
         }
-        Ok((stage::Block { index, linears, ..stage::Block::default() }, totals))
+        Ok((Block { index, linears, ..Block::default() }, totals))
     }
 
-    fn round_linear(&self, place: &LinearPlace, seen: &Seen) -> Result<(Option<Linear>, Vec<f64>)> {
+    fn round_linear(&self, place: &LinearPlace, seen: &Seen) -> Result<(Option<BlockLinear>, Vec<f64>)> {
         let matrix = self.runner.weights().matrix(&place.name)?;
         let values = matrix.read(0..matrix.shape()[0])?.into_values();
         let (mut coarsest, mut errors) = (None, Vec::new());
@@ -184,15 +186,13 @@ impl Survey<'_> {
                 errors.push(0.0);
                 continue;
             };
-            let linear = Linear::alone(&place.name, scheme, Weight::Dense(values.clone()));
+            let linear = BlockLinear::new(&place.name, scheme, Weight::Dense(values.clone()));
             let extent = scheme.needs_extent().then(|| Extent::of(values.as_slice().unwrap_or_default()));
-            let mut alone = stage::Block { linears: vec![Linear { extent, ..linear }], ..Default::default() };
-            self.method.apply(&mut alone)?;
-            let Some(Linear { weight: Weight::Quantized(q), .. }) = alone.linears.first() else {
-                unreachable!("a quantization method returns codes");
-            };
+            let q = quantize_linear(self.method, BlockLinear { extent, ..linear })?;
             errors.push(error_power(values.view(), q.values().view(), seen.inputs[place.input].as_ref()));
-            coarsest = coarsest.or_else(|| alone.linears.pop().filter(|_| choice == 0));
+            if choice == 0 {
+                coarsest = Some(BlockLinear::new(&place.name, scheme, Weight::Quantized(q)));
+            }
         }
         matrix.release();
         Ok((coarsest, errors))

@@ -22,7 +22,7 @@ use crate::io::Checkpoint;
 use crate::numerics::{Extent, QTensor, Scheme, Weight, convert};
 use crate::plan::{Action, Plan, TensorPlan};
 use crate::plan::{OutputTensor, Piece};
-use crate::stage::{Block, Linear, Method};
+use crate::stage::{BlockLinear, Quantize, quantize_linear};
 use crate::tensor::DType;
 
 /// Tensors with values that are not finite: (name, NaN, infinities).
@@ -318,7 +318,7 @@ fn runs_of<'a>(
 
 /// Runs a method on rows of one linear.
 pub fn quantize_rows(
-    method: &dyn Method,
+    method: &dyn Quantize,
     tensor: &TensorPlan,
     scheme: &Scheme,
     extent: Option<Extent>,
@@ -328,13 +328,8 @@ pub fn quantize_rows(
     let [_, cols] = tensor.rows_cols();
     let rows = values.len().checked_div(cols).unwrap_or(0);
     let dense = Array2::from_shape_vec((rows, cols), values).expect("gather returns rows x cols values");
-    let alone = Linear::alone(&tensor.output.name, *scheme, Weight::Dense(dense));
-    let mut block = Block { linears: vec![Linear { extent, importance, ..alone }], ..Block::default() };
-    method.apply(&mut block)?;
-    match block.linears.pop().map(|linear| linear.weight) {
-        Some(Weight::Quantized(q)) => Ok(q),
-        _ => unreachable!("a quantization method returns codes"),
-    }
+    let linear = BlockLinear::new(&tensor.output.name, *scheme, Weight::Dense(dense));
+    quantize_linear(method, BlockLinear { extent, importance, ..linear })
 }
 
 fn row_bytes(tensor: &TensorPlan, dtype: DType) -> usize {

@@ -157,8 +157,8 @@ fn compare_recorded(
 /// Whether what a tensor holds can be made again from the input alone.
 fn repeatable(plan: &Plan, tensor: &TensorPlan) -> bool {
     match tensor.action {
-        Action::Quantize(_) => plan.recipe.calibration.is_none() && plan.request.rewriting.is_empty(),
-        Action::Store(_) => !plan.request.rewrites(),
+        Action::Quantize(_) => plan.recipe.calibration.is_none() && !plan.request.edits(),
+        Action::Store(_) => !plan.request.edits(),
     }
 }
 
@@ -257,7 +257,7 @@ fn expected(
         Action::Quantize(scheme) => {
             clear_nonfinite(&mut values);
             let extent = extents.of(chunk.tensor, tensor);
-            let method = plan.request.method.as_ref();
+            let method = plan.request.rowwise.as_ref();
             values = stored_values(tensor, &quantize_rows(method, tensor, scheme, extent, None, values)?);
         }
     }

@@ -6,18 +6,13 @@
 use std::collections::BTreeMap;
 
 use super::resolved::Plan;
-use super::roles::engine_group;
+use super::roles::Roles;
 use super::tensors::{Action, TensorPlan};
 use crate::error::{Error, Result};
 use crate::recipe::{Budget, Override, Recipe};
 
 /// How much is lost where a group of linears is stored as each of the choices.
 pub type Sensitivity = BTreeMap<String, Vec<f64>>;
-
-/// What a linear belongs to that must be stored alike: what engines run as one kernel, else itself.
-pub fn group(linear: &str) -> String {
-    engine_group(linear).unwrap_or_else(|| linear.to_owned())
-}
 
 /// A group of linears.
 #[derive(Debug, Default, PartialEq)]
@@ -47,7 +42,8 @@ impl<'a> Allotment<'a> {
         for (index, tensor) in base.tensors.iter().enumerate() {
             let tensors: Vec<&TensorPlan> = choices.iter().map(|plan| &plan.tensors[index]).collect();
             let is_quantized = tensors.iter().any(|tensor| matches!(tensor.action, Action::Quantize(_)));
-            let group = tensor.output.pieces.first().map(|piece| group(&piece.source)).unwrap_or_default();
+            let group =
+                tensor.output.pieces.first().map(|piece| base.roles.group(&piece.source)).unwrap_or_default();
             match sensitivity.get(&group) {
                 Some(errors) if is_quantized => items.entry(group).or_default().add(&tensors, errors),
                 _ if is_quantized => fixed += tensor.bytes(),
@@ -91,7 +87,7 @@ impl<'a> Allotment<'a> {
         let mut spent = Recipe { budget: None, ..self.base.recipe.clone() };
         for (item, choice) in self.items.iter().zip(assigned) {
             let Recipe { scheme, group_size, symmetric, .. } = &self.choices[choice].recipe;
-            spent.overrides.extend(item.patterns().into_iter().map(|pattern| Override {
+            spent.overrides.extend(item.patterns(&self.base.roles).into_iter().map(|pattern| Override {
                 pattern,
                 scheme: scheme.clone().unwrap_or_default(),
                 group_size: *group_size,
@@ -111,10 +107,11 @@ impl Item {
     }
 
     /// Globs that match its sources and nothing else: their names, or of experts what the names have in common.
-    fn patterns(&self) -> Vec<String> {
+    fn patterns(&self, roles: &Roles) -> Vec<String> {
         match self.sources.as_slice() {
             sources @ [first, ..] if sources.len() > 3 => {
-                let module = engine_group(first).expect("only experts are so many that are stored alike");
+                let module =
+                    roles.engine_group(first).expect("only experts are so many that are stored alike");
                 vec![format!("{}.*", globset::escape(&module))]
             }
             sources => sources.iter().map(|name| globset::escape(name)).collect(),

@@ -1,18 +1,19 @@
-//! What engines run as one: q, k and v, gate and up, the experts of a layer. Such tensors must be stored alike, and those
-//! that become one matrix share what is stored once a tensor. What the user excludes stays as the user says.
+//! Linears that engines run as one: q, k and v, gate and up, the experts of a layer. Such tensors must be stored alike, and
+//! those that become one matrix share everything that is stored once per tensor. Tensors that the user excludes stay
+//! excluded.
 
 use std::collections::HashMap;
 
-use super::roles::{engine_group, fused_group};
+use super::roles::Roles;
 use super::tensors::{Action, TensorPlan};
 use crate::numerics::{Granularity, Number, Scheme};
 
 /// Numbers the quantized tensors that become one matrix, for [`TensorPlan::fused`].
-pub fn link(tensors: &mut [TensorPlan]) {
+pub fn link(tensors: &mut [TensorPlan], roles: &Roles) {
     let mut groups: HashMap<String, usize> = HashMap::new();
     for tensor in tensors.iter_mut().filter(|tensor| matches!(tensor.action, Action::Quantize(_))) {
         let Some(piece) = tensor.output.pieces.first() else { continue };
-        if let Some(group) = fused_group(&piece.source) {
+        if let Some(group) = roles.fused_group(&piece.source) {
             let next = groups.len();
             tensor.fused = Some(*groups.entry(group).or_insert(next));
         }
@@ -29,14 +30,14 @@ pub struct CommonForm {
 }
 
 /// Finds the groups that the format has divided: the indices of their members, and the form that all must take.
-pub fn divided(tensors: &[TensorPlan]) -> Vec<(Vec<usize>, CommonForm)> {
-    let groups = engine_groups(tensors).into_values();
+pub fn divided(tensors: &[TensorPlan], roles: &Roles) -> Vec<(Vec<usize>, CommonForm)> {
+    let groups = engine_groups(tensors, roles).into_values();
     groups.filter_map(|members| Some((members.clone(), common(tensors, &members)?))).collect()
 }
 
-/// The user's word stands where it divides a group, but engines may not take the result.
-pub fn note_excluded(tensors: &mut [TensorPlan]) {
-    let quantized: HashMap<String, String> = engine_groups(tensors)
+/// Adds a note to excluded tensors whose group is quantized: engines may not load the result.
+pub fn note_excluded(tensors: &mut [TensorPlan], roles: &Roles) {
+    let quantized: HashMap<String, String> = engine_groups(tensors, roles)
         .into_iter()
         .filter_map(|(group, members)| {
             let mut members = members.into_iter().map(|index| &tensors[index]);
@@ -48,33 +49,34 @@ pub fn note_excluded(tensors: &mut [TensorPlan]) {
         tensor.linear && !tensor.substituted && matches!(tensor.action, Action::Store(_))
     };
     for tensor in tensors.iter_mut().filter(excluded) {
-        if let Some(name) = group_of(tensor).and_then(|group| quantized.get(&group)) {
+        if let Some(name) = group_of(tensor, roles).and_then(|group| quantized.get(&group)) {
             tensor.note = Some(format!("excluded; engines that fuse it with {name} may not load it so"));
         }
     }
 }
 
-fn group_of(tensor: &TensorPlan) -> Option<String> {
-    tensor.output.pieces.first().and_then(|piece| engine_group(&piece.source))
+fn group_of(tensor: &TensorPlan, roles: &Roles) -> Option<String> {
+    tensor.output.pieces.first().and_then(|piece| roles.engine_group(&piece.source))
 }
 
-/// The tensors that a scheme was asked for, by the kernel that they share. llama.cpp, which reads block types, fuses none.
-fn engine_groups(tensors: &[TensorPlan]) -> HashMap<String, Vec<usize>> {
+/// Returns the tensors that a scheme was requested for, by the kernel that they share. llama.cpp, which reads block types,
+/// fuses none.
+fn engine_groups(tensors: &[TensorPlan], roles: &Roles) -> HashMap<String, Vec<usize>> {
     let mut groups: HashMap<String, Vec<usize>> = HashMap::new();
     for (index, tensor) in tensors.iter().enumerate() {
         let asked = match tensor.action {
             Action::Quantize(scheme) => !matches!(scheme.number, Number::Ggml(_)),
             Action::Store(_) => tensor.substituted,
         };
-        if let (true, Some(group)) = (asked, group_of(tensor)) {
+        if let (true, Some(group)) = (asked, group_of(tensor, roles)) {
             groups.entry(group).or_default().push(index);
         }
     }
     groups
 }
 
-/// The least that a member was brought down to: dense, then a scale per row, then the smallest group. `None` where they
-/// are alike.
+/// Returns the form of the member that the format changed most: dense, then a scale per row, then the smallest group. `None`
+/// where all are alike.
 fn common(tensors: &[TensorPlan], members: &[usize]) -> Option<CommonForm> {
     let member = |&index: &usize| &tensors[index];
     let least = members.iter().map(member).min_by_key(|tensor| rank(&tensor.action))?;

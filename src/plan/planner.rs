@@ -7,7 +7,7 @@ use super::fuse::{self, CommonForm};
 use super::globs::Globs;
 use super::request::Request;
 use super::resolved::Plan;
-use super::roles::{Role, cached, role};
+use super::roles::{Role, Roles};
 use super::tensors::{Action, Measured, OutputTensor, Part, TensorPlan};
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source, Stored};
@@ -32,7 +32,9 @@ impl Plan {
             dtype,
             globs: Globs::new(recipe)?,
             common_group: None,
+            roles: Roles::of(checkpoint.config.as_ref()),
         };
+        let roles = planner.roles;
         let outputs = request.format.arrange(checkpoint)?;
         if request.format.capabilities().one_group_size {
             planner.common_group = planner.find_common_group(&outputs)?;
@@ -41,9 +43,9 @@ impl Plan {
             outputs.into_iter().map(|output| planner.tensor(output)).collect::<Result<Vec<TensorPlan>>>()?;
         planner.globs.all_matched()?;
         planner.align_fused(&mut tensors)?;
-        fuse::note_excluded(&mut tensors);
-        fuse::link(&mut tensors);
-        let plan = Plan { recipe: recipe.clone(), request, tensors, dtype, metadata: Vec::new() };
+        fuse::note_excluded(&mut tensors, &roles);
+        fuse::link(&mut tensors, &roles);
+        let plan = Plan { recipe: recipe.clone(), request, roles, tensors, dtype, metadata: Vec::new() };
         plan.refuse_substitutions()?;
         plan.refuse_nothing()?;
         plan.refuse_no_cache()?;
@@ -81,6 +83,7 @@ struct Planner<'a> {
     globs: Globs,
     /// The group size of every tensor, where the format has one for all and what was asked does not divide each.
     common_group: Option<usize>,
+    roles: Roles,
 }
 
 impl Planner<'_> {
@@ -100,7 +103,7 @@ impl Planner<'_> {
 
     /// Where the format has set one member of an engine's group apart, the others follow it.
     fn align_fused(&self, tensors: &mut [TensorPlan]) -> Result<()> {
-        for (members, form) in fuse::divided(tensors) {
+        for (members, form) in fuse::divided(tensors, &self.roles) {
             members.into_iter().try_for_each(|index| self.follow(&mut tensors[index], &form))?;
         }
         Ok(())
@@ -122,7 +125,7 @@ impl Planner<'_> {
 
     fn role(&self, source: &Source, output: &OutputTensor) -> Role {
         let dtype = float_dtype(source).unwrap_or(self.dtype);
-        role(&source.name, &output.shape, dtype, self.conv1d())
+        self.roles.role(&source.name, &output.shape, dtype)
     }
 
     /// The largest group size that kernels know, no larger than asked, that divides the columns of every tensor to
@@ -265,7 +268,7 @@ impl Planner<'_> {
         let inputs = self.request.activations.and_then(ActivationScheme::measured);
         let quantized = matches!(action, Action::Quantize(_));
         let input = inputs.filter(|_| quantized).map(|_| Measured::Input);
-        let cached = if self.request.kv_cache.is_some() { cached(&output.name) } else { &[] };
+        let cached = if self.request.kv_cache.is_some() { self.roles.cached(&output.name) } else { &[] };
         input.into_iter().chain(cached.iter().copied()).collect()
     }
 
@@ -279,12 +282,6 @@ impl Planner<'_> {
                 vec![Part { name: output.name.clone(), dtype: *dtype, shape: output.shape.clone() }]
             }
         }
-    }
-
-    fn conv1d(&self) -> bool {
-        let model_type =
-            self.checkpoint.config.as_ref().and_then(|config| config.get("model_type")?.as_str());
-        matches!(model_type, Some("gpt2" | "openai-gpt" | "imagegpt" | "decision_transformer"))
     }
 
     fn tied(&self) -> bool {

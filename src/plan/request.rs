@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::format::Format;
 use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{EightBits, Scheme};
-use crate::stage::{Method, Scope};
-use crate::statistics::Needs;
+use crate::stage::{Quantize, Scope, Stage};
 use crate::tensor::DType;
 
 /// A recipe whose names have been looked up and found to go together.
@@ -18,15 +17,11 @@ pub struct Request {
     pub activations: Option<ActivationScheme>,
     /// What engines are to cache keys and values in; `None` leaves it to them.
     pub kv_cache: Option<EightBits>,
-    /// What is done to weights before they are quantized, in order.
-    pub rewriting: Vec<Arc<dyn Method>>,
-    /// How they are quantized.
-    pub method: Arc<dyn Method>,
-    /// What makes up for the error of the codes, beside them.
-    pub compensation: Option<Arc<dyn Method>>,
-    /// How rows are quantized that no block has, and that the method has no statistics for: the method itself where it
-    /// takes rows one by one.
-    pub rowwise: Arc<dyn Method>,
+    /// The stages in order: any number that edit dense weights, one that quantizes, at most one that compensates.
+    pub stages: Vec<Stage>,
+    /// Quantizes rows that no block holds, or for which the quantizing stage has no statistics: that stage itself if it
+    /// works row by row.
+    pub rowwise: Arc<dyn Quantize>,
     /// Where it goes.
     pub format: &'static dyn Format,
     /// Type of what is not quantized.
@@ -36,29 +31,45 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether text, or what an earlier run has gathered of one, makes any difference.
+    /// The quantizing stage.
+    pub fn quantizer(&self) -> &dyn Quantize {
+        let quantizing = self.stages.iter().find_map(|stage| match stage {
+            Stage::Quantize(method) => Some(method),
+            _ => None,
+        });
+        quantizing.unwrap_or(&self.rowwise).as_ref()
+    }
+
+    /// The rank of the compensating stage, if there is one.
+    pub fn adapter_rank(&self) -> Option<usize> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Compensate(method) => Some(method.rank()),
+            _ => None,
+        })
+    }
+
+    /// Returns true if calibration text, or statistics of it, makes any difference.
     pub fn reads_text(&self) -> bool {
-        let mut methods = self.rewriting.iter().chain([&self.method]).chain(&self.compensation);
         let mut schemes = self.scheme.iter().chain(self.overrides.iter().flatten());
-        let by_rows = self.method.scope() == Scope::Rows;
-        methods.any(|method| method.needs().any() || method.trains())
+        self.stages.iter().any(|stage| stage.needs().any())
+            || self.trains()
             || self.kv_cache.is_some()
             || self.activations.is_some_and(|activations| activations.measured().is_some())
-            || by_rows && schemes.any(|scheme| self.method.weighs_columns(scheme))
+            || schemes.any(|scheme| self.quantizer().weighs_columns(scheme))
     }
 
-    /// Whether weights become others before they are rounded, or as they are.
-    pub fn rewrites(&self) -> bool {
-        !self.rewriting.is_empty() || self.method.scope() == Scope::Block
+    /// Returns true if a stage needs blocks with gradients.
+    pub fn trains(&self) -> bool {
+        self.stages.iter().any(Stage::trains)
     }
 
-    /// Whether rows are rounded by themselves, and nothing is made of what that loses.
+    /// Returns true if a stage may change weights, biases or norms that stay dense.
+    pub fn edits(&self) -> bool {
+        self.stages.iter().any(Stage::edits)
+    }
+
+    /// Returns true if rows are quantized by themselves as they are written, and there is no other stage.
     pub fn only_rows(&self) -> bool {
-        self.method.scope() == Scope::Rows && self.compensation.is_none()
-    }
-
-    /// What compensation wants to know of the inputs.
-    pub fn compensation_needs(&self) -> Needs {
-        self.compensation.as_ref().map(|method| method.needs()).unwrap_or_default()
+        matches!(self.stages.as_slice(), [Stage::Quantize(method)] if method.scope() == Scope::Rows)
     }
 }

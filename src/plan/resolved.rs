@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::format::Contents;
 use super::request::Request;
+use super::roles::Roles;
 use super::tensors::{Action, TensorPlan};
 use crate::error::{Error, Result};
 use crate::numerics::Scheme;
@@ -17,6 +18,8 @@ pub struct Plan {
     pub recipe: Recipe,
     /// The recipe's names, looked up.
     pub request: Request,
+    /// The roles of the input's tensors.
+    pub roles: Roles,
     /// Every tensor of the output, in the order of the input.
     pub tensors: Vec<TensorPlan>,
     /// The model's float type: that of most of its weights, or what `--dtype` asks for.

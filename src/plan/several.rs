@@ -17,8 +17,8 @@ use super::tensors::{Action, TensorPlan};
 /// A linear that becomes different things, of which calibration makes one.
 pub fn agree(plans: &mut [Plan]) -> Result<()> {
     let Some((first, others)) = plans.split_first_mut() else { return Ok(()) };
-    let changes = first.request.rewrites();
-    if !changes && first.request.only_rows() {
+    let changes = first.request.edits();
+    if first.request.only_rows() {
         return Ok(()); // every format rounds its rows by itself, with the same method
     }
     for other in others {

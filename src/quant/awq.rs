@@ -29,16 +29,23 @@
 //! Reference: Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration",
 //! <https://arxiv.org/abs/2306.00978>; duo scaling: <https://github.com/casper-hansen/AutoAWQ>, `awq/quantize/quantizer.py`.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::mse;
-use super::scaling::{scale, shared_mean};
+use super::scaling::{divided, scale, shared_mean};
 use crate::error::{Error, Result};
 use crate::model::Fold;
-use crate::numerics::{Context, Extent, Number, QTensor, Scheme, Weight, linalg};
-use crate::stage::{self, Block, Def, Effect, Linear, Method, Scope, relative_error};
+use crate::numerics::{Context, Extent, Number, QTensor, Scheme, linalg};
+use crate::stage::{
+    self, Block, BlockLinear, Codes, Def, Editor, Edits, Quantization, Quantize, Rewrite, Scope, Stage,
+    relative_error,
+};
 use crate::statistics::{Needs, Statistics};
 
 /// Registry entry.
@@ -46,17 +53,15 @@ pub const DEF: Def = Def {
     name: "awq",
     summary: "scale columns by the size of their inputs, clip, round: calibration, minutes per billion weights",
     supports,
-    effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(stage::parse::<Awq>("awq", table)?)),
+    build: |table| Ok(Stage::Quantize(Arc::new(stage::parse::<Awq>("awq", table)?))),
 };
 
 /// Registry entry of the scales alone.
 pub const SCALE: Def = Def {
     name: "awq-scale",
     summary: "awq's scales alone, for another method to round: the model computes the same",
-    supports,
-    effect: Effect::Rewrites,
-    build: |table| Ok(Box::new(stage::parse::<AwqScale>("awq-scale", table)?)),
+    supports: |_| Ok(()),
+    build: |table| Ok(Stage::Rewrite(Arc::new(stage::parse::<AwqScale>("awq-scale", table)?))),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -106,7 +111,7 @@ impl Default for AwqScale {
 
 const NEEDS: Needs = Needs { absmax: false, mean_abs: true, second_moment: false, hessian: true };
 
-impl Method for Awq {
+impl Quantize for Awq {
     fn needs(&self) -> Needs {
         NEEDS
     }
@@ -115,64 +120,74 @@ impl Method for Awq {
         Scope::Block
     }
 
-    fn apply(&self, block: &mut Block) -> Result<()> {
-        AwqScale { n_grid: self.n_grid, duo_scaling: self.duo_scaling }.apply(block)?;
-        weigh_columns(block)?;
-        for index in 0..block.linears.len() {
-            let linear = &block.linears[index];
-            let Some(scheme) = linear.scheme else { continue };
-            let q = self.round(linear, &scheme)?;
-            let error = relative_error(linear.dense()?, q.values().view(), Some(block.input(linear)?));
-            let linear = &mut block.linears[index];
-            (linear.weight, linear.relative_error) = (Weight::Quantized(q), Some(error));
+    fn quantize(&self, block: &Block) -> Result<Quantization> {
+        let mut editor = Editor::new(block);
+        let scales = AwqScale { n_grid: self.n_grid, duo_scaling: self.duo_scaling }.scale(&mut editor)?;
+        // Linears that share an input follow each other: one scaled copy of statistics is in memory at a time.
+        let mut last: Option<(Option<usize>, Cow<Statistics>)> = None;
+        let mut codes = Vec::new();
+        for (index, linear) in block.linears.iter().enumerate() {
+            let Some(scheme) = linear.scheme else {
+                codes.push(None);
+                continue;
+            };
+            let (_, input) = match last.take().filter(|(input, _)| *input == linear.input) {
+                Some(same) => last.insert(same),
+                None => last.insert((linear.input, scaled_input(block, linear, &scales)?)),
+            };
+            let w = editor.weight(index)?;
+            let values = self.round(linear, w, &scheme, input)?;
+            let error = relative_error(w, values.values().view(), Some(input));
+            codes.push(Some(Codes { values, relative_error: Some(error) }));
         }
-        Ok(())
+        Ok(Quantization { codes, edits: editor.finish() })
     }
 }
 
 impl Awq {
     /// Clips where that leaves less error, and rounds.
-    fn round(&self, linear: &Linear, scheme: &Scheme) -> Result<QTensor> {
-        let (w, context) = (linear.dense()?, linear.context());
+    fn round(
+        &self,
+        linear: &BlockLinear,
+        w: ArrayView2<f32>,
+        scheme: &Scheme,
+        input: &Statistics,
+    ) -> Result<QTensor> {
+        let tokens = input.tokens.max(1) as f32;
+        let importance = gram(linear, input)?.diag().mapv(|sum| sum / tokens).to_vec();
+        let context = Context { importance: Some(&importance), ..linear.context() };
         let searched = self.clip && !matches!(scheme.number, Number::Ggml(_));
         let grid = if searched { mse::search(scheme, w, &context) } else { scheme.fit(w, &context) };
         Ok(scheme.round(w, grid, &context))
     }
 }
 
-impl Method for AwqScale {
+impl Rewrite for AwqScale {
     fn needs(&self) -> Needs {
         NEEDS
     }
 
-    fn scope(&self) -> Scope {
-        Scope::Block
-    }
-
-    fn apply(&self, block: &mut Block) -> Result<()> {
-        for fold in 0..block.folds.len() {
-            if let Some(scales) = self.search(block, &block.folds[fold])? {
-                scale(block, fold, &scales)?;
-            }
-        }
-        Ok(())
+    fn rewrite(&self, block: &Block) -> Result<Edits> {
+        let mut editor = Editor::new(block);
+        self.scale(&mut editor)?;
+        Ok(editor.finish())
     }
 }
 
-/// Gives every linear the second moment of its inputs as the importance of its columns.
-fn weigh_columns(block: &mut Block) -> Result<()> {
-    for index in 0..block.linears.len() {
-        if block.linears[index].scheme.is_some() {
-            let input = block.input(&block.linears[index])?;
-            let tokens = input.tokens.max(1) as f32;
-            let importance = gram(&block.linears[index], input)?.diag().mapv(|sum| sum / tokens).to_vec();
-            block.linears[index].importance = Some(importance);
-        }
-    }
-    Ok(())
+/// The statistics of a linear's input, divided by the scales of its columns.
+fn scaled_input<'a>(
+    block: &'a Block,
+    linear: &BlockLinear,
+    scales: &HashMap<usize, Vec<f32>>,
+) -> Result<Cow<'a, Statistics>> {
+    let statistics = block.input(linear)?;
+    Ok(match linear.input.and_then(|input| scales.get(&input)) {
+        Some(scales) => Cow::Owned(divided(statistics, scales)),
+        None => Cow::Borrowed(statistics),
+    })
 }
 
-fn gram<'a>(linear: &Linear, input: &'a Statistics) -> Result<&'a Array2<f32>> {
+fn gram<'a>(linear: &BlockLinear, input: &'a Statistics) -> Result<&'a Array2<f32>> {
     input.gram.as_ref().ok_or_else(|| {
         let what = format!("{}: the Hessian of its inputs was not gathered", linear.name);
         Error::unsupported(what, "calibrate with the statistics that awq needs")
@@ -181,7 +196,7 @@ fn gram<'a>(linear: &Linear, input: &'a Statistics) -> Result<&'a Array2<f32>> {
 
 /// A linear whose outputs are to stay as they are.
 struct Reader<'a> {
-    linear: &'a Linear,
+    linear: &'a BlockLinear,
     w: ArrayView2<'a, f32>,
     scheme: Scheme,
     input: &'a Statistics,
@@ -191,17 +206,31 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// `None` for linears that stay dense.
-    fn new(block: &'a Block, linear: &'a Linear) -> Result<Option<Reader<'a>>> {
+    fn new(editor: &'a Editor, linear: usize) -> Result<Option<Reader<'a>>> {
+        let (w, block) = (editor.weight(linear)?, editor.block());
+        let linear = &block.linears[linear];
         let Some(scheme) = linear.scheme else { return Ok(None) };
         let input = block.input(linear)?;
-        Ok(Some(Reader { linear, w: linear.dense()?, scheme, input, gram: gram(linear, input)? }))
+        Ok(Some(Reader { linear, w, scheme, input, gram: gram(linear, input)? }))
     }
 }
 
 impl AwqScale {
+    /// Moves scales through every fold that gains by them. Returns the scales of the columns by the number of the input.
+    fn scale(&self, editor: &mut Editor) -> Result<HashMap<usize, Vec<f32>>> {
+        let mut by_input = HashMap::new();
+        for fold in &editor.block().folds {
+            let Some(scales) = self.search(editor, fold)? else { continue };
+            scale(editor, fold, &scales)?;
+            let inputs = fold.readers.iter().filter_map(|&reader| editor.block().linears[reader].input);
+            by_input.extend(inputs.map(|input| (input, scales.clone())));
+        }
+        Ok(by_input)
+    }
+
     /// The scale of every column that a fold's readers have; `None` where nothing is to be gained.
-    fn search(&self, block: &Block, fold: &Fold) -> Result<Option<Vec<f32>>> {
-        let readers = fold.readers.iter().map(|&reader| Reader::new(block, &block.linears[reader]));
+    fn search(&self, editor: &Editor, fold: &Fold) -> Result<Option<Vec<f32>>> {
+        let readers = fold.readers.iter().map(|&reader| Reader::new(editor, reader));
         let readers: Vec<Reader> = readers.filter_map(Result::transpose).collect::<Result<_>>()?;
         if readers.is_empty() {
             return Ok(None);

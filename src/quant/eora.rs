@@ -32,13 +32,15 @@
 //! References: Liu et al. 2024, "EoRA", <https://arxiv.org/abs/2410.21271>; Zhang et al. 2024, "LQER",
 //! <https://arxiv.org/abs/2402.02446>; for `lorc` Yao et al. 2023, "ZeroQuant-V2", <https://arxiv.org/abs/2303.08302>.
 
+use std::sync::Arc;
+
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::numerics::{LowRank, linalg};
-use crate::stage::{self, Block, Def, Effect, Linear, Method};
+use crate::stage::{self, Block, BlockLinear, Compensate, Def, Stage};
 use crate::statistics::Needs;
 
 #[cfg(test)]
@@ -50,8 +52,7 @@ pub const DEF: Def = Def {
     name: "eora",
     summary: "after another: a LoRA adapter that makes up for its error on calibration text",
     supports: |_| Ok(()),
-    effect: Effect::Compensates,
-    build: |table| Ok(Box::new(Compensation { weighted: true, ..parse("eora", table)? })),
+    build: |table| build("eora", table, true),
 };
 
 /// Registry entry of the same without data.
@@ -59,8 +60,7 @@ pub const LORC: Def = Def {
     name: "lorc",
     summary: "after another: a LoRA adapter that makes up for the error of the weights: no data",
     supports: |_| Ok(()),
-    effect: Effect::Compensates,
-    build: |table| Ok(Box::new(Compensation { weighted: false, ..parse("lorc", table)? })),
+    build: |table| build("lorc", table, false),
 };
 
 /// Parameters of both.
@@ -80,49 +80,48 @@ impl Default for Compensation {
     }
 }
 
-fn parse(name: &str, table: &toml::Table) -> Result<Compensation> {
+fn build(name: &str, table: &toml::Table, weighted: bool) -> Result<Stage> {
     let parameters: Compensation = stage::parse(name, table)?;
     match parameters.rank {
         0 => Err(Error::usage(format!("{name}: rank is 0"), "32 and 64 are usual")),
-        _ => Ok(parameters),
+        _ => Ok(Stage::Compensate(Arc::new(Compensation { weighted, ..parameters }))),
     }
 }
 
-impl Method for Compensation {
+impl Compensate for Compensation {
     fn needs(&self) -> Needs {
         Needs { hessian: self.weighted, ..Needs::default() }
     }
 
-    fn rank(&self) -> Option<usize> {
-        Some(self.rank)
+    fn rank(&self) -> usize {
+        self.rank
     }
 
-    fn apply(&self, block: &mut Block) -> Result<()> {
-        let hessians: Vec<Option<Array2<f64>>> = block
+    fn compensate(&self, errors: &Block) -> Result<Vec<LowRank>> {
+        let hessians: Vec<Option<Array2<f64>>> = errors
             .inputs
             .iter()
             .map(|input| input.hessian().filter(|_| self.weighted).map(|h| h.mapv(f64::from)))
             .collect();
-        block.linears.par_iter_mut().try_for_each(|linear| {
+        let factors = errors.linears.par_iter().map(|linear| {
             let hessian = linear.input.and_then(|input| hessians[input].as_ref());
             if hessian.is_none() && self.weighted {
                 return Err(unknown_inputs(linear));
             }
             // Inputs that are all zero say nothing of what matters.
             let hessian = hessian.filter(|h| h.diag().sum() > 0.0);
-            let found = compensate(linear.dense()?, hessian, self.rank);
-            linear.compensation = Some(found.ok_or_else(|| not_finite(linear))?);
-            Ok(())
-        })
+            compensate(linear.dense()?, hessian, self.rank).ok_or_else(|| not_finite(linear))
+        });
+        factors.collect()
     }
 }
 
-fn unknown_inputs(linear: &Linear) -> Error {
+fn unknown_inputs(linear: &BlockLinear) -> Error {
     let what = format!("eora: {}: nothing is known of its inputs", linear.name);
     Error::unsupported(what, "name calibration text with --data; lorc needs none")
 }
 
-fn not_finite(linear: &Linear) -> Error {
+fn not_finite(linear: &BlockLinear) -> Error {
     let what =
         format!("{}: the error of its codes has no singular values: something is not finite", linear.name);
     Error::unsupported(what, "`llmc verify` shows the tensors whose values are not finite")

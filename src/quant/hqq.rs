@@ -33,22 +33,23 @@
 //! Reference: Badri & Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models",
 //! <https://mobiusml.github.io/hqq_blog/>, <https://github.com/mobiusml/hqq> (`hqq/core/optimize.py`).
 
+use std::sync::Arc;
+
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
 use super::mse;
 use crate::error::Result;
 use crate::numerics::simd::{self, Kernel};
-use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, Weight};
-use crate::stage::{self, Block, Def, Effect, Linear, Method, map_linears};
+use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme};
+use crate::stage::{self, Block, BlockLinear, Def, Quantization, Quantize, Stage};
 
 /// Registry entry.
 pub const DEF: Def = Def {
     name: "hqq",
     summary: "fit scales and zero points to the many weights rather than to the outliers: no data, about 2.5 times the time of mse",
     supports,
-    effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(stage::parse::<Hqq>("hqq", table)?)),
+    build: |table| Ok(Stage::Quantize(Arc::new(stage::parse::<Hqq>("hqq", table)?))),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -84,7 +85,7 @@ impl Default for Hqq {
 }
 
 impl Hqq {
-    fn quantize(&self, linear: &Linear, scheme: &Scheme) -> Result<QTensor> {
+    fn quantize_linear(&self, linear: &BlockLinear, scheme: &Scheme) -> Result<QTensor> {
         let (w, context) = (linear.dense()?, linear.context());
         Ok(scheme.round(w, self.search(scheme, w, &context), &context))
     }
@@ -116,9 +117,13 @@ impl Hqq {
     }
 }
 
-impl Method for Hqq {
-    fn apply(&self, block: &mut Block) -> Result<()> {
-        map_linears(block, |linear, scheme| Ok(Weight::Quantized(self.quantize(linear, &scheme)?)))
+impl Quantize for Hqq {
+    fn weighs_columns(&self, _scheme: &Scheme) -> bool {
+        true
+    }
+
+    fn quantize(&self, block: &Block) -> Result<Quantization> {
+        Quantization::of_each(block, |linear, scheme| self.quantize_linear(linear, &scheme))
     }
 }
 

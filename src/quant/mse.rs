@@ -25,12 +25,14 @@
 //! (<https://github.com/IST-DASLab/gptq>, `quant.py`); FP4's ratios above 1: Cook et al. 2025, "Four Over Six",
 //! <https://arxiv.org/abs/2512.02010>.
 
+use std::sync::Arc;
+
 use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, Weight, ggml};
-use crate::stage::{self, Block, Def, Effect, Linear, Method, map_linears};
+use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme, ggml};
+use crate::stage::{self, Block, BlockLinear, Def, Quantization, Quantize, Stage};
 use crate::tensor::BlockType;
 
 /// Registry entry.
@@ -38,8 +40,7 @@ pub const DEF: Def = Def {
     name: "mse",
     summary: "clip each group's range where that leaves less squared error: no data, about 5 times the time of rtn",
     supports,
-    effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(stage::parse::<Mse>("mse", table)?)),
+    build: |table| Ok(Stage::Quantize(Arc::new(stage::parse::<Mse>("mse", table)?))),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -57,13 +58,17 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 #[serde(deny_unknown_fields)]
 pub struct Mse {}
 
-impl Method for Mse {
-    fn apply(&self, block: &mut Block) -> Result<()> {
-        map_linears(block, |linear, scheme| Ok(Weight::Quantized(quantize(linear, &scheme)?)))
+impl Quantize for Mse {
+    fn weighs_columns(&self, _scheme: &Scheme) -> bool {
+        true
+    }
+
+    fn quantize(&self, block: &Block) -> Result<Quantization> {
+        Quantization::of_each(block, |linear, scheme| quantize(linear, &scheme))
     }
 }
 
-fn quantize(linear: &Linear, scheme: &Scheme) -> Result<QTensor> {
+fn quantize(linear: &BlockLinear, scheme: &Scheme) -> Result<QTensor> {
     let (w, context) = (linear.dense()?, linear.context());
     Ok(match scheme.number {
         Number::Ggml(block) => quantize_blocks(block, w, &context),

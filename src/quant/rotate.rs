@@ -21,23 +21,23 @@
 //! Reference: Ashkboos et al. 2024, "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs",
 //! <https://arxiv.org/abs/2404.00456>, the stages that are computed offline.
 
+use std::sync::Arc;
+
 use ndarray::{Array2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::scaling::dense_mut;
 use crate::error::{Error, Result};
 use crate::model::{Feeder, Fold};
 use crate::numerics::hadamard::Rotation;
-use crate::stage::{self, Block, Def, Effect, Ends, Linear, Method, Scope};
+use crate::stage::{self, Block, Def, Editor, Edits, Ends, Rewrite, Stage};
 
 /// Registry entry.
 pub const DEF: Def = Def {
     name: "rotate",
     summary: "turn the residual stream and heads so that outliers vanish: the model computes the same, no data",
     supports: |_| Ok(()),
-    effect: Effect::Rewrites,
-    build: |table| Ok(Box::new(stage::parse::<Rotate>("rotate", table)?)),
+    build: |table| Ok(Stage::Rewrite(Arc::new(stage::parse::<Rotate>("rotate", table)?))),
 };
 
 /// Rotation of the residual stream.
@@ -56,30 +56,24 @@ impl Default for Rotate {
     }
 }
 
-impl Method for Rotate {
-    fn scope(&self) -> Scope {
-        Scope::Block
-    }
-
-    fn apply(&self, block: &mut Block) -> Result<()> {
+impl Rewrite for Rotate {
+    fn rewrite(&self, block: &Block) -> Result<Edits> {
         check(block)?;
-        let folds = std::mem::take(&mut block.folds);
-        for fold in &folds {
+        let mut editor = Editor::new(block);
+        for fold in &block.folds {
             match (fold.feeder, fold.head_dim) {
-                (Feeder::Norm(norm), _) => self.turn_readers(block, norm, fold)?,
+                (Feeder::Norm(norm), _) => self.turn_readers(&mut editor, norm, fold)?,
                 (Feeder::Linear(v), Some(head_dim)) if self.heads => {
-                    self.turn_heads(block, v, head_dim, fold)?;
+                    self.turn_heads(&mut editor, v, head_dim, fold)?;
                 }
                 _ => {}
             }
         }
-        block.folds = folds;
-        for linear in block.linears.iter_mut().filter(|linear| linear.writes_residual) {
+        for (index, linear) in block.linears.iter().enumerate().filter(|(_, linear)| linear.writes_residual) {
             let rotation = Rotation::new(linear.dense()?.nrows(), self.seed);
-            turn_outputs(linear, 0, &rotation)?;
+            turn_outputs(&mut editor, index, 0, &rotation)?;
         }
-        forget_inputs(block);
-        Ok(())
+        Ok(editor.finish())
     }
 
     fn ends(&self) -> Option<&dyn Ends> {
@@ -102,28 +96,28 @@ impl Ends for Rotate {
 
 impl Rotate {
     /// Multiplies a norm's scale into its readers, and turns their columns.
-    fn turn_readers(&self, block: &mut Block, norm: usize, fold: &Fold) -> Result<()> {
-        let weight = &mut block.norms[norm].weight;
+    fn turn_readers(&self, editor: &mut Editor, norm: usize, fold: &Fold) -> Result<()> {
+        let weight = std::mem::take(&mut editor.norm_mut(norm).weight);
         let rotation = Rotation::new(weight.len(), self.seed);
         for &reader in &fold.readers {
-            let values = dense_mut(&mut block.linears[reader])?;
-            *values *= &ndarray::aview1(weight);
+            let values = editor.weight_mut(reader)?;
+            *values *= &ndarray::aview1(&weight);
             turn_rows(values.view_mut(), &rotation);
         }
-        weight.fill(1.0);
+        editor.norm_mut(norm).weight = vec![1.0; weight.len()];
         Ok(())
     }
 
     /// Turns the rows of v and the columns of o within each head.
-    fn turn_heads(&self, block: &mut Block, v: usize, head_dim: usize, fold: &Fold) -> Result<()> {
+    fn turn_heads(&self, editor: &mut Editor, v: usize, head_dim: usize, fold: &Fold) -> Result<()> {
         let rotation = Rotation::new(head_dim, self.seed);
         for &o in &fold.readers {
-            let values = dense_mut(&mut block.linears[o])?;
+            let values = editor.weight_mut(o)?;
             values.axis_chunks_iter_mut(Axis(1), head_dim).for_each(|head| turn_rows(head, &rotation));
         }
         let mut heads: Vec<u32> = fold.columns.iter().copied().step_by(head_dim).collect();
         heads.dedup();
-        heads.iter().try_for_each(|&row| turn_outputs(&mut block.linears[v], row as usize, &rotation))
+        heads.iter().try_for_each(|&row| turn_outputs(editor, v, row as usize, &rotation))
     }
 }
 
@@ -175,18 +169,12 @@ fn turn_rows(mut rows: ArrayViewMut2<f32>, rotation: &Rotation) {
 }
 
 /// Rᵀ·W of as many rows as R turns, from `first` on, and of the bias.
-fn turn_outputs(linear: &mut Linear, first: usize, rotation: &Rotation) -> Result<()> {
+fn turn_outputs(editor: &mut Editor, linear: usize, first: usize, rotation: &Rotation) -> Result<()> {
     let outputs = first..first + rotation.width();
-    let columns = dense_mut(linear)?.slice_mut(s![outputs.clone(), ..]).reversed_axes();
+    let columns = editor.weight_mut(linear)?.slice_mut(s![outputs.clone(), ..]).reversed_axes();
     turn_rows(columns, rotation);
-    linear.bias.iter_mut().for_each(|bias| rotation.apply(&mut bias[outputs.clone()]));
-    Ok(())
-}
-
-/// What was known of the inputs and outputs is of those before the rotation.
-fn forget_inputs(block: &mut Block) {
-    block.inputs.clear();
-    for linear in &mut block.linears {
-        (linear.input, linear.importance) = (None, None);
+    if let Some(bias) = editor.bias_mut(linear) {
+        rotation.apply(&mut bias[outputs]);
     }
+    Ok(())
 }

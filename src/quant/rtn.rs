@@ -17,19 +17,20 @@
 //! Reference: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 //! Inference", <https://arxiv.org/abs/1712.05877>, section 2.1.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::numerics::{Number, Scheme, Weight};
-use crate::stage::{self, Block, Def, Effect, Method, map_linears};
+use crate::numerics::{Number, Scheme};
+use crate::stage::{self, Block, Def, Quantization, Quantize, Stage};
 
 /// Registry entry.
 pub const DEF: Def = Def {
     name: "rtn",
     summary: "round to nearest on the min-max grid: any scheme, no data, the speed of memory",
     supports: |_| Ok(()),
-    effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(stage::parse::<Rtn>("rtn", table)?)),
+    build: |table| Ok(Stage::Quantize(Arc::new(stage::parse::<Rtn>("rtn", table)?))),
 };
 
 /// Round to nearest. It has no parameters.
@@ -37,14 +38,12 @@ pub const DEF: Def = Def {
 #[serde(deny_unknown_fields)]
 pub struct Rtn {}
 
-impl Method for Rtn {
+impl Quantize for Rtn {
     fn weighs_columns(&self, scheme: &Scheme) -> bool {
         matches!(scheme.number, Number::Ggml(_))
     }
 
-    fn apply(&self, block: &mut Block) -> Result<()> {
-        map_linears(block, |linear, scheme| {
-            Ok(Weight::Quantized(scheme.quantize(linear.dense()?, &linear.context())))
-        })
+    fn quantize(&self, block: &Block) -> Result<Quantization> {
+        Quantization::of_each(block, |linear, scheme| Ok(scheme.quantize(linear.dense()?, &linear.context())))
     }
 }

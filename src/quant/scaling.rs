@@ -1,43 +1,30 @@
-//! Moving scales through a [`Fold`]: columns of what reads an input are multiplied, what makes it is divided, and the
-//! statistics follow, so that the block computes the same. What `awq` and `smoothquant` share.
-
-use ndarray::Array2;
+//! Scales moved through a [`Fold`], for `awq` and `smoothquant`: the columns of the linears that read an input are
+//! multiplied, and the norm or linear that makes the input is divided, so that the block computes the same.
 
 use crate::error::Result;
 use crate::model::{Feeder, Fold};
-use crate::numerics::Weight;
-use crate::stage::{Block, Linear};
+use crate::stage::Editor;
 use crate::statistics::Statistics;
 
-/// Multiplies column j of every reader of the block's fold `fold` by `scales[j]`, and divides element `columns[j]` of the
-/// feeder by it. `scales`: \[cols\], positive, the same for all columns of one element.
+/// Multiplies column j of every reader of a fold by `scales[j]`, and divides element `columns[j]` of the feeder by it.
+/// `scales`: \[cols\], positive, the same for all columns of one element.
 ///
 /// # Errors
 /// Weights that are quantized already.
-pub fn scale(block: &mut Block, fold: usize, scales: &[f32]) -> Result<()> {
-    let Fold { feeder, readers, columns, .. } = &block.folds[fold];
-    let mut inputs: Vec<usize> = Vec::new();
-    for &reader in readers {
-        let linear = &mut block.linears[reader];
-        for mut row in dense_mut(linear)?.rows_mut() {
+pub fn scale(editor: &mut Editor, fold: &Fold, scales: &[f32]) -> Result<()> {
+    for &reader in &fold.readers {
+        for mut row in editor.weight_mut(reader)?.rows_mut() {
             row.iter_mut().zip(scales).for_each(|(w, s)| *w *= s);
         }
-        if let Some(importance) = &mut linear.importance {
-            importance.iter_mut().zip(scales).for_each(|(value, s)| *value /= s * s);
-        }
-        inputs.extend(linear.input);
     }
-    inputs.sort_unstable();
-    inputs.dedup();
-    inputs.into_iter().for_each(|input| divide_inputs(&mut block.inputs[input], scales));
-    let divisors = by_element(columns, scales, 1.0, |_, scale| scale);
-    match *feeder {
+    let divisors = by_element(&fold.columns, scales, 1.0, |_, scale| scale);
+    match fold.feeder {
         Feeder::Norm(norm) => {
-            let norm = &mut block.norms[norm];
+            let norm = editor.norm_mut(norm);
             divide(&mut norm.weight, &divisors);
             norm.bias.iter_mut().for_each(|bias| divide(bias, &divisors));
         }
-        Feeder::Linear(linear) => divide_rows(&mut block.linears[linear], &divisors)?,
+        Feeder::Linear(linear) => divide_rows(editor, linear, &divisors)?,
     }
     Ok(())
 }
@@ -68,49 +55,41 @@ fn by_element<T: Clone + Copy>(
     joined
 }
 
-/// The values of a linear, to be rewritten.
-///
-/// # Errors
-/// Where they are quantized already.
-pub fn dense_mut(linear: &mut Linear) -> Result<&mut Array2<f32>> {
-    linear.dense()?;
-    match &mut linear.weight {
-        Weight::Dense(values) => Ok(values),
-        Weight::Quantized(_) => unreachable!("dense() has refused it"),
-    }
-}
-
 /// Divides leading values by what they have; others stay.
 fn divide(values: &mut [f32], divisors: &[f32]) {
     values.iter_mut().zip(divisors).for_each(|(value, divisor)| *value /= divisor);
 }
 
-fn divide_rows(linear: &mut Linear, divisors: &[f32]) -> Result<()> {
-    for (mut row, divisor) in dense_mut(linear)?.rows_mut().into_iter().zip(divisors) {
+fn divide_rows(editor: &mut Editor, linear: usize, divisors: &[f32]) -> Result<()> {
+    for (mut row, divisor) in editor.weight_mut(linear)?.rows_mut().into_iter().zip(divisors) {
         row.iter_mut().for_each(|w| *w /= divisor);
     }
-    linear.bias.iter_mut().for_each(|bias| divide(bias, divisors));
+    if let Some(bias) = editor.bias_mut(linear) {
+        divide(bias, divisors);
+    }
     Ok(())
 }
 
-/// The statistics of x / scales, from those of x.
-fn divide_inputs(statistics: &mut Statistics, scales: &[f32]) {
+/// Returns the statistics of x / scales, given those of x.
+pub fn divided(statistics: &Statistics, scales: &[f32]) -> Statistics {
+    let mut divided = statistics.clone();
     let wide = || scales.iter().map(|&s| f64::from(s));
-    statistics.absmax.iter_mut().zip(scales).for_each(|(max, s)| *max /= s);
-    statistics.sum_abs.iter_mut().zip(wide()).for_each(|(sum, s)| *sum /= s);
-    statistics.sum_squares.iter_mut().zip(wide()).for_each(|(sum, s)| *sum /= s * s);
-    if let Some(gram) = &mut statistics.gram {
+    divide(&mut divided.absmax, scales);
+    divided.sum_abs.iter_mut().zip(wide()).for_each(|(sum, s)| *sum /= s);
+    divided.sum_squares.iter_mut().zip(wide()).for_each(|(sum, s)| *sum /= s * s);
+    if let Some(gram) = &mut divided.gram {
         for (mut row, s) in gram.rows_mut().into_iter().zip(scales) {
             row.iter_mut().zip(scales).for_each(|(value, t)| *value /= s * t);
         }
     }
+    divided
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::statistics::Needs;
-    use ndarray::array;
+    use ndarray::{Array2, array};
 
     #[test]
     fn statistics_follow_the_inputs() {
@@ -121,9 +100,7 @@ mod tests {
             statistics
         };
         let x = array![[1.0, -8.0], [3.0, 2.0], [-2.0, 0.0]];
-        let mut divided = of(x.clone());
-        divide_inputs(&mut divided, &[0.5, 4.0]);
-        assert_eq!(divided, of(x / array![0.5, 4.0]));
+        assert_eq!(divided(&of(x.clone()), &[0.5, 4.0]), of(x / array![0.5, 4.0]));
     }
 
     #[test]

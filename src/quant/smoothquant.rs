@@ -20,12 +20,14 @@
 //! Reference: Xiao et al. 2022, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
 //! <https://arxiv.org/abs/2211.10438>, equation 4.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::scaling::{scale, shared_max};
 use crate::error::{Error, Result};
 use crate::model::{Feeder, Fold};
-use crate::stage::{self, Block, Def, Effect, Linear, Method, Scope};
+use crate::stage::{self, Block, Def, Editor, Edits, Rewrite, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -33,8 +35,7 @@ pub const DEF: Def = Def {
     name: "smoothquant",
     summary: "move outliers of activations into the weights, before both become 8 bits: calibration, seconds",
     supports: |_| Ok(()),
-    effect: Effect::Rewrites,
-    build: |table| Ok(Box::new(build(stage::parse("smoothquant", table)?)?)),
+    build: |table| Ok(Stage::Rewrite(Arc::new(build(stage::parse("smoothquant", table)?)?))),
 };
 
 /// Smoothing.
@@ -71,42 +72,40 @@ fn build(parameters: SmoothQuant) -> Result<SmoothQuant> {
     Err(Error::usage(what, "it goes from 0 (inputs stay) to 1 (all goes to the weights)"))
 }
 
-impl Method for SmoothQuant {
+impl Rewrite for SmoothQuant {
     fn needs(&self) -> Needs {
         Needs { absmax: true, ..Needs::default() }
     }
 
-    fn scope(&self) -> Scope {
-        Scope::Block
-    }
-
-    fn apply(&self, block: &mut Block) -> Result<()> {
-        for index in 0..block.folds.len() {
-            let fold = &block.folds[index];
+    fn rewrite(&self, block: &Block) -> Result<Edits> {
+        let mut editor = Editor::new(block);
+        for fold in &block.folds {
             if self.folds == Folds::Norms && !matches!(fold.feeder, Feeder::Norm(_)) {
                 continue;
             }
-            if let Some(scales) = self.scales(block, fold)? {
-                scale(block, index, &scales)?;
+            if let Some(scales) = self.scales(&editor, fold)? {
+                scale(&mut editor, fold, &scales)?;
             }
         }
-        Ok(())
+        Ok(editor.finish())
     }
 }
 
 impl SmoothQuant {
     /// The scale of each column; `None` where no reader is to be quantized.
-    fn scales(&self, block: &Block, fold: &Fold) -> Result<Option<Vec<f32>>> {
-        let readers = fold.readers.iter().map(|&reader| &block.linears[reader]);
-        let readers: Vec<&Linear> = readers.filter(|linear| linear.scheme.is_some()).collect();
+    fn scales(&self, editor: &Editor, fold: &Fold) -> Result<Option<Vec<f32>>> {
+        let block = editor.block();
+        let quantized = |reader: &usize| block.linears[*reader].scheme.is_some();
+        let readers: Vec<usize> = fold.readers.iter().copied().filter(quantized).collect();
         if readers.is_empty() {
             return Ok(None);
         }
         let (mut x, mut w) = (vec![0f32; fold.columns.len()], vec![0f32; fold.columns.len()]);
-        for linear in readers {
+        for reader in readers {
             let largest = |max: &mut f32, value: &f32| *max = max.max(value.abs());
-            x.iter_mut().zip(&block.input(linear)?.absmax).for_each(|(max, value)| largest(max, value));
-            for row in linear.dense()?.rows() {
+            let input = block.input(&block.linears[reader])?;
+            x.iter_mut().zip(&input.absmax).for_each(|(max, value)| largest(max, value));
+            for row in editor.weight(reader)?.rows() {
                 w.iter_mut().zip(row).for_each(|(max, value)| largest(max, value));
             }
         }
@@ -128,14 +127,14 @@ mod tests {
     use crate::model::NormPlace;
     use crate::numerics::Weight;
     use crate::numerics::{Granularity, ScaleType, Scheme};
-    use crate::stage::Norm;
+    use crate::stage::{BlockLinear, Norm};
     use crate::statistics::Statistics;
     use ndarray::array;
 
     fn block() -> Block {
         let scheme = Scheme::int(8, Granularity::Channel, true, ScaleType::F32);
         let weight = Weight::Dense(array![[1.0, 4.0, 0.0], [-0.5, 2.0, 0.0]]);
-        let linear = Linear { input: Some(0), ..Linear::alone("up.weight", scheme, weight) };
+        let linear = BlockLinear { input: Some(0), ..BlockLinear::new("up.weight", scheme, weight) };
         let norm =
             Norm { place: NormPlace::default(), weight: vec![2.0, 3.0, 5.0], bias: Some(vec![1.0; 3]) };
         let fold = Fold { feeder: Feeder::Norm(0), readers: vec![0], columns: vec![0, 1, 2], head_dim: None };
@@ -147,12 +146,13 @@ mod tests {
     #[test]
     fn scales_are_the_ratio_of_the_largest() {
         let mut block = block();
-        SmoothQuant::default().apply(&mut block).unwrap();
+        let edits = SmoothQuant::default().rewrite(&block).unwrap();
+        block.edit(edits);
         let smoothed = array![[2.0, 2.0, 0.0], [-1.0, 1.0, 0.0]];
         assert_eq!(block.linears[0].dense().unwrap(), smoothed);
         assert_eq!(block.norms[0].weight, [1.0, 6.0, 5.0]);
         assert_eq!(block.norms[0].bias, Some(vec![0.5, 2.0, 1.0]));
-        assert_eq!(block.inputs[0].absmax, [2.0, 2.0, 9.0]);
+        assert!(block.inputs.is_empty() && block.linears[0].input.is_none());
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
     fn without_calibration_it_says_what_is_missing() {
         let mut block = block();
         block.linears[0].input = None;
-        let error = SmoothQuant::default().apply(&mut block).unwrap_err();
+        let error = SmoothQuant::default().rewrite(&block).unwrap_err();
         assert!(error.to_string().contains("up.weight"), "{error}");
     }
 }

@@ -12,9 +12,10 @@ use crate::names::unknown;
 use crate::numerics::presets::{self, ActivationScheme};
 use crate::numerics::{EightBits, Fp8, Number, Scheme};
 use crate::plan::{Format, Plan, Request};
+use crate::quant::rtn::Rtn;
 use crate::recipe::schemes::{adjust, find_preset};
 use crate::recipe::{Calibration, DEFAULT_METHOD, DENSE, Override, Recipe};
-use crate::stage::{Def, Effect, Method, Scope};
+use crate::stage::{Def, Quantize, Scope, Stage};
 use crate::tensor::DType;
 
 impl Recipe {
@@ -77,51 +78,26 @@ impl Recipe {
         self.overrides.iter().try_for_each(|other| other.refuse_activations(activations))?;
         let kv_cache = self.kv_cache.as_deref().map(parse_kv_cache).transpose()?;
         self.refuse_unmeasured(activations)?;
-        let Stages { rewriting, method, compensation } = stages;
-        let rowwise = match method.scope() {
-            Scope::Rows => Arc::clone(&method),
-            Scope::Input | Scope::Block => default_method()?.1,
-        };
-        let format = find_format(self.format_name(scheme.as_ref()))?;
-        if method.reorders_groups() && !format.capabilities().reordered_groups {
-            let what = "act_order = dynamic: no format here stores columns that are grouped out of order";
-            return Err(Error::usage(what, "act_order = static loses no more; or write --format dense"));
-        }
-        if activations.is_some() && !format.capabilities().activations {
-            return Err(Error::usage(
-                format!("format {} says nothing of how inputs are quantized", format.name()),
-                "compressed-tensors does; w8a16 is w8a8 with the inputs left alone",
-            ));
-        }
-        if kv_cache.is_some() && !format.capabilities().kv_cache {
-            return Err(Error::usage(
-                format!("format {} has no place for the scales of cached keys and values", format.name()),
-                "compressed-tensors has; leave --kv-cache out for the others",
-            ));
-        }
-        if compensation.is_some() {
-            refuse_compensation(method.as_ref(), format)?;
-        }
-        Ok(Request {
+        let request = Request {
             scheme,
             activations,
             kv_cache,
-            rewriting,
-            rowwise,
-            method,
-            compensation,
-            format,
+            rowwise: rowwise(&stages),
+            stages,
+            format: find_format(self.format_name(scheme.as_ref()))?,
             dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
             overrides,
-        })
+        };
+        refuse_format(&request)?;
+        Ok(request)
     }
 
     /// Methods that look at what flows through the model need text to run it on, or what an earlier run has gathered.
-    fn refuse_uncalibrated(&self, stages: &Stages) -> Result<()> {
+    fn refuse_uncalibrated(&self, stages: &[Stage]) -> Result<()> {
         match &self.calibration {
             Some(calibration) if !calibration.statistics.is_empty() => self.refuse_known(calibration, stages),
             Some(_) => Ok(()),
-            None if !stages.methods().any(|method| method.needs().any() || method.trains()) => Ok(()),
+            None if !stages.iter().any(|stage| stage.needs().any() || stage.trains()) => Ok(()),
             None => {
                 let what = format!("{}: needs text to calibrate on", self.method_names());
                 let hint = "name some with --data FILE; --data self lets the model write it";
@@ -145,7 +121,7 @@ impl Recipe {
     }
 
     /// Statistics that an earlier run has gathered are of the model as it was.
-    fn refuse_known(&self, calibration: &Calibration, stages: &Stages) -> Result<()> {
+    fn refuse_known(&self, calibration: &Calibration, stages: &[Stage]) -> Result<()> {
         let refuse = |why: &str| {
             let what = format!("{} from statistics: {why}", self.method_names());
             Err(Error::usage(what, "name a text with --data instead"))
@@ -153,14 +129,15 @@ impl Recipe {
         if !calibration.data.is_empty() {
             return refuse("there is text, too");
         }
-        if stages.methods().any(|method| method.trains()) {
+        if stages.iter().any(Stage::trains) {
             return refuse("it learns from what blocks make of a text");
         }
-        match stages.rewriting.first() {
-            Some(first) if !first.needs().any() => {
+        match stages {
+            [Stage::Quantize(_), ..] => Ok(()),
+            [first, ..] if !first.needs().any() => {
                 refuse("weights are rewritten before any of them could be used")
             }
-            Some(_) if stages.methods().skip(1).any(|method| method.needs().any()) => {
+            [_, others @ ..] if others.iter().any(|stage| stage.needs().any()) => {
                 refuse("those after the first stage need some of what it makes of the inputs")
             }
             _ => Ok(()),
@@ -180,31 +157,22 @@ impl Recipe {
         }
     }
 
-    /// The methods of the stages: those that rewrite, the one that quantizes, and what makes up for its error.
-    fn build_stages(&self, schemes: &[Scheme]) -> Result<Stages> {
-        let mut rewriting = Vec::new();
-        let mut quantizing = None;
-        let mut compensation: Option<(&Def, Arc<dyn Method>)> = None;
+    /// Builds the stages, in an order that makes sense; every one supports every scheme.
+    fn build_stages(&self, schemes: &[Scheme]) -> Result<Vec<Stage>> {
+        let mut built: Vec<(&Def, Stage)> = Vec::new();
         for stage in &self.stages {
             let def = find_method(&stage.method)?;
-            let method: Arc<dyn Method> = (def.build)(&stage.parameters)?.into();
-            match (def.effect, compensation.as_ref().or(quantizing.as_ref())) {
-                (Effect::Compensates, _) if compensation.is_none() => compensation = Some((def, method)),
-                (_, Some((first, _))) => return Err(out_of_order(first, def)),
-                (Effect::Rewrites, None) => rewriting.push(method),
-                (Effect::Quantizes | Effect::Compensates, None) => quantizing = Some((def, method)),
-            }
+            let stage = (def.build)(&stage.parameters)?;
+            refuse_out_of_order(&built, def, &stage)?;
+            built.push((def, stage));
         }
-        let (def, method) = match quantizing {
-            Some(found) => found,
-            None => default_method()?,
-        };
-        let refused = |scheme| match (def.supports)(scheme) {
-            Ok(()) => Ok(()),
-            Err(why) => Err(Error::usage(format!("method {} cannot work with {scheme}", def.name), why)),
-        };
-        schemes.iter().try_for_each(refused)?;
-        Ok(Stages { rewriting, method, compensation: compensation.map(|(_, method)| method) })
+        if !built.iter().any(|(_, stage)| matches!(stage, Stage::Quantize(_))) {
+            let place = built.iter().position(|(_, stage)| matches!(stage, Stage::Compensate(_)));
+            let def = find_method(DEFAULT_METHOD)?;
+            built.insert(place.unwrap_or(built.len()), (def, Stage::Quantize(default_method())));
+        }
+        built.iter().try_for_each(|(def, _)| refuse_schemes(def, schemes))?;
+        Ok(built.into_iter().map(|(_, stage)| stage).collect())
     }
 
     fn format_name(&self, scheme: Option<&Scheme>) -> &str {
@@ -218,22 +186,31 @@ impl Recipe {
     }
 }
 
-/// The methods of a recipe's stages.
-struct Stages {
-    rewriting: Vec<Arc<dyn Method>>,
-    method: Arc<dyn Method>,
-    compensation: Option<Arc<dyn Method>>,
-}
-
-impl Stages {
-    /// All of them, in order.
-    fn methods(&self) -> impl Iterator<Item = &Arc<dyn Method>> {
-        self.rewriting.iter().chain([&self.method]).chain(&self.compensation)
+/// Refuses a format that cannot hold what the stages make.
+fn refuse_format(request: &Request) -> Result<()> {
+    let Request { format, activations, kv_cache, .. } = request;
+    let capabilities = format.capabilities();
+    if request.quantizer().reorders_groups() && !capabilities.reordered_groups {
+        let what = "act_order = dynamic: no format here stores columns that are grouped out of order";
+        return Err(Error::usage(what, "act_order = static loses no more; or write --format dense"));
     }
+    if activations.is_some() && !capabilities.activations {
+        return Err(Error::usage(
+            format!("format {} says nothing of how inputs are quantized", format.name()),
+            "compressed-tensors does; w8a16 is w8a8 with the inputs left alone",
+        ));
+    }
+    if kv_cache.is_some() && !capabilities.kv_cache {
+        return Err(Error::usage(
+            format!("format {} has no place for the scales of cached keys and values", format.name()),
+            "compressed-tensors has; leave --kv-cache out for the others",
+        ));
+    }
+    if request.adapter_rank().is_some() { refuse_compensation(request.quantizer(), *format) } else { Ok(()) }
 }
 
-/// What compensation does not go with.
-fn refuse_compensation(method: &dyn Method, format: &dyn Format) -> Result<()> {
+/// Refuses formats and methods that a compensating stage does not work with.
+fn refuse_compensation(method: &dyn Quantize, format: &dyn Format) -> Result<()> {
     if format.capabilities().single_file {
         let what =
             "eora and lorc write a LoRA adapter in PEFT's form, and llama.cpp takes adapters as GGUF files";
@@ -246,9 +223,18 @@ fn refuse_compensation(method: &dyn Method, format: &dyn Format) -> Result<()> {
     Ok(())
 }
 
-fn default_method() -> Result<(&'static Def, Arc<dyn Method>)> {
-    let def = find_method(DEFAULT_METHOD)?;
-    Ok((def, (def.build)(&Table::new())?.into()))
+/// The quantizing stage if it works row by row, else the default method.
+fn rowwise(stages: &[Stage]) -> Arc<dyn Quantize> {
+    let by_rows = stages.iter().find_map(|stage| match stage {
+        Stage::Quantize(method) if method.scope() == Scope::Rows => Some(Arc::clone(method)),
+        _ => None,
+    });
+    by_rows.unwrap_or_else(default_method)
+}
+
+/// The method of a recipe without a quantizing stage: [`DEFAULT_METHOD`].
+fn default_method() -> Arc<dyn Quantize> {
+    Arc::new(Rtn::default())
 }
 
 fn find_method(name: &str) -> Result<&'static Def> {
@@ -256,13 +242,27 @@ fn find_method(name: &str) -> Result<&'static Def> {
     METHODS.iter().find(|def| def.name == name).ok_or_else(|| unknown("method", name, &names))
 }
 
-fn out_of_order(first: &Def, second: &Def) -> Error {
-    let does = if first.effect == Effect::Compensates { "makes up for quantization" } else { "quantizes" };
-    let what = format!("stage {} comes after {}, which {does}", second.name, first.name);
-    Error::usage(
-        what,
+fn refuse_schemes(def: &Def, schemes: &[Scheme]) -> Result<()> {
+    schemes.iter().try_for_each(|scheme| match (def.supports)(scheme) {
+        Ok(()) => Ok(()),
+        Err(why) => Err(Error::usage(format!("method {} cannot work with {scheme}", def.name), why)),
+    })
+}
+
+/// Refuses a stage that cannot follow those before it: dense weights are edited before they are quantized, and the error of
+/// codes is corrected last.
+fn refuse_out_of_order(before: &[(&Def, Stage)], def: &Def, stage: &Stage) -> Result<()> {
+    let does = match before.last() {
+        None | Some((_, Stage::Rewrite(_) | Stage::Prune(_))) => return Ok(()),
+        Some((_, Stage::Quantize(_))) if matches!(stage, Stage::Compensate(_)) => return Ok(()),
+        Some((_, Stage::Quantize(_))) => "quantizes",
+        Some((_, Stage::Compensate(_))) => "makes up for quantization",
+    };
+    let last = before.last().map_or("", |(last, _)| last.name);
+    Err(Error::usage(
+        format!("stage {} comes after {last}, which {does}", def.name),
         "a recipe's stages rewrite weights first, quantize them once, and make up for the error last",
-    )
+    ))
 }
 
 impl Override {

@@ -1,51 +1,54 @@
-//! A decoder block as methods see it: the weights they may change, and what is known of what flows through them.
+//! A decoder block as stages see it: the weights that they may change, and the statistics of its inputs.
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use ndarray::{Array2, ArrayView1, ArrayView2};
+use ndarray::{Array2, ArrayView2};
 
+use super::trainable::Trainable;
 use crate::error::{Error, Result};
 use crate::model::{Fold, NormPlace};
-use crate::numerics::{Context, Extent, LowRank, Scheme, Weight, linalg};
+use crate::numerics::{Context, Extent, LowRank, Scheme, Weight};
 use crate::statistics::Statistics;
 
-/// A linear layer (or a range of its rows) on its way through the stages of a recipe.
+/// A linear layer, or a range of its rows, between the stages of a recipe.
 #[derive(Debug, Clone)]
-pub struct Linear {
-    /// Its weight's name, `.weight` included.
+pub struct BlockLinear {
+    /// Name of its weight, `.weight` included.
     pub name: String,
-    /// What it is to become; `None` where it stays dense, and can be rewritten only.
+    /// The scheme to quantize it to; `None` for a linear that stays dense and can only be rewritten.
     pub scheme: Option<Scheme>,
-    /// Extent of the whole (fused) tensor, where the scheme needs one.
+    /// Extent of the whole (fused) tensor, if the scheme needs one.
     pub extent: Option<Extent>,
-    /// How much each column matters, where known: the second moment of its inputs.
+    /// Importance of each column, if known: the second moment of its inputs.
     pub importance: Option<Vec<f32>>,
-    /// Dense before, quantized after.
+    /// Dense at first, quantized after the quantizing stage.
     pub weight: Weight,
-    /// What is added to its outputs, \[rows\].
+    /// True where the weight is zero for good, [rows, cols]; `None` before a pruning stage.
+    pub mask: Option<Array2<bool>>,
+    /// Added to its outputs, \[rows\].
     pub bias: Option<Vec<f32>>,
-    /// Index into [`Block::inputs`] of what it reads, where calibration gathered that.
+    /// Index into [`Block::inputs`], if calibration gathered statistics of its input.
     pub input: Option<usize>,
-    /// Whether it writes to the residual stream.
+    /// True if it writes to the residual stream.
     pub writes_residual: bool,
-    /// ‖(W − Q)·X‖ / ‖W·X‖ on the calibration set, where the method has measured it.
+    /// ‖(W − Q)·X‖ / ‖W·X‖ on the calibration set, if it was measured.
     pub relative_error: Option<f64>,
-    /// What is added to the values that the codes stand for.
+    /// Factors that are added to the values of the codes.
     pub compensation: Option<LowRank>,
-    /// The relative error with it.
+    /// The relative error with these factors.
     pub compensated_error: Option<f64>,
 }
 
-impl Linear {
-    /// A linear by itself, of which nothing is known but its weight.
-    pub fn alone(name: impl Into<String>, scheme: Scheme, weight: Weight) -> Linear {
-        Linear {
+impl BlockLinear {
+    /// A linear that stays dense, without statistics.
+    pub fn dense_only(name: impl Into<String>, weight: Weight) -> BlockLinear {
+        BlockLinear {
             name: name.into(),
-            scheme: Some(scheme),
+            scheme: None,
             extent: None,
             importance: None,
             weight,
+            mask: None,
             bias: None,
             input: None,
             writes_residual: false,
@@ -55,7 +58,15 @@ impl Linear {
         }
     }
 
-    /// The values to quantize, [rows, cols]. Of a weight that is quantized already: an error.
+    /// A linear to quantize, without statistics.
+    pub fn new(name: impl Into<String>, scheme: Scheme, weight: Weight) -> BlockLinear {
+        BlockLinear { scheme: Some(scheme), ..BlockLinear::dense_only(name, weight) }
+    }
+
+    /// The values to quantize, [rows, cols].
+    ///
+    /// # Errors
+    /// A weight that is already quantized.
     pub fn dense(&self) -> Result<ArrayView2<'_, f32>> {
         match &self.weight {
             Weight::Dense(values) => Ok(values.view()),
@@ -66,7 +77,7 @@ impl Linear {
         }
     }
 
-    /// The values that it computes with, [rows, cols]: of codes, with what makes up for their error.
+    /// The values that it computes with, [rows, cols]: codes are dequantized and compensated.
     pub fn values(&self) -> Array2<f32> {
         let values = self.weight.clone().into_values();
         match &self.compensation {
@@ -75,48 +86,47 @@ impl Linear {
         }
     }
 
-    /// What the scheme may know beyond the values.
+    /// The information that a scheme may use beside the values.
     pub fn context(&self) -> Context<'_> {
         Context { extent: self.extent, importance: self.importance.as_deref() }
     }
 }
 
-/// The scale (and shift) of a norm, as it multiplies: one is added already where the file leaves it out (Gemma).
+/// The scale (and shift) of a norm, as it multiplies: one is added already if the file leaves it out (Gemma).
 #[derive(Debug, Clone)]
 pub struct Norm {
-    /// Where it is in the file.
+    /// Its place in the file.
     pub place: NormPlace,
     /// Multiplies the normalized values, \[width\].
     pub weight: Vec<f32>,
-    /// Is added to them.
+    /// Added to them.
     pub bias: Option<Vec<f32>>,
 }
 
-/// What a method works on: a decoder block, the linears of a block that read the same input, or, for methods without
-/// data, a range of rows of one linear.
+/// The input of a stage: a decoder block, the linears of a block that read the same input, or rows of one linear.
 #[derive(Debug, Clone, Default)]
 pub struct Block {
     /// Number of the block in the model.
     pub index: usize,
-    /// In the order of the forward pass; those that stay dense too, where the whole block is given.
-    pub linears: Vec<Linear>,
+    /// In the order of the forward pass. A whole block includes the linears that stay dense.
+    pub linears: Vec<BlockLinear>,
     /// Norms whose outputs linears of the block read.
     pub norms: Vec<Norm>,
-    /// Which columns of linears may be scaled, where what makes their inputs is scaled the other way: indices into
-    /// `norms` and `linears`.
+    /// Columns of linears that may be scaled, if the source of their inputs is scaled the other way: indices into `norms`
+    /// and `linears`.
     pub folds: Vec<Fold>,
-    /// What is known of the inputs: indexed by [`Linear::input`].
+    /// Statistics of the inputs, indexed by [`BlockLinear::input`].
     pub inputs: Vec<Statistics>,
-    /// The block as a function that gradients pass through, for methods that [train](super::Method::trains).
+    /// The block with gradients, for methods that [train](super::Quantize::trains).
     pub trainable: Option<Arc<dyn Trainable>>,
 }
 
 impl Block {
-    /// The statistics of what a linear reads.
+    /// The statistics of a linear's input.
     ///
     /// # Errors
-    /// Where there are none: the method was run without calibration.
-    pub fn input(&self, linear: &Linear) -> Result<&Statistics> {
+    /// A linear without statistics: there was no calibration.
+    pub fn input(&self, linear: &BlockLinear) -> Result<&Statistics> {
         linear.input.map(|input| &self.inputs[input]).ok_or_else(|| {
             Error::unsupported(
                 format!("{}: nothing is known of its inputs", linear.name),
@@ -124,43 +134,29 @@ impl Block {
             )
         })
     }
-}
 
-/// A block whose outputs on the calibration set can be compared with what they were before compression, with gradients.
-pub trait Trainable: Send + Sync + std::fmt::Debug {
-    /// Sequences of the calibration set.
-    fn samples(&self) -> usize;
-
-    /// The mean squared error of the block's outputs, over the tokens of some samples, against the uncompressed model's,
-    /// with `weight` in the place of the linears that it gives one for: a candle tensor [rows, cols] in f32.
-    fn loss(
-        &self,
-        weight: &dyn Fn(&str) -> candle_core::Result<Option<Tensor>>,
-        samples: &[usize],
-    ) -> Result<Tensor>;
-}
-
-/// ‖(W − Q)·X‖ / ‖W·X‖ over the inputs X that the statistics are of; the error of the weights alone where there are none.
-pub fn relative_error(w: ArrayView2<f32>, q: ArrayView2<f32>, statistics: Option<&Statistics>) -> f64 {
-    let whole = output_power(w, statistics);
-    if whole > 0.0 { (error_power(w, q, statistics) / whole).sqrt() } else { 0.0 }
-}
-
-/// ‖(W − Q)·X‖², as [`relative_error`] takes it.
-pub fn error_power(w: ArrayView2<f32>, q: ArrayView2<f32>, statistics: Option<&Statistics>) -> f64 {
-    output_power((&q - &w).view(), statistics)
-}
-
-/// ‖W·X‖² where the Gram matrix of the inputs is known, Σ w²·x² where the squares of their columns are, else ‖W‖².
-fn output_power(w: ArrayView2<f32>, statistics: Option<&Statistics>) -> f64 {
-    match statistics {
-        Some(Statistics { gram: Some(gram), .. }) => linalg::quadratic(w, gram.view()).max(0.0),
-        Some(Statistics { sum_squares, .. }) if !sum_squares.is_empty() => {
-            let row = |row: ArrayView1<f32>| {
-                row.iter().zip(sum_squares).map(|(w, h)| f64::from(w * w) * h).sum::<f64>()
-            };
-            w.rows().into_iter().map(row).sum()
+    /// Drops the statistics of the inputs.
+    pub fn forget_inputs(&mut self) {
+        self.inputs.clear();
+        for linear in &mut self.linears {
+            (linear.input, linear.importance) = (None, None);
         }
-        _ => w.iter().map(|value| f64::from(value * value)).sum(),
+    }
+
+    /// Takes some linears out, with the statistics, as a block of their own. `linears` are their numbers, ascending.
+    pub fn take(&mut self, linears: &[usize]) -> Block {
+        let all = std::mem::take(&mut self.linears).into_iter().enumerate();
+        let (taken, rest): (Vec<_>, Vec<_>) =
+            all.partition(|(index, _)| linears.binary_search(index).is_ok());
+        self.linears = rest.into_iter().map(|(_, linear)| linear).collect();
+        let linears = taken.into_iter().map(|(_, linear)| linear).collect();
+        Block { index: self.index, linears, inputs: std::mem::take(&mut self.inputs), ..Block::default() }
+    }
+
+    /// Puts linears that were taken out back to their places.
+    pub fn put_back(&mut self, linears: &[usize], taken: Block) {
+        for (&index, linear) in linears.iter().zip(taken.linears) {
+            self.linears.insert(index, linear);
+        }
     }
 }

@@ -29,6 +29,7 @@ fn make(model: &str, recipe: &Recipe, sequences: &[Vec<u32>], out: &Path) {
     let target = Target { plan: &plan, path: out, documents: &[] };
     let material = Material { sequences, ..Material::default() };
     let options = Options {
+        device: llmc::backend::Device::Cpu,
         resume: false,
         interrupted: &AtomicBool::new(false),
         progress: &ProgressBar::hidden(),

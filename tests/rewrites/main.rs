@@ -4,10 +4,12 @@
 
 mod model;
 
+use std::sync::Arc;
+
 use llmc::model::{BlockLayout, Feeder, Fold, LinearPlace};
-use llmc::numerics::{Granularity, ScaleType, Scheme, Weight};
+use llmc::numerics::{Granularity, ScaleType, Scheme};
 use llmc::quant::{awq, rotate, rtn, scaling, smoothquant};
-use llmc::stage::{Block, Def, relative_error};
+use llmc::stage::{Block, BlockLinear, Def, Editor, Rewrite, Stage, quantize_linear, relative_error};
 use llmc::statistics::{Needs, Statistics};
 use model::{Model, folders};
 use ndarray::Array2;
@@ -42,7 +44,7 @@ fn scales_pass_every_fold_of_every_architecture() {
     let mut state = 7;
     for folder in folders() {
         let mut model = Model::open(&folder);
-        if model.config.names.transposed {
+        if model.config.frame.transposed {
             assert!(model.layout(0).unwrap_err().to_string().contains("[in, out]"));
             continue;
         }
@@ -50,10 +52,12 @@ fn scales_pass_every_fold_of_every_architecture() {
         for index in 0..model.config.layers.len() {
             let layout = model.layout(index).unwrap();
             let mut block = model.block(index, &layout);
-            for fold in 0..block.folds.len() {
-                let scales = random_scales(&block.folds[fold], &mut state);
-                scaling::scale(&mut block, fold, &scales).unwrap();
+            let mut editor = Editor::new(&block);
+            for fold in &block.folds {
+                scaling::scale(&mut editor, fold, &random_scales(fold, &mut state)).unwrap();
             }
+            let edits = editor.finish();
+            block.edit(edits);
             model.put(block, &layout);
         }
         check_same(&model.name, &before, &model.run());
@@ -235,14 +239,22 @@ fn calibrate(block: &mut Block, layout: &BlockLayout, needs: Needs) {
     }
 }
 
+fn rewriting(def: &Def, parameters: &str) -> Arc<dyn Rewrite> {
+    let Stage::Rewrite(method) = (def.build)(&parameters.parse().unwrap()).unwrap() else {
+        panic!("{} does not rewrite", def.name)
+    };
+    method
+}
+
 /// Rewrites all blocks and both ends of a model: what the pipeline does.
 fn rewrite(model: &mut Model, def: &Def, parameters: &str) -> llmc::Result<()> {
-    let method = (def.build)(&parameters.parse().unwrap())?;
+    let method = rewriting(def, parameters);
     for index in 0..model.config.layers.len() {
         let layout = model.layout(index)?;
         let mut block = model.block(index, &layout);
         calibrate(&mut block, &layout, method.needs());
-        method.apply(&mut block)?;
+        let edits = method.rewrite(&block)?;
+        block.edit(edits);
         model.put(block, &layout);
     }
     match method.ends() {
@@ -302,8 +314,25 @@ fn smoothing_and_scaling_change_no_logit() {
     }
 }
 
-/// The error of the outputs of a block's linears, after a rewriting method and a quantizing one.
-fn errors(first: Option<&Def>, second: &Def) -> Vec<f64> {
+/// The scales that a rewriting has moved into the columns of each linear, \[cols\]: its first reader shows those of a fold.
+fn moved(before: &Block, after: &Block) -> Vec<Vec<f32>> {
+    let mut scales: Vec<Vec<f32>> =
+        before.linears.iter().map(|linear| vec![1.0; linear.dense().unwrap().ncols()]).collect();
+    for fold in &before.folds {
+        let [old, new] = [before, after].map(|block| block.linears[fold.readers[0]].dense().unwrap());
+        let largest = |column: usize| {
+            let row =
+                (0..old.nrows()).max_by(|a, b| old[[*a, column]].abs().total_cmp(&old[[*b, column]].abs()));
+            new[[row.unwrap(), column]] / old[[row.unwrap(), column]]
+        };
+        let of_fold: Vec<f32> = (0..old.ncols()).map(largest).collect();
+        fold.readers.iter().for_each(|&reader| scales[reader] = of_fold.clone());
+    }
+    scales
+}
+
+/// The error of the outputs of a block's linears as `rtn` rounds them, after a rewriting method.
+fn errors(first: Option<&Def>) -> Vec<f64> {
     let folder = folders().into_iter().find(|folder| folder.ends_with("qwen3")).unwrap();
     let model = Model::open(&folder);
     let layout = model.layout(0).unwrap();
@@ -313,23 +342,24 @@ fn errors(first: Option<&Def>, second: &Def) -> Vec<f64> {
         &layout,
         Needs { mean_abs: true, hessian: true, absmax: true, second_moment: true },
     );
-    let apply = |def: &Def, block: &mut Block| {
-        (def.build)(&toml::Table::new()).unwrap().apply(block).unwrap();
-    };
-    first.into_iter().for_each(|def| apply(def, &mut block));
     let before = block.clone();
-    apply(second, &mut block);
-    let error = |(before, after): (&llmc::stage::Linear, &llmc::stage::Linear)| {
-        let Weight::Quantized(q) = &after.weight else { panic!("{}: left dense", after.name) };
-        relative_error(before.dense().unwrap(), q.values().view(), Some(&block.inputs[after.input.unwrap()]))
+    if let Some(def) = first {
+        let edits = rewriting(def, "").rewrite(&block).unwrap();
+        block.edit(edits);
+    }
+    let scales = moved(&before, &block);
+    let error = |((old, linear), scales): ((&BlockLinear, &BlockLinear), &Vec<f32>)| {
+        let q = quantize_linear(&rtn::Rtn::default(), linear.clone()).unwrap();
+        let input = scaling::divided(before.input(old).unwrap(), scales);
+        relative_error(linear.dense().unwrap(), q.values().view(), Some(&input))
     };
-    before.linears.iter().zip(&block.linears).map(error).collect()
+    before.linears.iter().zip(&block.linears).zip(&scales).map(error).collect()
 }
 
-/// Statistics are scaled with the weights, so that relative errors before and after are of the same outputs.
+/// The inputs are scaled with the weights, so that relative errors before and after are of the same outputs.
 #[test]
 fn scales_spare_what_meets_large_inputs() {
-    let (plain, scaled) = (errors(None, &rtn::DEF), errors(Some(&awq::SCALE), &rtn::DEF));
+    let (plain, scaled) = (errors(None), errors(Some(&awq::SCALE)));
     let sum = |errors: &[f64]| errors.iter().map(|error| error * error).sum::<f64>();
     assert!(sum(&scaled) < 0.7 * sum(&plain), "{scaled:?} {plain:?}");
 }

@@ -11,9 +11,9 @@ use llmc::backend::cpu::{Activations, Cpu};
 use llmc::backend::{Backend, Matrix};
 use llmc::engine::CheckpointWeights;
 use llmc::io::Checkpoint;
-use llmc::model::{self, Batch, BlockLayout, Config, Decoder, LinearPlace, NormPlace, Weights};
+use llmc::model::{self, Batch, BlockLayout, Decoder, LinearPlace, NormPlace, Weights};
 use llmc::numerics::Weight;
-use llmc::stage::{Block, Ends, Linear, Norm};
+use llmc::stage::{Block, BlockLinear, Ends, Norm};
 use llmc::tensor::DType;
 use ndarray::{Array2, s};
 
@@ -29,7 +29,7 @@ pub fn folders() -> Vec<PathBuf> {
 /// A checkpoint under changes to its tensors.
 pub struct Model {
     pub name: String,
-    pub config: Config,
+    pub config: model::Model,
     stored: CheckpointWeights,
     changed: HashMap<String, Array2<f32>>,
 }
@@ -68,18 +68,10 @@ impl Model {
 
     /// A block as methods see it, without statistics.
     pub fn block(&self, index: usize, layout: &BlockLayout) -> Block {
-        let linear = |place: &LinearPlace| Linear {
-            name: place.name.clone(),
-            scheme: None,
-            extent: None,
-            importance: None,
-            weight: Weight::Dense(self.values(&place.name)),
+        let linear = |place: &LinearPlace| BlockLinear {
             bias: place.bias.as_ref().map(|bias| self.vector(bias).unwrap()),
-            input: None,
             writes_residual: place.writes_residual,
-            relative_error: None,
-            compensation: None,
-            compensated_error: None,
+            ..BlockLinear::dense_only(&place.name, Weight::Dense(self.values(&place.name)))
         };
         let norm = |place: &NormPlace| {
             let shift = if place.plus_one { 1.0 } else { 0.0 };
@@ -112,11 +104,11 @@ impl Model {
 
     /// Rewrites the embedding, the final norm and the head, which is no longer the embedding.
     pub fn rewrite_ends(&mut self, ends: &dyn Ends) -> llmc::Result<()> {
-        let shift = if self.config.norm.plus_one { 1.0 } else { 0.0 };
+        let shift = if self.config.frame.norm.plus_one { 1.0 } else { 0.0 };
         let base = if self.shape("model.embed_tokens.weight").is_some() { "model." } else { "" };
         let (embedding, norm) = (format!("{base}embed_tokens.weight"), format!("{base}norm.weight"));
         let mut rows = self.values(&embedding);
-        let tied = self.config.tied || self.shape("lm_head.weight").is_none();
+        let tied = self.config.frame.tied || self.shape("lm_head.weight").is_none();
         let mut head = if tied { rows.clone() } else { self.values("lm_head.weight") };
         let weight: Vec<f32> = self.vector(&norm)?.into_iter().map(|w| w + shift).collect();
         ends.embedding(&mut rows)?;
@@ -124,7 +116,7 @@ impl Model {
         self.set(&embedding, rows);
         self.set("lm_head.weight", head);
         self.set_vector(&norm, vec![1.0 - shift; weight.len()]);
-        self.config.tied = false;
+        self.config.frame.tied = false;
         Ok(())
     }
 
@@ -133,7 +125,7 @@ impl Model {
         let decoder = Decoder::load(Cpu::new(Activations::F32), self.config.clone(), self).unwrap();
         let tokens: Vec<u32> = (0..9).map(|i| (i * i * 7 + 3) % 50).collect();
         let hidden = decoder.hidden(&Batch::whole(&[tokens]), None).unwrap();
-        let values = if self.config.causal { decoder.logits(&hidden).unwrap() } else { hidden };
+        let values = if self.config.frame.head.is_some() { decoder.logits(&hidden).unwrap() } else { hidden };
         decoder.backend().read(&values, <[f32]>::to_vec).unwrap()
     }
 }

@@ -8,6 +8,7 @@
 
 mod attention;
 mod cache;
+mod cpu_ops;
 mod ops;
 #[cfg(feature = "candle-cuda")]
 mod packed;
@@ -39,6 +40,8 @@ pub struct Candle {
     device: candle_core::Device,
     dtype: candle_core::DType,
     trainable: bool,
+    /// True if the operations of `cpu_ops` take the place of candle's where they can.
+    fast: bool,
     /// Bytes of the linear weights loaded so far.
     weights: Arc<AtomicUsize>,
     /// What multiplies packed weights, on a GPU.
@@ -68,6 +71,7 @@ impl Candle {
                 return Err(Error::unsupported(what, "choose F32, F16 or BF16"));
             }
         };
+        let fast = device.is_cpu() && dtype == candle_core::DType::F32;
         #[cfg(feature = "candle-cuda")]
         let kernels = match &device {
             candle_core::Device::Cuda(device) => Some(packed::Kernels::new(device)?),
@@ -77,10 +81,16 @@ impl Candle {
             device,
             dtype,
             trainable: false,
+            fast,
             weights: Arc::default(),
             #[cfg(feature = "candle-cuda")]
             kernels,
         })
+    }
+
+    /// The device of its tensors.
+    pub fn device(&self) -> &candle_core::Device {
+        &self.device
     }
 
     /// Bytes of the linear weights that were loaded, as they are held.
@@ -111,6 +121,11 @@ impl Candle {
     #[cfg(not(feature = "candle-cuda"))]
     fn load_packed(&self, _: &[Arc<dyn Matrix>]) -> Result<Option<weights::Product>> {
         Ok(None)
+    }
+
+    /// The same backend with candle's own operations only: the twins of those in `cpu_ops`.
+    pub fn plain(self) -> Self {
+        Candle { fast: false, ..self }
     }
 
     /// Whether what is loaded from now on are variables, which gradients are kept for: see [`Linear::parts`],
@@ -174,11 +189,18 @@ impl Backend for Candle {
     }
 
     fn linear(&self, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+        if self.fast {
+            return cpu_ops::linear(x, linear).map_err(Error::device);
+        }
         ops::linear(x, linear).map_err(Error::device)
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        ops::norm(x, norm).map_err(Error::device)
+        match norm.fixed() {
+            Some(weights) if self.fast => cpu_ops::norm(x, weights),
+            _ => ops::norm(x, norm),
+        }
+        .map_err(Error::device)
     }
 
     fn split<const N: usize>(&self, x: &Tensor, widths: [usize; N]) -> Result<[Tensor; N]> {
@@ -187,6 +209,9 @@ impl Backend for Candle {
     }
 
     fn rope(&self, x: Tensor, rotations: &Rotations) -> Result<Tensor> {
+        if self.fast {
+            return cpu_ops::rope(&x, rotations).map_err(Error::device);
+        }
         ops::rope(&x, rotations).map_err(Error::device)
     }
 
@@ -199,6 +224,9 @@ impl Backend for Candle {
         spans: &[Span],
         cache: Option<&mut KeyValues>,
     ) -> Result<Tensor> {
+        if self.fast && cache.is_none() && cpu_ops::covers(spec) {
+            return cpu_ops::attention([q, k, v], spec, spans).map_err(Error::device);
+        }
         attention::attention([q, k, v], spec, spans, cache).map_err(Error::device)
     }
 
@@ -207,6 +235,9 @@ impl Backend for Candle {
     }
 
     fn gate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        if self.fast && activation == Activation::Silu {
+            return cpu_ops::silu_gate(x).map_err(Error::device);
+        }
         ops::gate(x, activation).map_err(Error::device)
     }
 

@@ -1,6 +1,7 @@
 //! The conformance suite in each type, the gradients, and the errors.
 #![allow(clippy::unwrap_used)]
 
+mod cpu_ops;
 mod gradients;
 
 use super::*;

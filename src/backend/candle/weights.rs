@@ -43,6 +43,15 @@ impl Linear {
         Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 1)
     }
 
+    /// The weights as one matrix; `None` where they are packed.
+    pub(super) fn stacked(&self) -> candle_core::Result<Option<Tensor>> {
+        match self.parts.as_slice() {
+            [] => Ok(None),
+            [part] => Ok(Some(part.clone())),
+            parts => Tensor::cat(parts, 0).map(Some),
+        }
+    }
+
     /// The stacked weights, [rows, cols] each, in the order they were loaded in; none where they are packed.
     pub fn parts(&self) -> &[Tensor] {
         &self.parts
@@ -82,6 +91,8 @@ impl Table {
 pub struct Norm {
     weight: Tensor,
     bias: Option<Tensor>,
+    /// The weights on the host, unless they are trained.
+    fixed: Option<Arc<NormWeights>>,
     pub(super) width: usize,
     pub(super) epsilon: f64,
     pub(super) centered: bool,
@@ -96,6 +107,13 @@ impl Norm {
     /// What is added to them.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
+    }
+}
+
+impl Norm {
+    /// The weights on the host; `None` if they are trained.
+    pub(super) fn fixed(&self) -> Option<&Arc<NormWeights>> {
+        self.fixed.as_ref()
     }
 }
 
@@ -149,7 +167,9 @@ impl Candle {
 
     /// The vectors of a norm, in f32.
     pub(super) fn norm_weights(&self, norm: NormWeights) -> candle_core::Result<Norm> {
+        let fixed = (self.fast && !self.trainable).then(|| Arc::new(norm.clone()));
         Ok(Norm {
+            fixed,
             weight: self.vector(norm.weight, DType::F32)?,
             bias: norm.bias.map(|bias| self.vector(bias, DType::F32)).transpose()?,
             width: norm.width,

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use ndarray::{Array2, Axis, s};
 
 use crate::backend::*;
+use crate::error::Result;
+use crate::numerics::Weight;
 
 pub(crate) struct Reference;
 

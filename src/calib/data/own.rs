@@ -63,8 +63,7 @@ pub fn written(
 
 /// Sequences that are written together: as many as memory allows, and about as many in each round.
 fn slots(model: &LanguageModel, cut: &Cut) -> usize {
-    let config = model.config();
-    let per_token = 2 * size_of::<f32>() * config.kv_heads * config.head_dim * config.layers.len();
+    let per_token = size_of::<f32>() * model.model().state_values();
     let most = (CACHE_BYTES / per_token.saturating_mul(cut.seq_len).max(1)).clamp(1, MOST);
     cut.samples.div_ceil(cut.samples.div_ceil(most))
 }

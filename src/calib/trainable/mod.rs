@@ -1,26 +1,21 @@
 //! A decoder block as a function of its linears' weights, with gradients: how far its outputs on the calibration set are
-//! from those of the uncompressed model. What methods that train see as [`Trainable`].
+//! from those of the uncompressed model. Methods that train see it as a [`Trainable`]; candle stays in this module.
 //!
-//! On the CPU in f32, the block alone in memory. Gradients reach the weights that are given, and nothing else.
+//! In f32, the block alone in memory. Gradients reach the weights that are given, and nothing else.
 
-mod attention;
-mod backend;
-mod gate;
-mod norm;
-mod product;
-mod rope;
-mod values;
+mod replacing;
 
-use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
+use ndarray::Array2;
 
+use crate::backend::candle::Candle;
 use crate::backend::{Backend, Span};
 use crate::error::{Error, Result};
-use crate::model::{Block, Config, Weights};
-use crate::stage::Trainable;
-use backend::Replacing;
+use crate::model::{Block, Model, Weights};
+use crate::stage::{Loss, Trainable};
+use replacing::Replacing;
 
 /// What flows through a block on the calibration set, sequence by sequence; read when it is needed, since all of it may not
 /// fit into memory.
@@ -37,29 +32,27 @@ pub trait Activations: Send + Sync {
 pub struct TrainableBlock {
     backend: Replacing,
     block: Block<Replacing>,
-    config: Config,
+    model: Model,
     activations: Box<dyn Activations>,
-    /// Names of its linears' weights.
-    names: BTreeSet<String>,
 }
 
 impl TrainableBlock {
     /// Loads a block, and nothing else of the model.
     pub fn load(
-        config: &Config,
+        candle: Candle,
+        model: &Model,
         weights: &dyn Weights,
         index: usize,
         activations: Box<dyn Activations>,
     ) -> Result<TrainableBlock> {
-        let backend = Replacing::nothing()?;
-        let block = Block::load(&backend, config, weights, index)?;
-        let names = backend.names();
-        Ok(TrainableBlock { block, names, backend, config: config.clone(), activations })
+        let backend = Replacing::nothing(candle);
+        let block = Block::load(&backend, model, weights, index)?;
+        Ok(TrainableBlock { block, backend, model: model.clone(), activations })
     }
 
     /// Some sequences as one ragged batch: inputs, targets, and where each lies.
     fn batch(&self, samples: &[usize]) -> Result<(Tensor, Tensor, Vec<Span>)> {
-        let hidden = self.config.hidden;
+        let hidden = self.model.hidden;
         let (mut inputs, mut targets, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for (slot, &sample) in samples.iter().enumerate() {
             let input = self.activations.input(sample)?;
@@ -78,23 +71,37 @@ impl Trainable for TrainableBlock {
         self.activations.sequences()
     }
 
-    fn loss(
-        &self,
-        weight: &dyn Fn(&str) -> candle_core::Result<Option<Tensor>>,
-        samples: &[usize],
-    ) -> Result<Tensor> {
-        let mut given = HashMap::new();
-        for name in &self.names {
-            if let Some(weight) = weight(name).map_err(Error::device)? {
-                given.insert(name.clone(), weight);
-            }
-        }
-        let backend = self.backend.with(given);
+    fn loss(&self, weights: &[(String, Array2<f32>)], samples: &[usize]) -> Result<Loss> {
+        let device = self.backend.device();
+        let variables = weights.iter().map(|(_, values)| variable(values, device));
+        let variables = variables.collect::<candle_core::Result<Vec<_>>>().map_err(Error::device)?;
+        let given = weights.iter().zip(&variables);
+        let given = given.map(|((name, _), variable)| (name.clone(), variable.as_tensor().clone()));
+        let backend = self.backend.with(given.collect());
         let (x, target, spans) = self.batch(samples)?;
-        let rotations = self.config.rotations(&spans);
+        let rotations = self.model.rotations(&spans);
         let y = self.block.forward(&backend, x, &rotations, &spans, None)?;
-        (y - target).and_then(|error| error.sqr()?.mean_all()).map_err(Error::device)
+        descend(&y, &target, &variables).map_err(Error::device)
     }
+}
+
+fn variable(values: &Array2<f32>, device: &candle_core::Device) -> candle_core::Result<Var> {
+    Var::from_vec(values.iter().copied().collect(), values.dim(), device)
+}
+
+/// The mean squared error of outputs, and its gradients in some variables.
+fn descend(y: &Tensor, target: &Tensor, variables: &[Var]) -> candle_core::Result<Loss> {
+    let loss = (y - target)?.sqr()?.mean_all()?;
+    let store = loss.backward()?;
+    let gradient = |variable: &Var| {
+        let Some(gradient) = store.get(variable) else { return Ok(None) };
+        let values = gradient.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Some(
+            Array2::from_shape_vec(variable.dims2()?, values).expect("a gradient has its variable's shape"),
+        ))
+    };
+    let gradients = variables.iter().map(gradient).collect::<candle_core::Result<_>>()?;
+    Ok(Loss { value: loss.to_scalar()?, gradients })
 }
 
 impl fmt::Debug for TrainableBlock {
@@ -102,6 +109,3 @@ impl fmt::Debug for TrainableBlock {
         f.debug_struct("TrainableBlock").field("samples", &self.samples()).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

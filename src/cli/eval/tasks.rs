@@ -106,7 +106,12 @@ fn table(tasks: &[TaskRecord]) -> String {
 fn rows(task: &TaskRecord) -> Vec<[String; 4]> {
     let row = |(name, metric): (&String, &Metric)| {
         let stderr = metric.stderr.map_or(String::new(), |stderr| format!(" ± {stderr:.4}"));
-        [task.task.clone(), metric.n.to_string(), name.clone(), format!("{:.4}{stderr}", metric.value)]
+        [
+            task.task.clone(),
+            metric.questions.to_string(),
+            name.clone(),
+            format!("{:.4}{stderr}", metric.value),
+        ]
     };
     task.metrics.iter().map(row).collect()
 }
@@ -116,8 +121,9 @@ mod tests {
     use super::*;
 
     fn record(name: &str, metrics: &[(&str, f64, Option<f64>, usize)]) -> TaskRecord {
-        let metrics =
-            metrics.iter().map(|&(name, value, stderr, n)| (name.to_owned(), Metric { value, stderr, n }));
+        let metrics = metrics
+            .iter()
+            .map(|&(name, value, stderr, n)| (name.to_owned(), Metric { value, stderr, questions: n }));
         TaskRecord { task: name.into(), n: 4, fewshot: 0, metrics: metrics.collect() }
     }
 

@@ -44,24 +44,19 @@ pub fn arrange(checkpoint: &Checkpoint) -> Result<Vec<OutputTensor>> {
         return Ok(checkpoint.tensors.values().map(OutputTensor::whole).collect());
     }
     let (arch, config) = architecture(checkpoint)?;
-    let tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(arch.tied_by_default);
+    let tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(arch.outline.frame.tied);
     let mut stacks: IndexMap<String, Vec<(usize, &Source)>> = IndexMap::new();
     let dropped =
         |name: &str| RECOMPUTED.iter().any(|end| name.ends_with(end)) || (tied && name == "lm_head.weight");
     for source in checkpoint.tensors.values().filter(|source| !dropped(&source.name)) {
-        let place = place(arch, &source.name).ok_or_else(|| unknown(arch, source))?;
+        let place = arch.place(&source.name).ok_or_else(|| unknown(arch, source))?;
         stacks.entry(place.name).or_default().push((place.part.unwrap_or(0), source));
     }
     stacks.into_iter().map(|(name, parts)| stack(arch, config, name, parts)).collect()
 }
 
-/// Where a tensor goes; base models' checkpoints leave out the `model.` of their names.
-fn place(arch: &Arch, name: &str) -> Option<model::Place> {
-    arch.place(name).or_else(|| arch.place(&format!("model.{name}")))
-}
-
 fn unknown(arch: &Arch, source: &Source) -> Error {
-    let what = format!("{}: llama.cpp's {} models have no such tensor", source.name, arch.gguf);
+    let what = format!("{}: llama.cpp's {} models have no such tensor", source.name, arch.gguf.name);
     Error::unsupported(
         what,
         "if the model does without it, leave it out of the checkpoint; else use another format",

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 use super::value::{Metadata, Value};
 use crate::error::{Error, Result};
 use crate::model::rope::{Llama3, LongRope, Rope, Scaling, Yarn};
-use crate::model::{Arch, Key, Kind, Missing};
+use crate::model::{Arch, Key, KeyType, Missing};
 
 /// Tensors that carry settings rather than weights: consumed by [`from_metadata`], made by [`setting_tensors`].
 pub const SETTING_TENSORS: [&str; 3] =
@@ -30,7 +30,7 @@ pub(super) struct Input<'a> {
 
 impl Input<'_> {
     fn get(&self, arch: &Arch, key: &str) -> Option<&Value> {
-        self.metadata.get(&format!("{}.{key}", arch.gguf))
+        self.metadata.get(&format!("{}.{key}", arch.gguf.name))
     }
 
     fn number(&self, arch: &Arch, key: &str) -> Option<f64> {
@@ -55,7 +55,7 @@ pub(super) fn from_metadata(arch: &Arch, input: &Input) -> Result<Json> {
         read_key(arch, key, input, &mut config)?;
     }
     insert_head_dim(arch, &mut config);
-    config.extend(arch.fixed.iter().map(|(key, value)| ((*key).to_owned(), value.json())));
+    config.extend(arch.gguf.fixed.iter().map(|(key, value)| ((*key).to_owned(), value.json())));
     if let Some(vocab_size) = input.vocab_size {
         config.insert("vocab_size".into(), vocab_size.into());
     }
@@ -65,7 +65,7 @@ pub(super) fn from_metadata(arch: &Arch, input: &Input) -> Result<Json> {
         config.insert(format!("{}_token_id", key.trim_end_matches("ding")), id);
     }
     read_rope(arch, input, &config).write(&mut config);
-    (arch.complete)(&mut config, input.has);
+    (arch.gguf.complete)(&mut config, input.has);
     Ok(Json::Object(config))
 }
 
@@ -89,7 +89,7 @@ fn read_key(arch: &Arch, key: &Key, input: &Input, config: &mut Map<String, Json
 fn bad_key(arch: &Arch, key: &Key, file: &Path, found: &str) -> Error {
     let expected = format!("a value of type {:?}", key.kind);
     let hint = "the metadata are incomplete: convert the model again with a current llama.cpp";
-    Error::malformed_tensor(file, format!("{}.{}", arch.gguf, key.gguf), expected, found, hint)
+    Error::malformed_tensor(file, format!("{}.{}", arch.gguf.name, key.gguf), expected, found, hint)
 }
 
 /// A setting given per layer, where all layers agree.
@@ -100,17 +100,17 @@ fn uniform(arch: &Arch, key: &Key, value: &Value) -> Result<Value> {
         _ => false,
     };
     if differs {
-        let what = format!("{}.{} differs from layer to layer", arch.gguf, key.gguf);
+        let what = format!("{}.{} differs from layer to layer", arch.gguf.name, key.gguf);
         return Err(Error::unsupported(what, "llmc has no architecture with layers of different shapes yet"));
     }
     Ok(value.first().unwrap_or_else(|| value.clone()))
 }
 
-fn json(kind: Kind, value: &Value) -> Option<Json> {
+fn json(kind: KeyType, value: &Value) -> Option<Json> {
     match kind {
-        Kind::Int => value.as_u64().map(Json::from),
-        Kind::Float => value.as_f64().map(Json::from),
-        Kind::Bool => value.as_bool().map(Json::from),
+        KeyType::Int => value.as_u64().map(Json::from),
+        KeyType::Float => value.as_f64().map(Json::from),
+        KeyType::Bool => value.as_bool().map(Json::from),
     }
 }
 
@@ -172,15 +172,15 @@ fn read_llama3(factors: &[f32], theta: f64, file: &Path) -> Option<Scaling> {
 /// of its heads is absurd.
 pub fn to_metadata(arch: &Arch, config: &Json) -> Result<Metadata> {
     let mut metadata = Metadata::new();
-    metadata.insert("general.architecture".into(), Value::String(arch.gguf.to_owned()));
+    metadata.insert("general.architecture".into(), Value::String(arch.gguf.name.to_owned()));
     for key in arch.keys() {
         if let Some(value) = written(key, config)? {
-            metadata.insert(format!("{}.{}", arch.gguf, key.gguf), value);
+            metadata.insert(format!("{}.{}", arch.gguf.name, key.gguf), value);
         }
     }
     write_rope(arch, config, &mut metadata)?;
     if let Some(vocab) = config.get("vocab_size").and_then(Json::as_u64) {
-        metadata.insert(format!("{}.vocab_size", arch.gguf), Value::U32(vocab as u32));
+        metadata.insert(format!("{}.vocab_size", arch.gguf.name), Value::U32(vocab as u32));
     }
     Ok(metadata)
 }
@@ -197,9 +197,9 @@ fn written(key: &Key, config: &Json) -> Result<Option<Value>> {
         (None, Missing::Refuse) => return Err(missing_setting(key.hf)),
     };
     let value = match key.kind {
-        Kind::Int => value.as_u64().and_then(|v| u32::try_from(v).ok()).map(Value::U32),
-        Kind::Float => value.as_f64().map(|v| Value::F32(v as f32)),
-        Kind::Bool => value.as_bool().map(Value::Bool),
+        KeyType::Int => value.as_u64().and_then(|v| u32::try_from(v).ok()).map(Value::U32),
+        KeyType::Float => value.as_f64().map(|v| Value::F32(v as f32)),
+        KeyType::Bool => value.as_bool().map(Value::Bool),
     };
     value.map(Some).ok_or_else(|| missing_setting(key.hf))
 }
@@ -211,7 +211,7 @@ fn missing_setting(key: &str) -> Error {
 
 fn write_rope(arch: &Arch, config: &Json, metadata: &mut Metadata) -> Result<()> {
     let rope = Rope::from_config(config);
-    let mut put = |key: &str, value: Value| metadata.insert(format!("{}.rope.{key}", arch.gguf), value);
+    let mut put = |key: &str, value: Value| metadata.insert(format!("{}.rope.{key}", arch.gguf.name), value);
     put("freq_base", Value::F32(rope.theta as f32));
     if let Some(rotated) = rotated(config, &rope)? {
         put("dimension_count", Value::U32(rotated as u32));

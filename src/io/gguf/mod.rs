@@ -8,11 +8,13 @@ pub mod ggml_types;
 mod open;
 mod parse;
 mod reader;
+mod side_files;
 mod value;
 pub mod write;
 
-pub use open::{open, side_files, transform};
+pub use open::{open, transform};
 pub use parse::{Gguf, parse};
+pub use side_files::side_files;
 pub use value::{Array, Metadata, Value};
 
 /// Whether a file opens as GGUF does.

@@ -10,8 +10,9 @@ use super::ggml_types;
 use super::parse::parse;
 use super::value::{Metadata, Value};
 use crate::error::{Error, Result};
+use crate::io::Checkpoint;
 use crate::io::map::MappedFile;
-use crate::io::{Checkpoint, RawTensor, SideFile, Source, Stored, tokenizer};
+use crate::io::source::{RawTensor, Source, Stored};
 use crate::model::{self, Arch, Transform};
 use crate::tensor::{DType, rows_cols};
 
@@ -44,18 +45,6 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         quantization: model.quantization(),
         files: model.files,
     })
-}
-
-/// The tokenizer and generation settings, rebuilt from the metadata of a model's first file: tens of milliseconds, so only
-/// where they are wanted.
-///
-/// # Errors
-/// A tokenizer that is incomplete, or of a kind that llmc does not know.
-pub fn side_files(file: &MappedFile) -> Result<Vec<SideFile>> {
-    let metadata = parse(file.path(), file.bytes())?.metadata;
-    let rebuilt = tokenizer::from_gguf(file.path(), &metadata)?;
-    let side_file = |(name, bytes)| SideFile { name, bytes: Some(bytes), path: file.path().to_owned() };
-    Ok(rebuilt.into_iter().map(side_file).collect())
 }
 
 /// The files of a model, parsed.
@@ -182,7 +171,11 @@ impl Model {
     /// The Hugging Face tensors that a GGUF tensor holds.
     fn renamed(&self, arch: &Arch, config: &serde_json::Value, raw: &RawTensor) -> Result<Vec<Source>> {
         let Some(content) = arch.content(&raw.name) else {
-            tracing::warn!(tensor = raw.name, arch = arch.gguf, "unknown tensor: it keeps its GGUF name");
+            tracing::warn!(
+                tensor = raw.name,
+                arch = arch.gguf.name,
+                "unknown tensor: it keeps its GGUF name"
+            );
             return Ok(vec![plain(raw)]);
         };
         let parts = if content.is_stacked() { raw.shape.first().copied().unwrap_or(1) } else { 1 };

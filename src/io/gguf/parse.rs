@@ -10,7 +10,7 @@ use super::ggml_types;
 use super::reader::{DOWNLOAD_AGAIN, Reader};
 use super::value::{Metadata, Value};
 use crate::error::{Error, Result};
-use crate::io::RawTensor;
+use crate::io::source::RawTensor;
 use crate::tensor::DType;
 
 /// ggml tensors have at most four dimensions.

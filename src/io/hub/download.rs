@@ -3,7 +3,6 @@
 //! What `hf-hub` leaves to its caller is done here: time limits, checking what a server says before it becomes part of a
 //! path, checking the length of what arrived, and clearing away what cannot be resumed.
 
-use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -14,97 +13,13 @@ use hf_hub::api::sync::{ApiError, Metadata};
 use hf_hub::{Cache, Repo};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::super::index::is_plain_name;
-use super::Hub;
+use super::client::Hub;
+use super::failure::Failure;
+use crate::io::index::is_plain_name;
 
 /// How often a transfer that breaks is resumed.
 const ATTEMPTS: u32 = 3;
 const BAR: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-
-/// Why nothing was downloaded.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Nothing arrived for so long.
-    Silent(Duration),
-    /// The hub's answer, or the lack of one.
-    Api(Box<ApiError>),
-    /// An answer that makes no sense.
-    Nonsense(String),
-}
-
-impl From<ApiError> for Failure {
-    fn from(error: ApiError) -> Self {
-        Failure::Api(Box::new(error))
-    }
-}
-
-impl Display for Failure {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        match self {
-            Failure::Silent(timeout) => write!(f, "nothing arrived for {} s", timeout.as_secs_f32()),
-            Failure::Api(error) => error.fmt(f),
-            Failure::Nonsense(what) => f.write_str(what),
-        }
-    }
-}
-
-impl Failure {
-    /// The HTTP status, where the hub answered.
-    pub(super) fn status(&self) -> Option<u16> {
-        let Failure::Api(error) = self else { return None };
-        match error.as_ref() {
-            ApiError::RequestError(error) => match error.as_ref() {
-                ureq::Error::StatusCode(status) => Some(*status),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// Whether the hub could not be reached, or has troubles of its own.
-    pub(super) fn is_unreachable(&self) -> bool {
-        match (self, self.status()) {
-            (Failure::Silent(_), _) => true,
-            (_, Some(status)) => status >= 500,
-            (Failure::Api(error), None) => matches!(error.as_ref(), ApiError::RequestError(_)),
-            (Failure::Nonsense(_), None) => false,
-        }
-    }
-
-    /// Whether another process is downloading the same file.
-    pub(super) fn is_locked(&self) -> bool {
-        matches!(self, Failure::Api(error) if matches!(error.as_ref(), ApiError::LockAcquisition(_)))
-    }
-
-    /// Whether trying again may help: the transfer broke, or the hub has troubles.
-    fn is_transient(&self) -> bool {
-        let broken = matches!(self, Failure::Api(error) if matches!(error.as_ref(), ApiError::IoError(_)));
-        broken && !self.is_local() || self.is_unreachable() && !matches!(self, Failure::Silent(_))
-    }
-
-    /// Whether the cache could not be written. Transfers that break are I/O errors too, of other kinds.
-    fn is_local(&self) -> bool {
-        use std::io::ErrorKind::*;
-        let kinds =
-            [StorageFull, QuotaExceeded, PermissionDenied, ReadOnlyFilesystem, NotADirectory, AlreadyExists];
-        let Failure::Api(error) = self else { return false };
-        matches!(error.as_ref(), ApiError::IoError(error) if kinds.contains(&error.kind()))
-    }
-
-    /// The system's error, where the cache could not be written.
-    pub(super) fn into_local(self) -> Result<std::io::Error, Failure> {
-        if !self.is_local() {
-            return Err(self);
-        }
-        match self {
-            Failure::Api(error) => match *error {
-                ApiError::IoError(error) => Ok(error),
-                other => Err(Failure::from(other)),
-            },
-            other => Err(other),
-        }
-    }
-}
 
 enum Event<T> {
     Alive,

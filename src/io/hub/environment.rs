@@ -5,7 +5,7 @@ use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Hub;
+use super::client::Hub;
 
 /// Seconds of silence where `HF_HUB_DOWNLOAD_TIMEOUT` says nothing else.
 const TIMEOUT: u64 = 30;

@@ -2,8 +2,8 @@
 //! says which part breaks which rule. Shapes and types only; the one content read is `weight_shape`.
 
 use super::module::Module;
-use super::{Layout, Source};
 use crate::error::{Error, Result};
+use crate::io::source::{Layout, Source};
 use crate::numerics::{Fp8, Granularity, Number, ScaleType, Scheme};
 use crate::tensor::DType;
 

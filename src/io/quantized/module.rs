@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use super::config::Config;
-use super::{Layout, RawTensor, Source, Stored};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
+use crate::io::source::{Layout, RawTensor, Source, Stored};
 use crate::model::Transform;
 use crate::numerics::{Granularity, ScaleType, Scheme};
 use crate::tensor::DType;

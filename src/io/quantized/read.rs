@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::bits::{self, Columns};
-use super::{Layout, RawTensor};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
+use crate::io::source::{Layout, RawTensor};
 use crate::numerics::{Codes, Granularity, Grid, Number, QTensor, ScalarCodes, Scheme, convert};
 use crate::tensor::DType;
 
@@ -15,7 +15,7 @@ use crate::tensor::DType;
 const AWQ_NIBBLE: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 /// Rows of one quantized tensor.
-pub(super) struct Reader<'a> {
+pub(super) struct CodeReader<'a> {
     pub files: &'a [MappedFile],
     pub layout: Layout,
     pub scheme: Scheme,
@@ -24,7 +24,7 @@ pub(super) struct Reader<'a> {
     pub cols: usize,
 }
 
-impl Reader<'_> {
+impl CodeReader<'_> {
     /// Codes, grid and, where columns are out of order, their groups.
     pub fn read(&self) -> Result<QTensor> {
         let codes = ScalarCodes {
@@ -153,7 +153,7 @@ impl Reader<'_> {
         self.row_by_row(scales)
     }
 
-    /// What [`Reader::entries`] hold, repeated for each row of a block where [`Reader::row_scheme`] is by groups.
+    /// What [`CodeReader::entries`] hold, repeated for each row of a block where [`CodeReader::row_scheme`] is by groups.
     fn row_by_row<T: Copy>(&self, entries: Vec<T>) -> Vec<T> {
         let Granularity::Block(height, _) = self.scheme.granularity else { return entries };
         if self.row_scheme() == self.scheme {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::config::Config;
-use super::{Layout, Source, Stored};
+use crate::io::source::{Layout, Source, Stored};
 use crate::numerics::{Fp8, Granularity, Number, Scheme};
 
 /// `gptq v1: int4 asymmetric, group 128 (168 tensors)`. `None` where nothing is quantized; a configuration that says

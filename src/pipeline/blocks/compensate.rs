@@ -1,63 +1,47 @@
-//! What makes up for the error of a block's codes, beside them.
+//! Low-rank factors that correct the error of a block's codes.
+
+use ndarray::Array2;
 
 use super::Blocks;
 use crate::error::Result;
 use crate::numerics::{Scheme, Weight};
-use crate::stage::{self, Linear, relative_error};
-use crate::statistics::Statistics;
+use crate::stage::{Block, BlockLinear, Compensate, relative_error};
 
 impl Blocks<'_> {
-    /// Tells how far the outputs of linears are from what they were before codes replaced their weights; where the recipe
-    /// says so, adds what makes up for that, as it will be stored. Linears that have stayed dense are left alone.
-    pub(super) fn settle(
+    /// Adds the factors of a method to the linears that have codes, rounded as they will be stored, and measures the error
+    /// that is left. `originals` are the dense weights before the codes.
+    pub(super) fn compensate(
         &self,
-        index: usize,
-        before: &[Linear],
-        after: &mut [Linear],
-        inputs: Vec<Statistics>,
+        method: &dyn Compensate,
+        originals: &[Option<Array2<f32>>],
+        part: &mut Block,
     ) -> Result<()> {
-        for (before, after) in before.iter().zip(&mut *after) {
-            if let Weight::Quantized(q) = &after.weight {
-                let statistics = after.input.map(|input| &inputs[input]);
-                after.relative_error = Some(relative_error(before.dense()?, q.values().view(), statistics));
-            }
-        }
-        match &self.request.compensation {
-            Some(method) => self.compensate(method.as_ref(), index, before, after, inputs),
-            None => Ok(()),
-        }
-    }
-
-    fn compensate(
-        &self,
-        method: &dyn stage::Method,
-        index: usize,
-        before: &[Linear],
-        after: &mut [Linear],
-        inputs: Vec<Statistics>,
-    ) -> Result<()> {
-        let scheme = |linear: &Linear| match &linear.weight {
-            Weight::Quantized(q) => Some(q.scheme()),
-            Weight::Dense(_) => None,
-        };
-        let quantized: Vec<(usize, Scheme)> =
-            after.iter().enumerate().filter_map(|(i, linear)| Some((i, scheme(linear)?))).collect();
-        let errors = quantized.iter().map(|&(i, scheme)| {
-            let error = &before[i].dense()? - &after[i].values();
-            Ok(Linear {
-                input: after[i].input,
-                ..Linear::alone(&after[i].name, scheme, Weight::Dense(error))
+        let coded: Vec<(usize, Scheme, &Array2<f32>)> = part
+            .linears
+            .iter()
+            .zip(originals)
+            .enumerate()
+            .filter_map(|(index, (linear, original))| match &linear.weight {
+                Weight::Quantized(q) => Some((index, q.scheme(), original.as_ref()?)),
+                Weight::Dense(_) => None,
             })
-        });
-        let linears = errors.collect::<Result<_>>()?;
-        let mut part = stage::Block { index, linears, inputs, ..stage::Block::default() };
-        method.apply(&mut part)?;
-        for (&(i, _), found) in quantized.iter().zip(part.linears) {
-            let (before, after) = (&before[i], &mut after[i]);
-            after.compensation = found.compensation.map(|factors| factors.rounded(self.dtype));
-            let statistics = after.input.map(|input| &part.inputs[input]);
-            let error = relative_error(before.dense()?, after.values().view(), statistics);
-            after.compensated_error = Some(error);
+            .collect();
+        let error = |&(index, scheme, original): &(usize, Scheme, &Array2<f32>)| {
+            let linear = &part.linears[index];
+            let error = Weight::Dense(original - &linear.values());
+            BlockLinear { input: linear.input, ..BlockLinear::new(&linear.name, scheme, error) }
+        };
+        let linears = coded.iter().map(error).collect();
+        let inputs = std::mem::take(&mut part.inputs);
+        let errors = Block { index: part.index, linears, inputs, ..Block::default() };
+        let factors = method.compensate(&errors)?;
+        part.inputs = errors.inputs;
+        for (&(index, _, original), factors) in coded.iter().zip(factors) {
+            let linear = &mut part.linears[index];
+            linear.compensation = Some(factors.rounded(self.dtype));
+            let statistics = linear.input.map(|input| &part.inputs[input]);
+            let error = relative_error(original.view(), linear.values().view(), statistics);
+            linear.compensated_error = Some(error);
         }
         Ok(())
     }

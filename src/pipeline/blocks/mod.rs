@@ -8,10 +8,14 @@
 mod chain;
 mod compensate;
 mod compress;
+mod load;
+mod machine;
+mod observe;
 mod passes;
 mod report;
 mod runner;
 mod scales;
+mod units;
 mod weights;
 
 use std::collections::{HashMap, HashSet};
@@ -32,6 +36,7 @@ use crate::numerics::Scheme;
 use crate::plan::Request;
 use crate::tensor::DType;
 use scales::Scales;
+use units::Group;
 
 /// The loop's surroundings, which no block changes.
 pub(super) struct Blocks<'a> {
@@ -39,6 +44,7 @@ pub(super) struct Blocks<'a> {
     /// What each linear becomes, by the name of its weight, and a number that linears share which share their extent.
     schemes: HashMap<&'a str, (Scheme, Option<usize>)>,
     request: &'a Request,
+    groups: Vec<Group>,
     /// What outputs store of what flows through.
     scales: Scales,
     /// The model's float type.
@@ -61,12 +67,13 @@ impl<'a> Blocks<'a> {
         let runner = Runner::new(checkpoint, material, ends, run.plan.recipe.allow_nonfinite, options)?;
         let (schemes, request) = (run.plan.schemes(), &run.plan.request);
         let (scales, dtype) = (Scales::of(runs), run.plan.dtype);
-        Ok(Blocks { runner, schemes, request, scales, dtype })
+        let groups = Group::all(&request.stages);
+        Ok(Blocks { runner, schemes, request, groups, scales, dtype })
     }
 
     /// Carries the recipe out, block by block, from the first that any of the journals does not have.
     pub fn run(&self, runs: &[&Run], workspace: &Workspace) -> Result<Vec<BlockReport>> {
-        let trains = self.request.method.trains();
+        let trains = self.request.trains();
         let journals: Vec<&Journal> = runs.iter().map(|run| &run.journal).collect();
         self.runner.each_block(workspace, &journals, trains, |index, chains, next| {
             let (made, mut report) = self.compress(index, chains, next)?;
@@ -113,3 +120,6 @@ impl<'a> Blocks<'a> {
         (0..run.plan.tensors.len()).filter(of_block).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

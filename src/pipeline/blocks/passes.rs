@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::chain::Chain;
+use super::machine::Machine;
 use super::{ExpertReport, Runner};
 use crate::backend::cpu::{self, Cpu};
 use crate::backend::{Backend, Span};
@@ -11,7 +12,7 @@ use crate::calib::observe::Watch;
 use crate::calib::trainable::Activations;
 use crate::calib::{Observing, Seen};
 use crate::error::{Error, Result};
-use crate::model::{Batch, Block, BlockLayout, Config, Embedding, Weights};
+use crate::model::{Batch, Block, BlockLayout, Embedding, Model, Weights};
 use crate::pipeline::check_interrupted;
 
 /// Tokens that are run together: few enough to stay in the caches, and the same whatever the number of threads, so that
@@ -66,13 +67,13 @@ impl<'a> Batches<'a> {
     pub fn embed<B: Backend>(
         &self,
         backend: &B,
-        config: &Config,
+        model: &Model,
         embedding: &Embedding<B>,
         chains: &[Chain],
     ) -> Result<()> {
         self.batches.iter().try_for_each(|batch| {
             let tokens = Batch::whole(&self.sequences[batch.clone()]);
-            let x = embedding.embed(backend, config, &tokens)?;
+            let x = embedding.embed(backend, model, &tokens)?;
             let write =
                 |values: &[f32]| chains.iter().try_for_each(|chain| chain.write(&self.range(batch), values));
             backend.read(&x, write)?
@@ -131,7 +132,24 @@ impl Runner<'_> {
         watch: Option<Watch>,
         output: Option<&Chain>,
     ) -> Result<Seen> {
-        let backend = Observing::new(Cpu::new(cpu::Activations::F32), &self.layouts[index]);
+        match &self.machine {
+            Machine::Cpu => {
+                self.pass_on(Cpu::new(cpu::Activations::F32), index, weights, input, watch, output)
+            }
+            Machine::Candle(candle) => self.pass_on(candle.clone(), index, weights, input, watch, output),
+        }
+    }
+
+    fn pass_on<B: Backend>(
+        &self,
+        backend: B,
+        index: usize,
+        weights: &dyn Weights,
+        input: &Chain,
+        watch: Option<Watch>,
+        output: Option<&Chain>,
+    ) -> Result<Seen> {
+        let backend = Observing::new(backend, &self.layouts[index]);
         // Statistics tell which linear overflows.
         let watched = watch.as_ref().is_some_and(|watch| watch.needs.any());
         if let Some(watch) = watch {
@@ -156,12 +174,18 @@ impl Runner<'_> {
         reference: &Chain,
     ) -> Result<f64> {
         let mut total = 0.0;
-        self.forward(index, &Cpu::new(cpu::Activations::F32), weights, input, |tokens, values| {
+        let add = |tokens: &Range<usize>, values: &[f32]| {
             let reference = reference.read(tokens)?;
-            let width = self.config.hidden;
+            let width = self.model.hidden;
             total += values.chunks(width).zip(reference.chunks(width)).map(relative_square).sum::<f64>();
             Ok(())
-        })?;
+        };
+        match &self.machine {
+            Machine::Cpu => {
+                self.forward(index, &Cpu::new(cpu::Activations::F32), weights, input, add)?;
+            }
+            Machine::Candle(candle) => self.forward(index, candle, weights, input, add)?,
+        }
         match total.is_finite() {
             true => Ok(total / self.batches.tokens().max(1) as f64),
             false => {
@@ -182,12 +206,12 @@ impl Runner<'_> {
         if self.batches.tokens() == 0 {
             return Ok(());
         }
-        let block = Block::load(backend, &self.config, weights, index)?;
+        let block = Block::load(backend, &self.model, weights, index)?;
         for batch in &self.batches.batches {
             check_interrupted(self.options)?;
             let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
-            let x = backend.tensor(tokens.len(), self.config.hidden, &input.read(&tokens)?)?;
-            let y = block.forward(backend, x, &self.config.rotations(&spans), &spans, None)?;
+            let x = backend.tensor(tokens.len(), self.model.hidden, &input.read(&tokens)?)?;
+            let y = block.forward(backend, x, &self.model.rotations(&spans), &spans, None)?;
             backend.read(&y, |values| take(&tokens, values))??;
         }
         Ok(())

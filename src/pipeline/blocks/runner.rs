@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::chain::Chain;
+use super::machine::Machine;
 use super::passes::Batches;
 use super::report::{BlockReport, Reports};
 use super::weights::Current;
+use crate::backend::Backend;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::calib::Known;
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::model::{BlockLayout, Config, Embedding, block_layout};
+use crate::model::{BlockLayout, Embedding, Model, block_layout};
 use crate::pipeline::journal::Journal;
 use crate::pipeline::made::Made;
 use crate::pipeline::{Event, Options, Workspace};
@@ -33,20 +35,21 @@ pub struct Material<'a> {
 ///
 /// # Errors
 /// An architecture that llmc cannot run, or one whose blocks it cannot take apart.
-pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Config, Vec<BlockLayout>)> {
+pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Model, Vec<BlockLayout>)> {
     let stored = CheckpointWeights(Arc::clone(checkpoint));
-    let config = stored.config()?;
-    let layouts = (0..config.layers.len()).map(|block| block_layout(&config, &stored, block));
+    let model = stored.model()?;
+    let layouts = (0..model.layers.len()).map(|block| block_layout(&model, &stored, block));
     let layouts = layouts.collect::<Result<_>>()?;
-    Ok((config, layouts))
+    Ok((model, layouts))
 }
 
 /// A model and the calibration set.
 pub struct Runner<'a> {
     pub checkpoint: Arc<Checkpoint>,
-    pub config: Config,
+    pub model: Model,
     pub layouts: Vec<BlockLayout>,
     pub batches: Batches<'a>,
+    pub machine: Machine,
     pub material: Material<'a>,
     /// Edits of what is outside the blocks.
     ends: &'a Made,
@@ -67,9 +70,10 @@ impl<'a> Runner<'a> {
         allow_nonfinite: bool,
         options: &'a Options<'a>,
     ) -> Result<Self> {
-        let (config, layouts) = layouts(checkpoint)?;
+        let (model, layouts) = layouts(checkpoint)?;
+        let machine = Machine::open(options.device)?;
         let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(material.sequences));
-        Ok(Runner { checkpoint, config, layouts, batches, material, ends, allow_nonfinite, options })
+        Ok(Runner { checkpoint, model, layouts, batches, machine, material, ends, allow_nonfinite, options })
     }
 
     /// Takes one block after the other, from the first that any of the journals does not have: `take` is given a block's number,
@@ -111,7 +115,7 @@ impl<'a> Runner<'a> {
         if reports.len() == self.layouts.len() {
             return Ok(Vec::new()); // what remains needs none
         }
-        let open = |path: PathBuf| Chain::open(&path, self.batches.tokens(), self.config.hidden);
+        let open = |path: PathBuf| Chain::open(&path, self.batches.tokens(), self.model.hidden);
         let found = self.paths(workspace, reports.len(), reference).into_iter().map(open);
         match found.collect::<Result<Option<Vec<Chain>>>>()? {
             Some(chains) if reports.len() > 0 => Ok(chains),
@@ -128,9 +132,15 @@ impl<'a> Runner<'a> {
         if self.batches.tokens() == 0 {
             return Ok(());
         }
-        let backend = Cpu::new(Activations::F32);
-        let embedding = Embedding::load(&backend, &self.config, &self.weights())?;
-        self.batches.embed(&backend, &self.config, &embedding, chains)
+        match &self.machine {
+            Machine::Cpu => self.embed_on(&Cpu::new(Activations::F32), chains),
+            Machine::Candle(candle) => self.embed_on(candle, chains),
+        }
+    }
+
+    fn embed_on<B: Backend>(&self, backend: &B, chains: &[Chain]) -> Result<()> {
+        let embedding = Embedding::load(backend, &self.model, &self.weights())?;
+        self.batches.embed(backend, &self.model, &embedding, chains)
     }
 
     /// The chain's file before a block, and the reference's where there is one.
@@ -141,7 +151,7 @@ impl<'a> Runner<'a> {
 
     fn create(&self, workspace: &Workspace, block: usize, reference: bool) -> Result<Vec<Chain>> {
         let paths = self.paths(workspace, block, reference).into_iter();
-        paths.map(|path| Chain::create(&path, self.batches.tokens(), self.config.hidden)).collect()
+        paths.map(|path| Chain::create(&path, self.batches.tokens(), self.model.hidden)).collect()
     }
 
     /// Removes the chains before a block: the next one's are recorded.

@@ -32,14 +32,14 @@ mod batches;
 mod cell;
 mod rounding;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use candle_core::{Tensor, Var};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::numerics::{Granularity, Number, Scheme, Weight};
-use crate::stage::{self, Block, Def, Effect, Method, Scope, Trainable};
+use crate::numerics::{Granularity, Number, Scheme};
+use crate::stage::{self, Block, Codes, Def, Edits, Loss, Quantization, Quantize, Scope, Stage, Trainable};
 use batches::Batches;
 use rounding::{Rounding, Steps};
 
@@ -48,8 +48,7 @@ pub const DEF: Def = Def {
     name: "autoround",
     summary: "learn how each weight is rounded and each group clipped, block by block: needs calibration text and time",
     supports,
-    effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(stage::parse::<AutoRound>("autoround", table)?.validate()?)),
+    build: |table| Ok(Stage::Quantize(Arc::new(stage::parse::<AutoRound>("autoround", table)?.validate()?))),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -100,7 +99,7 @@ impl AutoRound {
     }
 }
 
-impl Method for AutoRound {
+impl Quantize for AutoRound {
     fn scope(&self) -> Scope {
         Scope::Block
     }
@@ -109,8 +108,8 @@ impl Method for AutoRound {
         true
     }
 
-    fn apply(&self, block: &mut Block) -> Result<()> {
-        let trainable = block.trainable.clone().ok_or_else(|| {
+    fn quantize(&self, block: &Block) -> Result<Quantization> {
+        let trainable = block.trainable.as_ref().ok_or_else(|| {
             Error::unsupported(
                 "autoround: there is nothing to train on",
                 "this method needs calibration text: name some with --data",
@@ -122,42 +121,38 @@ impl Method for AutoRound {
                 roundings.push((linear.name.clone(), Rounding::new(linear.dense()?, scheme)));
             }
         }
-        let mut codes: HashMap<String, Weight> = self
-            .train(roundings, trainable.as_ref())?
-            .into_iter()
-            .map(|(name, rounding)| (name, Weight::Quantized(rounding.codes())))
-            .collect();
-        for linear in &mut block.linears {
-            if let Some(weight) = codes.remove(&linear.name) {
-                linear.weight = weight;
-            }
-        }
-        Ok(())
+        let mut trained = self.train(roundings, trainable.as_ref())?.into_iter();
+        let scheme = block.linears.iter().map(|linear| linear.scheme);
+        let codes = scheme.map(|scheme| {
+            let (_, rounding) = scheme.and_then(|_| trained.next())?;
+            Some(Codes { values: rounding.codes(), relative_error: None })
+        });
+        Ok(Quantization { codes: codes.collect(), edits: Edits::default() })
     }
 }
 
 type Roundings = Vec<(String, Rounding)>;
 
 impl AutoRound {
-    /// Takes all steps; what it returns is what had the least loss.
+    /// Takes all steps. Returns the roundings with the least loss.
     fn train(&self, mut roundings: Roundings, trainable: &dyn Trainable) -> Result<Roundings> {
         let mut batches = Batches::new(trainable.samples(), self.batch_size, self.seed);
         let mut weights = Vec::new();
         for (name, rounding) in &roundings {
-            weights.push((name.clone(), variable(rounding.values(), rounding.shape())?));
+            weights.push((name.clone(), matrix(rounding.values(), rounding.shape())));
         }
         let (mut best, mut least) = (roundings.clone(), f32::INFINITY);
         for step in 0..self.iters {
-            let (loss, gradients) = descend(trainable, &weights, &batches.next())?;
-            if loss < least {
-                (best, least) = (roundings.clone(), loss);
+            let Loss { value, gradients } = trainable.loss(&weights, &batches.next())?;
+            if value < least {
+                (best, least) = (roundings.clone(), value);
             }
             let steps = self.steps(step);
             for (((_, rounding), (_, weight)), gradient) in
                 roundings.iter_mut().zip(&mut weights).zip(gradients)
             {
-                if let Some(gradient) = gradient {
-                    *weight = variable(rounding.step(&gradient, steps), rounding.shape())?;
+                if let Some(gradient) = gradient.as_ref().and_then(|gradient| gradient.as_slice()) {
+                    *weight = matrix(rounding.step(gradient, steps), rounding.shape());
                 }
             }
         }
@@ -180,26 +175,8 @@ impl AutoRound {
     }
 }
 
-/// The loss of some weights over some samples, and its gradients: `None` for weights that nothing reached.
-fn descend(
-    trainable: &dyn Trainable,
-    weights: &[(String, Var)],
-    samples: &[usize],
-) -> Result<(f32, Vec<Option<Vec<f32>>>)> {
-    let given: HashMap<&str, &Var> = weights.iter().map(|(name, weight)| (name.as_str(), weight)).collect();
-    let weight = |name: &str| Ok(given.get(name).map(|weight| weight.as_tensor().clone()));
-    let loss = trainable.loss(&weight, samples)?;
-    let gradients = || {
-        let store = loss.backward()?;
-        let values = |gradient: &Tensor| gradient.flatten_all()?.to_vec1::<f32>();
-        let all = weights.iter().map(|(_, weight)| store.get(weight).map(values).transpose());
-        Ok((loss.to_scalar::<f32>()?, all.collect::<candle_core::Result<Vec<_>>>()?))
-    };
-    gradients().map_err(Error::device)
-}
-
-fn variable(values: Vec<f32>, shape: (usize, usize)) -> Result<Var> {
-    Var::from_vec(values, shape, &candle_core::Device::Cpu).map_err(Error::device)
+fn matrix(values: Vec<f32>, shape: (usize, usize)) -> Array2<f32> {
+    Array2::from_shape_vec(shape, values).expect("as many values as the shape says")
 }
 
 #[cfg(test)]

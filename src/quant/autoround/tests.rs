@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{D, Device};
+use candle_core::{D, Device, Tensor, Var};
 use ndarray::Array2;
 
 use super::rounding::{Rounding, Steps};
@@ -14,12 +14,17 @@ use crate::backend::candle::{self, Candle};
 use crate::calib::trainable::{Activations, TrainableBlock};
 use crate::engine::CheckpointWeights;
 use crate::io::Checkpoint;
-use crate::model::{self, Batch, Config, Embedding, Weights};
-use crate::numerics::{Context, ScaleType};
-use crate::stage::Linear;
+use crate::model::{self, Batch, Embedding, Model, Weights};
+use crate::numerics::{Context, ScaleType, Weight};
+use crate::stage::BlockLinear;
 use crate::tensor::DType;
 
 /// Integers of few and many bits, groups that divide nothing, every type of scale.
+fn candle() -> crate::backend::candle::Candle {
+    use crate::backend::candle::{Candle, Device};
+    Candle::new(Device::Cpu, crate::tensor::DType::F32).unwrap()
+}
+
 fn schemes() -> Vec<Scheme> {
     vec![
         Scheme::int(4, Granularity::Group(16), true, ScaleType::BF16),
@@ -179,7 +184,7 @@ impl Activations for Sequences {
     }
 }
 
-fn sequences(config: &Config, weights: &dyn Weights) -> Sequences {
+fn sequences(config: &Model, weights: &dyn Weights) -> Sequences {
     let backend = Candle::new(candle::Device::Cpu, DType::F32).unwrap();
     let embedding = Embedding::load(&backend, config, weights).unwrap();
     let block = model::Block::load(&backend, config, weights, 0).unwrap();
@@ -202,32 +207,31 @@ fn fixture(name: &str) -> (Block, Arc<TrainableBlock>) {
     let config = model::configure(checkpoint.config.as_ref().unwrap()).unwrap();
     let weights = CheckpointWeights(checkpoint);
     let activations = Box::new(sequences(&config, &weights));
-    let trainable = Arc::new(TrainableBlock::load(&config, &weights, 0, activations).unwrap());
+    let trainable = Arc::new(TrainableBlock::load(candle(), &config, &weights, 0, activations).unwrap());
     let scheme = Scheme::int(3, Granularity::Group(16), false, ScaleType::F16);
     let layout = model::block_layout(&config, &weights, 0).unwrap();
     let linear = |place: &model::LinearPlace| {
         let matrix = weights.matrix(&place.name).unwrap();
-        Linear::alone(place.name.clone(), scheme, matrix.read(0..matrix.shape()[0]).unwrap())
+        BlockLinear::new(place.name.clone(), scheme, matrix.read(0..matrix.shape()[0]).unwrap())
     };
     let linears = layout.linears.iter().map(linear).collect();
     (Block { linears, trainable: Some(trainable.clone()), ..Block::default() }, trainable)
 }
 
 fn loss(block: &Block, trainable: &TrainableBlock) -> f32 {
-    let mut given = HashMap::new();
-    for linear in &block.linears {
-        let Weight::Quantized(q) = &linear.weight else { panic!("{} is dense", linear.name) };
-        let mut values = vec![0.0; q.rows * q.cols];
-        q.dequantize(&mut values);
-        given.insert(linear.name.clone(), Tensor::from_vec(values, (q.rows, q.cols), &Device::Cpu).unwrap());
-    }
+    let values = |linear: &BlockLinear| match &linear.weight {
+        Weight::Quantized(q) => (linear.name.clone(), q.values()),
+        Weight::Dense(_) => panic!("{} is dense", linear.name),
+    };
+    let weights: Vec<_> = block.linears.iter().map(values).collect();
     let all: Vec<usize> = (0..trainable.samples()).collect();
-    trainable.loss(&|name| Ok(given.get(name).cloned()), &all).unwrap().to_scalar().unwrap()
+    trainable.loss(&weights, &all).unwrap().value
 }
 
-fn quantized(name: &str, method: &dyn Method) -> (Block, f32) {
+fn quantized(name: &str, method: &dyn Quantize) -> (Block, f32) {
     let (mut block, trainable) = fixture(name);
-    method.apply(&mut block).unwrap();
+    let quantization = method.quantize(&block).unwrap();
+    block.encode(quantization);
     let loss = loss(&block, &trainable);
     (block, loss)
 }
@@ -261,8 +265,8 @@ fn any_number_of_threads_makes_the_same_codes() {
 #[test]
 fn without_calibration_there_is_a_hint() {
     let scheme = schemes()[0];
-    let linear = Linear::alone("a.weight", scheme, Weight::Dense(weights(3, 16)));
-    let mut block = Block { linears: vec![linear], ..Block::default() };
-    let error = AutoRound::default().apply(&mut block).unwrap_err();
+    let linear = BlockLinear::new("a.weight", scheme, Weight::Dense(weights(3, 16)));
+    let block = Block { linears: vec![linear], ..Block::default() };
+    let error = AutoRound::default().quantize(&block).unwrap_err();
     assert!(error.hint().unwrap().contains("--data"), "{error}");
 }

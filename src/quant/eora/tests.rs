@@ -82,11 +82,13 @@ fn where_nothing_is_lost_nothing_is_added() {
 fn run(def: &Def, error: Array2<f32>, hessian: Option<Array2<f32>>) -> Result<LowRank> {
     let scheme = Scheme::int(4, crate::numerics::Granularity::Channel, true, crate::numerics::ScaleType::F32);
     let input = hessian.is_some().then_some(0);
-    let linear = Linear { input, ..Linear::alone("proj.weight", scheme, Weight::Dense(error)) };
+    let linear = BlockLinear { input, ..BlockLinear::new("proj.weight", scheme, Weight::Dense(error)) };
     let statistics = Statistics { tokens: 1, gram: hessian, ..Statistics::default() };
-    let mut block = Block { linears: vec![linear], inputs: vec![statistics], ..Block::default() };
-    (def.build)(&"rank = 1".parse().unwrap())?.apply(&mut block)?;
-    Ok(block.linears.remove(0).compensation.unwrap())
+    let block = Block { linears: vec![linear], inputs: vec![statistics], ..Block::default() };
+    let Stage::Compensate(method) = (def.build)(&"rank = 1".parse().unwrap())? else {
+        panic!("{} does not compensate", def.name)
+    };
+    Ok(method.compensate(&block)?.remove(0))
 }
 
 #[test]

@@ -38,11 +38,13 @@
 //! References: Frantar et al. 2022, "GPTQ", <https://arxiv.org/abs/2210.17323>, <https://github.com/IST-DASLab/gptq>; Chee et
 //! al. 2023, "QuIP", <https://arxiv.org/abs/2307.13304>.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::numerics::{Number, Scheme, Weight};
-use crate::stage::{self, Block, Def, Effect, Method, Scope};
+use crate::numerics::{Number, Scheme};
+use crate::stage::{self, Block, Def, Quantization, Quantize, Scope, Stage};
 use crate::statistics::Needs;
 
 mod factor;
@@ -59,8 +61,7 @@ pub const DEF: Def = Def {
     name: "gptq",
     summary: "round column by column, and let the columns to come make up for the error: needs calibration text",
     supports,
-    effect: Effect::Quantizes,
-    build: |table| Ok(Box::new(stage::parse::<Gptq>("gptq", table)?.validate()?)),
+    build: |table| Ok(Stage::Quantize(Arc::new(stage::parse::<Gptq>("gptq", table)?.validate()?))),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -119,7 +120,7 @@ impl Gptq {
     }
 }
 
-impl Method for Gptq {
+impl Quantize for Gptq {
     fn needs(&self) -> Needs {
         Needs { hessian: true, ..Needs::default() }
     }
@@ -132,24 +133,20 @@ impl Method for Gptq {
         self.act_order == ActOrder::Dynamic
     }
 
-    fn apply(&self, block: &mut Block) -> Result<()> {
-        // Linears that share an input follow each other: one factor is held at a time.
-        let mut known: Option<(Option<usize>, Factor)> = None;
-        for index in 0..block.linears.len() {
-            let linear = &block.linears[index];
-            let Some(scheme) = linear.scheme else { continue };
+    fn quantize(&self, block: &Block) -> Result<Quantization> {
+        // Linears that share an input follow each other: one factor is in memory at a time.
+        let mut last: Option<(Option<usize>, Factor)> = None;
+        Quantization::of_each(block, |linear, scheme| {
             let w = linear.dense()?;
-            let (_, factor) = match known.take().filter(|(input, _)| *input == linear.input) {
-                Some(same) => known.insert(same),
+            let (_, factor) = match last.take().filter(|(input, _)| *input == linear.input) {
+                Some(same) => last.insert(same),
                 None => {
                     let hessian = block.input(linear)?.hessian().ok_or_else(|| no_hessian(&linear.name))?;
-                    known.insert((linear.input, Factor::new(&hessian, self, &linear.name)?))
+                    last.insert((linear.input, Factor::new(&hessian, self, &linear.name)?))
                 }
             };
-            let q = rounding::quantize(self, &scheme, w, &linear.context(), factor);
-            block.linears[index].weight = Weight::Quantized(q);
-        }
-        Ok(())
+            Ok(rounding::quantize(self, &scheme, w, &linear.context(), factor))
+        })
     }
 }
 

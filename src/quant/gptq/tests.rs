@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 
 use super::*;
 use crate::numerics::{Codes, Context, Granularity, Grid, QTensor, ScalarCodes, ScaleType, Weight};
-use crate::stage::Linear;
+use crate::stage::BlockLinear;
 use crate::statistics::Statistics;
 
 /// Values without a pattern, roughly normal.
@@ -31,13 +31,11 @@ fn hessian(tokens: usize, cols: usize, seed: u64) -> Array2<f32> {
 
 fn apply(gptq: &Gptq, scheme: Scheme, w: &Array2<f32>, hessian: &Array2<f32>) -> Result<QTensor> {
     let statistics = Statistics { tokens: 1, gram: Some(hessian.clone()), ..Statistics::default() };
-    let linear = Linear { input: Some(0), ..Linear::alone("proj.weight", scheme, Weight::Dense(w.clone())) };
-    let mut block = Block { linears: vec![linear], inputs: vec![statistics], ..Block::default() };
-    gptq.apply(&mut block)?;
-    match block.linears.remove(0).weight {
-        Weight::Quantized(q) => Ok(q),
-        Weight::Dense(_) => panic!("left dense"),
-    }
+    let linear =
+        BlockLinear { input: Some(0), ..BlockLinear::new("proj.weight", scheme, Weight::Dense(w.clone())) };
+    let block = Block { linears: vec![linear], inputs: vec![statistics], ..Block::default() };
+    let codes = gptq.quantize(&block)?.codes.remove(0);
+    Ok(codes.expect("it has a scheme").values)
 }
 
 fn values(q: &QTensor) -> Array2<f32> {
@@ -273,8 +271,9 @@ fn bad_hessians_and_parameters_are_refused_by_name() {
     for table in ["damping = -0.1", "damping = nan", "block_size = 0", "act_order = 'yes'", "group = 3"] {
         assert_eq!((DEF.build)(&table.parse().unwrap()).unwrap_err().exit_code(), 2, "{table}");
     }
-    let linear = Linear::alone("alone.weight", scheme, Weight::Dense(w));
-    let error = Gptq::default().apply(&mut Block { linears: vec![linear], ..Block::default() }).unwrap_err();
+    let linear = BlockLinear::new("alone.weight", scheme, Weight::Dense(w));
+    let block = Block { linears: vec![linear], ..Block::default() };
+    let error = Gptq::default().quantize(&block).unwrap_err();
     assert!(error.to_string().contains("alone.weight"), "{error}");
 }
 

@@ -1,6 +1,6 @@
 //! The token budget of a batch: limited by a share of the free memory and by the number of tokens that keeps all cores busy.
 
-use crate::model::Config;
+use crate::model::Model;
 
 /// The largest budget. Larger batches are not faster, and progress comes in larger jumps.
 const MOST: usize = 8192;
@@ -13,12 +13,12 @@ const FREE: u64 = 4 << 30;
 ///
 /// A token needs memory for its keys and values in f32, layers · 2 · kv_heads · head_dim · 4 bytes, and in its pass for its
 /// activations: about eight vectors of the hidden size, and two of the feed-forward layer, estimated as 4·hidden each.
-pub fn budget(config: &Config) -> usize {
-    let keys_values = config.layers.len() * 2 * config.kv_heads * config.head_dim * 4;
-    let activations = (8 + 2 * 4) * config.hidden * 4;
+pub fn budget(model: &Model) -> usize {
+    let state = model.state_values() * 4;
+    let activations = (8 + 2 * 4) * model.hidden * 4;
     let free =
         std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text)).unwrap_or(FREE);
-    let tokens = usize::try_from(free / SHARE).unwrap_or(usize::MAX) / (keys_values + activations).max(1);
+    let tokens = usize::try_from(free / SHARE).unwrap_or(usize::MAX) / (state + activations).max(1);
     tokens.clamp(1, MOST)
 }
 

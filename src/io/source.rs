@@ -1,0 +1,117 @@
+//! Tensors of a checkpoint: as a file stores them, and as the model names them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use crate::model::Transform;
+use crate::numerics::Scheme;
+use crate::tensor::{DType, rows_cols};
+
+/// An engine's way of storing codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// compressed-tensors, pack-quantized.
+    CompressedPacked,
+    /// compressed-tensors, int-quantized and float-quantized; also plain FP8 checkpoints (`weight_scale_inv`).
+    CompressedPlain,
+    /// compressed-tensors, nvfp4-pack-quantized.
+    CompressedNvFp4,
+    /// compressed-tensors, mxfp4-pack-quantized.
+    CompressedMxFp4,
+    /// GPTQ, zero points stored minus one.
+    GptqV1,
+    /// GPTQ, zero points stored as they are.
+    GptqV2,
+    /// AWQ GEMM.
+    Awq,
+}
+
+/// A tensor as a file stores it: validated to lie within the file and to be as long as its shape says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawTensor {
+    /// The name in the file.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Row-major shape (GGUF's dims reversed).
+    pub shape: Vec<usize>,
+    /// Index into [`Checkpoint::files`].
+    pub file: usize,
+    /// Bytes of that file.
+    pub range: Range<usize>,
+}
+
+/// How a logical tensor is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stored {
+    /// As it is, one tensor of a file (GGUF blocks too: their dtype dequantizes itself).
+    Dense(RawTensor),
+    /// As codes with scales beside them, in some engine's layout; `parts` are the file's tensors by role
+    /// (`weight_packed`, `weight_scale`, `qzeros`, …).
+    Quantized {
+        /// Which layout.
+        layout: Layout,
+        /// What the codes mean.
+        scheme: Scheme,
+        /// By role.
+        parts: BTreeMap<&'static str, RawTensor>,
+    },
+}
+
+/// One logical tensor: what the model calls a weight, however many tensors store it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// Hugging Face name, `model.layers.0.mlp.down_proj.weight`.
+    pub name: String,
+    /// Logical shape.
+    pub shape: Vec<usize>,
+    /// Where its numbers are.
+    pub stored: Stored,
+    /// First row of `stored` that belongs to it (an expert of a stacked tensor); 0 elsewhere.
+    pub first_row: usize,
+    /// What GGUF did to the Hugging Face tensor, undone when reading.
+    pub transform: Transform,
+}
+
+/// A file that travels with the weights: config, tokenizer, generation settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SideFile {
+    /// Name in the output folder.
+    pub name: String,
+    /// Its content where llmc rebuilt it (from GGUF metadata); `None` where `path` is to be copied.
+    pub bytes: Option<Vec<u8>>,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl Source {
+    /// What it is stored as, in words: `bf16`, `q4_k`, `int4 g128 symmetric`.
+    pub fn stored_as(&self) -> String {
+        match &self.stored {
+            Stored::Dense(raw) => raw.dtype.name().to_lowercase(),
+            Stored::Quantized { scheme, .. } => scheme.to_string(),
+        }
+    }
+
+    /// The element type that holds its values exactly; `None` where they are quantized.
+    pub fn dense_dtype(&self) -> Option<DType> {
+        match &self.stored {
+            Stored::Dense(raw) => Some(raw.dtype).filter(|dtype| dtype.block_elements() == 1),
+            Stored::Quantized { .. } => None,
+        }
+    }
+
+    /// Bytes that store it.
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.stored {
+            Stored::Dense(raw) => raw.dtype.byte_len(&self.shape).unwrap_or(raw.range.len()) as u64,
+            Stored::Quantized { parts, .. } => parts.values().map(|raw| raw.range.len() as u64).sum(),
+        }
+    }
+
+    /// Its shape as [rows, columns].
+    pub fn rows_cols(&self) -> [usize; 2] {
+        rows_cols(&self.shape)
+    }
+}

@@ -1,0 +1,51 @@
+//! GPT-NeoX and Pythia: attention and feed-forward in parallel, a part of each head rotated, q/k/v fused head by head.
+
+use super::llama::{ATTENTION, FRAME, HUGGING_FACE_ONLY, KEYS, LAYER, ROTATION};
+use crate::backend::Activation;
+use crate::error::Result;
+use crate::model::arch::Arch;
+use crate::model::description::{Model, Outline, RotationDefaults};
+use crate::model::feed_forward::{Dense, FeedForward};
+use crate::model::frame::{EmbeddingTables, Frame, NormKind};
+use crate::model::layer::Layer;
+use crate::model::mixer::attention::Projections;
+use crate::model::mixer::{Attention, Mixer};
+use crate::model::settings::{SettingKeys, Settings};
+
+fn residual(settings: &Settings, model: &mut Model) -> Result<()> {
+    let parallel = settings.flag("use_parallel_residual", true)?;
+    model.layers.iter_mut().for_each(|layer| layer.parallel = parallel);
+    Ok(())
+}
+
+/// GPT-NeoX, Pythia.
+pub static GPT_NEOX: Arch = Arch {
+    models: &[("gpt_neox", "GPTNeoXForCausalLM")],
+    outline: Outline {
+        frame: Frame {
+            base: "gpt_neox.",
+            norm: NormKind { centered: true, epsilon: 1e-5, plus_one: false },
+            embedding: EmbeddingTables { tokens: "embed_in", ..FRAME.embedding },
+            final_norm: Some("final_layer_norm"),
+            head: Some("embed_out"),
+            ..FRAME
+        },
+        layer: Layer {
+            mixer: Mixer::Attention(Attention {
+                input: Projections::PerHead("layers.{b}.attention.query_key_value"),
+                output: "layers.{b}.attention.dense",
+                ..ATTENTION
+            }),
+            feed_forward: FeedForward::Dense(Dense {
+                up: "layers.{b}.mlp.dense_h_to_4h",
+                down: "layers.{b}.mlp.dense_4h_to_h",
+                activation: Activation::Gelu,
+            }),
+            ..LAYER
+        },
+        rotation: Some(RotationDefaults { partial: 0.25, ..ROTATION }),
+        keys: SettingKeys { kv_heads: &[], epsilon: &["layer_norm_eps"], ..KEYS },
+    },
+    adjust: residual,
+    ..HUGGING_FACE_ONLY
+};

@@ -1,0 +1,37 @@
+//! The backend that runs blocks over the calibration set, in f32 on any device.
+
+use crate::backend::Device;
+use crate::backend::candle::{self, Candle};
+use crate::error::Result;
+use crate::tensor::DType;
+
+/// The backend of a device.
+#[derive(Debug, Clone)]
+pub enum Machine {
+    /// The CPU backend.
+    Cpu,
+    /// Candle, on its device.
+    Candle(Candle),
+}
+
+impl Machine {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// A GPU that is not there, or that this llmc was not built for.
+    pub fn open(device: Device) -> Result<Machine> {
+        Ok(match device {
+            Device::Cpu => Machine::Cpu,
+            Device::Candle => Machine::Candle(Candle::new(candle::Device::Cpu, DType::F32)?),
+            Device::Cuda(number) => Machine::Candle(Candle::new(candle::Device::Cuda(number), DType::F32)?),
+        })
+    }
+
+    /// Candle on this device, for gradients; on the CPU for the CPU backend, which has none.
+    pub fn trainer(&self) -> Result<Candle> {
+        match self {
+            Machine::Cpu => Candle::new(candle::Device::Cpu, DType::F32),
+            Machine::Candle(candle) => Ok(candle.clone()),
+        }
+    }
+}
