@@ -19,7 +19,7 @@ pub use calibration::Calibration;
 pub use per_format::PerFormat;
 pub use shipped::{CALIBRATED_4_BITS, SHIPPED};
 
-/// What to do to a checkpoint.
+/// The compression of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
@@ -53,7 +53,7 @@ pub struct Recipe {
     /// `fp8` or `int8`: the output holds scales for keys and values that engines cache in 8 bits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_cache: Option<String>,
-    /// What it is calibrated on.
+    /// The calibration set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
     /// Other schemes for some tensors; the first that matches counts.
@@ -62,7 +62,7 @@ pub struct Recipe {
     /// Schemes are chosen linear by linear, so that this is not exceeded and least is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
-    /// What is done to the weights, in order: rewritings, then one quantization. None: rounding to nearest.
+    /// The stages in order: rewritings, then one quantization, then compensation. None: rounding to nearest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
 }
@@ -84,7 +84,7 @@ pub struct Override {
     pub symmetric: Option<bool>,
 }
 
-/// How large the output may become: `bpw` or `size`.
+/// The limit of the output's size: `bpw` or `size`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
@@ -165,7 +165,7 @@ impl Recipe {
         self.format.iter().flat_map(|names| names.split(',')).map(str::trim).collect()
     }
 
-    /// Whether it calibrates on text; else it may start from statistics.
+    /// Returns true if it calibrates on text; else it may start from statistics.
     pub fn has_text(&self) -> bool {
         self.calibration.as_ref().is_some_and(|calibration| calibration.statistics.is_empty())
     }

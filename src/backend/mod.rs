@@ -1,4 +1,4 @@
-//! What a decoder computes with. [`Backend`] is the short list of operations that every model is written in; `cpu` runs
+//! Backends. [`Backend`] is the short list of operations that every model is written in; `cpu` runs
 //! packed weights for evaluation and generation, `candle` keeps gradients and reaches a GPU.
 //!
 //! Activations are matrices of one row per token. The tokens of several sequences lie one after the other, each sequence

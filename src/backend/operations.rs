@@ -14,7 +14,7 @@ pub trait Matrix: Send + Sync {
     fn name(&self) -> &str;
     /// [rows, cols].
     fn shape(&self) -> [usize; 2];
-    /// Which row of the tensor is its first, where it is a part of one.
+    /// The number of its first row in the tensor, for a part of one.
     fn first_row(&self) -> usize {
         0
     }
@@ -37,7 +37,7 @@ pub struct NormWeights {
     pub bias: Option<Vec<f32>>,
     /// Is added to the variance.
     pub epsilon: f32,
-    /// Whether the mean is subtracted (LayerNorm) or not (RMSNorm).
+    /// True if the mean is subtracted (LayerNorm) or not (RMSNorm).
     pub centered: bool,
 }
 
@@ -82,7 +82,7 @@ pub struct Rotations {
     pub head_dim: usize,
 }
 
-/// How queries meet keys.
+/// The settings of attention.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
     /// Query heads.
@@ -95,31 +95,31 @@ pub struct Attention {
     pub scale: f32,
     /// c·tanh(score/c) (Gemma 2).
     pub soft_cap: Option<f32>,
-    /// How many positions back a query sees, its own included.
+    /// Positions back that a query sees, its own included.
     pub window: Option<usize>,
     /// ALiBi's slope of each head: slope·(key position − query position) is added to the score.
     pub slopes: Option<Vec<f32>>,
-    /// Whether a query sees only what stands before it; encoders see all of their sequence.
+    /// True if a query sees only what stands before it; encoders see all of their sequence.
     pub causal: bool,
 }
 
-/// How a router's logits choose experts.
+/// The rule by which a router's logits choose experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Routing {
     /// Experts per token.
     pub top_k: usize,
-    /// Whether the chosen probabilities are divided by their sum.
+    /// True if the chosen probabilities are divided by their sum.
     pub renormalize: bool,
 }
 
 /// The tokens that one expert gets.
 #[derive(Debug, Clone)]
 pub struct Route<T> {
-    /// Which expert.
+    /// The number of the expert.
     pub expert: usize,
     /// Rows of the batch, ascending.
     pub rows: Vec<u32>,
-    /// What each row's output is multiplied by, [rows.len(), 1].
+    /// The factor of each row's output, [rows.len(), 1].
     pub weights: T,
 }
 

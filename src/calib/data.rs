@@ -43,13 +43,13 @@ const SPLIT: &str = "train";
 pub struct Samples {
     /// Token ids: sources in their order, the sequences of each in the order of its text.
     pub sequences: Vec<Vec<u32>>,
-    /// What each source gave.
+    /// The share of each source.
     pub sources: Vec<SourceSamples>,
     /// blake3, in hexadecimal, of the sequences: each its length and its token ids, as little-endian u32.
     pub digest: String,
 }
 
-/// What a source gave.
+/// The share of one source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceSamples {
     /// As the user named it, without its weight.
@@ -72,7 +72,7 @@ impl Samples {
 }
 
 impl Calibration {
-    /// Whether the text lies ready, and is still there after it was read.
+    /// Returns true if the text lies ready, and is still there after it was read.
     pub fn at_hand(&self) -> bool {
         let shares = sources::shares(&self.data, self.samples);
         let awaited = |share: &Share| [SELF, "-"].contains(&share.source.as_str());

@@ -139,7 +139,7 @@ pub fn architecture(checkpoint: &Checkpoint) -> Result<&'static Arch> {
     })
 }
 
-/// What a GGUF says: all but its tensors, and these.
+/// Reads a GGUF: the matrix without its tensors, and these.
 fn entries(file: &Path, bytes: &[u8], gguf: &Gguf) -> Result<(Imatrix, Vec<Entry>)> {
     let text = |key: &str| gguf.metadata.get(key).and_then(Value::as_str);
     if text("general.type") != Some(TYPE) {

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::BlockLayout;
 use crate::statistics::{Needs, Statistics, largest};
 
-/// What one pass over a block looks at.
+/// The observations that one pass over a block makes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
     /// Statistics to gather.
@@ -21,11 +21,11 @@ pub struct Watch {
     /// Experts that every token is shown to, whatever the router says of it; their outputs count as little as before. Where
     /// there are any, the inputs of their linears alone are looked at.
     pub shown_all: BTreeSet<usize>,
-    /// Whether the largest keys and values are looked for.
+    /// True if the largest keys and values are looked for.
     pub key_values: bool,
 }
 
-/// What a pass saw.
+/// The result of a pass.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct InputStatistics {
     /// By [`crate::model::LinearPlace::input`]; of inputs that were not looked at, or saw no token: `None`.
@@ -44,13 +44,13 @@ pub struct Observing<B> {
     state: Mutex<State>,
 }
 
-/// Where a linear stands in the layout.
+/// The place of a linear in the layout.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     depth: usize,
     input: usize,
     expert: Option<usize>,
-    /// Whether no linear loaded before it reads the same input; and none of the same depth.
+    /// True if no linear loaded before it reads the same input; and none of the same depth.
     first: bool,
     first_of_depth: bool,
 }

@@ -1,4 +1,4 @@
-//! What an earlier run has gathered of a model's inputs, in the place of text to run it on: folders of `llmc calibrate`, or
+//! Statistics that an earlier run has gathered, in the place of text: folders of `llmc calibrate`, or
 //! one importance matrix, llama.cpp's included.
 //!
 //! It holds for the model as it was: nothing here is of inputs that compressed layers have made.
@@ -66,7 +66,7 @@ impl PriorStatistics {
         })
     }
 
-    /// What is known of a block.
+    /// The statistics of a block.
     ///
     /// # Errors
     /// Files that are missing or broken.
@@ -88,7 +88,7 @@ pub enum PriorBlock<'a> {
 }
 
 impl PriorBlock<'_> {
-    /// What is known of the input of a linear of the block; `None` where no token was seen, or where an importance matrix
+    /// The statistics of the input of a linear of the block; `None` where no token was seen, or where an importance matrix
     /// leaves it out.
     ///
     /// # Errors

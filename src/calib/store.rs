@@ -46,7 +46,7 @@ impl Store {
         }
     }
 
-    /// What the folders' indices say.
+    /// The indices of the folders.
     pub fn indices(&self) -> impl Iterator<Item = &Index> {
         self.folders.iter().map(|(_, index)| index)
     }
@@ -66,7 +66,7 @@ pub struct StoredBlock {
 }
 
 impl StoredBlock {
-    /// What is known of the input of a linear with so many columns: the sum over the folders.
+    /// The statistics of the input of a linear with so many columns: the sum over the folders.
     ///
     /// # Errors
     /// A file that knows nothing of the linear, or that has another number of columns; numbers that are not finite.

@@ -25,7 +25,7 @@ use crate::job::{Bench, BenchRecord, Speed};
 pub struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// What to run: .safetensors, a folder, .gguf, or a hub id
+    /// The model: .safetensors, a folder, .gguf, or a hub id
     #[arg(required = true)]
     model: Option<String>,
     /// Prompt lengths to prefill

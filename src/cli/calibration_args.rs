@@ -8,7 +8,7 @@ use crate::backend::Device;
 use crate::error::{Error, Result};
 use crate::recipe::Calibration;
 
-/// What to calibrate on.
+/// The flags of a calibration set.
 #[derive(Debug, Clone, Default, Args)]
 pub struct CalibrationArguments {
     /// Calibrate on this: a text, .jsonl, .parquet, a hub dataset (org/name:split), or self, which the model writes; with a
@@ -39,7 +39,7 @@ pub struct CalibrationArguments {
     pub min_coverage: Option<u64>,
 }
 
-/// What a recipe starts from.
+/// The flags of calibration data: text or statistics.
 #[derive(Debug, Clone, Default, Args)]
 pub struct KnowledgeArguments {
     /// Text.
@@ -51,7 +51,7 @@ pub struct KnowledgeArguments {
 }
 
 impl KnowledgeArguments {
-    /// Whether anything is named.
+    /// Returns true if anything is named.
     pub fn any(&self) -> bool {
         self.calibration.names_data() || !self.stats.is_empty()
     }
@@ -76,7 +76,7 @@ impl KnowledgeArguments {
         }
     }
 
-    /// What the flags say, and where they say nothing, what the recipe (or the default) does.
+    /// Returns the settings of the flags, over those of the recipe or the default.
     pub fn over(&self, recipe: Calibration) -> Calibration {
         let calibration = self.calibration.over(recipe);
         match (self.stats.is_empty(), self.calibration.names_data()) {
@@ -88,12 +88,12 @@ impl KnowledgeArguments {
 }
 
 impl CalibrationArguments {
-    /// Whether a source is named.
+    /// Returns true if a source is named.
     fn names_data(&self) -> bool {
         !self.data.is_empty()
     }
 
-    /// What the flags say, and where they say nothing, what the recipe (or the default) does.
+    /// Returns the settings of the flags, over those of the recipe or the default.
     pub fn over(&self, recipe: Calibration) -> Calibration {
         Calibration {
             data: if self.data.is_empty() { recipe.data } else { self.data.clone() },

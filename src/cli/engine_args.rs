@@ -1,4 +1,4 @@
-//! How a model is run: the arguments that every command that runs one has.
+//! The flags of every command that runs a model.
 
 use std::path::PathBuf;
 
@@ -9,15 +9,15 @@ use crate::backend::cpu::Activations;
 use crate::engine::Options;
 use crate::job::Engine;
 
-/// How a model is run.
+/// The flags of a model that runs.
 #[derive(Debug, Args)]
 // clap names a group after each struct, and the commands' own are called the same.
 #[group(skip)]
 pub struct Arguments {
-    /// How linear layers round their inputs
+    /// Rounding of the inputs of linear layers
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     activations: Rounding,
-    /// Where it runs: cpu, cuda, cuda:NUMBER (feature candle-cuda); candle runs the code of a GPU on the CPU
+    /// Device: cpu, cuda, cuda:NUMBER (feature candle-cuda); candle runs the code of a GPU on the CPU
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: Device,
     /// A LoRA adapter in PEFT's form to run on top: DIR/adapter of what eora and lorc write

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
   llmc generate model-w4a16 --chat -p 'What is the capital of France?'
   llmc generate model.gguf -p 'Once upon a time' -n 100 --temperature 0.8 --top-p 0.95 --seed 7")]
 pub struct Arguments {
-    /// What to run: .safetensors, a folder, .gguf, or a hub id
+    /// The model: .safetensors, a folder, .gguf, or a hub id
     model: String,
     /// The text to continue; - reads it from standard input
     #[arg(short, long, value_name = "TEXT")]
@@ -116,7 +116,7 @@ impl Arguments {
     }
 }
 
-/// What was generated, and how fast.
+/// The generated text, and its speed.
 struct Answer {
     text: String,
     prompt_tokens: usize,

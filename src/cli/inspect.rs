@@ -62,7 +62,7 @@ fn totals(checkpoint: &Checkpoint) -> BTreeMap<String, (usize, u64)> {
     totals
 }
 
-/// What else there is to say: architecture, quantization, parameters, files, provenance.
+/// Further properties: architecture, quantization, parameters, files, provenance.
 fn recognised(checkpoint: &Checkpoint, side: &[String]) -> Vec<(&'static str, String)> {
     let config = |key: &str| Some(checkpoint.config.as_ref()?.get(key)?.as_str()?.to_owned());
     let parameters: u64 =

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::job::Destination;
 
-/// Where the output goes.
+/// The flags of an output.
 #[derive(Debug, Default, Args)]
 pub struct OutputArguments {
     /// Output folder (or .gguf file) [default: named after the model]

@@ -27,7 +27,7 @@ pub fn catalogue(examples: &str) -> String {
         + examples
 }
 
-/// What to quantize to.
+/// The flags of a recipe.
 #[derive(Debug, Args)]
 pub struct RecipeArguments {
     /// Bits per weight: 4 is --scheme w4a16 --method mse (INT4 in groups of 128 with clip search), and so on; with --data,
@@ -74,7 +74,7 @@ pub struct RecipeArguments {
     /// The same with the size of all weights: 80MB, 4GB
     #[arg(long, value_name = "SIZE", hide_short_help = true, value_parser = parse_size)]
     target_size: Option<u64>,
-    /// What --target-bpw and --target-size choose from, the smallest first: w3a16,w4a16,w8a16 [default: what suffices]
+    /// Schemes that --target-bpw and --target-size choose from, the smallest first: w3a16,w4a16,w8a16 [default: the fewest that suffice]
     #[arg(long, value_name = "NAMES", value_delimiter = ',', hide_short_help = true)]
     choices: Vec<String>,
     /// Any key of a recipe: group_size=64, gptq.damping=0.05 (repeatable)
@@ -92,7 +92,7 @@ pub struct RecipeArguments {
     storage: StorageArguments,
 }
 
-/// What `convert` shares with them.
+/// The flags that `convert` has, too.
 #[derive(Debug, Args)]
 pub struct StorageArguments {
     /// Largest shard: 5GB, 500MB, …
@@ -149,7 +149,7 @@ impl RecipeArguments {
         }
     }
 
-    /// What the flags start from: `--bits` stands for a method too, the better one where there is text to calibrate on.
+    /// The recipe that the flags start from: `--bits` stands for a method too, for a better one with calibration text.
     fn base(&self) -> Result<Recipe> {
         let of = |scheme: String, stages| Recipe { scheme: Some(scheme), stages, ..Recipe::default() };
         let budget = self.target_bpw.is_some() || self.target_size.is_some();
@@ -168,7 +168,7 @@ impl RecipeArguments {
     }
 }
 
-/// What a scheme without `--method` means: integers that only weights are stored in are worth `gptq` where there is text.
+/// The stages of a scheme without `--method`: `gptq` for weight-only integers with calibration text.
 fn default_stages(scheme: &str, calibrated: bool) -> Vec<Stage> {
     let weights_alone = |preset: &&presets::Preset| {
         matches!(preset.scheme.number, Number::Int { .. }) && preset.activations.is_none()

@@ -16,9 +16,9 @@ use crate::pipeline::TensorCheck;
   llmc verify model-w4a16 --against model.safetensors
   llmc verify model-q4_k.gguf --against models/qwen --json")]
 pub struct Arguments {
-    /// What llmc wrote
+    /// An output of llmc
     output: String,
-    /// What it was made from: compare values, and redo the recipe to compare codes to the bit
+    /// The model that it was made from: compare values, and redo the recipe to compare codes to the bit
     #[arg(long, value_name = "MODEL")]
     against: Option<String>,
     /// Show every tensor, not only the worst
@@ -75,7 +75,7 @@ fn comparison_line(check: &TensorCheck, width: usize) -> String {
     }
 }
 
-/// What reading alone tells.
+/// The report of reading alone.
 fn readings(record: &VerifyRecord, output: &str) -> String {
     let mut text = String::new();
     for check in record.tensors.iter().filter(|check| !check.holds()) {

@@ -25,12 +25,12 @@ pub const WEIGHTS: &str = "adapter/adapter_model.safetensors";
 /// The config, in the output.
 pub const CONFIG: &str = "adapter/adapter_config.json";
 
-/// What is in an adapter: known before its first value is.
+/// The layout of an adapter, known before its first value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter {
     rank: usize,
     dtype: DType,
-    /// Where the factors of each weight begin, by its name, `.weight` included, counted from the end of the header.
+    /// Offsets of the factors of each weight, by its name, `.weight` included, counted from the end of the header.
     places: BTreeMap<String, u64>,
     /// lora_A and lora_B of each.
     parts: Vec<Part>,
@@ -103,7 +103,7 @@ impl Adapter {
     }
 }
 
-/// Where each part begins, one after the other.
+/// Offsets of the parts, one after the other.
 fn offsets(parts: &[Part]) -> impl Iterator<Item = u64> {
     parts.iter().scan(0, |end, part| {
         let start = *end;

@@ -28,7 +28,7 @@ pub struct Awq;
 
 /// Channels per word.
 const PACK: usize = 8;
-/// Which channel of eight each nibble holds, from the least significant.
+/// The channel, of eight, in each nibble, from the least significant.
 const ORDER: [usize; PACK] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// Index of a part, in the order of [`Format::parts`].

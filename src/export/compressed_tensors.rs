@@ -264,7 +264,7 @@ fn e8m0(scale: f32) -> u8 {
     (scale.to_bits() >> 23) as u8
 }
 
-/// What a tensor has once, whatever its rows.
+/// The parts that a tensor has once, whatever its rows.
 fn encode_whole(q: &QTensor, layout: Layout, parts: &[Part], sink: &mut Sink) -> Result<()> {
     match layout {
         Layout::Packed { .. } => {

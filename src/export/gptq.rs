@@ -35,7 +35,7 @@ pub struct Gptq {
     pub version: u8,
 }
 
-/// What N and K must be multiples of.
+/// N and K must be multiples of this.
 const MULTIPLE: usize = 32;
 
 /// Index of a part, in the order of [`Format::parts`].

@@ -1,4 +1,4 @@
-//! What the layouts share: words of codes, transposing, writing ranges of columns, choosing groups. The codes' packing
+//! Parts that layouts share: words of codes, transposing, writing ranges of columns, choosing groups. The codes' packing
 //! itself is [`crate::numerics::pack`]'s.
 
 use crate::error::{Error, Result};
@@ -85,7 +85,7 @@ pub fn zero_points(q: &QTensor, bits: u8) -> Vec<u8> {
     }
 }
 
-/// What readers load on `cols` columns that are not a multiple of `asked`, and the reason: the largest of the groups
+/// The granularity that readers load on `cols` columns that are not a multiple of `asked`, and the reason: the largest of the groups
 /// that kernels know, else 16, else the largest divisor of `cols` in 16..`asked`, else a scale per row.
 pub fn fitting_group(cols: usize, asked: usize) -> (Granularity, String) {
     const SMALLEST: usize = 16;

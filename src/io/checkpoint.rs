@@ -19,7 +19,7 @@ use crate::tensor::{DType, rows_cols};
 /// An opened model.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// What was opened: a file or a folder.
+    /// The file or folder that was opened.
     pub path: PathBuf,
     /// Mapped weight files, in name order.
     pub files: Vec<MappedFile>,
@@ -34,7 +34,7 @@ pub struct Checkpoint {
     /// Scales of activations by their names in the file: of inputs, of cached keys and values. They are for engines that
     /// round what flows through the model, and no part of the model.
     pub activation_scales: BTreeMap<String, RawTensor>,
-    /// How it was quantized already, in words (`gptq, 4 bits, group 128`); `None` for dense checkpoints.
+    /// Its quantization in words (`gptq, 4 bits, group 128`); `None` for dense checkpoints.
     pub quantization: Option<String>,
 }
 

@@ -35,7 +35,7 @@ impl MappedFile {
         Ok(MappedFile { path: path.to_owned(), map })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tempfile::Builder;
 
-/// What llmc keeps for later runs: `$XDG_CACHE_HOME/llmc`, or `~/.cache/llmc`; `None` where there is no home.
+/// The folder for later runs: `$XDG_CACHE_HOME/llmc`, or `~/.cache/llmc`; `None` without a home.
 pub fn cache_folder() -> Option<PathBuf> {
     let caches = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     Some(caches.or_else(|| Some(env::home_dir()?.join(".cache")))?.join("llmc"))

@@ -24,9 +24,9 @@ const MAX_HEADER: usize = 100_000_000;
 /// Types that the format has and llmc has not: sub-byte, AMD's FP8 variants, complex.
 const UNSUPPORTED: [&str; 6] = ["F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"];
 
-/// What to do about a file that is not as long as it says.
+/// The hint for a file of a wrong length.
 const TRUNCATED: &str = "the file is truncated or not a safetensors file: copy or download it again";
-/// What to do about a header that contradicts itself.
+/// The hint for a header that contradicts itself.
 const CORRUPT: &str = "the header is corrupt: write the file again with the tool that made it";
 
 /// A parsed and validated header.
@@ -51,7 +51,7 @@ pub fn parse(file: &Path, index: usize, bytes: &[u8]) -> Result<Header> {
     Ok(Header { metadata: entries.metadata, tensors })
 }
 
-/// Where the header ends and the data begins.
+/// The offset of the data, at the end of the header.
 fn header_end(file: &Path, bytes: &[u8]) -> Result<usize> {
     let Some(prefix) = bytes.first_chunk::<PREFIX>() else {
         let found = format!("{} bytes", bytes.len());
@@ -124,7 +124,7 @@ impl<'de> Visitor<'de> for &mut Entries {
     }
 }
 
-/// What validating an entry needs to know about its file.
+/// The properties of a file that an entry is validated with.
 struct Reader<'a> {
     file: &'a Path,
     index: usize,

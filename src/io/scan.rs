@@ -5,7 +5,7 @@ const CHUNK: usize = 4096;
 /// The exponent bits of an f32: all set in NaN and infinities alone.
 const EXPONENT: u32 = 0x7f80_0000;
 
-/// How many values are (NaN, infinite). At the speed of memory where there are none.
+/// Counts values that are (NaN, infinite). At the speed of memory if there are none.
 pub fn nonfinite_count(values: &[f32]) -> (usize, usize) {
     values
         .chunks(CHUNK)

@@ -1,4 +1,4 @@
-//! Which files travel with the weights: tokenizer, templates, generation settings, modelling code, licence, and the
+//! The files that travel with the weights: tokenizer, templates, generation settings, modelling code, licence, and the
 //! module folders of sentence-transformers.
 //!
 //! Not among them: config.json (rewritten), weights in other formats, README.md (a new card is written), hidden files.
@@ -26,7 +26,7 @@ const SUFFIXES: &[&str] = &["processor_config.json", ".model", ".py", ".jinja", 
 const WEIGHTS: &[&str] =
     &[".bin", ".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".msgpack", ".npz", ".tflite"];
 
-/// Whether a file of the checkpoint's folder travels with the weights, judged by its name.
+/// Returns true if a file of the checkpoint's folder travels with the weights, judged by its name.
 pub fn travels(name: &str) -> bool {
     let chosen = NAMES.contains(&name)
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix))

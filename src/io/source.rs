@@ -42,7 +42,7 @@ pub struct RawTensor {
     pub range: Range<usize>,
 }
 
-/// How a logical tensor is stored.
+/// The storage of a logical tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stored {
     /// As it is, one tensor of a file (GGUF blocks too: their dtype dequantizes itself).
@@ -50,9 +50,9 @@ pub enum Stored {
     /// As codes with scales beside them, in some engine's layout; `parts` are the file's tensors by role
     /// (`weight_packed`, `weight_scale`, `qzeros`, …).
     Quantized {
-        /// Which layout.
+        /// The layout.
         layout: Layout,
-        /// What the codes mean.
+        /// The meaning of the codes.
         scheme: Scheme,
         /// By role.
         parts: BTreeMap<&'static str, RawTensor>,
@@ -66,11 +66,11 @@ pub struct Source {
     pub name: String,
     /// Logical shape.
     pub shape: Vec<usize>,
-    /// Where its numbers are.
+    /// The storage of its numbers.
     pub stored: Stored,
     /// First row of `stored` that belongs to it (an expert of a stacked tensor); 0 elsewhere.
     pub first_row: usize,
-    /// What GGUF did to the Hugging Face tensor, undone when reading.
+    /// The change that GGUF made to the Hugging Face tensor, undone when reading.
     pub transform: Transform,
 }
 
@@ -81,12 +81,12 @@ pub struct SideFile {
     pub name: String,
     /// Its content where llmc rebuilt it (from GGUF metadata); `None` where `path` is to be copied.
     pub bytes: Option<Vec<u8>>,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
 }
 
 impl Source {
-    /// What it is stored as, in words: `bf16`, `q4_k`, `int4 g128 symmetric`.
+    /// Its storage in words: `bf16`, `q4_k`, `int4 g128 symmetric`.
     pub fn stored_as(&self) -> String {
         match &self.stored {
             Stored::Dense(raw) => raw.dtype.name().to_lowercase(),

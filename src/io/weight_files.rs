@@ -7,10 +7,10 @@ use crate::error::{Error, Result};
 
 /// The weights of a model in one file.
 const SINGLE_FILE: &str = "model.safetensors";
-/// What is offered where weights are in a format that llmc does not read.
+/// The hint for weights in a format that llmc does not read.
 pub const HOW_TO_CONVERT: &str = "llmc reads .safetensors and .gguf; save the model again with `save_pretrained(folder, safe_serialization=True)`";
 
-/// Where a folder has its weights.
+/// The weight files of a folder.
 pub enum Weights {
     Sharded(PathBuf),
     Single(PathBuf),
@@ -34,7 +34,7 @@ pub fn find_weights(folder: &Path) -> Result<Weights> {
     }
 }
 
-/// Whether a folder has weights that could be opened.
+/// Returns true if a folder has weights that could be opened.
 pub fn has_weights(folder: &Path) -> bool {
     find_weights(folder).is_ok()
 }

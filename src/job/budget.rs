@@ -24,7 +24,7 @@ const BLOCKS: &[&[&str]] = &[
     &["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_0"],
 ];
 
-/// What a budget was measured with.
+/// The input and the text that a budget was measured with.
 pub struct Measured {
     /// The digest of the input.
     pub input: String,

@@ -103,7 +103,7 @@ fn loading(plan: &Plan) -> String {
     text
 }
 
-/// How the adapter is loaded beside the weights, where there is one.
+/// The section on loading the adapter, if there is one.
 fn adapter(plan: &Plan) -> String {
     let Some(rank) = plan.request.adapter_rank() else {
         return String::new();
@@ -125,7 +125,7 @@ fn is_asymmetric(tensor: &TensorPlan) -> bool {
     matches!(tensor.action, Action::Quantize(scheme) if !scheme.symmetric)
 }
 
-/// How an engine is called, the language of the lines that load a model with it, and the lines.
+/// The name of an engine, and the language and text of the lines that load a model with it.
 fn snippet(engine: Engine) -> (&'static str, &'static str, &'static str) {
     const TRANSFORMERS: &str = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
         model = AutoModelForCausalLM.from_pretrained(\"PATH\", dtype=\"auto\", device_map=\"auto\")\n\

@@ -13,7 +13,7 @@ use crate::pipeline;
 use crate::plan::{self, Plan};
 use crate::recipe::{Budget, Calibration, PerFormat, Recipe};
 
-/// Where an output goes, and how.
+/// The destination of an output.
 #[derive(Debug, Clone, Default)]
 pub struct Destination {
     /// The folder, or the .gguf file; `None` for a name made of the model and the scheme.

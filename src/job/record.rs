@@ -1,4 +1,4 @@
-//! What all records share: their version, the machine, and the model.
+//! The common parts of records: their version, the machine, and the model.
 //!
 //! A record is the result of a job as data: it serializes to JSON and back, and says by its version how to read it.
 

@@ -11,14 +11,14 @@ use super::tensors::{Action, TensorPlan};
 use crate::error::{Error, Result};
 use crate::recipe::{Budget, Override, Recipe};
 
-/// How much is lost where a group of linears is stored as each of the choices.
+/// The loss of each group of linears under each of the choices.
 pub type Sensitivity = BTreeMap<String, Vec<f64>>;
 
 /// A group of linears.
 #[derive(Debug, Default, PartialEq)]
 struct Item {
     sources: Vec<String>,
-    /// What it takes as each choice, bytes.
+    /// Its size under each choice, in bytes.
     bytes: Vec<u64>,
     errors: Vec<f64>,
 }

@@ -56,12 +56,12 @@ impl Globs {
         })
     }
 
-    /// Whether an exclude glob matches one of a tensor's names.
+    /// Returns true if an exclude glob matches one of a tensor's names.
     pub fn excluded(&self, names: &[&str]) -> bool {
         self.exclude.iter().fold(false, |any, pattern| pattern.matches(names) | any)
     }
 
-    /// Whether an include glob matches one of a tensor's names.
+    /// Returns true if an include glob matches one of a tensor's names.
     pub fn included(&self, names: &[&str]) -> bool {
         self.include.iter().fold(false, |any, pattern| pattern.matches(names) | any)
     }

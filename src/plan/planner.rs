@@ -100,7 +100,7 @@ impl Planner<'_> {
         Ok(TensorPlan { output, action, linear, note, substituted, parts, measured, fused: None })
     }
 
-    /// Where the format has set one member of an engine's group apart, the others follow it.
+    /// Makes the members of an engine's group follow the one that the format has set apart.
     fn align_fused(&self, tensors: &mut [TensorPlan]) -> Result<()> {
         for (members, form) in fuse::divided(tensors, &self.roles) {
             members.into_iter().try_for_each(|index| self.follow(&mut tensors[index], &form))?;
@@ -215,7 +215,7 @@ impl Planner<'_> {
         }
     }
 
-    /// What to know of a scheme that is stored as it is: GGUF heads get a finer block type than was asked for, by rule,
+    /// The note on a scheme that is stored as it is: GGUF heads get a finer block type than was asked for, by rule,
     /// and not every group size that a format can say has a kernel.
     fn note(&self, scheme: Scheme) -> Option<String> {
         match (scheme.number, scheme.granularity) {
@@ -262,7 +262,7 @@ impl Planner<'_> {
         (parts, measured)
     }
 
-    /// What calibration measures of a linear.
+    /// The scales that calibration measures for a linear.
     fn measures(&self, output: &OutputTensor, action: &Action) -> Vec<Measured> {
         let inputs = self.request.activations.and_then(ActivationScheme::measured);
         let quantized = matches!(action, Action::Quantize(_));
@@ -293,7 +293,7 @@ fn block_scheme(scheme: Scheme) -> Scheme {
     integers::holding(&scheme).map_or(scheme, Scheme::ggml)
 }
 
-/// What a head (or the embedding tied to it) becomes where heads are quantized: no less than 6 bits, as llama.cpp makes them.
+/// The scheme of a quantized head (or the embedding tied to it): no less than 6 bits, as in llama.cpp.
 fn head_scheme(scheme: Scheme) -> Scheme {
     match scheme.number {
         Number::Ggml(BlockType::Q8_0 | BlockType::Q6_K) => scheme,

@@ -14,18 +14,18 @@ use crate::tensor::DType;
 pub struct Request {
     /// The recipe itself.
     pub recipe: Recipe,
-    /// What linears become; `None` to convert only.
+    /// The scheme of linears; `None` to convert only.
     pub scheme: Option<Scheme>,
-    /// What the engine is to do to activations.
+    /// The quantization of activations by engines.
     pub activations: Option<ActivationScheme>,
-    /// What engines are to cache keys and values in; `None` leaves it to them.
+    /// The type in which engines cache keys and values; `None` leaves it to them.
     pub kv_cache: Option<EightBits>,
     /// The stages in order: any number that edit dense weights, one that quantizes, at most one that compensates.
     pub stages: Vec<Stage>,
     /// Quantizes rows that no block holds, or for which the quantizing stage has no statistics: that stage itself if it
     /// works row by row.
     pub rowwise: Arc<dyn Quantize>,
-    /// Where it goes.
+    /// The format.
     pub format: &'static dyn Format,
     /// Type of what is not quantized.
     pub dtype: Option<DType>,

@@ -26,7 +26,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What each quantized source becomes, by its name, and the number of its [`TensorPlan::fused`].
+    /// The scheme of each quantized source by its name, and the number of its [`TensorPlan::fused`].
     pub fn schemes(&self) -> HashMap<&str, (Scheme, Option<usize>)> {
         let mut schemes = HashMap::new();
         for tensor in &self.tensors {

@@ -31,7 +31,7 @@ pub fn agree(plans: &mut PerFormat<Plan>) -> Result<()> {
     Ok(())
 }
 
-/// What each linear becomes, by the name of its source; `None` where it stays dense.
+/// The scheme of each linear, by the name of its source; `None` where it stays dense.
 fn linears(plan: &Plan) -> BTreeMap<&str, Option<Scheme>> {
     let of_step = |tensor: &'_ TensorPlan| match tensor.action {
         Action::Quantize(scheme) => Some(scheme),

@@ -21,7 +21,7 @@ impl fmt::Display for Action {
 /// Tensors that are stored alike.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Total {
-    /// How many.
+    /// Number of tensors.
     pub tensors: usize,
     /// Weights in them.
     pub elements: u64,

@@ -30,7 +30,7 @@ impl Part {
     }
 }
 
-/// What calibration measures, and outputs store one scale of.
+/// A quantity that calibration measures, and outputs store one scale of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Measured {
     /// The inputs of a linear.
@@ -58,9 +58,9 @@ pub struct OutputTensor {
     pub name: String,
     /// Shape.
     pub shape: Vec<usize>,
-    /// Where its rows come from.
+    /// The origin of its rows.
     pub pieces: Vec<Piece>,
-    /// What is done to them.
+    /// The change made to the rows.
     pub transform: Transform,
 }
 
@@ -77,7 +77,7 @@ impl OutputTensor {
     }
 }
 
-/// What becomes of a tensor.
+/// The planned storage of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -90,19 +90,19 @@ pub enum Action {
 /// One tensor of the output.
 #[derive(Debug, Clone)]
 pub struct TensorPlan {
-    /// Which, and where its rows come from.
+    /// The tensor, and the origin of its rows.
     pub output: OutputTensor,
-    /// What becomes of it.
+    /// Its storage.
     pub action: Action,
-    /// Whether it is the weight of a linear module (so that formats can list the linears left dense).
+    /// True if it is the weight of a linear module (so that formats can list the linears left dense).
     pub linear: bool,
-    /// What was decided differently from what was asked, or why it is left alone.
+    /// The reason for a decision other than the requested one, or for leaving the tensor alone.
     pub note: Option<String>,
-    /// Whether the note says that something was substituted (an error under `--strict`).
+    /// True if the note says that something was substituted (an error under `--strict`).
     pub substituted: bool,
     /// The stored tensors.
     pub parts: Vec<Part>,
-    /// What the last of them are scales of, where calibration measures some.
+    /// The quantities that the last parts are measured scales of.
     pub measured: Vec<Measured>,
     /// Steps that share their extent with this one (q/k/v, gate/up): the same number; `None` alone.
     pub fused: Option<usize>,

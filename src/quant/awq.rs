@@ -80,9 +80,9 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 pub struct Awq {
     /// Steps of α between 0 and 1.
     pub n_grid: usize,
-    /// Whether small weights are favoured too.
+    /// True if small weights are favoured too.
     pub duo_scaling: bool,
-    /// Whether groups are clipped.
+    /// True if groups are clipped.
     pub clip: bool,
 }
 
@@ -99,7 +99,7 @@ impl Default for Awq {
 pub struct AwqScale {
     /// Steps of α between 0 and 1.
     pub n_grid: usize,
-    /// Whether small weights are favoured too.
+    /// True if small weights are favoured too.
     pub duo_scaling: bool,
 }
 

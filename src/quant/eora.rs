@@ -69,7 +69,7 @@ pub const LORC: Def = Def {
 pub struct Compensation {
     /// r: columns of B and rows of A.
     pub rank: usize,
-    /// Whether the inputs count, which the method's name says.
+    /// True if the inputs count, which the method's name says.
     #[serde(skip)]
     weighted: bool,
 }

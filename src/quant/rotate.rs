@@ -46,7 +46,7 @@ pub const DEF: Def = Def {
 pub struct Rotate {
     /// Chooses the signs.
     pub seed: u64,
-    /// Whether v and o are turned within each head too.
+    /// True if v and o are turned within each head too.
     pub heads: bool,
 }
 

@@ -42,13 +42,13 @@ pub const DEF: Def = Def {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SmoothQuant {
-    /// How much of the difficulty goes to the weights: 0 to 1.
+    /// The part of the difficulty that goes to the weights: 0 to 1.
     pub alpha: f32,
-    /// Where scales may go.
+    /// The folds that take scales.
     pub folds: Folds,
 }
 
-/// Where scales may go.
+/// The folds that take scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Folds {

@@ -18,7 +18,7 @@ pub struct Calibration {
     pub samples: usize,
     /// Tokens of a sequence: exactly with packing, at most without.
     pub seq_len: usize,
-    /// Whether documents are joined and cut into full sequences; else each is a sequence by itself, cut at `seq_len`, and
+    /// True if documents are joined and cut into full sequences; else each is a sequence by itself, cut at `seq_len`, and
     /// nothing is padded.
     pub packing: bool,
     /// Begins the random numbers that choose the sequences.

@@ -267,7 +267,7 @@ fn refuse_out_of_order(before: &[(&Def, Stage)], def: &Def, stage: &Stage) -> Re
 }
 
 impl Override {
-    /// What engines do to inputs is said once, for the whole model.
+    /// Refuses another quantization of inputs than the rest of the model has.
     fn refuse_activations(&self, activations: Option<ActivationScheme>) -> Result<()> {
         let own =
             presets::find(&self.scheme).filter(|_| self.scheme != DENSE).map(|preset| preset.activations);

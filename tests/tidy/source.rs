@@ -13,7 +13,7 @@ impl Source {
         inside.split('/').next().unwrap_or_default().trim_end_matches(".rs")
     }
 
-    /// Whether all of it is compiled for tests only.
+    /// Returns true if all of it is compiled for tests only.
     pub fn is_test(&self) -> bool {
         !self.path.starts_with("src/")
             || ["/tests.rs", "/test_support.rs"].iter().any(|end| self.path.ends_with(end))
@@ -104,7 +104,7 @@ pub fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Whether `line` holds `word`, not as part of a longer word.
+/// Returns true if `line` holds `word`, not as part of a longer word.
 pub fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let after = &line[at + word.len()..];

@@ -72,7 +72,7 @@ fn by_head(x: &Tensor, batch: usize, heads: usize, head_dim: usize) -> Result<Te
     x.reshape((batch, x.dim(0)? / batch, heads, head_dim))?.transpose(1, 2)?.contiguous()
 }
 
-/// What is added to scores [.., len, keys]: −∞ where a key is hidden, ALiBi's slopes; nothing where neither applies.
+/// Returns the bias of scores [.., len, keys]: −∞ for hidden keys, ALiBi's slopes; `None` if neither applies.
 fn bias(spec: &Attention, len: usize, scores: &Tensor) -> Result<Option<Tensor>> {
     let (device, keys) = (scores.device(), scores.dim(3)?);
     let hides_ahead = spec.causal && len > 1;

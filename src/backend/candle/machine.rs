@@ -8,7 +8,7 @@ use super::packed;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
-/// Where tensors live.
+/// The device of the tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
     /// The host.
@@ -27,7 +27,7 @@ pub struct Candle {
     pub(super) fast: bool,
     /// Bytes of the linear weights loaded so far.
     weights: Arc<AtomicUsize>,
-    /// What multiplies packed weights, on a GPU.
+    /// The kernels for packed weights, on a GPU.
     #[cfg(feature = "candle-cuda")]
     pub(super) kernels: Option<packed::Kernels>,
 }
@@ -98,7 +98,7 @@ impl Candle {
         Candle { fast: false, ..self }
     }
 
-    /// Whether what is loaded from now on are variables, which gradients are kept for: see [`Linear::parts`](super::Linear::parts),
+    /// The same backend, whose weights loaded from now on are variables with gradients: see [`Linear::parts`](super::Linear::parts),
     /// [`Linear::bias`](super::Linear::bias), [`Table::weight`](super::Table::weight), [`Norm::weight`](super::Norm::weight) and
     /// [`Norm::bias`](super::Norm::bias).
     pub fn trainable(self, trainable: bool) -> Self {

@@ -108,7 +108,7 @@ pub(super) fn softmax(x: &Tensor) -> Result<Tensor> {
     exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
 }
 
-/// Which experts is decided on the host; what weight they get stays on the device, with its gradient.
+/// Chooses experts on the host; their weights stay on the device, with gradients.
 pub(super) fn route(logits: &Tensor, routing: Routing) -> Result<Vec<Route<Tensor>>> {
     let (rows, experts) = logits.dims2()?;
     let top_k = routing.top_k.min(experts);

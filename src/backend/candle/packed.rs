@@ -19,7 +19,7 @@ use crate::cuda::{
 use crate::error::Result as LlmcResult;
 use crate::numerics::{QTensor, Weight as Read};
 
-/// What multiplies packed weights on candle's GPU.
+/// The kernels for packed weights on candle's GPU.
 #[derive(Clone)]
 pub struct Kernels {
     shared: Arc<Shared>,

@@ -99,12 +99,12 @@ pub struct Norm {
 }
 
 impl Norm {
-    /// What the normalized values are multiplied by: a whole number of widths.
+    /// The factors of the normalized values: a whole number of widths.
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
 
-    /// What is added to them.
+    /// The shifts of the normalized values.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }

@@ -79,7 +79,7 @@ enum Step {
     Copy { from: usize, to: usize, len: usize },
 }
 
-/// What several sequences see, step by step; where not `cached`, each step begins from the first token.
+/// Runs several sequences step by step; without `cached`, each step begins from the first token.
 #[derive(Debug, Clone)]
 struct Conversation {
     spec: Attention,

@@ -33,7 +33,7 @@ fn mixtures() -> Vec<Mixture> {
 }
 
 impl Case for Mixture {
-    /// Who goes where with what weight, and the sum of what experts (scales by their number + 1) make of it.
+    /// Routes rows with weights, and sums the outputs of experts that scale by their number + 1.
     fn run<B: Backend>(&self, backend: &B) -> Result<Vec<Vec<f32>>> {
         let rows = self.logits.nrows();
         let x = random(backend, rows, 7, 6)?;

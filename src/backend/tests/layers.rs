@@ -211,7 +211,7 @@ impl Case for Pointwise {
     }
 }
 
-/// What `split` gives is as good as any tensor: it may be a view of columns.
+/// The parts of `split` are tensors like any other, even as views of columns.
 #[derive(Debug)]
 struct Columns;
 

@@ -1,4 +1,4 @@
-//! What every backend must compute: [`conformance`] compares each operation with [`reference::Reference`] over awkward shapes
+//! The contract of backends: [`conformance`] compares each operation with [`reference::Reference`] over awkward shapes
 //! (one row, none, odd widths, ragged spans, groups that do not divide), so that a new backend is tested by one call.
 //!
 //! A case is data that runs on any backend; its values are small multiples of 1/32, which f16 and bf16 hold exactly.
@@ -24,7 +24,7 @@ use crate::numerics::{Scheme, Weight};
 use crate::tensor::DType;
 use reference::Reference;
 
-/// How far results may be off: |found − expected| ≤ tolerance·(1 + |expected|).
+/// Bounds of the error: |found − expected| ≤ tolerance·(1 + |expected|).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tolerance {
     /// Of linear layers with dense weights, and of what follows from them.

@@ -23,14 +23,14 @@ use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::numerics::random::SplitMix64;
 
-/// Where a large source is thinned, texts are cut into parts of about so many bytes.
+/// Approximate bytes of the parts that texts of a large source are cut into.
 const PART: usize = 1 << 14;
 const CONVERSATIONS: [&str; 2] = ["messages", "conversations"];
 const TEXTS: [&str; 2] = ["text", "content"];
 const PROMPTS: [&str; 3] = ["prompt", "instruction", "question"];
 const RESPONSES: [&str; 4] = ["response", "completion", "output", "answer"];
 
-/// What is calibrated on, before it becomes tokens.
+/// A piece of calibration data, before it becomes tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// Plain text.

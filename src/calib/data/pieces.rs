@@ -1,4 +1,4 @@
-//! Which sequences are cut from the documents of a source.
+//! Sequences cut from the documents of a source.
 //!
 //! Packed: documents are tokenized one by one, texts with an empty line behind them, joined, and cut into pieces of full
 //! length; where the tokenizer adds BOS, every sequence begins with it. Of n pieces for s sequences, sequence i is drawn at
@@ -19,18 +19,18 @@ pub const SHORTEST: usize = 16;
 /// Bytes of text that are tokenized for each token that is asked for; a token is about four bytes of English.
 const PLENTY: usize = 64;
 
-/// What is asked of a source.
+/// The request to a source.
 #[derive(Debug, Clone, Copy)]
 pub struct Cut {
     /// Sequences.
     pub samples: usize,
     /// Their tokens.
     pub seq_len: usize,
-    /// Whether documents are joined.
+    /// True if documents are joined.
     pub packing: bool,
 }
 
-/// What a source gave.
+/// The sequences of a source.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Token ids.

@@ -1,4 +1,4 @@
-//! What the user names with `--data`: sources with weights, and how many sequences each is to give.
+//! The sources of `--data`, with weights, and the number of sequences from each.
 
 use crate::error::{Error, Result};
 

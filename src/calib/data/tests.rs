@@ -35,7 +35,7 @@ fn text(words: usize) -> String {
     (0..words).map(|i| format!("word{} ", i * 7919 % 100_003)).collect()
 }
 
-/// What is said of a bad one, with the hint.
+/// The error for a bad calibration, with its hint.
 fn said(result: Result<Samples>) -> String {
     let error = result.unwrap_err();
     format!("{error}; {}", error.hint().unwrap())

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use crate::error::{Error, Result};
 use crate::statistics::Statistics;
 
-/// What to do about a broken file.
+/// The hint for a broken file.
 pub const AGAIN: &str = "make it again, with `llmc calibrate` or llama-imatrix";
 
 /// An importance matrix.
@@ -15,7 +15,7 @@ pub const AGAIN: &str = "make it again, with `llmc calibrate` or llama-imatrix";
 pub struct Imatrix {
     /// By the name of the weight in the checkpoint: the sums of squares, and the tokens. An expert may have seen none.
     pub linears: IndexMap<String, Statistics>,
-    /// What was read.
+    /// The texts that were read.
     pub datasets: Vec<String>,
     /// Sequences that were read.
     pub chunk_count: u32,

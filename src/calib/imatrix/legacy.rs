@@ -18,7 +18,7 @@ struct Reader<'a> {
     rest: &'a [u8],
 }
 
-/// What the file says: all but its entries, and these.
+/// Reads a file: the matrix without its entries, and these.
 pub(super) fn entries(file: &Path, bytes: &[u8]) -> Result<(Imatrix, Vec<Entry>)> {
     let mut reader = Reader { file, rest: bytes };
     let count = reader.size()?;

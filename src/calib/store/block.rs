@@ -16,7 +16,7 @@ use crate::tensor::DType;
 const CHUNK: usize = 1 << 14;
 /// The key of the metadata that describes the inputs.
 const INPUTS: &str = "inputs";
-/// What to do about a broken file.
+/// The hint for a broken file.
 const AGAIN: &str = "the file is damaged: gather the statistics again with `llmc calibrate`";
 
 /// The statistics of one input of a block, to be written.
@@ -24,7 +24,7 @@ const AGAIN: &str = "the file is damaged: gather the statistics again with `llmc
 pub struct Input<'a> {
     /// The linears that read it, by the names of their weights.
     pub linears: &'a [&'a str],
-    /// What is known of it.
+    /// Its statistics.
     pub statistics: &'a Statistics,
 }
 
@@ -138,7 +138,7 @@ impl BlockFile {
         Ok(BlockFile { file, inputs, tensors: header.tensors, needs })
     }
 
-    /// What is known of the input of a linear with so many columns.
+    /// The statistics of the input of a linear with so many columns.
     pub fn statistics(&self, linear: &str, cols: usize) -> Result<Statistics> {
         let reads = |input: &Described| input.linears.iter().any(|name| name == linear);
         let number = self.inputs.iter().position(reads).ok_or_else(|| {
@@ -209,7 +209,7 @@ impl BlockFile {
     }
 }
 
-/// Which numbers a statistic may have.
+/// The numbers that a statistic may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sign {
     Any,

@@ -12,7 +12,7 @@ use crate::statistics::Needs;
 pub const INDEX_FILE: &str = "index.json";
 /// Of the layout of the folder.
 const VERSION: u32 = 1;
-/// Where [`Needs`] says whether a statistic is there.
+/// The field of [`Needs`] for each statistic.
 type Flag = fn(&mut Needs) -> &mut bool;
 
 /// Names of statistics, and where [`Needs`] has them.
@@ -23,7 +23,7 @@ const STATISTICS: [(&str, Flag); 4] = [
     ("hessian", |needs| &mut needs.hessian),
 ];
 
-/// What a folder holds.
+/// The index of a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Index {
@@ -39,7 +39,7 @@ pub struct Index {
     pub tokens: usize,
     /// blake3 of its sequences: see [`Samples`].
     pub data: String,
-    /// Where they are from.
+    /// The sources of the sequences.
     pub sources: Vec<SourceSamples>,
 }
 
@@ -118,7 +118,7 @@ impl Index {
     }
 }
 
-/// What to do about a folder that is not what it should be.
+/// The hint for a wrong folder.
 const AGAIN: &str = "gather the statistics again with this version's `llmc calibrate`";
 
 fn broken(file: &Path, found: impl std::fmt::Display) -> Error {

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use crate::eval::base::Precision;
 use crate::job::BaseModel;
 
-/// What a model is compared with.
+/// The flags of a comparison.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Comparison")]
 #[group(skip)]
@@ -15,13 +15,13 @@ pub struct Arguments {
     /// Compare with this model: KL divergence, Δp, same top token
     #[arg(long, value_name = "BASE")]
     against: Option<String>,
-    /// Where the base's log-probabilities are kept for the next comparison [default: ~/.cache/llmc/base]
+    /// Folder that keeps the base's log-probabilities for the next comparison [default: ~/.cache/llmc/base]
     #[arg(long, value_name = "DIR")]
     base_cache: Option<PathBuf>,
     /// Neither read nor keep them: run the base
     #[arg(long, conflicts_with = "base_cache")]
     no_base_cache: bool,
-    /// How they are held
+    /// Precision in which they are held
     #[arg(long, value_enum, value_name = "FORM", default_value = "f32")]
     base_precision: Form,
 }

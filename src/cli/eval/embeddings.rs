@@ -19,7 +19,7 @@ use crate::job::{CompareEmbeddings, Cosines, EmbeddingsRecord};
 pub struct Arguments {
     /// The encoder to measure
     model: String,
-    /// What it was made from
+    /// The encoder that it was made from
     #[arg(long, value_name = "BASE")]
     against: String,
     /// Texts, one a line: a file, or a dataset in the hub's cache

@@ -100,7 +100,7 @@ fn fixed(number: EightBits) -> Value {
     })
 }
 
-/// What engines do to the inputs. Groups go with weights in blocks: a layer that has none takes a scale per token.
+/// The quantization of inputs. Groups go with weights in blocks: a layer that has none takes a scale per token.
 fn inputs(activations: ActivationScheme, scheme: &Scheme) -> Value {
     let blocks = matches!(scheme.granularity, Granularity::Block(..));
     let (number, group_size) = match activations {

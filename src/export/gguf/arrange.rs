@@ -1,4 +1,4 @@
-//! Which tensors a GGUF has: sources under GGUF's names, experts stacked, rows of q and k reordered.
+//! The tensors of a GGUF: sources under GGUF's names, experts stacked, rows of q and k reordered.
 
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -32,7 +32,7 @@ pub fn architecture(checkpoint: &Checkpoint) -> Result<(&'static Arch, &Value)> 
     })
 }
 
-/// Whether the tensors have GGUF's names already: a GGUF of an architecture that llmc does not know.
+/// Returns true if the tensors have GGUF's names already: a GGUF of an architecture that llmc does not know.
 pub fn named_already(checkpoint: &Checkpoint) -> bool {
     checkpoint.config.is_none()
         && checkpoint.files.first().is_some_and(|file| file.bytes().starts_with(b"GGUF"))

@@ -103,7 +103,7 @@ impl Format for Gguf {
     }
 }
 
-/// What llama.cpp takes instead where rows are not whole blocks: `convert_incompatible_tensor` of
+/// The block type that llama.cpp takes instead where rows are not whole blocks: `convert_incompatible_tensor` of
 /// <https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp>.
 fn substitute(block: BlockType) -> Option<BlockType> {
     match block {

@@ -16,13 +16,13 @@ pub const SETTING_TENSORS: [&str; 3] =
 /// The largest head that is rotated: far beyond any model's, and little memory.
 const MAX_HEAD_DIM: u64 = 1 << 16;
 
-/// What config.json is rebuilt from.
+/// The parts of a GGUF that config.json is rebuilt from.
 pub(super) struct Input<'a> {
     pub file: &'a Path,
     pub metadata: &'a Metadata,
     /// Rows of the embedding.
     pub vocab_size: Option<usize>,
-    /// Whether there is a tensor of this name.
+    /// True if there is a tensor of this name.
     pub has: &'a dyn Fn(&str) -> bool,
     /// The values of an F32 tensor.
     pub values: &'a dyn Fn(&str) -> Option<Vec<f32>>,
@@ -243,7 +243,7 @@ fn write_rope(arch: &Arch, config: &Json, metadata: &mut Metadata) -> Result<()>
     Ok(())
 }
 
-/// How many dimensions of a head are rotated.
+/// The rotated dimensions of a head.
 fn rotated(config: &Json, rope: &Rope) -> Result<Option<usize>> {
     let Some(dim) = config.as_object().and_then(head_dim) else { return Ok(None) };
     if dim > MAX_HEAD_DIM {

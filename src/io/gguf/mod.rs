@@ -17,7 +17,7 @@ pub use parse::{Gguf, parse};
 pub use side_files::side_files;
 pub use value::{Array, Metadata, Value};
 
-/// Whether a file opens as GGUF does.
+/// Returns true if a file opens as GGUF does.
 pub fn is_gguf(file: &crate::io::map::MappedFile) -> bool {
     file.bytes().starts_with(b"GGUF")
 }

@@ -15,7 +15,7 @@ use crate::tensor::DType;
 
 /// ggml tensors have at most four dimensions.
 const MAX_DIMS: u32 = 4;
-/// Where `general.alignment` is not given.
+/// The default of `general.alignment`.
 const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A parsed file: every tensor lies within it, aligned, and overlaps no other.

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 const MAX_DEPTH: usize = 4;
 /// Elements of an array of one of the types that [`Array`] has no compact form for.
 const MAX_UNUSUAL: u64 = 1 << 20;
-/// What every truncated file's error suggests.
+/// The hint for every truncated file.
 pub(super) const DOWNLOAD_AGAIN: &str = "the file is truncated or damaged: download or convert it again";
 
 /// A position in the bytes of a file.
@@ -26,7 +26,7 @@ impl<'a> Reader<'a> {
         Reader { file, bytes, at: 0 }
     }
 
-    /// How many bytes were read.
+    /// Bytes read so far.
     pub fn position(&self) -> usize {
         self.at
     }

@@ -8,7 +8,7 @@ use hf_hub::api::sync::{Api, ApiBuilder};
 
 use super::failure::Failure;
 
-/// Where the hub and its cache are, and how to talk to it.
+/// The hub, its cache, and the settings of transfers.
 #[derive(Debug, Clone)]
 pub struct Hub {
     /// `https://huggingface.co`, without a slash at the end.

@@ -17,7 +17,7 @@ use super::client::Hub;
 use super::failure::Failure;
 use crate::io::index::is_plain_name;
 
-/// How often a transfer that breaks is resumed.
+/// Attempts at a transfer that breaks.
 const ATTEMPTS: u32 = 3;
 const BAR: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
@@ -100,7 +100,7 @@ pub(super) fn file(hub: &Hub, repo: &Repo, name: &str) -> Result<(), Failure> {
     check_length(&blob, metadata.size())
 }
 
-/// What the server says about a file, checked: its etag and commit become names in the cache.
+/// Asks the server about a file, and checks the answer: its etag and commit become names in the cache.
 fn metadata(hub: &Hub, repo: &Repo, name: &str) -> Result<Metadata, Failure> {
     let api = hub.api()?;
     let url = api.repo(repo.clone()).url(name);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hf_hub::api::sync::ApiError;
 
-/// Why nothing was downloaded.
+/// The reason that nothing was downloaded.
 #[derive(Debug)]
 pub enum Failure {
     /// Nothing arrived for so long.
@@ -45,7 +45,7 @@ impl Failure {
         }
     }
 
-    /// Whether the hub could not be reached, or has troubles of its own.
+    /// Returns true if the hub could not be reached, or has troubles of its own.
     pub fn is_unreachable(&self) -> bool {
         match (self, self.status()) {
             (Failure::Silent(_), _) => true,
@@ -55,18 +55,18 @@ impl Failure {
         }
     }
 
-    /// Whether another process is downloading the same file.
+    /// Returns true if another process is downloading the same file.
     pub fn is_locked(&self) -> bool {
         matches!(self, Failure::Api(error) if matches!(error.as_ref(), ApiError::LockAcquisition(_)))
     }
 
-    /// Whether trying again may help: the transfer broke, or the hub has troubles.
+    /// Returns true if trying again may help: the transfer broke, or the hub has troubles.
     pub fn is_transient(&self) -> bool {
         let broken = matches!(self, Failure::Api(error) if matches!(error.as_ref(), ApiError::IoError(_)));
         broken && !self.is_local() || self.is_unreachable() && !matches!(self, Failure::Silent(_))
     }
 
-    /// Whether the cache could not be written. Transfers that break are I/O errors too, of other kinds.
+    /// Returns true if the cache could not be written. Transfers that break are I/O errors too, of other kinds.
     pub fn is_local(&self) -> bool {
         use std::io::ErrorKind::*;
         let kinds =

@@ -59,7 +59,7 @@ impl Hub {
         Error::unsupported(what, "unset HF_HUB_OFFLINE to download it, or give the path of a local copy")
     }
 
-    /// What the hub says about a revision: its commit, and the names of its files.
+    /// Asks the hub about a revision: its commit, and the names of its files.
     fn info(&self, id: &Id) -> Result<RepoInfo, Failure> {
         let repo = self.api()?.repo(repo(id, &id.revision));
         download::watched(self.timeout, move |_| repo.info())
@@ -177,7 +177,7 @@ fn needed(names: &[&str]) -> Vec<String> {
     names.iter().filter(|name| root(name) || modular && module(name)).map(|name| name.to_string()).collect()
 }
 
-/// Whether a folder has all its weights.
+/// Returns true if a folder has all its weights.
 fn is_complete(folder: &Path) -> bool {
     let index = folder.join(INDEX_FILE);
     match std::fs::read(&index) {

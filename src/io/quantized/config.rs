@@ -1,4 +1,4 @@
-//! What `quantization_config` says, read as hostile: wrong types and absurd values are errors that name the key.
+//! The `quantization_config`, read as hostile: wrong types and absurd values are errors that name the key.
 //!
 //! The tensors decide what is quantized; the configuration only settles what shapes leave open: the group size where the
 //! last group is short, bits where a row is tiny, how GPTQ stores its zero points.
@@ -10,27 +10,27 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::numerics::Granularity;
 
-/// What one group of modules is said to hold. `None`: the configuration is silent.
+/// The settings of one group of modules. `None`: the configuration is silent.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Claim {
     /// Bits per code.
     pub bits: Option<u8>,
     /// Without zero points.
     pub symmetric: Option<bool>,
-    /// What shares a scale.
+    /// The weights that share a scale.
     pub granularity: Option<Granularity>,
 }
 
 /// The parts of `quantization_config` that readers need.
 #[derive(Debug, Default)]
 pub(super) struct Config {
-    /// Where it was read.
+    /// The file that it was read from.
     pub file: PathBuf,
     /// `quant_method`, lower case.
     pub method: Option<String>,
     /// One per config group; one for the methods that treat all modules alike.
     pub claims: Vec<Claim>,
-    /// Whether modules may differ from the claims (GPTQModel's `dynamic`).
+    /// True if modules may differ from the claims (GPTQModel's `dynamic`).
     pub overridden: bool,
     /// compressed-tensors: no weights are quantized, only what attention caches.
     pub cache_only: bool,

@@ -1,4 +1,4 @@
-//! What each layout's parts must look like: from a module's tensors to its logical shape and scheme, or to the error that
+//! The parts of each layout: from a module's tensors to its logical shape and scheme, or to the error that
 //! says which part breaks which rule. Shapes and types only; the one content read is `weight_shape`.
 
 use super::module::Module;

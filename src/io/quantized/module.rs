@@ -95,7 +95,7 @@ impl Module<'_> {
         }
     }
 
-    /// How a part's scales are stored, of the types that may be.
+    /// The storage type of a part's scales, among those allowed.
     pub fn scale_type(&self, role: &str, allowed: &[DType]) -> Result<ScaleType> {
         let part = self.part(role)?;
         self.typed(part, allowed)?;
@@ -149,7 +149,7 @@ impl Module<'_> {
     }
 }
 
-/// Whether scales of this stored shape are the grid of a granularity. Channel scales are [N, 1] or [N].
+/// Returns true if scales of this stored shape are the grid of a granularity. Channel scales are [N, 1] or [N].
 fn fits(granularity: Granularity, rows: usize, cols: usize, stored: &[usize]) -> bool {
     match granularity {
         Granularity::Tensor => stored.iter().all(|&dim| dim == 1) && stored.len() <= 2,

@@ -153,7 +153,7 @@ impl CodeReader<'_> {
         self.row_by_row(scales)
     }
 
-    /// What [`CodeReader::entries`] hold, repeated for each row of a block where [`CodeReader::row_scheme`] is by groups.
+    /// The contents of [`CodeReader::entries`], repeated for each row of a block where [`CodeReader::row_scheme`] is by groups.
     fn row_by_row<T: Copy>(&self, entries: Vec<T>) -> Vec<T> {
         let Granularity::Block(height, _) = self.scheme.granularity else { return entries };
         if self.row_scheme() == self.scheme {

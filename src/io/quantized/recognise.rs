@@ -59,7 +59,7 @@ const CACHED: [&str; 4] = ["k_scale", "v_scale", "q_scale", "kv_scale"];
 /// Scales of what linears read.
 const INPUT: &str = "input_scale";
 
-/// What a checkpoint turns out to be.
+/// A recognised checkpoint.
 pub struct Recognised {
     /// Logical tensors, quantized ones under `<module>.weight`.
     pub tensors: IndexMap<String, Source>,

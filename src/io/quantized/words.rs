@@ -1,4 +1,4 @@
-//! How a checkpoint was quantized, in words for `inspect` and `plan`.
+//! The quantization of a checkpoint in words, for `inspect` and `plan`.
 
 use std::collections::BTreeMap;
 

@@ -48,7 +48,7 @@ fn added_tokens_decoder(vocabulary: &Vocabulary) -> Value {
     vocabulary.types.iter().enumerate().filter_map(entry).collect::<Map<_, _>>().into()
 }
 
-/// Which tokens begin and end a generation: the end of a turn ends it too.
+/// The tokens that begin and end a generation: the end of a turn ends it too.
 pub(super) fn generation_config(vocabulary: &Vocabulary) -> Value {
     let mut config = Map::new();
     if let Some(bos) = vocabulary.bos {

@@ -7,7 +7,7 @@
 
 use serde_json::{Value, json};
 
-/// How text is split before merging.
+/// The split of text before merging.
 #[derive(Debug)]
 pub(super) struct Pre {
     /// Names in GGUF; the first is written.
@@ -16,9 +16,9 @@ pub(super) struct Pre {
     pub regexes: &'static [&'static str],
     /// Words that are tokens need no merges.
     pub ignore_merges: bool,
-    /// Whether text opens with the BOS token where the metadata do not say.
+    /// True if text opens with the BOS token where the metadata do not say.
     pub add_bos: bool,
-    /// Whether text is composed (NFC) first.
+    /// True if text is composed (NFC) first.
     pub nfc: bool,
 }
 

@@ -12,7 +12,7 @@ const MAX_FILLERS: usize = 1 << 20;
 /// Score of tokens that merging never makes.
 const LOWEST_SCORE: f32 = -1000.0;
 
-/// What GGUF lists per token.
+/// The lists of a GGUF, an entry per token.
 #[derive(Debug)]
 pub(super) struct Table {
     pub tokens: Vec<String>,

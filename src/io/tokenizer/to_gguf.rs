@@ -104,7 +104,7 @@ pub fn to_gguf(files: &Files, config: &Json, rows: usize) -> Result<Metadata> {
     Ok(metadata)
 }
 
-/// What llama.cpp calls a tokenizer's model.
+/// The name that llama.cpp gives a tokenizer's model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     ByteLevel,
@@ -219,7 +219,7 @@ enum Position {
     Last,
 }
 
-/// Whether a post-processor puts a special token before or after a text.
+/// Returns true if a post-processor puts a special token before or after a text.
 fn adds_special(processor: &Json, position: Position) -> bool {
     let parts = processor["processors"].as_array().map_or(std::slice::from_ref(processor), Vec::as_slice);
     let ends = parts.iter().filter_map(|part| part["single"].as_array()).map(|single| match position {

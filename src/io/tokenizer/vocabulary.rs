@@ -78,7 +78,7 @@ impl Vocabulary {
         self.tokens.get(id?).map(String::as_str)
     }
 
-    /// Whether a token only fills up the embedding: tokenizer.json has no such tokens.
+    /// Returns true if a token only fills up the embedding: tokenizer.json has no such tokens.
     pub fn is_filler(&self, id: usize) -> bool {
         self.types[id] == token_type::UNUSED && self.tokens[id] == format!("[PAD{id}]")
     }

@@ -1,4 +1,4 @@
-//! Which calibration sequences each step sees: all of them in a shuffled order, then again in another.
+//! The calibration sequences of each step: all of them in a shuffled order, then again in another.
 
 /// An endless supply of batches.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ pub(super) struct Clip {
     pub beta: f32,
 }
 
-/// What a group rounds with.
+/// The rounding parameters of a group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Entry {
     pub scale: f32,
@@ -54,7 +54,7 @@ impl Integers {
         Integers { min: -half, max: half - 1.0, symmetric: scheme.symmetric, kind: scheme.scale }
     }
 
-    /// What is added to a signed integer to make a code.
+    /// The offset from a signed integer to its code.
     pub fn offset(self) -> f32 {
         -self.min
     }

@@ -73,7 +73,7 @@ pub struct AutoRound {
     pub lr: f32,
     /// First step of α and β; 0 stands for `lr`.
     pub minmax_lr: f32,
-    /// Whether α and β are learned.
+    /// True if α and β are learned.
     pub enable_minmax_tuning: bool,
     /// Of the order of the sequences.
     pub seed: u64,
@@ -165,7 +165,7 @@ impl AutoRound {
         }
     }
 
-    /// How far V, α and β move in a step.
+    /// The step sizes of V, α and β.
     fn steps(&self, step: usize) -> Steps {
         let or = |given: f32, default: f32| if given > 0.0 { given } else { default };
         let lr = or(self.lr, 1.0 / self.iters as f32);

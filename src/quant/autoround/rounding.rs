@@ -12,7 +12,7 @@ use crate::numerics::{Extent, Grid, QTensor, Scheme};
 /// Rows that one task works on.
 const ROWS: usize = 16;
 
-/// How far a step moves.
+/// The step sizes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Steps {
     /// V.
@@ -35,7 +35,7 @@ pub(super) struct Rounding {
 }
 
 impl Rounding {
-    /// Where training starts: every weight rounded to the nearest value of the min-max grid.
+    /// The start of training: every weight rounded to the nearest value of the min-max grid.
     pub fn new(w: ArrayView2<f32>, scheme: Scheme) -> Rounding {
         let shape = w.dim();
         let w: Arc<[f32]> = w.iter().copied().collect();
@@ -121,7 +121,7 @@ impl Rounding {
     }
 }
 
-/// How rows fall into groups.
+/// The division of rows into groups.
 #[derive(Debug, Clone, Copy)]
 struct Spans {
     integers: Integers,

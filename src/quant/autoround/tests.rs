@@ -1,4 +1,4 @@
-//! What is stored is what was trained; gradients against a candle graph; blocks of tiny models lose less than `rtn`.
+//! The stored codes are the trained ones; gradients against a candle graph; blocks of tiny models lose less than `rtn`.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What the Hessian of an input becomes before the loop: an order of the columns, and how the error of each is spread over
+//! Preparation of the Hessian of an input: an order of the columns, and the spread of the error of each over
 //! those that come after it. Made once for all linears that read the input.
 
 use ndarray::Array2;
@@ -34,7 +34,7 @@ impl Factor {
         Ok(Factor { feedback: feedback(&lower), order, diagonal })
     }
 
-    /// How the error of a step is spread over the steps behind it, up to `end`.
+    /// The spread of the error of a step over the steps behind it, up to `end`.
     pub fn feedback(&self, step: usize, end: usize) -> &[f32] {
         let row = self.feedback.row(step).to_slice().expect("rows of an owned array are contiguous");
         &row[step + 1..end]

@@ -27,7 +27,7 @@ pub struct Gptq {
     pub act_order: ActOrder,
     /// B: columns whose errors are carried on to the columns behind them in one product.
     pub block_size: usize,
-    /// Whether grids are searched by [`mse`](crate::quant::mse), weighted by the Hessian's diagonal, rather than min-max.
+    /// True if grids are searched by [`mse`](crate::quant::mse), weighted by the Hessian's diagonal, rather than min-max.
     pub clip: bool,
 }
 

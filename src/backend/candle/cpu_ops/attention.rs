@@ -24,7 +24,7 @@ pub(super) struct Attend {
 }
 
 impl Attend {
-    /// Whether this is what the operation computes.
+    /// Returns true if this is what the operation computes.
     pub fn covers(spec: &Attention) -> bool {
         spec.soft_cap.is_none() && spec.slopes.is_none()
     }

@@ -119,7 +119,7 @@ fn parameters(model: &Model<Candle>) -> Vec<&Tensor> {
     all
 }
 
-/// What the logits are multiplied by and summed up: a loss that no symmetry makes flat.
+/// Coefficients of the logits in the loss; no symmetry makes this loss flat.
 fn coefficients() -> Array2<f32> {
     values(IDS.len(), 7, 99)
 }

@@ -1,4 +1,4 @@
-//! What is written, parsed back.
+//! Written files, parsed back.
 
 use std::path::Path;
 
