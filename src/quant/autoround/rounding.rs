@@ -1,4 +1,4 @@
-//! A linear's weights and what is learned of how to round them.
+//! A linear's weights, and the learned parameters of their rounding.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::numerics::{Extent, Grid, QTensor, Scheme};
 /// Rows that one task works on.
 const ROWS: usize = 16;
 
-/// How far a step moves.
+/// The size of a step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Steps {
-    /// V.
+    /// Of V.
     pub offset: f32,
-    /// α and β.
+    /// Of α and β.
     pub clip: f32,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Rounding {
 }
 
 impl Rounding {
-    /// Where training starts: every weight rounded to the nearest value of the min-max grid.
+    /// The start of training: every weight rounded to the nearest value of the min-max grid.
     pub fn new(w: ArrayView2<f32>, scheme: Scheme) -> Rounding {
         let shape = w.dim();
         let w: Arc<[f32]> = w.iter().copied().collect();
@@ -52,7 +52,7 @@ impl Rounding {
         self.shape
     }
 
-    /// W̃: what the codes stand for, to the bit.
+    /// W̃: the values of the codes, to the bit.
     pub fn values(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.w.len()];
         let (cols, groups) = (self.shape.1.max(1), self.groups());
@@ -121,7 +121,7 @@ impl Rounding {
     }
 }
 
-/// How rows fall into groups.
+/// The division of rows into groups.
 #[derive(Debug, Clone, Copy)]
 struct Spans {
     integers: Integers,
