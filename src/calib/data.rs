@@ -12,10 +12,11 @@ mod documents;
 mod own;
 mod pieces;
 mod sources;
+mod spread;
+mod watch;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,7 @@ use crate::recipe::Calibration;
 use documents::Encoder;
 use pieces::Cut;
 use sources::Share;
+pub use watch::Watch;
 
 /// The source that is the model itself.
 pub const SELF: &str = "self";
@@ -66,24 +68,6 @@ impl Samples {
     /// Tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.sequences.iter().map(Vec::len).sum()
-    }
-}
-
-/// What is said of long work as it goes on.
-pub struct Watch<'a> {
-    /// Set to stop.
-    pub interrupted: &'a AtomicBool,
-    /// Is given how many tokens the model has written, and how many it is to write.
-    pub progress: &'a (dyn Fn(usize, usize) + Sync),
-}
-
-impl Watch<'_> {
-    fn written(&self, tokens: usize, of: usize) -> Result<()> {
-        (self.progress)(tokens, of);
-        match self.interrupted.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted { hint: "nothing was kept: run the same command again".into() }),
-            false => Ok(()),
-        }
     }
 }
 

@@ -7,12 +7,14 @@
 //!
 //! Here linears have the checkpoint's names. Tensors that the checkpoint has not are passed over; `in_sum` is not read.
 
+mod entry;
 mod legacy;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use indexmap::IndexMap;
+pub use entry::Imatrix;
+use entry::{AGAIN, Entry, floats};
 
 use crate::error::{Error, Result};
 use crate::io::gguf::write::{Constant, whole};
@@ -30,33 +32,6 @@ const CHUNK_SIZE: &str = "imatrix.chunk_size";
 /// Tensors' names end so.
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
-/// What to do about a broken file.
-const AGAIN: &str = "make it again, with `llmc calibrate` or llama-imatrix";
-
-/// An importance matrix.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Imatrix {
-    /// By the name of the weight in the checkpoint: the sums of squares, and the tokens. An expert may have seen none.
-    pub linears: IndexMap<String, Statistics>,
-    /// What was read.
-    pub datasets: Vec<String>,
-    /// Sequences that were read.
-    pub chunk_count: u32,
-    /// Tokens of each.
-    pub chunk_size: u32,
-}
-
-/// The importance of one GGUF tensor.
-#[derive(Debug, Clone, PartialEq)]
-struct Entry {
-    /// Its name, `.weight` included.
-    tensor: String,
-    /// Σ x² of each matrix, one after the other.
-    sums: Vec<f32>,
-    /// Tokens of each matrix; one for all of them where they were not counted apart.
-    counts: Vec<f32>,
-}
-
 impl Imatrix {
     /// Reads a file, for a model.
     ///
@@ -207,15 +182,6 @@ fn values(file: &Path, bytes: &[u8], raw: &RawTensor) -> Result<Vec<f32>> {
         return Err(Error::malformed_tensor(file, &raw.name, "F32", raw.dtype.name(), AGAIN));
     }
     floats(file, &raw.name, &bytes[raw.range.clone()])
-}
-
-fn floats(file: &Path, name: &str, bytes: &[u8]) -> Result<Vec<f32>> {
-    let (values, _) = bytes.as_chunks::<4>();
-    let values: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    match values.iter().find(|value| !(value.is_finite() && **value >= 0.0)) {
-        Some(wrong) => Err(Error::malformed_tensor(file, name, "sums of squares and counts", wrong, AGAIN)),
-        None => Ok(values),
-    }
 }
 
 #[cfg(test)]

@@ -14,9 +14,7 @@ use super::source::{Content, TextSource};
 use crate::error::{Error, Result};
 use crate::io::hub::Hub;
 
-/// The separator of two rows.
 const BETWEEN_ROWS: &str = "\n\n";
-/// The column with the text.
 const COLUMN: &str = "text";
 /// The default split of a dataset.
 const SPLIT: &str = "test";
@@ -58,7 +56,6 @@ impl Text {
     }
 }
 
-/// The text of every row.
 fn column(file: &Path, table: DataTable) -> Result<Vec<String>> {
     table.rows.into_iter().enumerate().map(|(number, row)| row_text(file, number, row)).collect()
 }

@@ -77,14 +77,14 @@ impl Workspace {
 }
 
 /// Ensures this number of bytes on this device; returns true if they are new.
-fn grow(held: &mut Option<Buffer>, device: &dyn Device, bytes: usize) -> Result<bool> {
-    if let Some(buffer) = held {
+fn grow(slot: &mut Option<Buffer>, device: &dyn Device, bytes: usize) -> Result<bool> {
+    if let Some(buffer) = slot {
         same_device(device, &[buffer])?;
         if buffer.bytes() >= bytes {
             return Ok(false);
         }
     }
-    *held = None; // freed first: there may not be room for both
-    *held = Some(device.allocate(bytes)?);
+    *slot = None; // freed first: there may not be room for both
+    *slot = Some(device.allocate(bytes)?);
     Ok(true)
 }

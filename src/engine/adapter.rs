@@ -137,7 +137,6 @@ fn unsupported_feature(config: &AdapterConfig) -> Option<String> {
     features.into_iter().find(|(used, _)| *used).map(|(_, name)| name.to_owned())
 }
 
-/// The two factors of each module.
 fn pairs(checkpoint: &Checkpoint) -> Result<BTreeMap<String, [Source; 2]>> {
     let mut halves: BTreeMap<&str, [Option<&Source>; 2]> = BTreeMap::new();
     for source in checkpoint.tensors.values() {

@@ -51,7 +51,6 @@ pub struct ChatTemplate {
     source: String,
     /// The template's file, for errors.
     file: PathBuf,
-    /// The model's special tokens, by name.
     special_tokens: BTreeMap<&'static str, String>,
 }
 
@@ -122,7 +121,6 @@ impl ChatTemplate {
     }
 }
 
-/// The template, with its file.
 fn find(checkpoint: &Checkpoint, configs: &TokenizerConfigs) -> Result<Option<(PathBuf, String)>> {
     let files = checkpoint.side_files()?;
     if let Some((file, bytes)) = side_file(&files, "chat_template.jinja")? {

@@ -138,8 +138,8 @@ fn draw(candidates: &[Candidate], unit: f64) -> u32 {
         left < 0.0
     });
     // Rounding may leave a rest at the end: then the last candidate with a share is chosen.
-    let last = || candidates.iter().rfind(|(_, share)| *share > 0.0);
-    hit.or_else(last).expect("the likeliest has a share of 1").0
+    let hit = hit.or_else(|| candidates.iter().rfind(|(_, share)| *share > 0.0));
+    hit.expect("the likeliest has a share of 1").0
 }
 
 #[cfg(test)]

@@ -30,7 +30,6 @@ pub struct Tokenizer {
     file: PathBuf,
     bos: Option<u32>,
     eos: Vec<u32>,
-    /// True if [`Tokenizer::encode`] puts BOS before a text.
     adds_bos: bool,
     /// True if tokenizer.json itself adds BOS. If the two differ, `encode` adds or removes it.
     template_adds_bos: bool,

@@ -10,7 +10,6 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, SideFile};
 
-/// The names of special tokens in the files.
 pub(super) const SPECIAL_TOKENS: &[&str] =
     &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use tempfile::TempPath;
 
+use super::temporary::{folder, persist};
 use crate::error::{Error, Result};
 use crate::io::readable_by_all;
 use crate::tensor::DType;
@@ -63,22 +64,16 @@ impl ArrayFile {
     /// Fewer bytes than the arrays have.
     pub fn finish(self) -> Result<()> {
         assert_eq!(self.missing, 0, "the declared arrays are complete");
-        complete(self.file, self.temporary, &self.target).map_err(|e| Error::io(&self.target, e))
+        persist(self.file, self.temporary, &self.target).map_err(|e| Error::io(&self.target, e))
     }
 }
 
 fn start(target: &Path, header: &[u8]) -> std::io::Result<(BufWriter<File>, TempPath)> {
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (file, temporary) = readable_by_all().tempfile_in(folder)?.into_parts();
+    let (file, temporary) = readable_by_all().tempfile_in(folder(target))?.into_parts();
     let mut file = BufWriter::with_capacity(1 << 20, file);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header)?;
     Ok((file, temporary))
-}
-
-fn complete(file: BufWriter<File>, temporary: TempPath, target: &Path) -> std::io::Result<()> {
-    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-    temporary.persist(target).map_err(std::io::Error::from)
 }
 
 /// The header, padded to eight bytes, and the number of bytes after it.

@@ -12,4 +12,5 @@ pub mod softmax;
 pub mod statistics;
 pub mod summary;
 pub mod tasks;
+mod temporary;
 pub mod windows;

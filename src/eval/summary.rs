@@ -7,9 +7,7 @@ use crate::json::null_is_nan;
 
 use super::statistics::{Estimate, covariance, mean, percentile, share};
 
-/// The percentiles of the divergence, in %.
 const KLD_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 10.0, 5.0, 1.0, 0.1];
-/// The percentiles of Δp, in %.
 const DELTA_P_PERCENTILES: &[f64] = &[99.9, 99.0, 95.0, 90.0, 75.0, 25.0, 10.0, 5.0, 1.0, 0.1];
 
 /// The score of a target.
@@ -85,13 +83,14 @@ impl Distribution {
     fn new(mut values: Vec<f64>, percents: &[f64]) -> Distribution {
         let mean = mean(&values);
         values.sort_unstable_by(f64::total_cmp);
-        let at = |percent: &f64| Percentile { percent: *percent, value: percentile(&values, *percent) };
+        let percentiles =
+            percents.iter().map(|&percent| Percentile { percent, value: percentile(&values, percent) });
         Distribution {
             mean,
             maximum: percentile(&values, 100.0),
             median: percentile(&values, 50.0),
             minimum: percentile(&values, 0.0),
-            percentiles: percents.iter().map(at).collect(),
+            percentiles: percentiles.collect(),
         }
     }
 }

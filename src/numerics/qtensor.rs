@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Granularity, Grid, ScaleType, Scheme};
+use super::{Granularity, Grid, Scheme};
 use crate::tensor::BlockType;
 
 /// Quantized rows. May hold a range of a tensor's rows.
@@ -99,17 +99,6 @@ impl QTensor {
             Codes::Blocks { block, bytes } => Codes::Blocks { block: *block, bytes: of_rows(bytes) },
         };
         QTensor { rows: range.len(), cols: self.cols, codes }
-    }
-
-    /// Returns the same codes under scales of another type. GGUF blocks stay as they are.
-    pub fn with_scales(mut self, scale: ScaleType) -> QTensor {
-        if let Codes::Scalar(scalar) = &mut self.codes
-            && scalar.scheme.scale != scale
-        {
-            scalar.grid.scales.iter_mut().for_each(|value| *value = scale.nearest(*value));
-            scalar.scheme.scale = scale;
-        }
-        self
     }
 
     /// Stacks tensors of one scheme and as many columns, one below the other. One scale for all is that of the first.

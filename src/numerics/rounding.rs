@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView2};
 
 use super::codec;
 use super::column::Column;
-use super::{Codes, Context, Grid, Number, QTensor, ScalarCodes, Scheme};
+use super::{Codes, Context, Grid, Number, QTensor, ScalarCodes, ScaleType, Scheme};
 use super::{extremes, fp4, fp8, ggml, int, nf4};
 
 /// Evaluates an expression with the codec of a number, compiled for each codec.
@@ -89,6 +89,17 @@ impl Scheme {
 }
 
 impl QTensor {
+    /// Returns the same codes under scales of another type. GGUF blocks stay as they are.
+    pub fn with_scales(mut self, scale: ScaleType) -> QTensor {
+        if let Codes::Scalar(scalar) = &mut self.codes
+            && scalar.scheme.scale != scale
+        {
+            scalar.grid.scales.iter_mut().for_each(|value| *value = scale.nearest(*value));
+            scalar.scheme.scale = scale;
+        }
+        self
+    }
+
     /// Returns the values, [rows, cols], in f32.
     pub fn values(&self) -> Array2<f32> {
         let mut values = Array2::zeros((self.rows, self.cols));

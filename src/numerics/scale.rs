@@ -2,8 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::ScaleType;
-use super::minifloat::E4M3;
+use super::{Fp8, ScaleType, fp8};
 
 impl ScaleType {
     /// Returns the representable positive finite value nearest to a positive scale (ties to even): the largest if it
@@ -18,7 +17,7 @@ impl ScaleType {
             ScaleType::F16 => f16::from_f32(scale).to_f32(),
             ScaleType::BF16 => bf16::from_f32(scale).to_f32(),
             ScaleType::E8M0 => nearest_power_of_two(scale),
-            ScaleType::E4M3 => E4M3.decode(E4M3.encode(scale.min(E4M3.max))),
+            ScaleType::E4M3 => fp8::table(Fp8::E4M3)[usize::from(fp8::encode(Fp8::E4M3, scale))],
         };
         rounded.clamp(smallest, largest)
     }

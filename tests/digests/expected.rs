@@ -63,3 +63,29 @@ pub fn differences(expected: &Digests, found: &Digests) -> Vec<String> {
     let gone = expected.keys().filter(|name| !found.contains_key(*name));
     changed.chain(gone.map(|name| format!("{name}: a digest is recorded, but nothing makes it"))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "# A comment.\n\n[any any]\na 1\nb 2\n\n[avx2 x86_64,math=0]\na refused\n";
+
+    #[test]
+    fn a_file_is_written_as_it_was_read() {
+        let expected = Expected::parse(TEXT);
+        assert_eq!(expected.0[&Level::Any].digests.len(), 2);
+        assert_eq!(expected.0[&Level::Avx2].machine, "x86_64,math=0");
+        assert_eq!(Expected::parse(&expected.to_text()), expected);
+    }
+
+    #[test]
+    fn every_difference_is_named() {
+        let digests = |text: &str| Expected::parse(text).0.remove(&Level::Any).unwrap().digests;
+        let (recorded, found) = (digests("[any any]\na 1\nb 2\nc 3"), digests("[any any]\na 1\nb 4\nd 5"));
+        let lines = differences(&recorded, &found);
+        let starts = ["b: expected 2, found 4", "d: no digest is recorded", "c: a digest is recorded"];
+        assert_eq!(lines.len(), starts.len());
+        assert!(lines.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{lines:?}");
+        assert!(differences(&recorded, &recorded).is_empty());
+    }
+}

@@ -31,9 +31,9 @@ pub fn worst(device: &dyn Device, sizes: [[usize; 3]; 3]) -> Result<Vec<f64>> {
         for (size, kernel) in sizes.into_iter().zip(kernels) {
             let (case, choice) =
                 (ProductCase { weights, size, bias: size[1] % 2 == 1 }, Choice { kernel, splits: 2 });
-            let checked = measure::check_product(device, &case, choice, 7, &mut Workspace::new())?;
-            assert_eq!(checked.outputs, size[0] * size[1]);
-            found.push(checked.worst);
+            let accuracy = measure::check_product(device, &case, choice, 7, &mut Workspace::new())?;
+            assert_eq!(accuracy.outputs, size[0] * size[1]);
+            found.push(accuracy.worst);
         }
         let [case, dense] = [sizes[0], sizes[2]].map(|size| ProductCase { weights, size, bias: false });
         let choice = Choice { kernel: ProductKernel::Dequantize, splits: 1 };

@@ -4,7 +4,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{Attention, KeyValues, Span, ops};
+use super::cache::KeyValues;
+use super::ops;
+use crate::backend::{Attention, Span};
 
 /// Scores held at a time, where spans are taken together: 256 MiB in f32.
 const SCORES: usize = 64 << 20;

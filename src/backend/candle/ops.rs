@@ -2,7 +2,8 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::{Activation, Linear, Norm, Rotations, Route, Routing};
+use super::weights::{Linear, Norm};
+use crate::backend::{Activation, Rotations, Route, Routing};
 
 /// Computes in f32, and rounds once to the type of `x`.
 pub(super) fn pointwise(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {

@@ -6,6 +6,11 @@ mod gradients;
 
 use super::*;
 use crate::backend::tests::{Tolerance, conformance, dense, values};
+use candle_core::Tensor;
+
+use crate::backend::{Backend, Span};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 fn cpu(dtype: DType) -> Candle {
     Candle::new(Device::Cpu, dtype).unwrap()

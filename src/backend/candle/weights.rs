@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{CustomOp1, DType, Device, Tensor, Var};
 
-use super::{Candle, NormWeights};
-use crate::backend::Matrix;
+use super::machine::Candle;
+use crate::backend::{Matrix, NormWeights};
 use crate::error::{Error, Result};
 
 /// Elements that are read at a time: 4 MiB in f32.
@@ -131,6 +131,20 @@ impl Candle {
         }
         matrix.release();
         Ok(weight)
+    }
+
+    /// The product with the parts as they are packed, where there is a kernel for it.
+    #[cfg(feature = "candle-cuda")]
+    pub(super) fn load_packed(&self, parts: &[Arc<dyn Matrix>]) -> Result<Option<Product>> {
+        let Some(kernels) = self.kernels.as_ref().filter(|_| !self.trainable) else { return Ok(None) };
+        let Some(linear) = kernels.load(parts, self.dtype)? else { return Ok(None) };
+        self.count(linear.bytes());
+        Ok(Some(Arc::new(Box::new(linear))))
+    }
+
+    #[cfg(not(feature = "candle-cuda"))]
+    pub(super) fn load_packed(&self, _: &[Arc<dyn Matrix>]) -> Result<Option<Product>> {
+        Ok(None)
     }
 
     fn zeros(&self, rows: usize, cols: usize) -> candle_core::Result<Tensor> {

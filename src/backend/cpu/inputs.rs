@@ -111,8 +111,8 @@ impl Kernel for ToBf16<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let (held, rest) = self.out.split_at_mut(self.row.len());
-        for (&value, out) in self.row.iter().zip(held) {
+        let (values, rest) = self.out.split_at_mut(self.row.len());
+        for (&value, out) in self.row.iter().zip(values) {
             *out = convert::bf16_bits(value);
         }
         rest.fill(0);
@@ -135,8 +135,8 @@ impl Kernel for ToInt8<'_> {
     fn run(self) {
         let groups = self.row.chunks(self.group).zip(self.codes.chunks_exact_mut(self.group));
         for ((values, codes), (scale, sum)) in groups.zip(self.scales.iter_mut().zip(self.sums)) {
-            let (held, rest) = codes.split_at_mut(values.len());
-            (*scale, *sum) = round_group(values, held);
+            let (codes, rest) = codes.split_at_mut(values.len());
+            (*scale, *sum) = round_group(values, codes);
             rest.fill(0);
         }
     }

@@ -124,9 +124,9 @@ impl PackedLinear {
             linear.push(pack(matrix.as_ref(), activations, level)?)?;
             matrix.release();
         }
-        let held = linear.bias.as_ref().map_or(linear.rows, Vec::len);
-        if held != linear.rows {
-            return Err(mismatch(format!("a bias of {held} values for {} rows", linear.rows)));
+        let biases = linear.bias.as_ref().map_or(linear.rows, Vec::len);
+        if biases != linear.rows {
+            return Err(mismatch(format!("a bias of {biases} values for {} rows", linear.rows)));
         }
         Ok(linear)
     }
@@ -247,12 +247,12 @@ impl PackedLinear {
         }
         let bytes = |part: &LinearPart, count: usize| count * part.bytes / part.panels.len();
         let overlaps = || self.parts.iter().map(|part| (part, overlap(&part.panels, panels)));
-        let all: usize = overlaps().map(|(part, held)| bytes(part, held.len())).sum();
+        let all: usize = overlaps().map(|(part, common)| bytes(part, common.len())).sum();
         let mut wanted = all * (threads / 2) / threads;
-        for (part, held) in overlaps() {
-            let here = bytes(part, held.len());
+        for (part, common) in overlaps() {
+            let here = bytes(part, common.len());
             if wanted < here {
-                let middle = held.start + (held.len() * wanted).div_ceil(here);
+                let middle = common.start + (common.len() * wanted).div_ceil(here);
                 return Some(middle.clamp(panels.start + 1, panels.end - 1));
             }
             wanted -= here;
@@ -275,12 +275,12 @@ impl PackedLinear {
     fn multiply(&self, inputs: &[Inputs], rows: Range<usize>, panels: Range<usize>, out: &mut [f32]) {
         let columns = self.columns(&panels);
         for part in &self.parts {
-            let held = overlap(&part.panels, &panels);
-            if held.is_empty() {
+            let common = overlap(&part.panels, &panels);
+            if common.is_empty() {
                 continue;
             }
-            let own = held.start - part.panels.start..held.end - part.panels.start;
-            let out = &mut out[self.column(held.start) - columns.start..];
+            let own = common.start - part.panels.start..common.end - part.panels.start;
+            let out = &mut out[self.column(common.start) - columns.start..];
             part.weight.multiply(&inputs[part.form], rows.clone(), own, out, columns.len());
         }
         if let Some(bias) = &self.bias {

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use super::pieces;
+use super::spread::spread;
 use crate::corpus::rows::Row;
 use crate::corpus::{Content, TextSource};
 use crate::engine::{ChatTemplate, Message, Tokenizer};
@@ -97,7 +97,7 @@ pub fn thin(documents: Vec<Document>, bytes: usize, random: &mut SplitMix64) -> 
     }
     let parts: Vec<Document> = documents.into_iter().flat_map(Document::parts).collect();
     let keep = (parts.len() as u128 * bytes as u128).div_ceil(all as u128) as usize;
-    let mut kept = pieces::spread(keep, parts.len(), random).into_iter().peekable();
+    let mut kept = spread(keep, parts.len(), random).into_iter().peekable();
     let chosen = parts.into_iter().enumerate().filter(|(index, _)| kept.next_if_eq(index).is_some());
     chosen.map(|(_, document)| document).collect()
 }

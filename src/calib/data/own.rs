@@ -9,8 +9,8 @@
 
 use rayon::prelude::*;
 
-use super::Watch;
 use super::pieces::{Cut, Found};
+use super::watch::Watch;
 use crate::engine::{LanguageModel, Sampler, Sampling, Tokenizer};
 use crate::error::Result;
 use crate::model::Batch;

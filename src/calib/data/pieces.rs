@@ -9,6 +9,7 @@
 use rayon::prelude::*;
 
 use super::documents::{self, Document, Encoder};
+use super::spread::spread;
 use crate::corpus::TextSource;
 use crate::error::{Error, Result};
 use crate::numerics::random::SplitMix64;
@@ -56,12 +57,6 @@ pub fn of(
         true => packed(name, documents, encoder, cut, random),
         false => single(name, &documents, encoder, cut, random),
     }
-}
-
-/// `count` of the numbers below `available`, one from each of `count` even stretches, ascending.
-pub fn spread(count: usize, available: usize, random: &mut SplitMix64) -> Vec<usize> {
-    let edge = |i: usize| (i as u128 * available as u128 / count as u128) as usize;
-    (0..count).map(|i| edge(i) + random.below(edge(i + 1) - edge(i))).collect()
 }
 
 fn packed(

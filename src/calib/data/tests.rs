@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use tempfile::TempDir;
 

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::{AGAIN, Entry, Imatrix, floats};
+use super::entry::{AGAIN, Entry, Imatrix, floats};
 use crate::error::{Error, Result};
 
 /// Tokens of a chunk.

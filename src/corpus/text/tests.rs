@@ -178,14 +178,14 @@ fn splits_are_found_in_the_cache() {
 
 #[test]
 fn errors_for_missing_splits_say_how_to_get_them() {
-    let said = |files: &[&str], spec: &str| {
+    let missing = |files: &[&str], spec: &str| {
         message(Text::open_with(spec, cache(files).path()).map(|text| text.text))
     };
-    let other = said(&[], "org/other:test");
+    let other = missing(&[], "org/other:test");
     assert!(other.contains("hf download org/other --repo-type dataset --revision main"), "{other}");
-    let split = said(&["train.jsonl"], "org/name:c/test");
+    let split = missing(&["train.jsonl"], "org/name:c/test");
     assert!(split.contains("expected files of c/test") && split.contains("train.jsonl"), "{split}");
-    let two = said(&["a/test-0.jsonl", "b/test-0.jsonl"], "org/name");
+    let two = missing(&["a/test-0.jsonl", "b/test-0.jsonl"], "org/name");
     assert!(
         two.contains("2 configs with a split test: a, b") && two.contains("name one: org/name:a/test"),
         "{two}"

@@ -108,8 +108,8 @@ impl Gpu {
     /// Returns the function of a kernel and allows it this much shared memory.
     fn function(&self, name: &str, shared_bytes: u32) -> Result<sys::CUfunction> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = kernels.functions.get(name).copied();
-        let handle = match known {
+        let loaded = kernels.functions.get(name).copied();
+        let handle = match loaded {
             Some(function) if function.shared_bytes >= shared_bytes => return Ok(function.handle.0),
             Some(function) => function.handle.0,
             None => kernels.load(name)?,

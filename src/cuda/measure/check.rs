@@ -206,9 +206,9 @@ mod tests {
 
     #[test]
     fn an_output_that_is_not_a_number_is_wrong() {
-        let checked = Accuracy::of([0.5, f64::NAN].into_iter());
-        assert_eq!((checked.outputs, checked.worst), (2, f64::INFINITY));
-        assert!(!checked.holds());
+        let accuracy = Accuracy::of([0.5, f64::NAN].into_iter());
+        assert_eq!((accuracy.outputs, accuracy.worst), (2, f64::INFINITY));
+        assert!(!accuracy.holds());
         assert!(Accuracy::of([0.5].into_iter()).holds());
     }
 }

@@ -45,7 +45,7 @@ pub struct Outcome {
     pub case: String,
     /// The accuracy.
     #[serde(flatten)]
-    pub checked: Accuracy,
+    pub accuracy: Accuracy,
 }
 
 /// Returns all checks that a device can run.
@@ -130,12 +130,12 @@ impl Check {
     /// # Errors
     /// The errors of the wrappers and the device. A wrong output is not an error.
     pub fn run(&self, device: &dyn Device, seed: u64, workspace: &mut Workspace) -> Result<Outcome> {
-        let checked = match self.operation {
+        let accuracy = match self.operation {
             Operation::Dequantize => check_dequantize(device, &self.case, seed),
             Operation::Product(choice) => check_product(device, &self.case, choice, seed, workspace),
             Operation::QuantizedProduct(tile) => check_rounded_product(device, &self.case, tile, seed),
         };
-        Ok(Outcome { kernel: self.kernel(), case: self.to_string(), checked: checked? })
+        Ok(Outcome { kernel: self.kernel(), case: self.to_string(), accuracy: accuracy? })
     }
 
     fn kernel(&self) -> String {

@@ -116,16 +116,16 @@ impl KernelReport {
         let mut kernels: IndexMap<&str, Vec<&Outcome>> = IndexMap::new();
         self.checks.iter().for_each(|outcome| kernels.entry(&outcome.kernel).or_default().push(outcome));
         for (kernel, outcomes) in kernels {
-            let outputs: usize = outcomes.iter().map(|outcome| outcome.checked.outputs).sum();
-            let worst = outcomes.iter().max_by(|a, b| a.checked.worst.total_cmp(&b.checked.worst));
-            let (error, case) = worst.map_or((0.0, ""), |worst| (worst.checked.worst, &worst.case));
+            let outputs: usize = outcomes.iter().map(|outcome| outcome.accuracy.outputs).sum();
+            let worst = outcomes.iter().max_by(|a, b| a.accuracy.worst.total_cmp(&b.accuracy.worst));
+            let (error, case) = worst.map_or((0.0, ""), |worst| (worst.accuracy.worst, &worst.case));
             text += &format!("| {kernel} | {} | {outputs} | {error:.2} | {case} |\n", outcomes.len());
         }
         text
     }
 
     fn wrong(&self) -> impl Iterator<Item = &Outcome> {
-        self.checks.iter().filter(|outcome| !outcome.checked.holds())
+        self.checks.iter().filter(|outcome| !outcome.accuracy.holds())
     }
 
     fn verdict(&self) -> String {
@@ -140,11 +140,11 @@ impl KernelReport {
     /// # Errors
     /// If a check fails, with the name of the first.
     pub fn hold(&self) -> Result<()> {
-        let Some(Outcome { kernel, case, checked }) = self.wrong().next() else { return Ok(()) };
+        let Some(Outcome { kernel, case, accuracy }) = self.wrong().next() else { return Ok(()) };
         let (wrong, all, seed) = (self.wrong().count(), self.checks.len(), self.machine.seed);
         let what = format!(
             "{wrong} of {all} checks do not hold; the error of {kernel} ({case}) is {:.1} times as large as rounding explains",
-            checked.worst
+            accuracy.worst
         );
         let hint = format!(
             "this is a defect of llmc: please report it with the device, its driver, and --seed {seed}; --json has every check"
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     fn outcome(kernel: &str, case: &str, worst: f64) -> Outcome {
-        Outcome { kernel: kernel.into(), case: case.into(), checked: Accuracy { outputs: 64, worst } }
+        Outcome { kernel: kernel.into(), case: case.into(), accuracy: Accuracy { outputs: 64, worst } }
     }
 
     fn report() -> KernelReport {

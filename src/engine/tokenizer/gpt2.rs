@@ -69,12 +69,16 @@ fn added_tokens(
     vocabulary: &Map<String, Value>,
 ) -> Result<Vec<Value>> {
     let older = side_json(files, "added_tokens.json")?;
-    let id = |token: &str| vocabulary.get(token).or_else(|| older.get(token))?.as_u64();
     let older_names = older.as_object().into_iter().flat_map(Map::keys).map(|name| (name.as_str(), false));
-    let special = configs.special_tokens().chain([END_OF_TEXT]).map(|name| (name, true));
-    let tokens: BTreeMap<u64, _> =
-        older_names.chain(special).filter_map(|(name, special)| Some((id(name)?, (name, special)))).collect();
-    Ok(tokens.into_iter().map(|(id, (content, special))| added_token(id, content, special)).collect())
+    let special_names = configs.special_tokens().chain([END_OF_TEXT]).map(|name| (name, true));
+    let mut tokens = BTreeMap::new();
+    for (name, special) in older_names.chain(special_names) {
+        let id = vocabulary.get(name).or_else(|| older.get(name)).and_then(Value::as_u64);
+        if let Some(id) = id {
+            tokens.insert(id, added_token(id, name, special));
+        }
+    }
+    Ok(tokens.into_values().collect())
 }
 
 fn added_token(id: u64, content: &str, special: bool) -> Value {

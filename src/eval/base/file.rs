@@ -24,6 +24,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 use super::codec::{EncodedRows, Precision};
 use crate::error::{Error, Result};
+use crate::eval::temporary::persist;
 use crate::eval::windows::Protocol;
 use crate::io::map::MappedFile;
 
@@ -121,7 +122,7 @@ impl BaseWriter {
     /// Syncs the file and renames it to its final name.
     pub fn finish(self) -> Result<PathBuf> {
         let BaseWriter { target, temporary, file } = self;
-        complete(file, temporary, &target).map_err(|e| Error::io(&target, e))?;
+        persist(file, temporary, &target).map_err(|e| Error::io(&target, e))?;
         Ok(target)
     }
 }
@@ -135,15 +136,6 @@ fn start(folder: &Path, header: &[u8]) -> std::io::Result<(BufWriter<File>, Temp
     file.write_all(blake3::hash(header).as_bytes())?;
     file.write_all(header)?;
     Ok((file, temporary))
-}
-
-fn complete(file: BufWriter<File>, temporary: TempPath, target: &Path) -> std::io::Result<()> {
-    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-    temporary.persist(target)?;
-    match target.parent() {
-        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
-        _ => Ok(()),
-    }
 }
 
 /// The free space on the disk of a folder, if the system reports it.

@@ -9,7 +9,6 @@ use crate::eval::windows::Protocol;
 struct Successor {
     p: f32,
     vocabulary: usize,
-    /// The number of rows in a block.
     block: usize,
 }
 

@@ -9,7 +9,6 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// The shipped definitions.
 const SHIPPED: &[&str] = &[
     include_str!("../../../tasks/hellaswag.toml"),
     include_str!("../../../tasks/arc_easy.toml"),
@@ -266,16 +265,17 @@ impl Definition {
         let wrong = |key: &str, expected: &str, found: String| {
             Err(Error::malformed_tensor(file, key, expected, found, "see tasks/README.md"))
         };
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if self.name.is_empty() || !self.name.chars().all(plain) {
+        if self.name.is_empty() || !self.name.chars().all(is_allowed_in_names) {
             return wrong("name", "letters, digits, '_', '-' and '.'", format!("{:?}", self.name));
         }
-        let known = self.form.metrics();
-        match self.metrics.iter().find(|metric| !known.contains(metric)) {
-            Some(metric) => wrong("metrics", "metrics of the task's form", metric.name().into()),
-            None if self.metrics.is_empty() => wrong("metrics", "at least one metric", "none".into()),
-            None => Ok(()),
+        if self.metrics.is_empty() {
+            return wrong("metrics", "at least one metric", "none".into());
         }
+        let known = self.form.metrics();
+        if let Some(metric) = self.metrics.iter().find(|metric| !known.contains(metric)) {
+            return wrong("metrics", "metrics of the task's form", metric.name().into());
+        }
+        Ok(())
     }
 
     /// The tasks to run: the definition itself, or each of its parts.
@@ -334,6 +334,10 @@ pub fn find(name: &str) -> Result<Vec<Task>> {
         ));
     }
     Ok(found)
+}
+
+fn is_allowed_in_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
 }
 
 fn space() -> String {

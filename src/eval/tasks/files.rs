@@ -46,7 +46,6 @@ impl DatasetLocation {
         found.ok_or_else(|| self.missing(task, split, &roots, &names))
     }
 
-    /// The folders to search.
     fn roots(&self, task: &Task) -> Vec<PathBuf> {
         let (dataset, name) = (&task.definition.dataset, &task.definition.name);
         match self {

@@ -92,13 +92,6 @@ fn mixed(key: &[u32]) -> [u32; N] {
         state[i] = scramble(state[i - 1], 1_812_433_253).wrapping_add(i as u32);
     }
     let mut i = 1;
-    let advance = |i: usize, state: &mut [u32; N]| match i + 1 {
-        N => {
-            state[0] = state[N - 1];
-            1
-        }
-        next => next,
-    };
     for j in (0..key.len()).cycle().take(N) {
         state[i] = (state[i] ^ scramble(state[i - 1], 1_664_525)).wrapping_add(key[j]).wrapping_add(j as u32);
         i = advance(i, &mut state);
@@ -109,6 +102,15 @@ fn mixed(key: &[u32]) -> [u32; N] {
     }
     state[0] = 0x8000_0000;
     state
+}
+
+/// The index after `i`. At the end, copies the last word to the front and continues with 1.
+fn advance(i: usize, state: &mut [u32; N]) -> usize {
+    if i + 1 < N {
+        return i + 1;
+    }
+    state[0] = state[N - 1];
+    1
 }
 
 fn scramble(word: u32, factor: u32) -> u32 {

@@ -180,7 +180,6 @@ impl<'a> QuestionBuilder<'a> {
         format!("{delimiter}{continuation}")
     }
 
-    /// The examples for a row's prompt.
     fn examples(&mut self, row: usize) -> Result<Vec<Example>> {
         if self.count == 0 {
             return Ok(vec![]);

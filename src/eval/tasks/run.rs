@@ -74,7 +74,6 @@ fn questions(
     (0..count).map(|row| builder.question(row)).collect()
 }
 
-/// The mean of each metric.
 fn means(answers: &[Answer]) -> Vec<(String, Mean)> {
     let Some(first) = answers.first() else { return vec![] };
     let mut means = Vec::new();

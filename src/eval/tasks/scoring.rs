@@ -72,8 +72,11 @@ pub fn mean(scores: &[f64]) -> Mean {
 pub fn mean_by_size(parts: &[Mean]) -> Mean {
     let count: usize = parts.iter().map(|part| part.count).sum();
     let value = parts.iter().map(|part| part.value * part.count as f64).sum::<f64>() / count as f64;
-    let term = |part: &Mean| Some((part.count - 1) as f64 * part.count as f64 * part.stderr?.powi(2));
-    let pooled: Option<f64> = parts.iter().map(term).sum();
+    let terms = parts.iter().map(|part| {
+        let weight = (part.count - 1) as f64 * part.count as f64;
+        Some(weight * part.stderr?.powi(2))
+    });
+    let pooled: Option<f64> = terms.sum();
     let stderr = pooled.map(|sum| (sum / (count - parts.len()) as f64 / count as f64).sqrt());
     Mean { value, stderr, count }
 }

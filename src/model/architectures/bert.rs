@@ -1,16 +1,7 @@
 //! BERT and MiniLM: encoders, whose tokens see each other both ways, with norms on the residual stream.
 
 use super::llama::{ATTENTION, FRAME, HUGGING_FACE_ONLY, KEYS, LAYER};
-use crate::backend::Activation;
-use crate::error::{Error, Result};
-use crate::model::arch::Arch;
-use crate::model::description::{Model, Outline};
-use crate::model::feed_forward::{Dense, FeedForward};
-use crate::model::frame::{EmbeddingTables, Frame, LearnedPositions, NormKind};
-use crate::model::layer::{Layer, Norms, SublayerNorms};
-use crate::model::mixer::attention::Projections;
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::settings::{SettingKeys, Settings};
+use super::parts::*;
 
 fn absolute_positions(settings: &Settings, _: &mut Model) -> Result<()> {
     match settings.text("position_embedding_type").unwrap_or("absolute") {

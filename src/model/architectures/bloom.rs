@@ -1,16 +1,7 @@
 //! BLOOM: ALiBi, a norm on the embeddings, q/k/v fused head by head.
 
 use super::llama::{ATTENTION, FRAME, HUGGING_FACE_ONLY, KEYS, LAYER};
-use crate::backend::Activation;
-use crate::error::Result;
-use crate::model::arch::Arch;
-use crate::model::description::{Model, Outline};
-use crate::model::feed_forward::{Dense, FeedForward};
-use crate::model::frame::{EmbeddingTables, Frame, NormKind};
-use crate::model::layer::{Layer, Norms, SublayerNorms};
-use crate::model::mixer::attention::Projections;
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::settings::{SettingKeys, Settings};
+use super::parts::*;
 
 fn refuse(settings: &Settings, _: &mut Model) -> Result<()> {
     settings.refuse("apply_residual_connection_post_layernorm")

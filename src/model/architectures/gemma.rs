@@ -3,20 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::llama::{ATTENTION, FRAME, GATED, GGUF, KEYS, LAYER, OUTLINE, ROTATION};
+use super::parts::*;
 use super::qwen::NORMED_ATTENTION;
-use crate::backend::Activation;
-use crate::error::Result;
-use crate::model::arch::{
-    Arch, Changes, DECODER_KEYS, Fixed, GgufForm, HasTensor, Key, Missing, RMS_KEYS, float, int,
-};
-use crate::model::description::{Model, Outline, RotationDefaults};
-use crate::model::feed_forward::{FeedForward, Gated};
-use crate::model::frame::{Frame, NormKind};
-use crate::model::layer::{Layer, Norms, SublayerNorms};
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::rope::Rope;
-use crate::model::rotary::Rotary;
-use crate::model::settings::{SettingKeys, Settings};
 
 /// Files of the first release say "gelu" in hidden_act and mean the tanh form.
 const GEMMA1: Outline = Outline {

@@ -1,16 +1,7 @@
 //! GPT-2: learned positions, LayerNorm, linear weights stored [in, out] (Conv1D), fused q/k/v.
 
 use super::llama::{ATTENTION, FRAME, HUGGING_FACE_ONLY, KEYS, LAYER};
-use crate::backend::Activation;
-use crate::error::Result;
-use crate::model::arch::Arch;
-use crate::model::description::{Model, Outline};
-use crate::model::feed_forward::{Dense, FeedForward};
-use crate::model::frame::{EmbeddingTables, Frame, LearnedPositions, NormKind};
-use crate::model::layer::{Layer, Norms, SublayerNorms};
-use crate::model::mixer::attention::Projections;
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::settings::{SettingKeys, Settings};
+use super::parts::*;
 
 fn scales(settings: &Settings, model: &mut Model) -> Result<()> {
     let scaled = settings.flag("scale_attn_weights", true)?;

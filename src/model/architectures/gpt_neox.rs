@@ -1,16 +1,7 @@
 //! GPT-NeoX and Pythia: attention and feed-forward in parallel, a part of each head rotated, q/k/v fused head by head.
 
 use super::llama::{ATTENTION, FRAME, HUGGING_FACE_ONLY, KEYS, LAYER, ROTATION};
-use crate::backend::Activation;
-use crate::error::Result;
-use crate::model::arch::Arch;
-use crate::model::description::{Model, Outline, RotationDefaults};
-use crate::model::feed_forward::{Dense, FeedForward};
-use crate::model::frame::{EmbeddingTables, Frame, NormKind};
-use crate::model::layer::Layer;
-use crate::model::mixer::attention::Projections;
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::settings::{SettingKeys, Settings};
+use super::parts::*;
 
 fn residual(settings: &Settings, model: &mut Model) -> Result<()> {
     let parallel = settings.flag("use_parallel_residual", true)?;

@@ -6,20 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::backend::Activation;
-use crate::error::Result;
-use crate::model::arch::{
-    Arch, Changes, DECODER_KEYS, Fixed, GgufForm, HEAD_KEYS, HasTensor, Key, Missing, RMS_KEYS, adjust,
-    complete, int,
-};
-use crate::model::description::{Model, Outline, RotationDefaults};
-use crate::model::feed_forward::gated::GateUp;
-use crate::model::feed_forward::{Experts, FeedForward, Gated};
-use crate::model::frame::{EmbeddingTables, Frame, NormKind};
-use crate::model::layer::{Layer, Norms, SublayerNorms};
-use crate::model::mixer::attention::Projections;
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::settings::{SettingKeys, Settings};
+use super::parts::*;
 
 pub(super) const FRAME: Frame = Frame {
     base: "model.",

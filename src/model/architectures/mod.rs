@@ -9,6 +9,7 @@ pub mod gpt_neox;
 pub mod llama;
 pub mod olmo;
 pub mod opt;
+mod parts;
 pub mod phi3;
 pub mod qwen;
 pub mod stablelm;

@@ -1,16 +1,8 @@
 //! OLMo 2: norms after attention and feed-forward, and over whole q and k. OLMoE: experts, and a limit of q, k and v.
 
 use super::llama::{ATTENTION, FRAME, GGUF, HUGGING_FACE_ONLY, LAYER, OUTLINE};
+use super::parts::*;
 use super::qwen::EXPERTS;
-use crate::error::Result;
-use crate::model::arch::{Arch, DECODER_KEYS, GgufForm, RMS_KEYS, adjust};
-use crate::model::description::{Model, Outline};
-use crate::model::feed_forward::FeedForward;
-use crate::model::frame::{Frame, NormKind};
-use crate::model::layer::{Layer, Norms, SublayerNorms};
-use crate::model::mixer::attention::HeadNorms;
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::settings::Settings;
 
 const OLMO: Outline = Outline {
     frame: Frame { norm: NormKind { epsilon: 1e-5, ..FRAME.norm }, ..FRAME },

@@ -2,15 +2,7 @@
 //! embeddings are narrower than the model too).
 
 use super::llama::{ATTENTION, FRAME, HUGGING_FACE_ONLY, KEYS, LAYER};
-use crate::backend::Activation;
-use crate::error::Result;
-use crate::model::arch::Arch;
-use crate::model::description::{Model, Outline};
-use crate::model::feed_forward::{Dense, FeedForward};
-use crate::model::frame::{EmbeddingTables, Frame, LearnedPositions, NormKind};
-use crate::model::layer::{Layer, Norms, SublayerNorms};
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::settings::{SettingKeys, Settings};
+use super::parts::*;
 
 const MIXER_NORM: &str = "layers.{b}.self_attn_layer_norm";
 const FEED_FORWARD_NORM: &str = "layers.{b}.final_layer_norm";

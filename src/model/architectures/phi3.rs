@@ -3,14 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::llama::{self, ATTENTION, FRAME, GATED, GGUF, LAYER, OUTLINE};
-use crate::model::arch::{Arch, DECODER_KEYS, GgufForm, HasTensor, Key, Missing, RMS_KEYS, int};
-use crate::model::description::Outline;
-use crate::model::feed_forward::gated::GateUp;
-use crate::model::feed_forward::{FeedForward, Gated};
-use crate::model::frame::{Frame, NormKind};
-use crate::model::layer::Layer;
-use crate::model::mixer::attention::Projections;
-use crate::model::mixer::{Attention, Mixer};
+use super::parts::*;
 
 /// llama.cpp tells Phi-4 from its predecessors by a sliding window of 0.
 const KEYS: &[Key] = &[

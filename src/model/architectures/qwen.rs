@@ -1,16 +1,7 @@
 //! Qwen2, Qwen3 and their mixtures of experts.
 
 use super::llama::{ATTENTION, GATED, GGUF, LAYER, OUTLINE, SILU};
-use crate::error::Result;
-use crate::model::arch::{Arch, DECODER_KEYS, Fixed, GgufForm, HEAD_KEYS, Key, Missing, RMS_KEYS, int};
-use crate::model::description::{Model, Outline};
-use crate::model::feed_forward::experts::SharedExpert;
-use crate::model::feed_forward::gated::GateUp;
-use crate::model::feed_forward::{Experts, FeedForward, Gated};
-use crate::model::layer::Layer;
-use crate::model::mixer::attention::HeadNorms;
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::settings::Settings;
+use super::parts::*;
 
 /// Attention with norms of each head's queries and keys.
 pub(super) const NORMED_ATTENTION: Attention = Attention {

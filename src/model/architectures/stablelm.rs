@@ -3,14 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::llama::{ATTENTION, FRAME, GGUF, KEYS, LAYER, ROTATION};
-use crate::error::Result;
-use crate::model::arch::{Arch, DECODER_KEYS, GgufForm, HasTensor, Key, KeyType, Missing, float};
-use crate::model::description::{Model, Outline, RotationDefaults};
-use crate::model::frame::{Frame, NormKind};
-use crate::model::layer::Layer;
-use crate::model::mixer::attention::HeadNorms;
-use crate::model::mixer::{Attention, Mixer};
-use crate::model::settings::{SettingKeys, Settings};
+use super::parts::*;
 
 /// One norm per head, stacked by GGUF.
 const HEAD_NORMS: HeadNorms = HeadNorms {

@@ -17,23 +17,23 @@ use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
 /// Q4_1: 32 weights, codes of 4 bits.
-pub type Q4_1 = Affine<FourBits>;
+pub type Q4_1 = Affine<FourBits, 16>;
 /// Q5_1: 32 weights, codes of 5 bits.
-pub type Q5_1 = Affine<FiveBits>;
+pub type Q5_1 = Affine<FiveBits, 20>;
 
 const _: () = assert!(Q4_1::BYTES == BlockType::Q4_1.block_bytes());
 const _: () = assert!(Q5_1::BYTES == BlockType::Q5_1.block_bytes());
 
 /// Blocks of one scale and one minimum, whose codes are packed by P.
-pub struct Affine<P>(PhantomData<P>);
+pub struct Affine<P, const N: usize>(PhantomData<P>);
 
-impl<P: Packing> Affine<P> {
-    const BYTES: usize = 4 + P::BYTES;
+impl<P: Packing<N>, const N: usize> Affine<P, N> {
+    const BYTES: usize = 4 + N;
     /// The largest code.
     const LAST: u8 = 2 * P::LEVELS - 1;
 }
 
-impl<P: Packing> BlockCodec for Affine<P> {
+impl<P: Packing<N>, const N: usize> BlockCodec for Affine<P, N> {
     #[inline(always)]
     fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
         let weighing = Weighing::new(x, importance, 1.0);
@@ -42,7 +42,7 @@ impl<P: Packing> BlockCodec for Affine<P> {
             let (units, codes) = out.split_at_mut(4);
             units[..2].copy_from_slice(&line.scale.to_le_bytes());
             units[2..].copy_from_slice(&line.minimum.to_le_bytes());
-            P::pack(&line.codes(x, Self::LAST), codes);
+            P::pack(&line.codes(x, Self::LAST), block::first_mut(codes));
         }
     }
 
@@ -50,17 +50,22 @@ impl<P: Packing> BlockCodec for Affine<P> {
     fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         for (bytes, out) in bytes.chunks_exact(Self::BYTES).zip(out.as_chunks_mut().0) {
             let (d, m) = (block::half(bytes).to_f32(), block::half(&bytes[2..]).to_f32());
-            let codes = P::unpack(&bytes[4..]);
-            *out = block::each(|j| f32::from(codes[j]) * d + m);
+            let [low, high] = P::halves(block::first(&bytes[4..]));
+            *out = block::each(|j| f32::from(low[j] | high[j]) * d + m);
         }
     }
 
     fn parts(bytes: &[u8]) -> Parts {
-        Parts::of_one_group(block::half(bytes), -block::half(&bytes[2..]), P::unpack(&bytes[4..]))
+        let bytes = &bytes[..Self::BYTES];
+        Parts::of_one_group(
+            block::half(bytes),
+            -block::half(&bytes[2..]),
+            P::unpack(block::first(&bytes[4..])),
+        )
     }
 
     fn put_codes(bytes: &mut [u8], codes: &[u8]) {
-        P::pack(block::first(codes), &mut bytes[4..]);
+        P::pack(block::first(codes), block::first_mut(&mut bytes[4..]));
     }
 }
 

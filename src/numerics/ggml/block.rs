@@ -166,6 +166,15 @@ pub fn first<const BYTES: usize>(bytes: &[u8]) -> &[u8; BYTES] {
     bytes.first_chunk().expect("a whole block was given")
 }
 
+/// Returns the first bytes of a block, to be written.
+///
+/// # Panics
+/// If there are fewer.
+#[inline(always)]
+pub fn first_mut<const BYTES: usize>(bytes: &mut [u8]) -> &mut [u8; BYTES] {
+    bytes.first_chunk_mut().expect("a whole block was given")
+}
+
 /// Returns the f16 that a block begins with.
 #[inline(always)]
 pub fn half(bytes: &[u8]) -> f16 {

@@ -44,7 +44,7 @@ impl BlockCodec for Iq4Nl {
 
     fn parts(bytes: &[u8]) -> Parts {
         let codes = block::unpack_nibbles(block::first(&bytes[2..]));
-        Parts::of_one_group(block::half(bytes), f16::ZERO, codes.map(iq4::shifted_level))
+        Parts::of_one_group(block::half(bytes), f16::ZERO, block::each(|j| iq4::shifted_level(codes[j])))
     }
 
     fn put_codes(bytes: &mut [u8], codes: &[u8]) {

@@ -38,7 +38,7 @@ impl BlockCodec for Iq4Xs {
     fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         let super_blocks = bytes.as_chunks::<BYTES>().0.iter().zip(out.chunks_exact_mut(BLOCKS * BLOCK));
         for (bytes, out) in super_blocks {
-            let (head, nibbles) = bytes.split_first_chunk().expect("a super-block is longer than its head");
+            let (head, nibbles) = split_head(bytes);
             let (d, scales) = unpack_head(head);
             for ((out, nibbles), scale) in
                 out.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0).zip(scales)
@@ -51,12 +51,13 @@ impl BlockCodec for Iq4Xs {
     }
 
     fn parts(bytes: &[u8]) -> Parts {
-        let (d, scales) = unpack_head(block::first(bytes));
+        let (head, nibbles) = split_head(block::first(bytes));
+        let (d, scales) = unpack_head(head);
         let mut parts = Parts { d, dmin: f16::ZERO, scales: [0; 16], minimums: [0; 16], codes: [0; 256] };
         for (scale, stored) in parts.scales.iter_mut().zip(scales) {
             *scale = stored.cast_signed() - 32;
         }
-        for (codes, nibbles) in parts.codes.as_chunks_mut().0.iter_mut().zip(bytes[HEAD..].as_chunks().0) {
+        for (codes, nibbles) in parts.codes.as_chunks_mut().0.iter_mut().zip(nibbles.as_chunks().0) {
             *codes = block::unpack_nibbles(nibbles).map(iq4::shifted_level);
         }
         parts
@@ -86,6 +87,12 @@ fn quantize<L: Lanes>(x: &[PerWeight<f32>], importance: Option<&[f32]>, out: &mu
     for ((x, nibbles), scale) in x.iter().zip(nibbles.as_chunks_mut().0).zip(scales) {
         *nibbles = block::pack_nibbles(&iq4::codes(x, block::reciprocal(d * scale)));
     }
+}
+
+/// Splits a super-block into its head and its nibbles.
+#[inline(always)]
+fn split_head(bytes: &[u8; BYTES]) -> (&[u8; HEAD], &[u8]) {
+    bytes.split_first_chunk().expect("a super-block is longer than its head")
 }
 
 /// Packs d and the scales.

@@ -17,21 +17,21 @@ use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
 /// Q4_0: 32 weights, codes of 4 bits.
-pub type Q4_0 = Symmetric<FourBits>;
+pub type Q4_0 = Symmetric<FourBits, 16>;
 /// Q5_0: 32 weights, codes of 5 bits.
-pub type Q5_0 = Symmetric<FiveBits>;
+pub type Q5_0 = Symmetric<FiveBits, 20>;
 
 const _: () = assert!(Q4_0::BYTES == BlockType::Q4_0.block_bytes());
 const _: () = assert!(Q5_0::BYTES == BlockType::Q5_0.block_bytes());
 
 /// Blocks of one scale, whose codes are packed by P.
-pub struct Symmetric<P>(PhantomData<P>);
+pub struct Symmetric<P, const N: usize>(PhantomData<P>);
 
-impl<P: Packing> Symmetric<P> {
-    const BYTES: usize = 2 + P::BYTES;
+impl<P: Packing<N>, const N: usize> Symmetric<P, N> {
+    const BYTES: usize = 2 + N;
 }
 
-impl<P: Packing> BlockCodec for Symmetric<P> {
+impl<P: Packing<N>, const N: usize> BlockCodec for Symmetric<P, N> {
     #[inline(always)]
     fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
         let weighing = Weighing::new(x, importance, 1.0);
@@ -39,24 +39,25 @@ impl<P: Packing> BlockCodec for Symmetric<P> {
             let scale = Scale::of::<L>(x, weighing.as_ref().map(|w| w.block(i, x)), P::LEVELS);
             let (d, codes) = out.split_at_mut(2);
             d.copy_from_slice(&scale.stored.to_le_bytes());
-            P::pack(&scale.codes(x, P::LEVELS), codes);
+            P::pack(&scale.codes(x, P::LEVELS), block::first_mut(codes));
         }
     }
 
     #[inline(always)]
     fn dequantize_row(bytes: &[u8], out: &mut [f32]) {
         for (bytes, out) in bytes.chunks_exact(Self::BYTES).zip(out.as_chunks_mut().0) {
-            let (d, codes) = (block::half(bytes).to_f32(), P::unpack(&bytes[2..]));
-            *out = block::each(|j| (f32::from(codes[j]) - f32::from(P::LEVELS)) * d);
+            let (d, [low, high]) = (block::half(bytes).to_f32(), P::halves(block::first(&bytes[2..])));
+            *out = block::each(|j| (f32::from(low[j] | high[j]) - f32::from(P::LEVELS)) * d);
         }
     }
 
     fn parts(bytes: &[u8]) -> Parts {
-        Parts::of_one_group(block::half(bytes), f16::ZERO, P::unpack(&bytes[2..]))
+        let bytes = &bytes[..Self::BYTES];
+        Parts::of_one_group(block::half(bytes), f16::ZERO, P::unpack(block::first(&bytes[2..])))
     }
 
     fn put_codes(bytes: &mut [u8], codes: &[u8]) {
-        P::pack(block::first(codes), &mut bytes[2..]);
+        P::pack(block::first(codes), block::first_mut(&mut bytes[2..]));
     }
 }
 

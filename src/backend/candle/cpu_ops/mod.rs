@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::{Attention, Linear, NormWeights, Rotations, Span, ops};
+use super::ops;
+use super::weights::Linear;
+use crate::backend::{Attention, NormWeights, Rotations, Span};
 use attention::Attend;
 #[cfg(test)]
 pub(super) use product::Product;

@@ -5,6 +5,7 @@ use ndarray::Array2;
 
 use super::*;
 use crate::backend::tests::{dense, reference::Reference, rotations, values};
+use crate::backend::{Activation, Attention, NormWeights, Routing};
 
 const IDS: [u32; 5] = [3, 0, 6, 6, 2];
 const STEP: f32 = 1.0 / 1024.0;

@@ -9,8 +9,8 @@ const VECTORS: usize = PANEL / LANES;
 /// Scores of a tile's rows for a block's keys; later their weights.
 pub(super) type Scores<const R: usize> = [[f32; PANEL]; R];
 
-/// Computes scores of `R` queries, [depth, R], for the first `vectors` vectors of a panel's keys, [depth, PANEL]: Σₖ
-/// query[k, r]·key[k].
+/// Computes scores of `R` queries, \[depth, R\], for the first `vectors` vectors of a panel's keys, \[depth, PANEL\]:
+/// Σₖ query\[k, r\]·key\[k\].
 #[inline(always)]
 pub(super) fn score<S: Simd, const R: usize>(
     simd: S,
@@ -64,8 +64,8 @@ pub(super) struct BlockValues<'a> {
     pub stride: usize,
 }
 
-/// Computes out[r] ← factors[r]·out[r] + Σₖ weights[r, k]·value[k] for the block's first `keys` keys. `out` is [R,
-/// width]; the width is a multiple of [`LANES`].
+/// Computes out\[r\] ← factors\[r\]·out\[r\] + Σₖ weights\[r, k\]·value\[k\] for the block's first `keys` keys.
+/// `out` is \[R, width\]; the width is a multiple of [`LANES`].
 #[inline(always)]
 pub(super) fn weigh<S: Simd, const R: usize>(
     simd: S,

@@ -13,7 +13,7 @@ pub(super) struct Avx2Simd(());
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx512Simd(());
 
-/// Runs a kernel for [`Level::Avx2`](super::Level::Avx2).
+/// Runs a kernel for [`Level::Avx2`](super::super::level::Level::Avx2).
 pub(super) fn run_avx2<K: LevelKernel>(kernel: K) -> K::Output {
     #[target_feature(enable = "avx2,fma")]
     fn build<K: LevelKernel>(kernel: K) -> K::Output {
@@ -23,7 +23,7 @@ pub(super) fn run_avx2<K: LevelKernel>(kernel: K) -> K::Output {
     unsafe { build(kernel) }
 }
 
-/// Runs a kernel for [`Level::Avx512`](super::Level::Avx512).
+/// Runs a kernel for [`Level::Avx512`](super::super::level::Level::Avx512).
 pub(super) fn run_avx512<K: LevelKernel>(kernel: K) -> K::Output {
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
     fn build<K: LevelKernel>(kernel: K) -> K::Output {

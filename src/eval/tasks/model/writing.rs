@@ -13,7 +13,6 @@ use crate::eval::softmax;
 use crate::eval::tasks::definition::Generate;
 use crate::model::Batch;
 
-/// An unfinished answer.
 struct PartialAnswer {
     prompt: usize,
     slot: usize,
