@@ -1,4 +1,4 @@
-//! A resolved recipe: the methods, the scheme and the format that its names stand for.
+//! A resolved recipe, with its methods, scheme and format.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::recipe::Recipe;
 use crate::stage::{Quantize, Scope, Stage};
 use crate::tensor::DType;
 
-/// A recipe whose names have been looked up and found to go together.
+/// A recipe with its names looked up and checked for compatibility.
 #[derive(Clone)]
 pub struct Request {
     /// The recipe itself.
     pub recipe: Recipe,
     /// The scheme of linears; `None` to convert only.
     pub scheme: Option<Scheme>,
-    /// The quantization of activations by engines.
+    /// Quantization of the inputs of linears by the engine.
     pub activations: Option<ActivationScheme>,
     /// The type in which engines cache keys and values; `None` leaves it to them.
     pub kv_cache: Option<EightBits>,
@@ -25,9 +25,9 @@ pub struct Request {
     /// Quantizes rows that no block holds, or for which the quantizing stage has no statistics: that stage itself if it
     /// works row by row.
     pub rowwise: Arc<dyn Quantize>,
-    /// The format.
+    /// The output format.
     pub format: &'static dyn Format,
-    /// Type of what is not quantized.
+    /// Type of tensors that are not quantized; `None` keeps their own.
     pub dtype: Option<DType>,
     /// The schemes of [`Recipe::overrides`], in order; `None` for dense.
     pub overrides: Vec<Option<Scheme>>,

@@ -1,5 +1,4 @@
-//! Several formats of one run: the first plan's stages make codes once, and the others store these codes, where theirs
-//! are the same.
+//! Several formats of one run: the stages of the primary plan compute codes once, and the companions store these codes.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +9,12 @@ use crate::recipe::PerFormat;
 use super::resolved::Plan;
 use super::tensors::{Action, TensorPlan};
 
-/// Holds the plans of one run against the first, whose recipe is carried out block by block: their linears must become
-/// the same, but for the type of scales. Where that only rounds, a plan without any stages rounds by itself; its linears
-/// are marked as stored otherwise than asked.
+/// Compares the companions with the primary plan, whose recipe is carried out block by block. Their linears must have the same
+/// schemes, except for the type of scales. If the primary's stages edit no dense weights, a companion without stages rounds
+/// by itself; its linears are marked as substituted.
 ///
 /// # Errors
-/// A linear that becomes different things, of which calibration makes one.
+/// A linear with different schemes in two plans, if calibration computes only one of them.
 pub fn agree(plans: &mut PerFormat<Plan>) -> Result<()> {
     let PerFormat { primary: first, companions: others } = plans;
     let changes = first.request.edits();
@@ -31,7 +30,7 @@ pub fn agree(plans: &mut PerFormat<Plan>) -> Result<()> {
     Ok(())
 }
 
-/// The scheme of each linear, by the name of its source; `None` where it stays dense.
+/// The scheme of each linear, by the name of its source; `None` if it stays dense.
 fn linears(plan: &Plan) -> BTreeMap<&str, Option<Scheme>> {
     let of_step = |tensor: &'_ TensorPlan| match tensor.action {
         Action::Quantize(scheme) => Some(scheme),
@@ -42,7 +41,8 @@ fn linears(plan: &Plan) -> BTreeMap<&str, Option<Scheme>> {
     tensors.flat_map(sources).collect()
 }
 
-/// Dense linears are read from the input, which is what a first plan that `changes` nothing leaves of them.
+/// Compares the linears of two plans. A companion may store a linear dense if the primary's stages edit (`changes`) no dense
+/// weights: it reads that linear from the input.
 fn compare(first: &Plan, other: &Plan, changes: bool) -> Result<()> {
     let theirs = linears(other);
     for (name, made) in linears(first) {
@@ -72,7 +72,7 @@ fn differ(name: &str, plans: [(&Plan, Option<Scheme>); 2]) -> Error {
     Error::usage(what, format!("make each in a run of its own{common}"))
 }
 
-/// Flags with which both may hold the same: the smaller groups, or those of GGUF's blocks of plain integers.
+/// Flags with which both plans have the same scheme: the smaller groups, or those of GGUF's blocks of plain integers.
 fn common([one, two]: [Option<Scheme>; 2]) -> Option<String> {
     let group = |scheme: Scheme| match (scheme.number, scheme.granularity) {
         (Number::Int { .. }, Granularity::Group(size)) => Some(size),

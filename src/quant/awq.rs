@@ -10,15 +10,15 @@
 //! argmin over α of Σ tr(ΔW·H·ΔWᵀ),  ΔW = Q(W·diag(s))·diag(s)⁻¹ − W,  H = Σ xᵀx
 //! ```
 //!
-//! over the linears of the input that are to be quantized: exact on the calibration set, without its activations. Where
-//! nothing beats s = 1, nothing is scaled. Then each group is clipped as `mse` does, weighted by H's diagonal, and rounded.
+//! over the linears of the input that are to be quantized: exact on the calibration set, without its activations. If no
+//! scale beats s = 1, nothing is scaled. Then each group is clipped as `mse` does, weighted by H's diagonal, and rounded.
 //!
 //! Pairs are those of the architecture: norm → q/k/v, v → o (one scale for the columns that a key-value head serves),
 //! norm → gate/up and router, up → down. `awq-scale` moves the scales and leaves the weights dense, for another method.
 //!
-//! **Why.** A hundredth of the columns carries most of the output; rounding does not know which, calibration does.
+//! **Why.** A hundredth of the columns carries most of the output; only calibration shows which ones.
 //!
-//! **When.** 3 and 4 bits, in groups, where `gptq` takes too long or is to be helped.
+//! **When.** 3 and 4 bits, in groups, if `gptq` takes too long; `awq-scale` also helps before `gptq`.
 //!
 //! **Cost.** rows·cols² multiplications per linear and step of α; a Hessian per input.
 //!
@@ -80,9 +80,9 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 pub struct Awq {
     /// Steps of α between 0 and 1.
     pub n_grid: usize,
-    /// True if small weights are favoured too.
+    /// True to favour small weights too.
     pub duo_scaling: bool,
-    /// True if groups are clipped.
+    /// True to clip groups.
     pub clip: bool,
 }
 
@@ -99,7 +99,7 @@ impl Default for Awq {
 pub struct AwqScale {
     /// Steps of α between 0 and 1.
     pub n_grid: usize,
-    /// True if small weights are favoured too.
+    /// True to favour small weights too.
     pub duo_scaling: bool,
 }
 
@@ -145,7 +145,7 @@ impl Quantize for Awq {
 }
 
 impl Awq {
-    /// Clips where that leaves less error, and rounds.
+    /// Clips groups if that leaves less error, and rounds.
     fn round(
         &self,
         linear: &BlockLinear,
@@ -194,7 +194,7 @@ fn gram<'a>(linear: &BlockLinear, input: &'a Statistics) -> Result<&'a Array2<f3
     })
 }
 
-/// A linear whose outputs are to stay as they are.
+/// A linear whose outputs should stay the same.
 struct Reader<'a> {
     linear: &'a BlockLinear,
     w: ArrayView2<'a, f32>,
@@ -228,7 +228,7 @@ impl AwqScale {
         Ok(by_input)
     }
 
-    /// The scale of every column that a fold's readers have; `None` where nothing is to be gained.
+    /// The scale of every column of a fold's readers; `None` if no scale reduces the error.
     fn search(&self, editor: &Editor, fold: &Fold) -> Result<Option<Vec<f32>>> {
         let readers = fold.readers.iter().map(|&reader| Reader::new(editor, reader));
         let readers: Vec<Reader> = readers.filter_map(Result::transpose).collect::<Result<_>>()?;
@@ -249,7 +249,7 @@ impl AwqScale {
         Ok(best)
     }
 
-    /// x^α / w^(1−α), between the inverse and the double of which lies 1.
+    /// x^α / w^(1−α), normalized by √(max · min).
     fn scales(&self, x: &[f32], w: &[f32], alpha: f32) -> Vec<f32> {
         let favoured = |w: f32| if self.duo_scaling { w.powf(1.0 - alpha) + 1e-4 } else { 1.0 };
         let scales: Vec<f32> =
@@ -260,8 +260,8 @@ impl AwqScale {
     }
 }
 
-/// The mean |x| of each column relative to the mean of all, over the readers' inputs; 1 for columns that were always zero,
-/// which say nothing. \[cols\].
+/// The mean |x| of each column relative to the mean of all, over the readers' inputs; 1 for columns that were always zero.
+/// \[cols\].
 fn input_size(readers: &[Reader]) -> Vec<f32> {
     let mut sums = vec![0f64; readers[0].w.ncols()];
     for reader in readers {
@@ -322,7 +322,7 @@ fn rounding_error(w: ArrayView2<f32>, scheme: &Scheme, scales: &[f32], context: 
     let scales = ndarray::aview1(scales);
     let mut values = vec![0.0; w.len()];
     let scaled = &w * &scales;
-    // A range of the whole tensor is that of what the scales make of it.
+    // The extent of a whole tensor changes with the scales.
     let extent = scheme.needs_extent().then(|| Extent::of(&scaled.iter().copied().collect::<Vec<_>>()));
     scheme.quantize(scaled.view(), &Context { extent, ..*context }).dequantize(&mut values);
     let rounded = Array2::from_shape_vec(w.dim(), values).expect("as many values as weights");

@@ -1,7 +1,6 @@
-//! `eora` and `lorc`: what rounding has lost is made up for by a product of two thin matrices beside the codes.
+//! `eora` and `lorc`: the product of two thin matrices beside the codes corrects the error of rounding.
 //!
-//! **What.** Of a linear W, the codes leave the error E = W − Q. Of all B·A of rank r, `eora` finds the one that comes closest to it
-//! on the calibration text, in tr((E − B·A)·H·(E − B·A)ᵀ), H being the mean of xᵀx. The paper writes H = S·Sᵀ (S from
+//! **What.** The codes of a linear W leave the error E = W − Q. Among all B·A of rank r, `eora` finds the closest one on the calibration text, in tr((E − B·A)·H·(E − B·A)ᵀ), H being the mean of xᵀx. The paper writes H = S·Sᵀ (S from
 //! the eigenvectors of H), truncates the singular value decomposition of E·S, and multiplies by S⁻¹. The inverse need
 //! not be taken, nor exist: with the left singular vectors of E·S, which are the eigenvectors of E·H·Eᵀ,
 //!
@@ -69,7 +68,7 @@ pub const LORC: Def = Def {
 pub struct Compensation {
     /// r: columns of B and rows of A.
     pub rank: usize,
-    /// True if the inputs count, which the method's name says.
+    /// True to weight errors by the inputs (`eora`); false for `lorc`.
     #[serde(skip)]
     weighted: bool,
 }
@@ -108,7 +107,7 @@ impl Compensate for Compensation {
             if hessian.is_none() && self.weighted {
                 return Err(unknown_inputs(linear));
             }
-            // Inputs that are all zero say nothing of what matters.
+            // Inputs that are all zero give no weights.
             let hessian = hessian.filter(|h| h.diag().sum() > 0.0);
             compensate(linear.dense()?, hessian, self.rank).ok_or_else(|| not_finite(linear))
         });
@@ -127,7 +126,7 @@ fn not_finite(linear: &BlockLinear) -> Error {
     Error::unsupported(what, "`llmc verify` shows the tensors whose values are not finite")
 }
 
-/// The B·A of rank r nearest to an error, [rows, cols], in the norm that H gives; `None` where values are not finite.
+/// The B·A of rank r nearest to an error, [rows, cols], in the norm of H; `None` if values are not finite.
 fn compensate(error: ArrayView2<f32>, hessian: Option<&Array2<f64>>, rank: usize) -> Option<LowRank> {
     let e = error.mapv(f64::from);
     let rank = rank.min(e.nrows()).min(e.ncols());
@@ -164,7 +163,7 @@ fn by_cols(e: &Array2<f64>, hessian: Option<&Array2<f64>>, rank: usize) -> Optio
     Some(u)
 }
 
-/// S, lower triangular, with S·Sᵀ = H. Singular matrices get as little on their diagonal as makes them definite.
+/// S, lower triangular, with S·Sᵀ = H. The diagonal of a singular matrix is increased until it is definite.
 fn root(hessian: &Array2<f64>) -> Option<Array2<f64>> {
     let mean = hessian.diag().sum() / hessian.nrows() as f64;
     let mut damping = 0.0;

@@ -71,9 +71,9 @@ pub struct Hqq {
     pub lp_norm: f32,
     /// β: errors are set aside beyond about β^(1/(p−2)) steps of the scale.
     pub beta: f32,
-    /// κ: what β is multiplied by after each iteration.
+    /// κ: the factor of β after each iteration.
     pub kappa: f32,
-    /// Iterations at most; a group stops at the second that brings nothing.
+    /// The largest number of iterations; a group stops after two without improvement.
     pub iters: usize,
 }
 
@@ -178,7 +178,7 @@ impl Kernel for Descent<'_> {
     }
 }
 
-/// Weights worked on at a time: each step below is a loop of its own over them, which is what LLVM vectorizes.
+/// Weights worked on at a time: each step below is a loop of its own over them, which LLVM vectorizes.
 const TILE: usize = 64;
 
 const ONES: [f32; TILE] = [1.0; TILE];
@@ -187,7 +187,7 @@ const ONES: [f32; TILE] = [1.0; TILE];
 const LANES: usize = 8;
 
 impl Descent<'_> {
-    /// Rounds the group with a cell, and gathers what the next one is solved from.
+    /// Rounds the group with a cell, and gathers the sums for the next one.
     #[inline(always)]
     fn sweep(&self, cell: Cell, beta: f32) -> Sums {
         let mut sums = [[0.0; LANES]; 5];
@@ -206,8 +206,7 @@ impl Descent<'_> {
         Sums { powers, q, t, qq, qt }
     }
 
-    /// One weight in steps of the scale: (its code less the zero point, what is left of it when the error is set aside,
-    /// |error|^p).
+    /// One weight in steps of the scale: (its code less the zero point, the weight less the error set aside, |error|^p).
     #[inline(always)]
     fn split(&self, value: f32, cell: Cell, beta: f32) -> (f32, f32, f32) {
         let x = value / cell.scale;

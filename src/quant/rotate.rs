@@ -1,4 +1,4 @@
-//! `rotate`: turns the residual stream so that no coordinate stands out.
+//! `rotate`: rotates the residual stream, so that no coordinate has outliers.
 //!
 //! **What.** The stream x becomes x·R, R a Hadamard matrix with random signs (Kronecker product with a random orthogonal
 //! one where no Hadamard matrix of the width is known): the scale of each norm is multiplied into the linears that read it,
@@ -44,9 +44,9 @@ pub const DEF: Def = Def {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotate {
-    /// Chooses the signs.
+    /// Seed of the random signs.
     pub seed: u64,
-    /// True if v and o are turned within each head too.
+    /// True to rotate v and o within each head too.
     pub heads: bool,
 }
 
@@ -121,7 +121,7 @@ impl Rotate {
     }
 }
 
-/// Refuses blocks in which something stands on the residual stream that rotations do not pass through.
+/// Refuses blocks with an operation on the residual stream that does not commute with rotations.
 fn check(block: &Block) -> Result<()> {
     if let Some(norm) = block.norms.iter().find(|norm| norm.place.centered || norm.bias.is_some()) {
         return Err(refusal(

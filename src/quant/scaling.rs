@@ -29,13 +29,13 @@ pub fn scale(editor: &mut Editor, fold: &Fold, scales: &[f32]) -> Result<()> {
     Ok(())
 }
 
-/// The mean of what columns of one element of the feeder have, for each column. \[cols\].
+/// The mean of the values of all columns that share an element of the feeder, for each column. \[cols\].
 pub fn shared_mean(columns: &[u32], values: &[f32]) -> Vec<f32> {
     let sums = by_element(columns, values, (0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
     columns.iter().map(|&element| sums[element as usize]).map(|(sum, count)| sum / count).collect()
 }
 
-/// The largest of what columns of one element of the feeder have, for each column. \[cols\].
+/// The largest of the values of all columns that share an element of the feeder, for each column. \[cols\].
 pub fn shared_max(columns: &[u32], values: &[f32]) -> Vec<f32> {
     let largest = by_element(columns, values, 0f32, f32::max);
     columns.iter().map(|&element| largest[element as usize]).collect()
@@ -55,7 +55,7 @@ fn by_element<T: Clone + Copy>(
     joined
 }
 
-/// Divides leading values by what they have; others stay.
+/// Divides values one by one; values without a divisor stay.
 fn divide(values: &mut [f32], divisors: &[f32]) {
     values.iter_mut().zip(divisors).for_each(|(value, divisor)| *value /= divisor);
 }

@@ -42,13 +42,13 @@ pub const DEF: Def = Def {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SmoothQuant {
-    /// The part of the difficulty that goes to the weights: 0 to 1.
+    /// The share of the range that moves to the weights: 0 to 1.
     pub alpha: f32,
-    /// The folds that take scales.
+    /// The places that scales may move to.
     pub folds: Folds,
 }
 
-/// The folds that take scales.
+/// The places that scales may move to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Folds {
@@ -92,7 +92,7 @@ impl Rewrite for SmoothQuant {
 }
 
 impl SmoothQuant {
-    /// The scale of each column; `None` where no reader is to be quantized.
+    /// The scale of each column; `None` if no reader is quantized.
     fn scales(&self, editor: &Editor, fold: &Fold) -> Result<Option<Vec<f32>>> {
         let block = editor.block();
         let quantized = |reader: &usize| block.linears[*reader].scheme.is_some();
@@ -113,7 +113,7 @@ impl SmoothQuant {
         Ok(Some(x.iter().zip(&w).map(|(&x, &w)| self.scale(x, w)).collect()))
     }
 
-    /// x^α / w^(1−α); 1 where either is zero (nothing to move), or where no f32 holds the scale.
+    /// x^α / w^(1−α); 1 if either is zero (nothing to move), or if no f32 holds the scale.
     fn scale(&self, x: f32, w: f32) -> f32 {
         let scale = x.powf(self.alpha) / w.powf(1.0 - self.alpha);
         if x > 0.0 && w > 0.0 && scale.is_normal() { scale } else { 1.0 }

@@ -1,4 +1,4 @@
-//! A recipe's names looked up in the lists of methods, schemes and formats.
+//! Resolves a recipe: looks its names up in the lists of methods, schemes and formats.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::tensor::DType;
 
 impl Recipe {
     /// Sets a key by its path: `group_size=64`, `calibration.samples=256`, or a parameter of a stage by the name of its
-    /// method, `gptq.damping=0.05`. What is no TOML value is taken as text.
+    /// method, `gptq.damping=0.05`. Text that is no TOML value becomes a string.
     ///
     /// # Errors
-    /// What is not `key=value`; unknown keys, naming the nearest known one.
+    /// Text that is not `key=value`; unknown keys, with the nearest known one.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let (key, text) = assignment.split_once('=').ok_or_else(|| {
             Error::usage(format!("--set {assignment}: not key=value"), "for example --set gptq.damping=0.05")
@@ -93,7 +93,7 @@ impl Recipe {
         Ok(request)
     }
 
-    /// Methods that look at what flows through the model need text to run it on, or what an earlier run has gathered.
+    /// Refuses methods that read inputs without calibration text or statistics of an earlier run.
     fn refuse_uncalibrated(&self, stages: &[Stage]) -> Result<()> {
         match &self.calibration {
             Some(calibration) if !calibration.statistics.is_empty() => self.refuse_known(calibration, stages),
@@ -107,7 +107,7 @@ impl Recipe {
         }
     }
 
-    /// A budget is spent by what a text shows of the linears, in one format.
+    /// Refuses a budget without calibration text, or without exactly one limit.
     fn refuse_budget(&self) -> Result<()> {
         let Some(budget) = &self.budget else { return Ok(()) };
         if !self.has_text() {
@@ -121,7 +121,7 @@ impl Recipe {
         }
     }
 
-    /// Statistics that an earlier run has gathered are of the model as it was.
+    /// Refuses statistics of an earlier run for methods that they do not suffice for: they are of the original model.
     fn refuse_known(&self, calibration: &Calibration, stages: &[Stage]) -> Result<()> {
         let refuse = |why: &str| {
             let what = format!("{} from statistics: {why}", self.method_names());
@@ -145,7 +145,7 @@ impl Recipe {
         }
     }
 
-    /// Scales of activations that are fixed before the model runs are measured on text.
+    /// Refuses static scales of activations without calibration text to measure them on.
     fn refuse_unmeasured(&self, activations: Option<ActivationScheme>) -> Result<()> {
         let inputs = activations.and_then(ActivationScheme::measured).and(self.scheme.as_deref());
         let cache = self.kv_cache.as_ref().map(|_| "kv_cache");
@@ -158,7 +158,7 @@ impl Recipe {
         }
     }
 
-    /// Builds the stages, in an order that makes sense; every one supports every scheme.
+    /// Builds the stages. Refuses an order that makes no sense, and a scheme that any of the stages does not support.
     fn build_stages(&self, schemes: &[Scheme]) -> Result<Vec<Stage>> {
         let mut built: Vec<(&Def, Stage)> = Vec::new();
         for stage in &self.stages {
@@ -267,7 +267,7 @@ fn refuse_out_of_order(before: &[(&Def, Stage)], def: &Def, stage: &Stage) -> Re
 }
 
 impl Override {
-    /// Refuses another quantization of inputs than the rest of the model has.
+    /// Refuses an override that changes the quantization of inputs: it is the same for the whole model.
     fn refuse_activations(&self, activations: Option<ActivationScheme>) -> Result<()> {
         let own =
             presets::find(&self.scheme).filter(|_| self.scheme != DENSE).map(|preset| preset.activations);

@@ -138,9 +138,7 @@ impl Block {
     /// Drops the statistics of the inputs.
     pub fn forget_inputs(&mut self) {
         self.inputs.clear();
-        for linear in &mut self.linears {
-            (linear.input, linear.importance) = (None, None);
-        }
+        self.linears.iter_mut().for_each(|linear| linear.input = None);
     }
 
     /// Takes some linears out, with the statistics, as a block of their own. `linears` are their numbers, ascending.
@@ -150,7 +148,9 @@ impl Block {
             all.partition(|(index, _)| linears.binary_search(index).is_ok());
         self.linears = rest.into_iter().map(|(_, linear)| linear).collect();
         let linears = taken.into_iter().map(|(_, linear)| linear).collect();
-        Block { index: self.index, linears, inputs: std::mem::take(&mut self.inputs), ..Block::default() }
+        let inputs = std::mem::take(&mut self.inputs);
+        self.forget_inputs();
+        Block { index: self.index, linears, inputs, ..Block::default() }
     }
 
     /// Puts linears that were taken out back to their places.

@@ -97,5 +97,6 @@ impl Block {
             self.norms[norm] = edited;
         }
         self.forget_inputs();
+        self.linears.iter_mut().for_each(|linear| linear.importance = None);
     }
 }

@@ -17,14 +17,14 @@ use crate::model::{Block, Model, Weights};
 use crate::stage::{Loss, Trainable};
 use replacing::Replacing;
 
-/// The states around a block on the calibration set, sequence by sequence; read on demand, since all of them may not
+/// The inputs and targets of a block on the calibration set, sequence by sequence; read when needed, since all of it may not
 /// fit into memory.
 pub trait Activations: Send + Sync {
     /// Sequences.
     fn sequences(&self) -> usize;
-    /// The input from the compressed blocks before, [tokens, hidden].
+    /// The input of the block in the compressed model, [tokens, hidden].
     fn input(&self, sequence: usize) -> Result<Vec<f32>>;
-    /// The output of the uncompressed block on the uncompressed model's activations, [tokens, hidden].
+    /// The output of the uncompressed block in the uncompressed model, [tokens, hidden].
     fn target(&self, sequence: usize) -> Result<Vec<f32>>;
 }
 

@@ -137,7 +137,7 @@ impl BlockLoop<'_> {
         }
         let coded = part.linears.iter().zip(originals).filter(|(_, original)| original.is_some());
         self.tell(part.index, coded.map(|(linear, _)| linear));
-        part.inputs.clear();
+        part.forget_inputs();
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The calibration sequences of each step: all of them in a shuffled order, then again in another.
+//! The calibration sequences of each step: all of them in a shuffled order, then again in another order.
 
 /// An endless supply of batches.
 #[derive(Debug)]
@@ -10,7 +10,7 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// Batches of `size` of so many samples: of all of them, where they are fewer.
+    /// Batches of `size` samples, or of all samples if there are fewer.
     pub fn new(samples: usize, size: usize, seed: u64) -> Batches {
         Batches {
             size: size.clamp(1, samples.max(1)),
@@ -20,7 +20,7 @@ impl Batches {
         }
     }
 
-    /// The next batch. What is left of an order when no whole batch is goes to waste.
+    /// Returns the next batch. Samples left at the end of an order that make no whole batch are skipped.
     pub fn next(&mut self) -> Vec<usize> {
         if self.at + self.size > self.order.len() {
             self.shuffle();

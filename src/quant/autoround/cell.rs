@@ -19,7 +19,7 @@ pub(super) struct Clip {
     pub beta: f32,
 }
 
-/// The rounding parameters of a group.
+/// The grid entry of a group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Entry {
     pub scale: f32,
@@ -36,7 +36,7 @@ pub(super) struct Integers {
     kind: ScaleType,
 }
 
-/// Gradients of what a group's values depend on beside V.
+/// Sums of gradients over a group, for its clipping factors.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sums {
     /// Of the scale.
@@ -47,14 +47,14 @@ pub(super) struct Sums {
 
 impl Integers {
     /// # Panics
-    /// Where the scheme is not one of integers.
+    /// If the scheme is not one of integers.
     pub fn new(scheme: &Scheme) -> Integers {
         let Number::Int { bits } = scheme.number else { panic!("autoround was given {scheme}") };
         let half = f32::from(1u16 << (bits - 1));
         Integers { min: -half, max: half - 1.0, symmetric: scheme.symmetric, kind: scheme.scale }
     }
 
-    /// The offset from a signed integer to its code.
+    /// The code minus the signed integer.
     pub fn offset(self) -> f32 {
         -self.min
     }
@@ -154,7 +154,7 @@ impl Integers {
     }
 }
 
-/// A group's weights, and what they are rounded with.
+/// A group's weights, and its grid entry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Group<'a> {
     pub w: &'a [f32],

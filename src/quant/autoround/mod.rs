@@ -11,7 +11,7 @@
 //! They start at V = 0, α = β = 1, which is `rtn`, and take `iters` steps against the sign of the gradient of the squared
 //! error of the block's output, each on `batch_size` of the calibration sequences; a step is `lr` at first and falls to 0
 //! along a line. Rounding passes gradients on as if it were not there. The block reads what the compressed blocks before it
-//! give, and aims at what the uncompressed model gives there. Scales are rounded to the type they are stored in before
+//! give, and its target is the output of the uncompressed model. Scales are rounded to the type they are stored in before
 //! anything is rounded with them: what is trained is what is stored.
 //!
 //! **Why.** Errors of many weights cancel in what a block computes, through its attention and its feed-forward too, which
@@ -73,9 +73,9 @@ pub struct AutoRound {
     pub lr: f32,
     /// First step of α and β; 0 stands for `lr`.
     pub minmax_lr: f32,
-    /// True if α and β are learned.
+    /// True to learn α and β.
     pub enable_minmax_tuning: bool,
-    /// Of the order of the sequences.
+    /// Seed of the order of the sequences.
     pub seed: u64,
 }
 
@@ -165,7 +165,7 @@ impl AutoRound {
         }
     }
 
-    /// The step sizes of V, α and β.
+    /// The size of a step of V, α and β.
     fn steps(&self, step: usize) -> Steps {
         let or = |given: f32, default: f32| if given > 0.0 { given } else { default };
         let lr = or(self.lr, 1.0 / self.iters as f32);

@@ -1,4 +1,4 @@
-//! A linear's weights and what is learned of how to round them.
+//! A linear's weights, and the learned parameters of their rounding.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::numerics::{Extent, Grid, QTensor, Scheme};
 /// Rows that one task works on.
 const ROWS: usize = 16;
 
-/// The step sizes.
+/// The size of a step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Steps {
-    /// V.
+    /// Of V.
     pub offset: f32,
-    /// α and β.
+    /// Of α and β.
     pub clip: f32,
 }
 
@@ -52,7 +52,7 @@ impl Rounding {
         self.shape
     }
 
-    /// W̃: what the codes stand for, to the bit.
+    /// W̃: the values of the codes, to the bit.
     pub fn values(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.w.len()];
         let (cols, groups) = (self.shape.1.max(1), self.groups());

@@ -1,4 +1,4 @@
-//! The stored codes are the trained ones; gradients against a candle graph; blocks of tiny models lose less than `rtn`.
+//! Stored values equal trained values; gradients against a candle graph; blocks of tiny models lose less than `rtn`.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Preparation of the Hessian of an input: an order of the columns, and the spread of the error of each over
-//! those that come after it. Made once for all linears that read the input.
+//! The factor of an input's Hessian: an order of the columns, and the weights with which the error of each column is spread
+//! over the later ones. Computed once for all linears that read the input.
 
 use ndarray::Array2;
 
@@ -21,7 +21,7 @@ impl Factor {
     /// Of a Hessian [cols, cols]; `name` is the linear that errors speak of.
     ///
     /// # Errors
-    /// Where the Hessian has NaN or infinities, or stays singular under any damping.
+    /// A Hessian with NaN or infinities, or one that stays singular under any damping.
     pub fn new(hessian: &Array2<f32>, gptq: &Gptq, name: &str) -> Result<Factor> {
         let wrong = |row, col, value: f32| !value.is_finite() || (row == col && value < 0.0);
         if let Some(((row, col), value)) = hessian.indexed_iter().find(|&((r, c), &value)| wrong(r, c, value))
@@ -34,7 +34,7 @@ impl Factor {
         Ok(Factor { feedback: feedback(&lower), order, diagonal })
     }
 
-    /// The spread of the error of a step over the steps behind it, up to `end`.
+    /// The weights with which the error of a step is spread over the later steps, up to `end`.
     pub fn feedback(&self, step: usize, end: usize) -> &[f32] {
         let row = self.feedback.row(step).to_slice().expect("rows of an owned array are contiguous");
         &row[step + 1..end]

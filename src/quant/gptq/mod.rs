@@ -1,4 +1,4 @@
-//! `gptq`: columns are rounded one after the other, and those still to come make up for the error.
+//! `gptq`: columns are rounded one after the other, and later columns compensate for the error.
 //!
 //! **What.** A linear's output error on the calibration text is tr(ΔW·H·ΔWᵀ), H being the mean of xᵀx. With the columns in
 //! some order and H = R·Rᵀ (R upper triangular), it is the sum over j of R\[j, j\]²·(w'\[j\] − q\[j\])², where
@@ -7,12 +7,12 @@
 //! w'[j] = w[j] + Σ (i < j) (w[i] − q[i])·R[i, j]/R[j, j],    q[j] = round(w'[j])
 //! ```
 //!
-//! so each column in turn is rounded after what the errors before it ask of it. This is GPTQ (as Chee et al. 2023 show, theorem
+//! so each column in turn is corrected for the earlier errors and then rounded. This is GPTQ (as Chee et al. 2023 show, theorem
 //! 6: their LDLQ), without the inverse of H and the second factorization that its authors' form needs.
 //!
 //! **What differs from the paper's code.** Columns that calibration never excited (a zero on the diagonal) are rounded to
 //! nearest, not set to zero: another text may excite them. Grids are clip-searched, weighted by the diagonal (`clip`).
-//! Damping grows tenfold where the Hessian stays singular.
+//! Damping grows tenfold while the Hessian stays singular.
 //!
 //! **When.** 4 bits and fewer, given text of the kind that the model will see.
 //!

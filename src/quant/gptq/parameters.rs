@@ -4,16 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// In which order columns are rounded, and which share a group.
+/// The order in which columns are rounded, and the columns that share a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActOrder {
     /// As they stand; each group's grid is fitted when the loop reaches it, from the weights as they are by then.
     None,
-    /// By descending diagonal of the Hessian; groups are of columns that are consecutive in that order, which the output
-    /// says in `g_idx`.
+    /// By descending diagonal of the Hessian. Columns that are consecutive in this order share a group; the output records
+    /// it in `g_idx`.
     Dynamic,
-    /// By descending diagonal; groups are of neighbours, and their grids are fitted before the loop.
+    /// By descending diagonal. Adjacent columns share a group, and grids are fitted before the loop.
     Static,
 }
 
@@ -21,13 +21,13 @@ pub enum ActOrder {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gptq {
-    /// λ: what is added to the Hessian's diagonal, as a fraction of its mean.
+    /// λ: the damping of the Hessian's diagonal, as a fraction of its mean.
     pub damping: f64,
     /// Order of the columns: `none`, `dynamic` or `static`.
     pub act_order: ActOrder,
-    /// B: columns whose errors are carried on to the columns behind them in one product.
+    /// B: columns whose errors are spread over the later columns in one product.
     pub block_size: usize,
-    /// True if grids are searched by [`mse`](crate::quant::mse), weighted by the Hessian's diagonal, rather than min-max.
+    /// True to search grids with [`mse`](crate::quant::mse), weighted by the Hessian's diagonal; false for min-max.
     pub clip: bool,
 }
 

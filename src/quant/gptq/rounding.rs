@@ -45,7 +45,7 @@ pub fn quantize(
     QTensor { rows, cols, codes: Codes::Scalar(codes) }
 }
 
-/// The parameters that all rows of a weight share.
+/// The state that all rows of a weight share.
 struct Plan<'a> {
     gptq: &'a Gptq,
     scheme: &'a Scheme,
@@ -94,7 +94,7 @@ impl<'a> Plan<'a> {
         if self.fixed.is_some() { self.factor.order[step] / self.width } else { step / self.width }
     }
 
-    /// The end of the panel that begins at a step: after a block, or where the next group must be fitted.
+    /// The end of the panel that begins at a step: after a block, or before the next group that must be fitted.
     fn panel_end(&self, start: usize) -> usize {
         let block = start + self.gptq.block_size;
         let group = if self.fixed.is_some() { block } else { (start / self.width + 1) * self.width };
@@ -123,12 +123,12 @@ struct Lanes<'a> {
     /// Weights; of the steps that are done, what rounding took from them: w − q.
     errors: Vec<f32>,
     codes: Vec<u8>,
-    /// The targets of the steps `reached`: the weights, corrected for the errors before.
+    /// The targets of the steps `reached`: the weights, corrected for the earlier errors.
     targets: Vec<f32>,
     reached: Range<usize>,
     /// [group, lane].
     cells: Cells,
-    /// The parameters fitted in the loop, by group.
+    /// The grid entries that were fitted in the loop, by group.
     fitted: Vec<Grid>,
 }
 

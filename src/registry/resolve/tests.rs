@@ -1,4 +1,4 @@
-//! Mistakes in recipes, and what their names stand for.
+//! Mistakes in recipes, and the results of their names.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
