@@ -292,7 +292,8 @@ fn a_cycle_is_found() {
     let mut cyclic = Vec::from(acyclic);
     cyclic[2] = source("src/a/x.rs", "pub struct X; macro_rules! m { () => { super::super::b::B::new() } }");
     let graph = graph::Modules::parse(&cyclic).graph();
-    assert_eq!(graph::cycles(&graph).len(), 2, "{graph:?}");
+    let cycles = graph::cycles(&graph);
+    assert!(cycles.iter().any(|cycle| cycle.contains(&path("b")) && cycle.contains(&path("a::x"))), "{graph:?}");
 }
 
 #[test]
