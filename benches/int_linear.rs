@@ -12,6 +12,7 @@ use llmc::Result;
 use llmc::backend::cpu::{Activations, Cpu};
 use llmc::backend::{Backend, Matrix};
 use llmc::numerics::Scheme;
+use llmc::numerics::random::SplitMix64;
 use llmc::tensor::{BlockType, DType, Grid, QTensor, Weight};
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -57,13 +58,9 @@ impl Matrix for Held {
 
 /// Blocks of any bytes whose f16s are finite.
 fn blocks(block: BlockType, [rows, cols]: [usize; 2]) -> Arc<dyn Matrix> {
-    let mut state = 1u32;
-    let mut byte = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8 & 0xbf
-    };
+    let mut random = SplitMix64(1);
     let count = rows * cols / block.block_elements() * block.block_bytes();
-    let codes = (0..count).map(|_| byte()).collect();
+    let codes = (0..count).map(|_| random.next() as u8 & 0xbf).collect();
     let scheme = Scheme::ggml(block);
     Arc::new(Held(Weight::Quantized(QTensor {
         scheme,

@@ -28,5 +28,7 @@ pub mod quant;
 pub mod recipe;
 pub mod statistics;
 pub mod tensor;
+#[cfg(test)]
+mod test_support;
 
 pub use error::{Error, Result};

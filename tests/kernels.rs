@@ -8,6 +8,7 @@
 
 #[path = "kernels/checks.rs"]
 mod checks;
+mod common;
 #[path = "kernels/compile.rs"]
 mod compile;
 #[path = "kernels/dequantize.rs"]

@@ -106,15 +106,12 @@ impl<'a, F: FnMut(&[u32]) -> Result<Vec<f32>>> Generation<'a, F> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
-
     use super::super::Sampling;
     use super::*;
-    use crate::io::Checkpoint;
+    use crate::test_support;
 
     fn tokenizer() -> Tokenizer {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llama");
-        Tokenizer::open(&Checkpoint::open(folder.to_str().unwrap()).unwrap()).unwrap()
+        test_support::tokenizer("tiny-llama")
     }
 
     /// Runs a model that says `answer` and then token 2; gives the text, the end, and what the model was shown.

@@ -162,9 +162,9 @@ fn provenance(plan: &Plan) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{plan, stored};
     use super::*;
     use crate::tensor::DType;
+    use crate::test_support::{plan, stored};
 
     #[test]
     fn a_card_says_how_what_and_where_from() {

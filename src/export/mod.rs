@@ -23,8 +23,6 @@ pub mod gptq;
 mod layout;
 mod modules;
 pub mod shards;
-#[cfg(test)]
-mod test_support;
 
 pub(crate) use layout::{KERNEL_GROUPS, slow_group};
 

@@ -4,8 +4,10 @@
 use ndarray::{Array2, ArrayView2, s};
 use proptest::prelude::*;
 
+use super::random::SplitMix64;
 use super::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme, fp4, fp8, nf4, simd};
 use crate::tensor::{Grid, QTensor};
+use crate::test_support::signed;
 
 /// The values of each grid entry.
 fn cells(scheme: &Scheme, w: ArrayView2<f32>) -> Vec<Vec<f32>> {
@@ -187,12 +189,9 @@ fn schemes() -> Vec<Scheme> {
 
 /// Weights with what is awkward among them: zeros of both signs, huge, tiny and subnormal values, halves of integers.
 fn awkward(rows: usize, cols: usize) -> Array2<f32> {
-    let mut state = 0x2545_F491u32;
+    let mut random = SplitMix64(0x2545_F491);
     Array2::from_shape_fn((rows, cols), |(row, col)| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        let uniform = state as f32 / u32::MAX as f32 - 0.5;
+        let uniform = 0.5 * signed(&mut random);
         match (row % 7, col / 16 % 5) {
             (1, 1) => 0.0,
             (2, _) => -0.0,

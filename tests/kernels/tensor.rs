@@ -5,6 +5,8 @@ use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{Granularity, Scheme};
 use llmc::tensor::{Grid, QTensor};
 
+use crate::common::signed;
+
 /// What a kernel's name says of its weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Variant {
@@ -30,11 +32,6 @@ impl Variant {
 /// Every granularity that a kernel treats in its own way: groups below, of and above a step, and a channel.
 pub const GRANULARITIES: [Granularity; 4] =
     [Granularity::Group(32), Granularity::Group(64), Granularity::Group(128), Granularity::Channel];
-
-/// In −1…1.
-pub fn signed(random: &mut SplitMix64) -> f32 {
-    (2.0 * random.unit() - 1.0) as f32
-}
 
 /// The nearest value of the type.
 pub fn round(half: Half, value: f64) -> f64 {

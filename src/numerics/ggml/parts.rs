@@ -93,15 +93,12 @@ pub fn formula(block: BlockType) -> Formula {
 mod tests {
     use super::*;
     use crate::numerics::ggml;
+    use crate::numerics::random::SplitMix64;
 
     /// Bytes without order, and with f16s that are finite.
     fn bytes(block: BlockType) -> Vec<u8> {
-        let mut state = 7u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8 & 0xbf
-        };
-        (0..64 * block.block_bytes()).map(|_| next()).collect()
+        let mut random = SplitMix64(7);
+        (0..64 * block.block_bytes()).map(|_| random.next() as u8 & 0xbf).collect()
     }
 
     #[test]

@@ -122,7 +122,6 @@ impl<R: Runner> Respondent for Examinee<'_, R> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
 
@@ -182,8 +181,7 @@ mod tests {
     }
 
     pub fn tokenizer() -> Tokenizer {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llama");
-        Tokenizer::open(&crate::io::Checkpoint::open(folder.to_str().unwrap()).unwrap()).unwrap()
+        crate::test_support::tokenizer("tiny-llama")
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::*;
-use crate::export::test_support::{plan, stored};
 use crate::io::gguf::parse;
 use crate::tensor::BlockType;
+use crate::test_support::{plan, stored};
 
 #[test]
 #[allow(clippy::unwrap_used)]
