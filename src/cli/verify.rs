@@ -106,6 +106,14 @@ fn comparison(verification: &Verification, all: bool) -> String {
     }
     let held = total - verification.failed().count();
     let _ = writeln!(text, "{held} of {total} tensors hold");
+    if let Some(path) = &verification.missing_record {
+        let unknown = verification.tensors.iter().filter(|check| check.unknown).count();
+        let _ = writeln!(
+            text,
+            "{unknown} of them were read, but not compared: the record of the calibrated run is missing ({})",
+            path.display()
+        );
+    }
     text
 }
 
@@ -150,6 +158,7 @@ fn json(verification: &Verification, subject: &Subject) -> Value {
         "total": verification.tensors.len(),
         "compared": subject.against.is_some(),
         "input_matches": subject.against.map(|_| subject.same_input),
+        "missing_record": verification.missing_record,
         "tensors": tensors.collect::<Vec<_>>(),
     })
 }

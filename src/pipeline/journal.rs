@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::fault;
 use super::output::{OutputFiles, Workspace};
 use crate::error::{Error, Result};
 use crate::export::OutputFile;
@@ -79,7 +80,9 @@ impl Journal {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = format!("{BLOCK}{index}\n{SYNCED}\n");
         let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
-        written.map_err(|e| Error::io(&self.path, e))
+        written.map_err(|e| Error::io(&self.path, e))?;
+        fault::point(&format!("block {index} done"));
+        Ok(())
     }
 
     /// How many steps an earlier run finished.
@@ -92,6 +95,7 @@ impl Journal {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut append = |line: String| file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e));
         append(format!("{step}\n"))?;
+        fault::point("step done");
         if self.unsynced.fetch_add(bytes, Ordering::Relaxed) >= SYNC_EVERY {
             self.unsynced.store(0, Ordering::Relaxed);
             files.sync()?;

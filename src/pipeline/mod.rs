@@ -12,6 +12,7 @@ mod digest;
 mod ends;
 mod estimate;
 mod extents;
+mod fault;
 mod gather;
 mod journal;
 mod made;
@@ -162,7 +163,7 @@ impl<'a> Output<'a> {
         tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
         let files = OutputFiles::create(&workspace, &layout, plan)?;
         let mut run = Run::new(plan, checkpoint, files, journal, adapter, options);
-        run.digests = (recorded && !plan.request.format.single_file()).then(Digests::default);
+        run.digests = recorded.then(Digests::default);
         Ok(Output { target, workspace, run })
     }
 
@@ -175,15 +176,17 @@ impl<'a> Output<'a> {
         blocks: &[BlockReport],
     ) -> Result<NonFinites> {
         let plan = self.target.plan;
-        let rest =
-            (0..plan.steps.len()).filter(|step| !in_blocks.contains(step) && !self.run.journal.has(*step));
+        // What a stopped run has written is written once more where its digest is recorded.
+        let finished = |step| self.run.digests.is_none() && self.run.journal.has(step);
+        let rest = (0..plan.steps.len()).filter(|step| !in_blocks.contains(step) && !finished(*step));
         let nonfinite = self.run.stream(rest, made)?;
         self.run.files.sync()?;
         let format = plan.request.format;
         let mut own = [format.side_files(plan, checkpoint)?, self.target.documents.to_vec()].concat();
-        if !blocks.is_empty() && !format.single_file() {
-            let record = serde_json::json!(Record::of(blocks, format.name()));
-            own.push((RECORD.to_owned(), crate::export::pretty(&record)));
+        if !blocks.is_empty() {
+            let mut record = Record::of(blocks, format.name());
+            record.digests.extend(self.run.take_digests().into_iter().flat_map(|(_, digests)| digests));
+            own.push((RECORD.to_owned(), crate::export::pretty(&serde_json::json!(record))));
         }
         let target = self.target.path.display().to_string();
         own.extend(self.run.adapter.iter().map(|adapter| adapter.config(checkpoint, &target)));

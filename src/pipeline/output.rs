@@ -14,7 +14,9 @@ use std::thread::JoinHandle;
 use rayon::prelude::*;
 
 use super::blocks::REPORTS_NAME;
+use super::fault;
 use super::journal::JOURNAL_NAME;
+use super::recorded::{RECORD, record_beside};
 use crate::error::{Error, Result};
 use crate::export::{Format, OutputFile, SINGLE_FILE_NAME};
 use crate::io::Checkpoint;
@@ -134,14 +136,10 @@ impl Workspace {
 
     /// Moves the finished output to its place. An output that is replaced is moved aside first, and removed last.
     pub fn publish(&self) -> Result<()> {
-        let aside = sibling(&self.target, &format!(".replaced-{}", std::process::id()));
-        let replaces = self.target.exists();
-        if replaces {
-            rename(&self.target, &aside)?;
-        }
+        let replaced = self.move_aside()?;
+        fault::point("publish");
         if self.single {
-            rename(&self.path(SINGLE_FILE_NAME), &self.target)?;
-            remove(&self.partial)?;
+            self.publish_single()?;
         } else {
             sync_folder(&self.partial)?;
             rename(&self.partial, &self.target)?;
@@ -149,10 +147,33 @@ impl Workspace {
             own.iter().filter(|path| path.exists()).try_for_each(|path| remove(path))?;
         }
         sync_folder(self.target.parent().unwrap_or(Path::new(".")))?;
-        if replaces {
-            remove(&aside)?;
+        fault::point("published");
+        replaced.iter().try_for_each(|path| remove(path))
+    }
+
+    /// Moves what is in the output's place to other names: the output, and the record beside a single file.
+    fn move_aside(&self) -> Result<Vec<PathBuf>> {
+        let aside = sibling(&self.target, &format!(".replaced-{}", std::process::id()));
+        let mut moved = Vec::new();
+        if self.target.exists() {
+            moved.push((self.target.clone(), aside.clone()));
         }
-        Ok(())
+        if self.single && record_beside(&self.target).is_file() {
+            moved.push((record_beside(&self.target), record_beside(&aside)));
+        }
+        moved.iter().try_for_each(|(from, to)| rename(from, to))?;
+        Ok(moved.into_iter().map(|(_, to)| to).collect())
+    }
+
+    /// Moves a single file to its place, its record first: a file in its place is then never without its record.
+    fn publish_single(&self) -> Result<()> {
+        let record = self.path(RECORD);
+        if record.exists() {
+            rename(&record, &record_beside(&self.target))?;
+        }
+        fault::point("record published");
+        rename(&self.path(SINGLE_FILE_NAME), &self.target)?;
+        remove(&self.partial)
     }
 }
 
@@ -205,7 +226,8 @@ fn looks_like_a_model(folder: &Path) -> bool {
     empty || entries.any(|entry| entry.is_ok_and(|entry| weights(entry.path())))
 }
 
-fn sibling(target: &Path, suffix: &str) -> PathBuf {
+/// The path beside `target` whose name is longer by a suffix.
+pub fn sibling(target: &Path, suffix: &str) -> PathBuf {
     let mut name = target.file_name().map_or_else(OsString::new, OsString::from);
     name.push(suffix);
     target.with_file_name(name)
@@ -275,6 +297,7 @@ impl OutputFiles {
     pub fn write_in(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (path, file) = &self.files[file];
         write_at(file, bytes, offset).map_err(|e| Error::io(path, e))?;
+        fault::point("write");
         let written = self.unflushed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if written >= FLUSH_EVERY { self.flush_beside() } else { Ok(()) }
     }

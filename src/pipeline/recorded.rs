@@ -2,6 +2,7 @@
 //! the method chose is on record, tensor by tensor.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use super::blocks::BlockReport;
 use super::chunks::Chunk;
 use super::gather::gather;
 use super::made::Input;
+use super::output::sibling;
 use crate::error::{Error, Result};
 use crate::export::{Output, Part, rows_cols};
 use crate::io::Checkpoint;
@@ -17,8 +19,13 @@ use crate::numerics::convert;
 use crate::plan::{Plan, Step};
 use crate::tensor::{DType, QTensor};
 
-/// The file of the record, in the output's folder.
+/// The file of the record, in the output's folder; the end of its name where the output is one file.
 pub const RECORD: &str = "calibration.json";
+
+/// The record of an output that is one file: it is beside it.
+pub fn record_beside(file: &Path) -> PathBuf {
+    sibling(file, &format!(".{RECORD}"))
+}
 
 /// What was done to each block.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -39,21 +46,27 @@ impl Record {
         Record { blocks: blocks.iter().map(plain).collect(), digests }
     }
 
-    /// The record of an output; empty where it has none, as single files do.
-    pub fn read(written: &Checkpoint) -> Result<Record> {
-        let path = written.path.join(RECORD);
+    /// Returns the place of an output's record.
+    pub fn path(written: &Checkpoint) -> PathBuf {
+        if written.path.is_dir() { written.path.join(RECORD) } else { record_beside(&written.path) }
+    }
+
+    /// Reads the record of an output, if there is one.
+    pub fn read(written: &Checkpoint) -> Result<Option<Record>> {
+        let path = Record::path(written);
         if !path.is_file() {
-            return Ok(Record::default());
+            return Ok(None);
         }
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        serde_json::from_str(&text).map_err(|e| {
+        let record = serde_json::from_str(&text).map_err(|e| {
             Error::malformed(
                 &path,
                 "the record of a calibrated run",
                 e,
                 "the output was changed since it was made",
             )
-        })
+        })?;
+        Ok(Some(record))
     }
 
     /// The measured scale of a name.

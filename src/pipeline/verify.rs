@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
@@ -63,6 +64,8 @@ impl TensorCheck {
 pub struct Verification {
     /// Every tensor of the plan.
     pub tensors: Vec<TensorCheck>,
+    /// The record of a calibrated run that should be there and is not.
+    pub missing_record: Option<PathBuf>,
 }
 
 impl Verification {
@@ -123,27 +126,30 @@ pub fn verify(
         })
         .collect::<Result<Vec<_>>>()?;
     let mut tensors = per_tensor(plan, sums);
-    compare_recorded(plan, written, &record, &mut tensors)?;
+    compare_recorded(plan, written, record.as_ref(), &mut tensors)?;
+    let missing = record.is_none() && tensors.iter().any(|check| check.unknown);
+    let missing_record = missing.then(|| Record::path(written));
     tensors.extend(strangers(plan, written));
     tensors.extend(changed_documents(plan, input, written)?);
-    Ok(Verification { tensors })
+    Ok(Verification { tensors, missing_record })
 }
 
 /// Holds what a calibrated run made against what it recorded.
 fn compare_recorded(
     plan: &Plan,
     written: &Checkpoint,
-    record: &Record,
+    record: Option<&Record>,
     tensors: &mut [TensorCheck],
 ) -> Result<()> {
     for (step, check) in plan.steps.iter().zip(tensors).filter(|(_, check)| check.failure.is_none()) {
         check.unknown = !repeatable(plan, step);
-        if let Some(digest) = record.digests.get(&step.output.name) {
+        if let Some(digest) = record.and_then(|record| record.digests.get(&step.output.name)) {
             check.failure = mismatch(written, &step.output, digest)?;
             check.unknown = false;
         }
         let scales = step.scales().map(|(_, part)| step.parts[part].name.as_str());
-        let wrong = scales.filter_map(|name| wrong_scale(written, name, record.scale(name))).next();
+        let recorded = |name: &str| record.and_then(|record| record.scale(name));
+        let wrong = scales.filter_map(|name| wrong_scale(written, name, recorded(name))).next();
         check.failure = check.failure.take().or(wrong);
     }
     Ok(())
@@ -355,7 +361,7 @@ pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verificat
     let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
     let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
     tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));
-    Ok(Verification { tensors })
+    Ok(Verification { tensors, missing_record: None })
 }
 
 fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {

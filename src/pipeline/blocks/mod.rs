@@ -22,6 +22,7 @@ pub use passes::BATCH_TOKENS;
 pub use report::{BlockReport, ExpertReport, LinearReport, REPORTS_NAME};
 pub use runner::{Material, Runner, layouts};
 
+use super::fault;
 use super::journal::Journal;
 use super::made::Made;
 use super::stream::{Run, unmeasured};
@@ -79,6 +80,7 @@ impl<'a> Blocks<'a> {
                 run.write_factors(&made)?;
                 run.files.sync()?;
             }
+            fault::point(&format!("block {index} written"));
             Ok(report)
         })
     }
