@@ -184,7 +184,10 @@ impl Goldens {
             assert_eq!(bytes, expected, "{case}/{role}");
         }
         let expected = self.floats(&format!("{case}/values"));
-        if !expected.is_empty() {
+        // Of these the engines' own code gives no values.
+        let none = ["awq", "float-quantized/block"].contains(&case) || case.starts_with("gptq/");
+        assert_eq!(expected.len(), if none { 0 } else { q.rows * q.cols }, "{case}");
+        if !none {
             let mut values = vec![0.0; q.rows * q.cols];
             q.dequantize(&mut values);
             // compressed-tensors computes NVFP4 values in bfloat16, the others' exactly.

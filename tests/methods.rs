@@ -122,7 +122,7 @@ fn check_shape(q: &QTensor, w: &Array2<f32>, scheme: &Scheme) {
 fn most_error(scheme: &Scheme) -> f64 {
     match scheme.number {
         Number::Fp8(_) => 0.004,
-        _ => (16.0 * 4f64.powf(-scheme.code_bits())).min(0.85),
+        _ => (32.0 * 4f64.powf(-scheme.code_bits())).min(0.85),
     }
 }
 
@@ -130,15 +130,8 @@ fn most_error(scheme: &Scheme) -> f64 {
 fn check_close(def: &Def, q: &QTensor, w: &Array2<f32>) {
     let power: f64 = w.iter().map(|&x| f64::from(x).powi(2)).sum();
     let error = squared_error(w, q, None);
-    println!(
-        "{} {} {}x{} bits {} rel {}",
-        def.name,
-        q.scheme,
-        q.rows,
-        q.cols,
-        q.scheme.code_bits(),
-        error / power
-    );
+    let bound = most_error(&q.scheme) * power;
+    assert!(error <= bound, "{} {} {:?}: {error} of {power}", def.name, q.scheme, w.dim());
 }
 
 #[test]

@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use super::random::SplitMix64;
 use super::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme, fp4, fp8, nf4, simd};
 use crate::tensor::{Grid, QTensor};
-use crate::test_support::signed;
 
 /// The values of each grid entry.
 fn cells(scheme: &Scheme, w: ArrayView2<f32>) -> Vec<Vec<f32>> {
@@ -191,7 +190,7 @@ fn schemes() -> Vec<Scheme> {
 fn awkward(rows: usize, cols: usize) -> Array2<f32> {
     let mut random = SplitMix64(0x2545_F491);
     Array2::from_shape_fn((rows, cols), |(row, col)| {
-        let uniform = 0.5 * signed(&mut random);
+        let uniform = (random.unit() - 0.5) as f32;
         match (row % 7, col / 16 % 5) {
             (1, 1) => 0.0,
             (2, _) => -0.0,

@@ -31,7 +31,7 @@ use indicatif::ProgressBar;
 
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::plan::Plan;
+use crate::plan::{Action, Plan};
 
 use adapter::AdapterFile;
 use blocks::Blocks;
@@ -177,7 +177,10 @@ impl<'a> Output<'a> {
     ) -> Result<NonFinites> {
         let plan = self.target.plan;
         // What a stopped run has written is written once more where its digest is recorded.
-        let finished = |step| self.run.digests.is_none() && self.run.journal.has(step);
+        let digested = |step: usize| {
+            self.run.digests.is_some() && matches!(plan.steps[step].action, Action::Quantize(_))
+        };
+        let finished = |step: usize| self.run.journal.has(step) && !digested(step);
         let rest = (0..plan.steps.len()).filter(|step| !in_blocks.contains(step) && !finished(*step));
         let nonfinite = self.run.stream(rest, made)?;
         self.run.files.sync()?;

@@ -158,7 +158,8 @@ fn outputs_are_read_back_without_their_scales() {
     }
     ok(here, &format!("quantize cache --scheme w4a16 --group-size 32 {SMALL} -o again"));
     assert!(scales(&here.join("again")).is_empty());
-    fails(here, &format!("quantize static --kv-cache fp8 {SMALL} -o twice"), 1);
+    let twice = fails(here, &format!("quantize static --kv-cache fp8 {SMALL} -o twice"), 1);
+    assert!(twice.contains("quantized already"), "{twice}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn check(expected: &Value, batch: &str) {
 #[test]
 fn a_model_answers_as_it_does_in_the_harness() {
     let answers = std::fs::read_to_string(fixture("answers.jsonl")).unwrap();
-    assert!(answers.lines().count() > 10, "{answers}");
+    assert!(answers.lines().count() >= 7, "{answers}");
     for line in answers.lines() {
         let expected: Value = serde_json::from_str(line).unwrap();
         for batch in ["700", "100000"] {
