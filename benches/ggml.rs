@@ -1,28 +1,23 @@
 //! GGUF block types, both directions, one thread: `cargo bench --bench ggml`. The rows fit in the cache; throughput
 //! counts weights.
 
+#[path = "../tests/common/numbers.rs"]
+mod numbers;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llmc::numerics::ggml;
+use llmc::numerics::random::SplitMix64;
 use llmc::tensor::BlockType;
-use ndarray::Array2;
 
-const SHAPE: (usize, usize) = (16, 2048);
+const ROWS: usize = 16;
+const COLS: usize = 2048;
 
-/// Returns bell-shaped values like those of weights: sums of uniform numbers from a small generator.
-fn weights() -> Array2<f32> {
-    let mut state = 1u32;
-    let mut uniform = move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
-    };
-    Array2::from_shape_simple_fn(SHAPE, || 0.02 * (0..4).map(|_| uniform()).sum::<f32>())
-}
-
+/// Benches every block type on normal numbers of the size of weights.
 fn blocks(criterion: &mut Criterion) {
-    let w = weights();
-    let importance: Vec<f32> = (0..SHAPE.1).map(|i| 1.0 + (i % 7) as f32).collect();
+    let w = numbers::normal(ROWS, COLS, 1) * 0.012;
+    let importance: Vec<f32> = (0..COLS).map(|i| 1.0 + (i % 7) as f32).collect();
     for block in BlockType::ALL {
         let mut group = criterion.benchmark_group(block.name());
         group.throughput(Throughput::Elements(w.len() as u64));

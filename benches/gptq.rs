@@ -4,7 +4,11 @@
 //! Throughput counts the multiply-adds of a dense product: tokens·cols² for the sums of xᵀx, cols³/3 + rows·cols² for
 //! the rounding. Both use symmetry, so the rate may exceed that of a product.
 
+#[path = "../tests/common/numbers.rs"]
+mod numbers;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{Granularity, ScaleType, Scheme, Weight};
 use llmc::registry::METHODS;
 use llmc::stage::{Block, BlockLinear, Stage};
@@ -20,11 +24,9 @@ const HESSIAN: Needs = Needs { absmax: false, mean_abs: false, second_moment: fa
 
 /// Returns values in ±1 from a small generator; neighbours of a row are similar, as in inputs of linears.
 fn values(rows: usize, cols: usize) -> Array2<f32> {
-    let mut state = 1u32;
     let mut last = 0.0;
-    Array2::from_shape_simple_fn((rows, cols), || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        last = 0.5 * last + (state >> 8) as f32 / (1 << 24) as f32 - 0.5;
+    numbers::uniform(rows, cols, 1).mapv_into(|x| {
+        last = 0.5 * last + 0.5 * x;
         last
     })
 }

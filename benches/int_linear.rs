@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use llmc::Result;
 use llmc::backend::cpu::{Activations, Cpu};
 use llmc::backend::{Backend, Matrix};
+use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{QTensor, Weight};
 use llmc::tensor::{BlockType, DType};
 use ndarray::Array2;
@@ -53,13 +54,9 @@ impl Matrix for InMemoryMatrix {
 
 /// Returns blocks of random bytes whose f16s are finite.
 fn blocks(block: BlockType, [rows, cols]: [usize; 2]) -> Arc<dyn Matrix> {
-    let mut state = 1u32;
-    let mut byte = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8 & 0xbf
-    };
+    let mut random = SplitMix64(1);
     let count = rows * cols / block.block_elements() * block.block_bytes();
-    let bytes = (0..count).map(|_| byte()).collect();
+    let bytes = (0..count).map(|_| random.next() as u8 & 0xbf).collect();
     Arc::new(InMemoryMatrix(Weight::Quantized(QTensor::blocks(block, [rows, cols], bytes))))
 }
 

@@ -3,11 +3,15 @@
 //! Throughput counts bytes of BF16 weights (two per weight), except in `pack`, which counts codes (one byte each).
 //! `quantize` is the whole path of a chunk: BF16 bytes → f32 → grid → codes → packed bits.
 
+#[path = "../tests/common/numbers.rs"]
+mod numbers;
+
 use std::hint::black_box;
 
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
+use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{Context, Extent, Fp8, Granularity, ScaleType, Scheme, convert, pack, presets};
 use llmc::tensor::DType;
 use ndarray::ArrayView2;
@@ -16,15 +20,9 @@ const ROWS: usize = 512;
 const COLS: usize = 2048;
 const WEIGHTS: usize = ROWS * COLS;
 
-/// Returns bell-shaped values of the size of weights: sums of four bytes of a multiplicative generator.
+/// Returns normal numbers of the size of weights.
 fn weights() -> Vec<f32> {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let bytes = (state >> 32).to_le_bytes();
-        bytes[..4].iter().map(|&b| f32::from(b) - 127.5).sum::<f32>() * 1e-4
-    };
-    (0..WEIGHTS).map(|_| next()).collect()
+    (numbers::normal(ROWS, COLS, 1) * 0.015).into_raw_vec_and_offset().0
 }
 
 fn encoded(dtype: DType) -> Vec<u8> {

@@ -60,5 +60,7 @@ pub mod registry;
 pub mod stage;
 pub mod statistics;
 pub mod tensor;
+#[cfg(test)]
+mod test_support;
 
 pub use error::{Error, Result};

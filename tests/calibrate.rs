@@ -184,7 +184,8 @@ fn quantize_checks_coverage_too() {
     assert!(here.path().join("out/model.safetensors").exists());
     let text = ok(here.path(), &quantize(&format!("{data} -o again")));
     assert!(text.contains("tokens of experts"), "{text}");
-    fails(here.path(), &quantize("--min-coverage 1 -o nothing"), 2);
+    let stderr = fails(here.path(), &quantize("--min-coverage 1 -o nothing"), 2);
+    assert!(stderr.contains("--data"), "{stderr}");
 }
 
 /// Gathers in this process, and stops after so many blocks.

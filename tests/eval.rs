@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{fails, fixture, ok, run};
+use common::{fails, fixture, json, ok, run};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ fn text() -> String {
 
 fn perplexity(folder: &Path, flags: &str) -> Value {
     let line = format!("eval perplexity {} --data {} {flags} --json", model(), text());
-    serde_json::from_str(&ok(folder, &line)).unwrap()
+    json(folder, &line)
 }
 
 fn close(found: &Value, expected: f64, relative: f64) {
@@ -71,7 +71,7 @@ fn a_model_beside_its_base_and_the_base_kept() {
         text(),
         model()
     );
-    let first: Value = serde_json::from_str(&ok(here.path(), &line)).unwrap();
+    let first = json(here.path(), &line);
     assert!(first["against"]["kld"]["mean"]["value"].as_f64().unwrap() > 1e-4);
     assert_eq!(first["against"]["kld"]["percentiles"].as_array().unwrap().len(), 8);
     assert_eq!(first["base"]["precision"], "f32");

@@ -9,6 +9,7 @@
 
 #[path = "kernels/checks.rs"]
 mod checks;
+mod common;
 #[path = "kernels/compile.rs"]
 mod compile;
 #[path = "kernels/dequantize.rs"]

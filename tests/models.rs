@@ -3,14 +3,16 @@
 //! same sequences fed piece by piece through a cache must agree to 1e-4 in f32.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::{fixture, largest};
 use llmc::backend::Backend;
 use llmc::backend::candle::{Candle, Device};
-
 use llmc::backend::cpu::{Activations, Cpu};
 use llmc::engine::CheckpointWeights;
 use llmc::io::Checkpoint;
@@ -18,7 +20,7 @@ use llmc::model::{self, Batch, Decoder};
 use llmc::tensor::DType;
 use safetensors::SafeTensors;
 
-const TOLERANCE: f32 = 1e-4;
+const TOLERANCE: f64 = 1e-4;
 
 /// Models whose frequencies depend on the length of the sequence: transformers leaves the keys of a cache as they were
 /// rotated when they came in, so nothing says what a cache should give beyond the trained length.
@@ -48,8 +50,8 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models");
-    let mut folders: Vec<_> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut folders: Vec<_> =
+        fs::read_dir(fixture("models")).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.retain(|path| path.is_dir());
     folders.sort();
     let both = |folder: PathBuf| {
@@ -108,7 +110,8 @@ impl Case {
         let mut problems = Vec::new();
         let mut compare = |what: &str, found: &[f32], expected: &[f32]| {
             assert_eq!(found.len(), expected.len(), "{} {what}", self.name());
-            let worst = found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, nan_max);
+            assert!(largest(expected.iter().map(|e| e.abs())) > 100.0 * TOLERANCE, "{} {what}", self.name());
+            let worst = largest(found.iter().zip(expected).map(|(f, e)| (f - e).abs()));
             if worst.is_nan() || worst > TOLERANCE {
                 problems.push(format!("{}: {what} differs by {worst}", self.name()));
             }
@@ -126,11 +129,6 @@ impl Case {
         }
         problems
     }
-}
-
-/// The greater one; NaN wins.
-fn nan_max(a: f32, b: f32) -> f32 {
-    if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) }
 }
 
 fn whole(goldens: &[&Golden]) -> Batch {

@@ -95,7 +95,8 @@ fn requests_that_make_no_sense_are_errors() {
     refused(std::ops::Range { start: 4, end: 3 }, 0);
     refused(0..4, 11);
     refused(0..usize::MAX, 0);
-    assert!(model.checkpoint.read_codes(&source, 0..5).is_err());
+    let error = model.checkpoint.read_codes(&source, 0..5).unwrap_err();
+    assert!(error.to_string().contains("w: expected"), "{error}");
     model.checkpoint.release(&source, 0..usize::MAX);
 }
 
@@ -109,7 +110,8 @@ fn sources_that_their_file_does_not_back_are_errors() {
     let other_file = with(RawTensor { file: 9, ..raw.clone() });
     let later = Source { first_row: 1, ..source.clone() };
     for source in [beyond, narrow, other_file, later] {
-        assert!(read(&model, &source, 0..4, 3).is_err());
+        let error = read(&model, &source, 0..4, 3).unwrap_err();
+        assert!(error.to_string().contains("w: expected"), "{error}");
         assert!(model.checkpoint.bytes(&source).is_none_or(|bytes| bytes.len() == 48));
         model.checkpoint.release(&source, 0..4);
     }
@@ -163,7 +165,8 @@ fn an_expert_of_a_stack_is_its_rows() {
         let expected = &values(24)[8 * expert..8 * expert + 8];
         assert_eq!(read(&model, &source, 0..4, 2).unwrap(), expected);
         assert_eq!(model.checkpoint.bytes(&source).unwrap(), f32_bytes(expected));
-        assert!(read(&model, &source, 0..5, 2).is_err());
+        let error = read(&model, &source, 0..5, 2).unwrap_err();
+        assert!(error.to_string().contains("w: expected"), "{error}");
     }
 }
 
@@ -185,8 +188,7 @@ fn releasing_frees_the_pages() {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
         statm.split(' ').nth(2).unwrap().parse().unwrap()
     };
-    let sum: f32 = read(&model, &source, 0..4096, 512).unwrap().iter().sum();
-    assert!(sum.is_finite());
+    assert_eq!(read(&model, &source, 0..4096, 512).unwrap().len(), 4096 * 512);
     let before = resident();
     model.checkpoint.release(&source, 0..4096);
     // Eight megabytes of file pages; the other tests of this process map a few at most.

@@ -3,106 +3,86 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
-use common::{assert_same, contents, fails, fixture, llmc, ok, run, weights, write_checkpoint};
+use common::{
+    Signal, assert_same, contents, fails, fixture, interrupted_at, ok, weights, with_mounts, write_checkpoint,
+};
 
 const ARGUMENTS: &str = "quantize model.safetensors --scheme w4a16 --method mse --format gptq-v2 --asymmetric \
                          --group-size 32 --max-shard-size 200KB -o out --threads 2";
+/// The tensors of the checkpoint: each is one step.
+const STEPS: usize = 25;
 
 fn checkpoint(folder: &Path) {
-    let tensors: Vec<_> = (0..24)
-        .map(|i| (format!("layers.{i}.fc.weight"), vec![128, 256], weights(i, 128 * 256)))
+    let tensors: Vec<_> = (1..STEPS)
+        .map(|i| (format!("layers.{i}.fc.weight"), vec![128, 256], weights(i as u64, 128 * 256)))
         .chain([("embed_tokens.weight".into(), vec![64, 64], weights(99, 64 * 64))])
         .collect();
     write_checkpoint(&folder.join("model.safetensors"), &tensors);
 }
 
-fn start(folder: &Path) -> Child {
-    llmc(folder)
-        .args(ARGUMENTS.split_whitespace())
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+/// A folder with the checkpoint in it.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint(folder.path());
+    folder
+}
+
+/// A folder with the output of a run that nothing interrupted.
+fn whole() -> tempfile::TempDir {
+    let folder = folder();
+    ok(folder.path(), ARGUMENTS);
+    folder
+}
+
+/// Returns the tensors that are finished according to the journal of a partial output.
+fn finished(folder: &Path) -> BTreeSet<usize> {
+    let journal = std::fs::read_to_string(folder.join("out.partial/llmc.journal")).unwrap();
+    journal.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 #[test]
 fn killed_at_many_points_and_resumed() {
-    let whole = tempfile::tempdir().unwrap();
-    checkpoint(whole.path());
-    let began = Instant::now();
-    ok(whole.path(), ARGUMENTS);
-    let duration = began.elapsed();
-
-    const POINTS: u32 = 24;
-    let mut interrupted = 0;
-    for point in 0..POINTS {
-        let folder = tempfile::tempdir().unwrap();
-        checkpoint(folder.path());
-        let mut child = start(folder.path());
-        std::thread::sleep(duration * point / POINTS);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let published = folder.path().join("out").exists();
-        interrupted += u32::from(!published);
-        if published {
+    let whole = whole();
+    let points = [("tensor done", &[1, 2, 3, 7, 12, 18, 24, STEPS][..]), ("write", &[1, 5, 20, 50, 73, 74])];
+    for (point, counts) in points.into_iter().chain([("publish", &[1][..])]) {
+        for &count in counts {
+            let folder = folder();
+            interrupted_at(folder.path(), ARGUMENTS, point, count, Signal::Kill);
+            assert!(!folder.path().join("out").exists(), "{point} {count}");
+            let left = finished(folder.path()).len();
+            assert!(point != "tensor done" || left >= count, "{left} of {count} steps are in the journal");
+            ok(folder.path(), ARGUMENTS);
             assert_same(&whole.path().join("out"), &folder.path().join("out"));
-            continue;
+            assert!(!folder.path().join("out.partial").exists());
         }
-        ok(folder.path(), ARGUMENTS);
-        assert_same(&whole.path().join("out"), &folder.path().join("out"));
-        assert!(!folder.path().join("out.partial").exists());
     }
-    assert!(interrupted >= 3, "only {interrupted} of {POINTS} runs were killed before their end");
 }
 
 #[test]
 fn killed_again_and_again_it_still_ends() {
-    let whole = tempfile::tempdir().unwrap();
-    checkpoint(whole.path());
-    let began = Instant::now();
-    ok(whole.path(), ARGUMENTS);
-    let step = began.elapsed() / 4;
-    let folder = tempfile::tempdir().unwrap();
-    checkpoint(folder.path());
-    for _ in 0..20 {
-        let mut child = start(folder.path());
-        std::thread::sleep(step);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        if folder.path().join("out").exists() {
-            break;
-        }
+    let whole = whole();
+    let folder = folder();
+    let mut before = 0;
+    while before < STEPS - 4 {
+        interrupted_at(folder.path(), ARGUMENTS, "tensor done", 3, Signal::Kill);
+        let now = finished(folder.path()).len();
+        assert!(now >= before + 3, "{now} steps are finished, {before} were before");
+        before = now;
     }
-    if !folder.path().join("out").exists() {
-        ok(folder.path(), ARGUMENTS);
-    }
+    ok(folder.path(), ARGUMENTS);
     assert_same(&whole.path().join("out"), &folder.path().join("out"));
 }
 
 #[test]
 fn what_an_interrupted_run_left_is_not_trusted_blindly() {
-    let whole = tempfile::tempdir().unwrap();
-    checkpoint(whole.path());
-    ok(whole.path(), ARGUMENTS);
+    let whole = whole();
     for damage in ["weights", "tokenizer"] {
-        let folder = tempfile::tempdir().unwrap();
-        checkpoint(folder.path());
-        let mut child = start(folder.path());
+        let folder = folder();
         let partial = folder.path().join("out.partial");
-        let lines =
-            || std::fs::read_to_string(partial.join("llmc.journal")).map_or(0, |text| text.lines().count());
-        while lines() < 4 && child.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        if !partial.exists() {
-            return eprintln!("skipped: the run ended before it could be killed");
-        }
+        interrupted_at(folder.path(), ARGUMENTS, "tensor done", 4, Signal::Kill);
         match damage {
             "weights" => std::fs::remove_file(partial.join("model-00001-of-00003.safetensors")).unwrap(),
             _ => std::fs::write(partial.join("README.md"), "cut sh").unwrap(),
@@ -112,25 +92,40 @@ fn what_an_interrupted_run_left_is_not_trusted_blindly() {
     }
 }
 
+/// A crash between the renames of an output that replaces another loses neither.
+#[test]
+fn killed_while_it_replaces_an_output() {
+    let whole = whole();
+    let again = format!("{ARGUMENTS} --overwrite");
+    let old = ARGUMENTS.replace("--group-size 32", "--group-size 64");
+    for (point, published) in [("publish", false), ("published", true)] {
+        let folder = folder();
+        ok(folder.path(), &old);
+        let before = contents(&folder.path().join("out"));
+        interrupted_at(folder.path(), &again, point, 1, Signal::Kill);
+        let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let aside = entries.into_iter().find(|path| path.to_string_lossy().contains("out.replaced-"));
+        assert!(before == contents(&aside.unwrap()), "{point}");
+        assert_eq!(folder.path().join("out").exists(), published, "{point}");
+        ok(folder.path(), &again);
+        let [mut whole, mut out] = [&whole, &folder].map(|folder| contents(&folder.path().join("out")));
+        // The model card has the command in it.
+        assert!(whole.remove("README.md").is_some() && out.remove("README.md").is_some());
+        assert!(whole == out, "{point}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn sigint_stops_cleanly_and_resumes() {
-    let folder = tempfile::tempdir().unwrap();
-    checkpoint(folder.path());
-    ok(folder.path(), &ARGUMENTS.replace("-o out", "-o whole"));
-    let child = start(folder.path());
-    std::thread::sleep(Duration::from_millis(60));
-    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let output = child.wait_with_output().unwrap();
-    if killed.success() && !output.status.success() {
-        assert_eq!(output.status.code(), Some(130));
-        assert!(!folder.path().join("out").exists());
-        ok(folder.path(), ARGUMENTS);
-    }
-    // The model card has the command in it, and so the output's name.
-    let [mut whole, mut out] = ["whole", "out"].map(|name| contents(&folder.path().join(name)));
-    assert!(whole.remove("README.md").is_some() && out.remove("README.md").is_some());
-    assert!(whole == out);
+    let whole = whole();
+    let folder = folder();
+    interrupted_at(folder.path(), ARGUMENTS, "tensor done", 2, Signal::Interrupt);
+    assert!(!folder.path().join("out").exists());
+    let finished = finished(folder.path()).len();
+    assert!((2..STEPS).contains(&finished), "{finished} steps are finished");
+    ok(folder.path(), ARGUMENTS);
+    assert_same(&whole.path().join("out"), &folder.path().join("out"));
 }
 
 #[test]
@@ -162,8 +157,7 @@ fn the_number_of_threads_does_not_show() {
 
 #[test]
 fn what_is_there_is_not_lost() {
-    let folder = tempfile::tempdir().unwrap();
-    checkpoint(folder.path());
+    let folder = folder();
     let here = folder.path();
     let quantize = "quantize model.safetensors --scheme w8a16 -o out";
     ok(here, quantize);
@@ -205,60 +199,42 @@ fn what_is_there_is_not_lost() {
 
 #[test]
 fn what_another_run_left_is_not_mixed_in() {
-    let folder = tempfile::tempdir().unwrap();
-    checkpoint(folder.path());
-    let mut child = start(folder.path());
-    let partial = folder.path().join("out.partial/llmc.journal");
-    let began = Instant::now();
-    while !partial.exists() && began.elapsed() < Duration::from_secs(10) {
-        std::thread::yield_now();
-    }
-    std::thread::sleep(Duration::from_millis(20));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    if folder.path().join("out").exists() {
-        return eprintln!("skipped: the run ended before it could be killed");
-    }
+    let folder = folder();
+    interrupted_at(folder.path(), ARGUMENTS, "tensor done", 3, Signal::Kill);
     let other = ARGUMENTS.replace("--group-size 32", "--group-size 64");
     assert!(fails(folder.path(), &other, 1).contains("another input, recipe or version"));
-    assert!(partial.exists(), "what was left is still there");
+    assert!(finished(folder.path()).len() >= 3, "what was left is still there");
     ok(folder.path(), &format!("{other} --no-resume"));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_said_before_any_work_and_survived() {
-    let folder = tempfile::tempdir().unwrap();
-    checkpoint(folder.path());
+    let folder = folder();
     let disk = folder.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
     let binary = env!("CARGO_BIN_EXE_llmc");
     let script = format!(
-        "mount -t tmpfs -o size=300k none disk || exit 77
-         {binary} {ARGUMENTS} > /dev/null 2> small.txt; echo $? >> small.txt
+        "mount -t tmpfs -o size=300k none disk
+         {binary} {ARGUMENTS} > /dev/null 2> small.txt || echo $? >> small.txt
          mount -o remount,size=1m disk
-         cat /dev/zero > disk/filler 2> /dev/null
-         {binary} {ARGUMENTS} > /dev/null 2> full.txt; echo $? >> full.txt
-         rm -f disk/filler
-         {binary} {ARGUMENTS} > /dev/null 2> freed.txt || true
+         cat /dev/zero > disk/filler 2> /dev/null || true
+         {binary} {ARGUMENTS} > /dev/null 2> full.txt || echo $? >> full.txt
+         rm disk/filler
+         {binary} {ARGUMENTS} > /dev/null
          cp -r disk/out freed",
         ARGUMENTS = ARGUMENTS.replace("-o out", "-o disk/out"),
     );
-    let status = std::process::Command::new("unshare")
-        .args(["--map-root-user", "--mount", "sh", "-c", &script])
-        .current_dir(folder.path())
-        .status();
-    if !status.is_ok_and(|status| status.code() != Some(77) && folder.path().join("freed").exists()) {
-        return eprintln!("skipped: no user namespaces here to mount a small disk in");
+    if !with_mounts(folder.path(), &script) {
+        return;
     }
     let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     for name in ["small.txt", "full.txt"] {
         let said = text(name);
         assert!(said.contains("hint: free some space") && said.ends_with("1\n"), "{name}: {said}");
     }
-    run(folder.path(), &ARGUMENTS.replace("-o out", "-o whole"));
+    ok(folder.path(), &ARGUMENTS.replace("-o out", "-o whole"));
     let [mut whole, mut freed] = ["whole", "freed"].map(|name| contents(&folder.path().join(name)));
-    whole.remove("README.md");
-    freed.remove("README.md");
+    assert!(whole.remove("README.md").is_some() && freed.remove("README.md").is_some());
     assert!(whole == freed);
 }

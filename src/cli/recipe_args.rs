@@ -218,8 +218,12 @@ mod tests {
         assert_eq!(parse_size("1.5mb"), Ok(1_500_000));
         assert_eq!(parse_size("17"), Ok(17));
         assert_eq!(parse_size("1.5 KiB"), Ok(1536));
-        for wrong in ["", "GB", "-1", "0", "1TB!", "1e30", "nan", "5 XB"] {
-            assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
+        let refused = |wrong: &str, words: &str| {
+            let error = parse_size(wrong).expect_err(wrong);
+            assert!(error.contains(words), "{wrong}: {error}");
+        };
+        ["", "GB", "1TB!"].iter().for_each(|wrong| refused(wrong, "is not a number"));
+        ["-1", "0", "1e30"].iter().for_each(|wrong| refused(wrong, "out of range"));
+        ["nan", "5 XB"].iter().for_each(|wrong| refused(wrong, "give a number of bytes"));
     }
 }

@@ -1,6 +1,7 @@
 //! `llmc verify`.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use crate::error::Result;
 use crate::job::{Verify, VerifyRecord};
-use crate::pipeline::TensorCheck;
+use crate::pipeline::{TensorCheck, record_path};
 
 /// Re-read an output as an engine would and compare it with what it was made from
 #[derive(Debug, Args)]
@@ -31,7 +32,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let job = Verify { output: arguments.output.clone(), against: arguments.against.clone() };
     let record = job.run(context)?;
     let text = || match record.compared {
-        true => comparison(&record, arguments.all),
+        true => comparison(&record, &arguments.output, arguments.all),
         false => readings(&record, &arguments.output),
     };
     context.print(text, || json(&record))?;
@@ -39,7 +40,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
 }
 
 /// A line a tensor: the worst, or all.
-fn comparison(record: &VerifyRecord, all: bool) -> String {
+fn comparison(record: &VerifyRecord, output: &str, all: bool) -> String {
     const WORST: usize = 10;
     let total = record.tensors.len();
     let mut checks: Vec<_> = record.tensors.iter().collect();
@@ -56,6 +57,15 @@ fn comparison(record: &VerifyRecord, all: bool) -> String {
     }
     let held = total - record.failed;
     let _ = writeln!(text, "{held} of {total} tensors hold");
+    if record.missing_record {
+        let unknown = record.tensors.iter().filter(|check| check.unknown).count();
+        let path = record_path(Path::new(output));
+        let _ = writeln!(
+            text,
+            "{unknown} of them were read, but not compared: the record of the calibrated run is missing ({})",
+            path.display()
+        );
+    }
     text
 }
 

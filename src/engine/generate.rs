@@ -117,15 +117,12 @@ impl<'a, F: FnMut(&[u32]) -> Result<Vec<f32>>> Generation<'a, F> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
-
     use super::super::sampling::Sampling;
     use super::*;
-    use crate::io::Checkpoint;
+    use crate::test_support;
 
     fn tokenizer() -> Tokenizer {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llama");
-        Tokenizer::open(&Checkpoint::open(folder.to_str().unwrap()).unwrap()).unwrap()
+        test_support::tokenizer("tiny-llama")
     }
 
     /// Runs a model that generates `answer` and then token 2. Returns the text, the reason of the end, and the tokens of

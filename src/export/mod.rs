@@ -23,8 +23,6 @@ mod layout;
 mod model_config;
 mod modules;
 pub mod shards;
-#[cfg(test)]
-pub(crate) mod test_support;
 
 pub(crate) use model_config::pretty;
 

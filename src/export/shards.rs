@@ -131,8 +131,8 @@ pub fn encode_header<'a>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::test_support::{contents, stored};
     use super::*;
+    use crate::test_support::{contents, stored};
     use safetensors::SafeTensors;
 
     /// The files, written out with zeros for data.

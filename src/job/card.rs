@@ -162,9 +162,9 @@ fn provenance(plan: &Plan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::test_support::stored;
     use crate::recipe::Recipe;
     use crate::tensor::DType;
+    use crate::test_support::stored;
 
     #[test]
     fn a_card_says_how_what_and_where_from() {

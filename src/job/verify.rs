@@ -30,6 +30,8 @@ pub struct VerifyRecord {
     pub compared: bool,
     /// True if that model is, byte for byte, the one that the output names; `None` without one.
     pub input_matches: Option<bool>,
+    /// True if a calibrated run changed tensors and the output's record is missing, so that these were not compared.
+    pub missing_record: bool,
     /// Every tensor.
     pub tensors: Vec<TensorCheck>,
     /// Version of this record.
@@ -61,6 +63,7 @@ impl Verify {
             total: verification.tensors.len(),
             compared: self.against.is_some(),
             input_matches,
+            missing_record: verification.missing_record,
             tensors: verification.tensors,
             record: Version,
             llmc: env!("CARGO_PKG_VERSION").to_owned(),

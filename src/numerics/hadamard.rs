@@ -120,7 +120,7 @@ fn is_prime(n: usize) -> bool {
 fn orthogonal(n: usize, random: &mut SplitMix64) -> Array2<f32> {
     let mut rows: Vec<Vec<f64>> = Vec::with_capacity(n);
     while rows.len() < n {
-        let mut row: Vec<f64> = (0..n).map(|_| normal(random)).collect();
+        let mut row: Vec<f64> = (0..n).map(|_| random.normal()).collect();
         for _ in 0..2 {
             for other in &rows {
                 let dot: f64 = row.iter().zip(other).map(|(a, b)| a * b).sum();
@@ -134,15 +134,10 @@ fn orthogonal(n: usize, random: &mut SplitMix64) -> Array2<f32> {
     Array2::from_shape_fn((n, n), |(row, col)| rows[row][col] as f32)
 }
 
-/// Returns a standard normal number, by Box and Muller.
-fn normal(random: &mut SplitMix64) -> f64 {
-    let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
-    radius * (2.0 * std::f64::consts::PI * random.unit()).cos()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_support::largest;
 
     /// Returns R, row by row.
     fn matrix(rotation: &Rotation) -> Array2<f32> {
@@ -153,8 +148,8 @@ mod tests {
         rows
     }
 
-    fn distance(a: &Array2<f32>, b: &Array2<f32>) -> f32 {
-        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    fn distance(a: &Array2<f32>, b: &Array2<f32>) -> f64 {
+        largest((a - b).mapv(f32::abs))
     }
 
     #[test]

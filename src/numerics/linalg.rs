@@ -167,18 +167,7 @@ fn row_major(a: &Array2<f32>) -> &[f32] {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    /// Returns values without a pattern in [−1, 1).
-    fn noise(rows: usize, cols: usize) -> Array2<f32> {
-        let mut state = 0x9e37_79b9_7f4a_7c15u64;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / 8_388_608.0 - 1.0
-        };
-        Array2::from_shape_simple_fn((rows, cols), &mut next)
-    }
+    use crate::test_support::{largest, uniform};
 
     #[test]
     fn grams_add_up_on_both_sides_of_the_diagonal() {
@@ -187,7 +176,7 @@ mod tests {
             let mut gram = x.t().dot(&x);
             let expected = &gram * 2.0;
             add_gram(&mut gram, x.view());
-            let apart = (&gram - &expected).iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            let apart = largest((&gram - &expected).mapv(f32::abs));
             assert!(apart < 1e-4, "{cols} columns: {apart}");
             let w = Array2::from_shape_fn((3, cols), |(row, col)| (row + col) as f32 * 0.01);
             let plain = w.dot(&gram).iter().zip(&w).map(|(a, b)| f64::from(a * b)).sum::<f64>();
@@ -199,12 +188,12 @@ mod tests {
     #[test]
     fn a_factor_times_its_transpose_is_the_matrix() {
         for n in [0, 1, 2, 7, TILE, TILE + 1, 2 * TILE + 37] {
-            let x = noise(n + 20, n).mapv(f64::from);
+            let x = uniform(n + 20, n, 1).mapv(f64::from);
             let a = x.t().dot(&x);
             let mut l = a.clone();
             assert!(cholesky(&mut l), "{n}");
             l.indexed_iter_mut().filter(|((r, c), _)| c > r).for_each(|(_, above)| *above = 0.0);
-            let difference = (l.dot(&l.t()) - &a).mapv(f64::abs).fold(0.0, |a: f64, &b| a.max(b));
+            let difference = largest((l.dot(&l.t()) - &a).mapv(f64::abs));
             assert!(difference < 1e-9, "{n}: {difference}");
         }
     }
@@ -225,7 +214,7 @@ mod tests {
         for [rows, inner, cols] in
             [[1, 1, 1], [0, 3, 2], [3, 0, 2], [3, 2, 0], [5, 7, 3], [2 * TILE + 1, 9, 40]]
         {
-            let (a, b) = (noise(rows, inner), noise(inner, cols));
+            let (a, b) = (uniform(rows, inner, 1), uniform(inner, cols, 2));
             let (a_turned, b_turned) =
                 (a.t().as_standard_layout().to_owned(), b.t().as_standard_layout().to_owned());
             let expected = a.dot(&b);
@@ -240,11 +229,10 @@ mod tests {
     #[test]
     fn leading_eigenvectors_are_kept_by_the_matrix() {
         for n in [1, 2, 7, 40, TILE + 9] {
-            let x = noise(n + 5, n).mapv(f64::from);
+            let x = uniform(n + 5, n, 1).mapv(f64::from);
             let a = x.t().dot(&x);
             let u = leading_eigenvectors(&a, n).unwrap();
-            let unit =
-                (u.t().dot(&u) - Array2::<f64>::eye(n)).mapv(f64::abs).fold(0.0, |a: f64, &b| a.max(b));
+            let unit = largest((u.t().dot(&u) - Array2::<f64>::eye(n)).mapv(f64::abs));
             assert!(unit < 1e-12, "{n}: {unit}");
             let turned = u.t().dot(&a).dot(&u);
             let values: Vec<f64> = turned.diag().to_vec();
@@ -258,8 +246,8 @@ mod tests {
 
     #[test]
     fn products_of_parts_are_those_of_the_plain_sum() {
-        let (a, b) = (noise(50, 40), noise(20, 3));
-        let mut c = noise(9, 3);
+        let (a, b) = (uniform(50, 40, 1), uniform(20, 3, 2));
+        let mut c = uniform(9, 3, 3);
         let expected = &c + &a.slice(ndarray::s![10..30, 31..40]).t().dot(&b);
         add_transposed_product(c.as_slice_mut().unwrap(), &a, 10..30, 31..40, b.as_slice().unwrap());
         assert!((c - expected).iter().all(|difference| difference.abs() < 1e-5));

@@ -4,6 +4,7 @@
 use ndarray::{Array2, ArrayView2, s};
 use proptest::prelude::*;
 
+use super::random::SplitMix64;
 use super::{
     Codes, Context, Extent, Fp8, Granularity, Grid, Number, QTensor, ScalarCodes, ScaleType, Scheme, fp4,
     fp8, nf4, simd,
@@ -192,12 +193,9 @@ fn schemes() -> Vec<Scheme> {
 
 /// Returns weights with awkward values: zeros of both signs, huge, tiny and subnormal values, halves of integers.
 fn awkward(rows: usize, cols: usize) -> Array2<f32> {
-    let mut state = 0x2545_F491u32;
+    let mut random = SplitMix64(0x2545_F491);
     Array2::from_shape_fn((rows, cols), |(row, col)| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        let uniform = state as f32 / u32::MAX as f32 - 0.5;
+        let uniform = (random.unit() - 0.5) as f32;
         match (row % 7, col / 16 % 5) {
             (1, 1) => 0.0,
             (2, _) => -0.0,

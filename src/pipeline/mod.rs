@@ -9,6 +9,7 @@
 //! are written, and `verify/` reads them back.
 
 mod blocks;
+mod fault;
 mod options;
 mod output;
 mod run;
@@ -20,7 +21,7 @@ pub use blocks::{
     sensitivity, unmeasured, untie,
 };
 pub use options::{Event, Options, Outcome, Target};
-pub use output::{check_target, input_digest, provenance};
+pub use output::{check_target, input_digest, provenance, record_path};
 pub use run::{peak_memory, run};
 pub use stream::total_input_bytes;
 pub use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};

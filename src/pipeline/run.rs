@@ -11,7 +11,7 @@ use super::output::{AdapterFile, Digests, Journal, OutputFiles, RECORD, Record, 
 use super::stream::{BlockResult, NonFinites, TensorWriter, chunk_rows, input_bytes, refuse_long_rows};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::plan::Plan;
+use crate::plan::{Action, Plan};
 use crate::recipe::PerFormat;
 
 /// A target in work.
@@ -64,7 +64,7 @@ impl<'a> Output<'a> {
         tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
         let files = OutputFiles::create(&workspace, &layout, plan)?;
         let mut writer = TensorWriter::new(plan, checkpoint, files, journal, adapter, options);
-        writer.digests = (recorded && !plan.request.format.capabilities().single_file).then(Digests::default);
+        writer.digests = recorded.then(Digests::default);
         Ok(Output { target, workspace, writer })
     }
 
@@ -77,22 +77,30 @@ impl<'a> Output<'a> {
         blocks: &[BlockReport],
     ) -> Result<NonFinites> {
         let plan = self.target.plan;
-        let rest = (0..plan.tensors.len())
-            .filter(|tensor| !in_blocks.contains(tensor) && !self.writer.journal.has(*tensor));
+        let rest =
+            (0..plan.tensors.len()).filter(|tensor| !in_blocks.contains(tensor) && !self.finished(*tensor));
         let nonfinite = self.writer.stream(rest, ends)?;
         self.writer.files.sync()?;
         let format = plan.request.format;
         let mut own =
             [format.side_files(&plan.contents(), checkpoint)?, self.target.documents.to_vec()].concat();
-        if !blocks.is_empty() && !format.capabilities().single_file {
-            let record = serde_json::json!(Record::of(blocks, format.name()));
-            own.push((RECORD.to_owned(), crate::export::pretty(&record)));
+        if !blocks.is_empty() {
+            let mut record = Record::of(blocks, format.name());
+            record.digests.extend(self.writer.take_digests().into_iter().flat_map(|(_, digests)| digests));
+            own.push((RECORD.to_owned(), crate::export::pretty(&serde_json::json!(record))));
         }
         let target = self.target.path.display().to_string();
         own.extend(self.writer.adapter.iter().map(|adapter| adapter.config(checkpoint, &target)));
         self.workspace.write_beside(checkpoint, format, &own)?;
         tracing::info!(documents = own.len(), "written and flushed");
         Ok(nonfinite)
+    }
+
+    /// Returns true if a tensor needs no more work. A tensor that a stopped run has written is written once more if its
+    /// digest is recorded.
+    fn finished(&self, tensor: usize) -> bool {
+        let quantized = matches!(self.target.plan.tensors[tensor].action, Action::Quantize(_));
+        self.writer.journal.has(tensor) && !(quantized && self.writer.digests.is_some())
     }
 }
 

@@ -7,37 +7,39 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 
-use crate::common::{contents, fails, ok};
-use crate::model::Model;
+use crate::common::{contents, fails, json, ok};
+use crate::model::{Model, nll};
 
 const Q_PROJ: &str = "base_model.model.model.layers.0.self_attn.q_proj";
 
 fn quantized(folder: &Path, flags: &str, out: &str) -> Value {
     let line = format!("quantize model --group-size 32 --json -o {out} {flags}");
-    serde_json::from_str(&ok(folder, &line)).unwrap()
+    json(folder, &line)
+}
+
+/// The reports of the linears: seven of each block.
+fn linears(report: &Value) -> Vec<&Value> {
+    let blocks = report["blocks"].as_array().unwrap();
+    let linears: Vec<&Value> = blocks.iter().flat_map(|b| b["linears"].as_array().unwrap()).collect();
+    assert!(!blocks.is_empty() && linears.len() == 7 * blocks.len(), "{report}");
+    linears
 }
 
 fn perplexity(folder: &Path, model: &str) -> f64 {
-    let line =
-        format!("eval perplexity {model} --data text.txt --ctx 64 --chunks 4 --activations f32 --json");
-    let report: Value = serde_json::from_str(&ok(folder, &line)).unwrap();
-    report["perplexity"]["value"].as_f64().unwrap()
+    nll(folder, model).exp()
 }
 
 #[test]
 fn of_full_rank_it_gives_the_model_back() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let original = perplexity(here, "model");
     for flags in [
         "--method rtn,lorc --set lorc.rank=4096",
         "--method mse,eora --set eora.rank=4096 --data text.txt --samples 8 --seq-len 128",
     ] {
         let report = quantized(here, &format!("--scheme w3a16 --dtype f32 --overwrite {flags}"), "out");
-        for linear in
-            report["blocks"].as_array().unwrap().iter().flat_map(|b| b["linears"].as_array().unwrap())
-        {
+        for linear in linears(&report) {
             assert!(linear["relative_error"].as_f64().unwrap() > 0.05, "{linear}");
             assert!(linear["compensated_error"].as_f64().unwrap() < 1e-3, "{linear}");
         }
@@ -50,17 +52,14 @@ fn of_full_rank_it_gives_the_model_back() {
 
 #[test]
 fn every_method_is_made_up_for_in_the_types_of_the_model() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let autoround = "autoround,eora --set autoround.iters=2";
     for method in ["rtn,eora", "gptq,eora", "awq-scale,mse,eora", "rotate,gptq,eora", "gptq,lorc", autoround]
     {
         let flags = format!("--method {method} --data text.txt --samples 4 --seq-len 64 --overwrite");
         let report = quantized(here, &format!("--scheme w4a16 {flags}"), "out");
-        for linear in
-            report["blocks"].as_array().unwrap().iter().flat_map(|b| b["linears"].as_array().unwrap())
-        {
+        for linear in linears(&report) {
             let [codes, both] =
                 ["relative_error", "compensated_error"].map(|key| linear[key].as_f64().unwrap());
             assert!(both < codes || method.contains("lorc"), "{method}: {linear}");
@@ -72,7 +71,7 @@ fn every_method_is_made_up_for_in_the_types_of_the_model() {
         assert_eq!(config["target_modules"].as_array().unwrap().len(), 7);
         let bytes = fs::read(here.join("out/adapter/adapter_model.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(tensors.len(), 2 * 7 * report["blocks"].as_array().unwrap().len());
+        assert_eq!(tensors.len(), 2 * linears(&report).len());
         let [a, b] = ["A", "B"].map(|half| tensors.tensor(&format!("{Q_PROJ}.lora_{half}.weight")).unwrap());
         assert_eq!((a.shape()[0], b.shape()[1]), (32, 32));
         assert!(matches!(a.dtype(), Dtype::F16 | Dtype::BF16) && a.dtype() == b.dtype());
@@ -82,9 +81,8 @@ fn every_method_is_made_up_for_in_the_types_of_the_model() {
 
 #[test]
 fn where_there_is_no_place_for_it_that_is_said() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let check = |flags: &str, code: i32, expected: &str| {
         let stderr = fails(here, &format!("quantize model -o out {flags}"), code);
         assert!(stderr.contains(expected), "{flags}: {stderr}");
@@ -113,9 +111,8 @@ fn write_adapter(folder: &Path, config: Value, tensors: &[(&str, [usize; 2])]) {
 
 #[test]
 fn adapters_that_are_wrong_are_told_by_file_and_module() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let config: Value = serde_json::from_slice(&fs::read(here.join("model/config.json")).unwrap()).unwrap();
     let hidden = config["hidden_size"].as_u64().unwrap() as usize;
     let (a, b) = (("lora_A.weight", [2, hidden]), ("lora_B.weight", [hidden, 2]));

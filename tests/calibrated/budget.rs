@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{assert_same, fails, ok};
+use crate::common::{assert_same, fails, json, ok};
 use crate::model::Model;
 
 const TEXT: &str = "--data text.txt --samples 6 --seq-len 64";
@@ -21,7 +21,7 @@ fn model(folder: &Path) {
 /// The plan of the flags: its JSON.
 fn plan(folder: &Path, flags: &str) -> Value {
     let line = format!("quantize model {TEXT} {flags} --dry-run --json -o out");
-    serde_json::from_str(&ok(folder, &line)).unwrap()
+    json(folder, &line)
 }
 
 /// What the tensors of a plan become whose names hold a text.
@@ -108,9 +108,8 @@ fn a_run_is_that_of_its_overrides_and_what_was_measured_stays() {
 
 #[test]
 fn experts_of_a_layer_stay_together() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-qwen3-moe").folder();
     let here = folder.path();
-    Model::of("tiny-qwen3-moe").write(here);
     let found = plan(here, "--group-size 32 --method rtn --target-bpw 5.2");
     for block in 0..2 {
         assert_eq!(stored(&found, &format!("layers.{block}.mlp.experts.")).len(), 1, "block {block}");
@@ -120,9 +119,8 @@ fn experts_of_a_layer_stay_together() {
 
 #[test]
 fn budgets_that_cannot_be_met_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let check = |flags: &str, expected: &str| {
         let stderr = fails(here, &format!("quantize model --group-size 32 {flags} -o out"), 2);
         assert!(stderr.contains(expected), "{flags}\n{stderr}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use llmc::io::Checkpoint;
 use serde_json::{Value, json};
 
-use crate::common::ok;
+use crate::common::{json, ok};
 use crate::model::Model;
 
 /// The expert that no token reaches.
@@ -50,7 +50,7 @@ fn check(folder: &Path, family: &Family, method: &str, expert_tokens: u64) {
         "quantize model --scheme w4a16 --group-size 32 --data text.txt --samples 8 --seq-len 48 --json -o {name} \
          --method {method} --set calibration.expert_tokens={expert_tokens}"
     );
-    let report: Value = serde_json::from_str(&ok(folder, &line)).unwrap();
+    let report = json(folder, &line);
     let block = &report["blocks"][0];
     assert_eq!(block["experts"].as_array().unwrap().len(), 8, "{name}");
     let mut sent = 0;
@@ -70,7 +70,7 @@ fn check(folder: &Path, family: &Family, method: &str, expert_tokens: u64) {
         "{name}: {} of {linears} errors",
         errors.len()
     );
-    assert!(errors.iter().all(|error| (0.0..0.5).contains(error)), "{name}: {errors:?}");
+    assert!(errors.iter().all(|error| (1e-3..0.5).contains(error)), "{name}: {errors:?}");
 
     ok(folder, &format!("verify {name}"));
     ok(folder, &format!("verify {name} --against model"));
@@ -78,8 +78,7 @@ fn check(folder: &Path, family: &Family, method: &str, expert_tokens: u64) {
     for linear in family.linears {
         let source = made.source(&format!("{}.{UNSEEN}.{linear}.weight", family.experts)).unwrap();
         let codes = made.read_codes(source, 0..source.shape[0]).unwrap().expect("quantized");
-        let mut values = vec![0.0; codes.rows * codes.cols];
-        codes.dequantize(&mut values);
+        let values = codes.values();
         assert!(values.iter().all(|value| value.is_finite()), "{name} {linear}");
         assert!(values.iter().any(|value| *value != 0.0), "{name} {linear}");
     }

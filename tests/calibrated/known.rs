@@ -12,9 +12,8 @@ fn quantized() -> impl Iterator<Item = String> {
 
 #[test]
 fn what_needs_no_later_inputs_is_the_same_as_from_text() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     ok(here, &format!("calibrate model {TEXT} --hessian -o stats --imatrix imatrix.gguf"));
     let with = |flags: &str, out: &str| ok(here, &format!("quantize model {flags} -o {out}"));
     // Importance: of the model as it was, either way.
@@ -45,9 +44,8 @@ fn what_needs_no_later_inputs_is_the_same_as_from_text() {
 
 #[test]
 fn folders_add_up() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     ok(here, &format!("calibrate model {TEXT} -o one"));
     ok(here, &format!("calibrate model {TEXT} --seed 1 -o two"));
     for (flags, out) in
@@ -63,9 +61,8 @@ fn folders_add_up() {
 
 #[test]
 fn what_statistics_cannot_tell_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     ok(here, &format!("calibrate model {TEXT} -o stats --imatrix imatrix.gguf"));
     let check = |flags: &str, code: i32, expected: &str| {
         let stderr =

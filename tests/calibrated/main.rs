@@ -1,5 +1,5 @@
 //! Recipes that run the model, from outside: stopped anywhere they go on and end with the same bytes; experts that no token
-//! reaches, several outputs of one run, rotated models, scales of rewritten weights, shipped recipes, static scales, and what is said where something is wrong.
+//! reaches, several outputs of one run, rotated models, scales of rewritten weights, shipped recipes, records, static scales, and what is said where something is wrong.
 #![allow(clippy::unwrap_used)]
 
 mod adapter;
@@ -12,6 +12,7 @@ mod mistakes;
 mod model;
 mod outputs;
 mod recipes;
+mod record;
 mod resume;
 mod rewritten;
 mod scales;

@@ -1,9 +1,8 @@
 //! What is said where something is wrong, and what is left then.
 
 use std::path::Path;
-use std::process::Command;
 
-use crate::common::{assert_same, contents, fails, ok, run};
+use crate::common::{assert_same, contents, fails, ok, run, with_mounts};
 use crate::model::{MODEL, Model};
 
 const GPTQ: &str = "quantize model --scheme w4a16 --group-size 32 --method gptq -o out";
@@ -19,9 +18,8 @@ fn check(folder: &Path, line: &str, code: i32, expected: &[&str]) {
 
 #[test]
 fn text_that_does_not_suffice_is_said_before_any_work() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     std::fs::write(here.join("short.txt"), "Too short a text.").unwrap();
     std::fs::write(here.join("empty.txt"), "").unwrap();
     check(here, &format!("{GPTQ} --data short.txt"), 1, &["short.txt", "65536 tokens", "--data"]);
@@ -36,9 +34,8 @@ fn text_that_does_not_suffice_is_said_before_any_work() {
 
 #[test]
 fn recipes_with_typos_name_what_was_meant() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let recipe = |text: &str, expected: &[&str]| {
         std::fs::write(here.join("recipe.toml"), text).unwrap();
         check(here, "run recipe.toml --model model -o out", 2, expected);
@@ -105,28 +102,23 @@ fn weights_that_are_not_finite_are_named_and_let_pass_on_request() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_disk_that_is_too_small_for_the_activations_is_said_and_survived() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-qwen2-sharded").folder();
     let here = folder.path();
-    Model::of("tiny-qwen2-sharded").write(here);
     let line = "quantize model --scheme w4a16 --group-size 16 --method gptq --data text.txt --samples 64 \
                 --seq-len 64 -o";
     std::fs::create_dir(here.join("disk")).unwrap();
     // 512 KiB for the activations before a block, as much for those behind it, and 0.1 MiB for the output.
     let script = format!(
-        "mount -t tmpfs -o size=900k none disk || exit 77
-         {binary} {line} disk/out > /dev/null 2> full.txt; echo $? >> full.txt
+        "mount -t tmpfs -o size=900k none disk
+         {binary} {line} disk/out > /dev/null 2> full.txt || echo $? >> full.txt
          ls disk/out.partial > left.txt
          mount -o remount,size=2m disk
-         {binary} {line} disk/out > /dev/null 2> freed.txt || true
+         {binary} {line} disk/out > /dev/null
          cp -r disk/out freed",
         binary = env!("CARGO_BIN_EXE_llmc"),
     );
-    let status = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "sh", "-c", &script])
-        .current_dir(here)
-        .status();
-    if !status.is_ok_and(|status| status.code() != Some(77)) {
-        return eprintln!("skipped: no user namespaces here to mount a small disk in");
+    if !with_mounts(here, &script) {
+        return;
     }
     let text = |name: &str| std::fs::read_to_string(here.join(name)).unwrap();
     let full = text("full.txt");

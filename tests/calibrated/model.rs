@@ -9,7 +9,7 @@ use llmc::io::Checkpoint;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 
-use crate::common::fixture;
+use crate::common::{fixture, json};
 
 /// The model's name in the folder of a test.
 pub const MODEL: &str = "model";
@@ -80,6 +80,13 @@ impl Model {
         self
     }
 
+    /// A folder with it and the text.
+    pub fn folder(&self) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        self.write(folder.path());
+        folder
+    }
+
     /// Writes it into a test's folder, and the text beside it.
     pub fn write(&self, folder: &Path) {
         let to = folder.join(MODEL);
@@ -122,6 +129,18 @@ impl Tensor {
 
 fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
+}
+
+/// Returns the report of `eval perplexity` for a model on the text beside it.
+pub fn perplexity(folder: &Path, flags: &str) -> Value {
+    let line = format!("eval perplexity {flags} --data {TEXT} --ctx 64 --json --quiet");
+    json(folder, &line)
+}
+
+/// Returns the mean negative log-likelihood of a token, in f32.
+pub fn nll(folder: &Path, model: &str) -> f64 {
+    let report = perplexity(folder, &format!("{model} --chunks 8 --activations f32"));
+    report["nll"]["value"].as_f64().unwrap()
 }
 
 /// A checkpoint of a test.

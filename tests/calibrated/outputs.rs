@@ -4,16 +4,15 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{fails, ok, run};
-use crate::model::{Model, open, values};
+use crate::common::{fails, json, ok, run};
+use crate::model::{Model, nll, open, values};
 
 #[test]
 fn one_run_makes_several_outputs_of_the_same_codes() {
-    let folder = tempfile::tempdir().unwrap();
-    Model::of("tiny-llama").write(folder.path());
+    let folder = Model::of("tiny-llama").folder();
     let line = "quantize model --scheme w4a16 --group-size 32 --method gptq --data text.txt --samples 4 \
                 --seq-len 64 --format compressed-tensors,gptq,gguf --json -o out";
-    let reports: Value = serde_json::from_str(&ok(folder.path(), line)).unwrap();
+    let reports = json(folder.path(), line);
     let formats: Vec<&Value> = reports.as_array().unwrap().iter().map(|report| &report["format"]).collect();
     assert_eq!(formats, ["compressed-tensors", "gptq", "gguf"]);
     let out = folder.path().join("out");
@@ -27,7 +26,12 @@ fn one_run_makes_several_outputs_of_the_same_codes() {
     for (ours, theirs) in values(&gguf, name).iter().zip(values(&packed, name)) {
         assert!((ours - theirs).abs() <= 0.004 * theirs.abs(), "{ours}, {theirs}");
     }
-    assert_eq!(std::fs::read_dir(out).unwrap().count(), 3, "nothing partial is left");
+    let mut names: Vec<String> = std::fs::read_dir(out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["compressed-tensors", "gptq", "model.gguf", "model.gguf.calibration.json"]);
     for name in ["compressed-tensors", "gptq", "model.gguf"] {
         ok(folder.path(), &format!("verify out/{name} --against model"));
     }
@@ -35,9 +39,8 @@ fn one_run_makes_several_outputs_of_the_same_codes() {
 
 #[test]
 fn formats_that_hold_something_else_are_refused_before_any_work() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let check = |flags: &str, expected: &[&str]| {
         for run in ["quantize model --data text.txt -o out", "plan model --data text.txt"] {
             let stderr = fails(here, &format!("{run} {flags}"), 2);
@@ -58,9 +61,8 @@ fn formats_that_hold_something_else_are_refused_before_any_work() {
 
 #[test]
 fn a_format_that_rounds_by_itself_says_so_and_leaves_the_others_calibrated() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let line = "quantize model --scheme w8a16 --asymmetric --group-size 32 --method gptq --data text.txt --samples 4 \
                 --seq-len 64 --override *.v_proj*=dense";
     let several = format!("{line} --format gguf,compressed-tensors -o out");
@@ -80,9 +82,8 @@ fn a_format_that_rounds_by_itself_says_so_and_leaves_the_others_calibrated() {
 
 #[test]
 fn each_output_is_held_against_what_it_stores() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let text = "--data text.txt --samples 4 --seq-len 64";
     // Scales in f32 and in f16, and values in bf16.
     let formats = "--dtype f32 --format compressed-tensors,gptq --scheme w4a16 --group-size 32 --method gptq";
@@ -117,19 +118,10 @@ fn spoil(path: &Path, name: &str) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// The mean negative log-likelihood of a token.
-fn nll(folder: &Path, model: &str) -> f64 {
-    let line =
-        format!("eval perplexity {model} --data text.txt --ctx 64 --chunks 8 --activations f32 --json");
-    let report: Value = serde_json::from_str(&ok(folder, &line)).unwrap();
-    report["nll"]["value"].as_f64().unwrap()
-}
-
 #[test]
 fn a_rotated_model_says_the_same_with_a_head_of_its_own() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let before = nll(here, "model");
     let gptq = "--scheme w4a16 --group-size 32 --method rotate,gptq --data text.txt --samples 8 --seq-len 64";
     for (name, flags, tolerance) in
@@ -152,9 +144,8 @@ fn a_rotated_model_says_the_same_with_a_head_of_its_own() {
 
 #[test]
 fn rotated_weights_can_stay_dense() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-llama").folder();
     let here = folder.path();
-    Model::of("tiny-llama").write(here);
     let recipe = "format = 'dense'\ndtype = 'f32'\n[[stages]]\nmethod = 'rotate'\n";
     std::fs::write(here.join("rotate.toml"), recipe).unwrap();
     ok(here, "run rotate.toml --model model -o rotated");

@@ -3,7 +3,7 @@
 use llmc::recipe::{Recipe, SHIPPED};
 use serde_json::Value;
 
-use crate::common::ok;
+use crate::common::{json, ok};
 use crate::model::Model;
 
 #[test]
@@ -21,20 +21,25 @@ fn shipped_recipes_resolve_and_say_what_they_are() {
 
 #[test]
 fn shipped_recipes_can_be_carried_out() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Model::of("tiny-qwen3-moe").folder();
     let here = folder.path();
-    Model::of("tiny-qwen3-moe").write(here);
+    assert!(SHIPPED.iter().any(|(_, text)| text.contains("q4_0")), "a recipe makes a GGUF");
     for (name, text) in SHIPPED {
         let out = if text.contains("q4_0") { format!("{name}.gguf") } else { (*name).to_owned() };
         let line = format!(
             "run {name} --model model --set calibration.samples=4 --set calibration.seq_len=32 --data text.txt \
              --json -o {out}"
         );
-        let report: Value = serde_json::from_str(&ok(here, &line)).unwrap();
+        let report = json(here, &line);
         assert_eq!(report["blocks"].as_array().unwrap().len(), 2, "{name}");
         // GGUF has one tensor for all experts of a block.
         assert!(report["quantized"].as_u64().unwrap() >= 14, "{name}: {report}");
-        ok(here, &format!("verify {out} --against model"));
+        let found: Value = json(here, &format!("verify {out} --against model --json"));
+        assert_eq!((&found["holds"], &found["missing_record"]), (&true.into(), &false.into()), "{name}");
+        let unknown = found["tensors"].as_array().unwrap().iter().filter(|check| check["unknown"] == true);
+        let held = report["quantized"].as_u64().unwrap();
+        let unknown: Vec<&Value> = unknown.filter(|check| check["stored"] != "bf16").collect();
+        assert!(unknown.is_empty(), "{name}: of {held} quantized tensors: {unknown:?}");
     }
 }
 

@@ -2,61 +2,42 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 
 use serde_json::Value;
 
-use crate::common::{assert_same, contents, llmc, ok, run};
+use crate::common::{Signal, assert_same, contents, interrupted_at, json, ok, run};
 use crate::model::Model;
 
 const BLOCKS: usize = 8;
 const GPTQ: &str = "quantize model --scheme w4a16 --group-size 16 --method gptq --data text.txt --samples 16 \
                     --seq-len 64 --json -o out";
 
-fn material(folder: &Path) {
-    Model::of("tiny-qwen2-sharded").with_blocks(BLOCKS).write(folder);
+fn material() -> tempfile::TempDir {
+    Model::of("tiny-qwen2-sharded").with_blocks(BLOCKS).folder()
 }
 
-/// How far a run is let go before it is stopped.
+/// The place where a run is stopped.
 #[derive(Debug, Clone, Copy)]
 enum Point {
-    /// To the end of a block.
+    /// At the end of a block, which the journal has.
     Done(usize),
-    /// Into a block: the file of its outputs is there.
+    /// In a block: its tensors are written, the journal does not have it yet.
     Within(usize),
 }
 
-impl Point {
-    fn reached(self, partial: &Path) -> bool {
-        match self {
-            Point::Done(block) => fs::read_to_string(partial.join("llmc.journal"))
-                .is_ok_and(|journal| journal.contains(&format!("\nblock {block}\n"))),
-            Point::Within(block) => partial.join(format!("activations-{}.f32", block + 1)).exists(),
-        }
-    }
-}
-
-/// Starts a command line and stops it where it has come to a point, with a signal.
-fn stop(folder: &Path, line: &str, partial: &str, point: Point, signal: &str) -> Output {
-    let mut command = llmc(folder);
-    command.args(line.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child: Child = command.spawn().unwrap();
-    let partial = folder.join(partial);
-    while !point.reached(&partial) && child.try_wait().unwrap().is_none() {
-        std::thread::yield_now();
-    }
-    let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
-    assert!(kill.unwrap().success(), "the run ended before it came to {point:?}");
-    let output = child.wait_with_output().unwrap();
-    assert!(!output.status.success(), "the run ended before it was stopped at {point:?}");
-    output
+fn stop(folder: &Path, line: &str, point: Point, signal: Signal) -> Output {
+    let name = match point {
+        Point::Done(block) => format!("block {block} done"),
+        Point::Within(block) => format!("block {block} written"),
+    };
+    interrupted_at(folder, line, &name, 1, signal)
 }
 
 /// What a run that was never stopped makes: the files, and what it says of the blocks.
 fn whole(line: &str) -> (tempfile::TempDir, Value) {
-    let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
-    let report: Value = serde_json::from_str(&ok(folder.path(), line)).unwrap();
+    let folder = material();
+    let report = json(folder.path(), line);
     assert_eq!(report["blocks"].as_array().unwrap().len(), BLOCKS);
     (folder, report["blocks"].clone())
 }
@@ -82,10 +63,10 @@ fn check_resumed(folder: &Path, line: &str, whole: &(tempfile::TempDir, Value), 
 #[test]
 fn killed_in_block_after_block_it_ends_the_same() {
     let whole = whole(GPTQ);
-    let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
-    for point in [Point::Within(0), Point::Done(0), Point::Within(2), Point::Within(3), Point::Done(5)] {
-        stop(folder.path(), GPTQ, "out.partial", point, "-KILL");
+    let folder = material();
+    let done = [Point::Within(0), Point::Done(0), Point::Within(2), Point::Within(3), Point::Done(5)];
+    for point in done.into_iter().chain([Point::Within(6)]) {
+        stop(folder.path(), GPTQ, point, Signal::Kill);
     }
     // What a block was made from is removed when it is done, and not before.
     let left = contents(&folder.path().join("out.partial"));
@@ -96,9 +77,8 @@ fn killed_in_block_after_block_it_ends_the_same() {
 #[test]
 fn stopped_behind_the_last_block_it_makes_none_again() {
     let whole = whole(GPTQ);
-    let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
-    stop(folder.path(), GPTQ, "out.partial", Point::Done(0), "-KILL");
+    let folder = material();
+    stop(folder.path(), GPTQ, Point::Done(0), Signal::Kill);
     let in_the_way = folder.path().join("out.partial/README.md");
     fs::create_dir(&in_the_way).unwrap();
     let output = run(folder.path(), GPTQ);
@@ -111,9 +91,8 @@ fn stopped_behind_the_last_block_it_makes_none_again() {
 #[test]
 fn interrupted_by_the_user_it_says_how_to_go_on() {
     let whole = whole(GPTQ);
-    let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
-    let output = stop(folder.path(), GPTQ, "out.partial", Point::Done(2), "-INT");
+    let folder = material();
+    let output = stop(folder.path(), GPTQ, Point::Done(2), Signal::Interrupt);
     assert_eq!(output.status.code(), Some(130));
     assert!(String::from_utf8_lossy(&output.stderr).contains("run the same command again"));
     let journal = fs::read_to_string(folder.path().join("out.partial/llmc.journal")).unwrap();
@@ -125,10 +104,9 @@ fn interrupted_by_the_user_it_says_how_to_go_on() {
 fn scales_are_as_if_it_had_never_stopped() {
     let line = GPTQ.replace("w4a16 --group-size 16", "w8a8-static --kv-cache fp8");
     let whole = whole(&line);
-    let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
+    let folder = material();
     for point in [Point::Within(2), Point::Done(4)] {
-        stop(folder.path(), &line, "out.partial", point, "-KILL");
+        stop(folder.path(), &line, point, Signal::Kill);
     }
     check_resumed(folder.path(), &line, &whole, 5);
 }
@@ -138,10 +116,9 @@ fn methods_that_train_go_on_too() {
     let line = GPTQ.replace("gptq", "autoround --set autoround.iters=3 --set autoround.batch_size=2");
     let line = line.replace("--samples 16", "--samples 8");
     let whole = whole(&line);
-    let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
+    let folder = material();
     for point in [Point::Within(1), Point::Done(3)] {
-        stop(folder.path(), &line, "out.partial", point, "-KILL");
+        stop(folder.path(), &line, point, Signal::Kill);
     }
     assert!(folder.path().join("out.partial/reference-4.f32").exists());
     check_resumed(folder.path(), &line, &whole, 4);
@@ -151,10 +128,9 @@ fn methods_that_train_go_on_too() {
 fn adapters_are_filled_in_where_they_were_left() {
     let line = GPTQ.replace("gptq", "gptq,eora --set eora.rank=5");
     let whole = whole(&line);
-    let folder = tempfile::tempdir().unwrap();
-    material(folder.path());
+    let folder = material();
     for point in [Point::Within(1), Point::Done(3)] {
-        stop(folder.path(), &line, "out.partial", point, "-KILL");
+        stop(folder.path(), &line, point, Signal::Kill);
     }
     check_resumed(folder.path(), &line, &whole, 4);
 }
@@ -163,9 +139,8 @@ fn adapters_are_filled_in_where_they_were_left() {
 fn what_was_left_is_thrown_away_on_request_and_not_missed_where_it_is_lost() {
     let whole = whole(GPTQ);
     for lost in ["", "activations-4.f32", "blocks.jsonl"] {
-        let folder = tempfile::tempdir().unwrap();
-        material(folder.path());
-        stop(folder.path(), GPTQ, "out.partial", Point::Done(3), "-KILL");
+        let folder = material();
+        stop(folder.path(), GPTQ, Point::Done(3), Signal::Kill);
         if lost.is_empty() {
             let line = format!("{GPTQ} --no-resume");
             assert_eq!(worked_on(&run(folder.path(), &line)).len(), BLOCKS);
@@ -181,13 +156,11 @@ fn what_was_left_is_thrown_away_on_request_and_not_missed_where_it_is_lost() {
 #[test]
 fn of_several_outputs_none_has_holes() {
     let line = GPTQ.replace("-o out", "--format compressed-tensors,gptq-v2 -o out");
-    let whole = tempfile::tempdir().unwrap();
-    material(whole.path());
+    let whole = material();
     ok(whole.path(), &line);
     for lost in ["", "out/gptq-v2.partial"] {
-        let folder = tempfile::tempdir().unwrap();
-        material(folder.path());
-        stop(folder.path(), &line, "out/compressed-tensors.partial", Point::Done(3), "-KILL");
+        let folder = material();
+        stop(folder.path(), &line, Point::Done(3), Signal::Kill);
         if !lost.is_empty() {
             fs::remove_dir_all(folder.path().join(lost)).unwrap();
         }
@@ -198,8 +171,7 @@ fn of_several_outputs_none_has_holes() {
 
 #[test]
 fn the_number_of_threads_does_not_show() {
-    let folder = tempfile::tempdir().unwrap();
-    Model::of("tiny-qwen3-moe").write(folder.path());
+    let folder = Model::of("tiny-qwen3-moe").folder();
     for method in ["gptq", "awq", "autoround --set autoround.iters=2"] {
         let make = |threads: usize| {
             let out = format!("{}-{threads}", &method[..3]);

@@ -12,7 +12,7 @@ use llmc::recipe::{Calibration, PerFormat, Recipe};
 use serde_json::{Value, json};
 
 use crate::common::{contents, fails, fixture, ok};
-use crate::model::Model;
+use crate::model::{Model, perplexity};
 
 /// A recipe that is calibrated on what the test gives.
 fn recipe(scheme: Option<&str>, kv_cache: &str) -> Recipe {
@@ -92,8 +92,7 @@ const SMALL: &str = "--data text.txt --samples 4 --seq-len 32 --quiet";
 
 /// A small model, and outputs of it.
 fn material(outputs: &[(&str, &str)]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    Model::of("tiny-llama").write(folder.path());
+    let folder = Model::of("tiny-llama").folder();
     for (name, flags) in outputs {
         ok(folder.path(), &format!("quantize model {flags} {SMALL} -o {name}"));
     }
@@ -152,16 +151,14 @@ fn outputs_are_read_back_without_their_scales() {
         assert_eq!(names("a"), names("b"), "{name}");
         let [a, b] = ["a", "b"].map(|to| contents(&here.join(to)));
         assert!(a["config.json"] == b["config.json"], "{name}");
-        let nll = |model: &str| {
-            let line = format!("eval perplexity {model} --data text.txt --ctx 64 --chunks 2 --json --quiet");
-            let report: Value = serde_json::from_str(&ok(here, &line)).unwrap();
-            report["nll"]["value"].as_f64().unwrap()
-        };
+        let nll =
+            |model: &str| perplexity(here, &format!("{model} --chunks 2"))["nll"]["value"].as_f64().unwrap();
         assert_eq!(nll(name), nll(of), "{name}");
     }
     ok(here, &format!("quantize cache --scheme w4a16 --group-size 32 {SMALL} -o again"));
     assert!(scales(&here.join("again")).is_empty());
-    fails(here, &format!("quantize static --kv-cache fp8 {SMALL} -o twice"), 1);
+    let twice = fails(here, &format!("quantize static --kv-cache fp8 {SMALL} -o twice"), 1);
+    assert!(twice.contains("quantized already"), "{twice}");
 }
 
 #[test]

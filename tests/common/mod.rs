@@ -1,9 +1,16 @@
 //! What the outside tests share: running the binary, comparing folders, making checkpoints.
 #![allow(dead_code, clippy::unwrap_used)]
 
+mod numbers;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use llmc::numerics::random::SplitMix64;
+
+#[allow(unused_imports)] // No test uses all of them.
+pub use numbers::{largest, normal, signed, uniform};
 
 /// A fixture's path.
 pub fn fixture(name: &str) -> PathBuf {
@@ -29,6 +36,11 @@ pub fn ok(folder: &Path, line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Runs it, expects success, returns stdout as JSON.
+pub fn json(folder: &Path, line: &str) -> serde_json::Value {
+    serde_json::from_str(&ok(folder, line)).unwrap()
+}
+
 /// Runs it, expects an exit code, returns stderr.
 pub fn fails(folder: &Path, line: &str, code: i32) -> String {
     let output = run(folder, line);
@@ -36,6 +48,49 @@ pub fn fails(folder: &Path, line: &str, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "llmc {line}\n{stderr}");
     assert!(stderr.contains("hint: "), "no hint: {stderr}");
     stderr
+}
+
+/// Runs it until its `count`th call of a fault point of the pipeline, which raises the signal. Expects the exit code of this
+/// signal, so that the test fails if the run was not stopped.
+pub fn interrupted_at(folder: &Path, line: &str, point: &str, count: usize, signal: Signal) -> Output {
+    let number = match signal {
+        Signal::Kill => 9,
+        Signal::Interrupt => 2,
+    };
+    let mut command = llmc(folder);
+    command.args(line.split_whitespace()).env("LLMC_FAULT", format!("{point}/{count}/{number}"));
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let expected = match signal {
+        Signal::Kill => None,
+        Signal::Interrupt => Some(130),
+    };
+    assert_eq!(output.status.code(), expected, "not stopped at {point} {count}: llmc {line}\n{stderr}");
+    output
+}
+
+/// A signal that stops a run.
+#[derive(Debug, Clone, Copy)]
+pub enum Signal {
+    Kill,
+    Interrupt,
+}
+
+/// Runs a shell script in a folder, with the right to mount file systems. Prints a line and returns false if the system does
+/// not allow that.
+pub fn with_mounts(folder: &Path, script: &str) -> bool {
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-ec", script]).current_dir(folder);
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !unshare("mkdir probe; mount -t tmpfs none probe; umount probe; rmdir probe") {
+        let _ = std::fs::remove_dir(folder.join("probe"));
+        eprintln!("SKIPPED: no user namespaces here to mount a small disk in");
+        return false;
+    }
+    assert!(unshare(script), "the script failed: {script}");
+    true
 }
 
 /// Every file under a path: name → content.
@@ -64,18 +119,10 @@ pub fn assert_same(a: &Path, b: &Path) {
     assert!(differ.is_empty(), "these files differ: {differ:?}");
 }
 
-/// Deterministic values that look like weights: a sum of uniforms, a few outliers.
+/// Values that look like a trained model's weights, with a few outliers.
 pub fn weights(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut uniform = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
-    (0..count)
-        .map(|i| (0..4).map(|_| uniform()).sum::<f32>() * if i % 997 == 0 { 0.5 } else { 0.05 })
-        .collect()
+    let values = normal(1, count, seed) * 0.02;
+    values.into_iter().enumerate().map(|(i, x)| if i % 997 == 0 { 10.0 * x } else { x }).collect()
 }
 
 /// Writes a bf16 `.safetensors` file of named matrices.

@@ -9,6 +9,12 @@ mod properties;
 
 use llmc::error::Error;
 
+#[test]
+fn what_is_held_is_counted() {
+    let (kept, held) = alloc::peak(|| drop(vec![1u8; 1 << 20]));
+    assert!(held >= 1 << 20, "{held} bytes, {kept:?}");
+}
+
 /// A safetensors file: a header and so many bytes of data.
 fn file_with(header: impl AsRef<[u8]>, data: usize) -> Vec<u8> {
     let header = header.as_ref();

@@ -32,6 +32,7 @@ fn dequantize_is_exact() {
                 let mut out = Matrix::allocate(&device, variant.half, [n, k], false).unwrap();
                 dequantize(&device, &weight, &mut out).unwrap();
                 let found = out.download(&device).unwrap();
+                assert_eq!(found.len(), expected.len());
                 let wrong = found.iter().zip(&expected).position(|(&found, &e)| f64::from(found) != e);
                 assert_eq!(wrong, None, "{variant:?} {granularity} [{n}, {k}]");
             }

@@ -151,7 +151,9 @@ fn a_layer_computes_every_batch() {
         let y = layer.forward(&device, &KernelTable::default(), &x, &mut Workspace::new()).unwrap();
         let x: Vec<f64> = input.x.iter().copied().map(f64::from).collect();
         let expected = product(&x, &w, k, Some(&bias));
-        for (found, (sum, size)) in y.download(&device).unwrap().into_iter().zip(expected) {
+        let found = y.download(&device).unwrap();
+        assert_eq!(found.len(), expected.len());
+        for (found, (sum, size)) in found.into_iter().zip(expected) {
             let bound = 2f64.powi(-8) * size; // weights may be rounded too
             assert!((f64::from(found) - sum).abs() <= bound, "m = {m}: {found}, expected {sum} ± {bound}");
         }

@@ -4,6 +4,8 @@ use llmc::cuda::{Half, PackedMatrix};
 use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{Granularity, Grid, QTensor, ScalarCodes, Scheme};
 
+use crate::common::signed;
+
 /// The part of a kernel's name that describes its weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Variant {
@@ -29,11 +31,6 @@ impl Variant {
 /// Every granularity that kernels treat differently: groups smaller than a step, as large, and larger; and a channel.
 pub const GRANULARITIES: [Granularity; 4] =
     [Granularity::Group(32), Granularity::Group(64), Granularity::Group(128), Granularity::Channel];
-
-/// Returns a number in −1…1.
-pub fn signed(random: &mut SplitMix64) -> f32 {
-    (2.0 * random.unit() - 1.0) as f32
-}
 
 /// Returns the nearest value of the type.
 pub fn round(half: Half, value: f64) -> f64 {

@@ -2,11 +2,15 @@
 //! `fixtures/models`.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod model;
 
 use std::sync::Arc;
 
+use common::largest;
 use llmc::model::{BlockLayout, Feeder, Fold, LinearPlace};
+use llmc::numerics::random::SplitMix64;
 use llmc::numerics::{Granularity, ScaleType, Scheme};
 use llmc::quant::{awq, rotate, rtn, scaling, smoothquant};
 use llmc::stage::{Block, BlockLinear, Def, Editor, Rewrite, Stage, quantize_linear, relative_error};
@@ -15,52 +19,47 @@ use model::{Model, folders};
 use ndarray::Array2;
 
 /// The largest distance between logits of two models that should be the same.
-const TOLERANCE: f32 = 1e-4;
-
-/// Reproducible numbers in [0, 1).
-fn uniform(state: &mut u64) -> f32 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    (*state >> 40) as f32 / (1u32 << 24) as f32
-}
+const TOLERANCE: f64 = 1e-4;
 
 /// A random scale for each element of a fold's feeder, given to all columns that it makes.
-fn random_scales(fold: &Fold, state: &mut u64) -> Vec<f32> {
+fn random_scales(fold: &Fold, random: &mut SplitMix64) -> Vec<f32> {
     let elements = fold.columns.iter().max().map_or(0, |max| *max as usize + 1);
-    let by_element: Vec<f32> = (0..elements).map(|_| 0.25 + 2.0 * uniform(state)).collect();
+    let by_element: Vec<f32> = (0..elements).map(|_| 0.25 + 2.0 * random.unit() as f32).collect();
     fold.columns.iter().map(|&element| by_element[element as usize]).collect()
 }
 
 #[track_caller]
 fn check_same(name: &str, before: &[f32], after: &[f32]) {
     assert_eq!(before.len(), after.len());
-    let worst = before.iter().zip(after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(worst <= TOLERANCE && after.iter().all(|x| x.is_finite()), "{name}: {worst}");
+    assert!(largest(before.iter().map(|x| x.abs())) > 100.0 * TOLERANCE, "{name}: all logits are near zero");
+    let worst = largest(before.iter().zip(after).map(|(a, b)| (a - b).abs()));
+    assert!(worst <= TOLERANCE, "{name}: {worst}");
 }
 
 #[test]
 fn scales_pass_every_fold_of_every_architecture() {
-    let mut state = 7;
+    let mut random = SplitMix64(7);
     for folder in folders() {
         let mut model = Model::open(&folder);
         if model.config.frame.transposed {
             assert!(model.layout(0).unwrap_err().to_string().contains("[in, out]"));
             continue;
         }
-        let before = model.run();
+        let said = model.run();
         for index in 0..model.config.layers.len() {
             let layout = model.layout(index).unwrap();
             let mut block = model.block(index, &layout);
+            let before = block.clone();
             let mut editor = Editor::new(&block);
             for fold in &block.folds {
-                scaling::scale(&mut editor, fold, &random_scales(fold, &mut state)).unwrap();
+                scaling::scale(&mut editor, fold, &random_scales(fold, &mut random)).unwrap();
             }
             let edits = editor.finish();
             block.edit(edits);
+            assert!(changed(&before, &block) > 0, "{}: block {index} has no fold", model.name);
             model.put(block, &layout);
         }
-        check_same(&model.name, &before, &model.run());
+        check_same(&model.name, &said, &model.run());
     }
 }
 
@@ -215,25 +214,26 @@ fn nothing_is_folded_through_a_clip() {
 
 const INT4: Scheme = Scheme::int(4, Granularity::Group(16), false, ScaleType::F16);
 
-/// Statistics of inputs some columns of which are far larger than others.
-fn uneven(cols: usize, needs: Needs, state: &mut u64) -> Statistics {
-    let size: Vec<f32> = (0..cols).map(|_| if uniform(state) < 0.1 { 20.0 } else { 1.0 }).collect();
+/// Returns statistics of inputs. Every tenth column is far larger than the others.
+fn uneven(cols: usize, needs: Needs, random: &mut SplitMix64) -> Statistics {
+    let size = |col: usize| if col % 10 == 3 { 20.0 } else { 1.0 };
     let mut statistics = Statistics::new(cols, needs);
-    statistics
-        .observe(Array2::from_shape_fn((3 * cols, cols), |(_, c)| size[c] * (uniform(state) - 0.4)).view());
+    statistics.observe(
+        Array2::from_shape_fn((3 * cols, cols), |(_, c)| size(c) * (random.unit() as f32 - 0.4)).view(),
+    );
     statistics
 }
 
 /// Gives every linear a scheme and statistics of its input.
 fn calibrate(block: &mut Block, layout: &BlockLayout, needs: Needs) {
-    let mut state = 11;
+    let mut random = SplitMix64(11);
     for (linear, place) in block.linears.iter_mut().zip(&layout.linears) {
         let cols = linear.dense().unwrap().ncols();
         if block.inputs.len() <= place.input {
             block.inputs.resize(place.input + 1, Statistics::default());
         }
         if block.inputs[place.input].tokens == 0 {
-            block.inputs[place.input] = uneven(cols, needs, &mut state);
+            block.inputs[place.input] = uneven(cols, needs, &mut random);
         }
         (linear.scheme, linear.input) = (Some(INT4), Some(place.input));
     }
@@ -246,15 +246,23 @@ fn rewriting(def: &Def, parameters: &str) -> Arc<dyn Rewrite> {
     method
 }
 
-/// Rewrites all blocks and both ends of a model: what the pipeline does.
+/// Returns the number of linears whose weights differ.
+fn changed(before: &Block, after: &Block) -> usize {
+    let pairs = before.linears.iter().zip(&after.linears);
+    pairs.filter(|(before, after)| before.dense().unwrap() != after.dense().unwrap()).count()
+}
+
+/// Rewrites all blocks and both ends of a model, as the pipeline does. Weights of every block must change.
 fn rewrite(model: &mut Model, def: &Def, parameters: &str) -> llmc::Result<()> {
     let method = rewriting(def, parameters);
     for index in 0..model.config.layers.len() {
         let layout = model.layout(index)?;
         let mut block = model.block(index, &layout);
         calibrate(&mut block, &layout, method.needs());
+        let before = block.clone();
         let edits = method.rewrite(&block)?;
         block.edit(edits);
+        assert!(changed(&before, &block) > 0, "{} {}: block {index} is unchanged", def.name, model.name);
         model.put(block, &layout);
     }
     match method.ends() {

@@ -43,7 +43,9 @@ fn check(expected: &Value, batch: &str) {
             assert_eq!(*written, row[0], "{task}, {fewshot} examples, {batch} tokens");
             continue;
         }
-        for (choice, said) in sample["choices"].as_array().unwrap().iter().zip(row.as_array().unwrap()) {
+        let (choices, row) = (sample["choices"].as_array().unwrap(), row.as_array().unwrap());
+        assert_eq!(choices.len(), row.len(), "{task}");
+        for (choice, said) in choices.iter().zip(row) {
             let (ours, theirs) = (choice["loglikelihood"].as_f64().unwrap(), said[0].as_f64().unwrap());
             assert!(
                 (ours - theirs).abs() <= TOLERANCE * theirs.abs(),
@@ -61,6 +63,7 @@ fn check(expected: &Value, batch: &str) {
 #[test]
 fn a_model_answers_as_it_does_in_the_harness() {
     let answers = std::fs::read_to_string(fixture("answers.jsonl")).unwrap();
+    assert!(answers.lines().count() >= 7, "{answers}");
     for line in answers.lines() {
         let expected: Value = serde_json::from_str(line).unwrap();
         for batch in ["700", "100000"] {

@@ -147,6 +147,7 @@ mod tests {
     use super::super::level::Level;
     use super::super::simd::{LevelKernel, Unary};
     use super::*;
+    use crate::test_support::largest;
 
     #[derive(Clone, Copy)]
     enum Of {
@@ -185,9 +186,9 @@ mod tests {
         let worst = Level::usable().into_iter().map(|level| {
             let mut y = x.clone();
             level.run(Map(&mut y, f));
-            x.iter().zip(&y).map(|(&x, &y)| error(f64::from(x), f64::from(y))).fold(0.0, f64::max)
+            largest(x.iter().zip(&y).map(|(&x, &y)| error(f64::from(x), f64::from(y))))
         });
-        worst.fold(0.0, f64::max)
+        largest(worst)
     }
 
     /// Computes erf by its Taylor series if |x| < 3, else by the continued fraction of erfc; within 10⁻¹³.

@@ -20,6 +20,7 @@ use ndarray::{Array2, s};
 
 use super::{Backend, Matrix};
 use crate::error::Result;
+use crate::numerics::random::SplitMix64;
 use crate::numerics::{Scheme, Weight};
 use crate::tensor::DType;
 use reference::Reference;
@@ -71,15 +72,10 @@ fn shown<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Vec<f32>> {
     backend.read(x, <[f32]>::to_vec)
 }
 
-/// Multiples of 1/32 within ±2, by SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>).
+/// Multiples of 1/32 within ±2.
 pub(crate) fn values(rows: usize, cols: usize, seed: u64) -> Array2<f32> {
-    let mut state = seed;
-    Array2::from_shape_simple_fn((rows, cols), || {
-        state = state.wrapping_add(0x9e3779b97f4a7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58476d1ce4e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d049bb133111eb);
-        ((z ^ (z >> 31)) % 128) as f32 / 32.0 - 2.0
-    })
+    let mut random = SplitMix64(seed);
+    Array2::from_shape_simple_fn((rows, cols), || (random.next() % 128) as f32 / 32.0 - 2.0)
 }
 
 /// Activations with these values: the rows of a table, as no backend takes them from the host otherwise.

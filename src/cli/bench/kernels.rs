@@ -269,13 +269,15 @@ mod tests {
         assert_eq!("w4-g128".parse(), kind(Bits::W4, Granularity::Group(128), false));
         assert_eq!("w8-channel-zero".parse(), kind(Bits::W8, Granularity::Channel, true));
         for wrong in ["w4", "w5-g128", "w4-g48", "w4-zero", ""] {
-            assert!(wrong.parse::<WeightKind>().is_err(), "{wrong}");
+            assert!(wrong.parse::<WeightKind>().unwrap_err().contains(": expected "), "{wrong}");
         }
     }
 
     #[test]
     fn a_device_by_its_number_or_as_models_name_it() {
         assert_eq!(["3", "cuda:3", "cuda"].map(number), [Ok(3), Ok(3), Ok(0)]);
-        assert!(["", "cuda:", "cpu", "-1"].iter().all(|wrong| number(wrong).is_err()));
+        for wrong in ["", "cuda:", "cpu", "-1"] {
+            assert_eq!(number(wrong), Err("expected a number, or cuda:NUMBER".to_owned()), "{wrong}");
+        }
     }
 }

@@ -125,7 +125,8 @@ mod tests {
         let own = names(&["128x300"]).expect("it is a shape");
         assert_eq!((own.len(), own[0].shape), (1, [128, 300]));
         for wrong in ["128x", "0x4", "4096", "x"] {
-            names(&[wrong]).expect_err(wrong);
+            let error = names(&[wrong]).expect_err(wrong).to_string();
+            assert!(error.ends_with(&format!("no model {wrong}")), "{error}");
         }
         let error = names(&["llama-9b"]).expect_err("there is none");
         assert!(

@@ -1,12 +1,13 @@
 //! Pieces against the decoding of all ids, with tokenizers that split characters; stop strings split anywhere.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::*;
-use crate::io::{Checkpoint, SideFile};
+use crate::io::SideFile;
+use crate::test_support;
 
 const TEXTS: &[&str] = &[
     "",
@@ -16,11 +17,6 @@ const TEXTS: &[&str] = &[
     "fn main() { println!(\"{}\", 1_000 * 2); }",
     "a\u{0}b\u{fffd}c\u{200b}d",
 ];
-
-fn fixture(name: &str) -> Checkpoint {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
-    Checkpoint::open(folder.to_str().unwrap()).unwrap()
-}
 
 /// Llama 2's form of SentencePiece: words begin with `▁`, unknown characters become bytes, a text's first space is dropped.
 /// Ids: 0–255 are bytes, then `▁`, `▁a`, `b`, and `<s>`, which is special.
@@ -42,7 +38,7 @@ fn sentencepiece() -> Tokenizer {
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
             "vocab": vocabulary, "merges": [] },
     });
-    let mut checkpoint = fixture("tiny-llama");
+    let mut checkpoint = test_support::checkpoint("tiny-llama");
     let bytes = Some(json.to_string().into_bytes());
     checkpoint.side_files = vec![SideFile { name: "tokenizer.json".into(), bytes, path: PathBuf::new() }];
     Tokenizer::open(&checkpoint).unwrap()
@@ -60,7 +56,7 @@ fn pieces(tokenizer: &Tokenizer, ids: &[u32], stops: &[&str]) -> Vec<String> {
 #[test]
 fn pieces_are_the_whole_text() {
     let byte_level = ["tiny-llama", "tiny-qwen2-sharded", "tiny-qwen3-moe"];
-    let tokenizers = byte_level.map(|name| Tokenizer::open(&fixture(name)).unwrap());
+    let tokenizers = byte_level.map(test_support::tokenizer);
     for tokenizer in tokenizers.iter().chain([&sentencepiece()]) {
         for text in TEXTS {
             let ids = tokenizer.encode(text, true).unwrap();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::*;
+use crate::test_support::{self, fixture};
 
 /// A tokenizer of two letters, a byte-level space and special tokens; ids 6 and 7 are added after the vocabulary.
 fn tokenizer_json(post_processor: Value) -> Value {
@@ -43,15 +44,10 @@ fn checkpoint(files: &[(&str, Value)]) -> Checkpoint {
         bytes: Some(json.to_string().into_bytes()),
         path: PathBuf::from(name),
     };
-    let mut checkpoint = fixture("tiny-llama");
+    let mut checkpoint = test_support::checkpoint("tiny-llama");
     checkpoint.config = None;
     checkpoint.side_files = files.iter().map(side).collect();
     checkpoint
-}
-
-fn fixture(name: &str) -> Checkpoint {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
-    Checkpoint::open(folder.to_str().unwrap()).unwrap()
 }
 
 fn open(post_processor: Value, others: &[(&str, Value)]) -> Tokenizer {
@@ -79,8 +75,8 @@ fn texts_become_ids_and_come_back() {
 
 /// tiny-llama's tokenizer in OPT's files, as `fixtures/generate_tokenizer_ids.py` writes them.
 fn opt() -> Checkpoint {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llama/tokenizer.json");
-    let tokenizer: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let bytes = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
+    let tokenizer: Value = serde_json::from_slice(&bytes).unwrap();
     let merge = |merge: &Value| match merge.as_array() {
         Some(pair) => pair.iter().map(|part| part.as_str().unwrap()).collect::<Vec<_>>().join(" "),
         None => merge.as_str().unwrap().to_owned(),
@@ -107,10 +103,10 @@ fn vocabularies_of_other_classes_are_refused() {
 
 #[test]
 fn ids_are_those_of_transformers() {
-    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tokenizer_ids.json");
-    let goldens: Value = serde_json::from_slice(&std::fs::read(goldens).unwrap()).unwrap();
+    let goldens = std::fs::read(fixture("tokenizer_ids.json")).unwrap();
+    let goldens: Value = serde_json::from_slice(&goldens).unwrap();
     for (name, cases) in goldens.as_object().unwrap() {
-        let checkpoint = if name == "opt" { opt() } else { fixture(name) };
+        let checkpoint = if name == "opt" { opt() } else { test_support::checkpoint(name) };
         let tokenizer = Tokenizer::open(&checkpoint).unwrap();
         for case in cases.as_array().unwrap() {
             let ids = tokenizer.encode(case["text"].as_str().unwrap(), true).unwrap();

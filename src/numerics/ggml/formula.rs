@@ -62,16 +62,15 @@ pub fn formula(block: BlockType) -> Formula {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::numerics::ggml;
+    use crate::numerics::random::SplitMix64;
+    use crate::test_support::fixture;
 
     /// Reads blocks that ggml made: fixtures/ggml and fixtures/ggml_k.
     fn golden_blocks(block: BlockType) -> Vec<u8> {
         let folder = if Q_K.contains(&block) { "ggml_k" } else { "ggml" };
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(folder);
-        std::fs::read(path.join(format!("{}.blocks", block.name()))).unwrap()
+        std::fs::read(fixture(folder).join(format!("{}.blocks", block.name()))).unwrap()
     }
 
     const Q_K: [BlockType; 5] =
@@ -79,12 +78,8 @@ mod tests {
 
     /// Returns random bytes whose f16s are finite.
     fn bytes(block: BlockType) -> Vec<u8> {
-        let mut state = 7u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8 & 0xbf
-        };
-        (0..64 * block.block_bytes()).map(|_| next()).collect()
+        let mut random = SplitMix64(7);
+        (0..64 * block.block_bytes()).map(|_| random.next() as u8 & 0xbf).collect()
     }
 
     #[test]

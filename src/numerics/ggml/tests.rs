@@ -63,6 +63,7 @@ fn equals_ggml_without_importance() {
     for block in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0] {
         let ours = quantize(block, golden_rows().view(), None);
         let theirs = fixture(&format!("{}.blocks", block.name()));
+        assert_eq!(ours.len(), theirs.len(), "{}", block.name());
         let pairs = ours.chunks(block.block_bytes()).zip(theirs.chunks(block.block_bytes()));
         for (i, (ours, theirs)) in pairs.enumerate() {
             assert_eq!(ours, theirs, "{} block {i}", block.name());
@@ -82,6 +83,7 @@ fn dequantizes_as_ggml_does() {
 /// Returns Σ weight·(x − x̂)² over the golden rows, relative to the size of each row; weights as in the searches.
 fn weighted_error(block: BlockType, bytes: &[u8], importance: Option<&[f32]>) -> f64 {
     let decoded = dequantized(block, bytes);
+    assert_eq!(decoded.len(), golden_rows().len(), "{}", block.name());
     let mut total = 0.0;
     for (row, decoded) in golden_rows().rows().into_iter().zip(decoded.chunks(COLS)) {
         let square: f64 = row.iter().map(|&v| f64::from(v).powi(2)).sum();

@@ -15,6 +15,7 @@ use super::units::Group;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::numerics::Scheme;
+use crate::pipeline::fault;
 use crate::pipeline::options::Options;
 use crate::pipeline::output::{Journal, Workspace};
 use crate::pipeline::stream::{BlockResult, TensorWriter, unmeasured};
@@ -75,6 +76,7 @@ impl<'a> BlockLoop<'a> {
                 writer.write_factors(&result)?;
                 writer.files.sync()?;
             }
+            fault::point(&format!("block {index} written"));
             Ok(report)
         })
     }

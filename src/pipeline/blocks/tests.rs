@@ -2,7 +2,6 @@
 //! masks reach the stages after it.
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -63,8 +62,7 @@ impl Quantize for Masked {
 /// Runs some stages on a tiny model in a folder; returns the values of a linear of its first block.
 fn carried_out(recipe: &Recipe, stages: Vec<Stage>) -> Array2<f32> {
     let folder = tempfile::tempdir().unwrap();
-    let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/llama");
-    let checkpoint = Arc::new(Checkpoint::open(input.to_str().unwrap()).unwrap());
+    let checkpoint = Arc::new(crate::test_support::checkpoint("models/llama"));
     let mut plan = recipe.plan(&checkpoint).unwrap();
     plan.request.stages = stages;
     let path = folder.path().join("out");

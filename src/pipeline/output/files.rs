@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
+use crate::pipeline::fault;
 use crate::plan::{OutputFile, Plan};
 
 /// Bytes written between two flushes to the disk in the background.
@@ -60,6 +61,7 @@ impl OutputFiles {
     pub fn write_in(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (path, file) = &self.files[file];
         write_at(file, bytes, offset).map_err(|e| Error::io(path, e))?;
+        fault::point("write");
         let written = self.unflushed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if written >= FLUSH_EVERY { self.flush_beside() } else { Ok(()) }
     }

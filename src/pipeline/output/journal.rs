@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use super::files::OutputFiles;
 use super::workspace::{JOURNAL_NAME, Workspace};
 use crate::error::{Error, Result};
+use crate::pipeline::fault;
 use crate::plan::OutputFile;
 
 /// Bytes of finished tensors between two flushes that the run waits for.
@@ -81,7 +82,9 @@ impl Journal {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = format!("{BLOCK}{index}\n{SYNCED}\n");
         let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
-        written.map_err(|e| Error::io(&self.path, e))
+        written.map_err(|e| Error::io(&self.path, e))?;
+        fault::point(&format!("block {index} done"));
+        Ok(())
     }
 
     /// The number of tensors that an earlier run finished.
@@ -94,6 +97,7 @@ impl Journal {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut append = |line: String| file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e));
         append(format!("{tensor}\n"))?;
+        fault::point("tensor done");
         if self.unsynced.fetch_add(bytes, Ordering::Relaxed) >= SYNC_EVERY {
             self.unsynced.store(0, Ordering::Relaxed);
             files.sync()?;

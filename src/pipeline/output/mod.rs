@@ -11,5 +11,5 @@ pub use adapter::AdapterFile;
 pub use digest::{input_digest, provenance};
 pub use files::{OutputFiles, reserve, write_at};
 pub use journal::Journal;
-pub use record::{Digests, RECORD, Record, mismatch, round_to, stored_values, wrong_scale};
-pub use workspace::{REPORTS_NAME, Workspace, check_target};
+pub use record::{Digests, Record, mismatch, round_to, stored_values, wrong_scale};
+pub use workspace::{RECORD, REPORTS_NAME, Workspace, check_target, record_path};

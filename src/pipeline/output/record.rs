@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::workspace::record_path;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::numerics::{QTensor, convert};
@@ -13,9 +14,6 @@ use crate::pipeline::blocks::BlockReport;
 use crate::pipeline::stream::{Chunk, Input, gather};
 use crate::plan::{OutputTensor, Part, Plan, TensorPlan};
 use crate::tensor::{DType, rows_cols};
-
-/// The file of the record, in the output's folder.
-pub const RECORD: &str = "calibration.json";
 
 /// The record of a calibrated run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -36,21 +34,22 @@ impl Record {
         Record { blocks: blocks.iter().map(plain).collect(), digests }
     }
 
-    /// Reads the record of an output; empty if it has none, such as a single file.
-    pub fn read(written: &Checkpoint) -> Result<Record> {
-        let path = written.path.join(RECORD);
+    /// Reads the record of an output, if there is one.
+    pub fn read(written: &Checkpoint) -> Result<Option<Record>> {
+        let path = record_path(&written.path);
         if !path.is_file() {
-            return Ok(Record::default());
+            return Ok(None);
         }
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        serde_json::from_str(&text).map_err(|e| {
+        let record = serde_json::from_str(&text).map_err(|e| {
             Error::malformed(
                 &path,
                 "the record of a calibrated run",
                 e,
                 "the output was changed since it was made",
             )
-        })
+        })?;
+        Ok(Some(record))
     }
 
     /// The measured scale of a name.

@@ -12,12 +12,25 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
+use crate::pipeline::fault;
 use crate::plan::{Format, OutputFile, SINGLE_FILE_NAME};
 
 /// Name of the journal in the partial output.
 pub const JOURNAL_NAME: &str = "llmc.journal";
 /// Name of the reports of finished blocks, beside the journal: one line for each block.
 pub const REPORTS_NAME: &str = "blocks.jsonl";
+
+/// The record of a calibrated run, in the output's folder. For an output of one file it is the end of the record's name.
+pub const RECORD: &str = "calibration.json";
+
+/// Returns the path of an output's record: in its folder, or beside its file.
+pub fn record_path(output: &Path) -> PathBuf {
+    if output.is_dir() { output.join(RECORD) } else { record_beside(output) }
+}
+
+fn record_beside(file: &Path) -> PathBuf {
+    sibling(file, &format!(".{RECORD}"))
+}
 
 /// The partial output and its target.
 pub struct Workspace {
@@ -134,14 +147,10 @@ impl Workspace {
 
     /// Moves the finished output to its place. An output that is replaced is moved aside first, and removed last.
     pub fn publish(&self) -> Result<()> {
-        let aside = sibling(&self.target, &format!(".replaced-{}", std::process::id()));
-        let replaces = self.target.exists();
-        if replaces {
-            rename(&self.target, &aside)?;
-        }
+        let replaced = self.move_aside()?;
+        fault::point("publish");
         if self.single {
-            rename(&self.path(SINGLE_FILE_NAME), &self.target)?;
-            remove(&self.partial)?;
+            self.publish_single()?;
         } else {
             sync_folder(&self.partial)?;
             rename(&self.partial, &self.target)?;
@@ -149,10 +158,33 @@ impl Workspace {
             own.iter().filter(|path| path.exists()).try_for_each(|path| remove(path))?;
         }
         sync_folder(self.target.parent().unwrap_or(Path::new(".")))?;
-        if replaces {
-            remove(&aside)?;
+        fault::point("published");
+        replaced.iter().try_for_each(|path| remove(path))
+    }
+
+    /// Moves an earlier output aside, with the record beside a single file. Returns the new paths.
+    fn move_aside(&self) -> Result<Vec<PathBuf>> {
+        let aside = sibling(&self.target, &format!(".replaced-{}", std::process::id()));
+        let mut moved = Vec::new();
+        if self.target.exists() {
+            moved.push((self.target.clone(), aside.clone()));
         }
-        Ok(())
+        if self.single && record_beside(&self.target).is_file() {
+            moved.push((record_beside(&self.target), record_beside(&aside)));
+        }
+        moved.iter().try_for_each(|(from, to)| rename(from, to))?;
+        Ok(moved.into_iter().map(|(_, to)| to).collect())
+    }
+
+    /// Moves a single file to its place. Its record goes first, so that the file never stands there without it.
+    fn publish_single(&self) -> Result<()> {
+        let record = self.path(RECORD);
+        if record.exists() {
+            rename(&record, &record_beside(&self.target))?;
+        }
+        fault::point("record published");
+        rename(&self.path(SINGLE_FILE_NAME), &self.target)?;
+        remove(&self.partial)
     }
 }
 

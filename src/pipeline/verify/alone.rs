@@ -32,7 +32,7 @@ pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verificat
     let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
     let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
     tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));
-    Ok(Verification { tensors })
+    Ok(Verification { tensors, missing_record: false })
 }
 
 fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {

@@ -45,6 +45,8 @@ impl TensorCheck {
 pub struct Verification {
     /// Every tensor of the plan.
     pub tensors: Vec<TensorCheck>,
+    /// True if a calibrated run changed tensors and the output's record is missing.
+    pub missing_record: bool,
 }
 
 impl Verification {

@@ -87,27 +87,29 @@ pub fn verify(
         })
         .collect::<Result<Vec<_>>>()?;
     let mut tensors = per_tensor(plan, sums);
-    compare_recorded(plan, written, &record, &mut tensors)?;
+    compare_recorded(plan, written, record.as_ref(), &mut tensors)?;
+    let missing_record = record.is_none() && tensors.iter().any(|check| check.unknown);
     tensors.extend(strangers(plan, written));
     tensors.extend(changed_documents(plan, input, written)?);
-    Ok(Verification { tensors })
+    Ok(Verification { tensors, missing_record })
 }
 
 /// Compares the tensors with the record of a calibrated run.
 fn compare_recorded(
     plan: &Plan,
     written: &Checkpoint,
-    record: &Record,
+    record: Option<&Record>,
     tensors: &mut [TensorCheck],
 ) -> Result<()> {
     for (tensor, check) in plan.tensors.iter().zip(tensors).filter(|(_, check)| check.failure.is_none()) {
         check.unknown = !repeatable(plan, tensor);
-        if let Some(digest) = record.digests.get(&tensor.output.name) {
+        if let Some(digest) = record.and_then(|record| record.digests.get(&tensor.output.name)) {
             check.failure = mismatch(written, &tensor.output, digest)?;
             check.unknown = false;
         }
         let scales = tensor.scales().map(|(_, part)| tensor.parts[part].name.as_str());
-        let wrong = scales.filter_map(|name| wrong_scale(written, name, record.scale(name))).next();
+        let recorded = |name: &str| record.and_then(|record| record.scale(name));
+        let wrong = scales.filter_map(|name| wrong_scale(written, name, recorded(name))).next();
         check.failure = check.failure.take().or(wrong);
     }
     Ok(())

@@ -8,24 +8,13 @@ use super::*;
 use crate::numerics::{Codes, Context, Granularity, Grid, QTensor, ScalarCodes, ScaleType, Weight};
 use crate::stage::BlockLinear;
 use crate::statistics::Statistics;
-
-/// Values without a pattern, roughly normal.
-fn noise(rows: usize, cols: usize, seed: u64) -> Array2<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut uniform = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5
-    };
-    Array2::from_shape_fn((rows, cols), |_| (0..6).map(|_| uniform()).sum::<f32>() * 1.4)
-}
+use crate::test_support::normal;
 
 /// The second moment of correlated inputs, of columns that differ in size.
 fn hessian(tokens: usize, cols: usize, seed: u64) -> Array2<f32> {
-    let mixing = noise(cols, cols, seed + 1) * 0.1 + Array2::<f32>::eye(cols);
-    let x = noise(tokens, cols, seed).dot(&mixing) + noise(tokens, 1, seed + 2);
-    let x = x * noise(1, cols, seed + 3).mapv(|size| (0.4 * size).exp());
+    let mixing = normal(cols, cols, seed + 1) * 0.1 + Array2::<f32>::eye(cols);
+    let x = normal(tokens, cols, seed).dot(&mixing) + normal(tokens, 1, seed + 2);
+    let x = x * normal(1, cols, seed + 3).mapv(|size| (0.4 * size).exp());
     x.t().dot(&x) / tokens as f32
 }
 
@@ -38,15 +27,9 @@ fn apply(gptq: &Gptq, scheme: Scheme, w: &Array2<f32>, hessian: &Array2<f32>) ->
     Ok(codes.expect("it has a scheme").values)
 }
 
-fn values(q: &QTensor) -> Array2<f32> {
-    let mut values = vec![0.0; q.rows * q.cols];
-    q.dequantize(&mut values);
-    Array2::from_shape_vec((q.rows, q.cols), values).unwrap()
-}
-
 /// tr(ΔW·H·ΔWᵀ).
 fn output_error(w: &Array2<f32>, q: &QTensor, hessian: &Array2<f32>) -> f64 {
-    let difference = (values(q) - w).mapv(f64::from);
+    let difference = (q.values() - w).mapv(f64::from);
     (difference.dot(&hessian.mapv(f64::from)) * &difference).sum()
 }
 
@@ -136,7 +119,7 @@ const ORDERS: [ActOrder; 3] = [ActOrder::None, ActOrder::Dynamic, ActOrder::Stat
 /// Grids that are fitted in the loop are asymmetric here: a symmetric one puts the group's largest weight on a tie.
 /// Rounding in f32 rather than f64 may turn a tie: then later codes of that row differ too, and nearly all others do not.
 fn check_against_textbook(gptq: &Gptq, scheme: Scheme, rows: usize, cols: usize) {
-    let (w, h) = (noise(rows, cols, 7), hessian(2 * cols + 8, cols, 11));
+    let (w, h) = (normal(rows, cols, 7), hessian(2 * cols + 8, cols, 11));
     let found = apply(gptq, scheme, &w, &h).unwrap();
     let expected = textbook(gptq, scheme, &w, &h);
     let what = format!("{gptq:?} {scheme} {rows}x{cols}");
@@ -184,7 +167,9 @@ fn numpy_s_goldens() {
             let q = q.as_scalar();
             let part = |part: &str| format!("{name}.{case}.{part}");
             assert_eq!(q.codes, bytes(&part("codes")), "{name} {case}");
-            for (ours, theirs) in q.grid.scales.iter().zip(floats(&part("scales"))) {
+            let scales = floats(&part("scales"));
+            assert_eq!(q.grid.scales.len(), scales.len(), "{name} {case}");
+            for (ours, theirs) in q.grid.scales.iter().zip(scales) {
                 assert!((ours / theirs - 1.0).abs() < 1e-4, "{name} {case}: {ours} {theirs}");
             }
             if !symmetric {
@@ -200,7 +185,7 @@ fn numpy_s_goldens() {
 #[test]
 fn outputs_are_nearer_than_those_of_rounding() {
     for seed in 0..12 {
-        let (w, h) = (noise(16, 96, seed), hessian(200, 96, seed + 50));
+        let (w, h) = (normal(16, 96, seed), hessian(200, 96, seed + 50));
         for (bits, symmetric) in [(2, false), (3, true), (4, false), (4, true), (8, true)] {
             let scheme = Scheme::int(bits, Granularity::Group(32), symmetric, ScaleType::F16);
             let rounded = output_error(&w, &scheme.quantize(w.view(), &Context::default()), &h);
@@ -217,7 +202,7 @@ fn outputs_are_nearer_than_those_of_rounding() {
 fn singular_hessians_are_damped_as_much_as_they_need() {
     let scheme = Scheme::int(4, Granularity::Group(32), true, ScaleType::F16);
     for (tokens, cols) in [(3, 60), (1, 33), (1, 1)] {
-        let (w, h) = (noise(4, cols, 1), hessian(tokens, cols, 2));
+        let (w, h) = (normal(4, cols, 1), hessian(tokens, cols, 2));
         for damping in [0.0, 1e-12, 0.01] {
             let q = apply(&Gptq { damping, ..Gptq::default() }, scheme, &w, &h).unwrap();
             let rounded = scheme.quantize(w.view(), &Context::default());
@@ -229,7 +214,7 @@ fn singular_hessians_are_damped_as_much_as_they_need() {
 #[test]
 fn dead_columns_are_rounded_to_nearest_and_disturb_no_other() {
     let scheme = Scheme::int(4, Granularity::Channel, false, ScaleType::F32);
-    let (mut w, mut h) = (noise(5, 40, 3), hessian(90, 40, 4));
+    let (mut w, mut h) = (normal(5, 40, 3), hessian(90, 40, 4));
     for dead in [0, 7, 39] {
         h.row_mut(dead).fill(0.0);
         h.column_mut(dead).fill(0.0);
@@ -251,7 +236,7 @@ fn dead_columns_are_rounded_to_nearest_and_disturb_no_other() {
 #[test]
 fn bad_hessians_and_parameters_are_refused_by_name() {
     let scheme = Scheme::int(4, Granularity::Group(32), true, ScaleType::F16);
-    let (w, good) = (noise(4, 40, 1), hessian(90, 40, 2));
+    let (w, good) = (normal(4, 40, 1), hessian(90, 40, 2));
     let with = |at: [usize; 2], value| {
         let mut bad = good.clone();
         bad[at] = value;
@@ -268,8 +253,15 @@ fn bad_hessians_and_parameters_are_refused_by_name() {
         let error = apply(&Gptq::default(), scheme, &w, &h).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
-    for table in ["damping = -0.1", "damping = nan", "block_size = 0", "act_order = 'yes'", "group = 3"] {
-        assert_eq!((DEF.build)(&table.parse().unwrap()).unwrap_err().exit_code(), 2, "{table}");
+    for (table, words) in [
+        ("damping = -0.1", "damping"),
+        ("damping = nan", "damping"),
+        ("block_size = 0", "block_size"),
+        ("act_order = 'yes'", "unknown variant `yes`"),
+        ("group = 3", "unknown field `group`"),
+    ] {
+        let error = (DEF.build)(&table.parse().unwrap()).err().unwrap();
+        assert!(error.exit_code() == 2 && error.to_string().contains(words), "{table}: {error}");
     }
     let linear = BlockLinear::new("alone.weight", scheme, Weight::Dense(w));
     let block = Block { linears: vec![linear], ..Block::default() };
@@ -279,7 +271,7 @@ fn bad_hessians_and_parameters_are_refused_by_name() {
 
 #[test]
 fn bytes_depend_on_neither_threads_nor_the_rows_beside() {
-    let (w, h) = (noise(150, 200, 1), hessian(300, 200, 2));
+    let (w, h) = (normal(150, 200, 1), hessian(300, 200, 2));
     for act_order in ORDERS {
         let scheme = Scheme::int(3, Granularity::Group(48), false, ScaleType::BF16);
         let gptq = Gptq { act_order, block_size: 64, ..Gptq::default() };

@@ -2,21 +2,13 @@
 
 use super::super::level::Level;
 use super::*;
+use crate::numerics::random::SplitMix64;
+use crate::test_support::signed;
 
-/// A generator of reproducible values in -1..1.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    fn tensor(&mut self, pool: &Pool, rows: usize, cols: usize, size: f32) -> Tensor {
-        let mut tensor = Tensor::unwritten(pool, rows, cols);
-        tensor.data.iter_mut().for_each(|value| *value = size * self.next());
-        tensor
-    }
+fn random(random: &mut SplitMix64, pool: &Pool, [rows, cols]: [usize; 2], size: f32) -> Tensor {
+    let mut tensor = Tensor::unwritten(pool, rows, cols);
+    tensor.data.iter_mut().for_each(|value| *value = size * signed(random));
+    tensor
 }
 
 /// All keys and values of a sequence.
@@ -85,7 +77,7 @@ fn check_cached(spec: &Attention, spans: &[(usize, usize)], size: f32) {
     let pool = Pool::new();
     let width = spec.kv_heads * spec.head_dim;
     for level in Level::usable() {
-        let mut noise = Noise(7);
+        let mut numbers = SplitMix64(7);
         let mut cache = KeyValueCache::new(width, spans.len());
         let mut histories = vec![History::default(); spans.len()];
         let batches = [spans.iter().map(|s| (0, s.0)).collect::<Vec<_>>(), spans.to_vec()];
@@ -93,9 +85,9 @@ fn check_cached(spec: &Attention, spans: &[(usize, usize)], size: f32) {
             let spans: Vec<Span> =
                 batch.iter().enumerate().map(|(slot, &(past, len))| Span { slot, past, len }).collect();
             let rows = spans.iter().map(|span| span.len).sum();
-            let q = noise.tensor(&pool, rows, spec.heads * spec.head_dim, size);
-            let k = noise.tensor(&pool, rows, width, size);
-            let v = noise.tensor(&pool, rows, width, 1.0);
+            let q = random(&mut numbers, &pool, [rows, spec.heads * spec.head_dim], size);
+            let k = random(&mut numbers, &pool, [rows, width], size);
+            let v = random(&mut numbers, &pool, [rows, width], 1.0);
             for place in places(&spans) {
                 histories[place.span.slot].push(&k, &v, place.row..place.row + place.span.len);
             }
@@ -114,9 +106,9 @@ fn check_batch(spec: &Attention, lens: &[usize]) {
     let pool = Pool::new();
     let width = spec.kv_heads * spec.head_dim;
     let rows = lens.iter().sum();
-    let mut noise = Noise(3);
-    let q = noise.tensor(&pool, rows, spec.heads * spec.head_dim, 2.0);
-    let [k, v] = [0, 1].map(|_| noise.tensor(&pool, rows, width, 1.0));
+    let mut numbers = SplitMix64(3);
+    let q = random(&mut numbers, &pool, [rows, spec.heads * spec.head_dim], 2.0);
+    let [k, v] = [0, 1].map(|_| random(&mut numbers, &pool, [rows, width], 1.0));
     let spans: Vec<Span> = lens.iter().map(|&len| Span { slot: 0, past: 0, len }).collect();
     let histories: Vec<History> = places(&spans)
         .map(|place| {
@@ -194,10 +186,10 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let pool = Pool::new();
     let spec = spec(9, 3, 64);
     for spans in [&[Span { slot: 0, past: 0, len: 150 }][..], &[Span { slot: 0, past: 0, len: 1 }; 3]] {
-        let mut noise = Noise(9);
+        let mut numbers = SplitMix64(9);
         let rows = spans.iter().map(|span| span.len).sum();
-        let q = noise.tensor(&pool, rows, 576, 1.0);
-        let [k, v] = [0, 1].map(|_| noise.tensor(&pool, rows, 192, 1.0));
+        let q = random(&mut numbers, &pool, [rows, 576], 1.0);
+        let [k, v] = [0, 1].map(|_| random(&mut numbers, &pool, [rows, 192], 1.0));
         let results = [1, 2, 3].map(|threads| {
             let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             let out = threads.install(|| attend(Level::detect(), &pool, &q, &k, &v, &spec, spans, None));

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use ndarray::Array2;
-
 use super::*;
+use crate::numerics::random::SplitMix64;
 use crate::numerics::{Codes, Context, Granularity, ScalarCodes, ScaleType, Scheme};
 use crate::tensor::{BlockType, DType};
+use crate::test_support::{signed, uniform};
 
 /// A quantized matrix in memory.
 struct InMemoryMatrix(QTensor);
@@ -28,23 +28,8 @@ impl Matrix for InMemoryMatrix {
     fn release(&self) {}
 }
 
-/// A generator of pseudo-random numbers.
-struct Noise(u32);
-
-impl Noise {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        self.0 >> 8
-    }
-    /// Returns a number within ±1.
-    fn unit(&mut self) -> f32 {
-        self.next() as f32 / (1 << 23) as f32 - 1.0
-    }
-}
-
 fn quantize(scheme: Scheme, [rows, cols]: [usize; 2]) -> QTensor {
-    let mut noise = Noise((rows * 1000 + cols) as u32);
-    let w = Array2::from_shape_simple_fn((rows, cols), || noise.unit() + 0.2);
+    let w = uniform(rows, cols, (rows * 1000 + cols) as u64) + 0.2;
     let extent = scheme.needs_extent().then(|| crate::numerics::Extent::of(w.as_slice().unwrap()));
     scheme.quantize(w.view(), &Context { extent, ..Context::default() })
 }
@@ -149,11 +134,11 @@ fn check(q: &QTensor, rows: usize, value: impl FnMut(usize, usize) -> f32) {
 
 #[test]
 fn products_are_those_of_the_dequantized_weights_and_the_same_bits_on_every_level() {
-    let mut noise = Noise(1);
+    let mut random = SplitMix64(1);
     for (rows, cols) in [(1, 32), (3, 64), (15, 96), (16, 100), (17, 256), (48, 577), (100, 64), (33, 512)] {
         for q in weights(rows, cols) {
             for count in [0, 1, 2, 5, 8, 13, 33] {
-                check(&q, count, |_, _| noise.unit());
+                check(&q, count, |_, _| signed(&mut random));
             }
         }
     }

@@ -6,6 +6,7 @@ use ndarray::{Array2, ArrayView2};
 use super::*;
 use crate::numerics::{Context, Extent, Fp8, Granularity, ScaleType, Scheme, convert};
 use crate::tensor::{BlockType, DType};
+use crate::test_support::uniform;
 
 /// A matrix in memory, with the interface of one in a file.
 struct InMemoryMatrix {
@@ -17,11 +18,7 @@ impl InMemoryMatrix {
     fn values(&self) -> Array2<f32> {
         match &self.weight {
             Weight::Dense(values) => values.clone(),
-            Weight::Quantized(q) => {
-                let mut values = Array2::zeros((q.rows, q.cols));
-                q.dequantize(values.as_slice_mut().unwrap());
-                values
-            }
+            Weight::Quantized(q) => q.values(),
         }
     }
 }
@@ -49,14 +46,8 @@ impl Matrix for InMemoryMatrix {
     fn release(&self) {}
 }
 
-/// Returns numbers of either sign from a multiplicative generator.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2) + 0x9E37_79B9_7F4A_7C15;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
+    uniform(1, len, seed).into_raw_vec_and_offset().0
 }
 
 fn rounded(dtype: DType, values: &[f32]) -> Vec<f32> {
@@ -263,7 +254,9 @@ fn inputs_of_8_bits_are_as_near_as_8_bits_are() {
     let linear = load(&parts, None, Activations::Auto, Level::detect());
     assert!(linear.forms.contains(&InputForm::Int8 { group: 32 }));
     let found = forward(&linear, &x, &mut Scratch::default());
-    for (found, (sum, size)) in found.into_iter().zip(reference(&parts, None, &x, 256)) {
+    let expected = reference(&parts, None, &x, 256);
+    assert_eq!(found.len(), expected.len());
+    for (found, (sum, size)) in found.into_iter().zip(expected) {
         assert!((f64::from(found) - sum).abs() < size / 127.0, "{found} for {sum}");
     }
 }

@@ -166,6 +166,7 @@ mod tests {
 
     #[test]
     fn logits_that_are_not_finite_are_an_error() {
-        assert!(add_row(&[1.0, f32::NAN], &[], &mut []).unwrap_err().to_string().contains("not finite"));
+        let error = add_row(&[1.0, f32::NAN], &[], &mut []).unwrap_err();
+        assert!(error.to_string().contains("not finite"), "{error}");
     }
 }

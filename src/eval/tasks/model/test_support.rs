@@ -1,6 +1,5 @@
 //! A runner without a model, a monitor and a tokenizer for the tests.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::runner::{Monitor, RowVisitor, Runner};
@@ -61,6 +60,5 @@ pub fn monitor() -> Monitor<'static> {
 }
 
 pub fn tokenizer() -> Tokenizer {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-llama");
-    Tokenizer::open(&crate::io::Checkpoint::open(folder.to_str().unwrap()).unwrap()).unwrap()
+    crate::test_support::tokenizer("tiny-llama")
 }

@@ -8,6 +8,7 @@ use super::super_block::{SUPER_BLOCK, SuperBlock};
 use super::*;
 use crate::numerics::ggml::codec::{BlockCodec, Functions};
 use crate::numerics::ggml::lanes::PlainLanes;
+use crate::test_support::largest;
 
 /// Runs one generic check for every type.
 macro_rules! for_each_type {
@@ -178,8 +179,8 @@ fn constants_are_nearly_exact() {
     fn check<B: SuperBlock>(name: &str) {
         for c in [0.0371, -1.25, 3000.0, -2.0e-4] {
             let values = dequantized::<B>(&quantized::<B>(&[c; SUPER_BLOCK], None));
-            let worst = values.iter().fold(0f32, |worst, v| worst.max((v - c).abs()));
-            assert!(worst <= c.abs() * 4.0e-3, "{name} of {c}: off by {worst}");
+            let worst = largest(values.iter().map(|v| (v - c).abs()));
+            assert!(worst <= f64::from(c.abs()) * 4.0e-3, "{name} of {c}: off by {worst}");
         }
     }
     for_each_type!(check());
@@ -211,14 +212,14 @@ proptest! {
     #[test]
     fn errors_are_bounded(x in proptest::collection::vec(-1.0f32..1.0, SUPER_BLOCK), size in -8i32..8) {
         let x: Vec<f32> = x.iter().map(|v| v * (size as f32).exp2()).collect();
-        let largest = x.iter().fold(0f32, |most, v| most.max(v.abs()));
-        fn check<B: SuperBlock>(name: &str, x: &[f32], largest: f32) {
-            // Steps over the range −largest … largest.
+        let absmax = x.iter().fold(0f32, |most, v| most.max(v.abs()));
+        fn check<B: SuperBlock>(name: &str, x: &[f32], absmax: f32) {
+            // Steps over the range −absmax … absmax.
             let steps = match name { "q2_k" => 3.0, "q3_k" => 7.0, "q4_k" => 15.0, "q5_k" => 31.0, _ => 63.0 };
             let values = dequantized::<B>(&quantized::<B>(x, None));
-            let worst = x.iter().zip(&values).fold(0f32, |worst, (x, v)| worst.max((x - v).abs()));
-            assert!(worst <= 2.5 * largest / steps, "{name}: off by {worst} of {largest}");
+            let worst = largest(x.iter().zip(&values).map(|(x, v)| (x - v).abs()));
+            assert!(worst <= f64::from(2.5 * absmax / steps), "{name}: off by {worst} of {absmax}");
         }
-        for_each_type!(check(&x, largest));
+        for_each_type!(check(&x, absmax));
     }
 }
