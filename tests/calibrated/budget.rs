@@ -134,7 +134,7 @@ fn budgets_that_cannot_be_met_are_refused() {
     check(&format!("{TEXT} --target-bpw inf"), "bits per weight, or a size");
     check(&format!("{TEXT} --target-bpw 5 --format compressed-tensors,gguf"), "one at a time");
     check(&format!("{TEXT} --target-bpw=-1"), "bits per weight, or a size");
-    for (flags, expected) in [("", "--choices"), ("--choices w4a16,w8a8", "otherwise with inputs")] {
+    for (flags, expected) in [("", "--choices"), ("--choices w4a16,w8a8", "inputs otherwise")] {
         let line = format!("quantize model {TEXT} --scheme w8a8 --target-bpw 6 {flags} -o out");
         let stderr = fails(here, &line, 2);
         assert!(stderr.contains(expected), "{stderr}");

@@ -191,6 +191,6 @@ fn what_cannot_be_measured_is_refused() {
     check("--scheme w8a8-static", 2, "w8a8-static: its scales are measured on text");
     check("--scheme w4a16 --kv-cache fp8", 2, "--data");
     check(&format!("--scheme q8_0 --kv-cache fp8 {SMALL}"), 2, "compressed-tensors has");
-    check(&format!("--scheme w4a16 --set kv_cache=fp4 {SMALL}"), 2, "fp8, int8");
+    check(&format!("--scheme w4a16 --set kv_cache=fp4 {SMALL}"), 2, "did you mean fp8?");
     check(&format!("--scheme w8a8-static --include *embed* {SMALL}"), 1, "in no decoder block");
 }

@@ -17,8 +17,8 @@ fn mistakes_are_named() {
     check("sheme = 'w4a16'", "did you mean scheme?");
     check("[[overrides]]\nmatsh = 'x'", "did you mean match?");
     check("[[stages]]\nmethod = 'hqq'\nkapa = 1", "did you mean kappa?");
-    check("[[overrides]]\nmatch = 'x'\nscheme = 'w4a17'", "known: ");
-    check("scheme = 'w4a17'", "known: ");
+    check("[[overrides]]\nmatch = 'x'\nscheme = 'w4a17'", "did you mean w4a16?");
+    check("scheme = 'w4a17'", "did you mean w4a16?");
     check("scheme = 'q4_k'\ngroup_size = 64", "fixes its groups");
     check("scheme = 'fp8-e5m2'\nsymmetric = false", "no zero points");
     check("scheme = 'w8a8'\ngroup_size = 64", "fixed (int8 channel");
