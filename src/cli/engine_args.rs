@@ -17,7 +17,7 @@ pub struct Arguments {
     /// Rounding of the inputs of linear layers
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     activations: Rounding,
-    /// Device: cpu, cuda, cuda:NUMBER (feature candle-cuda); candle runs the code of a GPU on the CPU
+    /// Device: cpu, candle (on the CPU), cuda, cuda:NUMBER (feature candle-cuda)
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: Device,
     /// A LoRA adapter in PEFT's form to run on top: DIR/adapter of what eora and lorc write

@@ -21,7 +21,7 @@ pub struct Arguments {
     /// Neither read nor keep them: run the base
     #[arg(long, conflicts_with = "base_cache")]
     no_base_cache: bool,
-    /// Precision in which they are held
+    /// Their precision
     #[arg(long, value_enum, value_name = "FORM", default_value = "f32")]
     base_precision: Form,
 }

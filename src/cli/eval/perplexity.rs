@@ -23,7 +23,7 @@ pub struct Arguments {
     /// UTF-8 text, .jsonl or .parquet with a column `text`, or a dataset in the hub's cache (org/name:config/split)
     #[arg(long, value_name = "FILE|DATASET")]
     data: String,
-    /// Rule for cutting the text and for the tokens to score
+    /// Rule for windows and scored tokens
     #[arg(long, value_enum, value_name = "NAME", default_value = "chunks")]
     protocol: Name,
     /// Tokens of a chunk or window [default: 512 for chunks, 2048 for hf]
