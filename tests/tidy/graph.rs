@@ -218,9 +218,7 @@ impl Visit<'_> for Module {
 
     fn visit_path(&mut self, path: &syn::Path) {
         let parts: Path = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        if parts.len() > 1 {
-            self.paths.push(parts);
-        }
+        self.paths.push(parts);
         visit::visit_path(self, path);
     }
 
