@@ -76,7 +76,7 @@ fn substitutions(plan: &Plan) -> String {
         return String::new();
     }
     let mut text = format!(
-        "\n## Stored otherwise than asked\n\n{} of {} tensors:\n\n",
+        "\n## Different from the request\n\n{} of {} tensors:\n\n",
         changed.len(),
         plan.tensors.len()
     );

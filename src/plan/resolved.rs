@@ -54,7 +54,7 @@ impl Plan {
         self.tensors.iter().map(TensorPlan::bytes).sum()
     }
 
-    /// With `strict`: refuses what is stored otherwise than asked.
+    /// With `strict`: refuses tensors that use a different scheme than requested.
     pub fn refuse_substitutions(&self) -> Result<()> {
         let changed: Vec<&TensorPlan> = self.tensors.iter().filter(|tensor| tensor.substituted).collect();
         match changed.first() {

@@ -93,7 +93,7 @@ impl Plan {
         let _ = write!(text, "\n{}", self.summary());
         let substituted = self.tensors.iter().filter(|tensor| tensor.substituted).count();
         if substituted > 0 {
-            let _ = writeln!(text, "{substituted} tensors are stored otherwise than asked (marked !)");
+            let _ = writeln!(text, "{substituted} tensors use a different scheme than requested (marked !)");
         }
         text
     }
