@@ -36,7 +36,7 @@ pub struct RawTensor {
     pub dtype: DType,
     /// Row-major shape (GGUF's dims reversed).
     pub shape: Vec<usize>,
-    /// Index into [`Checkpoint::files`].
+    /// Index into [`Checkpoint::files`](super::Checkpoint::files).
     pub file: usize,
     /// Bytes of that file.
     pub range: Range<usize>,

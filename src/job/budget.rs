@@ -32,8 +32,20 @@ pub struct Measured {
     pub samples: Samples,
 }
 
+/// A run that measures: its output, beside which the measurements are kept, and its surroundings.
+pub struct Run<'a> {
+    /// The output.
+    pub output: &'a Path,
+    /// True if it resumes from the measurements of an interrupted run.
+    pub resume: bool,
+    /// The device that runs the model.
+    pub device: Device,
+    /// Receives progress and messages.
+    pub host: &'a dyn Host,
+}
+
 /// Measures the loss of each group of linears under each scheme, and returns the recipe with the best schemes within the
-/// budget. `base` is the plan of the recipe without its budget. The measurements are kept beside the output `path`.
+/// budget. `base` is the plan of the recipe without its budget.
 ///
 /// # Errors
 /// A budget that cannot be met; whatever measuring meets.
@@ -41,16 +53,13 @@ pub fn spend(
     budget: &Budget,
     base: &Plan,
     measured: &Measured,
-    path: &Path,
-    resume: bool,
-    device: Device,
+    run: &Run,
     checkpoint: &Arc<Checkpoint>,
-    host: &dyn Host,
 ) -> Result<Recipe> {
-    let mut file = path.to_owned();
+    let mut file = run.output.to_owned();
     file.as_mut_os_string().push(".sensitivity.json");
     let choices = choose(budget, base, checkpoint)?;
-    let sensitivity = measure(&choices, measured, &file, resume, device, checkpoint, host)?;
+    let sensitivity = measure(&choices, measured, &file, run, checkpoint)?;
     Allotment::new(budget, base, &choices, &sensitivity).spend()
 }
 
@@ -58,11 +67,10 @@ fn measure(
     choices: &[Plan],
     measured: &Measured,
     file: &Path,
-    resume: bool,
-    device: Device,
+    run: &Run,
     checkpoint: &Arc<Checkpoint>,
-    host: &dyn Host,
 ) -> Result<Sensitivity> {
+    let &Run { resume, device, host, .. } = run;
     let bar = host.bar(Phase::Measuring, 0);
     let options = Options {
         device,

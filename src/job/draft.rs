@@ -88,8 +88,8 @@ impl Draft {
         let samples = samples(calibration, &self.checkpoint, host)?;
         let input = pipeline::input_digest(&self.checkpoint, host.interrupted())?;
         let measured = Measured { input, samples };
-        let resume = !destination.no_resume;
-        let recipe = budget::spend(budget, base, &measured, path, resume, device, &self.checkpoint, host)?;
+        let run = budget::Run { output: path, resume: !destination.no_resume, device, host };
+        let recipe = budget::spend(budget, base, &measured, &run, &self.checkpoint)?;
         Ok(Draft { plans: plans(&recipe, &self.checkpoint)?, measured: Some(measured), ..self })
     }
 

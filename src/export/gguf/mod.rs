@@ -125,6 +125,25 @@ fn block_of(scheme: &Scheme) -> Option<BlockType> {
     }
 }
 
+/// Lays out the one file of an output.
+fn file(contents: &Contents, metadata: &Metadata, constants: &[Constant]) -> Result<OutputFile> {
+    let parts: Vec<(usize, usize, &Part)> = contents
+        .tensors
+        .iter()
+        .enumerate()
+        .flat_map(|(tensor, plan)| plan.parts.iter().enumerate().map(move |(at, part)| (tensor, at, part)))
+        .collect();
+    let infos = parts.iter().map(|(_, _, part)| TensorInfo {
+        name: &part.name,
+        dtype: part.dtype,
+        shape: &part.shape,
+    });
+    let layout = lay_out(infos, metadata, constants)?;
+    let places = parts.iter().zip(layout.offsets);
+    let places = places.map(|(&(tensor, part, _), offset)| PartPlace { tensor, part, offset }).collect();
+    Ok(OutputFile { name: SINGLE_FILE_NAME.into(), header: layout.header, parts: places, len: layout.len })
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -167,23 +186,4 @@ mod tests {
         let admission = Gguf.admit(&Scheme::MXFP4, &[8, 256], DType::BF16);
         assert!(matches!(admission, Admission::Never(hint) if hint.contains("q4_k")));
     }
-}
-
-/// Lays out the one file of an output.
-fn file(contents: &Contents, metadata: &Metadata, constants: &[Constant]) -> Result<OutputFile> {
-    let parts: Vec<(usize, usize, &Part)> = contents
-        .tensors
-        .iter()
-        .enumerate()
-        .flat_map(|(tensor, plan)| plan.parts.iter().enumerate().map(move |(at, part)| (tensor, at, part)))
-        .collect();
-    let infos = parts.iter().map(|(_, _, part)| TensorInfo {
-        name: &part.name,
-        dtype: part.dtype,
-        shape: &part.shape,
-    });
-    let layout = lay_out(infos, metadata, constants)?;
-    let places = parts.iter().zip(layout.offsets);
-    let places = places.map(|(&(tensor, part, _), offset)| PartPlace { tensor, part, offset }).collect();
-    Ok(OutputFile { name: SINGLE_FILE_NAME.into(), header: layout.header, parts: places, len: layout.len })
 }

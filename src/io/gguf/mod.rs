@@ -1,7 +1,7 @@
 //! GGUF, llama.cpp's format: one file with metadata (configuration and tokenizer included) and tensors.
 //!
 //! [`parse`] validates the container and knows nothing of models; [`open`] gives the tensors their Hugging Face names
-//! and rebuilds config.json and the tokenizer's files. [`write`] lays out files.
+//! and rebuilds config.json and the tokenizer's files. [`mod@write`] lays out files.
 
 pub mod config;
 pub mod ggml_types;
