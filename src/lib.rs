@@ -8,7 +8,7 @@
 //!    the statistics of inputs that [`calib`] gathers;
 //! 5. a method ([`quant`]) rounds only through a [`numerics::Scheme`];
 //! 6. a [`plan::Format`] ([`export`]) lays the codes out, and the pipeline writes them;
-//! 7. `verify` reads the output back.
+//! 7. `verify` ([`pipeline::verify`]) reads the output back.
 //!
 //! Quantize a model and measure the loss:
 //!

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{assert_same, contents, fails, fixture, ok, run};
+use llmc::backend::Device;
 use llmc::calib::Samples;
 use llmc::calib::data::Watch;
 use llmc::calib::imatrix::Imatrix;
@@ -105,6 +106,67 @@ fn statistics_are_those_of_the_inputs() {
     assert_eq!((index.data, index.tokens, index.sources), (samples.digest, 192, samples.sources));
 }
 
+/// The largest difference between two lists, as a share of the largest value.
+fn distance<'a>(a: impl IntoIterator<Item = &'a f32>, b: impl IntoIterator<Item = &'a f32>) -> f32 {
+    let (a, b): (Vec<f32>, Vec<f32>) = (a.into_iter().copied().collect(), b.into_iter().copied().collect());
+    assert_eq!(a.len(), b.len());
+    let largest = a.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    assert!(largest > 0.0 && b.iter().all(|value| value.is_finite()));
+    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
+}
+
+#[test]
+fn statistics_on_candle_are_equal_within_rounding() {
+    let here = tempfile::tempdir().unwrap();
+    for (model, linear, cols) in
+        [("tiny-llama", "mlp.down_proj", 512), ("tiny-qwen3-moe", "self_attn.o_proj", 64)]
+    {
+        let name = |device: &str| format!("{model}-{device}");
+        let [cpu, candle] = ["cpu", "candle"].map(|device| {
+            ok(here.path(), &line(model, &format!("--hessian --device {device} -o {}", name(device))));
+            blocks(&here.path().join(name(device)), ALL)
+        });
+        for (index, (cpu, candle)) in cpu.iter().zip(&candle).enumerate() {
+            let linear = format!("model.layers.{index}.{linear}.weight");
+            let [cpu, candle] = [cpu, candle].map(|block| block.statistics(&linear, cols).unwrap());
+            assert_eq!((cpu.tokens, candle.tokens), (192, 192));
+            let absmax = distance(&cpu.absmax, &candle.absmax);
+            let gram = distance(&cpu.gram.unwrap(), &candle.gram.unwrap());
+            assert!(absmax < 1e-4 && gram < 1e-4, "{linear}: {absmax} {gram}");
+        }
+    }
+}
+
+#[test]
+fn gptq_on_candle_is_as_good() {
+    let here = tempfile::tempdir().unwrap();
+    let model = fixture("tiny-llama").display().to_string();
+    let data = format!("--data {} --samples 6 --seq-len 32", text());
+    let errors = ["cpu", "candle"].map(|device| {
+        let line = format!(
+            "quantize {model} --scheme w4a16 --group-size 32 --method gptq {data} --device {device} -o {device}"
+        );
+        ok(here.path(), &line);
+        ok(here.path(), &format!("verify {device} --against {model}"));
+        let record = std::fs::read(here.path().join(device).join("calibration.json")).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        let blocks = record["blocks"].as_array().unwrap().iter();
+        let linears = blocks.flat_map(|block| block["linears"].as_array().unwrap());
+        linears.map(|linear| linear["relative_error"].as_f64().unwrap() as f32).collect::<Vec<_>>()
+    });
+    assert_eq!(errors[0].len(), 14);
+    assert!(distance(&errors[0], &errors[1]) < 0.02, "{errors:?}");
+
+    let device = |folder: &str| {
+        let header = std::fs::read(here.path().join(folder).join("model.safetensors")).unwrap();
+        String::from_utf8_lossy(&header).contains(r#""llmc.device":"candle""#)
+    };
+    assert!(device("candle") && !device("cpu"));
+    let refused = run(here.path(), &format!("quantize {model} --bits 4 {data} --device tpu -o x"));
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(2) && stderr.contains("expected cpu, candle, cuda"), "{stderr}");
+}
+
 #[test]
 fn the_number_of_threads_does_not_show() {
     let here = tempfile::tempdir().unwrap();
@@ -190,9 +252,13 @@ fn quantize_checks_coverage_too() {
 
 /// Gathers in this process, and stops after so many blocks.
 fn gather(path: &Path, samples: &Samples, stop_after: usize) -> Result<(), Error> {
+    gather_on(Device::Cpu, path, samples, stop_after)
+}
+
+fn gather_on(device: Device, path: &Path, samples: &Samples, stop_after: usize) -> Result<(), Error> {
     let stop = AtomicBool::new(false);
     let options = Options {
-        device: llmc::backend::Device::Cpu,
+        device,
         resume: true,
         interrupted: &stop,
         progress: &indicatif::ProgressBar::hidden(),
@@ -222,6 +288,8 @@ fn a_run_that_was_stopped_goes_on() {
 
     let other = Samples { digest: "another text".to_owned(), ..samples.clone() };
     assert!(matches!(gather(&stopped, &other, usize::MAX), Err(Error::Busy { .. })));
+    let elsewhere = gather_on(Device::Candle, &stopped, &samples, usize::MAX);
+    assert!(matches!(elsewhere, Err(Error::Busy { .. })), "sums of two devices were mixed");
     gather(&stopped, &samples, usize::MAX).unwrap();
     assert_same(&whole, &stopped);
     let kept = std::fs::metadata(stopped.join("block-00000.safetensors")).unwrap().modified().unwrap();
@@ -248,4 +316,8 @@ fn what_does_not_go_together_is_refused() {
     let stderr = fails(here.path(), &line("tiny-llama", "-o stats"), 2);
     assert!(stderr.contains("--overwrite"), "{stderr}");
     ok(here.path(), &line("tiny-llama", "-o stats --overwrite"));
+
+    std::fs::write(here.path().join("alone.gguf.calibration.json"), "{}").unwrap();
+    let stderr = fails(here.path(), &line("tiny-llama", "-o alone.gguf"), 2);
+    assert!(stderr.contains("alone.gguf.calibration.json is there"), "{stderr}");
 }

@@ -96,6 +96,22 @@ fn strict_refuses_substitutions() {
     let stderr = fails(here.path(), &line, 1);
     assert!(stderr.contains("cannot be stored as asked"), "{stderr}");
     assert!(contents(here.path()).is_empty());
+
+    // The refused plan is printed, and with no other error.
+    let printed = |line: &str| String::from_utf8(run(here.path(), line).stdout).unwrap();
+    assert!(printed(&line).contains(" ! 160 columns"), "{}", printed(&line));
+    std::fs::write(here.path().join("x.gguf"), "in the way").unwrap();
+    let line = format!("quantize {} --scheme q8_0 --strict -o x.gguf", model.display());
+    assert!(fails(here.path(), &line, 2).contains("exists already") && printed(&line).is_empty());
+}
+
+#[test]
+fn a_device_needs_a_text_to_run_over() {
+    let here = tempfile::tempdir().unwrap();
+    let line = format!("quantize {} --bits 4 --device candle -o out", fixture("tiny-llama").display());
+    let stderr = fails(here.path(), &line, 2);
+    assert!(stderr.contains("--device candle without a text") && stderr.contains("--data"), "{stderr}");
+    assert!(contents(here.path()).is_empty());
 }
 
 #[test]

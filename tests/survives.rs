@@ -202,7 +202,7 @@ fn what_another_run_left_is_not_mixed_in() {
     let folder = folder();
     interrupted_at(folder.path(), ARGUMENTS, "tensor done", 3, Signal::Kill);
     let other = ARGUMENTS.replace("--group-size 32", "--group-size 64");
-    assert!(fails(folder.path(), &other, 1).contains("another input, recipe or version"));
+    assert!(fails(folder.path(), &other, 1).contains("another input, recipe, device or version"));
     assert!(finished(folder.path()).len() >= 3, "what was left is still there");
     ok(folder.path(), &format!("{other} --no-resume"));
 }

@@ -107,6 +107,9 @@ impl Host for Context {
             Notice::Warning(text) => eprintln!("warning: {text}"),
             Notice::Note(text) if !self.global.quiet => eprintln!("note: {text}"),
             Notice::Block(event) if self.global.json && !self.global.quiet => print_event(event),
+            Notice::Refused(plan, checkpoint) => {
+                let _ = super::plan::print(plan, checkpoint, self); // the refusal follows, printed or not
+            }
             Notice::Note(_) | Notice::Block(_) => {}
         }
     }

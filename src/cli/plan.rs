@@ -11,10 +11,9 @@ use super::context::Context;
 use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::job::{Destination, Draft, Quantize};
+use crate::job::{Destination, Quantize};
 use crate::pipeline::{self, Estimate};
 use crate::plan::Plan;
-use crate::recipe::Recipe;
 
 const EXAMPLES: &str = "Examples:
   llmc plan --bits 4 model.safetensors
@@ -36,24 +35,11 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         model: arguments.model.clone(),
         recipe: arguments.recipe.recipe()?,
         destination: Destination { dry_run: true, ..Destination::default() },
+        device: arguments.recipe.knowledge.calibration.device,
         ..Quantize::default()
     };
-    let draft = draft(&job, context)?;
+    let draft = job.draft(context)?;
     draft.plans.all().try_for_each(|plan| print(plan, &draft.checkpoint, context))
-}
-
-/// Plans a job. If `--strict` refuses it, the plans without `--strict` are printed before the error, to show why.
-pub fn draft(job: &Quantize, context: &Context) -> Result<Draft> {
-    let draft = job.draft(context);
-    if draft.is_err() && job.recipe.strict {
-        let recipe = Recipe { strict: false, budget: None, ..job.recipe.clone() };
-        let destination = Destination { dry_run: true, ..Destination::default() };
-        let lenient = Quantize { recipe, destination, min_coverage: None, ..job.clone() };
-        if let Ok(lenient) = lenient.draft(context) {
-            lenient.plans.all().try_for_each(|plan| print(plan, &lenient.checkpoint, context))?;
-        }
-    }
-    draft
 }
 
 /// Prints a plan.

@@ -36,7 +36,7 @@ pub fn run(
         device: calibration.device,
         command: command_line(),
     };
-    let mut draft = plan::draft(&job, context)?;
+    let mut draft = job.draft(context)?;
     if job.destination.dry_run {
         return draft.plans.all().try_for_each(|plan| plan::print(plan, &draft.checkpoint, context));
     }

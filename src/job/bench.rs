@@ -113,7 +113,8 @@ impl Bench {
             load_seconds,
             weight_bytes: model.weight_bytes(),
             peak_memory_bytes,
-            read_bytes_per_second: (self.engine.options.device == Device::Cpu).then(read_bandwidth),
+            read_bytes_per_second: (!matches!(self.engine.options.device, Device::Cuda(_)))
+                .then(read_bandwidth),
             threads: rayon::current_num_threads(),
             record: Version,
             llmc: env!("CARGO_PKG_VERSION").to_owned(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::budget::{self, Measured};
-use super::host::Host;
+use super::host::{Host, Notice};
 use super::samples::samples;
 use crate::backend::Device;
 use crate::error::{Error, Result};
@@ -51,9 +51,10 @@ impl Draft {
         host: &dyn Host,
     ) -> Result<Draft> {
         recipe.refuse_repeated()?;
+        pipeline::check_device(device)?;
         let checkpoint =
             Arc::new(pipeline::untie(&recipe.per_format().primary.resolve()?, host.open(model)?)?);
-        let outline = plans(&Recipe { budget: None, ..recipe.clone() }, &checkpoint)?;
+        let outline = plans(&Recipe { budget: None, ..recipe.clone() }, &checkpoint, host)?;
         refuse_unused_text(recipe, &outline)?;
         let paths = paths(model, destination.output.as_deref(), &outline);
         let draft = Draft { checkpoint, plans: outline, paths, measured: None };
@@ -90,7 +91,7 @@ impl Draft {
         let measured = Measured { input, samples };
         let run = budget::Run { output: path, resume: !destination.no_resume, device, host };
         let recipe = budget::spend(budget, base, &measured, &run, &self.checkpoint)?;
-        Ok(Draft { plans: plans(&recipe, &self.checkpoint)?, measured: Some(measured), ..self })
+        Ok(Draft { plans: plans(&recipe, &self.checkpoint, host)?, measured: Some(measured), ..self })
     }
 
     fn check_paths(&self, overwrite: bool) -> Result<()> {
@@ -116,10 +117,12 @@ impl Draft {
 ///
 /// # Errors
 /// A recipe that does not fit the checkpoint; formats that need other codes than the first; with `strict`, substitutions.
-pub fn plans(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<PerFormat<Plan>> {
+pub fn plans(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, host: &dyn Host) -> Result<PerFormat<Plan>> {
     let mut plans = recipe.per_format().try_map(|recipe| recipe.plan(checkpoint))?;
     plan::agree(&mut plans)?;
-    plans.all().try_for_each(Plan::refuse_substitutions)?;
+    for plan in plans.all() {
+        plan.refuse_substitutions().inspect_err(|_| host.notify(&Notice::Refused(plan, checkpoint)))?;
+    }
     Ok(plans)
 }
 

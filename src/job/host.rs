@@ -1,5 +1,6 @@
 //! The program around a job: it opens models, shows progress, and may stop the work.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
@@ -7,6 +8,7 @@ use indicatif::ProgressBar;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::pipeline::Event;
+use crate::plan::Plan;
 
 /// A kind of work that has a progress bar. Its unit is in brackets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +34,6 @@ pub enum Phase {
 }
 
 /// A message of a job to the user, beside its result.
-#[derive(Debug)]
 pub enum Notice<'a> {
     /// Something that the user should know, and may want to change.
     Warning(String),
@@ -40,6 +41,8 @@ pub enum Notice<'a> {
     Note(String),
     /// Progress inside the block loop.
     Block(&'a Event<'a>),
+    /// A plan with substitutions that `strict` refuses. The job's error follows.
+    Refused(&'a Plan, &'a Arc<Checkpoint>),
 }
 
 /// The program that runs a job. The defaults open models as `llmc` does, show nothing, and never stop.

@@ -118,7 +118,7 @@ impl Quantize {
         let Draft { checkpoint, plans, paths, .. } = draft;
         for plan in plans.all_mut() {
             plan.metadata = pipeline::provenance(plan, checkpoint, &evidence.input);
-            if self.device != Device::Cpu {
+            if self.device != Device::Cpu && matches!(evidence.material, Some(Calibrated::Text(_))) {
                 plan.metadata.push(("llmc.device".to_owned(), self.device.to_string()));
             }
             let digest = evidence.material.as_ref().map(Calibrated::digest);

@@ -17,8 +17,8 @@ mod stream;
 mod verify;
 
 pub use blocks::{
-    BlockReport, CalibrationInput, Estimate, ExpertReport, LinearReport, Survey, calibrate, estimate, recall,
-    sensitivity, unmeasured, untie,
+    BlockReport, CalibrationInput, Estimate, ExpertReport, LinearReport, Survey, calibrate, check_device,
+    estimate, recall, sensitivity, unmeasured, untie,
 };
 pub use options::{Event, Options, Outcome, Target};
 pub use output::{check_target, input_digest, provenance, record_path};

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::machine;
 use super::report::BlockReport;
 use super::runner::{CalibrationInput, Runner};
+use crate::backend::Device;
 use crate::calib::imatrix::{self, Imatrix};
 use crate::calib::observe::{InputStatistics, Watch};
 use crate::calib::store::{self, INDEX_FILE, Index, Store};
@@ -57,7 +59,7 @@ pub fn calibrate(
     let runner = Runner::new(checkpoint, input, &ends, false, options)?;
     let model = input_digest(checkpoint, options.interrupted)?;
     let index = Index::new(&model, runner.layouts.len(), survey.needs, survey.samples);
-    let key = key(&index, survey.expert_tokens);
+    let key = key(&index, survey.expert_tokens, options.device);
     let open = |target: &Path, single: bool| {
         let workspace = Workspace::open(target, single)?;
         let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
@@ -101,8 +103,13 @@ pub fn recall(
 }
 
 /// The key of the journal: blake3 over everything that the statistics depend on.
-fn key(index: &Index, expert_tokens: u64) -> String {
-    let text = format!("{}\n{expert_tokens}\n{}", env!("CARGO_PKG_VERSION"), index.to_json());
+fn key(index: &Index, expert_tokens: u64, device: Device) -> String {
+    let text = format!(
+        "{}\n{expert_tokens}\n{}{}",
+        env!("CARGO_PKG_VERSION"),
+        machine::key(device),
+        index.to_json()
+    );
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 

@@ -14,6 +14,19 @@ pub enum Machine {
     Candle(Candle),
 }
 
+/// Checks, before any work, that a device can be opened.
+///
+/// # Errors
+/// See [`Machine::open`].
+pub fn check_device(device: Device) -> Result<()> {
+    Machine::open(device).map(drop)
+}
+
+/// Returns the part of a journal's key that names the device. It is empty for the CPU backend.
+pub(super) fn key(device: Device) -> String {
+    if device == Device::Cpu { String::new() } else { format!("{device}\n") }
+}
+
 impl Machine {
     /// Opens a device.
     ///

@@ -30,6 +30,7 @@ pub use calibrate::{Survey, calibrate, recall};
 pub use ends::{ends, untie};
 pub use estimate::{Estimate, estimate};
 pub use layouts::layouts;
+pub use machine::check_device;
 pub use report::{BlockReport, ExpertReport, LinearReport};
 pub use runner::CalibrationInput;
 pub use sensitivity::{sensitivity, unmeasured};

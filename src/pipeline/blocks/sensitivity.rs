@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
 use super::layouts::layouts;
+use super::machine;
 use super::report::BlockReport;
 use super::runner::{CalibrationInput, Runner};
+use crate::backend::Device;
 use crate::calib::observe::{InputStatistics, Watch};
 use crate::error::{Error, Result};
 use crate::export::pretty;
@@ -56,7 +58,7 @@ pub fn sensitivity(
     options: &Options,
 ) -> Result<Sensitivity> {
     let sequences = spread(sequences);
-    let key = key(choices, &sequences, model);
+    let key = key(choices, &sequences, model, options.device);
     if let Some(kept) = read(file)?.filter(|kept| kept.key == key) {
         return Ok(kept.sensitivity);
     }
@@ -100,9 +102,9 @@ fn spread(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
     sequences.iter().step_by(every).cloned().collect()
 }
 
-fn key(choices: &[Plan], sequences: &[Vec<u32>], model: &str) -> String {
+fn key(choices: &[Plan], sequences: &[Vec<u32>], model: &str, device: Device) -> String {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(format!("{}\n{model}\n", env!("CARGO_PKG_VERSION")).as_bytes());
+    hasher.update(format!("{}\n{model}\n{}", env!("CARGO_PKG_VERSION"), machine::key(device)).as_bytes());
     for plan in choices {
         hasher.update(plan.request.recipe.to_toml().as_bytes());
     }

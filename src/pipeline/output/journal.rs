@@ -138,7 +138,7 @@ fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<Counted> {
     if found != key {
         return Err(Error::Busy {
             what: format!(
-                "{} was left by a run with another input, recipe or version",
+                "{} was left by a run with another input, recipe, device or version",
                 workspace.partial().display()
             ),
             hint: "--no-resume throws it away and starts afresh; -o writes elsewhere".into(),
