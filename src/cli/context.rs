@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::plan_report::PlanReport;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::hub::Hub;
@@ -108,7 +109,9 @@ impl Host for Context {
             Notice::Note(text) if !self.global.quiet => eprintln!("note: {text}"),
             Notice::Block(event) if self.global.json && !self.global.quiet => print_event(event),
             Notice::Refused(plan, checkpoint) => {
-                let _ = super::plan::print(plan, checkpoint, self); // the refusal follows, printed or not
+                if let Ok(report) = PlanReport::new(plan, checkpoint) {
+                    let _ = self.print(|| report.text(), || report.json()); // the refusal follows in any case
+                }
             }
             Notice::Note(_) | Notice::Block(_) => {}
         }

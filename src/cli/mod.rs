@@ -12,6 +12,7 @@ mod generate;
 mod inspect;
 mod output_args;
 mod plan;
+mod plan_report;
 mod quantization;
 mod quantize;
 mod recipe_args;

@@ -1,18 +1,15 @@
 //! `llmc plan`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
-use indicatif::{HumanBytes, HumanDuration};
-use serde_json::json;
 
 use super::context::Context;
+use super::plan_report::PlanReport;
 use super::recipe_args::{RecipeArguments, catalogue};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::job::{Destination, Quantize};
-use crate::pipeline::{self, Estimate};
 use crate::plan::Plan;
 
 const EXAMPLES: &str = "Examples:
@@ -44,38 +41,6 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
 
 /// Prints a plan.
 pub fn print(plan: &Plan, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<()> {
-    let threads = rayon::current_num_threads();
-    let calibration = plan.request.recipe.calibration.as_ref();
-    let tokens = calibration.map(|calibration| match calibration.statistics.is_empty() {
-        true => calibration.samples.saturating_mul(calibration.seq_len),
-        false => 0,
-    });
-    let estimate = tokens.map(|tokens| pipeline::estimate(plan, checkpoint, tokens, threads)).transpose()?;
-    let memory = estimate.map_or_else(|| pipeline::peak_memory(plan, threads), |estimate| estimate.memory);
-    let calibrating = |Estimate { disk, seconds, .. }: Estimate| {
-        format!(
-            "calibration on {} tokens: about {} for hidden states beside the output, about {}{}\n",
-            tokens.unwrap_or_default(),
-            HumanBytes(disk),
-            HumanDuration(Duration::from_secs_f64(seconds)),
-            if plan.request.trains() { ", and what training takes" } else { "" },
-        )
-    };
-    let text = || {
-        format!(
-            "{}{}peak memory about {} besides the mapped input, threads: {threads}\n",
-            plan.table(),
-            estimate.map(calibrating).unwrap_or_default(),
-            HumanBytes(memory)
-        )
-    };
-    context.print(text, || {
-        let mut value = plan.json();
-        value["peak_memory"] = json!(memory);
-        if let Some(Estimate { disk, seconds, .. }) = estimate {
-            value["hidden_states"] = json!(disk);
-            value["estimated_seconds"] = json!(seconds);
-        }
-        value
-    })
+    let report = PlanReport::new(plan, checkpoint)?;
+    context.print(|| report.text(), || report.json())
 }
