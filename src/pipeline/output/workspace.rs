@@ -203,7 +203,8 @@ pub fn check_target(checkpoint: &Checkpoint, target: &Path, single: bool, overwr
         return refuse("is to be a folder, and is named like a GGUF file", "--format gguf writes one file");
     }
     let record = record_beside(target);
-    if single && !overwrite && record.exists() && !target.exists() {
+    let interrupted = sibling(target, ".partial").exists(); // perhaps between the record and its file
+    if single && !overwrite && !interrupted && record.exists() && !target.exists() {
         let what = format!("{} is there, the record of a model that is not", record.display());
         return Err(Error::usage(what, "move it to its model, or remove it; --overwrite replaces it"));
     }
