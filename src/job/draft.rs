@@ -118,12 +118,23 @@ impl Draft {
 /// # Errors
 /// A recipe that does not fit the checkpoint; formats that need other codes than the first; with `strict`, substitutions.
 pub fn plans(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, host: &dyn Host) -> Result<PerFormat<Plan>> {
-    let mut plans = recipe.per_format().try_map(|recipe| recipe.plan(checkpoint))?;
+    let mut plans = recipe.per_format().try_map(|recipe| {
+        let tell = |_: &Error| tell_refused(&recipe, checkpoint, host);
+        recipe.plan(checkpoint).inspect_err(tell)
+    })?;
     plan::agree(&mut plans)?;
     for plan in plans.all() {
         plan.refuse_substitutions().inspect_err(|_| host.notify(&Notice::Refused(plan, checkpoint)))?;
     }
     Ok(plans)
+}
+
+/// Shows the plan that only `strict` refuses.
+fn tell_refused(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, host: &dyn Host) {
+    let lenient = Recipe { strict: false, ..recipe.clone() };
+    if let (true, Ok(plan)) = (recipe.strict, lenient.plan(checkpoint)) {
+        host.notify(&Notice::Refused(&plan, checkpoint));
+    }
 }
 
 fn refuse_unused_text(recipe: &Recipe, plans: &PerFormat<Plan>) -> Result<()> {
