@@ -224,7 +224,12 @@ impl Arch {
 
     /// Returns true if its layers have experts.
     pub fn has_experts(&self) -> bool {
-        self.outline.tensors().iter().any(|tensor| tensor.role == TensorRole::Router)
+        self.has(TensorRole::Router)
+    }
+
+    /// Returns true if its outline has a tensor of this role.
+    pub fn has(&self, role: TensorRole) -> bool {
+        self.outline.tensors().iter().any(|tensor| tensor.role == role)
     }
 
     /// Returns the content of a GGUF tensor; `None` for names that the architecture does not have.

@@ -142,16 +142,11 @@ impl Grid {
 impl Scheme {
     /// Returns the grid entries of some rows.
     fn grid_rows(&self, range: &Range<usize>, cols: usize) -> Range<usize> {
-        match self.granularity {
-            Granularity::Tensor => 0..1,
-            Granularity::Block(height, _) => {
-                let [_, per_row] = self.grid_shape(height, cols);
-                range.start / height * per_row..range.end.div_ceil(height) * per_row
-            }
-            Granularity::Channel | Granularity::Group(_) => {
-                let [_, per_row] = self.grid_shape(1, cols);
-                range.start * per_row..range.end * per_row
-            }
+        if self.granularity == Granularity::Tensor {
+            return 0..1;
         }
+        let height = self.row_multiple();
+        let [_, per_row] = self.grid_shape(height, cols);
+        range.start / height * per_row..range.end.div_ceil(height) * per_row
     }
 }

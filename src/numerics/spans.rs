@@ -26,13 +26,11 @@ pub struct Spans {
 impl Spans {
     /// Divides rows of `cols` columns.
     pub fn new(scheme: &Scheme, cols: usize) -> Spans {
-        let (height, width) = match scheme.granularity {
-            Granularity::Tensor => (usize::MAX, cols),
-            Granularity::Channel => (1, cols),
-            Granularity::Group(group) => (1, group),
-            Granularity::Block(rows, columns) => (rows, columns),
+        let height = match scheme.granularity {
+            Granularity::Tensor => usize::MAX,
+            _ => scheme.row_multiple(),
         };
-        let width = width.max(1);
+        let width = scheme.width(cols);
         Spans { cols: cols.max(1), width, height, per_row: cols.div_ceil(width) }
     }
 

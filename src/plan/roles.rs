@@ -88,16 +88,15 @@ impl Roles {
         let (parent, last) = name.strip_suffix(".weight")?.rsplit_once('.')?;
         let fused = match self.tensor(name) {
             Some(TensorRole::Query | TensorRole::Key | TensorRole::Value) => QKV,
-            Some(TensorRole::Gate(network) | TensorRole::Up(network)) if self.is_gated(network) => GATE_UP,
+            Some(TensorRole::Gate(network) | TensorRole::Up(network)) if self.has_gate(network) => GATE_UP,
             Some(_) => return None,
             None => fused_by_name(last)?,
         };
         Some(format!("{parent}.{fused}"))
     }
 
-    fn is_gated(&self, network: Network) -> bool {
-        let gate = TensorRole::Gate(network);
-        self.arch.is_some_and(|arch| arch.outline.tensors().iter().any(|tensor| tensor.role == gate))
+    fn has_gate(&self, network: Network) -> bool {
+        self.arch.is_some_and(|arch| arch.has(TensorRole::Gate(network)))
     }
 
     /// Returns the group of linears that engines run as one kernel, and that must be stored alike: every expert of a layer,

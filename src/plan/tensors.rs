@@ -24,7 +24,7 @@ impl Part {
     /// Bytes it takes.
     ///
     /// # Panics
-    /// Where the shape overflows: parts come from shapes that a checkpoint backs.
+    /// If the shape overflows: parts come from shapes that a checkpoint backs.
     pub fn byte_len(&self) -> usize {
         self.dtype.byte_len(&self.shape).expect("parts are no larger than the checkpoint they come from")
     }

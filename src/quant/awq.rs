@@ -43,8 +43,8 @@ use crate::error::{Error, Result};
 use crate::model::Fold;
 use crate::numerics::{Context, Extent, Number, QTensor, Scheme, linalg};
 use crate::stage::{
-    self, Block, BlockLinear, Codes, Def, Editor, Edits, Quantization, Quantize, Rewrite, Scope, Stage,
-    relative_error,
+    self, Block, BlockLinear, Def, Editor, Edits, Quantization, Quantize, QuantizedLinear, Rewrite, Scope,
+    Stage, relative_error,
 };
 use crate::statistics::{Needs, Statistics};
 
@@ -138,7 +138,7 @@ impl Quantize for Awq {
             let w = editor.weight(index)?;
             let values = self.round(linear, w, &scheme, input)?;
             let error = relative_error(w, values.values().view(), Some(input));
-            codes.push(Some(Codes { values, relative_error: Some(error) }));
+            codes.push(Some(QuantizedLinear { values, relative_error: Some(error) }));
         }
         Ok(Quantization { codes, edits: editor.finish() })
     }

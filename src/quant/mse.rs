@@ -130,7 +130,8 @@ impl<'a> Search<'a> {
     fn attempt(&mut self, ratio: impl Fn(usize) -> f32) {
         let scaled = |(entry, &scale): (usize, &f32)| self.scheme.scale.nearest(scale * ratio(entry));
         let scales: Vec<f32> = self.start.iter().enumerate().map(scaled).collect();
-        let candidate = Grid { scales, ..self.best.clone() };
+        let Grid { zero_points, global_scale, .. } = &self.best;
+        let candidate = Grid { scales, zero_points: zero_points.clone(), global_scale: *global_scale };
         let errors = self.scheme.squared_errors(self.w, &candidate, self.context);
         for (entry, error) in errors.into_iter().enumerate() {
             if error < self.errors[entry] {

@@ -20,7 +20,7 @@ pub use edits::{Editor, Edits};
 pub use error::{error_power, relative_error};
 pub use parameters::parse;
 pub use prune::{Prune, PrunedWeight};
-pub use quantize::{Codes, Quantization, Quantize, quantize_linear};
+pub use quantize::{Quantization, Quantize, QuantizedLinear, quantize_linear};
 pub use rewrite::{Ends, Rewrite};
 pub use scope::Scope;
 pub use trainable::{Loss, Trainable};

@@ -46,14 +46,14 @@ pub trait Quantize: Send + Sync + Debug {
 #[derive(Debug, Clone, Default)]
 pub struct Quantization {
     /// The codes of each linear; `None` for a linear without a scheme.
-    pub codes: Vec<Option<Codes>>,
+    pub codes: Vec<Option<QuantizedLinear>>,
     /// Edits that the codes rely on, such as scales moved into norms.
     pub edits: Edits,
 }
 
 /// The codes of one linear.
 #[derive(Debug, Clone)]
-pub struct Codes {
+pub struct QuantizedLinear {
     /// Codes and grid.
     pub values: QTensor,
     /// ‖(W − Q)·X‖ / ‖W·X‖ on the calibration set, if the method has measured it.
@@ -71,7 +71,7 @@ impl Quantization {
     ) -> Result<Quantization> {
         let mut of = |linear: &BlockLinear| {
             let Some(scheme) = linear.scheme else { return Ok(None) };
-            Ok(Some(Codes { values: quantize(linear, scheme)?, relative_error: None }))
+            Ok(Some(QuantizedLinear { values: quantize(linear, scheme)?, relative_error: None }))
         };
         let codes = block.linears.iter().map(&mut of).collect::<Result<_>>()?;
         Ok(Quantization { codes, edits: Edits::default() })
@@ -95,8 +95,8 @@ impl Block {
     /// Applies the result of a quantizing stage. Returns the dense weight of each linear that now has codes.
     pub fn encode(&mut self, Quantization { codes, edits }: Quantization) -> Vec<Option<Array2<f32>>> {
         self.edit(edits);
-        let encode = |(linear, codes): (&mut BlockLinear, Option<Codes>)| {
-            let Codes { values, relative_error } = codes?;
+        let encode = |(linear, codes): (&mut BlockLinear, Option<QuantizedLinear>)| {
+            let QuantizedLinear { values, relative_error } = codes?;
             linear.relative_error = relative_error;
             match std::mem::replace(&mut linear.weight, Weight::Quantized(values)) {
                 Weight::Dense(values) => Some(values),

@@ -39,7 +39,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::numerics::{Granularity, Number, Scheme};
-use crate::stage::{self, Block, Codes, Def, Edits, Loss, Quantization, Quantize, Scope, Stage, Trainable};
+use crate::stage::{
+    self, Block, Def, Edits, Loss, Quantization, Quantize, QuantizedLinear, Scope, Stage, Trainable,
+};
 use batches::Batches;
 use rounding::{Rounding, Steps};
 
@@ -125,7 +127,7 @@ impl Quantize for AutoRound {
         let scheme = block.linears.iter().map(|linear| linear.scheme);
         let codes = scheme.map(|scheme| {
             let (_, rounding) = scheme.and_then(|_| trained.next())?;
-            Some(Codes { values: rounding.codes(), relative_error: None })
+            Some(QuantizedLinear { values: rounding.codes(), relative_error: None })
         });
         Ok(Quantization { codes: codes.collect(), edits: Edits::default() })
     }
