@@ -138,7 +138,7 @@ __device__ inline void cp_async_16(void* to, const void* from, int bytes = 16, b
                : "memory");
 }
 
-// How long L2 keeps copied bytes: `once` is for bytes that are not read again; they are evicted before others.
+// Time that L2 keeps copied bytes: `once` is for bytes that are not read again; they are evicted before others.
 struct Keep { uint64_t policy; };
 __device__ inline Keep keep(bool once) {
   Keep how;

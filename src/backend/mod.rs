@@ -12,7 +12,7 @@ mod wrapper;
 
 pub use device::Device;
 pub use operations::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Route, Routing, Span};
-pub use wrapper::{TableOf, TensorOf, Wrapper};
+pub use wrapper::Wrapper;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -37,7 +37,7 @@ pub struct NormWeights {
     pub bias: Option<Vec<f32>>,
     /// Is added to the variance.
     pub epsilon: f32,
-    /// True if the mean is subtracted (LayerNorm) or not (RMSNorm).
+    /// True if the mean is subtracted (LayerNorm); false for RMSNorm.
     pub centered: bool,
 }
 

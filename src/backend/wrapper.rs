@@ -7,10 +7,10 @@ use super::{Activation, Attention, Backend, Matrix, NormWeights, Rotations, Rout
 use crate::error::Result;
 
 /// The activations of a wrapper: those of the backend inside.
-pub type TensorOf<W> = <<W as Wrapper>::Inner as Backend>::Tensor;
+type TensorOf<W> = <<W as Wrapper>::Inner as Backend>::Tensor;
 
 /// The tables of a wrapper: those of the backend inside.
-pub type TableOf<W> = <<W as Wrapper>::Inner as Backend>::Table;
+type TableOf<W> = <<W as Wrapper>::Inner as Backend>::Table;
 
 /// A backend that computes as the one inside, except for its linears and whatever else it overrides. An operation that a new
 /// wrapper must change moves from the implementation of [`Backend`] below to a provided method here.

@@ -131,7 +131,7 @@ fn load(
             let bytes = decoder.backend().weight_bytes();
             return Ok((Box::new(decoder), bytes));
         }
-        Device::Candle => Candle::new(candle::Device::Cpu, DType::F32)?,
+        Device::Candle => Candle::new(candle::Device::Cpu, DType::F32)?.plain(), // `cpu_ops` copies a linear's parts at each call
         Device::Cuda(number) => {
             let dtype = match options.activations {
                 Activations::F32 => DType::F32,

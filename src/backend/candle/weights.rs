@@ -108,9 +108,7 @@ impl Norm {
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
-}
 
-impl Norm {
     /// The weights on the host; `None` if they are trained.
     pub(super) fn fixed(&self) -> Option<&Arc<NormWeights>> {
         self.fixed.as_ref()

@@ -3,8 +3,7 @@
 use super::operands::WeightFormat;
 use super::shapes::Layer;
 use super::timing::{Copies, TimingOptions};
-use crate::cuda::choice::candidates;
-use crate::cuda::choice::{Choice, TunedChoice};
+use crate::cuda::choice::{Choice, TunedChoice, candidates};
 use crate::cuda::device::Device;
 use crate::error::Result;
 

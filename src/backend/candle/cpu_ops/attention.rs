@@ -24,11 +24,6 @@ pub(super) struct Attend {
 }
 
 impl Attend {
-    /// Returns true if this is what the operation computes.
-    pub fn covers(spec: &Attention) -> bool {
-        spec.soft_cap.is_none() && spec.slopes.is_none()
-    }
-
     /// One unit of work per sequence and key head, in this order.
     fn units<'a>(&'a self, [q, k, v]: [MatRef<'a, f32>; 3]) -> Vec<Unit<'a>> {
         let Attention { kv_heads, head_dim, heads, .. } = self.spec;

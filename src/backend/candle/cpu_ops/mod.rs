@@ -16,9 +16,6 @@ use super::ops;
 use super::weights::Linear;
 use crate::backend::{Attention, NormWeights, Rotations, Span};
 use attention::Attend;
-#[cfg(test)]
-pub(super) use product::Product;
-#[cfg(not(test))]
 use product::Product;
 
 /// x·Wᵀ + bias.
@@ -48,7 +45,7 @@ pub(super) fn silu_gate(x: &Tensor) -> Result<Tensor> {
 
 /// True if [`attention`] computes this.
 pub(super) fn covers(spec: &Attention) -> bool {
-    Attend::covers(spec)
+    spec.soft_cap.is_none() && spec.slopes.is_none()
 }
 
 /// Attention without a cache.

@@ -24,7 +24,7 @@ pub(super) fn multiply(a: MatRef<f32>, b: MatRef<f32>) -> Vec<f32> {
 }
 
 /// (x [rows, cols], W [out, cols]) → x·Wᵀ.
-pub(in crate::backend::candle) struct Product;
+pub(super) struct Product;
 
 impl CustomOp2 for Product {
     fn name(&self) -> &'static str {

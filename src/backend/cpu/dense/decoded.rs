@@ -30,10 +30,7 @@ impl EncodedPanels {
     /// If reading fails, or returns values instead of codes.
     pub fn pack(matrix: &dyn Matrix) -> Result<EncodedPanels> {
         let shape = matrix.shape();
-        let multiple = match read(matrix, 0..1.min(shape[0]))?.scheme().granularity {
-            Granularity::Block(rows, _) => rows,
-            _ => 1,
-        };
+        let multiple = read(matrix, 0..1.min(shape[0]))?.scheme().row_multiple();
         let chunk = least_common_multiple(CHUNK, multiple);
         let starts: Vec<usize> = (0..shape[0]).step_by(chunk).collect();
         let chunks = starts.into_par_iter().map(|start| {
@@ -92,7 +89,9 @@ fn repeat<T: Copy>(grid: &[T], entries: usize, height: usize, rows: usize) -> Ve
 fn cut(q: &QTensor, rows: Range<usize>) -> QTensor {
     let bits = code_bits(q);
     let mut part = q.rows(rows);
-    if let Codes::Scalar(ScalarCodes { codes, .. }) = &mut part.codes {
+    if bits < 8
+        && let Codes::Scalar(ScalarCodes { codes, .. }) = &mut part.codes
+    {
         let mut packed = vec![0; pack::packed_len(codes.len(), bits)];
         pack::pack(codes, bits, &mut packed);
         *codes = packed;
