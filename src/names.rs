@@ -8,13 +8,17 @@ const NEAR: f64 = 0.75;
 
 /// Returns the error for an unknown name.
 pub fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
+    Error::usage(format!("unknown {what} {name:?}"), hint(name, known))
+}
+
+/// Returns the nearest known name as a hint, or all of them.
+fn hint(name: &str, known: &[&str]) -> String {
     let similarity = |known: &str| strsim::jaro_winkler(known, name);
     let nearest = known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    let hint = match nearest.filter(|known| similarity(known) > NEAR) {
+    match nearest.filter(|known| similarity(known) > NEAR) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => format!("known: {}", known.join(", ")),
-    };
-    Error::usage(format!("unknown {what} {name:?}"), hint)
+    }
 }
 
 /// Returns the hint for serde's message about an unknown field; `None` for other messages.
@@ -22,5 +26,5 @@ pub fn nearest_key(message: &str) -> Option<String> {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let field = quoted.next().filter(|_| message.starts_with("unknown field"))?;
     let known: Vec<&str> = quoted.collect();
-    unknown("key", field, &known).hint().map(str::to_owned)
+    Some(hint(field, &known))
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::calibration_args::CalibrationArguments;
 use super::context::Context;
 use crate::error::{Error, Result};
+use crate::io::has_extension;
 use crate::job::{Calibrate, CalibrateRecord, coverage};
 use crate::recipe::Calibration;
 
@@ -41,7 +42,7 @@ pub struct Arguments {
 impl Arguments {
     /// The folder of statistics, and the importance matrix.
     fn outputs(&self) -> Result<(Option<&Path>, Option<&Path>)> {
-        if !is_gguf(&self.output) {
+        if !has_extension(&self.output, "gguf") {
             return Ok((Some(&self.output), self.imatrix.as_deref()));
         }
         let what = |flag: &str| format!("{flag}, and an output that is an importance matrix alone");
@@ -53,10 +54,6 @@ impl Arguments {
             _ => Ok((None, Some(&self.output))),
         }
     }
-}
-
-fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Calibrates.

@@ -10,7 +10,7 @@ use super::calibration_args::CalibrationArguments;
 use super::context::Context;
 use super::plan;
 use crate::error::Result;
-use crate::job::{Quantize, QuantizeRecord, coverage};
+use crate::job::{Quantize, QuantizeRecord, coverage, expert_coverage};
 use crate::plan::Plan;
 use crate::recipe::{PerFormat, Recipe};
 
@@ -74,8 +74,7 @@ fn note_substitutions(plan: &Plan, context: &Context) {
 fn text(records: &[QuantizeRecord], plans: &PerFormat<Plan>) -> String {
     let outputs: String =
         records.iter().zip(plans.all()).map(|(record, plan)| output_text(record, plan)).collect();
-    let blocks = records.first().map(|record| coverage::of(&record.blocks)).unwrap_or_default();
-    outputs + &coverage::table(&blocks)
+    outputs + &coverage::table(&expert_coverage(records))
 }
 
 fn output_text(record: &QuantizeRecord, plan: &Plan) -> String {

@@ -7,8 +7,7 @@ use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::numerics::Number;
 use crate::numerics::presets::{self, PRESETS};
-use crate::recipe::Calibration;
-use crate::recipe::{Budget, CALIBRATED_4_BITS, Override, Recipe, Stage};
+use crate::recipe::{Budget, CALIBRATED_4_BITS, Calibration, Override, Recipe, Stage};
 use crate::registry::METHODS;
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use tempfile::TempPath;
 
-use super::temporary::{folder, persist};
+use super::temporary::persist;
 use crate::error::{Error, Result};
-use crate::io::readable_by_all;
+use crate::io::{folder_of, readable_by_all};
 use crate::tensor::DType;
 
 /// The declaration of an array.
@@ -69,7 +69,7 @@ impl ArrayFile {
 }
 
 fn start(target: &Path, header: &[u8]) -> std::io::Result<(BufWriter<File>, TempPath)> {
-    let (file, temporary) = readable_by_all().tempfile_in(folder(target))?.into_parts();
+    let (file, temporary) = readable_by_all().tempfile_in(folder_of(target))?.into_parts();
     let mut file = BufWriter::with_capacity(1 << 20, file);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header)?;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::base::{BaseReader, BaseWriter, EncodedRows, Precision};
-use super::softmax::LogSoftmax;
+use super::softmax::{LogSoftmax, NOT_FINITE};
 use super::summary::{BaseScore, Score};
 use super::windows::Window;
 use crate::engine::tokenizer::WRONG_TOKENIZER;
@@ -276,7 +276,7 @@ fn check_running(stop: &AtomicBool) -> Result<()> {
 fn not_finite(whose: &str, row: usize) -> Error {
     Error::unsupported(
         format!("the {whose}'s logits are not finite, at target {row} of the windows in this batch"),
-        "its weights contain NaN or infinity (`llmc verify` finds them), or its activations overflow",
+        NOT_FINITE,
     )
 }
 

@@ -6,6 +6,10 @@ use crate::backend::cpu;
 /// The number of maxima that [`largest`] keeps in parallel.
 const LANES: usize = 16;
 
+/// The hint for logits that are not finite.
+pub(super) const NOT_FINITE: &str =
+    "its weights contain NaN or infinity (`llmc verify` finds them), or its activations overflow";
+
 /// The log-softmax of a row of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LogSoftmax {

@@ -6,16 +6,14 @@ use std::path::Path;
 
 use tempfile::TempPath;
 
-pub(super) fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
+use crate::io::folder_of;
 
 /// Syncs a temporary file, renames it to `target`, and syncs the folder.
 pub(super) fn persist(file: BufWriter<File>, temporary: TempPath, target: &Path) -> Result<()> {
     file.into_inner().map_err(IntoInnerError::into_error)?.sync_all()?;
     temporary.persist(target)?;
     if cfg!(unix) {
-        File::open(folder(target))?.sync_all()?;
+        File::open(folder_of(target))?.sync_all()?;
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ndarray::{Array2, s};
 use serde_json::{Value, json};
 
-use super::model_config::pretty;
 use super::shards;
+use crate::json::pretty;
 use crate::numerics::{LowRank, convert};
 use crate::plan::{OutputFile, Part};
 use crate::tensor::DType;

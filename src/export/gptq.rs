@@ -17,11 +17,12 @@ use super::layout::{
     fitting_group, group_size, in_order, packed_rows, part, to_bytes, to_words, transpose, words,
     write_columns, zero_points,
 };
-use super::model_config::{config_json, pretty};
+use super::model_config::config_json;
 use super::modules::{self, Group};
 use super::shards;
 use crate::error::Result;
 use crate::io::Checkpoint;
+use crate::json::pretty;
 use crate::numerics::{Granularity, Number, QTensor, ScaleType, Scheme, convert};
 use crate::plan::{
     Admission, Capabilities, Contents, Engine, Format, LayoutContext, OutputFile, OutputTensor, Part, Sink,

@@ -24,8 +24,6 @@ mod model_config;
 mod modules;
 pub mod shards;
 
-pub(crate) use model_config::pretty;
-
 use crate::plan::Format;
 
 /// Every format, in the order `--help` lists them.

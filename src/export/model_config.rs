@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::io::Checkpoint;
+use crate::json::pretty;
 use crate::plan::Contents;
 use crate::tensor::DType;
 
@@ -31,9 +32,4 @@ fn torch_name(dtype: DType) -> &'static str {
         DType::F32 => "float32",
         _ => "bfloat16",
     }
-}
-
-/// JSON as people read it, with a final newline.
-pub fn pretty(value: &Value) -> Vec<u8> {
-    format!("{value:#}\n").into_bytes()
 }

@@ -8,8 +8,8 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-use super::model_config::pretty;
 use crate::error::{Error, Result};
+use crate::json::pretty;
 use crate::plan::{Contents, OutputFile, Part, PartPlace};
 use crate::tensor::DType;
 

@@ -20,6 +20,7 @@ pub mod tokenizer;
 mod weight_files;
 
 pub use checkpoint::Checkpoint;
-pub use own::{cache_folder, readable_by_all};
+pub use own::{cache_folder, folder_of, readable_by_all};
 pub use scan::nonfinite_count;
 pub use source::{Layout, RawTensor, SideFile, Source, Stored};
+pub(crate) use weight_files::has_extension;

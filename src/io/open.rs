@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::hub::{self, Hub};
 use super::index::{self, INDEX_FILE, Index};
 use super::map::MappedFile;
+use super::own::folder_of;
 use super::quantized::Recognised;
 use super::source::RawTensor;
 use super::weight_files::{HOW_TO_CONVERT, Weights, find_weights, has_extension};
@@ -65,11 +66,6 @@ fn open_safetensors(path: &Path) -> Result<Checkpoint> {
     refuse_shard(path, folder)?;
     let folder = Some(folder).filter(|folder| folder.join("config.json").is_file());
     assemble(path, folder, Shards::read(&[path.to_owned()])?)
-}
-
-/// The folder that a file is in; that of a bare name is the current one.
-fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Refuses a file that the index beside it names as one of several: it is not a model, though it opens like one.

@@ -1,7 +1,7 @@
 //! Files of llmc's own that are no checkpoints: where what is kept for later runs lies, and how results begin.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::Builder;
 
@@ -9,6 +9,11 @@ use tempfile::Builder;
 pub fn cache_folder() -> Option<PathBuf> {
     let caches = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     Some(caches.or_else(|| Some(env::home_dir()?.join(".cache")))?.join("llmc"))
+}
+
+/// The folder that a file is in; that of a bare name is the current one.
+pub fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Temporary files are their owner's alone where nothing else is said; results are as other files are.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
 use super::host::Host;
-use super::record::{Machine, Version};
+use super::record::Origin;
 use crate::backend::Device;
 use crate::backend::cpu::read_bandwidth;
 use crate::engine::{Cache, LanguageModel};
@@ -51,12 +51,9 @@ pub struct BenchRecord {
     pub read_bytes_per_second: Option<f64>,
     /// Threads.
     pub threads: usize,
-    /// Version of this record.
-    pub record: Version<1>,
-    /// Version of llmc.
-    pub llmc: String,
-    /// The machine.
-    pub machine: Machine,
+    /// Version of this record, and its origin.
+    #[serde(flatten)]
+    pub origin: Origin<1>,
 }
 
 /// The result of one test.
@@ -116,9 +113,7 @@ impl Bench {
             read_bytes_per_second: (!matches!(self.engine.options.device, Device::Cuda(_)))
                 .then(read_bandwidth),
             threads: rayon::current_num_threads(),
-            record: Version,
-            llmc: env!("CARGO_PKG_VERSION").to_owned(),
-            machine: Machine::here(),
+            origin: Origin::here(),
         })
     }
 

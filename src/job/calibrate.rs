@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::coverage;
 use super::host::{Host, Phase, advance};
-use super::record::{Machine, Version};
+use super::record::Origin;
 use super::samples::samples;
 use crate::backend::Device;
 use crate::calib::SourceSamples;
@@ -37,7 +37,7 @@ pub struct Calibrate {
     pub overwrite: bool,
     /// True to start afresh instead of resuming an interrupted run.
     pub no_resume: bool,
-    /// Tokens that every expert of a mixture must get; the job fails after its work if one gets fewer.
+    /// Tokens that every expert of a mixture must get: see [`Calibrate::check_coverage`].
     pub min_coverage: Option<u64>,
 }
 
@@ -58,12 +58,9 @@ pub struct CalibrateRecord {
     pub coverage: Vec<coverage::BlockCoverage>,
     /// Time of the whole job, in seconds.
     pub seconds: f64,
-    /// Version of this record.
-    pub record: Version<1>,
-    /// Version of llmc.
-    pub llmc: String,
-    /// The machine.
-    pub machine: Machine,
+    /// Version of this record, and its origin.
+    #[serde(flatten)]
+    pub origin: Origin<1>,
 }
 
 impl Calibrate {
@@ -73,6 +70,7 @@ impl Calibrate {
     /// An architecture that llmc cannot run; text that is missing; whatever reading and writing meet.
     pub fn run(&self, host: &dyn Host) -> Result<CalibrateRecord> {
         let start = Instant::now();
+        pipeline::check_device(self.device)?;
         let checkpoint = Arc::new(host.open(&self.model)?);
         for (path, single) in [(self.folder.as_deref(), false), (self.imatrix.as_deref(), true)] {
             path.map_or(Ok(()), |path| pipeline::check_target(&checkpoint, path, single, self.overwrite))?;
@@ -123,8 +121,6 @@ fn record(survey: &Survey, blocks: &[BlockReport], seconds: f64) -> CalibrateRec
         sources: survey.samples.sources.clone(),
         coverage: coverage::of(blocks),
         seconds,
-        record: Version,
-        llmc: env!("CARGO_PKG_VERSION").to_owned(),
-        machine: Machine::here(),
+        origin: Origin::here(),
     }
 }

@@ -118,10 +118,9 @@ impl Draft {
 /// # Errors
 /// A recipe that does not fit the checkpoint; formats that need other codes than the first; with `strict`, substitutions.
 pub fn plans(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, host: &dyn Host) -> Result<PerFormat<Plan>> {
-    let mut plans = recipe.per_format().try_map(|recipe| {
-        let tell = |_: &Error| tell_refused(&recipe, checkpoint, host);
-        recipe.plan(checkpoint).inspect_err(tell)
-    })?;
+    let mut plans = recipe
+        .per_format()
+        .try_map(|recipe| recipe.plan(checkpoint).inspect_err(|_| tell_refused(&recipe, checkpoint, host)))?;
     plan::agree(&mut plans)?;
     for plan in plans.all() {
         plan.refuse_substitutions().inspect_err(|_| host.notify(&Notice::Refused(plan, checkpoint)))?;

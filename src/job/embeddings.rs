@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
 use super::host::{Host, Phase};
-use super::record::{Machine, Version};
+use super::record::Origin;
 use crate::corpus::Text;
 use crate::engine::Tokenizer;
 use crate::error::{Error, Result};
@@ -34,12 +34,9 @@ pub struct EmbeddingsRecord {
     pub cosine: Cosines,
     /// Share of texts whose nearest other text is the same under both models.
     pub same_nearest: f64,
-    /// Version of this record.
-    pub record: Version<1>,
-    /// Version of llmc.
-    pub llmc: String,
-    /// The machine.
-    pub machine: Machine,
+    /// Version of this record, and its origin.
+    #[serde(flatten)]
+    pub origin: Origin<1>,
 }
 
 /// The distribution of cosines.
@@ -102,8 +99,6 @@ fn record(agreement: &Agreement) -> EmbeddingsRecord {
         texts: cosines.len(),
         cosine: Cosines { mean, median: at(0.5), p5: at(0.05), p1: at(0.01), min: at(0.0) },
         same_nearest: agreement.same_nearest,
-        record: Version,
-        llmc: env!("CARGO_PKG_VERSION").to_owned(),
-        machine: Machine::here(),
+        origin: Origin::here(),
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::engine::Engine;
 use super::host::Host;
 use super::outputs::refuse_weights;
-use super::record::{Machine, Version};
+use super::record::Origin;
 use crate::engine::{LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::arrays::{Array, ArrayFile};
@@ -46,12 +46,9 @@ pub struct LogitsRecord {
     pub shape: [usize; 2],
     /// The tokens.
     pub tokens: Vec<u32>,
-    /// Version of this record.
-    pub record: Version<1>,
-    /// Version of llmc.
-    pub llmc: String,
-    /// The machine.
-    pub machine: Machine,
+    /// Version of this record, and its origin.
+    #[serde(flatten)]
+    pub origin: Origin<1>,
 }
 
 impl Logits {
@@ -72,9 +69,7 @@ impl Logits {
             output: self.output.display().to_string(),
             shape: [tokens.len(), model.vocabulary()],
             tokens,
-            record: Version,
-            llmc: env!("CARGO_PKG_VERSION").to_owned(),
-            machine: Machine::here(),
+            origin: Origin::here(),
         })
     }
 

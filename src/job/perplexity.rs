@@ -10,7 +10,7 @@ use super::base::{BaseModel, Subject};
 use super::engine::Engine;
 use super::host::{Host, Notice, Phase};
 use super::outputs::refuse_weights;
-use super::record::{Machine, Version};
+use super::record::Origin;
 use crate::corpus::Text;
 use crate::engine::{LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
@@ -74,12 +74,9 @@ pub struct PerplexityRecord {
     pub summary: Summary,
     /// The base, if there is one.
     pub base: Option<BaseRecord>,
-    /// Version of this record.
-    pub record: Version<1>,
-    /// Version of llmc.
-    pub llmc: String,
-    /// The machine.
-    pub machine: Machine,
+    /// Version of this record, and its origin.
+    #[serde(flatten)]
+    pub origin: Origin<1>,
 }
 
 /// The base of a comparison.
@@ -236,9 +233,7 @@ impl Perplexity {
             tokens_per_second: progress.tokens as f64 / progress.seconds,
             summary,
             base: base.map(|base| BaseRecord { model: base.model.clone(), precision: base.precision }),
-            record: Version,
-            llmc: env!("CARGO_PKG_VERSION").to_owned(),
-            machine: Machine::here(),
+            origin: Origin::here(),
         }
     }
 }

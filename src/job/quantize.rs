@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::budget::Measured;
 use super::card::model_card;
-use super::coverage;
+use super::coverage::{self, BlockCoverage};
 use super::draft::{Destination, Draft};
 use super::host::{Host, Notice, Phase, advance};
-use super::record::{Machine, ModelIdentity, Version};
+use super::record::{ModelIdentity, Origin};
 use super::samples::samples;
 use crate::backend::Device;
 use crate::calib::{PriorStatistics, Samples};
@@ -67,16 +67,13 @@ pub struct QuantizeRecord {
     pub blocks: Vec<BlockReport>,
     /// Time of the whole job, in seconds.
     pub seconds: f64,
-    /// Version of this record.
-    pub record: Version<1>,
-    /// Version of llmc.
-    pub llmc: String,
     /// The input.
     pub input: ModelIdentity,
     /// The recipe, in TOML.
     pub recipe: String,
-    /// The machine.
-    pub machine: Machine,
+    /// Version of this record, and its origin.
+    #[serde(flatten)]
+    pub origin: Origin<1>,
 }
 
 impl Quantize {
@@ -143,8 +140,7 @@ impl Quantize {
     /// # Errors
     /// [`Error::CheckFailed`], which names the experts.
     pub fn check_coverage(&self, records: &[QuantizeRecord]) -> Result<()> {
-        let blocks = records.first().map(|record| coverage::of(&record.blocks)).unwrap_or_default();
-        coverage::check(&blocks, self.min_coverage)
+        coverage::check(&expert_coverage(records), self.min_coverage)
     }
 
     /// The model card, if the output is a folder.
@@ -180,6 +176,11 @@ impl Quantize {
     }
 }
 
+/// Returns the experts of the blocks that all outputs of a job share.
+pub fn expert_coverage(records: &[QuantizeRecord]) -> Vec<BlockCoverage> {
+    records.first().map(|record| coverage::of(&record.blocks)).unwrap_or_default()
+}
+
 fn record(
     target: &Target,
     checkpoint: &Checkpoint,
@@ -203,11 +204,9 @@ fn record(
         quantized_bits_per_weight: plan.quantized().bits_per_weight(),
         blocks: outcome.blocks.clone(),
         seconds,
-        record: Version,
-        llmc: env!("CARGO_PKG_VERSION").to_owned(),
         input: input.clone(),
         recipe: plan.request.recipe.to_toml(),
-        machine: Machine::here(),
+        origin: Origin::here(),
     }
 }
 

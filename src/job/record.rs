@@ -28,6 +28,24 @@ impl<'de, const N: u32> Deserialize<'de> for Version<N> {
     }
 }
 
+/// The origin of a record: the program and the machine that made it, and its version, which every record has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin<const N: u32> {
+    /// Version of the record.
+    pub record: Version<N>,
+    /// Version of llmc.
+    pub llmc: String,
+    /// The machine.
+    pub machine: Machine,
+}
+
+impl<const N: u32> Origin<N> {
+    /// Describes this llmc on this machine.
+    pub fn here() -> Self {
+        Origin { record: Version, llmc: env!("CARGO_PKG_VERSION").to_owned(), machine: Machine::here() }
+    }
+}
+
 /// The machine that a job ran on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
@@ -42,8 +60,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Describes this machine.
-    pub fn here() -> Machine {
+    fn here() -> Machine {
         Machine {
             os: std::env::consts::OS.to_owned(),
             architecture: std::env::consts::ARCH.to_owned(),

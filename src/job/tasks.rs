@@ -11,12 +11,13 @@ use tempfile::NamedTempFile;
 
 use super::engine::Engine;
 use super::host::{Host, Phase};
-use super::record::{Machine, Version};
+use super::record::Origin;
 use crate::engine::{ChatTemplate, LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
 use crate::eval::tasks::model::{ModelRespondent, ModelRunner, Monitor, memory};
 use crate::eval::tasks::scoring::Mean;
 use crate::eval::tasks::{self, DatasetLocation, Scores, Task, TaskOptions, results};
+use crate::io::folder_of;
 
 /// Positions of models that do not say how many they have, as in lm-evaluation-harness.
 const CONTEXT: usize = 2048;
@@ -55,12 +56,9 @@ pub struct TasksRecord {
     pub model: String,
     /// Most questions of each task.
     pub limit: Option<usize>,
-    /// Version of this record.
-    pub record: Version<1>,
-    /// Version of llmc.
-    pub llmc: String,
-    /// The machine.
-    pub machine: Machine,
+    /// Version of this record, and its origin.
+    #[serde(flatten)]
+    pub origin: Origin<1>,
 }
 
 /// The scores of a task, or of a collection.
@@ -103,9 +101,7 @@ impl AskTasks {
             tasks: scores.iter().map(TaskRecord::new).collect(),
             model: self.model.clone(),
             limit: self.limit,
-            record: Version,
-            llmc: env!("CARGO_PKG_VERSION").to_owned(),
-            machine: Machine::here(),
+            origin: Origin::here(),
         })
     }
 
@@ -178,7 +174,7 @@ struct SampleFile<'a> {
 
 impl<'a> SampleFile<'a> {
     fn create(path: &'a Path) -> Result<SampleFile<'a>> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(path);
         let file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
         Ok(SampleFile { file: BufWriter::new(file), path })
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::host::{Host, Notice, Phase};
-use super::record::{Machine, Version};
+use super::record::Origin;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::pipeline::{self, TensorCheck, Verification};
@@ -34,12 +34,9 @@ pub struct VerifyRecord {
     pub missing_record: bool,
     /// Every tensor.
     pub tensors: Vec<TensorCheck>,
-    /// Version of this record.
-    pub record: Version<1>,
-    /// Version of llmc.
-    pub llmc: String,
-    /// The machine.
-    pub machine: Machine,
+    /// Version of this record, and its origin.
+    #[serde(flatten)]
+    pub origin: Origin<1>,
 }
 
 impl Verify {
@@ -65,9 +62,7 @@ impl Verify {
             input_matches,
             missing_record: verification.missing_record,
             tensors: verification.tensors,
-            record: Version,
-            llmc: env!("CARGO_PKG_VERSION").to_owned(),
-            machine: Machine::here(),
+            origin: Origin::here(),
         })
     }
 }

@@ -42,7 +42,7 @@ pub fn run(
         Ok(_) => outputs.all().try_for_each(|output| output.workspace.publish())?,
         // The same command can resume these.
         Err(Error::Io { .. } | Error::Interrupted { .. }) => {}
-        Err(_) if calibration.is_some() => {}
+        Err(_) if recorded => {}
         Err(_) => outputs.all().try_for_each(|output| output.workspace.discard())?,
     }
     result
@@ -71,12 +71,11 @@ impl<'a> Output<'a> {
     /// Writes the tensors that no block has, and the files beside the weights.
     fn finish(
         &self,
-        checkpoint: &Checkpoint,
         ends: &BlockResult,
         in_blocks: &HashSet<usize>,
         blocks: &[BlockReport],
     ) -> Result<NonFinites> {
-        let plan = self.target.plan;
+        let (plan, checkpoint) = (self.target.plan, self.writer.checkpoint);
         let rest =
             (0..plan.tensors.len()).filter(|tensor| !in_blocks.contains(tensor) && !self.finished(*tensor));
         let nonfinite = self.writer.stream(rest, ends)?;
@@ -87,11 +86,11 @@ impl<'a> Output<'a> {
         if !blocks.is_empty() {
             let mut record = Record::of(blocks, format.name());
             record.digests.extend(self.writer.take_digests().into_iter().flat_map(|(_, digests)| digests));
-            own.push((RECORD.to_owned(), crate::export::pretty(&serde_json::json!(record))));
+            own.push((RECORD.to_owned(), crate::json::pretty(&serde_json::json!(record))));
         }
         let target = self.target.path.display().to_string();
         own.extend(self.writer.adapter.iter().map(|adapter| adapter.config(checkpoint, &target)));
-        self.workspace.write_beside(checkpoint, format, &own)?;
+        self.workspace.write_beside(checkpoint, &own)?;
         tracing::info!(documents = own.len(), "written and flushed");
         Ok(nonfinite)
     }
@@ -130,7 +129,7 @@ fn fill(
     }
     for output in outputs.all() {
         let in_blocks = blocks.as_ref().map(|blocks| blocks.all_tensors(&output.writer)).unwrap_or_default();
-        outcome.nonfinite.extend(output.finish(checkpoint, &ends, &in_blocks, &outcome.blocks)?);
+        outcome.nonfinite.extend(output.finish(&ends, &in_blocks, &outcome.blocks)?);
     }
     Ok(outcome)
 }

@@ -18,6 +18,9 @@ use crate::recipe::{Calibration, DEFAULT_METHOD, DENSE, Override, Recipe};
 use crate::stage::{Def, Quantize, Scope, Stage};
 use crate::tensor::DType;
 
+/// The hint where text is missing.
+const NAME_TEXT: &str = "name some with --data FILE; --data self lets the model write it";
+
 impl Recipe {
     /// Sets a key by its path: `group_size=64`, `calibration.samples=256`, or a parameter of a stage by the name of its
     /// method, `gptq.damping=0.05`. Text that is no TOML value becomes a string.
@@ -101,8 +104,7 @@ impl Recipe {
             None if !stages.iter().any(|stage| stage.needs().any() || stage.trains()) => Ok(()),
             None => {
                 let what = format!("{}: needs text to calibrate on", self.method_names());
-                let hint = "name some with --data FILE; --data self lets the model write it";
-                Err(Error::usage(what, hint))
+                Err(Error::usage(what, NAME_TEXT))
             }
         }
     }
@@ -111,8 +113,7 @@ impl Recipe {
     fn refuse_budget(&self) -> Result<()> {
         let Some(budget) = &self.budget else { return Ok(()) };
         if !self.has_text() {
-            let hint = "name some with --data FILE; --data self lets the model write it";
-            return Err(Error::usage("a budget needs text to measure on what linears lose", hint));
+            return Err(Error::usage("a budget needs text to measure on what linears lose", NAME_TEXT));
         }
         match (budget.bpw, budget.size) {
             (Some(bpw), None) if bpw > 0.0 && bpw.is_finite() => Ok(()),
@@ -151,10 +152,7 @@ impl Recipe {
         let cache = self.kv_cache.as_ref().map(|_| "kv_cache");
         match inputs.or(cache).filter(|_| !self.has_text()) {
             None => Ok(()),
-            Some(what) => Err(Error::usage(
-                format!("{what}: its scales are measured on text"),
-                "name some with --data FILE; --data self lets the model write it",
-            )),
+            Some(what) => Err(Error::usage(format!("{what}: its scales are measured on text"), NAME_TEXT)),
         }
     }
 

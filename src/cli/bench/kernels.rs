@@ -14,7 +14,7 @@ use crate::cli::context::Context;
 use crate::cuda::measure::{self, KernelReport, Layer, Machine, Outcome, TimingOptions, WeightFormat};
 use crate::cuda::{self, Bits, Device, Half, KernelTable, Workspace};
 use crate::error::{Error, Result};
-use crate::io::{cache_folder, readable_by_all};
+use crate::io::{cache_folder, folder_of, readable_by_all};
 use crate::job::{Host, Phase};
 use crate::numerics::Granularity;
 
@@ -251,7 +251,7 @@ fn tuned_file() -> Result<PathBuf> {
 
 /// Writes through a temporary file that is renamed; creates the folder if it does not exist.
 fn write(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let mut file = readable_by_all().tempfile_in(folder).map_err(|e| Error::io(folder, e))?;
     file.write_all(text.as_bytes()).map_err(|e| Error::io(path, e))?;

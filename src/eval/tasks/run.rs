@@ -42,10 +42,11 @@ pub fn run(
         QuestionForm::Generate(settings) => text_answers(&questions, settings, respondent)?,
         _ => choice_answers(&questions, &task.definition.metrics, respondent)?,
     };
-    for (row, answer) in answers.iter().enumerate() {
+    let metrics = means(&answers);
+    for (row, answer) in answers.into_iter().enumerate() {
         keep(answer.sample(&task.name, row))?;
     }
-    Ok(Scores { name: task.name.clone(), fewshot, metrics: means(&answers) })
+    Ok(Scores { name: task.name.clone(), fewshot, metrics })
 }
 
 /// The number of examples before each question. A task with its own examples takes no others.
@@ -92,14 +93,13 @@ struct Answer {
 }
 
 impl Answer {
-    fn sample(&self, task: &str, row: usize) -> Json {
-        let scores: Map<_, _> =
-            self.scores.iter().map(|(name, score)| (name.clone(), json!(score))).collect();
+    fn sample(self, task: &str, row: usize) -> Json {
+        let scores: Map<_, _> = self.scores.into_iter().map(|(name, score)| (name, json!(score))).collect();
         let mut sample = Map::new();
         sample.insert("task".into(), json!(task));
         sample.insert("question".into(), json!(row));
         sample.insert("scores".into(), scores.into());
-        sample.extend(self.details.clone());
+        sample.extend(self.details);
         sample.into()
     }
 }

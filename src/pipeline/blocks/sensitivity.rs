@@ -21,8 +21,8 @@ use super::runner::{CalibrationInput, Runner};
 use crate::backend::Device;
 use crate::calib::observe::{InputStatistics, Watch};
 use crate::error::{Error, Result};
-use crate::export::pretty;
 use crate::io::Checkpoint;
+use crate::json::pretty;
 use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme, Weight};
 use crate::pipeline::options::Options;
@@ -70,7 +70,8 @@ pub fn sensitivity(
     let schemes = choices.iter().map(Plan::schemes).collect::<Vec<_>>();
     let of =
         |linear: &str| schemes.iter().map(|schemes| schemes.get(linear).map(|(scheme, _)| *scheme)).collect();
-    let survey = Survey { runner: &runner, method: choices[0].request.rowwise.as_ref(), schemes: &of };
+    let Plan { request, roles, .. } = &choices[0];
+    let survey = Survey { runner: &runner, method: request.rowwise.as_ref(), roles: *roles, schemes: &of };
     runner.each_block(&workspace, &[&journal], false, |index, input, output| {
         let measured = survey.block(index, &input[0], &output[0])?;
         workspace.write(&block_file(index), &pretty(&serde_json::json!(measured)))?;
@@ -89,7 +90,7 @@ pub fn sensitivity(
 pub fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sensitivity> {
     let quantized: Vec<_> = choices.iter().map(Plan::schemes).collect();
     let (_, layouts) = layouts(checkpoint)?;
-    let roles = Roles::of(checkpoint.config.as_ref());
+    let roles = choices[0].roles;
     let linears = layouts.iter().flat_map(|layout| &layout.linears).map(|linear| linear.name.as_str());
     let chosen = linears.filter(|name| quantized.iter().any(|schemes| schemes.contains_key(name)));
     Ok(chosen.map(|name| (roles.group(name), vec![0.0; choices.len()])).collect())
@@ -143,6 +144,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 struct Survey<'a> {
     runner: &'a Runner<'a>,
     method: &'a dyn Quantize,
+    roles: Roles,
     /// The scheme of a linear with each choice; `None` if it stays dense.
     schemes: &'a (dyn Fn(&str) -> Vec<Option<Scheme>> + Sync),
 }
@@ -153,10 +155,9 @@ impl Survey<'_> {
         let watch = Watch { needs: Needs::IMPORTANCE, ..Watch::default() };
         let seen = self.runner.gather(index, &self.runner.weights(), input, watch, Some(reference))?.seen;
         let mut groups: std::collections::BTreeMap<String, Vec<&LinearPlace>> = Default::default();
-        let roles = Roles::of(self.runner.checkpoint.config.as_ref());
         for place in &self.runner.layouts[index].linears {
             if (self.schemes)(&place.name).iter().any(Option::is_some) {
-                groups.entry(roles.group(&place.name)).or_default().push(place);
+                groups.entry(self.roles.group(&place.name)).or_default().push(place);
             }
         }
         let measure = |(group, places): (String, Vec<&LinearPlace>)| {

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::io::Checkpoint;
+use crate::io::{Checkpoint, has_extension};
 use crate::pipeline::fault;
-use crate::plan::{Format, OutputFile, SINGLE_FILE_NAME};
+use crate::plan::{OutputFile, SINGLE_FILE_NAME};
 
 /// Name of the journal in the partial output.
 pub const JOURNAL_NAME: &str = "llmc.journal";
@@ -92,14 +92,9 @@ impl Workspace {
 
     /// Writes the files beside the weights, and flushes them to the disk: `own`, and the input's files (tokenizer, generation
     /// settings) that `own` does not replace.
-    pub fn write_beside(
-        &self,
-        checkpoint: &Checkpoint,
-        format: &dyn Format,
-        own: &[(String, Vec<u8>)],
-    ) -> Result<()> {
+    pub fn write_beside(&self, checkpoint: &Checkpoint, own: &[(String, Vec<u8>)]) -> Result<()> {
         own.par_iter().try_for_each(|(name, content)| self.write(name, content))?;
-        if format.capabilities().single_file {
+        if self.single {
             return Ok(());
         }
         let side_files = checkpoint.side_files()?;
@@ -195,7 +190,7 @@ impl Workspace {
 /// name does not fit the format.
 pub fn check_target(checkpoint: &Checkpoint, target: &Path, single: bool, overwrite: bool) -> Result<()> {
     let refuse = |what: &str, hint: &str| Err(Error::usage(format!("{} {what}", target.display()), hint));
-    let named_gguf = target.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let named_gguf = has_extension(target, "gguf");
     if target.file_name().is_none() {
         return refuse("names no file or folder", "give the output a name of its own: -o out");
     }

@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::plan::Format;
-use crate::plan::{Action, Plan, TensorPlan};
+use crate::plan::{Action, Format, Plan, TensorPlan};
 
 /// Weights per chunk: 1 MiB in f32, the size of a core's second-level cache.
 pub const CHUNK_ELEMENTS: usize = 1 << 18;

@@ -13,7 +13,7 @@ use crate::pipeline::stream::{CHUNK_ELEMENTS, NonFinite};
 
 /// Checks an output by itself: every tensor can be read, every value is finite, and every scale of activations can be divided by.
 pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
-    let tensors =
+    let mut tensors =
         written
             .tensors
             .values()
@@ -26,9 +26,7 @@ pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verificat
                 }
             })
             .collect::<Result<Vec<_>>>()?;
-    let order = |check: &TensorCheck| written.tensors.get_index_of(&check.name);
-    let mut tensors = tensors;
-    tensors.sort_by_key(order);
+    tensors.sort_by_key(|check| written.tensors.get_index_of(&check.name));
     let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
     let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
     tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));

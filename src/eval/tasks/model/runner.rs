@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::{Cache, LanguageModel};
 use crate::error::{Error, Result};
+use crate::eval::softmax::NOT_FINITE;
 use crate::model::Batch;
 
 /// A callback that gets the index of a logits row, among the requested rows, and the row.
@@ -72,8 +73,5 @@ impl Monitor<'_> {
 }
 
 pub(super) fn not_finite() -> Error {
-    Error::unsupported(
-        "the model's logits are not finite",
-        "its weights contain NaN or infinity (`llmc verify` finds them), or its activations overflow",
-    )
+    Error::unsupported("the model's logits are not finite", NOT_FINITE)
 }
