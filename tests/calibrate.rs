@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{assert_same, contents, fails, fixture, ok, run};
+use common::{assert_same, contents, fails, fixture, largest, ok, run};
 use llmc::backend::Device;
 use llmc::calib::Samples;
 use llmc::calib::data::Watch;
@@ -58,7 +58,7 @@ fn rows(checkpoint: &Checkpoint, name: &str) -> (usize, Vec<f32>) {
     (cols, values)
 }
 
-/// What the first block's attention reads: RMSNorm of the tokens' embeddings, [tokens, hidden].
+/// The input of the first block's attention: RMSNorm of the tokens' embeddings, [tokens, hidden].
 fn first_inputs(checkpoint: &Checkpoint, samples: &Samples) -> Vec<Vec<f64>> {
     let (hidden, embedding) = rows(checkpoint, "model.embed_tokens.weight");
     let (_, norm) = rows(checkpoint, "model.layers.0.input_layernorm.weight");
@@ -97,8 +97,7 @@ fn statistics_are_those_of_the_inputs() {
         let sum = |f: &dyn Fn(&[f64]) -> f64| expected.iter().map(|x| f(x)).sum::<f64>();
         close(found.sum_abs[column], sum(&|x| x[column].abs()));
         close(found.sum_squares[column], sum(&|x| x[column].powi(2)));
-        let largest = expected.iter().map(|x| x[column].abs()).fold(0.0, f64::max);
-        close(f64::from(found.absmax[column]), largest);
+        close(f64::from(found.absmax[column]), largest(expected.iter().map(|x| x[column].abs())));
         let product = sum(&|x| x[column] * x[3]);
         assert!((f64::from(gram[[column, 3]]) - product).abs() < 1e-2, "{column}: {product}");
     }
@@ -107,12 +106,12 @@ fn statistics_are_those_of_the_inputs() {
 }
 
 /// The largest difference between two lists, as a share of the largest value.
-fn distance<'a>(a: impl IntoIterator<Item = &'a f32>, b: impl IntoIterator<Item = &'a f32>) -> f32 {
+fn distance<'a>(a: impl IntoIterator<Item = &'a f32>, b: impl IntoIterator<Item = &'a f32>) -> f64 {
     let (a, b): (Vec<f32>, Vec<f32>) = (a.into_iter().copied().collect(), b.into_iter().copied().collect());
     assert_eq!(a.len(), b.len());
-    let largest = a.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    assert!(largest > 0.0 && b.iter().all(|value| value.is_finite()));
-    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
+    let size = largest(a.iter().map(|value| value.abs()));
+    assert!(size > 0.0, "{size}");
+    largest(a.iter().zip(&b).map(|(a, b)| (a - b).abs())) / size
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn include_and_exclude() {
     );
 }
 
-/// What a plan says of a tensor: (stored, note, substituted).
+/// The entry of a tensor in a plan: (stored, note, substituted).
 fn planned(plan: &Value, name: &str) -> (String, String, bool) {
     let tensors = plan["tensors"].as_array().unwrap();
     let tensor = tensors.iter().find(|tensor| tensor["name"] == name).unwrap();

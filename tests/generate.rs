@@ -25,7 +25,7 @@ fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&text(&[arguments, &["--json"]].concat())).unwrap()
 }
 
-/// What transformers continues with: `fixtures/generate_continuations.py`.
+/// The expected text is transformers' continuation: `fixtures/generate_continuations.py`.
 #[test]
 fn greedy_text_is_that_of_transformers() {
     let exact = ["-n", "24", "--activations", "f32"];

@@ -1,4 +1,4 @@
-//! What every method promises, for every scheme it says it supports: the list of methods against the list of presets and
+//! The promises of every method, for every scheme that it supports: the list of methods against the list of presets and
 //! some schemes beside them, over shapes that are awkward.
 #![allow(clippy::unwrap_used)]
 
@@ -73,7 +73,7 @@ fn extent(w: &Array2<f32>) -> Extent {
     Extent::of(w.as_slice().unwrap())
 }
 
-/// What a method asks for, of inputs whose columns have something in common.
+/// The statistics that a method needs, of inputs whose columns have something in common.
 fn statistics(cols: usize, needs: Needs) -> Statistics {
     let mut statistics = Statistics::new(cols, needs);
     let tokens = 2 * cols + 3;
@@ -157,7 +157,7 @@ fn what_they_make_is_well_formed_close_and_always_the_same() {
     }
 }
 
-/// What searches compare is the error of what will be stored, entry by entry.
+/// Searches compare the errors of the values that will be stored, entry by entry.
 #[test]
 fn squared_errors_are_those_of_the_rounded_values() {
     for scheme in schemes() {

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{fixture, largest};
+use common::largest;
 use llmc::backend::Backend;
 use llmc::backend::candle::{Candle, Device};
 use llmc::backend::cpu::{Activations, Cpu};
@@ -50,15 +50,11 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let mut folders: Vec<_> =
-        fs::read_dir(fixture("models")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    folders.retain(|path| path.is_dir());
-    folders.sort();
     let both = |folder: PathBuf| {
         ["config.json", "config.v4.json"]
             .map(|name| Case { config: folder.join(name), folder: folder.clone() })
     };
-    folders.into_iter().flat_map(both).filter(|case| case.config.exists()).collect()
+    common::folders("models").into_iter().flat_map(both).filter(|case| case.config.exists()).collect()
 }
 
 /// Tokens, and what transformers computed for each of them.

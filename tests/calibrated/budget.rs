@@ -24,7 +24,7 @@ fn plan(folder: &Path, flags: &str) -> Value {
     json(folder, &line)
 }
 
-/// What the tensors of a plan become whose names hold a text.
+/// The stored forms of a plan's tensors whose names contain a text.
 fn stored(plan: &Value, name: &str) -> BTreeSet<String> {
     let tensors = plan["tensors"].as_array().unwrap();
     let found = tensors.iter().filter(|tensor| tensor["name"].as_str().unwrap().contains(name));

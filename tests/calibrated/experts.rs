@@ -11,7 +11,7 @@ use crate::model::Model;
 /// The expert that no token reaches.
 const UNSEEN: usize = 7;
 
-/// Where a family keeps its experts.
+/// A family of models, with the names of its experts and router.
 struct Family {
     model: fn() -> Model,
     experts: &'static str,

@@ -1,4 +1,4 @@
-//! What is said where something is wrong, and what is left then.
+//! Messages about mistakes, and the files that are left after them.
 
 use std::path::Path;
 

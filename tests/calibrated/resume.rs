@@ -34,7 +34,7 @@ fn stop(folder: &Path, line: &str, point: Point, signal: Signal) -> Output {
     interrupted_at(folder, line, &name, 1, signal)
 }
 
-/// What a run that was never stopped makes: the files, and what it says of the blocks.
+/// The result of a run that was never stopped: its files, and its report of the blocks.
 fn whole(line: &str) -> (tempfile::TempDir, Value) {
     let folder = material();
     let report = json(folder.path(), line);
@@ -93,7 +93,6 @@ fn interrupted_by_the_user_it_says_how_to_go_on() {
     let whole = whole(GPTQ);
     let folder = material();
     let output = stop(folder.path(), GPTQ, Point::Done(2), Signal::Interrupt);
-    assert_eq!(output.status.code(), Some(130));
     assert!(String::from_utf8_lossy(&output.stderr).contains("run the same command again"));
     let journal = fs::read_to_string(folder.path().join("out.partial/llmc.journal")).unwrap();
     let done = journal.lines().filter_map(|line| line.strip_prefix("block ")?.parse::<u64>().ok());

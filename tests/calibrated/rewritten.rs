@@ -1,4 +1,4 @@
-//! What is stored of rewritten weights: scales that reach over all of them, and numbers that the model's type holds.
+//! Stored forms of rewritten weights: scales that reach over all of them, and numbers that the model's type holds.
 
 use llmc::io::Checkpoint;
 

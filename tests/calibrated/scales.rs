@@ -44,7 +44,7 @@ fn scales(out: &Path) -> BTreeMap<String, f32> {
     made.activation_scales.keys().map(scale).collect()
 }
 
-/// What the scales should be, by the golden's largest magnitudes: of inputs (where there are codes), keys and values.
+/// The expected scales, by the golden's largest magnitudes: of inputs (where there are codes), keys and values.
 fn expected(golden: &Value, input: Option<f64>, cache: f64) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     let inputs = golden["inputs"].as_object().unwrap();

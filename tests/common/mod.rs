@@ -1,4 +1,4 @@
-//! What the outside tests share: running the binary, comparing folders, making checkpoints.
+//! Helpers of the integration tests: running the binary, comparing folders, making checkpoints.
 #![allow(dead_code, clippy::unwrap_used)]
 
 mod numbers;
@@ -50,22 +50,26 @@ pub fn fails(folder: &Path, line: &str, code: i32) -> String {
     stderr
 }
 
+/// The folders in a folder of the fixtures, sorted.
+pub fn folders(name: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(fixture(name)).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
 /// Runs it until its `count`th call of a fault point of the pipeline, which raises the signal. Expects the exit code of this
 /// signal, so that the test fails if the run was not stopped.
 pub fn interrupted_at(folder: &Path, line: &str, point: &str, count: usize, signal: Signal) -> Output {
-    let number = match signal {
-        Signal::Kill => 9,
-        Signal::Interrupt => 2,
+    let (number, code) = match signal {
+        Signal::Kill => (9, None),
+        Signal::Interrupt => (2, Some(130)),
     };
     let mut command = llmc(folder);
     command.args(line.split_whitespace()).env("LLMC_FAULT", format!("{point}/{count}/{number}"));
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let expected = match signal {
-        Signal::Kill => None,
-        Signal::Interrupt => Some(130),
-    };
-    assert_eq!(output.status.code(), expected, "not stopped at {point} {count}: llmc {line}\n{stderr}");
+    assert_eq!(output.status.code(), code, "not stopped at {point} {count}: llmc {line}\n{stderr}");
     output
 }
 

@@ -48,7 +48,7 @@ impl Case {
     /// Digests by name: of the files and the printed results, and apart from them of the model cards; or `refused`. An error
     /// where a command neither works nor refuses.
     pub fn digests(&self, place: &Place) -> Result<Vec<(String, String)>, String> {
-        let folder = place.folder();
+        let folder = crate::place::folder();
         let here = folder.path();
         let inputs = [(FIXTURES, crate::common::fixture("")), (LETTERS, place.letters())];
         inputs.iter().for_each(|(name, folder)| symlink(folder, here.join(name)).unwrap());

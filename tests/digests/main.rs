@@ -30,7 +30,7 @@ use machine::Level;
 use place::Place;
 use rayon::prelude::*;
 
-/// How to accept what was found.
+/// The way to accept the digests that were found.
 const HINT: &str =
     "hint: if these changes are intended, or the names are new: LLMC_DIGESTS=write cargo test --test digests";
 

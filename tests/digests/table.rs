@@ -11,7 +11,6 @@ use llmc::numerics::presets::PRESETS;
 use llmc::registry::METHODS;
 
 use crate::case::Case;
-use crate::common::fixture;
 
 /// Every case. Names are unique within a level.
 pub fn all() -> Vec<Case> {
@@ -45,9 +44,8 @@ fn formats() -> impl Iterator<Item = &'static str> {
 
 /// Names of the folders under a folder of fixtures.
 pub fn folders(parent: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(fixture(parent)).unwrap().map(|entry| entry.unwrap());
-    let folders = entries.filter(|entry| entry.path().is_dir());
-    folders.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    let folders = crate::common::folders(parent);
+    folders.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
 }
 
 /// Flags as a part of a name.

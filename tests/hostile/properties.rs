@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::alloc::peak;
 use super::{file_of, file_with};
 
-/// What parsing may hold, as a multiple of the file, and what any small thing may.
+/// The limit on the memory of parsing, as a multiple of the file, and the allowance of any small one.
 const FACTOR: usize = 64;
 const SMALL: usize = 1 << 16;
 
@@ -21,8 +21,8 @@ fn bounded<T>(bytes: &[u8], parse: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Where the reference accepts a file, we accept it with the same tensors, or refuse it for one of our own reasons; where
-/// we accept, it does.
+/// Compares with the reference: a file that it accepts, we accept with the same tensors or refuse for one of our own
+/// reasons; a file that we accept, it accepts.
 fn agrees_with_the_reference(bytes: &[u8]) {
     let ours = bounded(bytes, || safetensors::parse(Path::new("f"), 0, bytes));
     match (ours, ::safetensors::SafeTensors::read_metadata(bytes)) {

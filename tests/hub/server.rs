@@ -17,7 +17,7 @@ pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const SILENCE: Duration = Duration::from_millis(700);
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How the hub misbehaves.
+/// The misbehaviour of the hub.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mood {
     Well,
@@ -70,7 +70,7 @@ impl Server {
         self.state.lock().unwrap().mood = mood;
     }
 
-    /// What was asked since the last time.
+    /// Takes the requests since the last call.
     pub fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().log)
     }

@@ -2,7 +2,6 @@
 //! back.
 
 use std::collections::HashMap;
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,11 +18,7 @@ use ndarray::{Array2, s};
 
 /// The fixtures' folders, in order.
 pub fn folders() -> Vec<PathBuf> {
-    let mut folders: Vec<_> =
-        fs::read_dir(crate::common::fixture("models")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    folders.retain(|path| path.is_dir());
-    folders.sort();
-    folders
+    crate::common::folders("models")
 }
 
 /// A checkpoint under changes to its tensors.

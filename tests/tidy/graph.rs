@@ -1,8 +1,9 @@
 //! The graph of the crate's modules: an edge for every path in one file that names an item of another. A path counts for the
-//! file that defines the item; imports and re-exports are followed. A re-export (`pub use`) is no edge, nor is an import of a
-//! module alone: the paths that begin with it are. Tests are left out.
+//! file that defines the item; imports and re-exports are followed. A re-export of a child's item is no edge, nor is an
+//! import of a module alone: the paths that begin with it are. Tests are left out.
 //!
-//! Limits: the contents of macro calls are read as tokens, from which paths are taken; glob imports are not followed.
+//! Limits: the contents of macro calls are read as tokens, from which paths are taken; a glob is an edge to
+//! its module, and the names through it are not resolved.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -27,6 +28,8 @@ struct Module {
     imports: HashMap<String, Path>,
     /// Paths that it uses.
     paths: Vec<Path>,
+    /// Paths that it re-exports.
+    reexports: Vec<Path>,
 }
 
 /// Every module of the crate by its path.
@@ -44,8 +47,11 @@ impl Modules {
     pub fn graph(&self) -> Graph {
         let mut graph = Graph::new();
         for (path, module) in &self.0 {
-            let targets = module.paths.iter().filter_map(|used| self.definition(path, used, 0));
-            graph.insert(path.clone(), targets.filter(|target| target != path).collect());
+            let definition = |used: &Path| self.definition(path, used, 0).filter(|target| target != path);
+            // A child is a part of its module: to re-export its items uses nothing else.
+            let reexports = module.reexports.iter().filter_map(definition);
+            let reexports = reexports.filter(|target| !target.starts_with(path));
+            graph.insert(path.clone(), module.paths.iter().filter_map(definition).chain(reexports).collect());
         }
         graph
     }
@@ -119,15 +125,14 @@ impl Module {
             UseTree::Group(group) => {
                 group.items.iter().for_each(|tree| self.import(tree, prefix, reexports));
             }
-            UseTree::Glob(_) => {}
+            UseTree::Glob(_) => self.bind(&[prefix, &["*".to_owned()]].concat(), None, reexports),
         }
     }
 
     fn bind(&mut self, path: &[String], name: Option<&String>, reexports: bool) {
         self.imports.extend(name.map(|name| (name.clone(), path.to_vec())));
-        if !reexports {
-            self.paths.push(path.to_vec());
-        }
+        let paths = if reexports { &mut self.reexports } else { &mut self.paths };
+        paths.push(path.to_vec());
     }
 
     /// Takes the paths out of the tokens of a macro call.

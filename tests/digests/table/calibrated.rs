@@ -148,7 +148,7 @@ fn imatrix(model: &str, file: &str) -> Case {
     case(format!("imatrix/{file}"), &line)
 }
 
-/// What methods make of an architecture: how its blocks are read, folded, rotated, trained and measured.
+/// Methods on an architecture: its blocks are read, folded, rotated, trained and measured.
 fn architecture(model: &str) -> Vec<Case> {
     let path = format!("{LETTERS}/{model}");
     let int4 = format!("quantize {path} --scheme w4a16 --group-size 32");
