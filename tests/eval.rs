@@ -217,11 +217,7 @@ fn what_cannot_be_measured_is_said() {
         (format!("{model} --data no/such.txt"), 1, "no/such.txt"),
         (format!("{other} --data {text}"), 1, "tokenizer"),
         (format!("{other} --data {text} --against {model}"), 1, "91 embedding rows"),
-        (
-            format!("{model} --data {text} --ctx 64 --against {other} --no-base-cache"),
-            1,
-            "that of the base 91",
-        ),
+        (format!("{model} --data {text} --ctx 64 --against {other} --no-base-cache"), 1, "the base's has 91"),
         (format!("{model} --data {text} --per-position no/folder/x.safetensors"), 1, "no/folder"),
     ];
     for (line, code, expected) in cases {
