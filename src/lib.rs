@@ -37,6 +37,8 @@
 //! # }
 //! ```
 
+#![warn(unreachable_pub)] // `pub` is what a Rust user may call; the rest is `pub(crate)`.
+
 pub mod backend;
 pub mod calib;
 pub mod cli;
@@ -62,5 +64,4 @@ pub mod statistics;
 pub mod tensor;
 #[cfg(test)]
 mod test_support;
-
 pub use error::{Error, Result};

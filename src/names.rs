@@ -7,7 +7,7 @@ use crate::error::Error;
 const NEAR: f64 = 0.75;
 
 /// Returns the error for an unknown name.
-pub fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
+pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
     Error::usage(format!("unknown {what} {name:?}"), hint(name, known))
 }
 
@@ -22,7 +22,7 @@ fn hint(name: &str, known: &[&str]) -> String {
 }
 
 /// Returns the hint for serde's message about an unknown field; `None` for other messages.
-pub fn nearest_key(message: &str) -> Option<String> {
+pub(crate) fn nearest_key(message: &str) -> Option<String> {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let field = quoted.next().filter(|_| message.starts_with("unknown field"))?;
     let known: Vec<&str> = quoted.collect();

@@ -20,16 +20,16 @@ pub struct Needs {
 
 impl Needs {
     /// The weights of columns.
-    pub const IMPORTANCE: Needs =
+    pub(crate) const IMPORTANCE: Needs =
         Needs { absmax: false, mean_abs: false, second_moment: true, hessian: false };
 
     /// Returns true if any statistic is needed.
-    pub fn any(self) -> bool {
+    pub(crate) fn any(self) -> bool {
         self != Needs::default()
     }
 
     /// Returns the needs of both.
-    pub fn union(self, other: Needs) -> Needs {
+    pub(crate) fn union(self, other: Needs) -> Needs {
         Needs {
             absmax: self.absmax || other.absmax,
             mean_abs: self.mean_abs || other.mean_abs,
@@ -40,7 +40,7 @@ impl Needs {
 }
 
 /// Returns the larger of a magnitude and that of a value. NaN stays, unlike with [`f32::max`], so that it is found.
-pub fn largest(max: f32, x: f32) -> f32 {
+pub(crate) fn largest(max: f32, x: f32) -> f32 {
     if x.abs() > max || x.is_nan() { x.abs() } else { max }
 }
 
@@ -73,7 +73,7 @@ impl Statistics {
     }
 
     /// The number of columns; `None` if nothing is gathered.
-    pub fn columns(&self) -> Option<usize> {
+    pub(crate) fn columns(&self) -> Option<usize> {
         let lengths = [self.absmax.len(), self.sum_abs.len(), self.sum_squares.len()];
         let gram = self.gram.as_ref().map(|gram| gram.ncols());
         gram.or_else(|| lengths.into_iter().find(|len| *len > 0))
@@ -93,7 +93,7 @@ impl Statistics {
     }
 
     /// Adds statistics of the same columns.
-    pub fn merge(&mut self, other: &Statistics) {
+    pub(crate) fn merge(&mut self, other: &Statistics) {
         self.tokens += other.tokens;
         self.absmax.iter_mut().zip(&other.absmax).for_each(|(max, other)| *max = largest(*max, *other));
         self.sum_abs.iter_mut().zip(&other.sum_abs).for_each(|(sum, other)| *sum += other);
@@ -103,19 +103,14 @@ impl Statistics {
         }
     }
 
-    /// Returns the mean |x| of each column; empty if it was not gathered.
-    pub fn mean_abs(&self) -> Vec<f32> {
-        self.mean(&self.sum_abs)
-    }
-
     /// Returns the mean x² of each column; empty if it was not gathered.
-    pub fn second_moment(&self) -> Vec<f32> {
+    pub(crate) fn second_moment(&self) -> Vec<f32> {
         self.mean(&self.sum_squares)
     }
 
     /// Returns the mean of xᵀx, [cols, cols]: half the Hessian of the squared error of a linear's output in its weights.
     /// `None` if it was not gathered.
-    pub fn hessian(&self) -> Option<Array2<f32>> {
+    pub(crate) fn hessian(&self) -> Option<Array2<f32>> {
         let tokens = self.tokens.max(1) as f32;
         self.gram.as_ref().map(|gram| gram / tokens)
     }

@@ -1,5 +1,6 @@
 //! Helpers of the tests of several modules: random matrices, fixtures, and planned contents for the formats.
 
+#[allow(unreachable_pub)] // The tests in tests/ include this file, too.
 #[path = "../tests/common/numbers.rs"]
 mod numbers;
 

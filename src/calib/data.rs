@@ -34,7 +34,7 @@ use sources::Share;
 pub use watch::Watch;
 
 /// The source that is the model itself.
-pub const SELF: &str = "self";
+pub(crate) const SELF: &str = "self";
 /// The split of a hub dataset that is taken where none is named.
 const SPLIT: &str = "train";
 
@@ -73,7 +73,7 @@ impl Samples {
 
 impl Calibration {
     /// Returns true if the text lies ready, and is still there after it was read.
-    pub fn at_hand(&self) -> bool {
+    pub(crate) fn at_hand(&self) -> bool {
         let shares = sources::shares(&self.data, self.samples);
         let awaited = |share: &Share| [SELF, "-"].contains(&share.source.as_str());
         self.statistics.is_empty() && !shares.is_ok_and(|shares| shares.iter().any(awaited))

@@ -61,7 +61,7 @@ impl Imatrix {
     ///
     /// # Errors
     /// A linear without a name in GGUF, or without sums of squares; a model without a GGUF form.
-    pub fn encode(&self, checkpoint: &Checkpoint) -> Result<Vec<u8>> {
+    pub(crate) fn encode(&self, checkpoint: &Checkpoint) -> Result<Vec<u8>> {
         let arch = architecture(checkpoint)?;
         let mut stacks: BTreeMap<String, BTreeMap<usize, &Statistics>> = BTreeMap::new();
         for (name, statistics) in &self.linears {
@@ -129,7 +129,7 @@ impl Imatrix {
 ///
 /// # Errors
 /// A model without a GGUF form.
-pub fn architecture(checkpoint: &Checkpoint) -> Result<&'static Arch> {
+pub(crate) fn architecture(checkpoint: &Checkpoint) -> Result<&'static Arch> {
     checkpoint.config.as_ref().and_then(model::find_hf).ok_or_else(|| {
         let what = format!("{}: no architecture with names in GGUF", checkpoint.path.display());
         Error::unsupported(

@@ -6,12 +6,12 @@
 
 pub mod data;
 pub mod imatrix;
-pub mod observe;
+pub(crate) mod observe;
 mod prior;
 pub mod store;
-pub mod trainable;
+pub(crate) mod trainable;
 
 pub use data::{Samples, SourceSamples};
-pub use observe::{InputStatistics, Observing};
-pub use prior::{PriorBlock, PriorStatistics};
-pub use trainable::TrainableBlock;
+pub(crate) use observe::{InputStatistics, Observing};
+pub use prior::PriorStatistics;
+pub(crate) use trainable::TrainableBlock;

@@ -13,7 +13,7 @@ use crate::statistics::{Needs, Statistics, largest};
 
 /// The observations that one pass over a block makes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// Statistics to gather.
     pub needs: Needs,
     /// The depth of the forward pass whose inputs are looked at; `None` looks at all.
@@ -27,7 +27,7 @@ pub struct Watch {
 
 /// The result of a pass.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct InputStatistics {
+pub(crate) struct InputStatistics {
     /// By [`crate::model::LinearPlace::input`]; of inputs that were not looked at, or saw no token: `None`.
     pub inputs: Vec<Option<Statistics>>,
     /// max |k| as it is cached (rotated), and max |v|.
@@ -35,7 +35,7 @@ pub struct InputStatistics {
 }
 
 /// The wrapper. Linears that the layout names are watched while a [`Watch`] is set.
-pub struct Observing<B> {
+pub(crate) struct Observing<B> {
     inner: B,
     places: HashMap<String, Place>,
     inputs: usize,
@@ -62,7 +62,7 @@ struct State {
 }
 
 /// A linear layer, and which one it is.
-pub struct ObservedLinear<L> {
+pub(crate) struct ObservedLinear<L> {
     inner: L,
     place: Option<Place>,
     rows: usize,
@@ -84,7 +84,7 @@ fn misshapen(values: usize, rows: usize) -> Error {
 
 impl<B: Backend> Observing<B> {
     /// Wraps a backend for one block.
-    pub fn new(inner: B, layout: &BlockLayout) -> Self {
+    pub(crate) fn new(inner: B, layout: &BlockLayout) -> Self {
         let place = |linear: &crate::model::LinearPlace| {
             let place = Place {
                 depth: linear.depth,
@@ -101,13 +101,13 @@ impl<B: Backend> Observing<B> {
     }
 
     /// Begins to watch.
-    pub fn watch(&self, watch: Watch) {
+    pub(crate) fn watch(&self, watch: Watch) {
         let seen = InputStatistics { inputs: vec![None; self.inputs], ..InputStatistics::default() };
         *self.state() = State { watch: Some(watch), seen };
     }
 
     /// Ends it, and tells what was seen.
-    pub fn seen(&self) -> InputStatistics {
+    pub(crate) fn seen(&self) -> InputStatistics {
         std::mem::take(&mut *self.state()).seen
     }
 

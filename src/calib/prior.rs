@@ -33,7 +33,7 @@ impl PriorStatistics {
     ///
     /// # Errors
     /// Paths that are not there, or broken; statistics of another model; statistics that were not gathered.
-    pub fn open(
+    pub(crate) fn open(
         paths: &[PathBuf],
         checkpoint: &Checkpoint,
         model: &str,
@@ -70,7 +70,7 @@ impl PriorStatistics {
     ///
     /// # Errors
     /// Files that are missing or broken.
-    pub fn block(&self, number: usize) -> Result<PriorBlock<'_>> {
+    pub(crate) fn block(&self, number: usize) -> Result<PriorBlock<'_>> {
         match &self.kind {
             Kind::Folders(store) => store.block(number).map(PriorBlock::Stored),
             Kind::Importance(imatrix) => Ok(PriorBlock::Importance(imatrix)),
@@ -80,7 +80,7 @@ impl PriorStatistics {
 
 /// One block's statistics.
 #[derive(Debug)]
-pub enum PriorBlock<'a> {
+pub(crate) enum PriorBlock<'a> {
     /// Its files of all folders.
     Stored(StoredBlock),
     /// The whole matrix.
@@ -93,7 +93,7 @@ impl PriorBlock<'_> {
     ///
     /// # Errors
     /// Files that know nothing of the linear, or have another number of columns.
-    pub fn statistics(&self, linear: &str, cols: usize) -> Result<Option<Statistics>> {
+    pub(crate) fn statistics(&self, linear: &str, cols: usize) -> Result<Option<Statistics>> {
         let found = match self {
             PriorBlock::Stored(block) => Some(block.statistics(linear, cols)?),
             PriorBlock::Importance(imatrix) => imatrix.linears.get(linear).cloned(),

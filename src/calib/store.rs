@@ -11,8 +11,9 @@
 mod block;
 mod index;
 
-pub use block::{Input, encode, file_name};
-pub use index::{INDEX_FILE, Index};
+pub(crate) use block::{Input, encode, file_name};
+pub(crate) use index::INDEX_FILE;
+pub use index::Index;
 
 use std::path::PathBuf;
 
@@ -47,7 +48,7 @@ impl Store {
     }
 
     /// The indices of the folders.
-    pub fn indices(&self) -> impl Iterator<Item = &Index> {
+    pub(crate) fn indices(&self) -> impl Iterator<Item = &Index> {
         self.folders.iter().map(|(_, index)| index)
     }
 

@@ -22,7 +22,7 @@ use crate::job::{Bench, BenchRecord, Speed};
   llmc bench model-w4a16
   llmc bench model-q4_0.gguf --prefill 512 --batch 1,8 --threads 4 --json"
 )]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// The model: .safetensors, a folder, .gguf, or a hub id
@@ -50,7 +50,7 @@ enum Command {
 }
 
 /// Runs the tests and prints the table.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     if let Some(Command::Kernels(arguments)) = &arguments.command {
         return kernels::run(arguments, context);
     }

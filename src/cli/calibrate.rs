@@ -17,7 +17,7 @@ use crate::recipe::Calibration;
 #[command(after_help = "Examples:
   llmc calibrate models/qwen --data corpus.jsonl --hessian -o qwen-stats
   llmc calibrate org/name --data self --samples 256 -o qwen-imatrix.gguf")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
     /// Folder for the statistics; FILE.gguf for an importance matrix alone
@@ -57,7 +57,7 @@ impl Arguments {
 }
 
 /// Calibrates.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let (folder, imatrix) = arguments.outputs()?;
     let job = Calibrate {
         model: arguments.model.clone(),

@@ -10,7 +10,7 @@ use crate::recipe::Calibration;
 
 /// The flags of a calibration set.
 #[derive(Debug, Clone, Default, Args)]
-pub struct CalibrationArguments {
+pub(crate) struct CalibrationArguments {
     /// Calibrate on this: a text, .jsonl, .parquet, a hub dataset (org/name:split), or self, which the model writes; with a
     /// weight: 0.7*FILE (repeatable)
     #[arg(long, value_name = "SOURCE")]
@@ -41,7 +41,7 @@ pub struct CalibrationArguments {
 
 /// The flags of calibration data: text or statistics.
 #[derive(Debug, Clone, Default, Args)]
-pub struct KnowledgeArguments {
+pub(crate) struct KnowledgeArguments {
     /// Text.
     #[command(flatten)]
     pub calibration: CalibrationArguments,
@@ -52,12 +52,12 @@ pub struct KnowledgeArguments {
 
 impl KnowledgeArguments {
     /// Returns true if anything is named.
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.calibration.names_data() || !self.stats.is_empty()
     }
 
     /// Refuses flags about a text where there is none.
-    pub fn refuse_idle(&self) -> Result<()> {
+    pub(crate) fn refuse_idle(&self) -> Result<()> {
         let CalibrationArguments { samples, seq_len, no_packing, seed, expert_tokens, device, .. } =
             &self.calibration;
         let idle = [
@@ -81,7 +81,7 @@ impl KnowledgeArguments {
     }
 
     /// Returns the settings of the flags, over those of the recipe or the default.
-    pub fn over(&self, recipe: Calibration) -> Calibration {
+    pub(crate) fn over(&self, recipe: Calibration) -> Calibration {
         let calibration = self.calibration.over(recipe);
         match (self.stats.is_empty(), self.calibration.names_data()) {
             (false, _) => Calibration { statistics: self.stats.clone(), data: Vec::new(), ..calibration },
@@ -98,7 +98,7 @@ impl CalibrationArguments {
     }
 
     /// Returns the settings of the flags, over those of the recipe or the default.
-    pub fn over(&self, recipe: Calibration) -> Calibration {
+    pub(crate) fn over(&self, recipe: Calibration) -> Calibration {
         Calibration {
             data: if self.data.is_empty() { recipe.data } else { self.data.clone() },
             statistics: recipe.statistics,

@@ -12,13 +12,13 @@ use crate::error::Result;
 #[command(after_help = "Examples:
   llmc completions bash > ~/.local/share/bash-completion/completions/llmc
   llmc completions zsh > ~/.zfunc/_llmc")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The shell
     shell: Shell,
 }
 
 /// Prints the completions of a command.
-pub fn run(arguments: &Arguments, mut command: clap::Command, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, mut command: clap::Command, context: &Context) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "llmc", &mut script);
     let script = String::from_utf8_lossy(&script);

@@ -19,7 +19,7 @@ use crate::pipeline::Event;
 /// Flags of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Common options")]
-pub struct Global {
+pub(crate) struct Global {
     /// Print the result as JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -35,41 +35,41 @@ pub struct Global {
 }
 
 /// The common flags, and the flag that a signal sets.
-pub struct Context {
+pub(crate) struct Context {
     global: Global,
     interrupted: Arc<AtomicBool>,
 }
 
 impl Context {
     /// A context of these flags, not interrupted.
-    pub fn new(global: Global) -> Context {
+    pub(crate) fn new(global: Global) -> Context {
         Context { global, interrupted: Arc::default() }
     }
 
     /// True if notes and progress bars are not wanted.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.global.quiet
     }
 
     /// True if results are printed as JSON.
-    pub fn prints_json(&self) -> bool {
+    pub(crate) fn prints_json(&self) -> bool {
         self.global.json
     }
 
     /// True if the user has asked to stop.
-    pub fn is_interrupted(&self) -> bool {
+    pub(crate) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
     }
 
     /// Prints a line about the work in hand, on a terminal.
-    pub fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         if !self.global.quiet && std::io::stderr().is_terminal() {
             eprintln!("{line}");
         }
     }
 
     /// Prints a result: text for people, JSON with --json. A closed pipe ends the output quietly.
-    pub fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<()> {
+    pub(crate) fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<()> {
         let content = if self.global.json { format!("{:#}\n", json()) } else { text() };
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(content.as_bytes()).and_then(|()| stdout.flush()) {

@@ -15,7 +15,7 @@ use crate::recipe::Recipe;
 #[command(after_help = "Examples:
   llmc convert model.gguf -o model/
   llmc convert model/ --format gguf --dtype bf16 -o model-bf16.gguf")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
     /// dense (safetensors) or gguf [default: gguf where the output ends in .gguf, else dense]
@@ -31,7 +31,7 @@ pub struct Arguments {
 }
 
 /// Converts.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let format = match arguments.format.as_deref() {
         Some(format @ ("dense" | "gguf")) => format,
         Some(other) => {

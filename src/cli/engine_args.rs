@@ -13,7 +13,7 @@ use crate::job::Engine;
 #[derive(Debug, Args)]
 // clap names a group after each struct, and the commands' own are called the same.
 #[group(skip)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Rounding of the inputs of linear layers
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     activations: Rounding,
@@ -36,7 +36,7 @@ enum Rounding {
 
 impl Arguments {
     /// The way that the model is run.
-    pub fn engine(&self) -> Engine {
+    pub(crate) fn engine(&self) -> Engine {
         let activations = match self.activations {
             Rounding::Auto => Activations::Auto,
             Rounding::F32 => Activations::F32,

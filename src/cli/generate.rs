@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 #[command(after_help = "Examples:
   llmc generate model-w4a16 --chat -p 'What is the capital of France?'
   llmc generate model.gguf -p 'Once upon a time' -n 100 --temperature 0.8 --top-p 0.95 --seed 7")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The model: .safetensors, a folder, .gguf, or a hub id
     model: String,
     /// The text to continue; - reads it from standard input
@@ -54,7 +54,7 @@ pub struct Arguments {
 }
 
 /// Generates.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let sampler = Sampler::new(arguments.sampling())?;
     let prompt = arguments.prompt()?;
     let model = arguments.engine.engine().load(&arguments.model, context)?;

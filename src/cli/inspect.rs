@@ -17,13 +17,13 @@ use crate::job::Host;
 #[command(after_help = "Examples:
   llmc inspect model.safetensors
   llmc inspect org/name --json")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
 }
 
 /// Inspects.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let checkpoint = context.open(&arguments.model)?;
     let side: Vec<String> = checkpoint.side_files()?.iter().map(|side| side.name.clone()).collect();
     context.print(|| text(&checkpoint, &side), || json(&checkpoint, &side))

@@ -2,7 +2,7 @@
 
 mod bench;
 mod calibrate;
-pub mod calibration_args;
+pub(crate) mod calibration_args;
 mod completions;
 mod context;
 mod convert;
@@ -40,7 +40,7 @@ use context::{Context, Global};
   llmc quantize --bits 4 model.safetensors
   llmc quantize org/name --scheme q4_k -o name-q4_k.gguf"
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
@@ -63,7 +63,7 @@ enum Command {
 }
 
 /// The command as clap knows it: for completions and the tests of `--help`.
-pub fn command() -> clap::Command {
+pub(crate) fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 

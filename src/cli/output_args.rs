@@ -8,7 +8,7 @@ use crate::job::Destination;
 
 /// The flags of an output.
 #[derive(Debug, Default, Args)]
-pub struct OutputArguments {
+pub(crate) struct OutputArguments {
     /// Output folder (or .gguf file) [default: named after the model]
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
@@ -25,7 +25,7 @@ pub struct OutputArguments {
 
 impl OutputArguments {
     /// The destination of the job.
-    pub fn destination(&self) -> Destination {
+    pub(crate) fn destination(&self) -> Destination {
         Destination {
             output: self.output.clone(),
             overwrite: self.overwrite,
@@ -35,7 +35,7 @@ impl OutputArguments {
     }
 
     /// True if the named output is a GGUF file.
-    pub fn is_gguf(&self) -> bool {
+    pub(crate) fn is_gguf(&self) -> bool {
         self.output.as_ref().is_some_and(|path| path.extension().is_some_and(|e| e == "gguf"))
     }
 }

@@ -19,7 +19,7 @@ const EXAMPLES: &str = "Examples:
 /// Show what `quantize` would do to every tensor: scheme, substitutions, size, memory
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = catalogue(EXAMPLES))]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
     #[command(flatten)]
@@ -27,7 +27,7 @@ pub struct Arguments {
 }
 
 /// Plans.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let job = Quantize {
         model: arguments.model.clone(),
         recipe: arguments.recipe.recipe()?,
@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
 }
 
 /// Prints a plan.
-pub fn print(plan: &Plan, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<()> {
+pub(crate) fn print(plan: &Plan, checkpoint: &Arc<Checkpoint>, context: &Context) -> Result<()> {
     let report = PlanReport::new(plan, checkpoint)?;
     context.print(|| report.text(), || report.json())
 }

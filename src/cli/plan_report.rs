@@ -12,7 +12,7 @@ use crate::pipeline::{self, Estimate};
 use crate::plan::Plan;
 
 /// A plan and its estimated cost.
-pub struct PlanReport<'a> {
+pub(crate) struct PlanReport<'a> {
     plan: &'a Plan,
     threads: usize,
     /// Calibration tokens, if the recipe has calibration.
@@ -22,7 +22,7 @@ pub struct PlanReport<'a> {
 
 impl PlanReport<'_> {
     /// Estimates the cost of a plan.
-    pub fn new<'a>(plan: &'a Plan, checkpoint: &Arc<Checkpoint>) -> Result<PlanReport<'a>> {
+    pub(crate) fn new<'a>(plan: &'a Plan, checkpoint: &Arc<Checkpoint>) -> Result<PlanReport<'a>> {
         let threads = rayon::current_num_threads();
         let calibration = plan.request.recipe.calibration.as_ref();
         let tokens = calibration.map(|calibration| match calibration.statistics.is_empty() {
@@ -50,7 +50,7 @@ impl PlanReport<'_> {
     }
 
     /// The report for people.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         format!(
             "{}{}peak memory about {} besides the mapped input, threads: {}\n",
             self.plan.table(),
@@ -61,7 +61,7 @@ impl PlanReport<'_> {
     }
 
     /// The report for machines.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let mut value = self.plan.json();
         value["peak_memory"] = json!(self.memory());
         if let Some(Estimate { disk, seconds, .. }) = self.estimate {

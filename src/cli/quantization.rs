@@ -20,7 +20,7 @@ use super::output_args::OutputArguments;
 const MOST_NOTES: usize = 5;
 
 /// Carries `recipe` out on `model` and prints the result; with --dry-run, prints the plan.
-pub fn run(
+pub(crate) fn run(
     model: &str,
     recipe: &Recipe,
     output: &OutputArguments,

@@ -15,7 +15,7 @@ const EXAMPLES: &str = "Examples:
 /// Quantize a checkpoint, with calibration text or without, and write it for an engine
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = catalogue(EXAMPLES))]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub struct Arguments {
 }
 
 /// Quantizes.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let calibration = &arguments.recipe.knowledge.calibration;
     quantization::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, calibration, context)
 }

@@ -11,7 +11,7 @@ use crate::recipe::{Budget, CALIBRATED_4_BITS, Calibration, Override, Recipe, St
 use crate::registry::METHODS;
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
-pub fn catalogue(examples: &str) -> String {
+pub(crate) fn catalogue(examples: &str) -> String {
     let list = |title: &str, entries: Vec<(&str, &str)>| {
         let lines: String =
             entries.iter().map(|(name, summary)| format!("  {name}\n      {summary}\n")).collect();
@@ -28,7 +28,7 @@ pub fn catalogue(examples: &str) -> String {
 
 /// The flags of a recipe.
 #[derive(Debug, Args)]
-pub struct RecipeArguments {
+pub(crate) struct RecipeArguments {
     /// Bits per weight: 4 is --scheme w4a16 --method mse (INT4 in groups of 128 with clip search), and so on; with --data,
     /// --method gptq, and for 4 bits the shipped recipe w4a16-gptq
     #[arg(long, value_name = "N", conflicts_with = "scheme", value_parser = ["2", "3", "4", "5", "6", "8"])]
@@ -93,7 +93,7 @@ pub struct RecipeArguments {
 
 /// The flags that `convert` has, too.
 #[derive(Debug, Args)]
-pub struct StorageArguments {
+pub(crate) struct StorageArguments {
     /// Largest shard: 5GB, 500MB, …
     #[arg(long, value_name = "SIZE", hide_short_help = true, default_value = "5GB", value_parser = parse_size)]
     pub max_shard_size: u64,
@@ -104,7 +104,7 @@ pub struct StorageArguments {
 
 impl RecipeArguments {
     /// The recipe these flags ask for.
-    pub fn recipe(&self) -> Result<Recipe> {
+    pub(crate) fn recipe(&self) -> Result<Recipe> {
         self.knowledge.refuse_idle()?;
         let base = self.base()?;
         let symmetric = match (self.symmetric, self.asymmetric) {

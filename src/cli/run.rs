@@ -21,7 +21,7 @@ const EXAMPLES: &str = "Examples:
     after_help = EXAMPLES,
     after_long_help = shipped()
 )]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A TOML file, or the name of a shipped recipe (--help lists them)
     recipe: String,
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
@@ -47,7 +47,7 @@ fn shipped() -> String {
 }
 
 /// Runs.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let mut recipe = read(&arguments.recipe)?;
     arguments.set.iter().try_for_each(|assignment| recipe.set(assignment))?;
     if arguments.knowledge.any() || recipe.calibration.is_some() {

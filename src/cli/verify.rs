@@ -16,7 +16,7 @@ use crate::pipeline::{TensorCheck, record_path};
 #[command(after_help = "Examples:
   llmc verify model-w4a16 --against model.safetensors
   llmc verify model-q4_k.gguf --against models/qwen --json")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// An output of llmc
     output: String,
     /// The model that it was made from: compare values, and redo the recipe to compare codes to the bit
@@ -28,7 +28,7 @@ pub struct Arguments {
 }
 
 /// Verifies; exit code 3 if a tensor does not hold.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let job = Verify { output: arguments.output.clone(), against: arguments.against.clone() };
     let record = job.run(context)?;
     let text = || match record.compared {

@@ -9,7 +9,7 @@ fn folder(cache: &Path, dataset: &str) -> PathBuf {
 }
 
 /// The snapshot of a revision: a branch, a tag or a commit.
-pub fn snapshot(cache: &Path, dataset: &str, revision: &str) -> Option<PathBuf> {
+pub(crate) fn snapshot(cache: &Path, dataset: &str, revision: &str) -> Option<PathBuf> {
     let folder = folder(cache, dataset);
     let commit = std::fs::read_to_string(folder.join("refs").join(revision));
     let commit = commit.map_or_else(|_| revision.to_owned(), |commit| commit.trim().to_owned());
@@ -17,7 +17,7 @@ pub fn snapshot(cache: &Path, dataset: &str, revision: &str) -> Option<PathBuf> 
 }
 
 /// All snapshots: the one of `main` first, the others in name order.
-pub fn snapshots(cache: &Path, dataset: &str) -> Vec<PathBuf> {
+pub(crate) fn snapshots(cache: &Path, dataset: &str) -> Vec<PathBuf> {
     let main = snapshot(cache, dataset, "main");
     let mut all: Vec<PathBuf> = std::fs::read_dir(folder(cache, dataset).join("snapshots"))
         .map(|entries| entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
@@ -28,7 +28,7 @@ pub fn snapshots(cache: &Path, dataset: &str) -> Vec<PathBuf> {
 
 /// The files in a folder and in `depth` levels below it, as sorted names relative to it. Follows links: a snapshot consists
 /// of links.
-pub fn list(root: &Path, depth: usize) -> Vec<String> {
+pub(crate) fn list(root: &Path, depth: usize) -> Vec<String> {
     let mut files = Vec::new();
     list_inside(root, "", depth, &mut files);
     files.sort();

@@ -4,11 +4,11 @@
 //! [`TextSource`] resolves a name; [`rows`] reads tables; [`Text`] joins everything into one text; [`cache`] searches the hub's
 //! cache of datasets.
 
-pub mod cache;
+pub(crate) mod cache;
 mod dataset;
 pub mod rows;
 mod source;
 mod text;
 
-pub use source::{Content, TextSource};
-pub use text::Text;
+pub(crate) use source::{Content, TextSource};
+pub(crate) use text::Text;

@@ -13,11 +13,11 @@ use serde_json::Value as Json;
 use crate::error::{Error, Result};
 
 /// The columns of a row by name.
-pub type Row = serde_json::Map<String, Json>;
+pub(crate) type Row = serde_json::Map<String, Json>;
 
 /// The location of a row in a dataset, for errors.
 #[derive(Debug, Clone, Copy)]
-pub struct RowLocation<'a> {
+pub(crate) struct RowLocation<'a> {
     /// The file.
     pub file: &'a Path,
     /// The row's number in the file, from 0.
@@ -51,7 +51,7 @@ impl DataTable {
     }
 
     /// The file of a row, and its number there.
-    pub fn place(&self, row: usize) -> RowLocation<'_> {
+    pub(crate) fn place(&self, row: usize) -> RowLocation<'_> {
         let after = self.files.partition_point(|(_, first)| *first <= row);
         let (file, first) = &self.files[after.checked_sub(1).expect("the first file begins at row 0")];
         RowLocation { file, row: row - first }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// The place that texts are read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TextSource {
+pub(crate) enum TextSource {
     /// Standard input.
     Stdin,
     /// Files, read one after the other.
@@ -18,7 +18,7 @@ pub enum TextSource {
 
 /// The content of a file.
 #[derive(Debug, Clone)]
-pub enum Content {
+pub(crate) enum Content {
     /// Text.
     Text(String),
     /// Rows: the file is `.jsonl`, `.json` or `.parquet`.
@@ -36,7 +36,7 @@ impl TextSource {
     ///
     /// # Errors
     /// A dataset that is not in the cache, or that has no such split. A missing file is an error of [`TextSource::read`].
-    pub fn find(spec: &str, split: &str, cache: &Path) -> Result<TextSource> {
+    pub(crate) fn find(spec: &str, split: &str, cache: &Path) -> Result<TextSource> {
         let path = Path::new(spec);
         match dataset::parse(spec, split) {
             _ if spec == "-" => Ok(TextSource::Stdin),
@@ -49,7 +49,7 @@ impl TextSource {
     ///
     /// # Errors
     /// A folder, a file that cannot be read, text that is not UTF-8, a malformed table.
-    pub fn read(&self, mut each: impl FnMut(&Path, Content) -> Result<()>) -> Result<()> {
+    pub(crate) fn read(&self, mut each: impl FnMut(&Path, Content) -> Result<()>) -> Result<()> {
         match self {
             TextSource::Stdin => {
                 let name = Path::new("standard input");

@@ -21,7 +21,7 @@ const SPLIT: &str = "test";
 
 /// A text to evaluate a model on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text {
+pub(crate) struct Text {
     /// The source, as the user named it.
     pub name: String,
     /// The text; not empty.
@@ -34,7 +34,7 @@ impl Text {
     /// # Errors
     /// A folder, text that is empty or not UTF-8, rows without text, parquet compressed with a codec other than Snappy, a
     /// dataset that is not in the cache.
-    pub fn open(spec: &str) -> Result<Text> {
+    pub(crate) fn open(spec: &str) -> Result<Text> {
         Text::open_with(spec, &Hub::from_env().cache)
     }
 

@@ -30,7 +30,7 @@ pub enum ProductKernel {
     GemmSm90,
     /// The path through the dense weight, [`dequantize_and_multiply`](super::dequantize_and_multiply()).
     Dequantize,
-    /// The kernel [`w8a8`](super::w8a8()) after rounding, [`round_and_multiply`](super::round_and_multiply()), with
+    /// The kernel [`w8a8`](super::w8a8()) after rounding, [`round_and_multiply`](super::w8a8::round_and_multiply()), with
     /// this number of rows per tile.
     #[serde(rename = "w8a8")]
     W8A8(usize),
@@ -78,7 +78,7 @@ impl fmt::Display for Choice {
 
 impl Choice {
     /// Returns true if a device can compute the problem with this choice.
-    pub fn fits(self, properties: &Properties, problem: &Problem) -> bool {
+    pub(crate) fn fits(self, properties: &Properties, problem: &Problem) -> bool {
         is_possible(self.kernel, properties, problem)
     }
 }
@@ -191,7 +191,7 @@ impl KernelTable {
     }
 
     /// Name of the file in llmc's cache folder that holds the measurements of `llmc bench kernels --tune`.
-    pub const FILE: &'static str = "kernels.toml";
+    pub(crate) const FILE: &'static str = "kernels.toml";
 
     /// Reads the measurements from a cache folder. Without a folder or a file, only the rules apply.
     ///
@@ -215,17 +215,17 @@ impl KernelTable {
     ///
     /// # Errors
     /// The parser's error if the text is not such a table.
-    pub fn parse(text: &str) -> Result<KernelTable, toml::de::Error> {
+    pub(crate) fn parse(text: &str) -> Result<KernelTable, toml::de::Error> {
         toml::from_str::<KernelTable>(text).map(|table| KernelTable::new(table.tuned))
     }
 
     /// Formats the table as TOML.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         toml::to_string(self).expect("names and numbers have a form in TOML")
     }
 
     /// Adds newer measurements; they replace those of the same device and shape.
-    pub fn with(self, newer: Vec<TunedChoice>) -> KernelTable {
+    pub(crate) fn with(self, newer: Vec<TunedChoice>) -> KernelTable {
         let kept = self.tuned.into_iter().filter(|old| !newer.iter().any(|new| old.replaced_by(new)));
         KernelTable::new(kept.chain(newer.iter().cloned()).collect())
     }

@@ -129,13 +129,13 @@ pub(super) struct Parameter {
 
 impl Parameter {
     /// Appends a pointer to the start of a buffer, or a null pointer.
-    pub fn pointer(mut self, buffer: Option<&Buffer>) -> Parameter {
+    pub(crate) fn pointer(mut self, buffer: Option<&Buffer>) -> Parameter {
         self.words.push(buffer.map_or(0, Buffer::address));
         self
     }
 
     /// Appends two fields of type `int32_t`.
-    pub fn pair(mut self, first: usize, second: usize) -> Parameter {
+    pub(crate) fn pair(mut self, first: usize, second: usize) -> Parameter {
         self.words.push(int32_bits(first) | int32_bits(second) << 32);
         self
     }

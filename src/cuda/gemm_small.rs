@@ -8,7 +8,7 @@ use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
 /// Maximum number of rows.
-pub const MOST_ROWS: usize = 8;
+pub(crate) const MOST_ROWS: usize = 8;
 
 /// Computes y = x·Wᵀ + bias for up to 8 rows, with the depth in at most `splits` parts.
 ///

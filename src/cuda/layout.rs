@@ -9,11 +9,11 @@
 use super::types::Bits;
 
 /// Rows of a strip, the contiguous unit.
-pub const STRIP: usize = 64;
+pub(crate) const STRIP: usize = 64;
 /// Columns of a tile.
-pub const TILE: usize = 16;
+pub(crate) const TILE: usize = 16;
 /// Columns are padded to a multiple of this number.
-pub const DEPTH: usize = 128;
+pub(crate) const DEPTH: usize = 128;
 
 const TILES: usize = DEPTH / TILE;
 const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
@@ -23,7 +23,7 @@ const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
 type Chunk = [[u8; DEPTH]; STRIP];
 
 /// Lays out a strip: `rows` has at most 64 rows of `cols` codes; missing rows and columns become 0.
-pub fn pack_strip(bits: Bits, rows: &[u8], cols: usize, out: &mut [u8]) {
+pub(crate) fn pack_strip(bits: Bits, rows: &[u8], cols: usize, out: &mut [u8]) {
     let mut chunk: Chunk = [[0; DEPTH]; STRIP];
     for (i, out) in out.chunks_exact_mut(TILES * bits.tile_bytes()).enumerate() {
         let span = i * DEPTH..cols.min((i + 1) * DEPTH);
@@ -41,7 +41,7 @@ pub fn pack_strip(bits: Bits, rows: &[u8], cols: usize, out: &mut [u8]) {
 }
 
 /// Reads a strip back, without the padding: the inverse of [`pack_strip`].
-pub fn unpack_strip(bits: Bits, packed: &[u8], cols: usize, rows: &mut [u8]) {
+pub(crate) fn unpack_strip(bits: Bits, packed: &[u8], cols: usize, rows: &mut [u8]) {
     let mut chunk: Chunk = [[0; DEPTH]; STRIP];
     for (i, packed) in packed.chunks_exact(TILES * bits.tile_bytes()).enumerate() {
         for (tile, packed) in packed.chunks_exact(bits.tile_bytes()).enumerate() {
@@ -58,7 +58,7 @@ pub fn unpack_strip(bits: Bits, packed: &[u8], cols: usize, rows: &mut [u8]) {
 }
 
 /// Returns the position of row `n` of a strip among the 64 scales (or zero points) of a group.
-pub const fn scale_place(n: usize) -> usize {
+pub(crate) const fn scale_place(n: usize) -> usize {
     8 * (n % 8) + n / 8
 }
 

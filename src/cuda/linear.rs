@@ -75,12 +75,7 @@ impl DeviceLinear {
     }
 
     /// Returns the type of its inputs and outputs.
-    pub fn half(&self) -> Half {
+    pub(crate) fn half(&self) -> Half {
         self.weight.half()
-    }
-
-    /// Returns its weight.
-    pub fn weight(&self) -> &Weight {
-        &self.weight
     }
 }

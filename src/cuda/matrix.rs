@@ -37,7 +37,7 @@ impl Matrix {
     /// # Panics
     /// If the memory is too short.
     #[cfg(feature = "candle-cuda")]
-    pub fn over(buffer: Buffer, half: Half, [rows, cols]: [usize; 2]) -> Matrix {
+    pub(crate) fn over(buffer: Buffer, half: Half, [rows, cols]: [usize; 2]) -> Matrix {
         assert!(2 * rows * cols <= buffer.bytes(), "Matrix::over: the memory is too short");
         Matrix { buffer, half, rows, cols, stride: cols }
     }
@@ -75,7 +75,7 @@ impl Matrix {
     }
 
     /// Fills the matrix with NaN, so that an unwritten element is noticed.
-    pub fn poison(&mut self, device: &dyn Device) -> Result<()> {
+    pub(crate) fn poison(&mut self, device: &dyn Device) -> Result<()> {
         let bytes = vec![0xff; self.buffer.bytes()];
         device.upload(&bytes, &mut self.buffer)
     }
@@ -93,17 +93,17 @@ impl Matrix {
     }
 
     /// Returns [rows, columns].
-    pub fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]
     }
 
     /// Returns the number of elements from one row to the next.
-    pub fn stride(&self) -> usize {
+    pub(crate) fn stride(&self) -> usize {
         self.stride
     }
 
     /// Returns the type of the elements.
-    pub fn half(&self) -> Half {
+    pub(crate) fn half(&self) -> Half {
         self.half
     }
 
@@ -118,7 +118,7 @@ impl Matrix {
     }
 
     /// Returns the memory.
-    pub fn buffer(&self) -> &Buffer {
+    pub(crate) fn buffer(&self) -> &Buffer {
         &self.buffer
     }
 }
@@ -170,7 +170,7 @@ impl Weight {
     }
 
     /// Copies the weight on its device.
-    pub fn duplicate(&self, device: &dyn Device) -> Result<Weight> {
+    pub(crate) fn duplicate(&self, device: &dyn Device) -> Result<Weight> {
         let copy = |from: &Buffer| {
             let mut to = device.allocate(from.bytes())?;
             device.copy(from, &mut to)?;
@@ -182,27 +182,22 @@ impl Weight {
     }
 
     /// Returns [rows, columns]: outputs and inputs of the linear layer.
-    pub fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]
     }
 
     /// Returns the width of a code.
-    pub fn bits(&self) -> Bits {
+    pub(crate) fn bits(&self) -> Bits {
         self.bits
     }
 
     /// Returns the type of activations that it multiplies.
-    pub fn half(&self) -> Half {
+    pub(crate) fn half(&self) -> Half {
         self.half
     }
 
-    /// Returns the scheme of its codes.
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
     /// Returns the bytes that a product must read.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.codes.bytes() + self.scales.bytes() + self.zeros.as_ref().map_or(0, Buffer::bytes)
     }
 

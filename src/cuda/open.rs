@@ -32,6 +32,6 @@ pub fn open(ordinal: usize) -> Result<Box<dyn Device>> {
 /// # Errors
 /// If the driver is too old.
 #[cfg(feature = "candle-cuda")]
-pub fn adopt(stream: std::sync::Arc<cudarc::driver::CudaStream>) -> Result<Box<dyn Device>> {
+pub(crate) fn adopt(stream: std::sync::Arc<cudarc::driver::CudaStream>) -> Result<Box<dyn Device>> {
     Ok(Box::new(Gpu::adopt(stream)?))
 }

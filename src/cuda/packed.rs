@@ -68,27 +68,27 @@ impl PackedMatrix {
     }
 
     /// Returns the scheme of the codes; its scales have the activations' type.
-    pub fn scheme(&self) -> Scheme {
+    pub(crate) fn scheme(&self) -> Scheme {
         self.scheme
     }
 
     /// Returns the width of a code.
-    pub fn bits(&self) -> Bits {
+    pub(crate) fn bits(&self) -> Bits {
         self.bits
     }
 
     /// Returns the type of the activations.
-    pub fn half(&self) -> Half {
+    pub(crate) fn half(&self) -> Half {
         self.half
     }
 
     /// Returns [rows, columns], without padding.
-    pub fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]
     }
 
     /// Returns the number of columns that share a scale: 32, 64, 128, or all (the padded number).
-    pub fn group(&self) -> usize {
+    pub(crate) fn group(&self) -> usize {
         self.group
     }
 
@@ -98,12 +98,12 @@ impl PackedMatrix {
     }
 
     /// Returns the scales, \[strips\]\[groups\]\[64\], as bits of the activations' type.
-    pub fn scales(&self) -> &[u16] {
+    pub(crate) fn scales(&self) -> &[u16] {
         &self.scales
     }
 
     /// Returns the zero points, \[strips\]\[groups\]\[64\]; `None` if symmetric.
-    pub fn zeros(&self) -> Option<&[u8]> {
+    pub(crate) fn zeros(&self) -> Option<&[u8]> {
         self.zeros.as_deref()
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Splits {
 
 impl Splits {
     /// Splits `depth` padded columns into at most `wanted` parts, equally deep except the last.
-    pub fn of(depth: usize, wanted: usize) -> Splits {
+    pub(crate) fn of(depth: usize, wanted: usize) -> Splits {
         let chunks = depth.div_ceil(DEPTH).max(1);
         let each = chunks.div_ceil(wanted.clamp(1, chunks));
         Splits { count: chunks.div_ceil(each), depth: each * DEPTH }
@@ -61,7 +61,7 @@ pub(super) struct Shape {
 
 impl Tiling {
     /// Assigns a block to each tile of y\[m\]\[n\] and each part of the depth.
-    pub fn tiles(kernel: String, [m, n]: [usize; 2], shape: Shape, splits: Splits) -> Tiling {
+    pub(crate) fn tiles(kernel: String, [m, n]: [usize; 2], shape: Shape, splits: Splits) -> Tiling {
         let Shape { tile: [rows, outputs], shared_bytes } = shape;
         let (x, y) = (m.div_ceil(rows), n.div_ceil(outputs));
         let geometry = Geometry { grid: [x, y, splits.count], block: 256, shared_bytes };
@@ -69,14 +69,19 @@ impl Tiling {
     }
 
     /// Assigns a block to each strip of W and each part of the depth; a block takes its part of all rows of x.
-    pub fn strips(kernel: String, product: &PackedProduct, shared_bytes: usize, splits: Splits) -> Tiling {
+    pub(crate) fn strips(
+        kernel: String,
+        product: &PackedProduct,
+        shared_bytes: usize,
+        splits: Splits,
+    ) -> Tiling {
         let (m, strips) = (product.batch(), product.weight.strips());
         let geometry = Geometry { grid: [strips, splits.count, 1], block: 128, shared_bytes };
         Tiling { kernel, geometry, sums: splits.count * m * strips * STRIP, tickets: strips }
     }
 
     /// Reserves memory for partial sums if blocks share outputs.
-    pub fn reserve<'a>(
+    pub(crate) fn reserve<'a>(
         &self,
         device: &dyn Device,
         splits: Splits,
@@ -91,12 +96,12 @@ impl Tiling {
 
 impl PackedProduct<'_> {
     /// Returns the number of rows of x.
-    pub fn batch(&self) -> usize {
+    pub(crate) fn batch(&self) -> usize {
         self.x.shape()[0]
     }
 
     /// Returns the properties that the choice of a kernel depends on.
-    pub fn problem(&self) -> Problem {
+    pub(crate) fn problem(&self) -> Problem {
         let [n, k] = self.weight.shape();
         Problem {
             bits: self.weight.bits(),

@@ -40,7 +40,7 @@ impl QuantizedActivations {
     }
 
     /// Returns [rows, columns].
-    pub fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]
     }
 

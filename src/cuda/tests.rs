@@ -18,7 +18,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub fn new(id: u64, capability: u32, shared_bytes: u32, processors: u32) -> Recorder {
+    pub(crate) fn new(id: u64, capability: u32, shared_bytes: u32, processors: u32) -> Recorder {
         let (name, driver) = (format!("recorder {capability}"), "none".to_owned());
         let (library, cache_bytes, memory_bytes) = (true, 1 << 20, 1 << 26);
         let properties = Properties {
@@ -41,16 +41,16 @@ impl Recorder {
         }
     }
 
-    pub fn h100() -> Recorder {
+    pub(crate) fn h100() -> Recorder {
         Recorder::new(1, 90, 232_448, 132)
     }
 
-    pub fn without_library(mut self) -> Recorder {
+    pub(crate) fn without_library(mut self) -> Recorder {
         self.properties.library = false;
         self
     }
 
-    pub fn launched(&self) -> Vec<Launch> {
+    pub(crate) fn launched(&self) -> Vec<Launch> {
         std::mem::take(&mut self.launches.lock().unwrap())
     }
 }

@@ -19,7 +19,7 @@ pub enum Bits {
 
 impl Bits {
     /// Returns 4 or 8.
-    pub const fn count(self) -> u8 {
+    pub(crate) const fn count(self) -> u8 {
         match self {
             Bits::W4 => 4,
             Bits::W8 => 8,
@@ -27,12 +27,12 @@ impl Bits {
     }
 
     /// Returns the number of different codes.
-    pub const fn levels(self) -> usize {
+    pub(crate) const fn levels(self) -> usize {
         1 << self.count()
     }
 
     /// Returns the bytes of a tile of 64 rows × 16 columns.
-    pub const fn tile_bytes(self) -> usize {
+    pub(crate) const fn tile_bytes(self) -> usize {
         64 * 16 * self.count() as usize / 8
     }
 }

@@ -85,7 +85,7 @@ pub fn w8a8(
 ///
 /// # Errors
 /// The errors of [`w8a8`] and [`quantize_activations`].
-pub fn round_and_multiply(
+pub(crate) fn round_and_multiply(
     device: &dyn Device,
     product: &mut PackedProduct,
     rows: usize,

@@ -63,7 +63,7 @@ impl Adapter {
     ///
     /// # Errors
     /// A folder that is not a LoRA adapter, an adapter that is not plain LoRA, a module that has only one factor.
-    pub fn open(folder: &Path) -> Result<Adapter> {
+    pub(crate) fn open(folder: &Path) -> Result<Adapter> {
         let config = read_config(&folder.join(CONFIG))?;
         let weights = folder.join(WEIGHTS);
         if !weights.is_file() {
@@ -171,7 +171,7 @@ fn parse(tensor: &str) -> Option<(&str, usize)> {
 }
 
 /// The weights of a checkpoint with an adapter applied.
-pub struct AdaptedWeights {
+pub(crate) struct AdaptedWeights {
     stored: CheckpointWeights,
     adapter: Adapter,
 }
@@ -181,7 +181,7 @@ impl AdaptedWeights {
     ///
     /// # Errors
     /// A module that the model lacks, or whose weight has another shape.
-    pub fn new(checkpoint: &Arc<Checkpoint>, adapter: Adapter) -> Result<AdaptedWeights> {
+    pub(crate) fn new(checkpoint: &Arc<Checkpoint>, adapter: Adapter) -> Result<AdaptedWeights> {
         for (module, [a, b]) in &adapter.modules {
             let name = format!("{module}.weight");
             let found = checkpoint.tensors.get(&name).ok_or_else(|| {

@@ -11,19 +11,19 @@ use crate::model::{Batch, Decoder, Model, State};
 const LOGIT_BYTES: usize = 16 << 20;
 
 /// A callback that gets a range of indices into the requested rows, and their logits, [range.len(), vocabulary].
-pub type LogitVisitor<'a> = dyn FnMut(Range<usize>, &[f32]) -> Result<()> + Send + 'a;
+pub(crate) type LogitVisitor<'a> = dyn FnMut(Range<usize>, &[f32]) -> Result<()> + Send + 'a;
 
 /// The keys and values of several sequences, one slot each.
 pub struct Cache(Box<dyn AnyCache>);
 
 impl Cache {
     /// The number of tokens in a slot.
-    pub fn len(&self, slot: usize) -> usize {
+    pub(crate) fn len(&self, slot: usize) -> usize {
         self.0.len(slot)
     }
 
     /// The number of slots.
-    pub fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         self.0.slots()
     }
 
@@ -51,7 +51,7 @@ impl<B: Backend + 'static> AnyCache for State<B> {
 }
 
 /// [`Decoder`] on any backend. [`super::LanguageModel`] documents the methods.
-pub trait AnyDecoder: Send + Sync {
+pub(crate) trait AnyDecoder: Send + Sync {
     fn model(&self) -> &Model;
     fn vocabulary(&self) -> usize;
     fn cache(&self, slots: usize) -> Result<Cache>;

@@ -24,7 +24,7 @@ pub(super) struct TokenizerConfigs {
 }
 
 impl TokenizerConfigs {
-    pub fn read(checkpoint: &Checkpoint) -> Result<TokenizerConfigs> {
+    pub(crate) fn read(checkpoint: &Checkpoint) -> Result<TokenizerConfigs> {
         let files = checkpoint.side_files()?;
         Ok(TokenizerConfigs {
             tokenizer: side_json(&files, "tokenizer_config.json")?,
@@ -35,7 +35,7 @@ impl TokenizerConfigs {
     }
 
     /// The text of a special token (`bos_token`). The files have it as `"<s>"` or `{"content": "<s>", …}`.
-    pub fn special_token(&self, name: &str) -> Option<&str> {
+    pub(crate) fn special_token(&self, name: &str) -> Option<&str> {
         let places = [&self.tokenizer, &self.special_tokens_map];
         places.into_iter().find_map(|file| {
             let token = file.get(name)?;
@@ -44,13 +44,13 @@ impl TokenizerConfigs {
     }
 
     /// The texts of all special tokens.
-    pub fn special_tokens(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn special_tokens(&self) -> impl Iterator<Item = &str> {
         SPECIAL_TOKENS.iter().filter_map(|name| self.special_token(name))
     }
 
     /// The ids under a name (`eos_token_id`): one, several, or none. The first file that has the name counts:
     /// generation_config.json, then config.json, then its `text_config`.
-    pub fn token_ids(&self, name: &str) -> Vec<u32> {
+    pub(crate) fn token_ids(&self, name: &str) -> Vec<u32> {
         let places = [Some(&self.generation), Some(&self.config), self.config.get("text_config")];
         let ids = places.into_iter().flatten().find_map(|file| file.get(name).filter(|ids| !ids.is_null()));
         match ids {

@@ -21,7 +21,7 @@ impl CheckpointWeights {
     ///
     /// # Errors
     /// A checkpoint without config.json, an unknown architecture.
-    pub fn model(&self) -> Result<Model> {
+    pub(crate) fn model(&self) -> Result<Model> {
         let config = self.0.config.as_ref().ok_or_else(|| {
             let what = format!("{}: no config.json beside the weights", self.0.path.display());
             Error::unsupported(what, "give a folder that contains the model and its config.json")
@@ -89,7 +89,7 @@ pub struct EditedMatrix<F> {
 
 impl<F: Fn(Range<usize>, &mut Array2<f32>) -> Result<()> + Send + Sync> EditedMatrix<F> {
     /// Wraps `stored`. `edit` gets a range of rows and their values.
-    pub fn new(stored: Arc<dyn Matrix>, edit: F) -> Self {
+    pub(crate) fn new(stored: Arc<dyn Matrix>, edit: F) -> Self {
         EditedMatrix { stored, edit }
     }
 }

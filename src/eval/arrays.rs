@@ -15,7 +15,7 @@ use crate::tensor::DType;
 
 /// The declaration of an array.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Array {
+pub(crate) struct Array {
     /// The name.
     pub name: &'static str,
     /// The element type. Wider types must come first, so that all arrays are aligned.
@@ -26,7 +26,7 @@ pub struct Array {
 
 /// An array file in progress: the header, then the bytes of the arrays in order.
 #[derive(Debug)]
-pub struct ArrayFile {
+pub(crate) struct ArrayFile {
     target: PathBuf,
     temporary: TempPath,
     file: BufWriter<File>,
@@ -38,7 +38,7 @@ impl ArrayFile {
     ///
     /// # Errors
     /// A folder that does not exist or cannot be written, arrays larger than the address space.
-    pub fn create(target: &Path, arrays: &[Array], metadata: Value) -> Result<ArrayFile> {
+    pub(crate) fn create(target: &Path, arrays: &[Array], metadata: Value) -> Result<ArrayFile> {
         let (header, missing) = header(arrays, metadata).ok_or_else(|| {
             Error::unsupported(format!("{}: the arrays are too large", target.display()), "use fewer tokens")
         })?;
@@ -50,7 +50,7 @@ impl ArrayFile {
     ///
     /// # Panics
     /// More bytes than the arrays have.
-    pub fn write<const N: usize>(&mut self, values: impl IntoIterator<Item = [u8; N]>) -> Result<()> {
+    pub(crate) fn write<const N: usize>(&mut self, values: impl IntoIterator<Item = [u8; N]>) -> Result<()> {
         for value in values {
             self.file.write_all(&value).map_err(|e| Error::io(&self.target, e))?;
             self.missing = self.missing.checked_sub(N).expect("the values fit the declared arrays");
@@ -62,7 +62,7 @@ impl ArrayFile {
     ///
     /// # Panics
     /// Fewer bytes than the arrays have.
-    pub fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         assert_eq!(self.missing, 0, "the declared arrays are complete");
         persist(self.file, self.temporary, &self.target).map_err(|e| Error::io(&self.target, e))
     }

@@ -7,7 +7,7 @@ use crate::error::Result;
 
 /// The tokens of a whole text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Corpus {
+pub(crate) struct Corpus {
     /// The tokens, after BOS if the tokenizer adds one.
     pub tokens: Vec<u32>,
     /// The replacement of each window's first token.
@@ -16,7 +16,7 @@ pub struct Corpus {
 
 impl Corpus {
     /// Tokenizes a text. Adds no token after it, even if the tokenizer would.
-    pub fn new(text: &Text, tokenizer: &Tokenizer, protocol: Protocol) -> Result<Corpus> {
+    pub(crate) fn new(text: &Text, tokenizer: &Tokenizer, protocol: Protocol) -> Result<Corpus> {
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let mut tokens = tokenizer.encode(&text.text, false)?;
         if let Some(bos) = bos {
@@ -26,7 +26,7 @@ impl Corpus {
     }
 
     /// The blake3 digest of the tokens (u32, little-endian), in hexadecimal.
-    pub fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         let bytes: Vec<u8> = self.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
         blake3::hash(&bytes).to_hex().to_string()
     }

@@ -12,7 +12,7 @@ const BATCH_TOKENS: usize = 2048;
 
 /// Embeddings of texts, row-major [texts, width].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Embeddings {
+pub(crate) struct Embeddings {
     /// The length of an embedding.
     pub width: usize,
     /// The values.
@@ -21,7 +21,7 @@ pub struct Embeddings {
 
 /// The agreement of two models' embeddings of the same texts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Agreement {
+pub(crate) struct Agreement {
     /// The cosine of the two embeddings of each text.
     pub cosines: Vec<f32>,
     /// The share of texts that have the same nearest other text under both models.
@@ -30,7 +30,7 @@ pub struct Agreement {
 
 impl Embeddings {
     /// Embeds texts, each cut at the model's limit. Calls `progress` with the number of finished texts.
-    pub fn of(
+    pub(crate) fn of(
         model: &LanguageModel,
         tokenizer: &Tokenizer,
         texts: &[&str],
@@ -59,7 +59,7 @@ impl Embeddings {
     }
 
     /// The embeddings, one row per text.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+    pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.width)
     }
 
@@ -80,7 +80,7 @@ impl Embeddings {
     }
 
     /// Compares with another model's embeddings of the same texts.
-    pub fn agreement(&self, base: &Embeddings) -> Agreement {
+    pub(crate) fn agreement(&self, base: &Embeddings) -> Agreement {
         let cosines = self.rows().zip(base.rows()).map(|(ours, theirs)| dot(ours, theirs)).collect();
         let nearest = self.nearest();
         let same = nearest.iter().zip(&base.nearest()).filter(|(a, b)| a == b).count();

@@ -16,10 +16,10 @@ use crate::engine::tokenizer::WRONG_TOKENIZER;
 use crate::error::{Error, Result};
 
 /// A callback that gets a block of logits: the index of its first row among all requested rows, and [rows, vocabulary] values.
-pub type BlockVisitor<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + Send + 'a;
+pub(crate) type BlockVisitor<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + Send + 'a;
 
 /// A model that computes logits.
-pub trait Logits: Sync {
+pub(crate) trait Logits: Sync {
     /// The length of a row of logits.
     fn vocabulary(&self) -> usize;
     /// Runs sequences together and passes their requested rows to `visit`, in order, in blocks of whole rows.
@@ -38,7 +38,7 @@ impl<T: Logits + ?Sized> Logits for &T {
 
 /// Tokens to run from an empty context.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScoredSequence {
+pub(crate) struct ScoredSequence {
     /// The tokens.
     pub tokens: Vec<u32>,
     /// The rows of logits to return.
@@ -47,7 +47,7 @@ pub struct ScoredSequence {
 
 /// A text and its windows.
 #[derive(Debug, Clone, Copy)]
-pub struct WindowedText<'a> {
+pub(crate) struct WindowedText<'a> {
     /// The tokens of the whole text.
     pub tokens: &'a [u32],
     /// The windows, with their targets.
@@ -60,7 +60,7 @@ pub struct WindowedText<'a> {
 
 impl WindowedText<'_> {
     /// The number of scored tokens.
-    pub fn targets(&self) -> usize {
+    pub(crate) fn targets(&self) -> usize {
         self.windows.iter().map(|window| window.targets.len()).sum()
     }
 
@@ -86,7 +86,7 @@ impl WindowedText<'_> {
 }
 
 /// The source of the base's log-probabilities.
-pub enum BaseSource<'a> {
+pub(crate) enum BaseSource<'a> {
     /// The file of an earlier run.
     File(BaseReader, Precision),
     /// The base model, run beside the model. Its log-probabilities are kept for the next comparison.
@@ -133,7 +133,7 @@ impl BaseSource<'_> {
     }
 
     /// Completes the file, if one was written, and returns its path.
-    pub fn finish(self) -> Option<PathBuf> {
+    pub(crate) fn finish(self) -> Option<PathBuf> {
         let BaseSource::Model { writer: Some(writer), .. } = self else { return None };
         writer.finish().inspect_err(warn_not_kept).ok()
     }
@@ -160,7 +160,7 @@ fn warn_not_kept(error: &Error) {
 
 /// The progress of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// The number of finished windows.
     pub windows: usize,
     /// The number of tokens that the model has run.
@@ -175,7 +175,7 @@ pub struct Progress {
 ///
 /// # Errors
 /// Vocabularies that do not fit, logits that are not finite, errors of the models and of the file, an interruption.
-pub fn scores(
+pub(crate) fn scores(
     model: &dyn Logits,
     mut base: Option<&mut BaseSource>,
     text: &WindowedText,

@@ -13,14 +13,19 @@ use crate::tensor::DType;
 
 /// A file of scores. It is created before the evaluation, so that a path that cannot be written fails early.
 #[derive(Debug)]
-pub struct PositionFile {
+pub(crate) struct PositionFile {
     file: ArrayFile,
     has_base: bool,
 }
 
 impl PositionFile {
     /// Creates the file for the targets of a text.
-    pub fn create(path: &Path, text: &WindowedText, has_base: bool, metadata: Value) -> Result<PositionFile> {
+    pub(crate) fn create(
+        path: &Path,
+        text: &WindowedText,
+        has_base: bool,
+        metadata: Value,
+    ) -> Result<PositionFile> {
         let array = |name, dtype| Array { name, dtype, shape: vec![text.targets()] };
         let mut arrays = vec![array("nll", DType::F32)];
         if has_base {
@@ -34,7 +39,7 @@ impl PositionFile {
     }
 
     /// Writes the scores of the same text and completes the file.
-    pub fn write(self, text: &WindowedText, scores: &[Score]) -> Result<()> {
+    pub(crate) fn write(self, text: &WindowedText, scores: &[Score]) -> Result<()> {
         let PositionFile { mut file, has_base } = self;
         let float = |value: f64| (value as f32).to_le_bytes();
         let base_scores = || scores.iter().filter_map(|score| score.base);

@@ -12,7 +12,7 @@ pub(super) const NOT_FINITE: &str =
 
 /// The log-softmax of a row of logits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LogSoftmax {
+pub(crate) struct LogSoftmax {
     /// The largest logit.
     pub max: f32,
     /// The first index of the largest logit.
@@ -23,25 +23,25 @@ pub struct LogSoftmax {
 
 impl LogSoftmax {
     /// Computes the log-softmax of a row. `None` if the row is empty, contains NaN or +∞, or only −∞.
-    pub fn new(row: &[f32]) -> Option<LogSoftmax> {
+    pub(crate) fn new(row: &[f32]) -> Option<LogSoftmax> {
         let (top, max) = largest(row)?;
         let log_sum_exp = cpu::log_sum_exp(row) as f32;
         log_sum_exp.is_finite().then_some(LogSoftmax { max, top, log_sum_exp })
     }
 
     /// ln p for a logit of the row.
-    pub fn log_probability(&self, logit: f32) -> f32 {
+    pub(crate) fn log_probability(&self, logit: f32) -> f32 {
         logit - self.log_sum_exp
     }
 
     /// Σ p_base·(ln p_base − ln p) over the entries of the row whose ln p_base is above `floor`.
-    pub fn divergence(&self, row: &[f32], base: &[f32], floor: f32) -> f64 {
+    pub(crate) fn divergence(&self, row: &[f32], base: &[f32], floor: f32) -> f64 {
         cpu::divergence(base, row, self.log_sum_exp, floor)
     }
 }
 
 /// The index and value of the first maximum; `None` for an empty row.
-pub fn largest(row: &[f32]) -> Option<(usize, f32)> {
+pub(crate) fn largest(row: &[f32]) -> Option<(usize, f32)> {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = row.chunks_exact(LANES);
     let rest = chunks.remainder().iter().copied();

@@ -18,20 +18,20 @@ pub struct Estimate {
 
 impl Estimate {
     /// e^x, with the error to first order.
-    pub fn exp(self) -> Estimate {
+    pub(crate) fn exp(self) -> Estimate {
         let value = self.value.exp();
         Estimate { value, error: value * self.error }
     }
 
     /// √x, with the error to first order.
-    pub fn sqrt(self) -> Estimate {
+    pub(crate) fn sqrt(self) -> Estimate {
         let value = self.value.sqrt();
         let error = if self.error == 0.0 { 0.0 } else { 0.5 / value * self.error };
         Estimate { value, error }
     }
 
     /// self − other, given their covariance.
-    pub fn minus(self, other: Estimate, covariance: f64) -> Estimate {
+    pub(crate) fn minus(self, other: Estimate, covariance: f64) -> Estimate {
         let variance = self.error * self.error + other.error * other.error - 2.0 * covariance;
         // Rounding may make the variance of equal samples negative.
         Estimate { value: self.value - other.value, error: variance.max(0.0).sqrt() }
@@ -39,13 +39,13 @@ impl Estimate {
 }
 
 /// The mean, with standard error σ/√(n−1) for σ² = E\[x²\] − E\[x\]².
-pub fn mean(values: &[f64]) -> Estimate {
+pub(crate) fn mean(values: &[f64]) -> Estimate {
     let value = average(values.iter().copied(), values.len());
     Estimate { value, error: covariance(values, values).sqrt() }
 }
 
 /// The covariance of the means of two paired samples: (E\[xy\] − E\[x\]·E\[y\])/(n−1).
-pub fn covariance(x: &[f64], y: &[f64]) -> f64 {
+pub(crate) fn covariance(x: &[f64], y: &[f64]) -> f64 {
     let n = x.len();
     if n < 2 {
         return f64::NAN;
@@ -60,14 +60,14 @@ fn average(values: impl Iterator<Item = f64>, n: usize) -> f64 {
 }
 
 /// The share p = hits/of, with the error of a binomial: √(p(1−p)/(n−1)).
-pub fn share(hits: usize, of: usize) -> Estimate {
+pub(crate) fn share(hits: usize, of: usize) -> Estimate {
     let value = hits as f64 / of as f64;
     let error = if of < 2 { f64::NAN } else { (value * (1.0 - value) / (of - 1) as f64).sqrt() };
     Estimate { value, error }
 }
 
 /// The percentile of `sorted` (ascending, not empty), interpolated between the neighbours of index percent/100·(n−1).
-pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let place = (percent / 100.0).clamp(0.0, 1.0) * (sorted.len() - 1) as f64;
     let below = place as usize;
     let above = (below + 1).min(sorted.len() - 1);

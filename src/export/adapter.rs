@@ -19,15 +19,15 @@ use crate::plan::{OutputFile, Part};
 use crate::tensor::DType;
 
 /// Its folder in the output.
-pub const FOLDER: &str = "adapter";
+pub(crate) const FOLDER: &str = "adapter";
 /// The weights, in the output.
-pub const WEIGHTS: &str = "adapter/adapter_model.safetensors";
+pub(crate) const WEIGHTS: &str = "adapter/adapter_model.safetensors";
 /// The config, in the output.
-pub const CONFIG: &str = "adapter/adapter_config.json";
+pub(crate) const CONFIG: &str = "adapter/adapter_config.json";
 
 /// The layout of an adapter, known before its first value.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Adapter {
+pub(crate) struct Adapter {
     rank: usize,
     dtype: DType,
     /// Offsets of the factors of each weight, by its name, `.weight` included, counted from the end of the header.
@@ -38,7 +38,7 @@ pub struct Adapter {
 
 impl Adapter {
     /// For linears of these names and shapes [rows, cols], of a rank that no matrix needs more than.
-    pub fn new(linears: Vec<(String, [usize; 2])>, rank: usize, dtype: DType) -> Adapter {
+    pub(crate) fn new(linears: Vec<(String, [usize; 2])>, rank: usize, dtype: DType) -> Adapter {
         let most = linears.iter().map(|(_, [rows, cols])| *rows.min(cols)).max().unwrap_or(0);
         let rank = rank.min(most);
         let parts = linears.iter().flat_map(|(name, [rows, cols])| {
@@ -55,7 +55,7 @@ impl Adapter {
     }
 
     /// The weights' file.
-    pub fn file(&self, metadata: &[(String, String)]) -> OutputFile {
+    pub(crate) fn file(&self, metadata: &[(String, String)]) -> OutputFile {
         let header = shards::encode_header(metadata, self.parts.iter().zip(offsets(&self.parts)));
         let len = header.len() + self.parts.iter().map(Part::byte_len).sum::<usize>();
         OutputFile { name: WEIGHTS.to_owned(), header, parts: Vec::new(), len: len as u64 }
@@ -63,7 +63,7 @@ impl Adapter {
 
     /// The bytes of a linear's factors, one after the other, and where they begin behind the header; `None` of one that is
     /// not in the adapter.
-    pub fn encode(&self, linear: &str, factors: &LowRank) -> Option<(u64, Vec<u8>)> {
+    pub(crate) fn encode(&self, linear: &str, factors: &LowRank) -> Option<(u64, Vec<u8>)> {
         let offset = *self.places.get(linear)?;
         let (rows, cols, rank) = (factors.b.nrows(), factors.a.ncols(), factors.a.nrows());
         let mut a = Array2::zeros((self.rank, cols));
@@ -79,7 +79,7 @@ impl Adapter {
     }
 
     /// The config. `base` is where the compressed model is; `causal` whether it is a language model.
-    pub fn config(&self, base: &str, causal: bool) -> Vec<u8> {
+    pub(crate) fn config(&self, base: &str, causal: bool) -> Vec<u8> {
         let last = |name: &String| module(name).rsplit('.').next().unwrap_or_default().to_owned();
         let targets: BTreeSet<String> = self.places.keys().map(last).collect();
         pretty(&json!({

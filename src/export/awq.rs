@@ -24,7 +24,7 @@ use crate::tensor::{DType, rows_cols};
 
 /// AWQ GEMM.
 #[derive(Debug)]
-pub struct Awq;
+pub(crate) struct Awq;
 
 /// Channels per word.
 const PACK: usize = 8;

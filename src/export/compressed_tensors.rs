@@ -37,7 +37,7 @@ use layouts::{FP8_BLOCK, Layout};
 
 /// compressed-tensors.
 #[derive(Debug)]
-pub struct CompressedTensors;
+pub(crate) struct CompressedTensors;
 
 const DENSE_HINT: &str = "--format dense stores the dequantized values, which every engine loads";
 /// Index of a part, in the order of [`Format::parts`].

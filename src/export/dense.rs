@@ -13,7 +13,7 @@ use crate::tensor::DType;
 
 /// Dense safetensors.
 #[derive(Debug)]
-pub struct Dense;
+pub(crate) struct Dense;
 
 const CAPABILITIES: Capabilities = Capabilities {
     name: "dense",

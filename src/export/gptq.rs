@@ -31,7 +31,7 @@ use crate::tensor::{DType, rows_cols};
 
 /// GPTQ.
 #[derive(Debug)]
-pub struct Gptq {
+pub(crate) struct Gptq {
     /// 1 stores zero points minus one, 2 as they are.
     pub version: u8,
 }

@@ -7,22 +7,22 @@ use crate::plan::{KERNEL_GROUPS, Part, Sink, slow_group};
 use crate::tensor::DType;
 
 /// The last component that Hugging Face gives a module's weight, taken off: the module's name.
-pub fn module(weight: &str) -> &str {
+pub(crate) fn module(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 
 /// A part `name` of the module that owns `weight`.
-pub fn part(weight: &str, name: &str, dtype: DType, shape: &[usize]) -> Part {
+pub(crate) fn part(weight: &str, name: &str, dtype: DType, shape: &[usize]) -> Part {
     Part { name: format!("{}.{name}", module(weight)), dtype, shape: shape.to_vec() }
 }
 
 /// Words of 32 bits that `count` codes of `bits` bits fill.
-pub fn words(count: usize, bits: u8) -> usize {
+pub(crate) fn words(count: usize, bits: u8) -> usize {
     pack::row_len(count, bits) / 4
 }
 
 /// Rows of `cols` codes as rows of 32-bit words, little-endian: [`pack::pack_rows`] into a new buffer.
-pub fn packed_rows(codes: &[u8], cols: usize, bits: u8) -> Vec<u8> {
+pub(crate) fn packed_rows(codes: &[u8], cols: usize, bits: u8) -> Vec<u8> {
     let rows = codes.len().checked_div(cols).unwrap_or(0);
     let mut out = vec![0; rows * pack::row_len(cols, bits)];
     pack::pack_rows(codes, cols, bits, &mut out);
@@ -30,7 +30,7 @@ pub fn packed_rows(codes: &[u8], cols: usize, bits: u8) -> Vec<u8> {
 }
 
 /// [rows, cols] → [cols, rows], in tiles of a cache line's width.
-pub fn transpose<T: Copy + Default>(values: &[T], rows: usize, cols: usize) -> Vec<T> {
+pub(crate) fn transpose<T: Copy + Default>(values: &[T], rows: usize, cols: usize) -> Vec<T> {
     const TILE: usize = 16;
     let mut out = vec![T::default(); rows * cols];
     for first in (0..cols).step_by(TILE) {
@@ -45,18 +45,18 @@ pub fn transpose<T: Copy + Default>(values: &[T], rows: usize, cols: usize) -> V
 }
 
 /// Little-endian bytes → words.
-pub fn to_words(bytes: &[u8]) -> Vec<u32> {
+pub(crate) fn to_words(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
 /// Words → little-endian bytes.
-pub fn to_bytes(words: &[u32]) -> Vec<u8> {
+pub(crate) fn to_bytes(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// Writes `data`, the same range of columns of each of a part's `lines`: bytes `at..` of lines of `stride` bytes.
 /// One call where the range is all the columns.
-pub fn write_columns(
+pub(crate) fn write_columns(
     sink: &mut Sink,
     part: usize,
     data: &[u8],
@@ -77,7 +77,7 @@ pub fn write_columns(
 }
 
 /// The zero points of every grid entry; the middle of the range where the scheme is symmetric.
-pub fn zero_points(q: &QTensor, bits: u8) -> Vec<u8> {
+pub(crate) fn zero_points(q: &QTensor, bits: u8) -> Vec<u8> {
     let ScalarCodes { scheme, grid, .. } = q.as_scalar();
     match scheme.symmetric {
         true => vec![1 << (bits - 1); grid.scales.len()],
@@ -87,7 +87,7 @@ pub fn zero_points(q: &QTensor, bits: u8) -> Vec<u8> {
 
 /// The granularity that readers load on `cols` columns that are not a multiple of `asked`, and the reason: the largest of the groups
 /// that kernels know, else 16, else the largest divisor of `cols` in 16..`asked`, else a scale per row.
-pub fn fitting_group(cols: usize, asked: usize) -> (Granularity, String) {
+pub(crate) fn fitting_group(cols: usize, asked: usize) -> (Granularity, String) {
     const SMALLEST: usize = 16;
     let fits = |size: &usize| *size <= asked && cols.is_multiple_of(*size);
     let known = KERNEL_GROUPS.iter().copied().chain([SMALLEST]).find(fits);
@@ -106,7 +106,7 @@ pub fn fitting_group(cols: usize, asked: usize) -> (Granularity, String) {
 }
 
 /// Columns per scale, where the granularity goes along rows.
-pub fn group_size(scheme: &Scheme, cols: usize) -> Option<usize> {
+pub(crate) fn group_size(scheme: &Scheme, cols: usize) -> Option<usize> {
     match scheme.granularity {
         Granularity::Group(size) => Some(size),
         Granularity::Channel => Some(cols),
@@ -115,7 +115,7 @@ pub fn group_size(scheme: &Scheme, cols: usize) -> Option<usize> {
 }
 
 /// The scale type that stores a float type's values; BF16 for what has none.
-pub fn scale_type(dtype: DType) -> ScaleType {
+pub(crate) fn scale_type(dtype: DType) -> ScaleType {
     match dtype {
         DType::F16 => ScaleType::F16,
         DType::F32 | DType::F64 => ScaleType::F32,
@@ -124,7 +124,7 @@ pub fn scale_type(dtype: DType) -> ScaleType {
 }
 
 /// Refuses columns that are grouped out of order.
-pub fn in_order(q: &QTensor, format: &str) -> Result<()> {
+pub(crate) fn in_order(q: &QTensor, format: &str) -> Result<()> {
     match q.g_idx() {
         None => Ok(()),
         Some(_) => Err(Error::unsupported(

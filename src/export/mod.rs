@@ -13,16 +13,16 @@
 //! Then goldens that the engine's own code wrote (fixtures/formats), and the tests in tests/formats.rs hold the format:
 //! they iterate [`FORMATS`]. Reading it back is [`crate::io::quantized`]'s.
 
-pub mod adapter;
-pub mod awq;
-pub mod compressed_tensors;
-pub mod dense;
-pub mod gguf;
-pub mod gptq;
+pub(crate) mod adapter;
+pub(crate) mod awq;
+pub(crate) mod compressed_tensors;
+pub(crate) mod dense;
+pub(crate) mod gguf;
+pub(crate) mod gptq;
 mod layout;
 mod model_config;
 mod modules;
-pub mod shards;
+pub(crate) mod shards;
 
 use crate::plan::Format;
 

@@ -9,7 +9,7 @@ use crate::tensor::DType;
 
 /// config.json: that of the checkpoint with its `quantization_config` replaced (or removed) and, where the recipe
 /// changes the float type, with the new one.
-pub fn config_json(
+pub(crate) fn config_json(
     contents: &Contents,
     checkpoint: &Checkpoint,
     quantization: Option<Value>,

@@ -11,7 +11,7 @@ use crate::plan::{Action, Contents, FUSED_PROJECTIONS, TensorPlan};
 
 /// Modules that share a scheme.
 #[derive(Debug, Clone)]
-pub struct Group<'a> {
+pub(crate) struct Group<'a> {
     /// Their scheme.
     pub scheme: Scheme,
     /// In the order of the plan.
@@ -21,7 +21,7 @@ pub struct Group<'a> {
 }
 
 /// Returns the quantized modules by scheme, the scheme of most modules first.
-pub fn groups<'a>(contents: &Contents<'a>) -> Vec<Group<'a>> {
+pub(crate) fn groups<'a>(contents: &Contents<'a>) -> Vec<Group<'a>> {
     let mut groups: Vec<Group> = Vec::new();
     for tensor in contents.tensors {
         let Action::Quantize(scheme) = tensor.action else { continue };
@@ -39,7 +39,7 @@ pub fn groups<'a>(contents: &Contents<'a>) -> Vec<Group<'a>> {
 }
 
 /// Returns the modules whose matrices are stored dense: heads, routers, embeddings, all that a format or the user left alone.
-pub fn dense<'a>(contents: &Contents<'a>) -> Vec<&'a str> {
+pub(crate) fn dense<'a>(contents: &Contents<'a>) -> Vec<&'a str> {
     contents.tensors.iter().filter_map(dense_module).collect()
 }
 
@@ -56,7 +56,7 @@ fn dense_module(tensor: &TensorPlan) -> Option<&str> {
 
 /// Returns the modules that readers must leave alone: those that are stored dense, and the head of a language model that
 /// shares the embedding's weight.
-pub fn ignored<'a>(contents: &Contents<'a>, checkpoint: &Checkpoint) -> Vec<&'a str> {
+pub(crate) fn ignored<'a>(contents: &Contents<'a>, checkpoint: &Checkpoint) -> Vec<&'a str> {
     const HEAD: &str = "lm_head";
     let mut names = dense(contents);
     let stored = contents.tensors.iter().any(|tensor| module(&tensor.output.name) == HEAD);
@@ -76,7 +76,7 @@ fn has_head(config: &Value) -> bool {
 
 /// Returns regular expressions that match `modules` and none of `others`. Modules that differ only by layer (or expert) share
 /// one, which matches any beginning before the layers: engines rename it.
-pub fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a str>) -> Vec<String> {
+pub(crate) fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a str>) -> Vec<String> {
     let taken: HashSet<String> = others.into_iter().map(|name| generalize(name)).collect();
     let mut seen = HashSet::new();
     let mut patterns: Vec<String> = Vec::new();
@@ -92,7 +92,7 @@ pub fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a s
 
 /// Adds the patterns of the modules that engines fuse, where all their members are matched: some readers look the fused name
 /// up, and not its members'.
-pub fn with_fused(mut patterns: Vec<String>) -> Vec<String> {
+pub(crate) fn with_fused(mut patterns: Vec<String>) -> Vec<String> {
     let members: HashSet<String> = patterns.iter().cloned().collect();
     for (whole, parts) in FUSED_PROJECTIONS {
         let is_matched = |prefix: &str, part: &str| members.contains(&format!("{prefix}{part}$"));

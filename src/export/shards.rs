@@ -18,7 +18,7 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// Shards by the recipe's `max_shard_size`, and their headers. The parts of a tensor stay together, even where they are
 /// larger than a shard should be.
-pub fn files(contents: &Contents) -> Result<Vec<OutputFile>> {
+pub(crate) fn files(contents: &Contents) -> Result<Vec<OutputFile>> {
     check(contents)?;
     let shards = split(contents);
     let count = shards.len();
@@ -26,7 +26,7 @@ pub fn files(contents: &Contents) -> Result<Vec<OutputFile>> {
 }
 
 /// `model.safetensors.index.json`: which shard holds which tensor. `None` where one file holds them all.
-pub fn index(contents: &Contents) -> Result<Option<(String, Vec<u8>)>> {
+pub(crate) fn index(contents: &Contents) -> Result<Option<(String, Vec<u8>)>> {
     let files = files(contents)?;
     if files.len() < 2 {
         return Ok(None);
@@ -108,7 +108,7 @@ fn shard(contents: &Contents, name: String, tensors: &[usize]) -> OutputFile {
 }
 
 /// The length and the JSON of a header; offsets count from the end of it.
-pub fn encode_header<'a>(
+pub(crate) fn encode_header<'a>(
     metadata: &[(String, String)],
     parts: impl Iterator<Item = (&'a Part, u64)>,
 ) -> Vec<u8> {

@@ -40,7 +40,7 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Gives a model whose head is its embedding a head of its own, with the same values.
-    pub fn untie(&mut self, embedding: &str, head: &str) {
+    pub(crate) fn untie(&mut self, embedding: &str, head: &str) {
         if let Some(source) = self.tensors.get(embedding) {
             let own = Source { name: head.to_owned(), ..source.clone() };
             self.tensors.insert(head.to_owned(), own);
@@ -51,7 +51,7 @@ impl Checkpoint {
     }
 
     /// Everything worth copying beside the weights; for GGUF, rebuilt from the metadata.
-    pub fn side_files(&self) -> Result<Cow<'_, [SideFile]>> {
+    pub(crate) fn side_files(&self) -> Result<Cow<'_, [SideFile]>> {
         match self.files.first().filter(|file| super::gguf::is_gguf(file)) {
             Some(file) => Ok(Cow::Owned(super::gguf::side_files(file)?)),
             None => Ok(Cow::Borrowed(&self.side_files)),
@@ -120,7 +120,7 @@ impl Checkpoint {
 
     /// Reads rows as they are stored: codes where they are quantized, GGUF blocks included, values in f32 where they are
     /// dense.
-    pub fn read_weight(&self, source: &Source, rows: Range<usize>) -> Result<Weight> {
+    pub(crate) fn read_weight(&self, source: &Source, rows: Range<usize>) -> Result<Weight> {
         if let Some(codes) = self.read_codes(source, rows.clone())? {
             return Ok(Weight::Quantized(codes));
         }
@@ -259,7 +259,7 @@ impl Checkpoint {
 
 impl RawTensor {
     /// The bytes of rows within the file; `None` where the tensor has no such rows.
-    pub fn rows(&self, rows: Range<usize>) -> Option<Range<usize>> {
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Option<Range<usize>> {
         let [all, cols] = rows_cols(&self.shape);
         if rows.start > rows.end || rows.end > all {
             return None;

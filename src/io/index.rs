@@ -66,7 +66,7 @@ fn check_shard_name(file: &Path, tensor: &str, shard: &str) -> Result<()> {
 }
 
 /// Returns true if `name` names a file of a folder and nothing else: no separators of any system, no `..`, no drive, no NUL.
-pub fn is_plain_name(name: &str) -> bool {
+pub(crate) fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let one = matches!(components.next(), Some(Component::Normal(_))) && components.next().is_none();
     one && !name.contains(['/', '\\', ':', '\0'])

@@ -18,7 +18,7 @@ pub struct MappedFile {
 impl MappedFile {
     /// Maps a file; nothing is read yet. An empty file maps to an empty slice. What is not a regular file is refused: a
     /// pipe would be waited for without end.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         if !path.metadata().map_err(|e| Error::io(path, e))?.is_file() {
             return Err(Error::malformed(
                 path,
@@ -36,17 +36,17 @@ impl MappedFile {
     }
 
     /// Its path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The whole file.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
 
     /// Tells the system that these pages will not be needed again soon. They stay valid, and in the page cache.
-    pub fn release(&self, range: Range<usize>) {
+    pub(crate) fn release(&self, range: Range<usize>) {
         const PAGE: usize = 4096;
         let start = range.start.next_multiple_of(PAGE);
         let end = range.end.min(self.map.len()) / PAGE * PAGE;

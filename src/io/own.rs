@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use tempfile::Builder;
 
 /// The folder for later runs: `$XDG_CACHE_HOME/llmc`, or `~/.cache/llmc`; `None` without a home.
-pub fn cache_folder() -> Option<PathBuf> {
+pub(crate) fn cache_folder() -> Option<PathBuf> {
     let caches = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     Some(caches.or_else(|| Some(env::home_dir()?.join(".cache")))?.join("llmc"))
 }
 
 /// The folder that a file is in; that of a bare name is the current one.
-pub fn folder_of(file: &Path) -> &Path {
+pub(crate) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Temporary files are their owner's alone where nothing else is said; results are as other files are.
-pub fn readable_by_all() -> Builder<'static, 'static> {
+pub(crate) fn readable_by_all() -> Builder<'static, 'static> {
     let mut builder = Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

@@ -6,7 +6,7 @@ const CHUNK: usize = 4096;
 const EXPONENT: u32 = 0x7f80_0000;
 
 /// Counts values that are (NaN, infinite). At the speed of memory if there are none.
-pub fn nonfinite_count(values: &[f32]) -> (usize, usize) {
+pub(crate) fn nonfinite_count(values: &[f32]) -> (usize, usize) {
     values
         .chunks(CHUNK)
         .filter(|chunk| any_nonfinite(chunk))

@@ -27,7 +27,7 @@ const WEIGHTS: &[&str] =
     &[".bin", ".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".msgpack", ".npz", ".tflite"];
 
 /// Returns true if a file of the checkpoint's folder travels with the weights, judged by its name.
-pub fn travels(name: &str) -> bool {
+pub(crate) fn travels(name: &str) -> bool {
     let chosen = NAMES.contains(&name)
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         || SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
@@ -35,7 +35,7 @@ pub fn travels(name: &str) -> bool {
 }
 
 /// The files that travel, by name. Links are followed: the hub's cache is made of them.
-pub fn find(folder: &Path) -> Result<Vec<SideFile>> {
+pub(crate) fn find(folder: &Path) -> Result<Vec<SideFile>> {
     let mut found = files(folder, "")?;
     found.retain(|file| travels(&file.name));
     for module in module_folders(folder)? {
@@ -75,7 +75,7 @@ fn module_folders(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// The subfolders named by modules.json: each a plain name.
-pub fn parse_modules(file: &Path, bytes: &[u8]) -> Result<Vec<String>> {
+pub(crate) fn parse_modules(file: &Path, bytes: &[u8]) -> Result<Vec<String>> {
     let modules: Vec<Value> = serde_json::from_slice(bytes)
         .map_err(|e| Error::malformed(file, "a JSON list of modules", e, "mend or delete this file"))?;
     let paths =

@@ -87,7 +87,7 @@ pub struct SideFile {
 
 impl Source {
     /// Its storage in words: `bf16`, `q4_k`, `int4 g128 symmetric`.
-    pub fn stored_as(&self) -> String {
+    pub(crate) fn stored_as(&self) -> String {
         match &self.stored {
             Stored::Dense(raw) => raw.dtype.name().to_lowercase(),
             Stored::Quantized { scheme, .. } => scheme.to_string(),
@@ -95,7 +95,7 @@ impl Source {
     }
 
     /// The element type that holds its values exactly; `None` where they are quantized.
-    pub fn dense_dtype(&self) -> Option<DType> {
+    pub(crate) fn dense_dtype(&self) -> Option<DType> {
         match &self.stored {
             Stored::Dense(raw) => Some(raw.dtype).filter(|dtype| dtype.block_elements() == 1),
             Stored::Quantized { .. } => None,
@@ -103,7 +103,7 @@ impl Source {
     }
 
     /// Bytes that store it.
-    pub fn stored_bytes(&self) -> u64 {
+    pub(crate) fn stored_bytes(&self) -> u64 {
         match &self.stored {
             Stored::Dense(raw) => raw.dtype.byte_len(&self.shape).unwrap_or(raw.range.len()) as u64,
             Stored::Quantized { parts, .. } => parts.values().map(|raw| raw.range.len() as u64).sum(),

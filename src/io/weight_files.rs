@@ -8,16 +8,16 @@ use crate::error::{Error, Result};
 /// The weights of a model in one file.
 const SINGLE_FILE: &str = "model.safetensors";
 /// The hint for weights in a format that llmc does not read.
-pub const HOW_TO_CONVERT: &str = "llmc reads .safetensors and .gguf; save the model again with `save_pretrained(folder, safe_serialization=True)`";
+pub(crate) const HOW_TO_CONVERT: &str = "llmc reads .safetensors and .gguf; save the model again with `save_pretrained(folder, safe_serialization=True)`";
 
 /// The weight files of a folder.
-pub enum Weights {
+pub(crate) enum Weights {
     Sharded(PathBuf),
     Single(PathBuf),
     Gguf(PathBuf),
 }
 
-pub fn find_weights(folder: &Path) -> Result<Weights> {
+pub(crate) fn find_weights(folder: &Path) -> Result<Weights> {
     let (index, single) = (folder.join(INDEX_FILE), folder.join(SINGLE_FILE));
     if index.is_file() {
         return Ok(Weights::Sharded(index));
@@ -35,7 +35,7 @@ pub fn find_weights(folder: &Path) -> Result<Weights> {
 }
 
 /// Returns true if a folder has weights that could be opened.
-pub fn has_weights(folder: &Path) -> bool {
+pub(crate) fn has_weights(folder: &Path) -> bool {
     find_weights(folder).is_ok()
 }
 
@@ -66,6 +66,6 @@ fn with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-pub fn has_extension(path: &Path, extension: &str) -> bool {
+pub(crate) fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }

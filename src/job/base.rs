@@ -37,7 +37,7 @@ impl BaseModel {
 }
 
 /// The task that a base is run on.
-pub struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     /// The text.
     pub corpus: &'a Corpus,
     /// The windows.
@@ -55,7 +55,7 @@ impl Subject<'_> {
     ///
     /// # Errors
     /// A base that cannot be run. A damaged cache is made again.
-    pub fn open(
+    pub(crate) fn open(
         &self,
         base: &BaseModel,
         checkpoint: Checkpoint,

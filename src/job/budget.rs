@@ -33,7 +33,7 @@ pub struct Measured {
 }
 
 /// A run that measures: its output, beside which the measurements are kept, and its surroundings.
-pub struct Run<'a> {
+pub(crate) struct Run<'a> {
     /// The output.
     pub output: &'a Path,
     /// True if it resumes from the measurements of an interrupted run.
@@ -49,7 +49,7 @@ pub struct Run<'a> {
 ///
 /// # Errors
 /// A budget that cannot be met; whatever measuring meets.
-pub fn spend(
+pub(crate) fn spend(
     budget: &Budget,
     base: &Plan,
     measured: &Measured,

@@ -10,7 +10,7 @@ use crate::plan::{Action, Engine, Plan, TensorPlan};
 const LISTED: usize = 20;
 
 /// The card of an output. `command` is the line that made it; `source` is the model it was made from, as it was given.
-pub fn model_card(plan: &Plan, command: &str, source: &str) -> String {
+pub(crate) fn model_card(plan: &Plan, command: &str, source: &str) -> String {
     let mut card = front_matter(plan, source);
     let scheme = plan.request.recipe.scheme.as_deref().unwrap_or("converted");
     let _ = writeln!(card, "\n# {} · {scheme}\n", title(source));

@@ -86,7 +86,7 @@ pub struct Silent;
 impl Host for Silent {}
 
 /// Passes an event of the block loop on: to the bar, and to the host.
-pub fn advance(event: &Event, bar: &ProgressBar, host: &dyn Host) {
+pub(crate) fn advance(event: &Event, bar: &ProgressBar, host: &dyn Host) {
     match event {
         Event::Start { done, of } => {
             bar.set_length(*of as u64);

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Usage`](crate::Error::Usage).
-pub fn refuse_weights(output: &Path, model: &LanguageModel) -> Result<()> {
+pub(crate) fn refuse_weights(output: &Path, model: &LanguageModel) -> Result<()> {
     let place = |path: &Path| path.canonicalize().ok();
     let Some(output_place) = place(output) else { return Ok(()) };
     let mut files = model.checkpoint().files.iter();

@@ -13,7 +13,11 @@ use crate::recipe::Calibration;
 ///
 /// # Errors
 /// Text that is missing or too short; whatever the model meets when it writes its own.
-pub fn samples(calibration: &Calibration, checkpoint: &Arc<Checkpoint>, host: &dyn Host) -> Result<Samples> {
+pub(crate) fn samples(
+    calibration: &Calibration,
+    checkpoint: &Arc<Checkpoint>,
+    host: &dyn Host,
+) -> Result<Samples> {
     let bar = host.bar(Phase::OwnText, 0);
     let progress = |done: usize, of: usize| {
         bar.set_length(of as u64);

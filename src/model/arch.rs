@@ -39,7 +39,8 @@ pub struct GgufForm {
 
 impl GgufForm {
     /// No form in GGUF.
-    pub const NONE: GgufForm = GgufForm { name: "", keys: &[], fixed: &[], changes: Changes::None, complete };
+    pub(crate) const NONE: GgufForm =
+        GgufForm { name: "", keys: &[], fixed: &[], changes: Changes::None, complete };
 }
 
 /// The difference of a family's tensors between Hugging Face and GGUF.
@@ -106,7 +107,7 @@ pub enum Fixed {
 
 impl Fixed {
     /// Returns it as JSON.
-    pub fn json(self) -> Value {
+    pub(crate) fn json(self) -> Value {
         match self {
             Fixed::Int(value) => value.into(),
             Fixed::Float(value) => value.into(),
@@ -117,7 +118,7 @@ impl Fixed {
 }
 
 /// Returns true if a GGUF has a tensor of some name: all that [`GgufForm::complete`] may look at.
-pub type HasTensor<'a> = dyn Fn(&str) -> bool + 'a;
+pub(crate) type HasTensor<'a> = dyn Fn(&str) -> bool + 'a;
 
 /// Changes nothing, for [`Arch::adjust`].
 pub(super) fn adjust(_: &Settings, _: &mut Model) -> Result<()> {
@@ -166,7 +167,7 @@ pub(super) const HEAD_KEYS: &[Key] = &[
 
 /// The place of a Hugging Face tensor in a GGUF.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GgufPlace {
+pub(crate) struct GgufPlace {
     /// The GGUF tensor.
     pub name: String,
     /// The part of it, where it stacks several.
@@ -175,7 +176,7 @@ pub struct GgufPlace {
 
 /// The content of a GGUF tensor.
 #[derive(Debug, Clone, Copy)]
-pub struct GgufContent<'a> {
+pub(crate) struct GgufContent<'a> {
     base: &'static str,
     tensor: TensorName,
     numbers: Numbers,
@@ -184,12 +185,12 @@ pub struct GgufContent<'a> {
 
 impl GgufContent<'_> {
     /// Returns true if it holds several Hugging Face tensors, one after the other.
-    pub fn is_stacked(&self) -> bool {
+    pub(crate) fn is_stacked(&self) -> bool {
         self.tensor.is_stacked()
     }
 
     /// Returns the Hugging Face shape of each tensor it holds.
-    pub fn hf_shape(&self, stored: &[usize]) -> Vec<usize> {
+    pub(crate) fn hf_shape(&self, stored: &[usize]) -> Vec<usize> {
         match stored {
             [_, part @ ..] if self.is_stacked() => part.to_vec(),
             // One row in Hugging Face; a vector in GGUF.
@@ -199,7 +200,7 @@ impl GgufContent<'_> {
     }
 
     /// Returns the Hugging Face name, of part `part` where it is stacked.
-    pub fn hf_name(&self, part: usize) -> String {
+    pub(crate) fn hf_name(&self, part: usize) -> String {
         let name = names::fill(self.tensor.hf, Numbers { part: Some(part), ..self.numbers }, self.suffix);
         if self.tensor.role == TensorRole::Head { name } else { format!("{}{name}", self.base) }
     }
@@ -207,7 +208,7 @@ impl GgufContent<'_> {
 
 /// A Hugging Face tensor of an architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KnownTensor<'a> {
+pub(crate) struct KnownTensor<'a> {
     /// Its role.
     pub role: TensorRole,
     /// The numbers in its name.
@@ -223,17 +224,17 @@ impl Arch {
     }
 
     /// Returns true if its layers have experts.
-    pub fn has_experts(&self) -> bool {
+    pub(crate) fn has_experts(&self) -> bool {
         self.has(TensorRole::Router)
     }
 
     /// Returns true if its outline has a tensor of this role.
-    pub fn has(&self, role: TensorRole) -> bool {
+    pub(crate) fn has(&self, role: TensorRole) -> bool {
         self.outline.tensors().iter().any(|tensor| tensor.role == role)
     }
 
     /// Returns the content of a GGUF tensor; `None` for names that the architecture does not have.
-    pub fn content<'a>(&self, gguf: &'a str) -> Option<GgufContent<'a>> {
+    pub(crate) fn content<'a>(&self, gguf: &'a str) -> Option<GgufContent<'a>> {
         self.outline.tensors().into_iter().find_map(|tensor| {
             let (numbers, suffix) = names::matches(tensor.role.gguf()?, gguf)?;
             Some(GgufContent { base: self.outline.frame.base, tensor, numbers, suffix })
@@ -241,14 +242,14 @@ impl Arch {
     }
 
     /// Returns the place of a Hugging Face tensor in a GGUF; `None` for names that the architecture does not have.
-    pub fn place(&self, hf: &str) -> Option<GgufPlace> {
+    pub(crate) fn place(&self, hf: &str) -> Option<GgufPlace> {
         let KnownTensor { role, numbers, suffix } = self.tensor(hf)?;
         Some(GgufPlace { name: names::fill(role.gguf()?, numbers, suffix), part: numbers.part })
     }
 
     /// Returns the tensor of a full Hugging Face name, whether the file has a bare model or a text model within a larger one;
     /// `None` for names that the architecture does not have.
-    pub fn tensor<'a>(&self, hf: &'a str) -> Option<KnownTensor<'a>> {
+    pub(crate) fn tensor<'a>(&self, hf: &'a str) -> Option<KnownTensor<'a>> {
         let frame = &self.outline.frame;
         let matched = |tensor: &TensorName, base: &str| {
             let base = if tensor.role == TensorRole::Head { "" } else { base };
@@ -261,7 +262,7 @@ impl Arch {
     }
 
     /// Returns the change that GGUF makes to a Hugging Face tensor of a model with so many query and key/value heads.
-    pub fn transform(&self, hf: &str, heads: usize, kv_heads: usize) -> Transform {
+    pub(crate) fn transform(&self, hf: &str, heads: usize, kv_heads: usize) -> Transform {
         let Some(KnownTensor { role, suffix, .. }) = self.tensor(hf) else { return Transform::None };
         let heads = if role == TensorRole::Key { kv_heads } else { heads };
         let rotated = matches!(role, TensorRole::Query | TensorRole::Key);

@@ -9,7 +9,7 @@ use crate::backend::{Backend, Rotations, Span};
 use crate::error::Result;
 
 /// A block, loaded. Blocks can be loaded and run one at a time.
-pub struct Block<B: Backend> {
+pub(crate) struct Block<B: Backend> {
     mixer: MixerWeights<B>,
     mixer_norms: NormTriple<B>,
     feed_forward: FeedForwardWeights<B>,
@@ -52,7 +52,7 @@ pub(super) fn normed<B: Backend>(backend: &B, x: B::Tensor, norm: Option<&B::Nor
 
 impl<B: Backend> Block<B> {
     /// Loads one block alone.
-    pub fn load(backend: &B, model: &Model, weights: &dyn Weights, index: usize) -> Result<Self> {
+    pub(crate) fn load(backend: &B, model: &Model, weights: &dyn Weights, index: usize) -> Result<Self> {
         Self::load_with(&model.loader(backend, weights), &model.layers[index], index)
     }
 
@@ -69,7 +69,7 @@ impl<B: Backend> Block<B> {
 
     /// Returns the hidden states behind the block: [rows, hidden] → [rows, hidden]. `rotations` are those of
     /// the batch ([`Model::rotations`]).
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         backend: &B,
         x: B::Tensor,

@@ -49,7 +49,7 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Returns the rows of the token embedding.
-    pub fn vocabulary(&self) -> usize {
+    pub(crate) fn vocabulary(&self) -> usize {
         self.vocabulary
     }
 

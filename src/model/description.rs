@@ -57,7 +57,7 @@ pub struct RotationDefaults {
 
 impl Outline {
     /// Lists the tensors.
-    pub fn tensors(&self) -> Vec<TensorName> {
+    pub(crate) fn tensors(&self) -> Vec<TensorName> {
         let mut tensors = self.frame.tensors();
         tensors.extend(self.layer.tensors());
         tensors
@@ -130,7 +130,7 @@ impl Model {
     }
 
     /// Returns true if it has experts.
-    pub fn has_experts(&self) -> bool {
+    pub(crate) fn has_experts(&self) -> bool {
         let choice = |layer: &Layer| match layer.feed_forward {
             FeedForward::Experts(experts) => experts.choice,
             FeedForward::Dense(_) | FeedForward::Gated(_) => None,
@@ -139,12 +139,12 @@ impl Model {
     }
 
     /// Returns the rotations of a batch, one per kind of layer.
-    pub fn rotations(&self, spans: &[Span]) -> Vec<Rotations> {
+    pub(crate) fn rotations(&self, spans: &[Span]) -> Vec<Rotations> {
         self.rotaries.iter().map(|rotary| rotary.rotations(spans)).collect()
     }
 
     /// Returns the values that all layers carry from token to token, for each token.
-    pub fn state_values(&self) -> usize {
+    pub(crate) fn state_values(&self) -> usize {
         self.layers.iter().map(|layer| layer.mixer.state_values()).sum()
     }
 }

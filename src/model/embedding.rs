@@ -9,7 +9,7 @@ use crate::backend::{Backend, Span};
 use crate::error::{Error, Result};
 
 /// The tables that tokens are looked up in, loaded. Can be loaded and run without the rest of the model.
-pub struct Embedding<B: Backend> {
+pub(crate) struct Embedding<B: Backend> {
     pub(super) tokens: B::Table,
     project_in: Option<B::Linear>,
     positions: Option<B::Table>,
@@ -19,7 +19,7 @@ pub struct Embedding<B: Backend> {
 
 impl<B: Backend> Embedding<B> {
     /// Loads the tables alone.
-    pub fn load(backend: &B, model: &Model, weights: &dyn Weights) -> Result<Self> {
+    pub(crate) fn load(backend: &B, model: &Model, weights: &dyn Weights) -> Result<Self> {
         Self::load_with(&model.loader(backend, weights))
     }
 
@@ -38,7 +38,7 @@ impl<B: Backend> Embedding<B> {
     }
 
     /// Returns the first hidden states, [tokens, hidden].
-    pub fn embed(&self, backend: &B, model: &Model, batch: &Batch) -> Result<B::Tensor> {
+    pub(crate) fn embed(&self, backend: &B, model: &Model, batch: &Batch) -> Result<B::Tensor> {
         let mut x = backend.embed(&self.tokens, &batch.tokens)?;
         if let Some(linear) = &self.project_in {
             x = backend.linear(&x, linear)?;

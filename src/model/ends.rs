@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// The tensors where the residual stream begins and ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelEnds {
+pub(crate) struct ModelEnds {
     /// Full name of the token embedding.
     pub embedding: String,
     /// The norm before the head.
@@ -21,7 +21,7 @@ pub struct ModelEnds {
 /// # Errors
 /// [`Error::Unsupported`] where positions, norms or projections stand between the embedding and the first block, or where
 /// there is no plain final norm and head.
-pub fn model_ends(model: &Model, weights: &dyn Weights) -> Result<ModelEnds> {
+pub(crate) fn model_ends(model: &Model, weights: &dyn Weights) -> Result<ModelEnds> {
     let frame = &model.frame;
     let table = &frame.embedding;
     let between = table.positions.map(|positions| positions.name).or(table.types).or(table.norm);

@@ -64,7 +64,7 @@ pub struct NormKind {
 
 impl Frame {
     /// Lists its tensors.
-    pub fn tensors(&self) -> Vec<TensorName> {
+    pub(crate) fn tensors(&self) -> Vec<TensorName> {
         let table = &self.embedding;
         let projections = table.projections.into_iter().flatten();
         let optional = [

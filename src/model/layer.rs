@@ -41,12 +41,12 @@ pub struct SublayerNorms {
 
 impl SublayerNorms {
     /// Returns a norm of the input alone.
-    pub const fn before(input: &'static str) -> SublayerNorms {
+    pub(crate) const fn before(input: &'static str) -> SublayerNorms {
         SublayerNorms { input: Some(input), output: None, after: None }
     }
 
     /// Returns a norm of the residual stream afterwards alone.
-    pub const fn after(after: &'static str) -> SublayerNorms {
+    pub(crate) const fn after(after: &'static str) -> SublayerNorms {
         SublayerNorms { input: None, output: None, after: Some(after) }
     }
 
@@ -58,7 +58,7 @@ impl SublayerNorms {
 
 impl Layer {
     /// Lists its tensors.
-    pub fn tensors(&self) -> Vec<TensorName> {
+    pub(crate) fn tensors(&self) -> Vec<TensorName> {
         let Norms { mixer, feed_forward } = self.norms;
         let mut tensors = self.mixer.tensors();
         tensors.extend(self.feed_forward.tensors());

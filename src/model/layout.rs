@@ -95,29 +95,29 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// Makes a walk that begins before the block's first linear.
-    pub fn new(weights: &'a dyn Weights, frame: &'a Frame, hidden: usize, block: usize) -> Self {
+    pub(crate) fn new(weights: &'a dyn Weights, frame: &'a Frame, hidden: usize, block: usize) -> Self {
         let tensors = Tensors::new(weights, frame);
         Walk { frame, tensors, block, hidden, inputs: 0, layout: BlockLayout::default() }
     }
 
     /// Returns true if the file has such a weight.
-    pub fn has(&self, pattern: &str) -> bool {
+    pub(crate) fn has(&self, pattern: &str) -> bool {
         self.tensors.has(pattern, Location { block: self.block, part: 0 })
     }
 
     /// Returns the rows of a linear that was added.
-    pub fn rows(&self, linear: usize) -> Result<usize> {
+    pub(crate) fn rows(&self, linear: usize) -> Result<usize> {
         Ok(self.tensors.matrix_shape(&self.layout.linears[linear].name)?[0])
     }
 
     /// Returns a new input.
-    pub fn input(&mut self, depth: usize) -> InputPlace {
+    pub(crate) fn input(&mut self, depth: usize) -> InputPlace {
         self.inputs += 1;
         InputPlace { depth, input: self.inputs - 1, fold: None }
     }
 
     /// Returns a new input, made by a norm where there is one.
-    pub fn normed(&mut self, norm: Option<&str>, depth: usize) -> InputPlace {
+    pub(crate) fn normed(&mut self, norm: Option<&str>, depth: usize) -> InputPlace {
         let mut input = self.input(depth);
         if let Some(pattern) = norm {
             let name = self.tensors.name(pattern, Location { block: self.block, part: 0 });
@@ -131,7 +131,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Adds a fold between rows of a linear and readers that will be added. Returns its number.
-    pub fn fold(&mut self, feeder: usize, columns: Vec<u32>, head_dim: Option<usize>) -> Result<usize> {
+    pub(crate) fn fold(
+        &mut self,
+        feeder: usize,
+        columns: Vec<u32>,
+        head_dim: Option<usize>,
+    ) -> Result<usize> {
         let (rows, needed) = (self.rows(feeder)?, columns.iter().max().map_or(0, |row| row + 1));
         if rows < needed as usize {
             let name = &self.layout.linears[feeder].name;
@@ -143,7 +148,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Adds a linear, to the readers of its input too. Returns its number.
-    pub fn linear(
+    pub(crate) fn linear(
         &mut self,
         pattern: &str,
         expert: Option<usize>,
@@ -167,7 +172,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Returns the layout with its linears in the order of their depths.
-    pub fn finish(self) -> BlockLayout {
+    pub(crate) fn finish(self) -> BlockLayout {
         let BlockLayout { linears, norms, mut folds } = self.layout;
         let mut order: Vec<usize> = (0..linears.len()).collect();
         order.sort_by_key(|&index| linears[index].depth);

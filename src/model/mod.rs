@@ -22,29 +22,28 @@ mod layout;
 mod mixer;
 mod names;
 mod registry;
-pub mod rope;
+pub(crate) mod rope;
 mod rotary;
 mod settings;
 mod state;
 mod transform;
 mod weights;
 
-pub use arch::{
-    Arch, Changes, Fixed, GgufContent, GgufForm, GgufPlace, HasTensor, Key, KeyType, KnownTensor, Missing,
-};
+pub use arch::{Arch, Changes, Fixed, GgufForm, Key, KeyType, Missing};
 pub use batch::Batch;
-pub use block::Block;
+pub(crate) use block::Block;
 pub use decoder::Decoder;
 pub use description::{Model, Outline, RotationDefaults, block_layout};
-pub use embedding::Embedding;
-pub use ends::{ModelEnds, model_ends};
+pub(crate) use embedding::Embedding;
+pub(crate) use ends::{ModelEnds, model_ends};
 pub use feed_forward::{Dense, Experts, FeedForward, Gated};
 pub use frame::{EmbeddingTables, Frame, LearnedPositions, NormKind};
 pub use layer::{Layer, Norms, SublayerNorms};
 pub use layout::{BlockLayout, Feeder, Fold, LinearPlace, NormPlace};
-pub use mixer::{Attention, Mixer, MixerState};
-pub use names::{Network, Numbers, TensorName, TensorRole};
-pub use registry::{ARCHITECTURES, configure, find, find_gguf, find_hf, known};
+pub use mixer::{Attention, Mixer};
+pub(crate) use names::{Network, TensorRole};
+pub(crate) use registry::known;
+pub use registry::{ARCHITECTURES, configure, find, find_gguf, find_hf};
 pub use rotary::Rotary;
 pub use settings::{SettingKeys, Settings};
 pub use state::State;

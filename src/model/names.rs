@@ -7,7 +7,7 @@
 
 /// The role of a tensor in a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TensorRole {
+pub(crate) enum TensorRole {
     /// Token embedding.
     TokenEmbedding,
     /// Learned positions.
@@ -62,7 +62,7 @@ pub enum TensorRole {
 
 /// The kind of network that a feed-forward projection belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
+pub(crate) enum Network {
     /// The only one of its block.
     Dense,
     /// One of several experts.
@@ -74,7 +74,7 @@ pub enum Network {
 impl TensorRole {
     /// Returns GGUF's pattern for the role; `None` where no architecture with a GGUF form has it. Source:
     /// <https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/tensor_mapping.py>.
-    pub fn gguf(self) -> Option<&'static str> {
+    pub(crate) fn gguf(self) -> Option<&'static str> {
         Some(match self {
             TensorRole::TokenEmbedding => "token_embd",
             TensorRole::MixerNorm => "blk.{b}.attn_norm",
@@ -112,7 +112,7 @@ impl TensorRole {
     }
 
     /// Returns true for norms.
-    pub fn is_norm(self) -> bool {
+    pub(crate) fn is_norm(self) -> bool {
         use TensorRole::{
             EmbeddingNorm, FeedForwardNorm, FeedForwardOutputNorm, FinalNorm, KeyNorm, MixerNorm,
             MixerOutputNorm, QueryNorm, ResidualNorm,
@@ -124,7 +124,7 @@ impl TensorRole {
 
 /// A tensor of an architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TensorName {
+pub(crate) struct TensorName {
     /// Its role.
     pub role: TensorRole,
     /// The pattern of its Hugging Face name, without the architecture's prefix: `layers.{b}.self_attn.q_proj`.
@@ -133,19 +133,19 @@ pub struct TensorName {
 
 impl TensorName {
     /// Makes a tensor of this role and name.
-    pub fn new(role: TensorRole, hf: &'static str) -> TensorName {
+    pub(crate) fn new(role: TensorRole, hf: &'static str) -> TensorName {
         TensorName { role, hf }
     }
 
     /// Returns true if GGUF stacks several Hugging Face tensors of this name into one.
-    pub fn is_stacked(&self) -> bool {
+    pub(crate) fn is_stacked(&self) -> bool {
         self.hf.split('.').any(|segment| segment == "{e}")
     }
 }
 
 /// The numbers in a name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Numbers {
+pub(crate) struct Numbers {
     /// The decoder block.
     pub block: Option<usize>,
     /// The part of a stacked tensor.
@@ -153,7 +153,7 @@ pub struct Numbers {
 }
 
 /// Matches a full name (`….weight`) against a pattern. Returns its numbers and its last segment.
-pub fn matches<'a>(pattern: &str, full: &'a str) -> Option<(Numbers, &'a str)> {
+pub(crate) fn matches<'a>(pattern: &str, full: &'a str) -> Option<(Numbers, &'a str)> {
     let (stem, suffix) = full.rsplit_once('.')?;
     let mut numbers = Numbers::default();
     let mut segments = stem.split('.');
@@ -170,7 +170,7 @@ pub fn matches<'a>(pattern: &str, full: &'a str) -> Option<(Numbers, &'a str)> {
 }
 
 /// Returns the name that a pattern gives for these numbers.
-pub fn fill(pattern: &str, numbers: Numbers, suffix: &str) -> String {
+pub(crate) fn fill(pattern: &str, numbers: Numbers, suffix: &str) -> String {
     let text = |number: Option<usize>| number.map(|n| n.to_string()).unwrap_or_default();
     let stem = pattern.replace("{b}", &text(numbers.block)).replace("{e}", &text(numbers.part));
     format!("{stem}.{suffix}")

@@ -69,7 +69,7 @@ pub fn find_gguf(name: &str, experts: bool) -> Option<&'static Arch> {
 }
 
 /// Returns the model types that have a form in GGUF, for hints.
-pub fn known() -> String {
+pub(crate) fn known() -> String {
     types(ARCHITECTURES.iter().filter(|arch| arch.has_gguf()))
 }
 

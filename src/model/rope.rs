@@ -10,7 +10,7 @@ const DEFAULT_THETA: f64 = 10_000.0;
 
 /// The rotations of positions.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rope {
+pub(crate) struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
     /// Part of each head that is rotated; `None` for all of it.
@@ -21,7 +21,7 @@ pub struct Rope {
 
 /// The stretching of frequencies beyond the training length.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Scaling {
+pub(crate) enum Scaling {
     /// All by one factor.
     Linear {
         /// Divides positions.
@@ -45,7 +45,7 @@ pub enum Scaling {
 /// Llama 3.1's scaling: long wavelengths are divided by `factor`, short ones kept, those between interpolated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(missing_docs)]
-pub struct Llama3 {
+pub(crate) struct Llama3 {
     pub factor: f64,
     pub low_freq_factor: f64,
     pub high_freq_factor: f64,
@@ -55,7 +55,7 @@ pub struct Llama3 {
 
 /// YaRN (Peng et al., 2023, <https://arxiv.org/abs/2309.00071>): low frequencies are interpolated, high ones kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Yarn {
+pub(crate) struct Yarn {
     /// Stretch of the context; where it is not given, the whole context over the original one.
     pub factor: Option<f64>,
     /// Context before stretching.
@@ -74,13 +74,13 @@ pub struct Yarn {
 
 impl Yarn {
     /// Returns the scaling with the paper's settings.
-    pub fn new(factor: f64, original: Option<u64>) -> Yarn {
+    pub(crate) fn new(factor: f64, original: Option<u64>) -> Yarn {
         let (factor, attention_factor, mscale) = (Some(factor), None, None);
         Yarn { factor, original, beta_fast: 32.0, beta_slow: 1.0, attention_factor, mscale, truncate: true }
     }
 
     /// Returns the factor of cosines and sines: the paper's temperature, 0.1·ln(factor) + 1, unless one is given.
-    pub fn attention(&self, factor: f64) -> f64 {
+    pub(crate) fn attention(&self, factor: f64) -> f64 {
         let temperature = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
         self.attention_factor.unwrap_or_else(|| match self.mscale {
             Some([mscale, all]) => temperature(mscale) / temperature(all),
@@ -91,7 +91,7 @@ impl Yarn {
 
 /// LongRoPE (Ding et al., 2024, <https://arxiv.org/abs/2402.13753>): a divisor per frequency.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LongRope {
+pub(crate) struct LongRope {
     /// Divisors up to the original context, [rotated/2].
     pub short: Vec<f32>,
     /// Divisors beyond it, [rotated/2].
@@ -106,13 +106,13 @@ pub struct LongRope {
 
 impl LongRope {
     /// Returns the scaling by the divisors alone: GGUF stores nothing else of it.
-    pub fn new(short: Vec<f32>, long: Vec<f32>) -> LongRope {
+    pub(crate) fn new(short: Vec<f32>, long: Vec<f32>) -> LongRope {
         LongRope { short, long, factor: None, original: None, attention_factor: None }
     }
 
     /// Returns the factor of cosines and sines in a model of `context` positions: √(1 + ln(factor)/ln(original)), unless one
     /// is given.
-    pub fn attention(&self, original: usize, context: Option<usize>) -> f64 {
+    pub(crate) fn attention(&self, original: usize, context: Option<usize>) -> f64 {
         let stretched = context.map_or(1.0, |context| context as f64 / original as f64);
         let factor = self.factor.unwrap_or(stretched);
         let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
@@ -122,12 +122,12 @@ impl LongRope {
 
 impl Rope {
     /// Reads either spelling.
-    pub fn from_config(config: &Value) -> Rope {
+    pub(crate) fn from_config(config: &Value) -> Rope {
         Rope::read(config, DEFAULT_THETA)
     }
 
     /// Reads either spelling, with the base of an architecture whose config.json may leave it out.
-    pub fn read(config: &Value, theta: f64) -> Rope {
+    pub(crate) fn read(config: &Value, theta: f64) -> Rope {
         let parameters = config.get("rope_parameters").filter(|p| p.is_object());
         let parameters = parameters.map(|p| p.get("full_attention").unwrap_or(p));
         let scaling = parameters.or_else(|| config.get("rope_scaling").filter(|s| s.is_object()));
@@ -143,14 +143,14 @@ impl Rope {
     }
 
     /// Reads the rotations of Gemma 3's local layers, which nothing stretches.
-    pub fn local(config: &Value) -> Rope {
+    pub(crate) fn local(config: &Value) -> Rope {
         let new = config.get("rope_parameters").and_then(|p| p.get("sliding_attention")?.get("rope_theta"));
         let theta = new.or_else(|| config.get("rope_local_base_freq")).and_then(Value::as_f64);
         Rope { theta: theta.unwrap_or(DEFAULT_THETA), partial: None, scaling: None }
     }
 
     /// Writes transformers 4's spelling, which transformers 5 reads too.
-    pub fn write(&self, config: &mut Map<String, Value>) {
+    pub(crate) fn write(&self, config: &mut Map<String, Value>) {
         config.insert("rope_theta".into(), self.theta.into());
         let scaling = self.scaling.as_ref().map_or(Value::Null, Scaling::to_json);
         config.insert("rope_scaling".into(), scaling);
@@ -255,7 +255,7 @@ impl Llama3 {
     ///
     /// Source: `LlamaModel.generate_extra_tensors`,
     /// <https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py>.
-    pub fn factors(&self, theta: f64, rotated: usize) -> Vec<f32> {
+    pub(crate) fn factors(&self, theta: f64, rotated: usize) -> Vec<f32> {
         let wavelength = |i: usize| std::f64::consts::TAU * theta.powf((2 * i) as f64 / rotated as f64);
         (0..rotated.div_ceil(2)).map(|i| self.divisor(wavelength(i)) as f32).collect()
     }
@@ -275,7 +275,7 @@ impl Llama3 {
 
     /// Returns the settings that these factors were made with, if they are those of a Llama 3.1 or later. GGUF stores the
     /// factors only.
-    pub fn recognize(factors: &[f32], theta: f64) -> Option<Llama3> {
+    pub(crate) fn recognize(factors: &[f32], theta: f64) -> Option<Llama3> {
         let factor = f64::from(*factors.last()?);
         let released = Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original: 8192 };
         let expected = released.factors(theta, factors.len() * 2);

@@ -28,7 +28,7 @@ enum Frequencies {
 
 impl Rotary {
     /// Makes the rotations of heads of `head_dim` columns, in a model made for `context` positions.
-    pub fn new(rope: &Rope, head_dim: usize, context: Option<usize>) -> Result<Rotary> {
+    pub(crate) fn new(rope: &Rope, head_dim: usize, context: Option<usize>) -> Result<Rotary> {
         let partial = rope.partial.unwrap_or(1.0);
         let rotated = if (0.0..=1.0).contains(&partial) { (head_dim as f64 * partial) as usize } else { 0 };
         if rotated == 0 || rotated.next_multiple_of(2) > head_dim {
@@ -43,7 +43,7 @@ impl Rotary {
     }
 
     /// Returns cosines and sines of each row of a batch.
-    pub fn rotations(&self, spans: &[Span]) -> Rotations {
+    pub(crate) fn rotations(&self, spans: &[Span]) -> Rotations {
         let mut rotations = Rotations { head_dim: self.head_dim, ..Rotations::default() };
         for span in spans {
             let frequencies = self.frequencies.at(span.past + span.len);

@@ -34,7 +34,7 @@ pub struct Settings<'a>(pub &'a Value);
 
 impl Settings<'_> {
     /// Reads a whole number under the first of `keys` that is there.
-    pub fn optional(&self, keys: &[&str]) -> Result<Option<usize>> {
+    pub(crate) fn optional(&self, keys: &[&str]) -> Result<Option<usize>> {
         let Some((key, value)) = self.first(keys) else { return Ok(None) };
         match value.as_u64().filter(|number| *number <= LARGEST) {
             Some(number) => Ok(Some(number as usize)),
@@ -43,7 +43,7 @@ impl Settings<'_> {
     }
 
     /// Reads a whole number that must be there, and positive.
-    pub fn size(&self, keys: &[&str]) -> Result<usize> {
+    pub(crate) fn size(&self, keys: &[&str]) -> Result<usize> {
         match self.optional(keys)? {
             Some(0) => Err(wrong(keys[0], "a positive number", &Value::from(0))),
             Some(number) => Ok(number),
@@ -57,41 +57,41 @@ impl Settings<'_> {
     }
 
     /// Reads a real number.
-    pub fn number(&self, keys: &[&str]) -> Result<Option<f64>> {
+    pub(crate) fn number(&self, keys: &[&str]) -> Result<Option<f64>> {
         let Some((key, value)) = self.first(keys) else { return Ok(None) };
         value.as_f64().map(Some).ok_or_else(|| wrong(key, "a number", value))
     }
 
     /// Reads a real number, or its default.
-    pub fn number_or(&self, keys: &[&str], default: f32) -> Result<f32> {
+    pub(crate) fn number_or(&self, keys: &[&str], default: f32) -> Result<f32> {
         Ok(self.number(keys)?.map_or(default, |number| number as f32))
     }
 
     /// Reads a real number or null; its default where the key is not there.
-    pub fn nullable(&self, key: &str, default: f64) -> Result<Option<f32>> {
+    pub(crate) fn nullable(&self, key: &str, default: f64) -> Result<Option<f32>> {
         let number = if self.mentions(key) { self.number(&[key])? } else { Some(default) };
         Ok(number.map(|number| number as f32))
     }
 
     /// Reads a flag, or its default.
-    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+    pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool> {
         let Some((key, value)) = self.first(&[key]) else { return Ok(default) };
         value.as_bool().ok_or_else(|| wrong(key, "true or false", value))
     }
 
     /// Reads the window of sliding layers; its default where the key is not there.
-    pub fn window(&self, default: Option<usize>) -> Result<Option<usize>> {
+    pub(crate) fn window(&self, default: Option<usize>) -> Result<Option<usize>> {
         let key = "sliding_window";
         if self.mentions(key) { self.optional(&[key]) } else { Ok(default) }
     }
 
     /// Reads a string.
-    pub fn text(&self, key: &str) -> Option<&str> {
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.as_str()
     }
 
     /// Refuses a setting that the decoder does not follow, unless it is absent, null or false.
-    pub fn refuse(&self, key: &str) -> Result<()> {
+    pub(crate) fn refuse(&self, key: &str) -> Result<()> {
         match self.0.get(key) {
             None | Some(Value::Null | Value::Bool(false)) => Ok(()),
             Some(value) => {
@@ -102,7 +102,7 @@ impl Settings<'_> {
     }
 
     /// Reads the feed-forward network's function, by transformers' name.
-    pub fn activation(&self, keys: &[&str], default: Activation) -> Result<Activation> {
+    pub(crate) fn activation(&self, keys: &[&str], default: Activation) -> Result<Activation> {
         let Some((key, value)) = self.first(keys) else { return Ok(default) };
         match value.as_str() {
             Some("silu" | "swish") => Ok(Activation::Silu),
@@ -114,7 +114,7 @@ impl Settings<'_> {
     }
 
     /// Reads the number of blocks.
-    pub fn blocks(&self) -> Result<usize> {
+    pub(crate) fn blocks(&self) -> Result<usize> {
         let count = self.size(&["num_hidden_layers", "n_layer"])?;
         if count > MOST_LAYERS {
             return Err(wrong("num_hidden_layers", "a number of blocks that some model has", &count.into()));
@@ -124,7 +124,7 @@ impl Settings<'_> {
 
     /// Reads `layer_types`: true for each block with sliding attention, false for full attention. Empty if config.json has no
     /// such list.
-    pub fn sliding(&self) -> Result<Vec<bool>> {
+    pub(crate) fn sliding(&self) -> Result<Vec<bool>> {
         let types = self.0.get("layer_types").and_then(Value::as_array);
         let is_sliding = |kind: &Value| match kind.as_str() {
             Some("sliding_attention") => Ok(true),
@@ -138,7 +138,7 @@ impl Settings<'_> {
     }
 
     /// Returns the error for a setting that has a wrong value.
-    pub fn wrong(&self, key: &str, expected: &str) -> Error {
+    pub(crate) fn wrong(&self, key: &str, expected: &str) -> Error {
         wrong(key, expected, self.0.get(key).unwrap_or(&Value::Null))
     }
 

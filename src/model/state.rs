@@ -24,7 +24,7 @@ impl<B: Backend> State<B> {
     }
 
     /// Returns the number of slots.
-    pub fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         self.lengths.len()
     }
 

@@ -2,8 +2,10 @@
 
 use serde_json::json;
 
+use super::arch::GgufPlace;
 use super::architectures::{gemma, llama, qwen};
 use super::mixer::attention::Attention;
+use super::names::Numbers;
 use super::*;
 
 #[test]

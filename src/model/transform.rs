@@ -22,7 +22,7 @@ pub enum Transform {
 
 impl Transform {
     /// Returns the row that GGUF stores a Hugging Face row in, of a tensor of `rows` rows.
-    pub fn stored_row(self, row: usize, rows: usize) -> usize {
+    pub(crate) fn stored_row(self, row: usize, rows: usize) -> usize {
         match self {
             Transform::PermuteRope { heads } => interleaved(row, rows, heads),
             _ => row,
@@ -30,7 +30,7 @@ impl Transform {
     }
 
     /// Returns the Hugging Face row that a GGUF row holds: the inverse of [`Transform::stored_row`].
-    pub fn source_row(self, row: usize, rows: usize) -> usize {
+    pub(crate) fn source_row(self, row: usize, rows: usize) -> usize {
         match self {
             Transform::PermuteRope { heads } => halved(row, rows, heads),
             _ => row,
@@ -38,7 +38,7 @@ impl Transform {
     }
 
     /// Returns true if a tensor of this shape can be changed in this way: rows that move must be whole heads of even size.
-    pub fn fits(self, shape: &[usize]) -> bool {
+    pub(crate) fn fits(self, shape: &[usize]) -> bool {
         match self {
             Transform::PermuteRope { heads } | Transform::PermuteRopeBias { heads } => {
                 shape.first().is_some_and(|rows| half_head(*rows, heads).is_some())
@@ -48,12 +48,12 @@ impl Transform {
     }
 
     /// Returns true if rows move.
-    pub fn permutes_rows(self) -> bool {
+    pub(crate) fn permutes_rows(self) -> bool {
         matches!(self, Transform::PermuteRope { .. })
     }
 
     /// Turns Hugging Face values into stored values, in place: all values of a vector, or any rows of a matrix.
-    pub fn apply(self, values: &mut [f32]) {
+    pub(crate) fn apply(self, values: &mut [f32]) {
         match self {
             Transform::AddOne => values.iter_mut().for_each(|value| *value += 1.0),
             Transform::PermuteRopeBias { heads } => gather(values, |at, len| halved(at, len, heads)),
@@ -62,7 +62,7 @@ impl Transform {
     }
 
     /// Turns stored values into Hugging Face values, in place: the inverse of [`Transform::apply`].
-    pub fn undo(self, values: &mut [f32]) {
+    pub(crate) fn undo(self, values: &mut [f32]) {
         match self {
             Transform::AddOne => values.iter_mut().for_each(|value| *value -= 1.0),
             Transform::PermuteRopeBias { heads } => gather(values, |at, len| interleaved(at, len, heads)),

@@ -46,7 +46,7 @@ pub(super) struct Tensors<'a> {
 
 impl<'a> Tensors<'a> {
     /// Finds the beginning of the file's names.
-    pub fn new(weights: &'a dyn Weights, frame: &Frame) -> Self {
+    pub(crate) fn new(weights: &'a dyn Weights, frame: &Frame) -> Self {
         let found =
             |base: &&str| weights.shape(&format!("{base}{}.weight", frame.embedding.tokens)).is_some();
         let other = || OTHER_BASES.iter().copied().find(found);
@@ -55,23 +55,23 @@ impl<'a> Tensors<'a> {
     }
 
     /// Returns the full name of a tensor, without `.weight`.
-    pub fn name(&self, pattern: &str, at: Location) -> String {
+    pub(crate) fn name(&self, pattern: &str, at: Location) -> String {
         let filled = pattern.replace("{b}", &at.block.to_string()).replace("{e}", &at.part.to_string());
         format!("{}{filled}", self.base)
     }
 
     /// Returns true if the file has such a weight.
-    pub fn has(&self, pattern: &str, at: Location) -> bool {
+    pub(crate) fn has(&self, pattern: &str, at: Location) -> bool {
         self.weights.shape(&format!("{}.weight", self.name(pattern, at))).is_some()
     }
 
     /// Returns the full name of a weight. In the first BERTs, a norm's weight is `gamma`.
-    pub fn weight(&self, name: &str) -> String {
+    pub(crate) fn weight(&self, name: &str) -> String {
         self.either(name, "weight", "gamma")
     }
 
     /// Returns the full name of a bias, where there is one. In the first BERTs, a norm's bias is `beta`.
-    pub fn bias(&self, name: &str) -> Option<String> {
+    pub(crate) fn bias(&self, name: &str) -> Option<String> {
         let bias = self.either(name, "bias", "beta");
         self.weights.shape(&bias).is_some().then_some(bias)
     }
@@ -84,7 +84,7 @@ impl<'a> Tensors<'a> {
     }
 
     /// Returns [rows, columns] of a weight as the file has it.
-    pub fn matrix_shape(&self, name: &str) -> Result<[usize; 2]> {
+    pub(crate) fn matrix_shape(&self, name: &str) -> Result<[usize; 2]> {
         Ok(self.weights.matrix(name)?.shape())
     }
 }
@@ -101,7 +101,7 @@ pub(super) struct Loader<'a, B> {
 
 impl<'a, B: Backend> Loader<'a, B> {
     /// Makes a loader of a model of this frame and width.
-    pub fn new(backend: &'a B, weights: &'a dyn Weights, frame: &'a Frame, hidden: usize) -> Self {
+    pub(crate) fn new(backend: &'a B, weights: &'a dyn Weights, frame: &'a Frame, hidden: usize) -> Self {
         Loader { backend, weights, frame, hidden, tensors: Tensors::new(weights, frame) }
     }
 
@@ -129,7 +129,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// Loads several linears that read the same input as one: (pattern, rows) each.
-    pub fn linear(&self, parts: &[(&str, usize)], cols: usize, at: Location) -> Result<B::Linear> {
+    pub(crate) fn linear(&self, parts: &[(&str, usize)], cols: usize, at: Location) -> Result<B::Linear> {
         let names: Vec<_> =
             parts.iter().map(|(pattern, rows)| (self.tensors.name(pattern, at), *rows)).collect();
         let matrices: Result<Vec<_>> =
@@ -139,7 +139,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// Loads a linear of this shape with its rows in another order, given as ranges of rows.
-    pub fn reordered(
+    pub(crate) fn reordered(
         &self,
         pattern: &str,
         shape: [usize; 2],
@@ -158,19 +158,23 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// Returns the rows that a linear's weight has in the file.
-    pub fn rows(&self, pattern: &str, at: Location) -> Result<usize> {
+    pub(crate) fn rows(&self, pattern: &str, at: Location) -> Result<usize> {
         let shape = self.tensors.matrix_shape(&format!("{}.weight", self.tensors.name(pattern, at)))?;
         Ok(shape[usize::from(self.frame.transposed)])
     }
 
     /// Returns [vocabulary, columns] of the token embedding.
-    pub fn embedding_shape(&self) -> Result<[usize; 2]> {
+    pub(crate) fn embedding_shape(&self) -> Result<[usize; 2]> {
         let name = self.tensors.name(self.frame.embedding.tokens, Location::default());
         self.tensors.matrix_shape(&format!("{name}.weight"))
     }
 
     /// Loads the output head: its own weights where the file has them and they are not tied, the embedding's otherwise.
-    pub fn head(&self, tokens: &B::Table, [vocabulary, width]: [usize; 2]) -> Result<Option<B::Linear>> {
+    pub(crate) fn head(
+        &self,
+        tokens: &B::Table,
+        [vocabulary, width]: [usize; 2],
+    ) -> Result<Option<B::Linear>> {
         let Some(name) = self.frame.head else { return Ok(None) };
         let weight = format!("{name}.weight");
         if self.frame.tied || self.weights.shape(&weight).is_none() {
@@ -189,7 +193,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// Loads a table of `cols` columns.
-    pub fn table(&self, pattern: &str, cols: usize) -> Result<B::Table> {
+    pub(crate) fn table(&self, pattern: &str, cols: usize) -> Result<B::Table> {
         let weight = format!("{}.weight", self.tensors.name(pattern, Location::default()));
         let matrix = self.weights.matrix(&weight)?;
         if matrix.shape()[1] != cols {
@@ -199,12 +203,12 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// Loads a norm over the whole row of the residual stream.
-    pub fn norm(&self, pattern: &str, at: Location) -> Result<B::Norm> {
+    pub(crate) fn norm(&self, pattern: &str, at: Location) -> Result<B::Norm> {
         self.norm_over(pattern, self.hidden, at)
     }
 
     /// Loads a norm over runs of `width` columns.
-    pub fn norm_over(&self, pattern: &str, width: usize, at: Location) -> Result<B::Norm> {
+    pub(crate) fn norm_over(&self, pattern: &str, width: usize, at: Location) -> Result<B::Norm> {
         let name = self.tensors.name(pattern, at);
         let weight = self.norm_weight(&name, width)?;
         let bias = self.bias(&name, width)?;
@@ -212,7 +216,13 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     /// Loads the norms of so many heads, each with a weight of its own (`{e}`), as one.
-    pub fn norm_per_head(&self, pattern: &str, heads: usize, width: usize, at: Location) -> Result<B::Norm> {
+    pub(crate) fn norm_per_head(
+        &self,
+        pattern: &str,
+        heads: usize,
+        width: usize,
+        at: Location,
+    ) -> Result<B::Norm> {
         let head = |part| self.norm_weight(&self.tensors.name(pattern, Location { part, ..at }), width);
         let weights: Result<Vec<_>> = (0..heads).map(head).collect();
         self.load_norm(width, weights?.concat(), None)

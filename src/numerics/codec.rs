@@ -10,7 +10,7 @@ use super::spans::{CHUNK, Spans};
 use super::{ScalarCodes, Scheme};
 
 /// The way from a value to a code and back. Methods must be `#[inline(always)]`, see [`Kernel`].
-pub trait Codec {
+pub(crate) trait Codec {
     /// Returns the code of `scaled` (a weight divided by its cell's scale) in a cell whose zero point is `zero`.
     fn encode(&self, scaled: f32, zero: f32) -> u8;
 
@@ -20,7 +20,7 @@ pub trait Codec {
 
 /// Rounds rows to codes: each value divided by its cell's divisor, then encoded. `zeros` has one entry per divisor, or
 /// none if every zero point is 0.
-pub fn round<C: Codec>(
+pub(crate) fn round<C: Codec>(
     codec: C,
     scheme: &Scheme,
     w: ArrayView2<f32>,
@@ -83,7 +83,7 @@ fn round_span<C: Codec>(codec: &C, values: &[f32], divisor: f32, zero: f32, code
 
 /// Returns the squared error that rounding leaves, summed over each grid entry; `importance` has one weight per column.
 /// Stores no codes: searches compare grids with it.
-pub fn squared_errors<C: Codec>(
+pub(crate) fn squared_errors<C: Codec>(
     codec: C,
     scheme: &Scheme,
     w: ArrayView2<f32>,
@@ -155,7 +155,7 @@ fn span_error<C: Codec>(codec: &C, values: &[f32], weights: &[f32], scale: f32, 
 }
 
 /// Decodes codes, and multiplies by their cell's multiplier. Follows `g_idx` if the tensor has one.
-pub fn dequantize<C: Codec>(
+pub(crate) fn dequantize<C: Codec>(
     codec: C,
     q: &ScalarCodes,
     cols: usize,

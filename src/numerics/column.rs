@@ -6,7 +6,7 @@ use super::simd::{self, Kernel};
 
 /// One element of each of several rows, each with its grid entry; all slices are of one length.
 #[derive(Debug)]
-pub struct Column<'a> {
+pub(crate) struct Column<'a> {
     /// The values to round.
     pub values: &'a [f32],
     /// From [`Cells::scales`](super::Cells).

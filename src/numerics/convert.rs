@@ -103,7 +103,7 @@ impl Kernel for F32ToBf16<'_> {
 
 /// Returns the upper half of the bits, rounded. NaN keeps its payload's upper half and is made quiet, so that it stays NaN.
 #[inline(always)]
-pub fn bf16_bits(value: f32) -> u16 {
+pub(crate) fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1));
     let kept = if value.is_nan() { bits | 0x0040_0000 } else { rounded };

@@ -19,10 +19,10 @@ const LEAST: f32 = 1.0 / 16_777_216.0;
 
 impl EightBits {
     /// Both, in the order of the help.
-    pub const ALL: [EightBits; 2] = [EightBits::Fp8, EightBits::Int8];
+    pub(crate) const ALL: [EightBits; 2] = [EightBits::Fp8, EightBits::Int8];
 
     /// Returns the name that `--kv-cache` takes.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             EightBits::Fp8 => "fp8",
             EightBits::Int8 => "int8",
@@ -38,7 +38,7 @@ impl EightBits {
     }
 
     /// Returns the scale that maps `absmax` to the largest code: positive, and finite if `absmax` is.
-    pub fn scale(self, absmax: f32) -> f32 {
+    pub(crate) fn scale(self, absmax: f32) -> f32 {
         (absmax / self.largest()).max(LEAST)
     }
 }

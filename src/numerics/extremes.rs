@@ -7,7 +7,7 @@ use super::spans::{CHUNK, Spans};
 use super::{Context, Extent, Granularity, Grid, Scheme};
 
 /// Returns the largest magnitude of each grid entry; that of a whole tensor comes from the context.
-pub fn absmax(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Vec<f32> {
+pub(crate) fn absmax(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Vec<f32> {
     if scheme.granularity == Granularity::Tensor {
         return vec![tensor_extent(context).absmax()];
     }
@@ -15,14 +15,14 @@ pub fn absmax(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Vec<f32
 }
 
 /// Fits the grid whose largest code covers the largest magnitude of each entry.
-pub fn fit_absmax(scheme: &Scheme, w: ArrayView2<f32>, context: &Context, largest: f32) -> Grid {
+pub(crate) fn fit_absmax(scheme: &Scheme, w: ArrayView2<f32>, context: &Context, largest: f32) -> Grid {
     let absmax = absmax(scheme, w, context);
     let scales = absmax.into_iter().map(|absmax| scheme.scale.covering(absmax, largest)).collect();
     Grid { scales, ..Grid::default() }
 }
 
 /// Returns the smallest and the largest value of each grid entry; those of a whole tensor come from the context.
-pub fn extents(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Vec<Extent> {
+pub(crate) fn extents(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Vec<Extent> {
     if scheme.granularity == Granularity::Tensor {
         return vec![tensor_extent(context)];
     }
@@ -35,7 +35,7 @@ pub fn extents(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Vec<Ex
 ///
 /// # Panics
 /// If the context has none: the caller did not ask [`Scheme::needs_extent`].
-pub fn tensor_extent(context: &Context) -> Extent {
+pub(crate) fn tensor_extent(context: &Context) -> Extent {
     context.extent.expect("a scheme that needs the tensor's extent is given one")
 }
 

@@ -18,11 +18,11 @@ use super::minifloat::{E2M1, E4M3};
 use super::{Context, Grid, ScaleType, Scheme, simd};
 
 /// The values of the codes.
-pub const VALUES: [f32; 16] =
+pub(crate) const VALUES: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// E2M1 codes.
-pub struct Fp4Codec;
+pub(crate) struct Fp4Codec;
 
 impl Codec for Fp4Codec {
     #[inline(always)]
@@ -38,7 +38,7 @@ impl Codec for Fp4Codec {
 }
 
 /// Returns the min-max grid.
-pub fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
+pub(crate) fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
     let absmax = || extremes::absmax(scheme, w, context).into_iter();
     match scheme.scale {
         ScaleType::E8M0 => Grid { scales: absmax().map(mx_scale).collect(), ..Grid::default() },

@@ -31,7 +31,7 @@ impl Fp8 {
 
 /// Returns the code nearest to a value; the module's docs tell about values beyond the largest.
 #[inline(always)]
-pub fn encode(format: Fp8, value: f32) -> u8 {
+pub(crate) fn encode(format: Fp8, value: f32) -> u8 {
     let minifloat = format.minifloat();
     let magnitude = value.abs();
     let finite = minifloat.encode(simd::min(magnitude, minifloat.max));
@@ -44,7 +44,7 @@ pub fn encode(format: Fp8, value: f32) -> u8 {
 ///
 /// # Panics
 /// If the lengths disagree.
-pub fn encode_slice(format: Fp8, values: &[f32], codes: &mut [u8]) {
+pub(crate) fn encode_slice(format: Fp8, values: &[f32], codes: &mut [u8]) {
     assert_eq!(values.len(), codes.len(), "encode_slice: wrong output length");
     simd::dispatch(EncodeSlice { format, values, codes });
 }
@@ -67,7 +67,7 @@ impl Kernel for EncodeSlice<'_> {
 }
 
 /// Returns the values of all codes.
-pub fn table(format: Fp8) -> &'static [f32; 256] {
+pub(crate) fn table(format: Fp8) -> &'static [f32; 256] {
     static TABLES: LazyLock<[[f32; 256]; 2]> = LazyLock::new(|| {
         [Fp8::E4M3, Fp8::E5M2].map(|format| std::array::from_fn(|code| value(format, code as u8)))
     });
@@ -85,14 +85,14 @@ fn value(format: Fp8, code: u8) -> f32 {
 }
 
 /// FP8 codes.
-pub struct Fp8Codec {
+pub(crate) struct Fp8Codec {
     format: Fp8,
     table: &'static [f32; 256],
 }
 
 impl Fp8Codec {
     /// Creates the codec of a format.
-    pub fn new(format: Fp8) -> Fp8Codec {
+    pub(crate) fn new(format: Fp8) -> Fp8Codec {
         Fp8Codec { format, table: table(format) }
     }
 }

@@ -20,7 +20,7 @@ pub struct Grid {
 
 /// A grid as the codecs read it: w = decode(code, zero)·scale.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Cells {
+pub(crate) struct Cells {
     /// One per grid entry, NVFP4's global scale divided out.
     pub scales: Vec<f32>,
     /// One per grid entry: the zero point as the codec subtracts it, 0 if the scheme is symmetric.
@@ -46,7 +46,7 @@ impl Grid {
 
 impl Scheme {
     /// Returns the grid as [`Scheme::round_column`] takes it.
-    pub fn cells(&self, grid: &Grid) -> Cells {
+    pub(crate) fn cells(&self, grid: &Grid) -> Cells {
         let (scales, mut zeros) = (grid.effective_scales().into_owned(), grid.zeros(self.number));
         zeros.resize(scales.len(), 0.0);
         Cells { scales, zeros }

@@ -10,7 +10,7 @@ use super::random::SplitMix64;
 
 /// R = D·(H_p ⊗ M), [width, width], orthogonal: D random signs, H_p Walsh–Hadamard, M Hadamard or random, each normalized.
 #[derive(Debug, Clone)]
-pub struct Rotation {
+pub(crate) struct Rotation {
     /// The diagonal of D, \[width\].
     signs: Vec<f32>,
     /// M, [m, m].
@@ -19,14 +19,14 @@ pub struct Rotation {
 
 impl Rotation {
     /// Creates the rotation of `width` coordinates that belongs to a seed.
-    pub fn new(width: usize, seed: u64) -> Rotation {
+    pub(crate) fn new(width: usize, seed: u64) -> Rotation {
         let mut random = SplitMix64(seed);
         let signs = (0..width).map(|_| if random.next() >> 63 == 0 { 1.0 } else { -1.0 }).collect();
         Rotation { signs, inner: inner(width, &mut random) }
     }
 
     /// Returns the number of coordinates.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.signs.len()
     }
 
@@ -34,7 +34,7 @@ impl Rotation {
     ///
     /// # Panics
     /// If x has another width.
-    pub fn apply(&self, x: &mut [f32]) {
+    pub(crate) fn apply(&self, x: &mut [f32]) {
         assert_eq!(x.len(), self.width(), "a rotation of another width");
         x.iter_mut().zip(&self.signs).for_each(|(x, sign)| *x *= sign);
         let m = self.inner.nrows();

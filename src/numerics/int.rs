@@ -18,7 +18,7 @@ use super::extremes;
 use super::{Context, Extent, Grid, ScaleType, Scheme, simd};
 
 /// Integer codes, unsigned: the signed integer plus `offset`.
-pub struct IntCodec {
+pub(crate) struct IntCodec {
     /// Smallest signed integer.
     min: f32,
     /// Largest signed integer.
@@ -33,7 +33,7 @@ const ROUNDER: f32 = 12_582_912.0;
 
 impl IntCodec {
     /// Creates the codec of 2 to 8 bits.
-    pub fn new(bits: u8) -> IntCodec {
+    pub(crate) fn new(bits: u8) -> IntCodec {
         let offset = f32::from(1u16 << (bits - 1));
         IntCodec { min: -offset, max: offset - 1.0, offset }
     }
@@ -53,7 +53,7 @@ impl Codec for IntCodec {
 }
 
 /// Returns the min-max grid.
-pub fn fit(scheme: &Scheme, bits: u8, w: ArrayView2<f32>, context: &Context) -> Grid {
+pub(crate) fn fit(scheme: &Scheme, bits: u8, w: ArrayView2<f32>, context: &Context) -> Grid {
     let int = IntCodec::new(bits);
     if scheme.symmetric {
         return extremes::fit_absmax(scheme, w, context, (int.max - int.min) / 2.0);

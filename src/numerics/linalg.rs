@@ -19,7 +19,7 @@ const TILE: usize = 128;
 
 /// Computes gram += xᵀ·x, of x: [rows, cols] and gram: [cols, cols], which is symmetric before and after: the upper triangle
 /// is computed, in whole tiles, and mirrored.
-pub fn add_gram(gram: &mut Array2<f32>, x: ArrayView2<f32>) {
+pub(crate) fn add_gram(gram: &mut Array2<f32>, x: ArrayView2<f32>) {
     let x = x.as_standard_layout();
     let cols = x.ncols();
     let whole =
@@ -42,7 +42,7 @@ pub fn add_gram(gram: &mut Array2<f32>, x: ArrayView2<f32>) {
 ///
 /// # Panics
 /// If the shapes disagree, or a view is of a part of a matrix.
-pub fn product<T: ComplexField + LinalgScalar + Send + Sync>(
+pub(crate) fn product<T: ComplexField + LinalgScalar + Send + Sync>(
     a: ArrayView2<T>,
     b: ArrayView2<T>,
 ) -> Array2<T> {
@@ -70,7 +70,7 @@ fn whole<T: ComplexField>(a: ArrayView2<'_, T>) -> MatRef<'_, T> {
 }
 
 /// Returns Σ w·H·wᵀ over the rows w of W: [rows, cols] and H: [cols, cols].
-pub fn quadratic(w: ArrayView2<f32>, h: ArrayView2<f32>) -> f64 {
+pub(crate) fn quadratic(w: ArrayView2<f32>, h: ArrayView2<f32>) -> f64 {
     let (w, h) = (w.as_standard_layout(), h.as_standard_layout());
     let (w, cols) = (w.as_slice().expect("standard layout is contiguous"), w.ncols().max(1));
     let h = MatRef::from_row_major_slice(h.as_slice().expect("standard layout is contiguous"), cols, cols);
@@ -89,7 +89,7 @@ pub fn quadratic(w: ArrayView2<f32>, h: ArrayView2<f32>) -> f64 {
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn add_transposed_product(
+pub(crate) fn add_transposed_product(
     c: &mut [f32],
     a: &Array2<f32>,
     rows: Range<usize>,
@@ -108,7 +108,7 @@ pub fn add_transposed_product(
 
 /// Replaces the lower triangle of a symmetric matrix by its Cholesky factor L, a = L·Lᵀ; the upper triangle is not read, and
 /// is undefined afterwards. Returns false if the matrix is not positive definite; its values are then undefined.
-pub fn cholesky(a: &mut Array2<f64>) -> bool {
+pub(crate) fn cholesky(a: &mut Array2<f64>) -> bool {
     let n = a.nrows();
     let a = a.as_slice_mut().expect("an owned array is contiguous");
     (0..n).step_by(TILE).all(|first| eliminate(a, n, first..n.min(first + TILE)))
@@ -143,7 +143,7 @@ fn eliminate(a: &mut [f64], n: usize, tile: Range<usize>) -> bool {
 
 /// Returns the eigenvectors of a symmetric matrix with the `count` largest eigenvalues, [n, count], the largest first. Only
 /// its lower triangle is read. `None` if a value is not finite.
-pub fn leading_eigenvectors(a: &Array2<f64>, count: usize) -> Option<Array2<f64>> {
+pub(crate) fn leading_eigenvectors(a: &Array2<f64>, count: usize) -> Option<Array2<f64>> {
     let n = a.nrows();
     if n == 0 {
         return Some(Array2::zeros((0, count))); // faer takes one from the size

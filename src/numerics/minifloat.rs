@@ -5,7 +5,7 @@
 
 /// A float format of `mantissa` stored mantissa bits and an exponent bias, with subnormals.
 #[derive(Debug, Clone, Copy)]
-pub struct Minifloat {
+pub(crate) struct Minifloat {
     /// Stored mantissa bits.
     mantissa: u32,
     /// Exponent bias.
@@ -15,13 +15,13 @@ pub struct Minifloat {
 }
 
 /// FP8 with 4 exponent bits: no infinities, NaN is 0x7F.
-pub const E4M3: Minifloat = Minifloat { mantissa: 3, bias: 7, max: 448.0 };
+pub(crate) const E4M3: Minifloat = Minifloat { mantissa: 3, bias: 7, max: 448.0 };
 
 /// FP8 with 5 exponent bits: the upper half of an IEEE half.
-pub const E5M2: Minifloat = Minifloat { mantissa: 2, bias: 15, max: 57344.0 };
+pub(crate) const E5M2: Minifloat = Minifloat { mantissa: 2, bias: 15, max: 57344.0 };
 
 /// FP4: 0, 0.5, 1, 1.5, 2, 3, 4, 6.
-pub const E2M1: Minifloat = Minifloat { mantissa: 1, bias: 1, max: 6.0 };
+pub(crate) const E2M1: Minifloat = Minifloat { mantissa: 1, bias: 1, max: 6.0 };
 
 impl Minifloat {
     /// Returns the code nearest to a magnitude in 0..=max, ties to even.
@@ -30,7 +30,7 @@ impl Minifloat {
     /// larger. Subnormals are a fixed-point number; adding the power of two whose last place is theirs aligns and rounds
     /// them in one addition.
     #[inline(always)]
-    pub fn encode(self, magnitude: f32) -> u8 {
+    pub(crate) fn encode(self, magnitude: f32) -> u8 {
         let shift = 23 - self.mantissa;
         let bits = magnitude.to_bits();
         let rounded = bits + ((1 << (shift - 1)) - 1) + ((bits >> shift) & 1);
@@ -41,7 +41,7 @@ impl Minifloat {
     }
 
     /// Returns the value of a code without its sign bit.
-    pub fn decode(self, code: u8) -> f32 {
+    pub(crate) fn decode(self, code: u8) -> f32 {
         let exponent = u32::from(code) >> self.mantissa;
         let fraction = u32::from(code) & ((1 << self.mantissa) - 1);
         let steps = fraction + if exponent > 0 { 1 << self.mantissa } else { 0 };

@@ -16,9 +16,9 @@ pub mod ggml;
 #[allow(clippy::unwrap_used)]
 mod goldens;
 mod grid;
-pub mod hadamard;
+pub(crate) mod hadamard;
 mod int;
-pub mod linalg;
+pub(crate) mod linalg;
 mod minifloat;
 mod nf4;
 pub mod pack;
@@ -35,9 +35,10 @@ mod spans;
 mod twins;
 mod weight;
 
-pub use column::Column;
+pub(crate) use column::Column;
 pub use eight_bits::EightBits;
-pub use grid::{Cells, Grid};
+pub(crate) use grid::Cells;
+pub use grid::Grid;
 pub use qtensor::{Codes, QTensor, ScalarCodes};
 pub use scheme::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme};
 pub use weight::{LowRank, Weight};

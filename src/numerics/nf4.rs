@@ -7,7 +7,7 @@
 use super::codec::Codec;
 
 /// The values of the codes.
-pub const VALUES: [f32; 16] = [
+pub(crate) const VALUES: [f32; 16] = [
     -1.0,
     -0.696_192_8,
     -0.525_073_05,
@@ -46,7 +46,7 @@ const THRESHOLDS: [f32; 15] = [
 ];
 
 /// NF4; a value in the middle of two takes the lower code.
-pub struct Nf4Codec;
+pub(crate) struct Nf4Codec;
 
 impl Codec for Nf4Codec {
     #[inline(always)]

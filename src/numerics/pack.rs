@@ -8,7 +8,7 @@
 //! (8 of 8 bits apart → 4 of 16 → 2 of 32 → 1): about a dozen operations for eight codes, for every b.
 
 /// Returns the bytes of a run of `codes` codes.
-pub const fn packed_len(codes: usize, bits: u8) -> usize {
+pub(crate) const fn packed_len(codes: usize, bits: u8) -> usize {
     (codes * bits as usize).div_ceil(8)
 }
 
@@ -22,7 +22,7 @@ pub const fn row_len(codes: usize, bits: u8) -> usize {
 ///
 /// # Panics
 /// If `out` has another length, or `bits` is out of range.
-pub fn pack(codes: &[u8], bits: u8, out: &mut [u8]) {
+pub(crate) fn pack(codes: &[u8], bits: u8, out: &mut [u8]) {
     assert_eq!(out.len(), packed_len(codes.len(), bits), "pack: wrong output length");
     match bits {
         1 => pack_run::<1>(codes, out),
@@ -41,7 +41,7 @@ pub fn pack(codes: &[u8], bits: u8, out: &mut [u8]) {
 ///
 /// # Panics
 /// If `packed` has another length than [`packed_len`] of `codes.len()`, or `bits` is out of range.
-pub fn unpack(packed: &[u8], bits: u8, codes: &mut [u8]) {
+pub(crate) fn unpack(packed: &[u8], bits: u8, codes: &mut [u8]) {
     assert_eq!(packed.len(), packed_len(codes.len(), bits), "unpack: wrong input length");
     match bits {
         1 => unpack_run::<1>(packed, codes),
@@ -93,7 +93,7 @@ pub fn unpack_rows(packed: &[u8], cols: usize, bits: u8, codes: &mut [u8]) {
 ///
 /// # Panics
 /// If the lengths disagree.
-pub fn pack_columns(codes: &[u8], cols: usize, bits: u8, out: &mut [u8]) {
+pub(crate) fn pack_columns(codes: &[u8], cols: usize, bits: u8, out: &mut [u8]) {
     if codes.is_empty() {
         return;
     }
@@ -108,29 +108,6 @@ pub fn pack_columns(codes: &[u8], cols: usize, bits: u8, out: &mut [u8]) {
         pack_rows(&column, rows, bits, &mut packed);
         for (words, word) in out.chunks_exact_mut(4 * cols).zip(packed.chunks_exact(4)) {
             words[4 * col..][..4].copy_from_slice(word);
-        }
-    }
-}
-
-/// Reads columns back: the inverse of [`pack_columns`].
-///
-/// # Panics
-/// If the lengths disagree.
-pub fn unpack_columns(packed: &[u8], cols: usize, bits: u8, codes: &mut [u8]) {
-    if codes.is_empty() {
-        return;
-    }
-    let rows = codes.len() / cols;
-    assert_eq!(packed.len(), row_len(rows, bits) * cols, "unpack_columns: wrong input length");
-    let mut column = vec![0; rows];
-    let mut words = vec![0; row_len(rows, bits)];
-    for col in 0..cols {
-        for (word, packed) in words.chunks_exact_mut(4).zip(packed.chunks_exact(4 * cols)) {
-            word.copy_from_slice(&packed[4 * col..][..4]);
-        }
-        unpack_rows(&words, rows, bits, &mut column);
-        for (row, &code) in codes.chunks_exact_mut(cols).zip(&column) {
-            row[col] = code;
         }
     }
 }
@@ -199,6 +176,26 @@ fn split<const B: usize>(packed: [u8; 8]) -> [u8; 8] {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Reads columns back: the inverse of [`pack_columns`].
+    fn unpack_columns(packed: &[u8], cols: usize, bits: u8, codes: &mut [u8]) {
+        if codes.is_empty() {
+            return;
+        }
+        let rows = codes.len() / cols;
+        assert_eq!(packed.len(), row_len(rows, bits) * cols, "unpack_columns: wrong input length");
+        let mut column = vec![0; rows];
+        let mut words = vec![0; row_len(rows, bits)];
+        for col in 0..cols {
+            for (word, packed) in words.chunks_exact_mut(4).zip(packed.chunks_exact(4 * cols)) {
+                word.copy_from_slice(&packed[4 * col..][..4]);
+            }
+            unpack_rows(&words, rows, bits, &mut column);
+            for (row, &code) in codes.chunks_exact_mut(cols).zip(&column) {
+                row[col] = code;
+            }
+        }
+    }
 
     /// Packs by the definition: element k in stream bits k·b, least significant first.
     fn plain_pack(codes: &[u8], bits: u8) -> Vec<u8> {

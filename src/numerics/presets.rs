@@ -24,7 +24,7 @@ pub enum ActivationScheme {
 
 impl ActivationScheme {
     /// Returns the numbers under a scale that calibration measures; `None` if scales are computed at run time.
-    pub fn measured(self) -> Option<EightBits> {
+    pub(crate) fn measured(self) -> Option<EightBits> {
         match self {
             ActivationScheme::Static(number) => Some(number),
             ActivationScheme::Int8Token | ActivationScheme::Fp8Token | ActivationScheme::Fp8Group128 => None,

@@ -76,7 +76,7 @@ impl QTensor {
     }
 
     /// Returns the group of each column, if columns are not grouped in order.
-    pub fn g_idx(&self) -> Option<&[u32]> {
+    pub(crate) fn g_idx(&self) -> Option<&[u32]> {
         match &self.codes {
             Codes::Scalar(scalar) => scalar.g_idx.as_deref(),
             Codes::Blocks { .. } => None,

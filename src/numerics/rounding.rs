@@ -83,14 +83,14 @@ impl Scheme {
     ///
     /// # Panics
     /// For a GGUF block type, whose values cannot be rounded one by one.
-    pub fn round_column(&self, column: Column) {
+    pub(crate) fn round_column(&self, column: Column) {
         with_codec!(self.number, |codec| column.round(codec));
     }
 }
 
 impl QTensor {
     /// Returns the same codes under scales of another type. GGUF blocks stay as they are.
-    pub fn with_scales(mut self, scale: ScaleType) -> QTensor {
+    pub(crate) fn with_scales(mut self, scale: ScaleType) -> QTensor {
         if let Codes::Scalar(scalar) = &mut self.codes
             && scalar.scheme.scale != scale
         {

@@ -23,13 +23,13 @@ impl ScaleType {
     }
 
     /// Returns the scale with which codes up to `largest` cover magnitudes up to `reach` (a range, for asymmetric integers).
-    pub fn covering(self, reach: f32, largest: f32) -> f32 {
+    pub(crate) fn covering(self, reach: f32, largest: f32) -> f32 {
         if reach == 0.0 { self.of_zeros() } else { self.nearest(reach / largest) }
     }
 
     /// Returns the scale of a group of zeros, which any scale represents: the reference observer's choice, the type's machine
     /// epsilon (E4M3: 0.125; E8M0: its smallest).
-    pub const fn of_zeros(self) -> f32 {
+    pub(crate) const fn of_zeros(self) -> f32 {
         match self {
             ScaleType::F32 => f32::EPSILON,
             ScaleType::F16 => 1.0 / 1024.0,

@@ -89,12 +89,12 @@ pub struct Extent {
 
 impl Extent {
     /// Returns the largest magnitude.
-    pub fn absmax(self) -> f32 {
+    pub(crate) fn absmax(self) -> f32 {
         self.min.abs().max(self.max.abs())
     }
 
     /// Returns the extent of both.
-    pub fn union(self, other: Extent) -> Extent {
+    pub(crate) fn union(self, other: Extent) -> Extent {
         Extent { min: self.min.min(other.min), max: self.max.max(other.max) }
     }
 
@@ -127,7 +127,7 @@ impl Scheme {
     }
 
     /// Returns NF4 with absmax scales over groups (QLoRA's block of 64).
-    pub const fn nf4(group_size: usize, scale: ScaleType) -> Scheme {
+    pub(crate) const fn nf4(group_size: usize, scale: ScaleType) -> Scheme {
         Scheme { number: Number::Nf4, granularity: Granularity::Group(group_size), symmetric: true, scale }
     }
 
@@ -158,7 +158,7 @@ impl Scheme {
     }
 
     /// Returns true if the extent of the whole tensor must be known before its first row is rounded.
-    pub fn needs_extent(&self) -> bool {
+    pub(crate) fn needs_extent(&self) -> bool {
         self.granularity == Granularity::Tensor || self.scale == ScaleType::E4M3
     }
 
@@ -184,7 +184,7 @@ impl Scheme {
     }
 
     /// Returns the columns of a row of `cols` that share a grid entry.
-    pub fn width(&self, cols: usize) -> usize {
+    pub(crate) fn width(&self, cols: usize) -> usize {
         match self.granularity {
             Granularity::Tensor | Granularity::Channel => cols.max(1),
             Granularity::Group(width) | Granularity::Block(_, width) => width.max(1),

@@ -5,7 +5,7 @@
 //! every build computes the same bits.
 
 /// A loop that can be compiled for more than one instruction set. Its fields are its arguments.
-pub trait Kernel {
+pub(crate) trait Kernel {
     /// The result.
     type Output;
 
@@ -17,11 +17,11 @@ pub trait Kernel {
 #[cfg(test)]
 thread_local! {
     /// Makes this thread run the baseline's build, so that tests see both.
-    pub static PORTABLE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    pub(crate) static PORTABLE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// Runs the best build of a kernel that this CPU can execute.
-pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(test)]
     if PORTABLE.get() {
         return run_portable(kernel);
@@ -48,13 +48,13 @@ fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 
 /// Returns the larger of two; `b` if one is NaN. One instruction (`maxps`); [`f32::max`] takes three.
 #[inline(always)]
-pub fn max(a: f32, b: f32) -> f32 {
+pub(crate) fn max(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
 /// Returns the smaller of two; `b` if one is NaN.
 #[inline(always)]
-pub fn min(a: f32, b: f32) -> f32 {
+pub(crate) fn min(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 

@@ -8,11 +8,11 @@ use std::ops::Range;
 use super::{Granularity, Scheme};
 
 /// Elements that a loop handles at a time: two AVX2 registers of f32, and NVFP4's group.
-pub const CHUNK: usize = 16;
+pub(crate) const CHUNK: usize = 16;
 
 /// The division of the rows of a tensor into spans.
 #[derive(Debug, Clone, Copy)]
-pub struct Spans {
+pub(crate) struct Spans {
     /// Columns of a row.
     pub cols: usize,
     /// Columns of a span; the last one of a row may be short.
@@ -25,7 +25,7 @@ pub struct Spans {
 
 impl Spans {
     /// Divides rows of `cols` columns.
-    pub fn new(scheme: &Scheme, cols: usize) -> Spans {
+    pub(crate) fn new(scheme: &Scheme, cols: usize) -> Spans {
         let height = match scheme.granularity {
             Granularity::Tensor => usize::MAX,
             _ => scheme.row_multiple(),
@@ -36,7 +36,7 @@ impl Spans {
 
     /// Returns the grid entries of a row's spans, in order.
     #[inline(always)]
-    pub fn entries(&self, row: usize) -> Range<usize> {
+    pub(crate) fn entries(&self, row: usize) -> Range<usize> {
         let first = row / self.height * self.per_row;
         first..first + self.per_row
     }

@@ -16,12 +16,12 @@ pub struct LowRank {
 
 impl LowRank {
     /// Returns the matrix, [rows, cols].
-    pub fn values(&self) -> Array2<f32> {
+    pub(crate) fn values(&self) -> Array2<f32> {
         linalg::product(self.b.view(), self.a.view())
     }
 
     /// Returns the same with factors that a type can hold.
-    pub fn rounded(mut self, dtype: DType) -> LowRank {
+    pub(crate) fn rounded(mut self, dtype: DType) -> LowRank {
         for factor in [&mut self.b, &mut self.a] {
             let mut bytes = Vec::new();
             let values = factor.as_slice_mut().expect("an owned array is contiguous");
@@ -43,7 +43,7 @@ pub enum Weight {
 
 impl Weight {
     /// Returns the values, [rows, cols]; codes are dequantized.
-    pub fn into_values(self) -> Array2<f32> {
+    pub(crate) fn into_values(self) -> Array2<f32> {
         match self {
             Weight::Dense(values) => values,
             Weight::Quantized(q) => q.values(),

@@ -21,7 +21,7 @@ impl Fault {
 }
 
 /// Raises the signal at the `count`th call with the name of the point.
-pub fn point(name: &str) {
+pub(crate) fn point(name: &str) {
     static FAULT: LazyLock<Option<Fault>> =
         LazyLock::new(|| std::env::var("LLMC_FAULT").ok().as_deref().and_then(Fault::parse));
     if !cfg!(debug_assertions) {

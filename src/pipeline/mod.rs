@@ -16,12 +16,10 @@ mod run;
 mod stream;
 mod verify;
 
-pub use blocks::{
-    BlockReport, CalibrationInput, Estimate, ExpertReport, LinearReport, Survey, calibrate, check_device,
-    estimate, recall, sensitivity, unmeasured, untie,
-};
+pub use blocks::{BlockReport, CalibrationInput, ExpertReport, LinearReport, Survey, calibrate, recall};
+pub(crate) use blocks::{Estimate, check_device, estimate, sensitivity, unmeasured, untie};
 pub use options::{Event, Options, Outcome, Target};
-pub use output::{check_target, input_digest, provenance, record_path};
+pub(crate) use output::{check_target, input_digest, provenance, record_path};
 pub use run::{peak_memory, run};
-pub use stream::total_input_bytes;
-pub use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};
+pub(crate) use stream::total_input_bytes;
+pub(crate) use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};

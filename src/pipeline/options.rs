@@ -76,11 +76,11 @@ pub struct Outcome {
 }
 
 /// Returns an error if the user has asked to stop.
-pub fn check_interrupted(options: &Options) -> Result<()> {
+pub(crate) fn check_interrupted(options: &Options) -> Result<()> {
     if options.interrupted.load(Ordering::Relaxed) { Err(interrupted()) } else { Ok(()) }
 }
 
 /// The error of a run that the user has stopped.
-pub fn interrupted() -> Error {
+pub(crate) fn interrupted() -> Error {
     Error::Interrupted { hint: "run the same command again: it goes on from the last finished tensor".into() }
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::recipe::{Budget, Override, Recipe};
 
 /// The loss of each group of linears under each of the choices.
-pub type Sensitivity = BTreeMap<String, Vec<f64>>;
+pub(crate) type Sensitivity = BTreeMap<String, Vec<f64>>;
 
 /// A group of linears.
 #[derive(Debug, Default, PartialEq)]
@@ -24,7 +24,7 @@ struct Item {
 }
 
 /// The choices, and what remains of the budget for them.
-pub struct Allotment<'a> {
+pub(crate) struct Allotment<'a> {
     base: &'a Plan,
     choices: &'a [Plan],
     items: Vec<Item>,
@@ -36,7 +36,12 @@ pub struct Allotment<'a> {
 impl<'a> Allotment<'a> {
     /// Works out sizes. `base` is the plan of what has no choice, `choices` the plans of the whole model as each choice, which
     /// have the same tensors in the same order.
-    pub fn new(budget: &Budget, base: &'a Plan, choices: &'a [Plan], sensitivity: &Sensitivity) -> Self {
+    pub(crate) fn new(
+        budget: &Budget,
+        base: &'a Plan,
+        choices: &'a [Plan],
+        sensitivity: &Sensitivity,
+    ) -> Self {
         let mut items: BTreeMap<String, Item> = BTreeMap::new();
         let (mut quantized, mut fixed, mut rest) = (0, 0, 0);
         for (index, tensor) in base.tensors.iter().enumerate() {
@@ -72,7 +77,7 @@ impl<'a> Allotment<'a> {
     ///
     /// # Errors
     /// A budget that is too small for the first choice.
-    pub fn spend(&self) -> Result<Recipe> {
+    pub(crate) fn spend(&self) -> Result<Recipe> {
         let assigned = u64::try_from(self.bytes).ok().and_then(|budget| assign(&self.items, budget));
         let Some(assigned) = assigned else {
             let bits = |bytes: f64| 8.0 * bytes / self.elements.max(1) as f64;

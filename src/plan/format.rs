@@ -9,16 +9,16 @@ use crate::numerics::{EightBits, QTensor, Scheme};
 use crate::tensor::DType;
 
 /// Group sizes that the engines' fast kernels support, the largest first.
-pub const KERNEL_GROUPS: &[usize] = &[128, 64, 32];
+pub(crate) const KERNEL_GROUPS: &[usize] = &[128, 64, 32];
 
 /// A warning about a group size that fast kernels do not support; `None` for the others.
-pub fn slow_group(size: usize) -> Option<&'static str> {
+pub(crate) fn slow_group(size: usize) -> Option<&'static str> {
     let known = KERNEL_GROUPS.contains(&size);
     (!known).then_some("engines' fast kernels know groups of 32, 64 and 128, and may not take this one")
 }
 
 /// File name of a single-file output while it is written.
-pub const SINGLE_FILE_NAME: &str = "model.gguf";
+pub(crate) const SINGLE_FILE_NAME: &str = "model.gguf";
 
 /// The fixed properties of a format.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +49,7 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// A folder of safetensors files that transformers and vLLM load, without any of the optional properties.
-    pub const FOLDER: Capabilities = Capabilities {
+    pub(crate) const FOLDER: Capabilities = Capabilities {
         name: "",
         summary: "",
         engines: &[Engine::Transformers, Engine::Vllm],
@@ -148,7 +148,7 @@ pub struct LayoutContext {
 }
 
 /// Receives (index of the part, offset within the part, bytes).
-pub type Sink<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<()> + 'a;
+pub(crate) type Sink<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<()> + 'a;
 
 /// An engine's way of storing a model.
 pub trait Format: Sync {

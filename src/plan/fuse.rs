@@ -9,7 +9,7 @@ use super::tensors::{Action, TensorPlan};
 use crate::numerics::{Granularity, Number, Scheme};
 
 /// Numbers the quantized tensors that become one matrix, for [`TensorPlan::fused`].
-pub fn link(tensors: &mut [TensorPlan], roles: &Roles) {
+pub(crate) fn link(tensors: &mut [TensorPlan], roles: &Roles) {
     let mut groups: HashMap<String, usize> = HashMap::new();
     for tensor in tensors.iter_mut().filter(|tensor| matches!(tensor.action, Action::Quantize(_))) {
         let Some(piece) = tensor.output.pieces.first() else { continue };
@@ -22,7 +22,7 @@ pub fn link(tensors: &mut [TensorPlan], roles: &Roles) {
 
 /// The common form of a group's members: a scheme, or `None` for dense.
 #[derive(Debug, Clone)]
-pub struct CommonForm {
+pub(crate) struct CommonForm {
     /// The scheme.
     pub scheme: Option<Scheme>,
     /// The reason, for the plan's notes.
@@ -30,13 +30,13 @@ pub struct CommonForm {
 }
 
 /// Finds the groups that the format has divided: the indices of their members, and the form that all must take.
-pub fn divided(tensors: &[TensorPlan], roles: &Roles) -> Vec<(Vec<usize>, CommonForm)> {
+pub(crate) fn divided(tensors: &[TensorPlan], roles: &Roles) -> Vec<(Vec<usize>, CommonForm)> {
     let groups = engine_groups(tensors, roles).into_values();
     groups.filter_map(|members| Some((members.clone(), common(tensors, &members)?))).collect()
 }
 
 /// Adds a note to excluded tensors whose group is quantized: engines may not load the result.
-pub fn note_excluded(tensors: &mut [TensorPlan], roles: &Roles) {
+pub(crate) fn note_excluded(tensors: &mut [TensorPlan], roles: &Roles) {
     let quantized: HashMap<String, String> = engine_groups(tensors, roles)
         .into_iter()
         .filter_map(|(group, members)| {

@@ -33,7 +33,7 @@ impl Pattern {
 }
 
 /// The recipe's globs, compiled.
-pub struct Globs {
+pub(crate) struct Globs {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
     overrides: Vec<Pattern>,
@@ -41,7 +41,7 @@ pub struct Globs {
 
 impl Globs {
     /// Compiles them.
-    pub fn new(recipe: &Recipe) -> Result<Globs> {
+    pub(crate) fn new(recipe: &Recipe) -> Result<Globs> {
         let compile = |flag: &'static str, texts: &[String]| -> Result<Vec<Pattern>> {
             texts.iter().map(|text| Pattern::new(flag, text)).collect()
         };
@@ -57,23 +57,23 @@ impl Globs {
     }
 
     /// Returns true if an exclude glob matches one of a tensor's names.
-    pub fn excluded(&self, names: &[&str]) -> bool {
+    pub(crate) fn excluded(&self, names: &[&str]) -> bool {
         self.exclude.iter().fold(false, |any, pattern| pattern.matches(names) | any)
     }
 
     /// Returns true if an include glob matches one of a tensor's names.
-    pub fn included(&self, names: &[&str]) -> bool {
+    pub(crate) fn included(&self, names: &[&str]) -> bool {
         self.include.iter().fold(false, |any, pattern| pattern.matches(names) | any)
     }
 
     /// The first override that matches one of a tensor's names.
-    pub fn overridden(&self, names: &[&str]) -> Option<usize> {
+    pub(crate) fn overridden(&self, names: &[&str]) -> Option<usize> {
         let matching = self.overrides.iter().enumerate().filter(|(_, pattern)| pattern.matches(names));
         matching.map(|(index, _)| index).min()
     }
 
     /// Checks that every glob matched some tensor.
-    pub fn all_matched(&self) -> Result<()> {
+    pub(crate) fn all_matched(&self) -> Result<()> {
         let idle = self
             .include
             .iter()

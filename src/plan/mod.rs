@@ -15,14 +15,12 @@ mod several;
 mod show;
 mod tensors;
 
-pub use budget::{Allotment, Sensitivity};
-pub use format::{
-    Admission, Capabilities, Contents, Engine, Format, KERNEL_GROUPS, LayoutContext, OutputFile, PartPlace,
-    SINGLE_FILE_NAME, Sink, slow_group,
-};
+pub(crate) use budget::{Allotment, Sensitivity};
+pub use format::{Admission, Capabilities, Contents, Engine, Format, LayoutContext, OutputFile, PartPlace};
+pub(crate) use format::{KERNEL_GROUPS, SINGLE_FILE_NAME, Sink, slow_group};
 pub use request::Request;
 pub use resolved::Plan;
-pub use roles::{FUSED_PROJECTIONS, Role, Roles};
-pub use several::agree;
-pub use show::Total;
+pub(crate) use roles::FUSED_PROJECTIONS;
+pub use roles::Roles;
+pub(crate) use several::agree;
 pub use tensors::{Action, Measured, OutputTensor, Part, Piece, TensorPlan};

@@ -22,7 +22,7 @@ impl Plan {
     /// # Errors
     /// Names that are unknown or do not go together; an input that is quantized already, unless `dequantize`; a scheme
     /// that the format cannot hold; with `strict`, any substitution.
-    pub fn new(request: Request, checkpoint: &Checkpoint) -> Result<Plan> {
+    pub(crate) fn new(request: Request, checkpoint: &Checkpoint) -> Result<Plan> {
         refuse_quantized(&request, checkpoint)?;
         let dtype = request.dtype.unwrap_or_else(|| common_dtype(checkpoint));
         let mut planner = Planner {

@@ -35,7 +35,7 @@ pub struct Request {
 
 impl Request {
     /// The quantizing stage.
-    pub fn quantizer(&self) -> &dyn Quantize {
+    pub(crate) fn quantizer(&self) -> &dyn Quantize {
         let quantizing = self.stages.iter().find_map(|stage| match stage {
             Stage::Quantize(method) => Some(method),
             _ => None,
@@ -44,7 +44,7 @@ impl Request {
     }
 
     /// The rank of the compensating stage, if there is one.
-    pub fn adapter_rank(&self) -> Option<usize> {
+    pub(crate) fn adapter_rank(&self) -> Option<usize> {
         self.stages.iter().find_map(|stage| match stage {
             Stage::Compensate(method) => Some(method.rank()),
             _ => None,
@@ -52,7 +52,7 @@ impl Request {
     }
 
     /// Returns true if calibration text, or statistics of it, makes any difference.
-    pub fn reads_text(&self) -> bool {
+    pub(crate) fn reads_text(&self) -> bool {
         let mut schemes = self.scheme.iter().chain(self.overrides.iter().flatten());
         self.stages.iter().any(|stage| stage.needs().any())
             || self.trains()
@@ -62,17 +62,17 @@ impl Request {
     }
 
     /// Returns true if a stage needs blocks with gradients.
-    pub fn trains(&self) -> bool {
+    pub(crate) fn trains(&self) -> bool {
         self.stages.iter().any(Stage::trains)
     }
 
     /// Returns true if a stage may change weights, biases or norms that stay dense.
-    pub fn edits(&self) -> bool {
+    pub(crate) fn edits(&self) -> bool {
         self.stages.iter().any(Stage::edits)
     }
 
     /// Returns true if rows are quantized by themselves as they are written, and there is no other stage.
-    pub fn only_rows(&self) -> bool {
+    pub(crate) fn only_rows(&self) -> bool {
         matches!(self.stages.as_slice(), [Stage::Quantize(method)] if method.scope() == Scope::Rows)
     }
 }

@@ -27,7 +27,7 @@ pub struct Plan {
 
 impl Plan {
     /// The scheme of each quantized source by its name, and the number of its [`TensorPlan::fused`].
-    pub fn schemes(&self) -> HashMap<&str, (Scheme, Option<usize>)> {
+    pub(crate) fn schemes(&self) -> HashMap<&str, (Scheme, Option<usize>)> {
         let mut schemes = HashMap::new();
         for tensor in &self.tensors {
             let Action::Quantize(scheme) = tensor.action else { continue };
@@ -50,12 +50,12 @@ impl Plan {
     }
 
     /// Bytes of weights that will be stored.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.tensors.iter().map(TensorPlan::bytes).sum()
     }
 
     /// With `strict`: refuses tensors that use a different scheme than requested.
-    pub fn refuse_substitutions(&self) -> Result<()> {
+    pub(crate) fn refuse_substitutions(&self) -> Result<()> {
         let changed: Vec<&TensorPlan> = self.tensors.iter().filter(|tensor| tensor.substituted).collect();
         match changed.first() {
             Some(first) if self.request.recipe.strict => Err(Error::unsupported(

@@ -11,7 +11,7 @@ use crate::tensor::DType;
 
 /// The role of a tensor in its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// The weight of a linear layer.
     Linear,
     /// A table of token (or position, or type) vectors.
@@ -36,14 +36,14 @@ pub struct Roles {
 
 impl Roles {
     /// Returns the roles in the model of a config.json.
-    pub fn of(config: Option<&Value>) -> Roles {
+    pub(crate) fn of(config: Option<&Value>) -> Roles {
         let model_type = config.and_then(|config| config.get("model_type")?.as_str());
         let conv1d = matches!(model_type, Some("openai-gpt" | "imagegpt" | "decision_transformer"));
         Roles { arch: config.and_then(model::find), conv1d }
     }
 
     /// Returns the role of a tensor.
-    pub fn role(&self, name: &str, shape: &[usize], dtype: DType) -> Role {
+    pub(crate) fn role(&self, name: &str, shape: &[usize], dtype: DType) -> Role {
         match unfit(name, shape, dtype) {
             Some(reason) => Role::Other(reason),
             None => self.described(name).unwrap_or_else(|| named(name, self.conv1d)),
@@ -71,7 +71,7 @@ impl Roles {
     }
 
     /// Returns which of the keys and values that a decoder's attention caches a linear makes.
-    pub fn cached(&self, name: &str) -> &'static [Measured] {
+    pub(crate) fn cached(&self, name: &str) -> &'static [Measured] {
         let is_encoder = self.arch.is_some_and(|arch| arch.outline.frame.head.is_none());
         match self.tensor(name) {
             _ if is_encoder => &[],
@@ -84,7 +84,7 @@ impl Roles {
     }
 
     /// Returns the group of linears that engines fuse into one, and that must share what is stored once per tensor.
-    pub fn fused_group(&self, name: &str) -> Option<String> {
+    pub(crate) fn fused_group(&self, name: &str) -> Option<String> {
         let (parent, last) = name.strip_suffix(".weight")?.rsplit_once('.')?;
         let fused = match self.tensor(name) {
             Some(TensorRole::Query | TensorRole::Key | TensorRole::Value) => QKV,
@@ -101,7 +101,7 @@ impl Roles {
 
     /// Returns the group of linears that engines run as one kernel, and that must be stored alike: every expert of a layer,
     /// else those of a [fused group](Roles::fused_group).
-    pub fn engine_group(&self, name: &str) -> Option<String> {
+    pub(crate) fn engine_group(&self, name: &str) -> Option<String> {
         let experts = || {
             let (module, last) = name.strip_suffix(".weight")?.rsplit_once('.')?;
             let (parent, index) = module.rsplit_once('.')?;
@@ -118,7 +118,7 @@ impl Roles {
     }
 
     /// Returns what a linear belongs to that must be stored alike: its engine group, else itself.
-    pub fn group(&self, linear: &str) -> String {
+    pub(crate) fn group(&self, linear: &str) -> String {
         self.engine_group(linear).unwrap_or_else(|| linear.to_owned())
     }
 }
@@ -142,7 +142,7 @@ fn unfit(name: &str, shape: &[usize], dtype: DType) -> Option<&'static str> {
 const QKV: &str = "qkv";
 const GATE_UP: &str = "gate_up";
 /// Projections that engines fuse, with the beginning of the fused module's name: `qkv_proj`, `gate_up_proj`.
-pub const FUSED_PROJECTIONS: [(&str, &[&str]); 2] =
+pub(crate) const FUSED_PROJECTIONS: [(&str, &[&str]); 2] =
     [(QKV, &["q_proj", "k_proj", "v_proj"]), (GATE_UP, &["gate_proj", "up_proj"])];
 /// The same linears under other names.
 const OTHER_FUSED: [(&str, &[&str]); 2] = [(QKV, &["query", "key", "value"]), (GATE_UP, &["w1", "w3"])];

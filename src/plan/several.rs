@@ -15,7 +15,7 @@ use super::tensors::{Action, TensorPlan};
 ///
 /// # Errors
 /// A linear with different schemes in two plans, if calibration computes only one of them.
-pub fn agree(plans: &mut PerFormat<Plan>) -> Result<()> {
+pub(crate) fn agree(plans: &mut PerFormat<Plan>) -> Result<()> {
     let PerFormat { primary: first, companions: others } = plans;
     let changes = first.request.edits();
     if first.request.only_rows() {

@@ -20,7 +20,7 @@ impl fmt::Display for Action {
 
 /// Tensors that are stored alike.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Total {
+pub(crate) struct Total {
     /// Number of tensors.
     pub tensors: usize,
     /// Weights in them.
@@ -37,14 +37,14 @@ impl Total {
     }
 
     /// Bits stored per weight.
-    pub fn bits_per_weight(&self) -> f64 {
+    pub(crate) fn bits_per_weight(&self) -> f64 {
         8.0 * self.bytes as f64 / self.elements.max(1) as f64
     }
 }
 
 impl Plan {
     /// Totals by what tensors are stored as, quantized ones first.
-    pub fn totals(&self) -> Vec<(String, Total)> {
+    pub(crate) fn totals(&self) -> Vec<(String, Total)> {
         let mut totals: BTreeMap<(bool, String), Total> = BTreeMap::new();
         for tensor in &self.tensors {
             let dense = matches!(tensor.action, Action::Store(_));
@@ -54,14 +54,14 @@ impl Plan {
     }
 
     /// Everything, added up.
-    pub fn total(&self) -> Total {
+    pub(crate) fn total(&self) -> Total {
         let mut total = Total::default();
         self.tensors.iter().for_each(|tensor| total.add(tensor));
         total
     }
 
     /// The sum over the quantized tensors.
-    pub fn quantized(&self) -> Total {
+    pub(crate) fn quantized(&self) -> Total {
         let mut total = Total::default();
         let quantized = self.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Quantize(_)));
         quantized.for_each(|tensor| total.add(tensor));
@@ -69,7 +69,7 @@ impl Plan {
     }
 
     /// A line a tensor, then totals, then what was substituted.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         let width = self.tensors.iter().map(|tensor| tensor.output.name.len()).max().unwrap_or(6).max(6);
         let _ = writeln!(
@@ -99,7 +99,7 @@ impl Plan {
     }
 
     /// The totals alone.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let mut text = String::new();
         for (name, total) in self.totals() {
             let _ = writeln!(text, "{}", total_line(&name, &total));
@@ -113,7 +113,7 @@ impl Plan {
     }
 
     /// For machines.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let total = self.total();
         json!({
             "format": self.request.format.name(),

@@ -66,7 +66,7 @@ pub struct OutputTensor {
 
 impl OutputTensor {
     /// A source as it is.
-    pub fn whole(source: &Source) -> OutputTensor {
+    pub(crate) fn whole(source: &Source) -> OutputTensor {
         let rows = rows_cols(&source.shape)[0];
         OutputTensor {
             name: source.name.clone(),
@@ -110,23 +110,23 @@ pub struct TensorPlan {
 
 impl TensorPlan {
     /// The parts that are measured scales: (of what, index of the part).
-    pub fn scales(&self) -> impl Iterator<Item = (Measured, usize)> {
+    pub(crate) fn scales(&self) -> impl Iterator<Item = (Measured, usize)> {
         let first = self.parts.len() - self.measured.len();
         self.measured.iter().enumerate().map(move |(index, what)| (*what, first + index))
     }
 
     /// The names of the sources that its rows come from.
-    pub fn sources(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &str> {
         self.output.pieces.iter().map(|piece| piece.source.as_str())
     }
 
     /// [rows, columns] of the output.
-    pub fn rows_cols(&self) -> [usize; 2] {
+    pub(crate) fn rows_cols(&self) -> [usize; 2] {
         rows_cols(&self.output.shape)
     }
 
     /// Weights.
-    pub fn elements(&self) -> u64 {
+    pub(crate) fn elements(&self) -> u64 {
         if self.output.shape.contains(&0) {
             return 0; // the other dimensions may be anything, their product too large for a u64
         }
@@ -134,12 +134,12 @@ impl TensorPlan {
     }
 
     /// Bytes of its parts.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.byte_len() as u64).sum()
     }
 
     /// Bits stored per weight, scales and zero points included.
-    pub fn bits_per_weight(&self) -> f64 {
+    pub(crate) fn bits_per_weight(&self) -> f64 {
         8.0 * self.bytes() as f64 / self.elements().max(1) as f64
     }
 }

@@ -49,7 +49,7 @@ use crate::stage::{
 use crate::statistics::{Needs, Statistics};
 
 /// Registry entry.
-pub const DEF: Def = Def {
+pub(crate) const DEF: Def = Def {
     name: "awq",
     summary: "scale columns by the size of their inputs, clip, round: calibration, minutes per billion weights",
     supports,
@@ -77,7 +77,7 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 /// Scale search, clip search, rounding.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Awq {
+pub(crate) struct Awq {
     /// Steps of α between 0 and 1.
     pub n_grid: usize,
     /// True to favour small weights too.
@@ -96,7 +96,7 @@ impl Default for Awq {
 /// Scale search alone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct AwqScale {
+pub(crate) struct AwqScale {
     /// Steps of α between 0 and 1.
     pub n_grid: usize,
     /// True to favour small weights too.

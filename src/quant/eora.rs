@@ -47,7 +47,7 @@ use crate::statistics::Needs;
 mod tests;
 
 /// Registry entry.
-pub const DEF: Def = Def {
+pub(crate) const DEF: Def = Def {
     name: "eora",
     summary: "after another: a LoRA adapter that makes up for its error on calibration text",
     supports: |_| Ok(()),
@@ -55,7 +55,7 @@ pub const DEF: Def = Def {
 };
 
 /// Registry entry of the same without data.
-pub const LORC: Def = Def {
+pub(crate) const LORC: Def = Def {
     name: "lorc",
     summary: "after another: a LoRA adapter that makes up for the error of the weights: no data",
     supports: |_| Ok(()),
@@ -65,7 +65,7 @@ pub const LORC: Def = Def {
 /// Parameters of both.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Compensation {
+pub(crate) struct Compensation {
     /// r: columns of B and rows of A.
     pub rank: usize,
     /// True to weight errors by the inputs (`eora`); false for `lorc`.

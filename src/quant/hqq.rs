@@ -45,7 +45,7 @@ use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Sc
 use crate::stage::{self, Block, BlockLinear, Def, Quantization, Quantize, Stage};
 
 /// Registry entry.
-pub const DEF: Def = Def {
+pub(crate) const DEF: Def = Def {
     name: "hqq",
     summary: "fit scales and zero points to the many weights rather than to the outliers: no data, about 2.5 times the time of mse",
     supports,
@@ -66,7 +66,7 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 /// Parameters, named as in the paper.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Hqq {
+pub(crate) struct Hqq {
     /// p: the norm whose error is minimized, 0 < p < 1.
     pub lp_norm: f32,
     /// β: errors are set aside beyond about β^(1/(p−2)) steps of the scale.

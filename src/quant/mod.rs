@@ -1,11 +1,11 @@
 //! Quantization methods: one method, one file.
 
-pub mod autoround;
+pub(crate) mod autoround;
 pub mod awq;
-pub mod eora;
-pub mod gptq;
-pub mod hqq;
-pub mod mse;
+pub(crate) mod eora;
+pub(crate) mod gptq;
+pub(crate) mod hqq;
+pub(crate) mod mse;
 pub mod rotate;
 pub mod rtn;
 pub mod scaling;

@@ -36,7 +36,7 @@ use crate::stage::{self, Block, BlockLinear, Def, Quantization, Quantize, Stage}
 use crate::tensor::BlockType;
 
 /// Registry entry.
-pub const DEF: Def = Def {
+pub(crate) const DEF: Def = Def {
     name: "mse",
     summary: "clip each group's range where that leaves less squared error: no data, about 5 times the time of rtn",
     supports,
@@ -56,7 +56,7 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 /// Clip search by squared error. It has no parameters.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Mse {}
+pub(crate) struct Mse {}
 
 impl Quantize for Mse {
     fn weighs_columns(&self, _scheme: &Scheme) -> bool {
@@ -80,7 +80,7 @@ fn quantize(linear: &BlockLinear, scheme: &Scheme) -> Result<QTensor> {
 const IN_CACHE: usize = 1 << 15;
 
 /// The grid of least squared error among the candidates, entry by entry.
-pub fn search(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
+pub(crate) fn search(scheme: &Scheme, w: ArrayView2<f32>, context: &Context) -> Grid {
     let rows = (IN_CACHE / w.ncols().max(1)).max(1).next_multiple_of(scheme.row_multiple());
     let mut found = Grid::default();
     for rows in w.axis_chunks_iter(Axis(0), rows) {

@@ -43,7 +43,7 @@ pub const DEF: Def = Def {
 /// Rotation of the residual stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Rotate {
+pub(crate) struct Rotate {
     /// Seed of the random signs.
     pub seed: u64,
     /// True to rotate v and o within each head too.

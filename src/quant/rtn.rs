@@ -26,7 +26,7 @@ use crate::numerics::{Number, Scheme};
 use crate::stage::{self, Block, Def, Quantization, Quantize, Stage};
 
 /// Registry entry.
-pub const DEF: Def = Def {
+pub(crate) const DEF: Def = Def {
     name: "rtn",
     summary: "round to nearest on the min-max grid: any scheme, no data, the speed of memory",
     supports: |_| Ok(()),

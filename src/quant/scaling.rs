@@ -30,13 +30,13 @@ pub fn scale(editor: &mut Editor, fold: &Fold, scales: &[f32]) -> Result<()> {
 }
 
 /// The mean of the values of all columns that share an element of the feeder, for each column. \[cols\].
-pub fn shared_mean(columns: &[u32], values: &[f32]) -> Vec<f32> {
+pub(crate) fn shared_mean(columns: &[u32], values: &[f32]) -> Vec<f32> {
     let sums = by_element(columns, values, (0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
     columns.iter().map(|&element| sums[element as usize]).map(|(sum, count)| sum / count).collect()
 }
 
 /// The largest of the values of all columns that share an element of the feeder, for each column. \[cols\].
-pub fn shared_max(columns: &[u32], values: &[f32]) -> Vec<f32> {
+pub(crate) fn shared_max(columns: &[u32], values: &[f32]) -> Vec<f32> {
     let largest = by_element(columns, values, 0f32, f32::max);
     columns.iter().map(|&element| largest[element as usize]).collect()
 }

@@ -41,7 +41,7 @@ pub const DEF: Def = Def {
 /// Smoothing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct SmoothQuant {
+pub(crate) struct SmoothQuant {
     /// The share of the range that moves to the weights: 0 to 1.
     pub alpha: f32,
     /// The places that scales may move to.
@@ -51,7 +51,7 @@ pub struct SmoothQuant {
 /// The places that scales may move to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Folds {
+pub(crate) enum Folds {
     /// Into norms.
     Norms,
     /// Into v and up too.

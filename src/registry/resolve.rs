@@ -27,7 +27,7 @@ impl Recipe {
     ///
     /// # Errors
     /// Text that is not `key=value`; unknown keys, with the nearest known one.
-    pub fn set(&mut self, assignment: &str) -> Result<()> {
+    pub(crate) fn set(&mut self, assignment: &str) -> Result<()> {
         let (key, text) = assignment.split_once('=').ok_or_else(|| {
             Error::usage(format!("--set {assignment}: not key=value"), "for example --set gptq.damping=0.05")
         })?;

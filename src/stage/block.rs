@@ -78,7 +78,7 @@ impl BlockLinear {
     }
 
     /// The values that it computes with, [rows, cols]: codes are dequantized and compensated.
-    pub fn values(&self) -> Array2<f32> {
+    pub(crate) fn values(&self) -> Array2<f32> {
         let values = self.weight.clone().into_values();
         match &self.compensation {
             Some(factors) => values + factors.values(),
@@ -87,7 +87,7 @@ impl BlockLinear {
     }
 
     /// The information that a scheme may use beside the values.
-    pub fn context(&self) -> Context<'_> {
+    pub(crate) fn context(&self) -> Context<'_> {
         Context { extent: self.extent, importance: self.importance.as_deref() }
     }
 }
@@ -136,13 +136,13 @@ impl Block {
     }
 
     /// Drops the statistics of the inputs.
-    pub fn forget_inputs(&mut self) {
+    pub(crate) fn forget_inputs(&mut self) {
         self.inputs.clear();
         self.linears.iter_mut().for_each(|linear| linear.input = None);
     }
 
     /// Takes some linears out, with the statistics, as a block of their own. `linears` are their numbers, ascending.
-    pub fn take(&mut self, linears: &[usize]) -> Block {
+    pub(crate) fn take(&mut self, linears: &[usize]) -> Block {
         let all = std::mem::take(&mut self.linears).into_iter().enumerate();
         let (taken, rest): (Vec<_>, Vec<_>) =
             all.partition(|(index, _)| linears.binary_search(index).is_ok());
@@ -154,7 +154,7 @@ impl Block {
     }
 
     /// Puts linears that were taken out back to their places.
-    pub fn put_back(&mut self, linears: &[usize], taken: Block) {
+    pub(crate) fn put_back(&mut self, linears: &[usize], taken: Block) {
         for (&index, linear) in linears.iter().zip(taken.linears) {
             self.linears.insert(index, linear);
         }

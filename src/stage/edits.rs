@@ -21,7 +21,7 @@ pub struct Edits {
 
 impl Edits {
     /// Returns true if every part keeps its values.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.weights.is_empty() && self.biases.is_empty() && self.norms.is_empty()
     }
 }
@@ -40,7 +40,7 @@ impl<'a> Editor<'a> {
     }
 
     /// The block before the edits.
-    pub fn block(&self) -> &'a Block {
+    pub(crate) fn block(&self) -> &'a Block {
         self.block
     }
 
@@ -48,7 +48,7 @@ impl<'a> Editor<'a> {
     ///
     /// # Errors
     /// A weight that is already quantized.
-    pub fn weight(&self, linear: usize) -> Result<ArrayView2<'_, f32>> {
+    pub(crate) fn weight(&self, linear: usize) -> Result<ArrayView2<'_, f32>> {
         match self.edits.weights.get(&linear) {
             Some(values) => Ok(values.view()),
             None => self.block.linears[linear].dense(),
@@ -59,19 +59,19 @@ impl<'a> Editor<'a> {
     ///
     /// # Errors
     /// A weight that is already quantized.
-    pub fn weight_mut(&mut self, linear: usize) -> Result<&mut Array2<f32>> {
+    pub(crate) fn weight_mut(&mut self, linear: usize) -> Result<&mut Array2<f32>> {
         let values = self.block.linears[linear].dense()?;
         Ok(self.edits.weights.entry(linear).or_insert_with(|| values.to_owned()))
     }
 
     /// A linear's bias, to be changed; `None` if it has none.
-    pub fn bias_mut(&mut self, linear: usize) -> Option<&mut Vec<f32>> {
+    pub(crate) fn bias_mut(&mut self, linear: usize) -> Option<&mut Vec<f32>> {
         let bias = self.block.linears[linear].bias.as_ref()?;
         Some(self.edits.biases.entry(linear).or_insert_with(|| bias.clone()))
     }
 
     /// A norm, to be changed.
-    pub fn norm_mut(&mut self, norm: usize) -> &mut Norm {
+    pub(crate) fn norm_mut(&mut self, norm: usize) -> &mut Norm {
         self.edits.norms.entry(norm).or_insert_with(|| self.block.norms[norm].clone())
     }
 

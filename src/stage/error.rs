@@ -12,7 +12,7 @@ pub fn relative_error(w: ArrayView2<f32>, q: ArrayView2<f32>, statistics: Option
 }
 
 /// Returns ‖(W − Q)·X‖², with the same X as [`relative_error`].
-pub fn error_power(w: ArrayView2<f32>, q: ArrayView2<f32>, statistics: Option<&Statistics>) -> f64 {
+pub(crate) fn error_power(w: ArrayView2<f32>, q: ArrayView2<f32>, statistics: Option<&Statistics>) -> f64 {
     output_power((&q - &w).view(), statistics)
 }
 

@@ -17,8 +17,9 @@ mod trainable;
 pub use block::{Block, BlockLinear, Norm};
 pub use compensate::Compensate;
 pub use edits::{Editor, Edits};
-pub use error::{error_power, relative_error};
-pub use parameters::parse;
+pub(crate) use error::error_power;
+pub use error::relative_error;
+pub(crate) use parameters::parse;
 pub use prune::{Prune, PrunedWeight};
 pub use quantize::{Quantization, Quantize, QuantizedLinear, quantize_linear};
 pub use rewrite::{Ends, Rewrite};
@@ -59,7 +60,7 @@ pub enum Stage {
 
 impl Stage {
     /// The statistics of the inputs that it reads.
-    pub fn needs(&self) -> Needs {
+    pub(crate) fn needs(&self) -> Needs {
         match self {
             Stage::Rewrite(method) => method.needs(),
             Stage::Prune(method) => method.needs(),
@@ -70,7 +71,7 @@ impl Stage {
 
     /// The part of a model that it is given at a time. A rewriting stage is given whole blocks, because what it moves out
     /// of one linear goes into another.
-    pub fn scope(&self) -> Scope {
+    pub(crate) fn scope(&self) -> Scope {
         match self {
             Stage::Rewrite(_) => Scope::Block,
             Stage::Prune(method) => method.scope(),
@@ -80,12 +81,12 @@ impl Stage {
     }
 
     /// Returns true if it needs a block with gradients.
-    pub fn trains(&self) -> bool {
+    pub(crate) fn trains(&self) -> bool {
         matches!(self, Stage::Quantize(method) if method.trains())
     }
 
     /// Returns true if it may change weights, biases or norms that stay dense.
-    pub fn edits(&self) -> bool {
+    pub(crate) fn edits(&self) -> bool {
         match self {
             Stage::Rewrite(_) | Stage::Prune(_) => true,
             Stage::Quantize(method) => method.scope() == Scope::Block,

@@ -9,7 +9,7 @@ use crate::names::nearest_key;
 ///
 /// # Errors
 /// Unknown keys, with the nearest known one; values of another type.
-pub fn parse<P: DeserializeOwned>(method: &str, table: &toml::Table) -> Result<P> {
+pub(crate) fn parse<P: DeserializeOwned>(method: &str, table: &toml::Table) -> Result<P> {
     table.clone().try_into().map_err(|e: toml::de::Error| {
         let what = format!("parameters of {method}: {}", e.message());
         let hint = nearest_key(e.message());

@@ -35,7 +35,7 @@ pub struct PrunedWeight {
 
 impl Block {
     /// Applies the result of a pruning stage.
-    pub fn prune(&mut self, weights: Vec<Option<PrunedWeight>>) {
+    pub(crate) fn prune(&mut self, weights: Vec<Option<PrunedWeight>>) {
         for (linear, pruned) in self.linears.iter_mut().zip(weights) {
             if let Some(PrunedWeight { mask, values }) = pruned {
                 linear.weight = Weight::Dense(values);

@@ -65,7 +65,7 @@ impl Quantization {
     ///
     /// # Errors
     /// The errors of `quantize`.
-    pub fn of_each(
+    pub(crate) fn of_each(
         block: &Block,
         mut quantize: impl FnMut(&BlockLinear, Scheme) -> Result<QTensor>,
     ) -> Result<Quantization> {
@@ -93,7 +93,7 @@ pub fn quantize_linear(method: &dyn Quantize, linear: BlockLinear) -> Result<QTe
 
 impl Block {
     /// Applies the result of a quantizing stage. Returns the dense weight of each linear that now has codes.
-    pub fn encode(&mut self, Quantization { codes, edits }: Quantization) -> Vec<Option<Array2<f32>>> {
+    pub(crate) fn encode(&mut self, Quantization { codes, edits }: Quantization) -> Vec<Option<Array2<f32>>> {
         self.edit(edits);
         let encode = |(linear, codes): (&mut BlockLinear, Option<QuantizedLinear>)| {
             let QuantizedLinear { values, relative_error } = codes?;

@@ -72,18 +72,18 @@ impl Candle {
     }
 
     /// The device of its tensors.
-    pub fn device(&self) -> &candle_core::Device {
+    pub(crate) fn device(&self) -> &candle_core::Device {
         &self.device
     }
 
     /// Bytes of the linear weights that were loaded, as they are held.
-    pub fn weight_bytes(&self) -> usize {
+    pub(crate) fn weight_bytes(&self) -> usize {
         self.weights.load(Ordering::Relaxed)
     }
 
     /// Chooses among the kernels for packed weights by this table.
     #[cfg(feature = "candle-cuda")]
-    pub fn choosing_by(mut self, table: crate::cuda::KernelTable) -> Self {
+    pub(crate) fn choosing_by(mut self, table: crate::cuda::KernelTable) -> Self {
         self.kernels = self.kernels.map(|kernels| kernels.choosing_by(table));
         self
     }
@@ -94,7 +94,7 @@ impl Candle {
     }
 
     /// The same backend with candle's own operations only: the twins of those in `cpu_ops`.
-    pub fn plain(self) -> Self {
+    pub(crate) fn plain(self) -> Self {
         Candle { fast: false, ..self }
     }
 

@@ -21,7 +21,7 @@ use crate::numerics::{QTensor, Weight as Read};
 
 /// The kernels for packed weights on candle's GPU.
 #[derive(Clone)]
-pub struct Kernels {
+pub(crate) struct Kernels {
     shared: Arc<Shared>,
     table: Arc<KernelTable>,
 }
@@ -44,14 +44,14 @@ impl Kernels {
     ///
     /// # Errors
     /// A driver that is too old.
-    pub fn new(candle: &CudaDevice) -> LlmcResult<Kernels> {
+    pub(crate) fn new(candle: &CudaDevice) -> LlmcResult<Kernels> {
         let device = cuda::adopt(candle.cuda_stream())?;
         let shared = Shared { candle: candle.clone(), device, workspace: Mutex::default() };
         Ok(Kernels { shared: Arc::new(shared), table: Arc::default() })
     }
 
     /// Chooses by this table from now on.
-    pub fn choosing_by(self, table: KernelTable) -> Kernels {
+    pub(crate) fn choosing_by(self, table: KernelTable) -> Kernels {
         Kernels { table: Arc::new(table), ..self }
     }
 
@@ -59,7 +59,7 @@ impl Kernels {
     ///
     /// # Errors
     /// Where they cannot be read, or the GPU's memory is full.
-    pub fn load(&self, parts: &[Arc<dyn Stored>], dtype: DType) -> LlmcResult<Option<Linear>> {
+    pub(crate) fn load(&self, parts: &[Arc<dyn Stored>], dtype: DType) -> LlmcResult<Option<Linear>> {
         let half = match dtype {
             DType::F16 => Half::F16,
             DType::BF16 => Half::BF16,
@@ -95,14 +95,14 @@ fn read(parts: &[Arc<dyn Stored>]) -> LlmcResult<Option<QTensor>> {
 }
 
 /// y = x·Wᵀ over a packed W.
-pub struct Linear {
+pub(crate) struct Linear {
     kernels: Kernels,
     weight: Weight,
 }
 
 impl Linear {
     /// Bytes of the weight, as it is held.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.weight.bytes()
     }
 

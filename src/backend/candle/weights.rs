@@ -25,7 +25,7 @@ pub struct Linear {
 
 impl Linear {
     /// y = x·[p₀; p₁; …]ᵀ + bias, of parts [rows, cols] and a bias of all their rows.
-    pub fn new(parts: Vec<Tensor>, bias: Option<Tensor>) -> Self {
+    pub(crate) fn new(parts: Vec<Tensor>, bias: Option<Tensor>) -> Self {
         Linear { parts, packed: None, bias }
     }
 
@@ -53,12 +53,12 @@ impl Linear {
     }
 
     /// The stacked weights, [rows, cols] each, in the order they were loaded in; none where they are packed.
-    pub fn parts(&self) -> &[Tensor] {
+    pub(crate) fn parts(&self) -> &[Tensor] {
         &self.parts
     }
 
     /// The bias of all parts.
-    pub fn bias(&self) -> Option<&Tensor> {
+    pub(crate) fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
 }
@@ -76,12 +76,12 @@ pub struct Table {
 
 impl Table {
     /// A table of these rows.
-    pub fn new(weight: Tensor) -> Self {
+    pub(crate) fn new(weight: Tensor) -> Self {
         Table { weight }
     }
 
     /// [rows, cols].
-    pub fn weight(&self) -> &Tensor {
+    pub(crate) fn weight(&self) -> &Tensor {
         &self.weight
     }
 }
@@ -100,12 +100,12 @@ pub struct Norm {
 
 impl Norm {
     /// The factors of the normalized values: a whole number of widths.
-    pub fn weight(&self) -> &Tensor {
+    pub(crate) fn weight(&self) -> &Tensor {
         &self.weight
     }
 
     /// The shifts of the normalized values.
-    pub fn bias(&self) -> Option<&Tensor> {
+    pub(crate) fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
 

@@ -12,7 +12,7 @@ const PASSES: usize = 5;
 
 /// Returns the bytes per second that all threads of the pool together read at best, by summing an array that fits in no
 /// cache.
-pub fn read_bandwidth() -> f64 {
+pub(crate) fn read_bandwidth() -> f64 {
     let values = vec![1u64; BYTES / 8];
     let share = values.len().div_ceil(rayon::current_num_threads());
     let mut best: f64 = 0.0;

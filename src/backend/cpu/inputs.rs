@@ -57,7 +57,7 @@ impl InputForm {
 
 impl Inputs {
     /// Rounds `x`, [rows, cols] with neither 0, to a form, and replaces the previous inputs.
-    pub fn prepare(&mut self, form: InputForm, x: &[f32], cols: usize) {
+    pub(crate) fn prepare(&mut self, form: InputForm, x: &[f32], cols: usize) {
         self.rows = x.len() / cols;
         self.stride = form.stride(cols);
         match form {

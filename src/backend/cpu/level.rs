@@ -28,7 +28,7 @@ pub(super) enum Level {
 
 impl Level {
     /// Returns the best level that this CPU supports, within the limit that the environment sets.
-    pub fn detect() -> Level {
+    pub(crate) fn detect() -> Level {
         static LEVEL: OnceLock<Level> = OnceLock::new();
         *LEVEL.get_or_init(|| Level::of_cpu().limited(std::env::var(LIMIT).ok().as_deref()))
     }
@@ -64,13 +64,13 @@ impl Level {
     }
 
     /// Returns true if the CPU has instructions for products of bfloat16.
-    pub fn multiplies_bf16(self) -> bool {
+    pub(crate) fn multiplies_bf16(self) -> bool {
         matches!(self, Level::Avx512 { bf16: true, .. })
     }
 
     /// Returns every level that this CPU supports, for tests that compare them.
     #[cfg(test)]
-    pub fn usable() -> Vec<Level> {
+    pub(crate) fn usable() -> Vec<Level> {
         match Level::detect() {
             Level::Plain => vec![Level::Plain],
             Level::Avx2 => vec![Level::Plain, Level::Avx2],
@@ -82,7 +82,7 @@ impl Level {
 }
 
 /// The name of the instruction set that the kernels use on this machine: `plain`, `avx2`, `avx512`.
-pub fn instruction_set() -> &'static str {
+pub(crate) fn instruction_set() -> &'static str {
     match Level::detect() {
         Level::Plain => "plain",
         Level::Avx2 => "avx2",

@@ -148,7 +148,7 @@ pub(super) fn softmax(level: Level, x: &mut [f32]) {
 }
 
 /// Returns ln Σ eˣ over a row of logits; −∞ for an empty row.
-pub fn log_sum_exp(x: &[f32]) -> f64 {
+pub(crate) fn log_sum_exp(x: &[f32]) -> f64 {
     log_sum_exp_at(Level::detect(), x)
 }
 
@@ -163,7 +163,7 @@ fn divergence_at(level: Level, base: &[f32], x: &[f32], log_sum_exp: f32, floor:
 ///
 /// # Panics
 /// If the rows have different lengths.
-pub fn divergence(base: &[f32], x: &[f32], log_sum_exp: f32, floor: f32) -> f64 {
+pub(crate) fn divergence(base: &[f32], x: &[f32], log_sum_exp: f32, floor: f32) -> f64 {
     divergence_at(Level::detect(), base, x, log_sum_exp, floor)
 }
 

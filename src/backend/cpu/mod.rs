@@ -33,12 +33,12 @@ use buffers::Pool;
 use elementwise::Function;
 use level::Level;
 
-pub use bandwidth::read_bandwidth;
+pub(crate) use bandwidth::read_bandwidth;
 pub use buffers::Tensor;
 pub use key_values::KeyValueCache;
-pub use level::instruction_set;
+pub(crate) use level::instruction_set;
 pub use linear::{Activations, PackedLinear, Scratch};
-pub use logits::{divergence, log_sum_exp};
+pub(crate) use logits::{divergence, log_sum_exp};
 pub use table::EmbeddingTable;
 
 /// A backend that runs models on the CPU.
@@ -65,7 +65,7 @@ impl Cpu {
     }
 
     /// Returns the bytes of the loaded linear weights, as packed.
-    pub fn weight_bytes(&self) -> usize {
+    pub(crate) fn weight_bytes(&self) -> usize {
         self.weights.load(Ordering::Relaxed)
     }
 

@@ -19,7 +19,7 @@ impl Pages {
     ///
     /// # Errors
     /// If the system has not enough memory.
-    pub fn zeroed(lines: usize) -> Result<Pages> {
+    pub(crate) fn zeroed(lines: usize) -> Result<Pages> {
         let bytes = lines.checked_mul(size_of::<Line>()).ok_or_else(|| refused(usize::MAX))?;
         let map = MmapMut::map_anon(bytes).map_err(|_| refused(bytes))?;
         #[cfg(target_os = "linux")]
@@ -28,17 +28,17 @@ impl Pages {
     }
 
     /// Returns the lines.
-    pub fn lines(&self) -> &[Line] {
+    pub(crate) fn lines(&self) -> &[Line] {
         self.0.as_chunks().0
     }
 
     /// Returns the lines for writing.
-    pub fn lines_mut(&mut self) -> &mut [Line] {
+    pub(crate) fn lines_mut(&mut self) -> &mut [Line] {
         self.0.as_chunks_mut().0
     }
 
     /// Returns the bytes held.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.0.len()
     }
 }

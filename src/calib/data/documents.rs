@@ -32,7 +32,7 @@ const RESPONSES: [&str; 4] = ["response", "completion", "output", "answer"];
 
 /// A piece of calibration data, before it becomes tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Document {
+pub(crate) enum Document {
     /// Plain text.
     Text(String),
     /// A conversation, and the row that it is from.
@@ -66,7 +66,7 @@ impl Document {
 ///
 /// # Errors
 /// Files that cannot be read, rows of no form that is known, no text at all.
-pub fn read(name: &str, source: &TextSource) -> Result<Vec<Document>> {
+pub(crate) fn read(name: &str, source: &TextSource) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     source.read(|file, content| {
         match content {
@@ -90,7 +90,7 @@ pub fn read(name: &str, source: &TextSource) -> Result<Vec<Document>> {
 }
 
 /// Leaves documents (parts of long ones) out, evenly, where there are more bytes than that.
-pub fn thin(documents: Vec<Document>, bytes: usize, random: &mut SplitMix64) -> Vec<Document> {
+pub(crate) fn thin(documents: Vec<Document>, bytes: usize, random: &mut SplitMix64) -> Vec<Document> {
     let all: usize = documents.iter().map(Document::bytes).sum();
     if all <= bytes {
         return documents;
@@ -159,7 +159,7 @@ fn shown(value: &Value) -> String {
 }
 
 /// Makes token ids of documents.
-pub struct Encoder<'a> {
+pub(crate) struct Encoder<'a> {
     checkpoint: &'a Checkpoint,
     pub tokenizer: &'a Tokenizer,
     /// Opened where there is a conversation: base models have none.
@@ -167,13 +167,13 @@ pub struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    pub fn new(checkpoint: &'a Checkpoint, tokenizer: &'a Tokenizer) -> Encoder<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint, tokenizer: &'a Tokenizer) -> Encoder<'a> {
         Encoder { checkpoint, tokenizer, template: OnceLock::new() }
     }
 
     /// The token ids of the first `bytes` of a document, about. `alone`: with what the tokenizer puts around a text; else a
     /// text ends with an empty line, and BOS is left to who packs. Conversations spell all that out themselves.
-    pub fn encode(&self, document: &Document, alone: bool, bytes: usize) -> Result<Vec<u32>> {
+    pub(crate) fn encode(&self, document: &Document, alone: bool, bytes: usize) -> Result<Vec<u32>> {
         match document {
             Document::Text(text) if alone => self.tokenizer.encode(first(text, bytes), true),
             Document::Text(text) => self.tokenizer.encode(&format!("{}\n\n", text.trim_end()), false),

@@ -35,7 +35,7 @@ struct Writer {
 ///
 /// # Errors
 /// Logits that are no numbers; an interruption.
-pub fn written(
+pub(crate) fn written(
     model: &LanguageModel,
     tokenizer: &Tokenizer,
     cut: &Cut,

@@ -15,13 +15,13 @@ use crate::error::{Error, Result};
 use crate::numerics::random::SplitMix64;
 
 /// Documents of fewer tokens are no sequences of their own: mostly headings, and a prompt's first tokens are unlike others.
-pub const SHORTEST: usize = 16;
+pub(crate) const SHORTEST: usize = 16;
 /// Bytes of text that are tokenized for each token that is asked for; a token is about four bytes of English.
 const PLENTY: usize = 64;
 
 /// The request to a source.
 #[derive(Debug, Clone, Copy)]
-pub struct Cut {
+pub(crate) struct Cut {
     /// Sequences.
     pub samples: usize,
     /// Their tokens.
@@ -32,7 +32,7 @@ pub struct Cut {
 
 /// The sequences of a source.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// Token ids.
     pub sequences: Vec<Vec<u32>>,
     /// Documents that they were chosen from.
@@ -45,7 +45,7 @@ pub struct Found {
 ///
 /// # Errors
 /// Those of [`documents::read`]; fewer tokens, or documents, than are asked for.
-pub fn of(
+pub(crate) fn of(
     name: &str,
     source: &TextSource,
     encoder: &Encoder,

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// A source, and what is asked of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
+pub(crate) struct Share {
     /// Its name, without its weight.
     pub source: String,
     /// Sequences that it is to give.
@@ -16,7 +16,7 @@ pub struct Share {
 ///
 /// # Errors
 /// No source, a weight that is not above zero, a source whose part is less than one sequence.
-pub fn shares(data: &[String], samples: usize) -> Result<Vec<Share>> {
+pub(crate) fn shares(data: &[String], samples: usize) -> Result<Vec<Share>> {
     let weighted = data.iter().map(|spec| parse(spec)).collect::<Result<Vec<_>>>()?;
     if weighted.is_empty() {
         let hint = "name a text with --data, a hub dataset, or --data self, which the model writes";

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::statistics::Statistics;
 
 /// The hint for a broken file.
-pub const AGAIN: &str = "make it again, with `llmc calibrate` or llama-imatrix";
+pub(crate) const AGAIN: &str = "make it again, with `llmc calibrate` or llama-imatrix";
 
 /// An importance matrix.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,7 +25,7 @@ pub struct Imatrix {
 
 /// The importance of one GGUF tensor.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Its name, `.weight` included.
     pub tensor: String,
     /// Σ x² of each matrix, one after the other.
@@ -35,7 +35,7 @@ pub struct Entry {
 }
 
 /// Reads sums of squares and counts: finite numbers that are not negative.
-pub fn floats(file: &Path, name: &str, bytes: &[u8]) -> Result<Vec<f32>> {
+pub(crate) fn floats(file: &Path, name: &str, bytes: &[u8]) -> Result<Vec<f32>> {
     let (values, _) = bytes.as_chunks::<4>();
     let values: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     match values.iter().find(|value| !(value.is_finite() && **value >= 0.0)) {

@@ -21,7 +21,7 @@ const AGAIN: &str = "the file is damaged: gather the statistics again with `llmc
 
 /// The statistics of one input of a block, to be written.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
+pub(crate) struct Input<'a> {
     /// The linears that read it, by the names of their weights.
     pub linears: &'a [&'a str],
     /// Its statistics.
@@ -36,7 +36,7 @@ struct Described {
 }
 
 /// The name of a block's file.
-pub fn file_name(block: usize) -> String {
+pub(crate) fn file_name(block: usize) -> String {
     format!("block-{block:05}.safetensors")
 }
 
@@ -67,7 +67,7 @@ impl Values<'_> {
 }
 
 /// Hands the bytes of a block's file to `sink`, a piece at a time.
-pub fn encode<E>(inputs: &[Input], mut sink: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+pub(crate) fn encode<E>(inputs: &[Input], mut sink: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     let tensors: Vec<_> =
         inputs.iter().enumerate().flat_map(|(i, input)| tensors(i, input.statistics)).collect();
     let header = header(inputs, &tensors);
@@ -120,7 +120,7 @@ fn header(inputs: &[Input], tensors: &[(String, Vec<usize>, Values)]) -> String 
 
 /// A block's file, opened: its header is read.
 #[derive(Debug)]
-pub struct BlockFile {
+pub(crate) struct BlockFile {
     file: MappedFile,
     inputs: Vec<Described>,
     tensors: Vec<RawTensor>,
@@ -128,7 +128,7 @@ pub struct BlockFile {
 }
 
 impl BlockFile {
-    pub fn open(path: &Path, needs: Needs) -> Result<BlockFile> {
+    pub(crate) fn open(path: &Path, needs: Needs) -> Result<BlockFile> {
         let file = MappedFile::open(path)?;
         let header = safetensors::parse(path, 0, file.bytes())?;
         let described = header.metadata.get(INPUTS).map(String::as_str).unwrap_or_default();
@@ -139,7 +139,7 @@ impl BlockFile {
     }
 
     /// The statistics of the input of a linear with so many columns.
-    pub fn statistics(&self, linear: &str, cols: usize) -> Result<Statistics> {
+    pub(crate) fn statistics(&self, linear: &str, cols: usize) -> Result<Statistics> {
         let reads = |input: &Described| input.linears.iter().any(|name| name == linear);
         let number = self.inputs.iter().position(reads).ok_or_else(|| {
             let hint = "it was left out when they were gathered: run `llmc calibrate` on this model again";

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::statistics::Needs;
 
 /// The index's name in the folder.
-pub const INDEX_FILE: &str = "index.json";
+pub(crate) const INDEX_FILE: &str = "index.json";
 /// Of the layout of the folder.
 const VERSION: u32 = 1;
 /// The field of [`Needs`] for each statistic.
@@ -45,7 +45,7 @@ pub struct Index {
 
 impl Index {
     /// Of statistics of a model that read these samples.
-    pub fn new(model: &str, blocks: usize, mut needs: Needs, samples: &Samples) -> Index {
+    pub(crate) fn new(model: &str, blocks: usize, mut needs: Needs, samples: &Samples) -> Index {
         let gathered = STATISTICS.iter().filter(|(_, field)| *field(&mut needs));
         Index {
             version: VERSION,
@@ -59,7 +59,7 @@ impl Index {
     }
 
     /// As the file has it.
-    pub fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         let json = serde_json::to_string_pretty(self).expect("numbers, texts and lists are valid JSON");
         json + "\n"
     }
@@ -86,7 +86,7 @@ impl Index {
     }
 
     /// The statistics that were gathered.
-    pub fn needs(&self) -> Result<Needs> {
+    pub(crate) fn needs(&self) -> Result<Needs> {
         let mut needs = Needs::default();
         for name in &self.statistics {
             let Some((_, field)) = STATISTICS.iter().find(|(known, _)| known == name) else {

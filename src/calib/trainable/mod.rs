@@ -19,7 +19,7 @@ use replacing::Replacing;
 
 /// The inputs and targets of a block on the calibration set, sequence by sequence; read when needed, since all of it may not
 /// fit into memory.
-pub trait Activations: Send + Sync {
+pub(crate) trait Activations: Send + Sync {
     /// Sequences.
     fn sequences(&self) -> usize;
     /// The input of the block in the compressed model, [tokens, hidden].
@@ -29,7 +29,7 @@ pub trait Activations: Send + Sync {
 }
 
 /// A block, loaded, and its part of the calibration set.
-pub struct TrainableBlock {
+pub(crate) struct TrainableBlock {
     backend: Replacing,
     block: Block<Replacing>,
     model: Model,
@@ -38,7 +38,7 @@ pub struct TrainableBlock {
 
 impl TrainableBlock {
     /// Loads a block, and nothing else of the model.
-    pub fn load(
+    pub(crate) fn load(
         candle: Candle,
         model: &Model,
         weights: &dyn Weights,

@@ -19,17 +19,17 @@ pub(super) struct Replacing {
 
 impl Replacing {
     /// Replaces nothing.
-    pub fn nothing(candle: Candle) -> Replacing {
+    pub(crate) fn nothing(candle: Candle) -> Replacing {
         Replacing { candle, given: HashMap::new() }
     }
 
     /// The device of its tensors.
-    pub fn device(&self) -> &candle_core::Device {
+    pub(crate) fn device(&self) -> &candle_core::Device {
         self.candle.device()
     }
 
     /// The same backend with these weights, [rows, cols] as the file has them.
-    pub fn with(&self, given: HashMap<String, Tensor>) -> Replacing {
+    pub(crate) fn with(&self, given: HashMap<String, Tensor>) -> Replacing {
         Replacing { candle: self.candle.clone(), given }
     }
 

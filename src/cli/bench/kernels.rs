@@ -27,7 +27,7 @@ use crate::numerics::Granularity;
 #[command(after_help = "Examples:
   llmc bench kernels --shapes llama-70b,4096x14336 --batch 1,16,1024
   llmc bench kernels --tune --out report")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Models of the layers: square, llama-7b, llama-8b, llama-70b, qwen2.5-7b, qwen3-8b, qwen3-32b, mistral-24b; or OUTPUTSxINPUTS
     #[arg(long, value_delimiter = ',', value_name = "MODELS", default_value = "square,llama-70b")]
     shapes: Vec<String>,
@@ -132,7 +132,7 @@ impl FromStr for WeightKind {
 }
 
 /// Checks, times and prints.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let layers = measure::layers(&arguments.shapes)?;
     arguments.validate()?;
     let device = cuda::open(arguments.device)?;

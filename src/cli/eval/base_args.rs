@@ -11,7 +11,7 @@ use crate::job::BaseModel;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Comparison")]
 #[group(skip)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Compare with this model: KL divergence, Δp, same top token
     #[arg(long, value_name = "BASE")]
     against: Option<String>,
@@ -38,7 +38,7 @@ enum Form {
 
 impl Arguments {
     /// The base to compare with, if one is named.
-    pub fn base(&self) -> Option<BaseModel> {
+    pub(crate) fn base(&self) -> Option<BaseModel> {
         let cache = match (&self.base_cache, self.no_base_cache) {
             (_, true) => None,
             (Some(folder), false) => Some(folder.clone()),

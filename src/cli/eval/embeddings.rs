@@ -16,7 +16,7 @@ use crate::job::{CompareEmbeddings, Cosines, EmbeddingsRecord};
 #[command(after_help = "Examples:
   llmc eval embeddings minilm-w8a8 --against all-MiniLM-L6-v2 --data sentences.txt
   llmc eval embeddings minilm-w8a8 --against all-MiniLM-L6-v2 --data sentences.txt --limit 200 --json")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The encoder to measure
     model: String,
     /// The encoder that it was made from
@@ -33,7 +33,7 @@ pub struct Arguments {
 }
 
 /// Embeds the texts with both models and compares.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let job = CompareEmbeddings {
         model: arguments.model.clone(),
         against: arguments.against.clone(),

@@ -17,7 +17,7 @@ use crate::job::{Logits, Prompt};
   llmc eval logits model.gguf --text \"The capital of France\" -o logits.safetensors --activations f32
 
 The file holds `logits` [T, vocabulary] in f32 and `tokens` [T]: row t is what the model says after tokens 0 to t.")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
     /// Token ids, run as they are: no BOS is added
@@ -34,7 +34,7 @@ pub struct Arguments {
 }
 
 /// Writes logits.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let prompt = match &arguments.text {
         Some(text) => Prompt::Text(text.clone()),
         None => Prompt::Tokens(arguments.tokens.clone()),

@@ -17,7 +17,7 @@ use crate::error::Result;
 #[command(after_help = "Examples:
   llmc eval perplexity org/name --data wiki.test.txt --chunks 24
   llmc eval perplexity model-w4a16 --data wiki.test.txt --against org/name")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -31,7 +31,7 @@ enum Command {
 }
 
 /// Measures.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     match &arguments.command {
         Command::Perplexity(arguments) => perplexity::run(arguments, context),
         Command::Logits(arguments) => logits::run(arguments, context),

@@ -17,7 +17,7 @@ use crate::job::Perplexity;
 #[command(after_help = "Examples:
   llmc eval perplexity org/name --data wiki.test.txt --chunks 24
   llmc eval perplexity model-w4a16 --data wiki.test.txt --against org/name --json")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
     /// UTF-8 text, .jsonl or .parquet with a column `text`, or a dataset in the hub's cache (org/name:config/split)
@@ -57,7 +57,7 @@ enum Name {
 }
 
 /// Measures.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let job = Perplexity {
         model: arguments.model.clone(),
         data: arguments.data.clone(),

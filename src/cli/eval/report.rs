@@ -12,7 +12,7 @@ use crate::job::PerplexityRecord;
 const NAME: usize = 24;
 
 /// The report for people.
-pub fn text(record: &PerplexityRecord) -> String {
+pub(crate) fn text(record: &PerplexityRecord) -> String {
     let mut text = heading(record);
     let Summary { model, comparison, .. } = &record.summary;
     line(&mut text, "perplexity", model.perplexity, "");

@@ -20,7 +20,7 @@ use crate::job::{AskTasks, Metric, TaskRecord};
   llmc eval tasks model-w4a16 --tasks mmlu --fewshot 5 --samples answers.jsonl
 
 Datasets are looked for in --data, or in the hub's cache; tasks/README.md says how to get and how to define them.")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     #[arg(required_unless_present = "list")]
     model: Option<String>,
@@ -56,7 +56,7 @@ pub struct Arguments {
 }
 
 /// Asks and scores.
-pub fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let Some(model) = arguments.model.clone().filter(|_| !arguments.list) else { return list(context) };
     let job = AskTasks {
         model,

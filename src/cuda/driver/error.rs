@@ -6,7 +6,7 @@ use cudarc::driver::sys;
 use crate::error::Error;
 
 /// Converts an error of the driver and adds a hint.
-pub fn failed(what: &str, error: DriverError) -> Error {
+pub(crate) fn failed(what: &str, error: DriverError) -> Error {
     use sys::cudaError_enum::*;
     let hint = match error.0 {
         CUDA_ERROR_OUT_OF_MEMORY => {
@@ -32,6 +32,6 @@ fn describe(error: DriverError) -> String {
     format!("{words} ({:?})", error.0)
 }
 
-pub fn device_error(what: String, hint: &str) -> Error {
+pub(crate) fn device_error(what: String, hint: &str) -> Error {
     Error::Device { what, hint: hint.to_owned() }
 }

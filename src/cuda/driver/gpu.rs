@@ -34,7 +34,7 @@ const OLDEST_DRIVER: i32 = include!(concat!(env!("OUT_DIR"), "/oldest_driver.rs"
 const WARM_UP: Duration = Duration::from_millis(100);
 
 /// An NVIDIA GPU.
-pub struct Gpu {
+pub(crate) struct Gpu {
     properties: Properties,
     stream: Arc<CudaStream>,
     kernels: Mutex<Kernels>,
@@ -68,7 +68,7 @@ impl Gpu {
     ///
     /// # Errors
     /// If there is no driver, if it is too old, or if there is no such GPU.
-    pub fn open(ordinal: usize) -> Result<Gpu> {
+    pub(crate) fn open(ordinal: usize) -> Result<Gpu> {
         let version = driver_version()?;
         let count = CudaContext::device_count().map_err(|e| failed("counting GPUs", e))?;
         if ordinal >= count as usize {
@@ -84,7 +84,7 @@ impl Gpu {
     /// # Errors
     /// If the driver is too old.
     #[cfg(feature = "candle-cuda")]
-    pub fn adopt(stream: Arc<CudaStream>) -> Result<Gpu> {
+    pub(crate) fn adopt(stream: Arc<CudaStream>) -> Result<Gpu> {
         Gpu::on(stream, driver_version()?)
     }
 

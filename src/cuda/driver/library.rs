@@ -13,7 +13,7 @@ use super::error::device_error;
 use crate::error::{Error, Result};
 
 /// A cuBLAS handle on a stream. It computes one product at a time.
-pub struct Library {
+pub(crate) struct Library {
     handle: Mutex<Handle>,
     stream: Arc<CudaStream>,
     workspace: Buffer,
@@ -21,7 +21,7 @@ pub struct Library {
 
 /// Bytes of the workspace, as NVIDIA recommends for Hopper. Without it, cuBLAS would allocate while a graph is
 /// recorded.
-pub const WORKSPACE_BYTES: usize = 32 << 20;
+pub(crate) const WORKSPACE_BYTES: usize = 32 << 20;
 
 struct Handle(sys::cublasHandle_t);
 
@@ -33,7 +33,7 @@ impl Library {
     ///
     /// # Errors
     /// If cuBLAS is not installed.
-    pub fn open(stream: Arc<CudaStream>, workspace: Buffer) -> Result<Library> {
+    pub(crate) fn open(stream: Arc<CudaStream>, workspace: Buffer) -> Result<Library> {
         if !library_is_present() {
             let hint = "add the folder of libcublas.so to LD_LIBRARY_PATH (it comes with the toolkit), or use `gemm`";
             return Err(device_error("cuBLAS could not be loaded".into(), hint));
@@ -54,7 +54,7 @@ impl Library {
 
     /// Computes y\[m\]\[n\] = x·wᵀ. cuBLAS is column-major, so it computes yᵀ = w·xᵀ: our row-major matrices already
     /// are those transposes.
-    pub fn multiply(&self, dense: &DenseProduct) -> Result<()> {
+    pub(crate) fn multiply(&self, dense: &DenseProduct) -> Result<()> {
         use sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         use sys::cublasGemmAlgo_t::CUBLAS_GEMM_DFALT;
         use sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
@@ -108,12 +108,12 @@ impl Drop for Library {
 
 /// Returns true if cuBLAS can be loaded. If candle links it, the program would not have started without it.
 #[cfg(feature = "candle-cuda")]
-pub fn library_is_present() -> bool {
+pub(crate) fn library_is_present() -> bool {
     true
 }
 
 #[cfg(not(feature = "candle-cuda"))]
-pub fn library_is_present() -> bool {
+pub(crate) fn library_is_present() -> bool {
     // SAFETY: loads the library, whose initializers are NVIDIA's.
     unsafe { sys::is_culib_present() }
 }

@@ -4,4 +4,4 @@ mod error;
 mod gpu;
 mod library;
 
-pub use gpu::Gpu;
+pub(crate) use gpu::Gpu;

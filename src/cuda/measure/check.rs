@@ -31,7 +31,7 @@ pub struct Accuracy {
 
 impl Accuracy {
     /// Returns true if rounding explains the error.
-    pub fn holds(self) -> bool {
+    pub(crate) fn holds(self) -> bool {
         self.worst <= 1.0
     }
 

@@ -24,7 +24,7 @@ const MANY: usize = 160;
 
 /// One check: a case and the kernel to run.
 #[derive(Debug, Clone, Copy)]
-pub struct Check {
+pub(crate) struct Check {
     case: ProductCase,
     operation: Operation,
 }
@@ -38,7 +38,7 @@ enum Operation {
 
 /// The result of a check.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Name of the kernel: `gemm m64`.
     pub kernel: String,
     /// The split of the depth, the format of the weights, and the sizes.
@@ -49,7 +49,7 @@ pub struct Outcome {
 }
 
 /// Returns all checks that a device can run.
-pub fn every_check(properties: &Properties) -> Vec<Check> {
+pub(crate) fn every_check(properties: &Properties) -> Vec<Check> {
     let many = MANY * properties.processors as usize;
     let mut checks = Vec::new();
     for weights in every_format() {
@@ -129,7 +129,7 @@ impl Check {
     ///
     /// # Errors
     /// The errors of the wrappers and the device. A wrong output is not an error.
-    pub fn run(&self, device: &dyn Device, seed: u64, workspace: &mut Workspace) -> Result<Outcome> {
+    pub(crate) fn run(&self, device: &dyn Device, seed: u64, workspace: &mut Workspace) -> Result<Outcome> {
         let accuracy = match self.operation {
             Operation::Dequantize => check_dequantize(device, &self.case, seed),
             Operation::Product(choice) => check_product(device, &self.case, choice, seed, workspace),

@@ -17,10 +17,12 @@ mod timing;
 mod tune;
 
 pub use check::{Accuracy, check_dequantize, check_product, check_rounded_product};
-pub use checks::{Check, Outcome, every_check};
+pub(crate) use checks::{Outcome, every_check};
 pub use operands::{ProductCase, WeightFormat};
-pub use report::{KernelReport, Machine};
-pub use shapes::{Layer, MODELS, layers};
+pub(crate) use report::{KernelReport, Machine};
+pub use shapes::Layer;
+pub(crate) use shapes::layers;
 pub use statistics::Times;
-pub use timing::{Ceilings, LayerTiming, TimingOptions, ceilings, time_layer};
+pub(crate) use timing::ceilings;
+pub use timing::{LayerTiming, TimingOptions, time_layer};
 pub use tune::tune;

@@ -28,12 +28,12 @@ pub struct WeightFormat {
 
 impl WeightFormat {
     /// Returns the scheme.
-    pub fn scheme(&self) -> Scheme {
+    pub(crate) fn scheme(&self) -> Scheme {
         Scheme::int(self.bits.count(), self.granularity, !self.zeros, self.half.scale_type())
     }
 
     /// Returns the name in tables: `int4 g128 symmetric`.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{}{}", self.scheme(), if self.rounded { " under int8 inputs" } else { "" })
     }
 }
@@ -76,7 +76,7 @@ pub(super) struct DeviceOperands {
 impl Operands {
     /// Generates operands: codes over their whole range, scales that differ by a factor of up to three, inputs between
     /// −1 and 1. The type of the activations represents all of them exactly.
-    pub fn new(case: &ProductCase, seed: u64) -> Result<Operands> {
+    pub(crate) fn new(case: &ProductCase, seed: u64) -> Result<Operands> {
         let [m, n, k] = case.size;
         let half = case.weights.half;
         let q = tensor(&case.weights, [n, k], seed);
@@ -86,13 +86,13 @@ impl Operands {
     }
 
     /// Returns numbers between −1 and 1 that the type represents exactly.
-    pub fn inputs(half: Half, count: usize, seed: u64) -> Vec<f32> {
+    pub(crate) fn inputs(half: Half, count: usize, seed: u64) -> Vec<f32> {
         let mut random = SplitMix64(seed);
         (0..count).map(|_| half.decode(half.encode((2.0 * random.unit() - 1.0) as f32))).collect()
     }
 
     /// Copies the operands to a device; the output is filled with NaN.
-    pub fn upload(&self, device: &dyn Device, m: usize) -> Result<DeviceOperands> {
+    pub(crate) fn upload(&self, device: &dyn Device, m: usize) -> Result<DeviceOperands> {
         let half = self.packed.half();
         let [n, k] = self.packed.shape();
         let mut y = Matrix::allocate(device, half, [m, n], false)?;

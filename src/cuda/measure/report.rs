@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// The machine and the date.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// The GPU, as its driver names it.
     pub device: String,
     /// Compute capability, 10·major + minor.
@@ -35,7 +35,7 @@ pub struct Machine {
 
 impl Machine {
     /// Describes a device on a date.
-    pub fn new(properties: &Properties, date: String, clocks: Option<String>, seed: u64) -> Machine {
+    pub(crate) fn new(properties: &Properties, date: String, clocks: Option<String>, seed: u64) -> Machine {
         Machine {
             device: properties.name.clone(),
             capability: properties.capability,
@@ -53,7 +53,7 @@ impl Machine {
 
 /// All results.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct KernelReport {
+pub(crate) struct KernelReport {
     /// The machine and the date.
     pub machine: Machine,
     /// Results of the checks; empty if none ran.
@@ -67,7 +67,7 @@ pub struct KernelReport {
 impl KernelReport {
     /// Formats the report as Markdown: a heading, the device, a table of checks, and a table for each format of
     /// weights.
-    pub fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let mut text = self.heading();
         text += &self.checks_table();
         let mut schemes: Vec<&str> = self.timed.iter().map(|timed| timed.weights.as_str()).collect();
@@ -139,7 +139,7 @@ impl KernelReport {
     ///
     /// # Errors
     /// If a check fails, with the name of the first.
-    pub fn hold(&self) -> Result<()> {
+    pub(crate) fn hold(&self) -> Result<()> {
         let Some(Outcome { kernel, case, accuracy }) = self.wrong().next() else { return Ok(()) };
         let (wrong, all, seed) = (self.wrong().count(), self.checks.len(), self.machine.seed);
         let what = format!(

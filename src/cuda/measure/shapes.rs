@@ -15,7 +15,7 @@ pub struct Layer {
 
 /// The dimensions of a model's layers.
 #[derive(Debug, Clone, Copy)]
-pub struct Dimensions {
+pub(crate) struct Dimensions {
     /// Name of the model, as `--shapes` takes it.
     pub name: &'static str,
     hidden: usize,
@@ -36,7 +36,7 @@ const fn model(
 }
 
 /// Dimensions from the models' config.json on the Hugging Face hub.
-pub const MODELS: [Dimensions; 7] = [
+pub(crate) const MODELS: [Dimensions; 7] = [
     model("llama-7b", 4096, [32, 32], 128, 11008),
     model("llama-8b", 4096, [32, 8], 128, 14336),
     model("llama-70b", 8192, [64, 8], 128, 28672),
@@ -67,7 +67,7 @@ impl Dimensions {
 ///
 /// # Errors
 /// If a name is not in the list.
-pub fn layers(names: &[String]) -> Result<Vec<Layer>> {
+pub(crate) fn layers(names: &[String]) -> Result<Vec<Layer>> {
     let mut found: Vec<Layer> = Vec::new();
     for name in names {
         let model = MODELS.iter().find(|model| model.name == name);

@@ -17,7 +17,7 @@ pub struct Times {
 
 impl Times {
     /// Summarizes runs; returns `None` if there are none.
-    pub fn of(mut seconds: Vec<f64>) -> Option<Times> {
+    pub(crate) fn of(mut seconds: Vec<f64>) -> Option<Times> {
         seconds.sort_by(f64::total_cmp);
         let (fastest, slowest) = (*seconds.first()?, *seconds.last()?);
         let half = seconds.len() / 2;
@@ -29,7 +29,7 @@ impl Times {
     }
 
     /// Returns (slowest − fastest)/median: 0.02 is a spread of 2 %.
-    pub fn spread(&self) -> f64 {
+    pub(crate) fn spread(&self) -> f64 {
         (self.slowest - self.fastest) / self.median
     }
 }

@@ -33,7 +33,7 @@ pub struct TimingOptions {
 
 /// Measured limits of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Ceilings {
+pub(crate) struct Ceilings {
     /// Bytes per second of a copy within its memory; reads and writes both count.
     pub copy: f64,
     /// Operations per second of a large dense product in f16 by the vendor's library; `None` without the library.
@@ -63,17 +63,17 @@ pub struct LayerTiming {
 
 impl LayerTiming {
     /// Returns the bytes per second.
-    pub fn bandwidth(&self) -> f64 {
+    pub(crate) fn bandwidth(&self) -> f64 {
         self.bytes as f64 / self.times.median
     }
 
     /// Returns the operations per second.
-    pub fn operations(&self) -> f64 {
+    pub(crate) fn operations(&self) -> f64 {
         operations(self.size) / self.times.median
     }
 
     /// Returns the speed relative to the dense product.
-    pub fn speedup(&self) -> Option<f64> {
+    pub(crate) fn speedup(&self) -> Option<f64> {
         Some(self.dense?.median / self.times.median)
     }
 }
@@ -92,7 +92,7 @@ const PIECES: usize = 8;
 ///
 /// # Errors
 /// If there is not enough memory, or if the device cannot measure time.
-pub fn ceilings(device: &dyn Device, runs: usize) -> Result<Ceilings> {
+pub(crate) fn ceilings(device: &dyn Device, runs: usize) -> Result<Ceilings> {
     let bytes = (device.properties().memory_bytes / 8).min(1 << 30);
     let from = device.allocate(bytes)?;
     let mut to = device.allocate(bytes)?;
@@ -132,7 +132,12 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    pub fn new(device: &dyn Device, weights: &WeightFormat, shape: [usize; 2], seed: u64) -> Result<Copies> {
+    pub(crate) fn new(
+        device: &dyn Device,
+        weights: &WeightFormat,
+        shape: [usize; 2],
+        seed: u64,
+    ) -> Result<Copies> {
         let first =
             Weight::upload(device, &PackedMatrix::pack(&tensor(weights, shape, seed), weights.half)?)?;
         let count = copies(device, first.bytes());
@@ -145,7 +150,7 @@ impl Copies {
     }
 
     /// Times a product with a choice of kernel.
-    pub fn time(&self, device: &dyn Device, x: &Matrix, choice: Choice, runs: usize) -> Result<Times> {
+    pub(crate) fn time(&self, device: &dyn Device, x: &Matrix, choice: Choice, runs: usize) -> Result<Times> {
         let [n, _] = self.weights[0].shape();
         let mut y = Matrix::allocate(device, self.half, [x.shape()[0], n], false)?;
         let mut workspace = Workspace::new();
@@ -157,13 +162,13 @@ impl Copies {
     }
 
     /// Describes a product of `m` rows.
-    pub fn problem(&self, m: usize) -> Problem {
+    pub(crate) fn problem(&self, m: usize) -> Problem {
         let [n, k] = self.weights[0].shape();
         Problem { bits: self.weights[0].bits(), size: [m, n, k], bias: false, rounded: self.rounded }
     }
 
     /// Returns random inputs of `m` rows.
-    pub fn inputs(&self, device: &dyn Device, m: usize, seed: u64) -> Result<Matrix> {
+    pub(crate) fn inputs(&self, device: &dyn Device, m: usize, seed: u64) -> Result<Matrix> {
         let [_, k] = self.weights[0].shape();
         Matrix::upload(device, self.half, [m, k], &Operands::inputs(self.half, m * k, seed))
     }

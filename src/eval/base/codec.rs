@@ -38,7 +38,7 @@ pub enum Precision {
 
 impl Precision {
     /// The divergence omits log-probabilities that are not above this value.
-    pub fn floor(self) -> f32 {
+    pub(crate) fn floor(self) -> f32 {
         match self {
             Precision::F32 => f32::NEG_INFINITY,
             Precision::Bits16 => -WINDOW,
@@ -46,7 +46,7 @@ impl Precision {
     }
 
     /// The approximate bytes of a row.
-    pub fn row_bytes(self, vocabulary: usize) -> u64 {
+    pub(crate) fn row_bytes(self, vocabulary: usize) -> u64 {
         match self {
             Precision::F32 => vocabulary as u64 * 31 / 10,
             Precision::Bits16 => (vocabulary * 2 + PREFIX) as u64,
@@ -62,7 +62,7 @@ impl Precision {
     }
 
     /// Decodes a row of log-probabilities. `None` if its length is not that of `out`.
-    pub fn decode(self, row: &[u8], out: &mut [f32]) -> Option<()> {
+    pub(crate) fn decode(self, row: &[u8], out: &mut [f32]) -> Option<()> {
         match self {
             Precision::F32 => decode_f32(row, out),
             Precision::Bits16 => decode_16(row, out),
@@ -128,7 +128,7 @@ fn decode_16(row: &[u8], out: &mut [f32]) -> Option<()> {
 
 /// Encoded rows, concatenated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EncodedRows {
+pub(crate) struct EncodedRows {
     bytes: Vec<u8>,
     /// The end of each row in `bytes`.
     ends: Vec<usize>,
@@ -139,7 +139,12 @@ impl EncodedRows {
     ///
     /// # Errors
     /// The index of the first row that [`LogSoftmax::new`] refuses.
-    pub fn push(&mut self, precision: Precision, logits: &[f32], vocabulary: usize) -> Result<(), usize> {
+    pub(crate) fn push(
+        &mut self,
+        precision: Precision,
+        logits: &[f32],
+        vocabulary: usize,
+    ) -> Result<(), usize> {
         let rows: Vec<Option<Vec<u8>>> = logits
             .par_chunks_exact(vocabulary)
             .map(|row| LogSoftmax::new(row).map(|softmax| precision.encode(row, &softmax)))
@@ -151,35 +156,25 @@ impl EncodedRows {
         Ok(())
     }
 
-    /// The number of rows.
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// True if there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
     /// Removes all rows, but keeps the memory.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
     }
 
     /// The encoded row at `index`.
-    pub fn row(&self, index: usize) -> Option<&[u8]> {
+    pub(crate) fn row(&self, index: usize) -> Option<&[u8]> {
         let end = *self.ends.get(index)?;
         self.bytes.get(self.start(index)..end)
     }
 
     /// The encoded lengths of a range of rows.
-    pub fn lengths(&self, rows: Range<usize>) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn lengths(&self, rows: Range<usize>) -> impl Iterator<Item = u32> + '_ {
         rows.map(|row| (self.ends[row] - self.start(row)) as u32)
     }
 
     /// The bytes of a range of rows.
-    pub fn bytes(&self, rows: Range<usize>) -> &[u8] {
+    pub(crate) fn bytes(&self, rows: Range<usize>) -> &[u8] {
         &self.bytes[self.start(rows.start)..self.start(rows.end)]
     }
 
@@ -188,7 +183,7 @@ impl EncodedRows {
     }
 
     /// Appends rows from their [`EncodedRows::lengths`] and [`EncodedRows::bytes`]. `None` if the two do not match.
-    pub fn extend(&mut self, lengths: &[u8], bytes: &[u8]) -> Option<()> {
+    pub(crate) fn extend(&mut self, lengths: &[u8], bytes: &[u8]) -> Option<()> {
         let mut end = self.bytes.len();
         let all = end.checked_add(bytes.len())?;
         let (words, rest) = lengths.as_chunks::<4>();
@@ -227,7 +222,7 @@ mod tests {
                 logits[0] = -0.0;
             }
             let rows = encoded(Precision::F32, &logits, vocabulary);
-            assert_eq!(rows.len(), 3);
+            assert_eq!(rows.ends.len(), 3);
             for (index, row) in logits.chunks(vocabulary).enumerate() {
                 let softmax = LogSoftmax::new(row).unwrap();
                 let mut found = vec![0.0; vocabulary];
@@ -272,7 +267,7 @@ mod tests {
             found.extend(&lengths, rows.bytes(0..4)).unwrap();
             assert_eq!(found, rows);
             found.extend(&lengths, rows.bytes(0..4)).unwrap();
-            assert_eq!((found.len(), found.row(5)), (8, rows.row(1)));
+            assert_eq!((found.ends.len(), found.row(5)), (8, rows.row(1)));
             assert_eq!(found.bytes(5..7), rows.bytes(1..3));
             assert!(found.bytes(8..8).is_empty());
         }

@@ -40,7 +40,7 @@ const HINT: &str = "delete it: llmc makes it again from the base model";
 
 /// Everything that determines the log-probabilities in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// The version of llmc: another version may sum in another order.
     pub llmc: String,
     /// blake3 of the base's weights.
@@ -69,14 +69,14 @@ impl Identity {
     }
 
     /// The file's name in the cache.
-    pub fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         format!("{}.llmc-base", &blake3::hash(&self.to_json()).to_hex()[..32])
     }
 }
 
 /// Writes a file, window by window. Leaves no file if it is dropped before [`BaseWriter::finish`].
 #[derive(Debug)]
-pub struct BaseWriter {
+pub(crate) struct BaseWriter {
     target: PathBuf,
     temporary: TempPath,
     file: BufWriter<File>,
@@ -87,7 +87,7 @@ impl BaseWriter {
     ///
     /// # Errors
     /// A file that would take more than half of the free space, a folder that cannot be written.
-    pub fn create(folder: &Path, identity: &Identity, bytes: u64) -> Result<BaseWriter> {
+    pub(crate) fn create(folder: &Path, identity: &Identity, bytes: u64) -> Result<BaseWriter> {
         let target = folder.join(identity.file_name());
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         if let Some(free) = free_bytes(folder).filter(|free| bytes > free / 2) {
@@ -103,7 +103,7 @@ impl BaseWriter {
     }
 
     /// Appends the next window: the rows `range` of `rows`.
-    pub fn push(&mut self, rows: &EncodedRows, range: Range<usize>) -> Result<()> {
+    pub(crate) fn push(&mut self, rows: &EncodedRows, range: Range<usize>) -> Result<()> {
         self.write(rows, range).map_err(|e| Error::io(&self.target, e))
     }
 
@@ -120,7 +120,7 @@ impl BaseWriter {
     }
 
     /// Syncs the file and renames it to its final name.
-    pub fn finish(self) -> Result<PathBuf> {
+    pub(crate) fn finish(self) -> Result<PathBuf> {
         let BaseWriter { target, temporary, file } = self;
         persist(file, temporary, &target).map_err(|e| Error::io(&target, e))?;
         Ok(target)
@@ -155,7 +155,7 @@ struct WindowRecord {
 
 /// A complete and checked file.
 #[derive(Debug)]
-pub struct BaseReader {
+pub(crate) struct BaseReader {
     file: MappedFile,
     records: Vec<WindowRecord>,
 }
@@ -166,7 +166,7 @@ impl BaseReader {
     ///
     /// # Errors
     /// A file that is truncated or damaged, or that has another identity.
-    pub fn open(folder: &Path, identity: &Identity, rows: &[usize]) -> Result<Option<BaseReader>> {
+    pub(crate) fn open(folder: &Path, identity: &Identity, rows: &[usize]) -> Result<Option<BaseReader>> {
         let path = folder.join(identity.file_name());
         if !path.exists() {
             return Ok(None);
@@ -183,7 +183,7 @@ impl BaseReader {
     }
 
     /// Appends the rows of a window to `rows`.
-    pub fn window(&self, index: usize, rows: &mut EncodedRows) -> Result<()> {
+    pub(crate) fn window(&self, index: usize, rows: &mut EncodedRows) -> Result<()> {
         let record = &self.records[index];
         let bytes = self.file.bytes();
         let filled = rows.extend(&bytes[record.lengths.clone()], &bytes[record.bytes.clone()]);

@@ -6,5 +6,6 @@
 mod codec;
 mod file;
 
-pub use codec::{EncodedRows, Precision};
-pub use file::{BaseReader, BaseWriter, Identity};
+pub(crate) use codec::EncodedRows;
+pub use codec::Precision;
+pub(crate) use file::{BaseReader, BaseWriter, Identity};

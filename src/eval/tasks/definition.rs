@@ -206,7 +206,7 @@ pub enum MetricName {
 
 impl MetricName {
     /// The name in definitions and results.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             MetricName::Acc => "acc",
             MetricName::AccNorm => "acc_norm",
@@ -229,19 +229,19 @@ pub struct Task {
 
 impl Task {
     /// The configuration of the dataset.
-    pub fn config(&self) -> Option<&str> {
+    pub(crate) fn config(&self) -> Option<&str> {
         self.subset.as_ref().map(|subset| subset.config.as_str()).or(self.definition.config.as_deref())
     }
 
     /// The names of the averages that the task is part of: its group, and the collection.
-    pub fn groups(&self) -> Vec<String> {
+    pub(crate) fn groups(&self) -> Vec<String> {
         let Some(subset) = &self.subset else { return vec![] };
         let name = &self.definition.name;
         subset.group.iter().map(|group| format!("{name}_{group}")).chain([name.clone()]).collect()
     }
 
     /// The split of the examples.
-    pub fn fewshot_split(&self) -> &str {
+    pub(crate) fn fewshot_split(&self) -> &str {
         self.definition.fewshot.split.as_deref().unwrap_or(&self.definition.split)
     }
 }
@@ -252,7 +252,7 @@ impl Definition {
     /// # Errors
     /// Invalid TOML, unknown or missing keys, metrics that the form does not have, a name with characters other than
     /// letters, digits, `_`, `-` and `.`.
-    pub fn parse(file: &Path, text: &str) -> Result<Definition> {
+    pub(crate) fn parse(file: &Path, text: &str) -> Result<Definition> {
         let definition: Definition = toml::from_str(text).map_err(|e| {
             let hint = "tasks/README.md explains every key of a definition";
             Error::malformed(file, "a task definition", e.to_string().trim_end(), hint)
@@ -279,7 +279,7 @@ impl Definition {
     }
 
     /// The tasks to run: the definition itself, or each of its parts.
-    pub fn tasks(self: &Arc<Self>) -> Vec<Task> {
+    pub(crate) fn tasks(self: &Arc<Self>) -> Vec<Task> {
         if self.subsets.is_empty() {
             return vec![Task { name: self.name.clone(), definition: Arc::clone(self), subset: None }];
         }
@@ -305,7 +305,7 @@ impl QuestionForm {
 }
 
 /// The shipped definitions.
-pub fn shipped() -> Vec<Arc<Definition>> {
+pub(crate) fn shipped() -> Vec<Arc<Definition>> {
     let mut definitions = Vec::new();
     for text in SHIPPED {
         let definition = Definition::parse(Path::new("tasks/"), text).expect("a test parses all of them");

@@ -14,7 +14,7 @@ const NOT_FOUND: &str = "[invalid]";
 
 /// The compiled regular expressions of a definition.
 #[derive(Debug)]
-pub struct Extractor {
+pub(crate) struct Extractor {
     filters: Vec<(String, Regex, Select)>,
     ignore: Vec<Regex>,
     ignore_case: bool,
@@ -25,7 +25,7 @@ impl Extractor {
     ///
     /// # Errors
     /// An invalid regular expression.
-    pub fn new(generate: &Generate) -> Result<Extractor> {
+    pub(crate) fn new(generate: &Generate) -> Result<Extractor> {
         let mut filters = Vec::new();
         for Filter { name, pattern, select } in &generate.filters {
             filters.push((name.clone(), compile(pattern)?, *select));
@@ -35,7 +35,7 @@ impl Extractor {
     }
 
     /// Returns for each filter its name, its answer, and true if the answer equals the target.
-    pub fn compare(&self, text: &str, target: &str) -> Vec<(&str, String, bool)> {
+    pub(crate) fn compare(&self, text: &str, target: &str) -> Vec<(&str, String, bool)> {
         let right = self.plain(target);
         let mut results = Vec::new();
         for (name, regex, select) in &self.filters {

@@ -28,7 +28,7 @@ pub enum DatasetLocation {
 
 impl DatasetLocation {
     /// The given folder, or the hub's cache by its environment variables.
-    pub fn new(folder: Option<&Path>) -> DatasetLocation {
+    pub(crate) fn new(folder: Option<&Path>) -> DatasetLocation {
         match folder {
             Some(folder) => DatasetLocation::Folder(folder.to_owned()),
             None => DatasetLocation::HubCache(Hub::from_env().cache),
@@ -39,7 +39,7 @@ impl DatasetLocation {
     ///
     /// # Errors
     /// No files: the message lists the names and folders tried, the hint says how to get the dataset.
-    pub fn files(&self, task: &Task, split: &str) -> Result<Vec<PathBuf>> {
+    pub(crate) fn files(&self, task: &Task, split: &str) -> Result<Vec<PathBuf>> {
         let roots = self.roots(task);
         let names = names(task, split);
         let found = roots.iter().find_map(|root| first_match(root, &names));

@@ -10,18 +10,19 @@
 //! Downloads nothing, and runs no code of a dataset or a task: a task has only templates and regular expressions.
 
 pub mod definition;
-pub mod extract;
-pub mod files;
-pub mod model;
-pub mod python_random;
+pub(crate) mod extract;
+pub(crate) mod files;
+pub(crate) mod model;
+pub(crate) mod python_random;
 pub mod question;
-pub mod respondent;
-pub mod results;
-pub mod run;
+pub(crate) mod respondent;
+pub(crate) mod results;
+pub(crate) mod run;
 pub mod scoring;
-pub mod template;
+pub(crate) mod template;
 
-pub use self::definition::{Task, find, shipped};
+pub(crate) use self::definition::shipped;
+pub use self::definition::{Task, find};
 pub use self::files::DatasetLocation;
 pub use self::respondent::Respondent;
 pub use self::results::Scores;

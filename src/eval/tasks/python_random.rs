@@ -10,14 +10,14 @@ const M: usize = 397;
 
 /// `random.Random(seed)`.
 #[derive(Debug, Clone)]
-pub struct PythonRandom {
+pub(crate) struct PythonRandom {
     state: [u32; N],
     next: usize,
 }
 
 impl PythonRandom {
     /// Seeds the generator with a non-negative integer.
-    pub fn new(seed: u64) -> PythonRandom {
+    pub(crate) fn new(seed: u64) -> PythonRandom {
         let (low, high) = (seed as u32, (seed >> 32) as u32);
         let key = if high == 0 { vec![low] } else { vec![low, high] };
         PythonRandom { state: mixed(&key), next: N }
@@ -27,7 +27,7 @@ impl PythonRandom {
     ///
     /// # Panics
     /// `count` > `population`.
-    pub fn sample(&mut self, population: usize, count: usize) -> Vec<usize> {
+    pub(crate) fn sample(&mut self, population: usize, count: usize) -> Vec<usize> {
         assert!(count <= population, "a sample of {count} from {population}");
         if population <= pool_limit(count) {
             return self.sample_from_pool(population, count);

@@ -19,7 +19,7 @@ pub struct Pair {
 
 /// A question for the model.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Question {
+pub(crate) enum Question {
     /// A question that needs log-likelihoods.
     Choices {
         /// One pair per choice.
@@ -40,7 +40,7 @@ pub enum Question {
 
 /// The right ones of several choices.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CorrectAnswer {
+pub(crate) enum CorrectAnswer {
     /// The index of the only right choice.
     Index(usize),
     /// True for each right choice.
@@ -48,10 +48,10 @@ pub enum CorrectAnswer {
 }
 
 /// Renders a conversation of (role, content), up to the start of the assistant's next turn.
-pub type Chat<'a> = &'a dyn Fn(&[(&str, &str)]) -> Result<String>;
+pub(crate) type Chat<'a> = &'a dyn Fn(&[(&str, &str)]) -> Result<String>;
 
 /// Turns the rows of a task into questions.
-pub struct QuestionBuilder<'a> {
+pub(crate) struct QuestionBuilder<'a> {
     task: &'a Task,
     templates: Templates,
     table: &'a DataTable,
@@ -70,7 +70,7 @@ impl<'a> QuestionBuilder<'a> {
     ///
     /// # Errors
     /// Fewer rows than examples, a description that does not render.
-    pub fn new(
+    pub(crate) fn new(
         task: &'a Task,
         table: &'a DataTable,
         examples: &'a DataTable,
@@ -102,7 +102,7 @@ impl<'a> QuestionBuilder<'a> {
     ///
     /// # Errors
     /// A row with a missing field or one of the wrong type.
-    pub fn question(&mut self, row: usize) -> Result<Question> {
+    pub(crate) fn question(&mut self, row: usize) -> Result<Question> {
         let examples = self.examples(row)?;
         let (fields, place) = (&self.table.rows[row], self.table.place(row));
         match &self.task.definition.form {

@@ -15,7 +15,7 @@ pub struct Scores {
 }
 
 /// Appends the averages of all complete collections: of every metric, over all questions and over the parts.
-pub fn with_averages(tasks: &[Task], scores: Vec<Scores>) -> Vec<Scores> {
+pub(crate) fn with_averages(tasks: &[Task], scores: Vec<Scores>) -> Vec<Scores> {
     let mut groups: Vec<String> = Vec::new();
     for group in tasks.iter().flat_map(Task::groups) {
         if !groups.contains(&group) {

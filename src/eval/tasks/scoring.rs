@@ -28,22 +28,22 @@ pub struct Mean {
 }
 
 /// The index of the likeliest choice.
-pub fn likeliest(likelihoods: &[Likelihood]) -> usize {
+pub(crate) fn likeliest(likelihoods: &[Likelihood]) -> usize {
     argmax(likelihoods.iter().map(|choice| choice.sum))
 }
 
 /// The index of the likeliest choice per character (Unicode scalar values, as in Python).
-pub fn likeliest_per_character(likelihoods: &[Likelihood], choices: &[String]) -> usize {
+pub(crate) fn likeliest_per_character(likelihoods: &[Likelihood], choices: &[String]) -> usize {
     argmax(likelihoods.iter().zip(choices).map(|(choice, text)| choice.sum / text.chars().count() as f64))
 }
 
 /// The index of the likeliest choice per byte of UTF-8.
-pub fn likeliest_per_byte(likelihoods: &[Likelihood], choices: &[String]) -> usize {
+pub(crate) fn likeliest_per_byte(likelihoods: &[Likelihood], choices: &[String]) -> usize {
     argmax(likelihoods.iter().zip(choices).map(|(choice, text)| choice.sum / text.len() as f64))
 }
 
 /// Σ p over the true choices / Σ p over all, p = exp ℓ: mc2 of TruthfulQA (Lin et al. 2021, <https://arxiv.org/abs/2109.07958>).
-pub fn true_share(likelihoods: &[Likelihood], labels: &[bool]) -> f64 {
+pub(crate) fn true_share(likelihoods: &[Likelihood], labels: &[bool]) -> f64 {
     let most = likelihoods.iter().map(|choice| choice.sum).fold(f64::NEG_INFINITY, f64::max);
     let shares = || likelihoods.iter().map(|choice| (choice.sum - most).exp());
     let all: f64 = shares().sum();
@@ -59,7 +59,7 @@ fn argmax(values: impl Iterator<Item = f64>) -> usize {
 }
 
 /// The mean of scores.
-pub fn mean(scores: &[f64]) -> Mean {
+pub(crate) fn mean(scores: &[f64]) -> Mean {
     let count = scores.len();
     let value = scores.iter().sum::<f64>() / count as f64;
     let squares: f64 = scores.iter().map(|score| (score - value).powi(2)).sum();
@@ -69,7 +69,7 @@ pub fn mean(scores: &[f64]) -> Mean {
 
 /// The mean over the questions of all parts, with the harness's pooled standard error:
 /// √(Σ (nᵢ−1)·nᵢ·seᵢ² / (Σnᵢ − parts) / Σnᵢ).
-pub fn mean_by_size(parts: &[Mean]) -> Mean {
+pub(crate) fn mean_by_size(parts: &[Mean]) -> Mean {
     let count: usize = parts.iter().map(|part| part.count).sum();
     let value = parts.iter().map(|part| part.value * part.count as f64).sum::<f64>() / count as f64;
     let terms = parts.iter().map(|part| {
@@ -82,7 +82,7 @@ pub fn mean_by_size(parts: &[Mean]) -> Mean {
 }
 
 /// The unweighted mean over the parts, with the standard error of a mean of independent values: √Σseᵢ² / parts.
-pub fn mean_of_parts(parts: &[Mean]) -> Mean {
+pub(crate) fn mean_of_parts(parts: &[Mean]) -> Mean {
     let value = parts.iter().map(|part| part.value).sum::<f64>() / parts.len() as f64;
     let squares: Option<f64> = parts.iter().map(|part| Some(part.stderr?.powi(2))).sum();
     let stderr = squares.map(|sum| sum.sqrt() / parts.len() as f64);

@@ -11,14 +11,14 @@ use crate::corpus::rows::{Row, RowLocation};
 use crate::error::{Error, Result};
 
 /// The error of a row that does not fit a key of the task's definition.
-pub fn wrong(place: RowLocation, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
+pub(crate) fn wrong(place: RowLocation, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
     let what = format!("row {}, `{key}` of the task", place.row);
     let hint = "check that this is the task's dataset, configuration and split (llmc eval tasks --list)";
     Error::malformed_tensor(place.file, what, expected, found, hint)
 }
 
 /// The environment that evaluates a definition's templates and expressions.
-pub struct Templates {
+pub(crate) struct Templates {
     environment: Environment<'static>,
 }
 
@@ -38,21 +38,27 @@ impl Default for Templates {
 
 impl Templates {
     /// Renders a description; it can use only these variables.
-    pub fn describe(&self, template: &str, variables: &[(&str, &str)]) -> Result<String> {
+    pub(crate) fn describe(&self, template: &str, variables: &[(&str, &str)]) -> Result<String> {
         self.environment.render_str(template, Value::from_pairs(variables.iter().copied())).map_err(|e| {
             Error::usage(format!("description of the task: {}", chain(&e)), "it can use `title` and `config`")
         })
     }
 
     /// Renders a template over a row.
-    pub fn text(&self, key: &str, template: &str, row: &Row, place: RowLocation) -> Result<String> {
+    pub(crate) fn text(&self, key: &str, template: &str, row: &Row, place: RowLocation) -> Result<String> {
         self.environment
             .render_str(template, Value::from(Serde(row)))
             .map_err(|e| wrong(place, key, "a template that the row can fill", chain(&e)))
     }
 
     /// Evaluates an expression as a list of texts.
-    pub fn texts(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Vec<String>> {
+    pub(crate) fn texts(
+        &self,
+        key: &str,
+        expression: &str,
+        row: &Row,
+        place: RowLocation,
+    ) -> Result<Vec<String>> {
         self.list(key, expression, row, place)?
             .into_iter()
             .map(|item| match item {
@@ -63,7 +69,13 @@ impl Templates {
     }
 
     /// Evaluates an expression as a list of 0 and 1.
-    pub fn labels(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Vec<bool>> {
+    pub(crate) fn labels(
+        &self,
+        key: &str,
+        expression: &str,
+        row: &Row,
+        place: RowLocation,
+    ) -> Result<Vec<bool>> {
         self.list(key, expression, row, place)?
             .into_iter()
             .map(|item| match item.as_i64() {
@@ -75,7 +87,7 @@ impl Templates {
     }
 
     /// Evaluates an expression as an index below `count`.
-    pub fn index(
+    pub(crate) fn index(
         &self,
         key: &str,
         expression: &str,

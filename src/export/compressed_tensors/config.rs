@@ -14,7 +14,7 @@ use crate::plan::Contents;
 const VERSION: &str = "0.20.0";
 
 /// `None` where nothing is quantized. The cache of keys and values alone can be: then no module is targeted.
-pub fn quantization_config(contents: &Contents, checkpoint: &Checkpoint) -> Option<Value> {
+pub(crate) fn quantization_config(contents: &Contents, checkpoint: &Checkpoint) -> Option<Value> {
     let groups = modules::groups(contents);
     let activations = contents.activations;
     let format = |group: &Group| Layout::of(&group.scheme, activations).map(Layout::name);

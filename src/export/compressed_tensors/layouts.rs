@@ -7,11 +7,11 @@ use crate::plan::Part;
 use crate::tensor::DType;
 
 /// FP8 blocks, in both directions: the only ones that engines have kernels for.
-pub const FP8_BLOCK: usize = 128;
+pub(crate) const FP8_BLOCK: usize = 128;
 
 /// A compression format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
+pub(crate) enum Layout {
     Packed { bits: u8 },
     Int8,
     Fp8,
@@ -22,7 +22,7 @@ pub enum Layout {
 impl Layout {
     /// `None` where the readers have no layout for the scheme. Integers that engines multiply with integer inputs are
     /// stored as such, those that they dequantize first as words.
-    pub fn of(scheme: &Scheme, activations: Option<ActivationScheme>) -> Option<Layout> {
+    pub(crate) fn of(scheme: &Scheme, activations: Option<ActivationScheme>) -> Option<Layout> {
         let channel = scheme.granularity == Granularity::Channel;
         let integer_inputs = matches!(
             activations,
@@ -39,13 +39,13 @@ impl Layout {
     }
 
     /// The layout that gave these parts.
-    pub fn of_parts(scheme: &Scheme, parts: &[Part]) -> Option<Layout> {
+    pub(crate) fn of_parts(scheme: &Scheme, parts: &[Part]) -> Option<Layout> {
         let plain = parts[0].dtype == DType::I8;
         Layout::of(scheme, plain.then_some(ActivationScheme::Int8Token))
     }
 
     /// As `format` names it in the config.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Layout::Packed { .. } => "pack-quantized",
             Layout::Int8 => "int-quantized",
@@ -55,7 +55,7 @@ impl Layout {
         }
     }
 
-    pub fn weight_name(self) -> &'static str {
+    pub(crate) fn weight_name(self) -> &'static str {
         match self {
             Layout::Int8 | Layout::Fp8 => "weight",
             Layout::Packed { .. } | Layout::NvFp4 | Layout::MxFp4 => "weight_packed",
@@ -63,7 +63,7 @@ impl Layout {
     }
 
     /// Element type and row length of the weight, of `cols` columns.
-    pub fn weight(self, cols: usize) -> (DType, usize) {
+    pub(crate) fn weight(self, cols: usize) -> (DType, usize) {
         match self {
             Layout::Packed { bits } => (DType::I32, words(cols, bits)),
             Layout::Int8 => (DType::I8, cols),

@@ -16,7 +16,7 @@ const RECOMPUTED: &[&str] = &[".rotary_emb.inv_freq", ".attn.masked_bias", ".att
 ///
 /// # Errors
 /// Where there is no config.json, or it names an architecture that llmc cannot rename.
-pub fn architecture(checkpoint: &Checkpoint) -> Result<(&'static Arch, &Value)> {
+pub(crate) fn architecture(checkpoint: &Checkpoint) -> Result<(&'static Arch, &Value)> {
     let Some(config) = &checkpoint.config else {
         return Err(Error::unsupported(
             format!("{}: GGUF needs the model's config.json", checkpoint.path.display()),
@@ -33,13 +33,13 @@ pub fn architecture(checkpoint: &Checkpoint) -> Result<(&'static Arch, &Value)> 
 }
 
 /// Returns true if the tensors have GGUF's names already: a GGUF of an architecture that llmc does not know.
-pub fn named_already(checkpoint: &Checkpoint) -> bool {
+pub(crate) fn named_already(checkpoint: &Checkpoint) -> bool {
     checkpoint.config.is_none()
         && checkpoint.files.first().is_some_and(|file| file.bytes().starts_with(b"GGUF"))
 }
 
 /// The tensors of the output, in the order of the input.
-pub fn arrange(checkpoint: &Checkpoint) -> Result<Vec<OutputTensor>> {
+pub(crate) fn arrange(checkpoint: &Checkpoint) -> Result<Vec<OutputTensor>> {
     if named_already(checkpoint) {
         return Ok(checkpoint.tensors.values().map(OutputTensor::whole).collect());
     }

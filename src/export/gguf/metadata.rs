@@ -17,7 +17,7 @@ const OF_THE_FILE: &[&str] = &["general.alignment", "general.file_type", "genera
 ///
 /// # Errors
 /// Settings or a tokenizer that GGUF has no form for.
-pub fn metadata(contents: &Contents, checkpoint: &Checkpoint) -> Result<(Metadata, Vec<Constant>)> {
+pub(crate) fn metadata(contents: &Contents, checkpoint: &Checkpoint) -> Result<(Metadata, Vec<Constant>)> {
     let (mut metadata, constants) = match passed_through(checkpoint)? {
         Some(metadata) => (metadata, passed_constants(checkpoint)?),
         None => (described(checkpoint)?, made_constants(checkpoint)?),

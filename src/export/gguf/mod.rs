@@ -21,7 +21,7 @@ use crate::tensor::{BlockType, DType, rows_cols};
 
 /// GGUF.
 #[derive(Debug)]
-pub struct Gguf;
+pub(crate) struct Gguf;
 
 const CAPABILITIES: Capabilities = Capabilities {
     name: "gguf",

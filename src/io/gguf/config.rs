@@ -10,7 +10,7 @@ use crate::model::rope::{Llama3, LongRope, Rope, Scaling, Yarn};
 use crate::model::{Arch, Key, KeyType, Missing};
 
 /// Tensors that carry settings rather than weights: consumed by [`from_metadata`], made by [`setting_tensors`].
-pub const SETTING_TENSORS: [&str; 3] =
+pub(crate) const SETTING_TENSORS: [&str; 3] =
     ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 
 /// The largest head that is rotated: far beyond any model's, and little memory.

@@ -42,7 +42,7 @@ const TYPES: &[(u32, &str, Option<DType>)] = &[
 ];
 
 /// The element type of a type number; the error is its name, or that it has none.
-pub fn dtype(number: u32) -> Result<DType, String> {
+pub(crate) fn dtype(number: u32) -> Result<DType, String> {
     match TYPES.iter().find(|(n, ..)| *n == number) {
         Some((_, _, Some(dtype))) => Ok(*dtype),
         Some((_, name, None)) => Err(format!("{name} (type {number})")),
@@ -51,17 +51,17 @@ pub fn dtype(number: u32) -> Result<DType, String> {
 }
 
 /// The type number of an element type; `None` where ggml has no such type.
-pub fn number(dtype: DType) -> Option<u32> {
+pub(crate) fn number(dtype: DType) -> Option<u32> {
     TYPES.iter().find(|(_, _, d)| *d == Some(dtype)).map(|(n, ..)| *n)
 }
 
 /// ggml's name of an element type.
-pub fn name(dtype: DType) -> &'static str {
+pub(crate) fn name(dtype: DType) -> &'static str {
     TYPES.iter().find(|(_, _, d)| *d == Some(dtype)).map_or(dtype.name(), |(_, name, _)| name)
 }
 
 /// The names of all types that llmc reads, for hints.
-pub fn readable() -> String {
+pub(crate) fn readable() -> String {
     let names: Vec<&str> = TYPES.iter().filter(|(_, _, d)| d.is_some()).map(|(_, name, _)| *name).collect();
     names.join(", ")
 }

@@ -4,20 +4,22 @@
 //! and rebuilds config.json and the tokenizer's files. [`mod@write`] lays out files.
 
 pub mod config;
-pub mod ggml_types;
+pub(crate) mod ggml_types;
 mod open;
 mod parse;
 mod reader;
 mod side_files;
 mod value;
-pub mod write;
+pub(crate) mod write;
 
-pub use open::{open, transform};
+pub use open::open;
+pub(crate) use open::transform;
 pub use parse::{Gguf, parse};
 pub use side_files::side_files;
-pub use value::{Array, Metadata, Value};
+pub(crate) use value::Metadata;
+pub use value::{Array, Value};
 
 /// Returns true if a file opens as GGUF does.
-pub fn is_gguf(file: &crate::io::map::MappedFile) -> bool {
+pub(crate) fn is_gguf(file: &crate::io::map::MappedFile) -> bool {
     file.bytes().starts_with(b"GGUF")
 }

@@ -218,7 +218,7 @@ fn plain(raw: &RawTensor) -> Source {
 }
 
 /// The change that GGUF makes to a Hugging Face tensor of the model that config.json describes.
-pub fn transform(arch: &Arch, config: &serde_json::Value, hf_name: &str) -> Transform {
+pub(crate) fn transform(arch: &Arch, config: &serde_json::Value, hf_name: &str) -> Transform {
     let count = |key: &str| config.get(key).and_then(serde_json::Value::as_u64).map(|v| v as usize);
     let heads = count("num_attention_heads").unwrap_or(0);
     arch.transform(hf_name, heads, count("num_key_value_heads").unwrap_or(heads))

@@ -22,12 +22,12 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(file: &'a Path, bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(file: &'a Path, bytes: &'a [u8]) -> Self {
         Reader { file, bytes, at: 0 }
     }
 
     /// Bytes read so far.
-    pub fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.at
     }
 
@@ -36,7 +36,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An error about the entry `what`, at this place of the file.
-    pub fn error(
+    pub(crate) fn error(
         &self,
         what: &str,
         expected: impl std::fmt::Display,
@@ -59,16 +59,16 @@ impl<'a> Reader<'a> {
         Ok(self.take(N, what)?.try_into().expect("take gives N bytes"))
     }
 
-    pub fn u32(&mut self, what: &str) -> Result<u32> {
+    pub(crate) fn u32(&mut self, what: &str) -> Result<u32> {
         self.array(what).map(u32::from_le_bytes)
     }
 
-    pub fn u64(&mut self, what: &str) -> Result<u64> {
+    pub(crate) fn u64(&mut self, what: &str) -> Result<u64> {
         self.array(what).map(u64::from_le_bytes)
     }
 
     /// A count of entries of at least `min_bytes` each, bounded by what the file still holds.
-    pub fn count(&mut self, min_bytes: usize, what: &str) -> Result<usize> {
+    pub(crate) fn count(&mut self, min_bytes: usize, what: &str) -> Result<usize> {
         let count = self.u64(what)?;
         let most = (self.remaining() / min_bytes) as u64;
         if count > most {
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A length-prefixed UTF-8 string.
-    pub fn string(&mut self, what: &str) -> Result<String> {
+    pub(crate) fn string(&mut self, what: &str) -> Result<String> {
         let len = self.count(1, what)?;
         let bytes = self.take(len, what)?;
         let text = std::str::from_utf8(bytes).map_err(|e| self.error(what, "UTF-8 text", e))?;
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `count` key/value pairs.
-    pub fn metadata(&mut self, count: usize) -> Result<Metadata> {
+    pub(crate) fn metadata(&mut self, count: usize) -> Result<Metadata> {
         let mut metadata = Metadata::new();
         for index in 0..count {
             let key = self.string(&format!("metadata key {index}"))?;

@@ -37,11 +37,11 @@ pub enum Array {
 }
 
 /// Metadata in the order of the file.
-pub type Metadata = IndexMap<String, Value>;
+pub(crate) type Metadata = IndexMap<String, Value>;
 
 impl Value {
     /// A non-negative integer of any width.
-    pub fn as_u64(&self) -> Option<u64> {
+    pub(crate) fn as_u64(&self) -> Option<u64> {
         match *self {
             Value::U8(v) => Some(v.into()),
             Value::U16(v) => Some(v.into()),
@@ -56,7 +56,7 @@ impl Value {
     }
 
     /// A number of any type. An f32 gives the shortest decimal that reads back as it, so that 1e-5 stays 1e-5.
-    pub fn as_f64(&self) -> Option<f64> {
+    pub(crate) fn as_f64(&self) -> Option<f64> {
         match *self {
             Value::F32(v) => v.to_string().parse().ok(),
             Value::F64(v) => Some(v),
@@ -66,7 +66,7 @@ impl Value {
     }
 
     /// A boolean.
-    pub fn as_bool(&self) -> Option<bool> {
+    pub(crate) fn as_bool(&self) -> Option<bool> {
         match *self {
             Value::Bool(v) => Some(v),
             _ => None,
@@ -74,7 +74,7 @@ impl Value {
     }
 
     /// A string.
-    pub fn as_str(&self) -> Option<&str> {
+    pub(crate) fn as_str(&self) -> Option<&str> {
         match self {
             Value::String(v) => Some(v),
             _ => None,
@@ -82,7 +82,7 @@ impl Value {
     }
 
     /// An array of strings.
-    pub fn as_strings(&self) -> Option<&[String]> {
+    pub(crate) fn as_strings(&self) -> Option<&[String]> {
         match self {
             Value::Array(Array::Strings(v)) => Some(v),
             _ => None,
@@ -90,7 +90,7 @@ impl Value {
     }
 
     /// An array of 32-bit integers (the types of tokens).
-    pub fn as_i32s(&self) -> Option<&[i32]> {
+    pub(crate) fn as_i32s(&self) -> Option<&[i32]> {
         match self {
             Value::Array(Array::I32(v)) => Some(v),
             _ => None,
@@ -98,7 +98,7 @@ impl Value {
     }
 
     /// An array of f32 (the scores of tokens).
-    pub fn as_f32s(&self) -> Option<&[f32]> {
+    pub(crate) fn as_f32s(&self) -> Option<&[f32]> {
         match self {
             Value::Array(Array::F32(v)) => Some(v),
             _ => None,
@@ -106,7 +106,7 @@ impl Value {
     }
 
     /// An array of bytes (a normalizer's compiled character map).
-    pub fn as_bytes(&self) -> Option<&[u8]> {
+    pub(crate) fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Value::Array(Array::U8(v)) => Some(v),
             _ => None,
@@ -114,7 +114,7 @@ impl Value {
     }
 
     /// The first element of an array, or the value itself: some settings are given per layer.
-    pub fn first(&self) -> Option<Value> {
+    pub(crate) fn first(&self) -> Option<Value> {
         match self {
             Value::Array(Array::U32(v)) => v.first().copied().map(Value::U32),
             Value::Array(Array::I32(v)) => v.first().copied().map(Value::I32),
@@ -126,7 +126,7 @@ impl Value {
     }
 
     /// The value as text, for summaries: scalars only, arrays have none.
-    pub fn to_text(&self) -> Option<String> {
+    pub(crate) fn to_text(&self) -> Option<String> {
         match self {
             Value::Array(_) => None,
             Value::String(v) => Some(v.clone()),
@@ -144,7 +144,7 @@ impl Value {
 
 impl Array {
     /// Number of elements.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Array::Strings(v) => v.len(),
             Array::F32(v) => v.len(),
@@ -154,10 +154,5 @@ impl Array {
             Array::Bool(v) => v.len(),
             Array::Other(v) => v.len(),
         }
-    }
-
-    /// Returns true if there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }

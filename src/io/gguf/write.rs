@@ -14,7 +14,7 @@ const ALIGNMENT: u64 = 32;
 
 /// The description of a tensor in the header.
 #[derive(Debug, Clone, Copy)]
-pub struct TensorInfo<'a> {
+pub(crate) struct TensorInfo<'a> {
     /// Name.
     pub name: &'a str,
     /// Element type.
@@ -25,7 +25,7 @@ pub struct TensorInfo<'a> {
 
 /// A tensor whose values are known before the file is written.
 #[derive(Debug, Clone)]
-pub struct Constant {
+pub(crate) struct Constant {
     /// Name.
     pub name: String,
     /// Element type.
@@ -38,12 +38,12 @@ pub struct Constant {
 
 impl Constant {
     /// Makes a vector in F32.
-    pub fn vector(name: &str, values: &[f32]) -> Constant {
+    pub(crate) fn vector(name: &str, values: &[f32]) -> Constant {
         Constant::new(name.to_owned(), vec![values.len()], values)
     }
 
     /// Makes a tensor in F32. `shape` is row-major and has as many elements as `values`.
-    pub fn new(name: String, shape: Vec<usize>, values: &[f32]) -> Constant {
+    pub(crate) fn new(name: String, shape: Vec<usize>, values: &[f32]) -> Constant {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Constant { name, dtype: DType::F32, shape, bytes }
     }
@@ -55,7 +55,7 @@ impl Constant {
 
 /// The layout of a file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layout {
+pub(crate) struct Layout {
     /// The first bytes: header and constants.
     pub header: Vec<u8>,
     /// The offset of each tensor in the file.
@@ -68,7 +68,7 @@ pub struct Layout {
 ///
 /// # Errors
 /// Two tensors of one name.
-pub fn whole(metadata: &Metadata, constants: &[Constant]) -> Result<Vec<u8>> {
+pub(crate) fn whole(metadata: &Metadata, constants: &[Constant]) -> Result<Vec<u8>> {
     Ok(lay_out(std::iter::empty(), metadata, constants)?.header)
 }
 
@@ -76,7 +76,7 @@ pub fn whole(metadata: &Metadata, constants: &[Constant]) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// Two tensors of one name; an element type that ggml does not have.
-pub fn lay_out<'a>(
+pub(crate) fn lay_out<'a>(
     tensors: impl Iterator<Item = TensorInfo<'a>>,
     metadata: &Metadata,
     constants: &[Constant],

@@ -13,7 +13,7 @@ const TIMEOUT: u64 = 30;
 impl Hub {
     /// As HF_ENDPOINT, HF_HUB_CACHE, HF_HOME, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT and
     /// HF_HUB_DISABLE_PROGRESS_BARS say.
-    pub fn from_env() -> Hub {
+    pub(crate) fn from_env() -> Hub {
         Hub::from_variables(|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 

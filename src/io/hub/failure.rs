@@ -7,7 +7,7 @@ use hf_hub::api::sync::ApiError;
 
 /// The reason that nothing was downloaded.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Nothing arrived for so long.
     Silent(Duration),
     /// The hub's answer, or the lack of one.
@@ -34,7 +34,7 @@ impl Display for Failure {
 
 impl Failure {
     /// The HTTP status, where the hub answered.
-    pub fn status(&self) -> Option<u16> {
+    pub(crate) fn status(&self) -> Option<u16> {
         let Failure::Api(error) = self else { return None };
         match error.as_ref() {
             ApiError::RequestError(error) => match error.as_ref() {
@@ -46,7 +46,7 @@ impl Failure {
     }
 
     /// Returns true if the hub could not be reached, or has troubles of its own.
-    pub fn is_unreachable(&self) -> bool {
+    pub(crate) fn is_unreachable(&self) -> bool {
         match (self, self.status()) {
             (Failure::Silent(_), _) => true,
             (_, Some(status)) => status >= 500,
@@ -56,18 +56,18 @@ impl Failure {
     }
 
     /// Returns true if another process is downloading the same file.
-    pub fn is_locked(&self) -> bool {
+    pub(crate) fn is_locked(&self) -> bool {
         matches!(self, Failure::Api(error) if matches!(error.as_ref(), ApiError::LockAcquisition(_)))
     }
 
     /// Returns true if trying again may help: the transfer broke, or the hub has troubles.
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         let broken = matches!(self, Failure::Api(error) if matches!(error.as_ref(), ApiError::IoError(_)));
         broken && !self.is_local() || self.is_unreachable() && !matches!(self, Failure::Silent(_))
     }
 
     /// Returns true if the cache could not be written. Transfers that break are I/O errors too, of other kinds.
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         use std::io::ErrorKind::*;
         let kinds =
             [StorageFull, QuotaExceeded, PermissionDenied, ReadOnlyFilesystem, NotADirectory, AlreadyExists];
@@ -76,7 +76,7 @@ impl Failure {
     }
 
     /// The system's error, where the cache could not be written.
-    pub fn into_local(self) -> Result<std::io::Error, Failure> {
+    pub(crate) fn into_local(self) -> Result<std::io::Error, Failure> {
         if !self.is_local() {
             return Err(self);
         }

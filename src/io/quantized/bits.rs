@@ -29,12 +29,12 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub fn new(bytes: &'a [u8], width: usize, bits: u8) -> Columns<'a> {
+    pub(crate) fn new(bytes: &'a [u8], width: usize, bits: u8) -> Columns<'a> {
         Columns { words: bytes.as_chunks().0, width, bits }
     }
 
     /// Unpacks codes `32·unit..` of a column, `out.len()` ≤ 32 of them: they begin on a word, whatever the bits.
-    pub fn unpack(&self, column: usize, unit: usize, out: &mut [u8]) {
+    pub(crate) fn unpack(&self, column: usize, unit: usize, out: &mut [u8]) {
         let bits = usize::from(self.bits);
         let mut stream = [[0u8; 4]; 8];
         for (i, word) in stream[..bits].iter_mut().enumerate() {
@@ -44,7 +44,7 @@ impl<'a> Columns<'a> {
     }
 
     /// One code of a column.
-    pub fn code(&self, column: usize, index: usize) -> u8 {
+    pub(crate) fn code(&self, column: usize, index: usize) -> u8 {
         let mut unit = [0u8; 32];
         self.unpack(column, index / 32, &mut unit);
         unit[index % 32]

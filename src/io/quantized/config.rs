@@ -43,7 +43,7 @@ const READ: [&str; 5] = ["compressed-tensors", "gptq", "awq", "fp8", "fbgemm_fp8
 
 impl Config {
     /// Reads config.json's `quantization_config` (or compressed-tensors' older `compression_config`). Without one: silent.
-    pub fn parse(config: Option<&Value>, path: &Path) -> Result<Config> {
+    pub(crate) fn parse(config: Option<&Value>, path: &Path) -> Result<Config> {
         let file = if path.is_dir() { path.join("config.json") } else { path.with_file_name("config.json") };
         let Some(value) = config.and_then(section) else {
             return Ok(Config { file, ..Config::default() });

@@ -14,4 +14,4 @@ mod read;
 mod recognise;
 mod words;
 
-pub use recognise::{Recognised, read, recognise};
+pub(crate) use recognise::{Recognised, read, recognise};

@@ -38,7 +38,7 @@ const HINT: &str =
 
 impl Module<'_> {
     /// The part of this role, which must be there.
-    pub fn part(&self, role: &str) -> Result<&RawTensor> {
+    pub(crate) fn part(&self, role: &str) -> Result<&RawTensor> {
         self.parts.get(role).ok_or_else(|| {
             let some = self.parts.values().next().map_or(0, |part| part.file);
             let found: Vec<_> = self.parts.keys().copied().collect();
@@ -59,25 +59,30 @@ impl Module<'_> {
     }
 
     /// The stored bytes of a part.
-    pub fn bytes(&self, part: &RawTensor) -> &[u8] {
+    pub(crate) fn bytes(&self, part: &RawTensor) -> &[u8] {
         &self.files[part.file].bytes()[part.range.clone()]
     }
 
     /// An error about one part.
-    pub fn wrong(&self, part: &RawTensor, expected: impl std::fmt::Display, found: impl Debug) -> Error {
+    pub(crate) fn wrong(
+        &self,
+        part: &RawTensor,
+        expected: impl std::fmt::Display,
+        found: impl Debug,
+    ) -> Error {
         let file = self.files[part.file].path();
         Error::malformed_tensor(file, &part.name, expected, format!("{found:?}"), HINT)
     }
 
     /// The shape of a part that must be a matrix of one of these types.
-    pub fn matrix(&self, role: &str, dtypes: &[DType]) -> Result<[usize; 2]> {
+    pub(crate) fn matrix(&self, role: &str, dtypes: &[DType]) -> Result<[usize; 2]> {
         let part = self.part(role)?;
         self.typed(part, dtypes)?;
         <[usize; 2]>::try_from(part.shape.as_slice()).map_err(|_| self.wrong(part, "a matrix", &part.shape))
     }
 
     /// Checks a part's element type.
-    pub fn typed(&self, part: &RawTensor, dtypes: &[DType]) -> Result<()> {
+    pub(crate) fn typed(&self, part: &RawTensor, dtypes: &[DType]) -> Result<()> {
         if dtypes.contains(&part.dtype) {
             return Ok(());
         }
@@ -86,7 +91,7 @@ impl Module<'_> {
     }
 
     /// Checks a part's shape.
-    pub fn shaped(&self, role: &str, expected: &[usize]) -> Result<()> {
+    pub(crate) fn shaped(&self, role: &str, expected: &[usize]) -> Result<()> {
         let part = self.part(role)?;
         if part.shape == expected {
             Ok(())
@@ -96,7 +101,7 @@ impl Module<'_> {
     }
 
     /// The storage type of a part's scales, among those allowed.
-    pub fn scale_type(&self, role: &str, allowed: &[DType]) -> Result<ScaleType> {
+    pub(crate) fn scale_type(&self, role: &str, allowed: &[DType]) -> Result<ScaleType> {
         let part = self.part(role)?;
         self.typed(part, allowed)?;
         Ok(match part.dtype {
@@ -110,7 +115,7 @@ impl Module<'_> {
 
     /// The granularity whose grid over [rows, cols] has the shape of the stored scales: as the configuration claims, or
     /// one that the shape leaves no doubt about.
-    pub fn granularity(&self, role: &str, rows: usize, cols: usize) -> Result<Granularity> {
+    pub(crate) fn granularity(&self, role: &str, rows: usize, cols: usize) -> Result<Granularity> {
         let part = self.part(role)?;
         let fits = |g: &Granularity| fits(*g, rows, cols, &part.shape);
         let claimed: Vec<_> = self.config.claims.iter().filter_map(|claim| claim.granularity).collect();
@@ -138,7 +143,7 @@ impl Module<'_> {
     }
 
     /// The logical weight.
-    pub fn source(self, layout: Layout, scheme: Scheme, shape: [usize; 2]) -> Source {
+    pub(crate) fn source(self, layout: Layout, scheme: Scheme, shape: [usize; 2]) -> Source {
         Source {
             name: self.tensor("weight"),
             shape: shape.to_vec(),

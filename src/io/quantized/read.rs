@@ -26,7 +26,7 @@ pub(super) struct CodeReader<'a> {
 
 impl CodeReader<'_> {
     /// Codes, grid and, where columns are out of order, their groups.
-    pub fn read(&self) -> Result<QTensor> {
+    pub(crate) fn read(&self) -> Result<QTensor> {
         let codes = ScalarCodes {
             scheme: self.row_scheme(),
             codes: self.codes()?,

@@ -60,7 +60,7 @@ const CACHED: [&str; 4] = ["k_scale", "v_scale", "q_scale", "kv_scale"];
 const INPUT: &str = "input_scale";
 
 /// A recognised checkpoint.
-pub struct Recognised {
+pub(crate) struct Recognised {
     /// Logical tensors, quantized ones under `<module>.weight`.
     pub tensors: IndexMap<String, Source>,
     /// See [`Checkpoint::activation_scales`](crate::io::Checkpoint::activation_scales).
@@ -71,7 +71,7 @@ pub struct Recognised {
 
 /// Groups a safetensors checkpoint's tensors into logical sources. `path` is what was opened; `files` are the maps `raw` points into
 /// (`weight_shape` holds numbers that the headers do not).
-pub fn recognise(
+pub(crate) fn recognise(
     mut raw: IndexMap<String, RawTensor>,
     config: Option<&Value>,
     path: &Path,
@@ -210,7 +210,7 @@ fn insert(
 /// Reads rows of a quantized tensor: see [`Checkpoint::read_codes`](crate::io::Checkpoint::read_codes). Rows may begin and end anywhere: packing along
 /// rows is dealt with here. Where they begin within a block of a scheme by blocks, the block's scales are spelled out for
 /// each row, and the scheme returned is by groups of the block's columns.
-pub fn read(files: &[MappedFile], source: &Source, rows: Range<usize>) -> Result<QTensor> {
+pub(crate) fn read(files: &[MappedFile], source: &Source, rows: Range<usize>) -> Result<QTensor> {
     let Stored::Quantized { layout, scheme, parts } = &source.stored else {
         return Err(Error::unsupported(
             format!("{}: stored dense, without codes", source.name),

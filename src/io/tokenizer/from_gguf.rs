@@ -14,7 +14,7 @@ use crate::io::gguf::{Metadata, Value};
 ///
 /// # Errors
 /// [`crate::Error::Malformed`] where the tables contradict each other.
-pub fn from_gguf(file: &Path, metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>> {
+pub(crate) fn from_gguf(file: &Path, metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>> {
     let text = |key: &str| metadata.get(key).and_then(Value::as_str);
     let Some(model) = text("tokenizer.ggml.model") else { return Ok(Vec::new()) };
     let vocabulary = Vocabulary::read(file, metadata)?;

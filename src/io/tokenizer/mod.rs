@@ -13,8 +13,8 @@ mod table;
 mod to_gguf;
 mod vocabulary;
 
-pub use from_gguf::from_gguf;
-pub use to_gguf::{Files, to_gguf};
+pub(crate) use from_gguf::from_gguf;
+pub(crate) use to_gguf::{Files, to_gguf};
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ pub(super) struct Table {
 
 impl Table {
     /// The id of a token, by the text that tokenizer.json has for it.
-    pub fn id(&self, text: &str) -> Option<usize> {
+    pub(crate) fn id(&self, text: &str) -> Option<usize> {
         self.ids.get(text).copied()
     }
 

@@ -14,7 +14,7 @@ use crate::io::gguf::{Array, Metadata, Value};
 
 /// The files that a tokenizer is in, parsed.
 #[derive(Debug)]
-pub struct Files {
+pub(crate) struct Files {
     tokenizer: Json,
     /// tokenizer_config.json over special_tokens_map.json; null where there is neither.
     settings: [Json; 2],
@@ -26,7 +26,7 @@ impl Files {
     ///
     /// # Errors
     /// [`Error::Io`] and, where a file is not JSON, [`Error::Malformed`].
-    pub fn read(checkpoint: &Checkpoint) -> Result<Option<Files>> {
+    pub(crate) fn read(checkpoint: &Checkpoint) -> Result<Option<Files>> {
         let Some(tokenizer) = json_file(checkpoint, "tokenizer.json")? else { return Ok(None) };
         let config = json_file(checkpoint, "tokenizer_config.json")?.unwrap_or(Json::Null);
         let map = json_file(checkpoint, "special_tokens_map.json")?.unwrap_or(Json::Null);
@@ -77,7 +77,7 @@ fn default_template(value: &Json) -> Option<String> {
 /// # Errors
 /// [`Error::Unsupported`] for tokenizers that llama.cpp has no form for, or whose pre-tokenizer it does not know;
 /// [`Error::Malformed`] for far more rows than tokens.
-pub fn to_gguf(files: &Files, config: &Json, rows: usize) -> Result<Metadata> {
+pub(crate) fn to_gguf(files: &Files, config: &Json, rows: usize) -> Result<Metadata> {
     let table = table(&files.tokenizer, rows)?;
     let mut metadata = Metadata::new();
     let mut put = |key: &str, value: Value| metadata.insert(format!("tokenizer.ggml.{key}"), value);

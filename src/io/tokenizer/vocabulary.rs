@@ -7,12 +7,12 @@ use crate::io::gguf::{Metadata, Value};
 
 /// Types of tokens, `llama_token_type`, <https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h>.
 pub(super) mod token_type {
-    pub const NORMAL: i32 = 1;
-    pub const UNKNOWN: i32 = 2;
-    pub const CONTROL: i32 = 3;
-    pub const USER_DEFINED: i32 = 4;
-    pub const UNUSED: i32 = 5;
-    pub const BYTE: i32 = 6;
+    pub(crate) const NORMAL: i32 = 1;
+    pub(crate) const UNKNOWN: i32 = 2;
+    pub(crate) const CONTROL: i32 = 3;
+    pub(crate) const USER_DEFINED: i32 = 4;
+    pub(crate) const UNUSED: i32 = 5;
+    pub(crate) const BYTE: i32 = 6;
 }
 
 /// A tokenizer's tables.
@@ -42,7 +42,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// [`Error::Malformed`] where tables disagree in length or an id is none of the tokens'.
-    pub fn read(file: &Path, metadata: &Metadata) -> Result<Vocabulary> {
+    pub(crate) fn read(file: &Path, metadata: &Metadata) -> Result<Vocabulary> {
         let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
         let flag = |key: &str| get(key).and_then(Value::as_bool);
         let strings = |key: &str| get(key).and_then(Value::as_strings).unwrap_or_default().to_vec();
@@ -74,12 +74,12 @@ impl Vocabulary {
     }
 
     /// The text of a token.
-    pub fn text(&self, id: Option<usize>) -> Option<&str> {
+    pub(crate) fn text(&self, id: Option<usize>) -> Option<&str> {
         self.tokens.get(id?).map(String::as_str)
     }
 
     /// Returns true if a token only fills up the embedding: tokenizer.json has no such tokens.
-    pub fn is_filler(&self, id: usize) -> bool {
+    pub(crate) fn is_filler(&self, id: usize) -> bool {
         self.types[id] == token_type::UNUSED && self.tokens[id] == format!("[PAD{id}]")
     }
 }

@@ -14,7 +14,7 @@ fn absolute_positions(settings: &Settings, _: &mut Model) -> Result<()> {
 }
 
 /// BERT, MiniLM.
-pub static BERT: Arch = Arch {
+pub(crate) static BERT: Arch = Arch {
     models: &[("bert", "BertModel")],
     outline: Outline {
         frame: Frame {

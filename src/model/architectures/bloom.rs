@@ -8,7 +8,7 @@ fn refuse(settings: &Settings, _: &mut Model) -> Result<()> {
 }
 
 /// BLOOM.
-pub static BLOOM: Arch = Arch {
+pub(crate) static BLOOM: Arch = Arch {
     models: &[("bloom", "BloomForCausalLM")],
     outline: Outline {
         frame: Frame {

@@ -91,7 +91,7 @@ fn scale_and_cap(model: &mut Model, settings: &Settings, cap: Option<f32>) -> Re
 }
 
 /// Gemma, CodeGemma.
-pub static GEMMA: Arch = Arch {
+pub(crate) static GEMMA: Arch = Arch {
     models: &[("gemma", "GemmaForCausalLM")],
     outline: GEMMA1,
     adjust: gemma,
@@ -105,7 +105,7 @@ pub static GEMMA: Arch = Arch {
 };
 
 /// Gemma 2.
-pub static GEMMA2: Arch = Arch {
+pub(crate) static GEMMA2: Arch = Arch {
     models: &[("gemma2", "Gemma2ForCausalLM")],
     outline: Outline { layer: Layer { norms: SANDWICHED, ..GEMMA1.layer }, ..GEMMA1 },
     adjust: gemma2,
@@ -119,7 +119,7 @@ pub static GEMMA2: Arch = Arch {
 };
 
 /// Gemma 3, text only.
-pub static GEMMA3: Arch = Arch {
+pub(crate) static GEMMA3: Arch = Arch {
     models: &[("gemma3_text", "Gemma3ForCausalLM")],
     outline: Outline {
         layer: Layer {

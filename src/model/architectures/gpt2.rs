@@ -14,7 +14,7 @@ fn scales(settings: &Settings, model: &mut Model) -> Result<()> {
 }
 
 /// GPT-2 and what shares its graph.
-pub static GPT2: Arch = Arch {
+pub(crate) static GPT2: Arch = Arch {
     models: &[("gpt2", "GPT2LMHeadModel")],
     outline: Outline {
         frame: Frame {

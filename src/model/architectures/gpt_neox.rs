@@ -10,7 +10,7 @@ fn residual(settings: &Settings, model: &mut Model) -> Result<()> {
 }
 
 /// GPT-NeoX, Pythia.
-pub static GPT_NEOX: Arch = Arch {
+pub(crate) static GPT_NEOX: Arch = Arch {
     models: &[("gpt_neox", "GPTNeoXForCausalLM")],
     outline: Outline {
         frame: Frame {

@@ -124,7 +124,7 @@ pub(super) const GGUF: GgufForm = GgufForm {
 };
 
 /// Llama 1 to 3, SmolLM2; Mistral.
-pub static LLAMA: Arch = Arch {
+pub(crate) static LLAMA: Arch = Arch {
     models: &[("llama", "LlamaForCausalLM"), ("mistral", "MistralForCausalLM")],
     outline: OUTLINE,
     adjust: mistral,
@@ -132,7 +132,7 @@ pub static LLAMA: Arch = Arch {
 };
 
 /// Mixtral.
-pub static MIXTRAL: Arch = Arch {
+pub(crate) static MIXTRAL: Arch = Arch {
     models: &[("mixtral", "MixtralForCausalLM")],
     outline: Outline {
         frame: Frame { norm: NormKind { epsilon: 1e-5, ..FRAME.norm }, ..FRAME },

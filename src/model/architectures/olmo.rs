@@ -30,7 +30,7 @@ fn olmoe(settings: &Settings, model: &mut Model) -> Result<()> {
 }
 
 /// OLMoE.
-pub static OLMOE: Arch = Arch {
+pub(crate) static OLMOE: Arch = Arch {
     models: &[("olmoe", "OlmoeForCausalLM")],
     outline: Outline { layer: Layer { feed_forward: FeedForward::Experts(EXPERTS), ..OLMO.layer }, ..OLMO },
     adjust: olmoe,
@@ -38,7 +38,7 @@ pub static OLMOE: Arch = Arch {
 };
 
 /// OLMo 2.
-pub static OLMO2: Arch = Arch {
+pub(crate) static OLMO2: Arch = Arch {
     models: &[("olmo2", "Olmo2ForCausalLM")],
     outline: Outline {
         layer: Layer {

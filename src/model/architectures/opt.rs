@@ -25,7 +25,7 @@ fn options(settings: &Settings, model: &mut Model) -> Result<()> {
 }
 
 /// OPT.
-pub static OPT: Arch = Arch {
+pub(crate) static OPT: Arch = Arch {
     models: &[("opt", "OPTForCausalLM")],
     outline: Outline {
         frame: Frame {

@@ -13,7 +13,7 @@ const KEYS: &[Key] = &[
 ];
 
 /// Phi-3 and Phi-4.
-pub static PHI3: Arch = Arch {
+pub(crate) static PHI3: Arch = Arch {
     models: &[("phi3", "Phi3ForCausalLM")],
     outline: Outline {
         frame: Frame { norm: NormKind { epsilon: 1e-5, ..FRAME.norm }, ..FRAME },

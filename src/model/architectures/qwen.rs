@@ -76,7 +76,7 @@ fn all_slide(settings: &Settings, model: &mut Model) -> Result<()> {
 }
 
 /// Qwen2, Qwen2.5: biases on q, k and v.
-pub static QWEN2: Arch = Arch {
+pub(crate) static QWEN2: Arch = Arch {
     models: &[("qwen2", "Qwen2ForCausalLM")],
     outline: OUTLINE,
     adjust: last_slide,
@@ -84,7 +84,7 @@ pub static QWEN2: Arch = Arch {
 };
 
 /// Qwen1.5-MoE, Qwen2-MoE: experts and one that all tokens share.
-pub static QWEN2_MOE: Arch = Arch {
+pub(crate) static QWEN2_MOE: Arch = Arch {
     models: &[("qwen2_moe", "Qwen2MoeForCausalLM")],
     outline: Outline {
         layer: Layer {
@@ -103,7 +103,7 @@ pub static QWEN2_MOE: Arch = Arch {
 };
 
 /// Qwen3: norms on q and k.
-pub static QWEN3: Arch = Arch {
+pub(crate) static QWEN3: Arch = Arch {
     models: &[("qwen3", "Qwen3ForCausalLM")],
     outline: Outline {
         layer: Layer { mixer: Mixer::Attention(Attention { head_dim: 128, ..NORMED_ATTENTION }), ..LAYER },
@@ -114,7 +114,7 @@ pub static QWEN3: Arch = Arch {
 };
 
 /// Qwen3-MoE.
-pub static QWEN3_MOE: Arch = Arch {
+pub(crate) static QWEN3_MOE: Arch = Arch {
     models: &[("qwen3_moe", "Qwen3MoeForCausalLM")],
     outline: Outline {
         layer: Layer {

@@ -35,7 +35,7 @@ fn options(settings: &Settings, model: &mut Model) -> Result<()> {
 }
 
 /// StableLM 2. A quarter of each head is rotated where config.json does not say.
-pub static STABLELM: Arch = Arch {
+pub(crate) static STABLELM: Arch = Arch {
     models: &[("stablelm", "StableLmForCausalLM")],
     outline: Outline {
         frame: Frame { norm: NormKind { centered: true, epsilon: 1e-5, plus_one: false }, ..FRAME },

@@ -19,7 +19,7 @@ pub struct Dense {
 
 impl Dense {
     /// Lists its tensors.
-    pub fn tensors(&self) -> Vec<TensorName> {
+    pub(crate) fn tensors(&self) -> Vec<TensorName> {
         vec![
             TensorName::new(TensorRole::Up(Network::Dense), self.up),
             TensorName::new(TensorRole::Down(Network::Dense), self.down),

@@ -45,7 +45,7 @@ pub struct ExpertChoice {
 
 impl Experts {
     /// Lists the tensors of a block with a router.
-    pub fn tensors(&self) -> Vec<TensorName> {
+    pub(crate) fn tensors(&self) -> Vec<TensorName> {
         let mut tensors = vec![TensorName::new(TensorRole::Router, self.router)];
         tensors.extend(self.expert.tensors(Network::Expert));
         if let Some(shared) = &self.shared {

@@ -28,7 +28,7 @@ pub enum GateUp {
 
 impl Gated {
     /// Lists its tensors, as those of this kind of network.
-    pub fn tensors(&self, network: Network) -> Vec<TensorName> {
+    pub(crate) fn tensors(&self, network: Network) -> Vec<TensorName> {
         let mut tensors = match self.input {
             GateUp::Separate([gate, up]) => vec![
                 TensorName::new(TensorRole::Gate(network), gate),

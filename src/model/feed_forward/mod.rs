@@ -1,9 +1,9 @@
 //! Feed-forward networks: the part of a block that takes each token by itself. One file per kind, which holds its description
 //! (names and settings), its loading, its forward pass and its walk.
 
-pub mod dense;
-pub mod experts;
-pub mod gated;
+pub(crate) mod dense;
+pub(crate) mod experts;
+pub(crate) mod gated;
 
 use super::layout::{InputPlace, Walk};
 use super::names::{Network, TensorName};
@@ -31,7 +31,7 @@ pub enum FeedForward {
 
 impl FeedForward {
     /// Lists its tensors.
-    pub fn tensors(&self) -> Vec<TensorName> {
+    pub(crate) fn tensors(&self) -> Vec<TensorName> {
         match self {
             FeedForward::Dense(dense) => dense.tensors(),
             FeedForward::Gated(gated) => gated.tensors(Network::Dense),
@@ -88,7 +88,7 @@ pub(super) enum FeedForwardWeights<B: Backend> {
 
 impl<B: Backend> FeedForwardWeights<B> {
     /// Returns its output: [rows, hidden] → [rows, hidden].
-    pub fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
+    pub(crate) fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
         match self {
             FeedForwardWeights::Dense(dense) => dense.forward(backend, x),
             FeedForwardWeights::Gated(gated) => gated.forward(backend, x),

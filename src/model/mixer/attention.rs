@@ -62,7 +62,7 @@ pub struct HeadNorms {
 
 impl Attention {
     /// Lists its tensors.
-    pub fn tensors(&self) -> Vec<TensorName> {
+    pub(crate) fn tensors(&self) -> Vec<TensorName> {
         let mut tensors = match self.input {
             Projections::Separate([q, k, v]) => vec![
                 TensorName::new(TensorRole::Query, q),
@@ -104,12 +104,12 @@ impl Attention {
     }
 
     /// Returns the columns of q.
-    pub fn q_width(&self) -> usize {
+    pub(crate) fn q_width(&self) -> usize {
         self.heads * self.head_dim
     }
 
     /// Returns the columns of k, and of v.
-    pub fn kv_width(&self) -> usize {
+    pub(crate) fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
     }
 
@@ -117,7 +117,7 @@ impl Attention {
     ///
     /// Source: `get_slopes` of the paper's code: 2^(−8i/n) for a power of two n; of other counts, those of the power of two
     /// below, then every other of the one above.
-    pub fn slopes(&self) -> Option<Vec<f32>> {
+    pub(crate) fn slopes(&self) -> Option<Vec<f32>> {
         if !self.alibi {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Mixers: the part of a block in which tokens see each other. One file per kind, which holds its description (names and
 //! settings), its loading, its forward pass and its walk.
 
-pub mod attention;
+pub(crate) mod attention;
 
 use super::layout::{InputPlace, Walk};
 use super::names::TensorName;
@@ -21,7 +21,7 @@ pub enum Mixer {
 
 impl Mixer {
     /// Lists its tensors.
-    pub fn tensors(&self) -> Vec<TensorName> {
+    pub(crate) fn tensors(&self) -> Vec<TensorName> {
         let Mixer::Attention(attention) = self;
         attention.tensors()
     }
@@ -39,7 +39,7 @@ impl Mixer {
     }
 
     /// Returns the values that it carries from token to token, for each token.
-    pub fn state_values(&self) -> usize {
+    pub(crate) fn state_values(&self) -> usize {
         let Mixer::Attention(attention) = self;
         2 * attention.kv_width()
     }
@@ -63,7 +63,7 @@ impl Mixer {
 }
 
 /// The state that a mixer carries from token to token, for every slot; a slot holds one sequence.
-pub enum MixerState<B: Backend> {
+pub(crate) enum MixerState<B: Backend> {
     /// Keys and values.
     Attention(B::KeyValues),
 }
@@ -83,7 +83,7 @@ pub(super) enum MixerWeights<B: Backend> {
 
 impl<B: Backend> MixerWeights<B> {
     /// Returns its output: [rows, hidden] → [rows, hidden].
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         backend: &B,
         x: &B::Tensor,

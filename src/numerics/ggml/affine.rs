@@ -17,15 +17,15 @@ use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
 /// Q4_1: 32 weights, codes of 4 bits.
-pub type Q4_1 = Affine<FourBits, 16>;
+pub(crate) type Q4_1 = Affine<FourBits, 16>;
 /// Q5_1: 32 weights, codes of 5 bits.
-pub type Q5_1 = Affine<FiveBits, 20>;
+pub(crate) type Q5_1 = Affine<FiveBits, 20>;
 
 const _: () = assert!(Q4_1::BYTES == BlockType::Q4_1.block_bytes());
 const _: () = assert!(Q5_1::BYTES == BlockType::Q5_1.block_bytes());
 
 /// Blocks of one scale and one minimum, whose codes are packed by P.
-pub struct Affine<P, const N: usize>(PhantomData<P>);
+pub(crate) struct Affine<P, const N: usize>(PhantomData<P>);
 
 impl<P: Packing<N>, const N: usize> Affine<P, N> {
     const BYTES: usize = 4 + N;

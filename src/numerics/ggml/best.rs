@@ -3,7 +3,7 @@
 use super::lanes::Lanes;
 
 /// The best candidate of each lane so far: its gain, and its N numbers.
-pub struct Best<L, const N: usize> {
+pub(crate) struct Best<L, const N: usize> {
     gain: L,
     fit: [L; N],
 }
@@ -11,13 +11,13 @@ pub struct Best<L, const N: usize> {
 impl<L: Lanes, const N: usize> Best<L, N> {
     /// Creates an empty choice.
     #[inline(always)]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Best { gain: L::splat(0.0), fit: [L::splat(0.0); N] }
     }
 
     /// Keeps, lane by lane, the candidate that gains more; a gain of NaN is no gain.
     #[inline(always)]
-    pub fn offer(&mut self, gain: L, fit: [L; N]) {
+    pub(crate) fn offer(&mut self, gain: L, fit: [L; N]) {
         for (kept, new) in self.fit.iter_mut().zip(fit) {
             *kept = self.gain.if_less(gain, new, *kept);
         }
@@ -26,7 +26,7 @@ impl<L: Lanes, const N: usize> Best<L, N> {
 
     /// Returns the best of all lanes, the first of equals; `None` if no candidate gained.
     #[inline(always)]
-    pub fn into_fit(self) -> Option<[f32; N]> {
+    pub(crate) fn into_fit(self) -> Option<[f32; N]> {
         let (gain, mut best) = (self.gain.store(), 0);
         for lane in 1..gain.len() {
             best = if gain[lane] > gain[best] { lane } else { best };

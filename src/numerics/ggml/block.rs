@@ -6,17 +6,17 @@
 use half::f16;
 
 /// Weights per block (per sub-block of IQ4_XS).
-pub const BLOCK: usize = 32;
+pub(crate) const BLOCK: usize = 32;
 
 /// Lanes that reductions keep apart: one AVX2 register.
 const LANES: usize = 8;
 
 /// A value per weight of a block.
-pub type PerWeight<T> = [T; BLOCK];
+pub(crate) type PerWeight<T> = [T; BLOCK];
 
 /// Does the same as `array::from_fn`, as a loop that vectorizes.
 #[inline(always)]
-pub fn each<T: Copy + Default>(f: impl Fn(usize) -> T) -> PerWeight<T> {
+pub(crate) fn each<T: Copy + Default>(f: impl Fn(usize) -> T) -> PerWeight<T> {
     let mut out = [T::default(); BLOCK];
     for (j, out) in out.iter_mut().enumerate() {
         *out = f(j);
@@ -56,19 +56,19 @@ fn reduce(x: &PerWeight<f32>, start: f32, combine: impl Fn(f32, f32) -> f32 + Co
 
 /// Returns the [smallest, largest] value.
 #[inline(always)]
-pub fn extent(x: &PerWeight<f32>) -> [f32; 2] {
+pub(crate) fn extent(x: &PerWeight<f32>) -> [f32; 2] {
     [reduce(x, f32::INFINITY, smaller), reduce(x, f32::NEG_INFINITY, larger)]
 }
 
 /// Returns the largest magnitude.
 #[inline(always)]
-pub fn absmax(x: &PerWeight<f32>) -> f32 {
+pub(crate) fn absmax(x: &PerWeight<f32>) -> f32 {
     reduce(&each(|j| x[j].abs()), 0.0, larger)
 }
 
 /// Returns the value of the largest magnitude, with its sign: the first of several.
 #[inline(always)]
-pub fn signed_absmax(x: &PerWeight<f32>) -> f32 {
+pub(crate) fn signed_absmax(x: &PerWeight<f32>) -> f32 {
     let [low, high] = [reduce(x, 0.0, smaller), reduce(x, 0.0, larger)];
     if high == -low && high > 0.0 {
         return x.iter().copied().find(|v| v.abs() == high).unwrap_or(high);
@@ -78,7 +78,7 @@ pub fn signed_absmax(x: &PerWeight<f32>) -> f32 {
 
 /// Returns ⌊(x − base)·inverse + offset⌋ within 0..=last; NaN gives 0.
 #[inline(always)]
-pub fn codes(x: &PerWeight<f32>, base: f32, inverse: f32, offset: f32, last: u8) -> PerWeight<u8> {
+pub(crate) fn codes(x: &PerWeight<f32>, base: f32, inverse: f32, offset: f32, last: u8) -> PerWeight<u8> {
     each(|j| {
         let code = smaller(larger((x[j] - base) * inverse + offset, 0.0), f32::from(last));
         // SAFETY: the clamp above leaves a number within 0..=255.
@@ -88,7 +88,7 @@ pub fn codes(x: &PerWeight<f32>, base: f32, inverse: f32, offset: f32, last: u8)
 
 /// Returns x·inverse rounded to nearest, ties away from zero (C's `roundf`), within ±127, in two's complement; NaN gives −127.
 #[inline(always)]
-pub fn signed_codes(x: &PerWeight<f32>, inverse: f32) -> PerWeight<u8> {
+pub(crate) fn signed_codes(x: &PerWeight<f32>, inverse: f32) -> PerWeight<u8> {
     // One half less an ulp: adding one half would round 0.49999997 up to 1.
     const HALF: f32 = 0.5 - f32::EPSILON / 4.0;
     each(|j| {
@@ -101,13 +101,13 @@ pub fn signed_codes(x: &PerWeight<f32>, inverse: f32) -> PerWeight<u8> {
 
 /// Clamps, as two instructions.
 #[inline(always)]
-pub fn clamp(v: f32, low: f32, high: f32) -> f32 {
+pub(crate) fn clamp(v: f32, low: f32, high: f32) -> f32 {
     smaller(larger(v, low), high)
 }
 
 /// Packs the low nibbles: code j in the low half of byte j, code 16 + j in its high half.
 #[inline(always)]
-pub fn pack_nibbles(codes: &PerWeight<u8>) -> [u8; BLOCK / 2] {
+pub(crate) fn pack_nibbles(codes: &PerWeight<u8>) -> [u8; BLOCK / 2] {
     let mut bytes = [0; BLOCK / 2];
     for (j, byte) in bytes.iter_mut().enumerate() {
         *byte = codes[j] & 15 | codes[j + 16] << 4;
@@ -117,7 +117,7 @@ pub fn pack_nibbles(codes: &PerWeight<u8>) -> [u8; BLOCK / 2] {
 
 /// Unpacks nibbles: the inverse of [`pack_nibbles`].
 #[inline(always)]
-pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> PerWeight<u8> {
+pub(crate) fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> PerWeight<u8> {
     let mut codes = [0; BLOCK];
     let (low, high) = codes.split_at_mut(BLOCK / 2);
     for (j, byte) in bytes.iter().enumerate() {
@@ -128,7 +128,7 @@ pub fn unpack_nibbles(bytes: &[u8; BLOCK / 2]) -> PerWeight<u8> {
 
 /// Packs bit 4 of code j as bit j, little-endian.
 #[inline(always)]
-pub fn pack_fifth_bits(codes: &PerWeight<u8>) -> [u8; BLOCK / 8] {
+pub(crate) fn pack_fifth_bits(codes: &PerWeight<u8>) -> [u8; BLOCK / 8] {
     let eights = codes.as_chunks::<8>().0;
     std::array::from_fn(|i| {
         let bits = u64::from_le_bytes(eights[i]) >> 4 & 0x0101_0101_0101_0101;
@@ -139,20 +139,20 @@ pub fn pack_fifth_bits(codes: &PerWeight<u8>) -> [u8; BLOCK / 8] {
 
 /// Unpacks fifth bits: 16 if the bit is set. The inverse of [`pack_fifth_bits`].
 #[inline(always)]
-pub fn unpack_fifth_bits(bytes: [u8; BLOCK / 8]) -> PerWeight<u8> {
+pub(crate) fn unpack_fifth_bits(bytes: [u8; BLOCK / 8]) -> PerWeight<u8> {
     let bits = u32::from_le_bytes(bytes);
     each(|j| (bits >> j & 1) as u8 * 16)
 }
 
 /// Clamps to the finite values of f16: a scale that overflowed would dequantize to infinities.
 #[inline(always)]
-pub fn clamp_to_f16(v: f32) -> f32 {
+pub(crate) fn clamp_to_f16(v: f32) -> f32 {
     clamp(v, -65504.0, 65504.0)
 }
 
 /// Returns 1/v, or 0 if that is not finite.
 #[inline(always)]
-pub fn reciprocal(v: f32) -> f32 {
+pub(crate) fn reciprocal(v: f32) -> f32 {
     let inverse = 1.0 / v;
     if inverse.is_finite() { inverse } else { 0.0 }
 }
@@ -162,7 +162,7 @@ pub fn reciprocal(v: f32) -> f32 {
 /// # Panics
 /// If there are fewer.
 #[inline(always)]
-pub fn first<const BYTES: usize>(bytes: &[u8]) -> &[u8; BYTES] {
+pub(crate) fn first<const BYTES: usize>(bytes: &[u8]) -> &[u8; BYTES] {
     bytes.first_chunk().expect("a whole block was given")
 }
 
@@ -171,12 +171,12 @@ pub fn first<const BYTES: usize>(bytes: &[u8]) -> &[u8; BYTES] {
 /// # Panics
 /// If there are fewer.
 #[inline(always)]
-pub fn first_mut<const BYTES: usize>(bytes: &mut [u8]) -> &mut [u8; BYTES] {
+pub(crate) fn first_mut<const BYTES: usize>(bytes: &mut [u8]) -> &mut [u8; BYTES] {
     bytes.first_chunk_mut().expect("a whole block was given")
 }
 
 /// Returns the f16 that a block begins with.
 #[inline(always)]
-pub fn half(bytes: &[u8]) -> f16 {
+pub(crate) fn half(bytes: &[u8]) -> f16 {
     f16::from_le_bytes(*first(bytes))
 }

@@ -10,7 +10,7 @@ use super::lanes_neon::NeonLanes;
 use super::parts::Parts;
 
 /// A block type. Methods on rows must be `#[inline(always)]`, so that they take on the instruction set of their caller.
-pub trait BlockCodec {
+pub(crate) trait BlockCodec {
     /// Quantizes a row of whole blocks; `importance` weighs the error of each column.
     fn quantize_row<L: Lanes>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]);
 
@@ -20,12 +20,16 @@ pub trait BlockCodec {
     /// Takes one block apart.
     fn parts(bytes: &[u8]) -> Parts;
 
-    /// Replaces the codes of one block, as [`Parts`] has them, and keeps its scales and minimums.
+    /// Replaces the codes of one block, as [`Parts`] has them, and keeps its scales and minimums. IQ4 takes the nearest of its
+    /// levels.
+    ///
+    /// # Panics
+    /// If there are fewer bytes or codes.
     fn put_codes(bytes: &mut [u8], codes: &[u8]);
 }
 
 /// The operations of one block type.
-pub struct Functions {
+pub(crate) struct Functions {
     /// [`BlockCodec::quantize_row`].
     pub quantize_row: fn(&[f32], Option<&[f32]>, &mut [u8]),
     /// [`BlockCodec::dequantize_row`].
@@ -38,7 +42,7 @@ pub struct Functions {
 
 impl Functions {
     /// Returns the functions over the fastest lanes of this machine: AVX2 or NEON where it has them.
-    pub fn fastest<B: BlockCodec>() -> Functions {
+    pub(crate) fn fastest<B: BlockCodec>() -> Functions {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {
             return Functions {
@@ -56,7 +60,7 @@ impl Functions {
     }
 
     /// Returns the functions over the given lanes, compiled for the baseline of the target.
-    pub fn over<B: BlockCodec, L: Lanes>() -> Functions {
+    pub(crate) fn over<B: BlockCodec, L: Lanes>() -> Functions {
         Functions {
             quantize_row: B::quantize_row::<L>,
             dequantize_row: B::dequantize_row,

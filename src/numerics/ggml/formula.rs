@@ -10,7 +10,7 @@ use crate::tensor::BlockType;
 
 /// The constants of a block type in the formula, and the way from its bytes to its numbers and back.
 #[derive(Debug, Clone, Copy)]
-pub struct Formula {
+pub(crate) struct Formula {
     /// The code of zero, minimums aside.
     pub zero: u8,
     /// Bits of the largest code.
@@ -26,16 +26,10 @@ pub struct Formula {
     /// # Panics
     /// If there are fewer bytes.
     pub parts: fn(&[u8]) -> Parts,
-    /// Replaces the codes of a block by [`BlockType::block_elements`] others, and keeps its scales and minimums. IQ4 takes the
-    /// nearest of its levels.
-    ///
-    /// # Panics
-    /// If there are fewer bytes or codes.
-    pub put_codes: fn(&mut [u8], &[u8]),
 }
 
 /// Returns the formula of a block type. The uneven levels of IQ4 are codes of 8 bits: level + 128.
-pub fn formula(block: BlockType) -> Formula {
+pub(crate) fn formula(block: BlockType) -> Formula {
     use BlockType::*;
     let (zero, bits, group) = match block {
         Q4_0 => (8, 4, 32),
@@ -47,15 +41,13 @@ pub fn formula(block: BlockType) -> Formula {
         Q3_K => (4, 3, 16),
         Q6_K => (32, 6, 16),
     };
-    let functions = rows::functions(block);
     Formula {
         zero,
         bits,
         group,
         scaled_twice: block.block_elements() == 256,
         minimums: matches!(block, Q4_1 | Q5_1 | Q2_K | Q4_K | Q5_K),
-        parts: functions.parts,
-        put_codes: functions.put_codes,
+        parts: rows::functions(block).parts,
     }
 }
 
@@ -116,18 +108,19 @@ mod tests {
             let blocks = bytes.chunks_exact(block.block_bytes());
             assert!(blocks.len() > 1 && blocks.remainder().is_empty(), "{block:?}");
             let mut changed = 0;
+            let put_codes = rows::functions(block).put_codes;
             for golden in blocks {
                 let parts = (formula.parts)(golden);
                 let codes = &parts.codes[..block.block_elements()];
                 let mut reversed = codes.to_vec();
                 reversed.reverse();
                 let mut block_bytes = golden.to_vec();
-                (formula.put_codes)(&mut block_bytes, &reversed);
+                put_codes(&mut block_bytes, &reversed);
                 changed += usize::from(block_bytes != golden);
                 let after = (formula.parts)(&block_bytes);
                 assert_eq!(after.codes[..codes.len()], reversed, "{block:?}");
                 assert_eq!(Parts { codes: parts.codes, ..after }, parts, "{block:?}: scales stay");
-                (formula.put_codes)(&mut block_bytes, codes);
+                put_codes(&mut block_bytes, codes);
                 assert_eq!(block_bytes, golden, "{block:?}");
             }
             assert!(changed > 1, "{block:?}");
@@ -143,7 +136,7 @@ mod tests {
             let mut expected = before.clone();
             let other = before.codes[..block.block_elements()].iter().find(|code| **code != before.codes[17]);
             expected.codes[17] = *other.unwrap();
-            (formula.put_codes)(&mut changed, &expected.codes[..block.block_elements()]);
+            (rows::functions(block).put_codes)(&mut changed, &expected.codes[..block.block_elements()]);
             assert_eq!((formula.parts)(&changed), expected, "{block:?}");
         }
     }

@@ -8,7 +8,7 @@ use crate::numerics::{Granularity, Number, QTensor, Scheme};
 use crate::tensor::BlockType;
 
 /// Returns the block type that holds a scheme's integers; `None` if there is none.
-pub fn holding(scheme: &Scheme) -> Option<BlockType> {
+pub(crate) fn holding(scheme: &Scheme) -> Option<BlockType> {
     match (scheme.number, scheme.granularity) {
         (Number::Int { bits }, Granularity::Group(BLOCK)) if scheme.symmetric => match bits {
             4 => Some(BlockType::Q4_0),
@@ -25,7 +25,7 @@ pub fn holding(scheme: &Scheme) -> Option<BlockType> {
 ///
 /// # Panics
 /// If a row is not a whole number of blocks, or no type holds the scheme.
-pub fn pack(q: &QTensor) -> Vec<u8> {
+pub(crate) fn pack(q: &QTensor) -> Vec<u8> {
     let block = holding(&q.scheme()).expect("the scheme's integers are those of a block type");
     let scalar = q.as_scalar();
     assert_eq!(q.cols % BLOCK, 0, "pack: a row is not a whole number of blocks");

@@ -7,14 +7,15 @@ use super::weighing::Weighing;
 
 /// The values of the codes, before scaling. `kvalues_iq4nl` of
 /// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h>.
-pub const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const LEVELS: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Blocks whose values are all smaller become zeros: their scales are far below what f16 holds.
 const TINY: f32 = 1e-15;
 
 /// Returns the codes of the levels nearest to x·inverse; half-way between two, the upper one.
 #[inline(always)]
-pub fn codes(x: &PerWeight<f32>, inverse: f32) -> PerWeight<u8> {
+pub(crate) fn codes(x: &PerWeight<f32>, inverse: f32) -> PerWeight<u8> {
     block::each(|j| {
         let twice = 2.0 * (x[j] * inverse);
         let above = |i: usize| u32::from(twice >= f32::from(i16::from(LEVELS[i]) + i16::from(LEVELS[i + 1])));
@@ -24,18 +25,18 @@ pub fn codes(x: &PerWeight<f32>, inverse: f32) -> PerWeight<u8> {
 
 /// Returns the level of a code, in f32.
 #[inline(always)]
-pub fn level(code: u8) -> f32 {
+pub(crate) fn level(code: u8) -> f32 {
     f32::from(LEVELS[usize::from(code & 15)])
 }
 
 /// Returns the level of a code, plus 128.
 #[inline(always)]
-pub fn shifted_level(code: u8) -> u8 {
+pub(crate) fn shifted_level(code: u8) -> u8 {
     LEVELS[usize::from(code & 15)].cast_unsigned() ^ 0x80
 }
 
 /// Packs the levels nearest to the given ones, which are plus 128.
-pub fn put_codes(nibbles: &mut [u8], levels: &[u8]) {
+pub(crate) fn put_codes(nibbles: &mut [u8], levels: &[u8]) {
     let nearest = |&shifted: &u8| {
         let distance = |code: &u8| shifted_level(*code).abs_diff(shifted);
         (0..16).min_by_key(distance).unwrap_or(0)
@@ -48,7 +49,7 @@ pub fn put_codes(nibbles: &mut [u8], levels: &[u8]) {
 
 /// Returns the weights of the errors of a block: those of `weighing`, or x² without one.
 #[inline(always)]
-pub fn weights(x: &PerWeight<f32>, weighing: Option<&Weighing>, index: usize) -> PerWeight<f32> {
+pub(crate) fn weights(x: &PerWeight<f32>, weighing: Option<&Weighing>, index: usize) -> PerWeight<f32> {
     if let Some(weighing) = weighing {
         return weighing.block(index, x);
     }
@@ -89,7 +90,7 @@ const OFFSETS: [[f32; 8]; 2] =
 /// <https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-quants.c>) or of
 /// 113. Each fixes the levels, and they the best d. 0 if all values are too small.
 #[inline(always)]
-pub fn search<L: Lanes>(x: &PerWeight<f32>, weights: &PerWeight<f32>) -> f32 {
+pub(crate) fn search<L: Lanes>(x: &PerWeight<f32>, weights: &PerWeight<f32>) -> f32 {
     let max = block::signed_absmax(x);
     if max.abs() < TINY {
         return 0.0;

@@ -17,7 +17,7 @@ const BYTES: usize = 2 + BLOCK / 2;
 const _: () = assert!(BYTES == BlockType::IQ4_NL.block_bytes());
 
 /// The type.
-pub struct Iq4Nl;
+pub(crate) struct Iq4Nl;
 
 impl BlockCodec for Iq4Nl {
     #[inline(always)]

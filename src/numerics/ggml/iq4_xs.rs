@@ -22,7 +22,7 @@ const BYTES: usize = HEAD + BLOCKS * BLOCK / 2;
 const _: () = assert!(BYTES == BlockType::IQ4_XS.block_bytes());
 
 /// The type.
-pub struct Iq4Xs;
+pub(crate) struct Iq4Xs;
 
 impl BlockCodec for Iq4Xs {
     #[inline(always)]

@@ -4,7 +4,7 @@
 //! that the others are tested against.
 
 /// Eight f32 and the arithmetic the searches need.
-pub trait Lanes: Copy {
+pub(crate) trait Lanes: Copy {
     /// Puts one value in every lane.
     fn splat(value: f32) -> Self;
     /// Loads `values[i]` into lane i.
@@ -60,7 +60,7 @@ pub trait Lanes: Copy {
 /// The portable lanes.
 #[derive(Clone, Copy)]
 #[cfg_attr(all(target_arch = "aarch64", not(test)), allow(dead_code))]
-pub struct PlainLanes([f32; 8]);
+pub(crate) struct PlainLanes([f32; 8]);
 
 #[cfg_attr(all(target_arch = "aarch64", not(test)), allow(dead_code))]
 impl PlainLanes {
@@ -125,7 +125,7 @@ impl Lanes for PlainLanes {
 ///
 /// Adding 1.5·2²³ leaves the integer in the low bits of the sum; plain arithmetic, which vectorizes everywhere.
 #[inline(always)]
-pub fn code(v: f32, top: f32) -> u8 {
+pub(crate) fn code(v: f32, top: f32) -> u8 {
     const ROUNDER: f32 = 12_582_912.0;
     let v = if v > 0.0 { v } else { 0.0 };
     let v = if v < top { v } else { top };

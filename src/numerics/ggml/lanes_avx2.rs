@@ -8,7 +8,7 @@ use super::lanes::Lanes;
 
 /// A 256-bit register of f32.
 #[derive(Clone, Copy)]
-pub struct Avx2Lanes(__m256);
+pub(crate) struct Avx2Lanes(__m256);
 
 macro_rules! binary {
     ($($name:ident: $intrinsic:ident),*) => {$(

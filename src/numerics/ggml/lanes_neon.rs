@@ -6,7 +6,7 @@ use super::lanes::Lanes;
 
 /// Lanes 0 … 3 and 4 … 7.
 #[derive(Clone, Copy)]
-pub struct NeonLanes(float32x4_t, float32x4_t);
+pub(crate) struct NeonLanes(float32x4_t, float32x4_t);
 
 macro_rules! binary {
     ($($name:ident: $intrinsic:ident),*) => {$(

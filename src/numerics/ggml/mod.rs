@@ -9,7 +9,7 @@ mod best;
 mod block;
 mod codec;
 mod formula;
-pub mod integers;
+pub(crate) mod integers;
 mod iq4;
 mod iq4_nl;
 mod iq4_xs;
@@ -28,6 +28,6 @@ mod symmetric;
 mod tests;
 mod weighing;
 
-pub use formula::{Formula, formula};
-pub use parts::Parts;
+pub(crate) use formula::formula;
+pub(crate) use parts::Parts;
 pub use rows::{dequantize, quantize};

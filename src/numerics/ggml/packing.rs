@@ -3,7 +3,7 @@
 use super::block::{self, BLOCK, PerWeight};
 
 /// A layout of the codes of a block in N bytes.
-pub trait Packing<const N: usize> {
+pub(crate) trait Packing<const N: usize> {
     /// Half the number of codes.
     const LEVELS: u8;
 
@@ -23,7 +23,7 @@ pub trait Packing<const N: usize> {
 }
 
 /// 4 bits: 16 bytes of nibbles ([`block::pack_nibbles`]).
-pub struct FourBits;
+pub(crate) struct FourBits;
 
 impl Packing<{ BLOCK / 2 }> for FourBits {
     const LEVELS: u8 = 8;
@@ -40,7 +40,7 @@ impl Packing<{ BLOCK / 2 }> for FourBits {
 }
 
 /// 5 bits: the fifth bits in 4 bytes ([`block::pack_fifth_bits`]), then 16 bytes of nibbles.
-pub struct FiveBits;
+pub(crate) struct FiveBits;
 
 impl Packing<{ BLOCK / 8 + BLOCK / 2 }> for FiveBits {
     const LEVELS: u8 = 16;

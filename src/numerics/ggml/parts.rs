@@ -9,7 +9,7 @@ const MOST: usize = 256;
 
 /// The numbers of a block. Those beyond its weights and groups have no meaning.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// Unit of the scales.
     pub d: f16,
     /// Unit of the minimums.

@@ -17,7 +17,7 @@ const BYTES: usize = 2 + BLOCK;
 const _: () = assert!(BYTES == BlockType::Q8_0.block_bytes());
 
 /// The type.
-pub struct Q8_0;
+pub(crate) struct Q8_0;
 
 impl BlockCodec for Q8_0 {
     #[inline(always)]

@@ -12,7 +12,7 @@ use super::symmetric::{Q4_0, Q5_0};
 use crate::tensor::BlockType;
 
 /// Returns the functions of a block type, over the fastest lanes of this machine.
-pub fn functions(block: BlockType) -> Functions {
+pub(crate) fn functions(block: BlockType) -> Functions {
     match block {
         BlockType::Q4_0 => Functions::fastest::<Q4_0>(),
         BlockType::Q4_1 => Functions::fastest::<Q4_1>(),

@@ -17,15 +17,15 @@ use super::weighing::Weighing;
 use crate::tensor::BlockType;
 
 /// Q4_0: 32 weights, codes of 4 bits.
-pub type Q4_0 = Symmetric<FourBits, 16>;
+pub(crate) type Q4_0 = Symmetric<FourBits, 16>;
 /// Q5_0: 32 weights, codes of 5 bits.
-pub type Q5_0 = Symmetric<FiveBits, 20>;
+pub(crate) type Q5_0 = Symmetric<FiveBits, 20>;
 
 const _: () = assert!(Q4_0::BYTES == BlockType::Q4_0.block_bytes());
 const _: () = assert!(Q5_0::BYTES == BlockType::Q5_0.block_bytes());
 
 /// Blocks of one scale, whose codes are packed by P.
-pub struct Symmetric<P, const N: usize>(PhantomData<P>);
+pub(crate) struct Symmetric<P, const N: usize>(PhantomData<P>);
 
 impl<P: Packing<N>, const N: usize> Symmetric<P, N> {
     const BYTES: usize = 2 + N;
@@ -119,7 +119,12 @@ const OFFSETS: [[f32; 8]; 2] =
 ///
 /// `None` if every weight or every value is zero.
 #[inline(always)]
-pub fn search<L: Lanes>(x: &PerWeight<f32>, weights: &PerWeight<f32>, low: f32, high: f32) -> Option<f32> {
+pub(crate) fn search<L: Lanes>(
+    x: &PerWeight<f32>,
+    weights: &PerWeight<f32>,
+    low: f32,
+    high: f32,
+) -> Option<f32> {
     let max = block::signed_absmax(x);
     let relative = block::each(|j| x[j] / max);
     let [low, high] = [L::splat(low), L::splat(high)];

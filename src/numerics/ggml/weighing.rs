@@ -6,7 +6,7 @@ use super::block::{self, PerWeight};
 /// even if h is small. The mean is over `x`: a row, or a super-block.
 ///
 /// Values are taken relative to the largest, because squares of f32 overflow; a common factor changes no search.
-pub struct Weighing<'a> {
+pub(crate) struct Weighing<'a> {
     importance: &'a [PerWeight<f32>],
     absmax: f32,
     floor: f32,
@@ -15,7 +15,7 @@ pub struct Weighing<'a> {
 impl<'a> Weighing<'a> {
     /// Creates the weights of the blocks of `x`; `spread` is k above. `None` without importance.
     #[inline(always)]
-    pub fn new(x: &[f32], importance: Option<&'a [f32]>, spread: f32) -> Option<Self> {
+    pub(crate) fn new(x: &[f32], importance: Option<&'a [f32]>, spread: f32) -> Option<Self> {
         let importance = importance?.as_chunks().0;
         let absmax = x.iter().fold(0.0f32, |max, v| max.max(v.abs()));
         let absmax = if absmax > 0.0 { absmax } else { 1.0 };
@@ -25,7 +25,7 @@ impl<'a> Weighing<'a> {
 
     /// Returns the weights of block `index`, whose values are `x`. Never negative, never NaN.
     #[inline(always)]
-    pub fn block(&self, index: usize, x: &PerWeight<f32>) -> PerWeight<f32> {
+    pub(crate) fn block(&self, index: usize, x: &PerWeight<f32>) -> PerWeight<f32> {
         let importance = &self.importance[index];
         block::each(|j| {
             let relative = x[j] / self.absmax;

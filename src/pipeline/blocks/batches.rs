@@ -10,10 +10,10 @@ use crate::model::{Batch, Embedding, Model};
 
 /// Tokens that are run together: few enough for the caches, and independent of the number of threads, so that the order of
 /// sums is too.
-pub const BATCH_TOKENS: usize = 4096;
+pub(crate) const BATCH_TOKENS: usize = 4096;
 
 /// The calibration set, in batches of whole sequences.
-pub struct Batches<'a> {
+pub(crate) struct Batches<'a> {
     sequences: &'a [Vec<u32>],
     batches: Vec<Range<usize>>,
     /// The first token of each sequence, and the end.
@@ -22,7 +22,7 @@ pub struct Batches<'a> {
 
 impl<'a> Batches<'a> {
     /// Batches of consecutive sequences, up to [`BATCH_TOKENS`] tokens each.
-    pub fn new(sequences: &'a [Vec<u32>]) -> Self {
+    pub(crate) fn new(sequences: &'a [Vec<u32>]) -> Self {
         let mut starts = vec![0];
         let mut batches: Vec<Range<usize>> = Vec::new();
         for (index, sequence) in sequences.iter().enumerate() {
@@ -37,33 +37,33 @@ impl<'a> Batches<'a> {
     }
 
     /// The batches, each as a range of sequences.
-    pub fn all(&self) -> &[Range<usize>] {
+    pub(crate) fn all(&self) -> &[Range<usize>] {
         &self.batches
     }
 
     /// The number of tokens of all sequences.
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.starts[self.sequences.len()]
     }
 
     /// The tokens of a batch, as a range of all tokens.
-    pub fn range(&self, batch: &Range<usize>) -> Range<usize> {
+    pub(crate) fn range(&self, batch: &Range<usize>) -> Range<usize> {
         self.starts[batch.start]..self.starts[batch.end]
     }
 
     /// The spans of a batch, each sequence in a slot of its own.
-    pub fn spans(&self, batch: &Range<usize>) -> Vec<Span> {
+    pub(crate) fn spans(&self, batch: &Range<usize>) -> Vec<Span> {
         let span = |(slot, sequence): (usize, &Vec<u32>)| Span { slot, past: 0, len: sequence.len() };
         self.sequences[batch.clone()].iter().enumerate().map(span).collect()
     }
 
     /// The states of each sequence before a block, and the outputs of the uncompressed block.
-    pub fn between(&self, input: &Chain, target: &Chain) -> States {
+    pub(crate) fn between(&self, input: &Chain, target: &Chain) -> States {
         States { starts: self.starts.clone(), input: input.clone(), target: target.clone() }
     }
 
     /// Writes the first hidden states to each of the chains.
-    pub fn embed<B: Backend>(
+    pub(crate) fn embed<B: Backend>(
         &self,
         backend: &B,
         model: &Model,
@@ -81,7 +81,7 @@ impl<'a> Batches<'a> {
 }
 
 /// The hidden states around a block, sequence by sequence.
-pub struct States {
+pub(crate) struct States {
     starts: Vec<usize>,
     input: Chain,
     target: Chain,

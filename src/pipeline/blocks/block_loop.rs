@@ -24,7 +24,7 @@ use crate::recipe::PerFormat;
 use crate::tensor::DType;
 
 /// The block loop of one run.
-pub struct BlockLoop<'a> {
+pub(crate) struct BlockLoop<'a> {
     pub(super) runner: Runner<'a>,
     /// The scheme of each linear, by the name of its weight, and the number of its fused group: linears with the same number
     /// share their extent.
@@ -42,7 +42,7 @@ impl<'a> BlockLoop<'a> {
     ///
     /// # Errors
     /// An architecture that llmc does not support.
-    pub fn new(
+    pub(crate) fn new(
         writers: &PerFormat<&TensorWriter<'a>>,
         checkpoint: &Arc<Checkpoint>,
         input: CalibrationInput<'a>,
@@ -63,7 +63,11 @@ impl<'a> BlockLoop<'a> {
     }
 
     /// Carries the recipe out block by block, from the first block that any of the journals does not have.
-    pub fn run(&self, writers: &PerFormat<&TensorWriter>, workspace: &Workspace) -> Result<Vec<BlockReport>> {
+    pub(crate) fn run(
+        &self,
+        writers: &PerFormat<&TensorWriter>,
+        workspace: &Workspace,
+    ) -> Result<Vec<BlockReport>> {
         let journals: Vec<&Journal> = writers.all().map(|writer| &writer.journal).collect();
         self.runner.each_block(workspace, &journals, self.trains, |index, chains, next| {
             let (result, mut report) = self.compress(index, chains, next)?;
@@ -82,7 +86,7 @@ impl<'a> BlockLoop<'a> {
     }
 
     /// Refuses outputs that store scales of a tensor outside the blocks.
-    pub fn refuse_unmeasured(&self, writer: &TensorWriter) -> Result<()> {
+    pub(crate) fn refuse_unmeasured(&self, writer: &TensorWriter) -> Result<()> {
         let in_blocks = self.all_tensors(writer);
         let tensors = writer.plan.tensors.iter().enumerate();
         match tensors
@@ -95,7 +99,7 @@ impl<'a> BlockLoop<'a> {
     }
 
     /// The tensors of an output that come from any block.
-    pub fn all_tensors(&self, writer: &TensorWriter) -> HashSet<usize> {
+    pub(crate) fn all_tensors(&self, writer: &TensorWriter) -> HashSet<usize> {
         (0..self.runner.layouts.len()).flat_map(|index| self.tensors_of(index, writer)).collect()
     }
 

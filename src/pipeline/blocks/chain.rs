@@ -13,7 +13,7 @@ use crate::tensor::DType;
 
 /// Hidden states, [tokens, hidden] in f32, sequence after sequence.
 #[derive(Debug, Clone)]
-pub struct Chain {
+pub(crate) struct Chain {
     path: PathBuf,
     file: Arc<File>,
     hidden: usize,
@@ -21,7 +21,7 @@ pub struct Chain {
 
 impl Chain {
     /// Creates a file for so many tokens. Its space is reserved at once, so that a disk that is too small is an early error.
-    pub fn create(path: &Path, tokens: usize, hidden: usize) -> Result<Chain> {
+    pub(crate) fn create(path: &Path, tokens: usize, hidden: usize) -> Result<Chain> {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
         let file = file.map_err(|e| Error::io(path, e))?;
         let bytes = (tokens * hidden * size_of::<f32>()) as u64;
@@ -30,7 +30,7 @@ impl Chain {
     }
 
     /// Opens the file of an interrupted run; `None` if it is missing or incomplete.
-    pub fn open(path: &Path, tokens: usize, hidden: usize) -> Result<Option<Chain>> {
+    pub(crate) fn open(path: &Path, tokens: usize, hidden: usize) -> Result<Option<Chain>> {
         let Ok(file) = File::options().read(true).write(true).open(path) else { return Ok(None) };
         let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
         let whole = len == (tokens * hidden * size_of::<f32>()) as u64;
@@ -38,14 +38,14 @@ impl Chain {
     }
 
     /// Writes the rows of some tokens.
-    pub fn write(&self, tokens: &Range<usize>, values: &[f32]) -> Result<()> {
+    pub(crate) fn write(&self, tokens: &Range<usize>, values: &[f32]) -> Result<()> {
         let mut bytes = Vec::new();
         convert::from_f32(DType::F32, values, &mut bytes);
         write_at(&self.file, &bytes, self.offset(tokens.start)).map_err(|e| Error::io(&self.path, e))
     }
 
     /// Reads the rows of some tokens, [tokens, hidden].
-    pub fn read(&self, tokens: &Range<usize>) -> Result<Vec<f32>> {
+    pub(crate) fn read(&self, tokens: &Range<usize>) -> Result<Vec<f32>> {
         let mut bytes = vec![0; tokens.len() * self.hidden * size_of::<f32>()];
         let read = read_at(&self.file, &mut bytes, self.offset(tokens.start));
         read.map_err(|e| Error::io(&self.path, e))?;
@@ -55,7 +55,7 @@ impl Chain {
     }
 
     /// Flushes the file to the disk.
-    pub fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io(&self.path, e))
     }
 

@@ -17,7 +17,7 @@ use crate::stage::{Ends, Rewrite, Stage};
 ///
 /// # Errors
 /// An architecture that llmc does not support.
-pub fn untie(request: &Request, checkpoint: Checkpoint) -> Result<Checkpoint> {
+pub(crate) fn untie(request: &Request, checkpoint: Checkpoint) -> Result<Checkpoint> {
     if stages_with_ends(request).is_empty() {
         return Ok(checkpoint);
     }
@@ -40,7 +40,7 @@ fn stages_with_ends(request: &Request) -> Vec<Arc<dyn Rewrite>> {
 }
 
 /// The edits outside the blocks of a recipe's stages.
-pub fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<BlockResult> {
+pub(crate) fn ends(request: &Request, checkpoint: &Arc<Checkpoint>) -> Result<BlockResult> {
     let mut result = BlockResult::default();
     let stages = stages_with_ends(request);
     if stages.is_empty() {

@@ -14,7 +14,7 @@ use crate::statistics::Needs;
 
 /// The estimated needs of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// Peak of anonymous memory, in bytes.
     pub memory: u64,
     /// Disk space for hidden states beside the output, in bytes.
@@ -36,7 +36,7 @@ const DEPTH_PASSES: f64 = 0.5;
 ///
 /// # Errors
 /// A model whose blocks llmc does not support.
-pub fn estimate(
+pub(crate) fn estimate(
     plan: &Plan,
     checkpoint: &Arc<Checkpoint>,
     tokens: usize,

@@ -11,7 +11,7 @@ use crate::model::{BlockLayout, Model, block_layout};
 ///
 /// # Errors
 /// An architecture that llmc does not support.
-pub fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Model, Vec<BlockLayout>)> {
+pub(crate) fn layouts(checkpoint: &Arc<Checkpoint>) -> Result<(Model, Vec<BlockLayout>)> {
     let stored = CheckpointWeights(Arc::clone(checkpoint));
     let model = stored.model()?;
     let layouts = (0..model.layers.len()).map(|block| block_layout(&model, &stored, block));

@@ -7,7 +7,7 @@ use crate::tensor::DType;
 
 /// The backend of a device.
 #[derive(Debug, Clone)]
-pub enum Machine {
+pub(crate) enum Machine {
     /// The CPU backend.
     Cpu,
     /// Candle, on its device.
@@ -18,7 +18,7 @@ pub enum Machine {
 ///
 /// # Errors
 /// See [`Machine::open`].
-pub fn check_device(device: Device) -> Result<()> {
+pub(crate) fn check_device(device: Device) -> Result<()> {
     Machine::open(device).map(drop)
 }
 
@@ -32,7 +32,7 @@ impl Machine {
     ///
     /// # Errors
     /// A GPU that is not there, or that this llmc was not built for.
-    pub fn open(device: Device) -> Result<Machine> {
+    pub(crate) fn open(device: Device) -> Result<Machine> {
         Ok(match device {
             Device::Cpu => Machine::Cpu,
             Device::Candle => Machine::Candle(Candle::new(candle::Device::Cpu, DType::F32)?),
@@ -41,7 +41,7 @@ impl Machine {
     }
 
     /// Candle on this device, for gradients; on the CPU for the CPU backend, which has none.
-    pub fn trainer(&self) -> Result<Candle> {
+    pub(crate) fn trainer(&self) -> Result<Candle> {
         match self {
             Machine::Cpu => Candle::new(candle::Device::Cpu, DType::F32),
             Machine::Candle(candle) => Ok(candle.clone()),

@@ -25,12 +25,12 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-pub use block_loop::BlockLoop;
+pub(crate) use block_loop::BlockLoop;
 pub use calibrate::{Survey, calibrate, recall};
-pub use ends::{ends, untie};
-pub use estimate::{Estimate, estimate};
-pub use layouts::layouts;
-pub use machine::check_device;
+pub(crate) use ends::{ends, untie};
+pub(crate) use estimate::{Estimate, estimate};
+pub(crate) use layouts::layouts;
+pub(crate) use machine::check_device;
 pub use report::{BlockReport, ExpertReport, LinearReport};
 pub use runner::CalibrationInput;
-pub use sensitivity::{sensitivity, unmeasured};
+pub(crate) use sensitivity::{sensitivity, unmeasured};

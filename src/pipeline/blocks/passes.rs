@@ -16,13 +16,13 @@ use crate::model::{Block, BlockLayout, Weights};
 use crate::pipeline::options::check_interrupted;
 
 /// Statistics of a block's inputs, and the coverage of its experts.
-pub struct Gathered {
+pub(crate) struct Gathered {
     pub seen: InputStatistics,
     pub experts: Vec<ExpertReport>,
 }
 
 /// The error of activations that overflow: every statistic would be worthless.
-pub fn not_finite(what: impl std::fmt::Display) -> Error {
+pub(crate) fn not_finite(what: impl std::fmt::Display) -> Error {
     Error::unsupported(
         format!("{what} are not finite on the calibration text"),
         "`llmc eval perplexity` shows whether the model itself computes finite values; weights or activations overflow",
@@ -31,7 +31,7 @@ pub fn not_finite(what: impl std::fmt::Display) -> Error {
 
 impl Runner<'_> {
     /// Runs the calibration set through a block, gathers the statistics of `watch`, and writes the outputs to `output`.
-    pub fn pass(
+    pub(crate) fn pass(
         &self,
         index: usize,
         weights: &dyn Weights,
@@ -74,7 +74,7 @@ impl Runner<'_> {
     }
 
     /// The distance of a block's outputs y′ with these weights from others y: the mean over tokens of ‖y′ − y‖² / ‖y‖².
-    pub fn distance(
+    pub(crate) fn distance(
         &self,
         index: usize,
         weights: &dyn Weights,
@@ -126,7 +126,7 @@ impl Runner<'_> {
     }
 
     /// Gathers statistics. An expert that got too few tokens gets the statistics of all tokens instead.
-    pub fn gather(
+    pub(crate) fn gather(
         &self,
         index: usize,
         weights: &dyn Weights,

@@ -60,21 +60,21 @@ pub struct ExpertReport {
 
 impl BlockReport {
     /// An empty report.
-    pub fn of(block: usize) -> BlockReport {
+    pub(crate) fn of(block: usize) -> BlockReport {
         BlockReport { block, ..BlockReport::default() }
     }
 }
 
 /// The reports of the finished blocks, in memory and in a file. The file is kept until the output is published, so that a
 /// run that is stopped after its last block can resume.
-pub struct Reports {
+pub(crate) struct Reports {
     path: PathBuf,
     reports: Vec<BlockReport>,
 }
 
 impl Reports {
     /// Reads the reports of the first `done` blocks of an interrupted run; empty if any is missing.
-    pub fn open(workspace: &Workspace, done: usize) -> Result<Reports> {
+    pub(crate) fn open(workspace: &Workspace, done: usize) -> Result<Reports> {
         let path = workspace.path(REPORTS_NAME);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let read: Vec<BlockReport> =
@@ -88,18 +88,18 @@ impl Reports {
     }
 
     /// The number of finished blocks.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.reports.len()
     }
 
     /// Removes all reports.
-    pub fn clear(&mut self) -> Result<()> {
+    pub(crate) fn clear(&mut self) -> Result<()> {
         self.reports.clear();
         self.rewrite()
     }
 
     /// Adds a block. If its line is cut short, the journal does not have the block yet.
-    pub fn push(&mut self, report: BlockReport) -> Result<()> {
+    pub(crate) fn push(&mut self, report: BlockReport) -> Result<()> {
         let append = || -> std::io::Result<()> {
             let mut file = File::options().append(true).open(&self.path)?;
             file.write_all(line(&report)?.as_bytes())?;
@@ -111,7 +111,7 @@ impl Reports {
     }
 
     /// All reports.
-    pub fn into_all(self) -> Vec<BlockReport> {
+    pub(crate) fn into_all(self) -> Vec<BlockReport> {
         self.reports
     }
 

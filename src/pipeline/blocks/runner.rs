@@ -32,7 +32,7 @@ pub struct CalibrationInput<'a> {
 }
 
 /// A model and the calibration set.
-pub struct Runner<'a> {
+pub(crate) struct Runner<'a> {
     pub checkpoint: Arc<Checkpoint>,
     pub model: Model,
     pub layouts: Vec<BlockLayout>,
@@ -51,7 +51,7 @@ impl<'a> Runner<'a> {
     ///
     /// # Errors
     /// An architecture that llmc does not support.
-    pub fn new(
+    pub(crate) fn new(
         checkpoint: &Arc<Checkpoint>,
         input: CalibrationInput<'a>,
         ends: &'a BlockResult,
@@ -67,7 +67,7 @@ impl<'a> Runner<'a> {
     /// Works through the blocks, from the first that any of the journals does not have. `take` gets a block's number, the
     /// chains before it, and the chains after it, which it fills. Its outputs must be on the disk when it returns.
     /// `reference` adds a second chain, of the original model.
-    pub fn each_block(
+    pub(crate) fn each_block(
         &self,
         workspace: &Workspace,
         journals: &[&Journal],
@@ -94,7 +94,7 @@ impl<'a> Runner<'a> {
     }
 
     /// The checkpoint's weights, with the edits outside the blocks.
-    pub fn weights(&self) -> Current<'_> {
+    pub(crate) fn weights(&self) -> Current<'_> {
         Current::new(&self.checkpoint, self.ends, self.allow_nonfinite)
     }
 

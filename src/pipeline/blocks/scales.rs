@@ -14,7 +14,7 @@ use crate::statistics::{Needs, Statistics, largest};
 
 /// The scales to measure.
 #[derive(Debug, Default)]
-pub struct Scales {
+pub(crate) struct Scales {
     inputs: Option<EightBits>,
     cache: Option<EightBits>,
     wanted: HashSet<(String, Measured)>,
@@ -22,7 +22,7 @@ pub struct Scales {
 
 impl Scales {
     /// The scales that any of the outputs stores.
-    pub fn of(plans: &[&Plan]) -> Scales {
+    pub(crate) fn of(plans: &[&Plan]) -> Scales {
         let requests = || plans.iter().map(|plan| &plan.request);
         let of_tensor = |tensor: &TensorPlan| {
             let source = tensor.output.pieces.first().map(|piece| piece.source.clone()).unwrap_or_default();
@@ -36,17 +36,17 @@ impl Scales {
     }
 
     /// Returns true if there are any.
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         !self.wanted.is_empty()
     }
 
     /// The statistics of inputs that they are computed from.
-    pub fn needs(&self) -> Needs {
+    pub(crate) fn needs(&self) -> Needs {
         Needs { absmax: self.inputs.is_some(), ..Needs::default() }
     }
 
     /// Returns true if they need the largest keys and values.
-    pub fn key_values(&self) -> bool {
+    pub(crate) fn key_values(&self) -> bool {
         self.cache.is_some()
     }
 
@@ -54,7 +54,7 @@ impl Scales {
     ///
     /// # Errors
     /// Keys or values that are not finite. Inputs were checked when they were gathered.
-    pub fn measured(
+    pub(crate) fn measured(
         &self,
         layout: &BlockLayout,
         inputs: &[Statistics],

@@ -49,7 +49,7 @@ struct Kept {
 /// # Errors
 /// An architecture that llmc does not support; inputs that are not finite; errors of reading and writing. The same call
 /// resumes an interrupted run.
-pub fn sensitivity(
+pub(crate) fn sensitivity(
     choices: &[Plan],
     sequences: &[Vec<u32>],
     model: &str,
@@ -87,7 +87,7 @@ pub fn sensitivity(
 }
 
 /// The groups that [`sensitivity`] measures, each with a loss of zero.
-pub fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sensitivity> {
+pub(crate) fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Result<Sensitivity> {
     let quantized: Vec<_> = choices.iter().map(Plan::schemes).collect();
     let (_, layouts) = layouts(checkpoint)?;
     let roles = choices[0].roles;

@@ -6,7 +6,7 @@ use crate::statistics::Needs;
 /// A stage, and the compensating stages that follow it: these correct the error of each part of a block before any later
 /// linear reads its outputs.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     /// The part of the block that is worked on at a time.
     pub scope: Scope,
     /// The first stage.
@@ -17,7 +17,7 @@ pub struct Group {
 
 impl Group {
     /// Groups the stages of a recipe.
-    pub fn all(stages: &[Stage]) -> Vec<Group> {
+    pub(crate) fn all(stages: &[Stage]) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         for stage in stages {
             match (stage, groups.last_mut()) {
@@ -37,12 +37,12 @@ impl Group {
     }
 
     /// Returns true if its quantizing stage takes the importance of columns.
-    pub fn weighs_columns(&self) -> bool {
+    pub(crate) fn weighs_columns(&self) -> bool {
         matches!(&self.first, Stage::Quantize(method) if method.scope() == Scope::Rows)
     }
 
     /// The statistics that its stages read.
-    pub fn needs(&self) -> Needs {
+    pub(crate) fn needs(&self) -> Needs {
         let own = if self.weighs_columns() { Needs::IMPORTANCE } else { Needs::default() };
         let stages = std::iter::once(&self.first).chain(&self.rest);
         stages.fold(own, |needs, stage| needs.union(stage.needs()))

@@ -17,7 +17,7 @@ use crate::stage;
 use crate::tensor::DType;
 
 /// A checkpoint, with the results that replace some of its weights.
-pub struct Current<'a> {
+pub(crate) struct Current<'a> {
     stored: CheckpointWeights,
     matrices: HashMap<String, Arc<Weight>>,
     vectors: HashMap<String, Vec<f32>>,
@@ -28,14 +28,14 @@ pub struct Current<'a> {
 
 impl<'a> Current<'a> {
     /// The checkpoint, with edits of rows as they are read. With `clears`, values that are not finite become 0 first.
-    pub fn new(checkpoint: &Arc<Checkpoint>, result: &'a BlockResult, clears: bool) -> Self {
+    pub(crate) fn new(checkpoint: &Arc<Checkpoint>, result: &'a BlockResult, clears: bool) -> Self {
         let stored = CheckpointWeights(Arc::clone(checkpoint));
         Current { stored, matrices: HashMap::new(), vectors: HashMap::new(), result, clears }
     }
 
     /// Adds the current weights of a block. Dense weights that no stage has edited are read from the checkpoint, which takes
     /// less memory than their copy in f32.
-    pub fn with(mut self, block: &stage::Block, rewritten: bool) -> Self {
+    pub(crate) fn with(mut self, block: &stage::Block, rewritten: bool) -> Self {
         for linear in &block.linears {
             if rewritten || matches!(linear.weight, Weight::Quantized(_)) {
                 let weight = match &linear.compensation {
@@ -53,7 +53,7 @@ impl<'a> Current<'a> {
 }
 
 /// The vectors of a block under their names in the file, as the file stores them.
-pub fn vectors(block: &stage::Block) -> Vec<(String, Vec<f32>)> {
+pub(crate) fn vectors(block: &stage::Block) -> Vec<(String, Vec<f32>)> {
     let biases = block.linears.iter().filter_map(|linear| {
         let name = format!("{}.bias", linear.name.strip_suffix(".weight")?);
         Some((name, linear.bias.clone()?))

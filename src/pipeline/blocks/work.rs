@@ -4,7 +4,7 @@ use super::report::BlockReport;
 use crate::stage::Block;
 
 /// A block in work.
-pub struct Work {
+pub(crate) struct Work {
     pub block: Block,
     /// True if a stage may have changed weights, biases or norms that stay dense.
     pub edited: bool,
@@ -14,7 +14,7 @@ pub struct Work {
 }
 
 /// Sets the importance of the columns of each linear, if its inputs are known.
-pub fn weigh_columns(block: &mut Block) {
+pub(crate) fn weigh_columns(block: &mut Block) {
     for linear in &mut block.linears {
         linear.importance = linear.input.map(|input| block.inputs[input].second_moment());
     }

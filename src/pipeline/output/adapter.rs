@@ -14,7 +14,7 @@ use crate::pipeline::stream::BlockResult;
 use crate::plan::{OutputFile, Plan};
 
 /// An adapter, and the place of its file in the output.
-pub struct AdapterFile {
+pub(crate) struct AdapterFile {
     adapter: Adapter,
     /// Its number in the layout.
     file: usize,
@@ -27,7 +27,7 @@ impl AdapterFile {
     ///
     /// # Errors
     /// A model whose blocks llmc does not support.
-    pub fn plan(
+    pub(crate) fn plan(
         plan: &Plan,
         checkpoint: &Arc<Checkpoint>,
         layout: &mut Vec<OutputFile>,
@@ -41,7 +41,7 @@ impl AdapterFile {
     }
 
     /// Writes the factors of a block's linears to their places.
-    pub fn write(&self, result: &BlockResult, files: &OutputFiles) -> Result<()> {
+    pub(crate) fn write(&self, result: &BlockResult, files: &OutputFiles) -> Result<()> {
         let encoded = result.factors.iter().filter_map(|(name, factors)| self.adapter.encode(name, factors));
         encoded
             .into_iter()
@@ -49,7 +49,7 @@ impl AdapterFile {
     }
 
     /// The adapter's configuration file: (name, content). `target` is the output's path.
-    pub fn config(&self, checkpoint: &Checkpoint, target: &str) -> (String, Vec<u8>) {
+    pub(crate) fn config(&self, checkpoint: &Checkpoint, target: &str) -> (String, Vec<u8>) {
         let architectures = checkpoint.config.as_ref().and_then(|config| config.get("architectures"));
         let mut names =
             architectures.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);

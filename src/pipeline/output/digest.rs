@@ -16,7 +16,7 @@ const KEPT: usize = 512 << 20;
 const STRIDE: usize = 64 << 20;
 
 /// blake3 of the weight file, as `b3sum` prints it; of several, blake3 of the `b3sum` listing of their names in order.
-pub fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<String> {
+pub(crate) fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<String> {
     tracing::info!(files = checkpoint.files.len(), "hashing the input");
     let keep = checkpoint.files.iter().map(|file| file.bytes().len()).sum::<usize>() <= KEPT;
     let digests = checkpoint
@@ -48,7 +48,7 @@ pub fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result<String
 }
 
 /// The metadata of an output: version, recipe, and the identity of the input (its [`input_digest`]).
-pub fn provenance(plan: &Plan, checkpoint: &Checkpoint, digest: &str) -> Vec<(String, String)> {
+pub(crate) fn provenance(plan: &Plan, checkpoint: &Checkpoint, digest: &str) -> Vec<(String, String)> {
     let input = checkpoint.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     vec![
         ("llmc.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),

@@ -18,7 +18,7 @@ const FLUSH_EVERY: u64 = 8 << 20;
 const MOST_FILES: usize = 900;
 
 /// The weight files, open for writing anywhere.
-pub struct OutputFiles {
+pub(crate) struct OutputFiles {
     files: Arc<Vec<(PathBuf, File)>>,
     places: Vec<Vec<(usize, u64)>>,
     unflushed: AtomicU64,
@@ -27,7 +27,7 @@ pub struct OutputFiles {
 
 impl OutputFiles {
     /// Creates the files at their full length and writes their headers.
-    pub fn create(workspace: &Workspace, layout: &[OutputFile], plan: &Plan) -> Result<OutputFiles> {
+    pub(crate) fn create(workspace: &Workspace, layout: &[OutputFile], plan: &Plan) -> Result<OutputFiles> {
         let mut places: Vec<Vec<(usize, u64)>> =
             plan.tensors.iter().map(|tensor| vec![(usize::MAX, 0); tensor.parts.len()]).collect();
         if layout.len() > MOST_FILES {
@@ -52,13 +52,13 @@ impl OutputFiles {
 
     /// Writes bytes of a part. From time to time it starts a flush to the disk in the background, so that the final flush is
     /// short.
-    pub fn write(&self, tensor: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, tensor: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (file, start) = self.places[tensor][part];
         self.write_in(file, start + offset, bytes)
     }
 
     /// Writes bytes at an offset of a file, given by its number in the layout.
-    pub fn write_in(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write_in(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (path, file) = &self.files[file];
         write_at(file, bytes, offset).map_err(|e| Error::io(path, e))?;
         fault::point("write");
@@ -81,7 +81,7 @@ impl OutputFiles {
     }
 
     /// Flushes everything written so far, and waits for it.
-    pub fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         let running = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
         running.map_or(Ok(()), join)?;
         sync_all(&self.files)
@@ -105,7 +105,7 @@ fn create(path: &Path, planned: &OutputFile) -> std::io::Result<File> {
 
 /// Sets a file's length and, if the system can, reserves its space on the disk: a disk that is too small is then an error
 /// before any work.
-pub fn reserve(file: &File, len: u64) -> std::io::Result<()> {
+pub(crate) fn reserve(file: &File, len: u64) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {}
@@ -115,12 +115,12 @@ pub fn reserve(file: &File, len: u64) -> std::io::Result<()> {
 }
 
 #[cfg(unix)]
-pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
 #[cfg(windows)]
-pub fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
+pub(crate) fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
         bytes = &bytes[written..];

@@ -23,7 +23,7 @@ use crate::plan::OutputFile;
 const SYNC_EVERY: u64 = 1 << 30;
 
 /// An open journal; holds the lock on its partial output.
-pub struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     finished: BTreeSet<usize>,
     blocks: usize,
@@ -37,13 +37,13 @@ impl Journal {
     /// # Errors
     /// Another process that writes the partial output; with `resume`, a partial output of another run (another input, recipe
     /// or version).
-    pub fn open(workspace: &Workspace, layout: &[OutputFile], resume: bool) -> Result<Journal> {
+    pub(crate) fn open(workspace: &Workspace, layout: &[OutputFile], resume: bool) -> Result<Journal> {
         Journal::keyed(workspace, &key(layout), || workspace.holds(layout), resume)
     }
 
     /// Opens the journal of work identified by a key. `whole` returns true if everything that the journal lists is still
     /// there.
-    pub fn keyed(
+    pub(crate) fn keyed(
         workspace: &Workspace,
         key: &str,
         whole: impl Fn() -> bool,
@@ -68,17 +68,17 @@ impl Journal {
     }
 
     /// Returns true if an earlier run finished a tensor.
-    pub fn has(&self, tensor: usize) -> bool {
+    pub(crate) fn has(&self, tensor: usize) -> bool {
         self.finished.contains(&tensor)
     }
 
     /// The number of blocks, from the first, that an earlier run finished.
-    pub fn blocks(&self) -> usize {
+    pub(crate) fn blocks(&self) -> usize {
         self.blocks
     }
 
     /// Records a finished block. Its outputs must be on the disk: its inputs are removed next.
-    pub fn block_done(&self, index: usize) -> Result<()> {
+    pub(crate) fn block_done(&self, index: usize) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = format!("{BLOCK}{index}\n{SYNCED}\n");
         let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
@@ -88,12 +88,12 @@ impl Journal {
     }
 
     /// The number of tensors that an earlier run finished.
-    pub fn finished(&self) -> usize {
+    pub(crate) fn finished(&self) -> usize {
         self.finished.len()
     }
 
     /// Records a finished tensor of so many bytes. From time to time it waits until the files are on the disk.
-    pub fn done(&self, tensor: usize, bytes: u64, files: &OutputFiles) -> Result<()> {
+    pub(crate) fn done(&self, tensor: usize, bytes: u64, files: &OutputFiles) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut append = |line: String| file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e));
         append(format!("{tensor}\n"))?;

@@ -7,9 +7,9 @@ mod journal;
 mod record;
 mod workspace;
 
-pub use adapter::AdapterFile;
-pub use digest::{input_digest, provenance};
-pub use files::{OutputFiles, reserve, write_at};
-pub use journal::Journal;
-pub use record::{Digests, Record, mismatch, round_to, stored_values, wrong_scale};
-pub use workspace::{RECORD, REPORTS_NAME, Workspace, check_target, record_path};
+pub(crate) use adapter::AdapterFile;
+pub(crate) use digest::{input_digest, provenance};
+pub(crate) use files::{OutputFiles, reserve, write_at};
+pub(crate) use journal::Journal;
+pub(crate) use record::{Digests, Record, mismatch, round_to, stored_values, wrong_scale};
+pub(crate) use workspace::{RECORD, REPORTS_NAME, Workspace, check_target, record_path};

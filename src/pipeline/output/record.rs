@@ -17,7 +17,7 @@ use crate::tensor::{DType, rows_cols};
 
 /// The record of a calibrated run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// The reports of the blocks, in order.
     pub blocks: Vec<BlockReport>,
     /// The digests of the output's quantized tensors, by name.
@@ -27,7 +27,7 @@ pub struct Record {
 
 impl Record {
     /// Collects the blocks' reports for the output of one format.
-    pub fn of(blocks: &[BlockReport], format: &str) -> Record {
+    pub(crate) fn of(blocks: &[BlockReport], format: &str) -> Record {
         let digests = blocks.iter().filter_map(|block| block.digests.get(format));
         let digests = digests.flatten().map(|(name, digest)| (name.clone(), digest.clone())).collect();
         let plain = |block: &BlockReport| BlockReport { digests: BTreeMap::new(), ..block.clone() };
@@ -35,7 +35,7 @@ impl Record {
     }
 
     /// Reads the record of an output, if there is one.
-    pub fn read(written: &Checkpoint) -> Result<Option<Record>> {
+    pub(crate) fn read(written: &Checkpoint) -> Result<Option<Record>> {
         let path = record_path(&written.path);
         if !path.is_file() {
             return Ok(None);
@@ -53,28 +53,28 @@ impl Record {
     }
 
     /// The measured scale of a name.
-    pub fn scale(&self, name: &str) -> Option<f32> {
+    pub(crate) fn scale(&self, name: &str) -> Option<f32> {
         self.blocks.iter().find_map(|block| block.scales.get(name).copied())
     }
 }
 
 /// Collects the digests of the rows of quantized tensors.
 #[derive(Default)]
-pub struct Digests(Mutex<BTreeMap<usize, Rows>>);
+pub(crate) struct Digests(Mutex<BTreeMap<usize, Rows>>);
 
 /// blake3 of each row, by the first row of a chunk.
 type Rows = BTreeMap<usize, Vec<blake3::Hash>>;
 
 impl Digests {
     /// Adds the rows of a chunk.
-    pub fn add(&self, chunk: &Chunk, tensor: &TensorPlan, codes: &QTensor) {
+    pub(crate) fn add(&self, chunk: &Chunk, tensor: &TensorPlan, codes: &QTensor) {
         let rows = row_hashes(&stored_values(tensor, codes), codes.cols);
         let mut tensors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tensors.entry(chunk.tensor).or_default().insert(chunk.rows.start, rows);
     }
 
     /// Takes the digests of whole tensors, by name.
-    pub fn take(&self, plan: &Plan) -> BTreeMap<String, String> {
+    pub(crate) fn take(&self, plan: &Plan) -> BTreeMap<String, String> {
         let tensors = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let named = |(tensor, rows): (usize, Rows)| {
             (plan.tensors[tensor].output.name.clone(), combine(rows.into_values().flatten()))
@@ -84,7 +84,7 @@ impl Digests {
 }
 
 /// The values of codes as a reader of the output sees them: a format may store them rounded to a float type.
-pub fn stored_values(tensor: &TensorPlan, codes: &QTensor) -> Vec<f32> {
+pub(crate) fn stored_values(tensor: &TensorPlan, codes: &QTensor) -> Vec<f32> {
     let mut values = vec![0.0; codes.rows * codes.cols];
     codes.dequantize(&mut values);
     if let [Part { dtype: dtype @ (DType::F32 | DType::F16 | DType::BF16), .. }] = tensor.parts.as_slice() {
@@ -94,7 +94,7 @@ pub fn stored_values(tensor: &TensorPlan, codes: &QTensor) -> Vec<f32> {
 }
 
 /// Rounds values to a float type.
-pub fn round_to(dtype: DType, values: &mut [f32]) {
+pub(crate) fn round_to(dtype: DType, values: &mut [f32]) {
     let mut bytes = Vec::new();
     convert::from_f32(dtype, values, &mut bytes);
     convert::to_f32(dtype, &bytes, values);
@@ -118,7 +118,7 @@ fn combine(rows: impl IntoIterator<Item = blake3::Hash>) -> String {
 }
 
 /// Returns the problem of a scale of activations: missing, unusable, or different from the recorded one.
-pub fn wrong_scale(written: &Checkpoint, name: &str, recorded: Option<f32>) -> Option<String> {
+pub(crate) fn wrong_scale(written: &Checkpoint, name: &str, recorded: Option<f32>) -> Option<String> {
     let Some(found) = written.activation_scale(name) else { return Some(format!("{name} is missing")) };
     let divides = found.is_finite() && found > 0.0;
     let differs = recorded.filter(|recorded| *recorded != found);
@@ -130,7 +130,11 @@ pub fn wrong_scale(written: &Checkpoint, name: &str, recorded: Option<f32>) -> O
 }
 
 /// Returns the problem of a tensor whose values differ from the recorded digest.
-pub fn mismatch(written: &Checkpoint, output: &OutputTensor, expected: &str) -> Result<Option<String>> {
+pub(crate) fn mismatch(
+    written: &Checkpoint,
+    output: &OutputTensor,
+    expected: &str,
+) -> Result<Option<String>> {
     let mut values = Vec::new();
     let [rows, cols] = rows_cols(&output.shape);
     gather(Input::plain(written), output, 0..rows, &mut values)?;

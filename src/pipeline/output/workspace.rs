@@ -16,15 +16,15 @@ use crate::pipeline::fault;
 use crate::plan::{OutputFile, SINGLE_FILE_NAME};
 
 /// Name of the journal in the partial output.
-pub const JOURNAL_NAME: &str = "llmc.journal";
+pub(crate) const JOURNAL_NAME: &str = "llmc.journal";
 /// Name of the reports of finished blocks, beside the journal: one line for each block.
-pub const REPORTS_NAME: &str = "blocks.jsonl";
+pub(crate) const REPORTS_NAME: &str = "blocks.jsonl";
 
 /// The record of a calibrated run, in the output's folder. For an output of one file it is the end of the record's name.
-pub const RECORD: &str = "calibration.json";
+pub(crate) const RECORD: &str = "calibration.json";
 
 /// Returns the path of an output's record: in its folder, or beside its file.
-pub fn record_path(output: &Path) -> PathBuf {
+pub(crate) fn record_path(output: &Path) -> PathBuf {
     if output.is_dir() { output.join(RECORD) } else { record_beside(output) }
 }
 
@@ -33,7 +33,7 @@ fn record_beside(file: &Path) -> PathBuf {
 }
 
 /// The partial output and its target.
-pub struct Workspace {
+pub(crate) struct Workspace {
     target: PathBuf,
     partial: PathBuf,
     single: bool,
@@ -41,7 +41,7 @@ pub struct Workspace {
 
 impl Workspace {
     /// Creates or finds the partial output.
-    pub fn open(target: &Path, single: bool) -> Result<Workspace> {
+    pub(crate) fn open(target: &Path, single: bool) -> Result<Workspace> {
         let target: PathBuf = target.components().collect(); // without a trailing slash
         let workspace = Workspace { partial: sibling(&target, ".partial"), target, single };
         if workspace.partial.exists() {
@@ -69,30 +69,30 @@ impl Workspace {
     }
 
     /// Returns true if the weight files of a layout are all there, at their full length.
-    pub fn holds(&self, layout: &[OutputFile]) -> bool {
+    pub(crate) fn holds(&self, layout: &[OutputFile]) -> bool {
         let length = |file: &OutputFile| fs::metadata(self.path(&file.name)).map(|found| found.len()).ok();
         layout.iter().all(|file| length(file) == Some(file.len))
     }
 
     /// Removes everything but the journal.
-    pub fn clear(&self) -> Result<()> {
+    pub(crate) fn clear(&self) -> Result<()> {
         let journal = self.path(JOURNAL_NAME);
         self.entries()?.iter().filter(|path| **path != journal).try_for_each(|path| remove(path))
     }
 
     /// The folder of the partial output.
-    pub fn partial(&self) -> &Path {
+    pub(crate) fn partial(&self) -> &Path {
         &self.partial
     }
 
     /// The path of a file in it.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.partial.join(name)
     }
 
     /// Writes the files beside the weights, and flushes them to the disk: `own`, and the input's files (tokenizer, generation
     /// settings) that `own` does not replace.
-    pub fn write_beside(&self, checkpoint: &Checkpoint, own: &[(String, Vec<u8>)]) -> Result<()> {
+    pub(crate) fn write_beside(&self, checkpoint: &Checkpoint, own: &[(String, Vec<u8>)]) -> Result<()> {
         own.par_iter().try_for_each(|(name, content)| self.write(name, content))?;
         if self.single {
             return Ok(());
@@ -109,12 +109,16 @@ impl Workspace {
     }
 
     /// Writes a file, and flushes it to the disk.
-    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         self.write_with(name, |file| file.write_all(content))
     }
 
     /// Writes a file whose content comes in pieces, and flushes it to the disk.
-    pub fn write_with(&self, name: &str, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    pub(crate) fn write_with(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&mut File) -> std::io::Result<()>,
+    ) -> Result<()> {
         let path = self.path(name);
         self.make_parent(&path)?;
         let write = || -> std::io::Result<()> {
@@ -126,7 +130,7 @@ impl Workspace {
     }
 
     /// Creates the folder of a file of the partial output.
-    pub fn make_parent(&self, path: &Path) -> Result<()> {
+    pub(crate) fn make_parent(&self, path: &Path) -> Result<()> {
         match path.parent() {
             Some(parent) if parent != self.partial => {
                 fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))
@@ -136,12 +140,12 @@ impl Workspace {
     }
 
     /// Removes the partial output.
-    pub fn discard(&self) -> Result<()> {
+    pub(crate) fn discard(&self) -> Result<()> {
         remove(&self.partial)
     }
 
     /// Moves the finished output to its place. An output that is replaced is moved aside first, and removed last.
-    pub fn publish(&self) -> Result<()> {
+    pub(crate) fn publish(&self) -> Result<()> {
         let replaced = self.move_aside()?;
         fault::point("publish");
         if self.single {
@@ -188,7 +192,12 @@ impl Workspace {
 /// # Errors
 /// A target that is or contains the input; that exists, without `overwrite`; that does not look like a model, with it; whose
 /// name does not fit the format.
-pub fn check_target(checkpoint: &Checkpoint, target: &Path, single: bool, overwrite: bool) -> Result<()> {
+pub(crate) fn check_target(
+    checkpoint: &Checkpoint,
+    target: &Path,
+    single: bool,
+    overwrite: bool,
+) -> Result<()> {
     let refuse = |what: &str, hint: &str| Err(Error::usage(format!("{} {what}", target.display()), hint));
     let named_gguf = has_extension(target, "gguf");
     if target.file_name().is_none() {

@@ -14,7 +14,7 @@ use crate::plan::{Measured, OutputTensor};
 /// The result of a compressed block, or of the edits outside the blocks: what the writer needs, by the name of the source
 /// that it replaces.
 #[derive(Default)]
-pub struct BlockResult {
+pub(crate) struct BlockResult {
     /// Rewritten values, [rows, cols]; a vector is one row.
     pub values: HashMap<String, Array2<f32>>,
     /// Codes.
@@ -32,22 +32,22 @@ pub struct BlockResult {
 }
 
 /// Rewrites rows, [rows, cols].
-pub type RowEdit = Arc<dyn Fn(&mut Array2<f32>) -> Result<()> + Send + Sync>;
+pub(crate) type RowEdit = Arc<dyn Fn(&mut Array2<f32>) -> Result<()> + Send + Sync>;
 
 impl BlockResult {
     /// Returns true if a source has other values than in the checkpoint.
-    pub fn rewrites(&self, source: &str) -> bool {
+    pub(crate) fn rewrites(&self, source: &str) -> bool {
         self.values.contains_key(source) || self.edits.contains_key(source)
     }
 
     /// A measured scale of an output.
-    pub fn scale(&self, output: &OutputTensor, what: Measured) -> Option<f32> {
+    pub(crate) fn scale(&self, output: &OutputTensor, what: Measured) -> Option<f32> {
         let source = output.pieces.first()?.source.clone();
         self.scales.get(&(source, what)).copied()
     }
 
     /// The rows of an output in runs of one source each, with the importance of the source's columns.
-    pub fn by_importance<'a>(
+    pub(crate) fn by_importance<'a>(
         &'a self,
         output: &'a OutputTensor,
         rows: Range<usize>,
@@ -64,7 +64,7 @@ impl BlockResult {
 
 /// A checkpoint, and results that replace some of it.
 #[derive(Clone, Copy)]
-pub struct Input<'a> {
+pub(crate) struct Input<'a> {
     /// The checkpoint.
     pub checkpoint: &'a Checkpoint,
     /// The results; `None` for the checkpoint as it is.
@@ -73,33 +73,33 @@ pub struct Input<'a> {
 
 impl<'a> Input<'a> {
     /// A checkpoint as it is.
-    pub fn plain(checkpoint: &'a Checkpoint) -> Self {
+    pub(crate) fn plain(checkpoint: &'a Checkpoint) -> Self {
         Input { checkpoint, result: None }
     }
 
     /// Returns true if a source has other values than in the checkpoint.
-    pub fn rewrites(&self, source: &str) -> bool {
+    pub(crate) fn rewrites(&self, source: &str) -> bool {
         self.result.is_some_and(|result| result.rewrites(source))
     }
 
     /// The codes of a source, if it has any.
-    pub fn codes(&self, source: &str) -> Option<&'a QTensor> {
+    pub(crate) fn codes(&self, source: &str) -> Option<&'a QTensor> {
         self.result.and_then(|result| result.codes.get(source))
     }
 
     /// Returns true if any source of an output has other values than in the checkpoint.
-    pub fn rewrites_any(&self, output: &OutputTensor) -> bool {
+    pub(crate) fn rewrites_any(&self, output: &OutputTensor) -> bool {
         output.pieces.iter().any(|piece| self.rewrites(&piece.source))
     }
 
     /// The extent of an output's rewritten sources; `None` if they are not rewritten, or their scheme needs none.
-    pub fn extent(&self, output: &OutputTensor) -> Option<Extent> {
+    pub(crate) fn extent(&self, output: &OutputTensor) -> Option<Extent> {
         let extents = &self.result?.extents;
         output.pieces.iter().filter_map(|piece| extents.get(&piece.source).copied()).reduce(Extent::union)
     }
 
     /// Reads rows of a source in f32.
-    pub fn read_rows(&self, source: &Source, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    pub(crate) fn read_rows(&self, source: &Source, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         if let Some(values) = self.result.and_then(|result| result.values.get(&source.name)) {
             let cols = values.ncols();
             let values = values.as_slice().expect("results are stored by rows");

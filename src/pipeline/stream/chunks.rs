@@ -6,11 +6,11 @@ use crate::error::{Error, Result};
 use crate::plan::{Action, Format, Plan, TensorPlan};
 
 /// Weights per chunk: 1 MiB in f32, the size of a core's second-level cache.
-pub const CHUNK_ELEMENTS: usize = 1 << 18;
+pub(crate) const CHUNK_ELEMENTS: usize = 1 << 18;
 
 /// Rows of one tensor.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Chunk {
+pub(crate) struct Chunk {
     /// Index into the plan's tensors.
     pub tensor: usize,
     /// Rows of its output.
@@ -18,7 +18,7 @@ pub struct Chunk {
 }
 
 /// The number of rows per chunk: about [`CHUNK_ELEMENTS`] weights, in multiples that scheme and format can start at.
-pub fn chunk_rows(format: &dyn Format, tensor: &TensorPlan) -> usize {
+pub(crate) fn chunk_rows(format: &dyn Format, tensor: &TensorPlan) -> usize {
     let [_, cols] = tensor.rows_cols();
     let multiple = match &tensor.action {
         Action::Quantize(scheme) => lcm(scheme.row_multiple(), format.row_multiple(scheme)),
@@ -38,7 +38,7 @@ fn lcm(a: usize, b: usize) -> usize {
 }
 
 /// The chunks of a tensor. A tensor without rows has one empty chunk, so that it is finished like any other.
-pub fn chunks_of(
+pub(crate) fn chunks_of(
     format: &dyn Format,
     index: usize,
     tensor: &TensorPlan,
@@ -50,7 +50,7 @@ pub fn chunks_of(
 }
 
 /// Refuses rows that are too long for memory: a chunk has at least one row. No model has such rows.
-pub fn refuse_long_rows(plan: &Plan) -> Result<()> {
+pub(crate) fn refuse_long_rows(plan: &Plan) -> Result<()> {
     const LONGEST: usize = 1 << 23;
     let long = |tensor: &&TensorPlan| tensor.rows_cols()[1] > LONGEST;
     match plan.tensors.iter().find(long) {

@@ -14,14 +14,14 @@ use crate::pipeline::options::interrupted;
 use crate::plan::{Action, Plan, TensorPlan};
 
 /// Extents of the tensors whose schemes need them; the members of a fused group share theirs.
-pub struct Extents {
+pub(crate) struct Extents {
     by_tensor: HashMap<usize, Extent>,
     by_group: HashMap<usize, Extent>,
 }
 
 impl Extents {
     /// Reads every such tensor once.
-    pub fn new(plan: &Plan, input: Input, interrupted_flag: &AtomicBool) -> Result<Extents> {
+    pub(crate) fn new(plan: &Plan, input: Input, interrupted_flag: &AtomicBool) -> Result<Extents> {
         let format = plan.request.format;
         let needing = plan.tensors.iter().enumerate().filter(
             |(_, tensor)| matches!(&tensor.action, Action::Quantize(scheme) if scheme.needs_extent()),
@@ -57,7 +57,7 @@ impl Extents {
     }
 
     /// The extent of a tensor, if its scheme needs one.
-    pub fn of(&self, index: usize, tensor: &TensorPlan) -> Option<Extent> {
+    pub(crate) fn of(&self, index: usize, tensor: &TensorPlan) -> Option<Extent> {
         let fused = tensor.fused.and_then(|group| self.by_group.get(&group));
         fused.or_else(|| self.by_tensor.get(&index)).copied()
     }

@@ -14,7 +14,7 @@ use crate::tensor::{DType, rows_cols};
 
 /// Counts of values that cannot be rounded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct NonFinite {
+pub(crate) struct NonFinite {
     /// NaN.
     pub nan: usize,
     /// Positive or negative infinity.
@@ -23,13 +23,13 @@ pub struct NonFinite {
 
 impl NonFinite {
     /// Counts them in values.
-    pub fn count(values: &[f32]) -> NonFinite {
+    pub(crate) fn count(values: &[f32]) -> NonFinite {
         let (nan, inf) = nonfinite_count(values);
         NonFinite { nan, inf }
     }
 
     /// Counts them in stored values; integers and codes have none.
-    pub fn count_stored(dtype: DType, bytes: &[u8]) -> NonFinite {
+    pub(crate) fn count_stored(dtype: DType, bytes: &[u8]) -> NonFinite {
         match dtype {
             DType::F64 => {
                 let values = bytes.as_chunks().0.iter().map(|&value| f64::from_le_bytes(value));
@@ -55,12 +55,12 @@ impl NonFinite {
     }
 
     /// Returns true if every value is finite.
-    pub fn none(self) -> bool {
+    pub(crate) fn none(self) -> bool {
         self == NonFinite::default()
     }
 
     /// The error if such values are not allowed. `of` is the number of values of the tensor.
-    pub fn refusal(self, file: &Path, tensor: &str, of: u64) -> Error {
+    pub(crate) fn refusal(self, file: &Path, tensor: &str, of: u64) -> Error {
         Error::malformed_tensor(
             file,
             tensor,
@@ -71,7 +71,7 @@ impl NonFinite {
     }
 
     /// Adds another count.
-    pub fn add(&mut self, other: NonFinite) {
+    pub(crate) fn add(&mut self, other: NonFinite) {
         self.nan += other.nan;
         self.inf += other.inf;
     }
@@ -87,7 +87,7 @@ impl std::iter::Sum for NonFinite {
 }
 
 /// Sets values that are not finite to 0, once they are counted and allowed.
-pub fn clear_nonfinite(values: &mut [f32]) {
+pub(crate) fn clear_nonfinite(values: &mut [f32]) {
     values.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
 }
 
@@ -98,7 +98,12 @@ struct RowRun<'a> {
 }
 
 /// Reads output rows into `values`, [rows.len(), cols].
-pub fn gather(input: Input, output: &OutputTensor, rows: Range<usize>, values: &mut Vec<f32>) -> Result<()> {
+pub(crate) fn gather(
+    input: Input,
+    output: &OutputTensor,
+    rows: Range<usize>,
+    values: &mut Vec<f32>,
+) -> Result<()> {
     let [_, cols] = rows_cols(&output.shape);
     values.resize(rows.len() * cols, 0.0);
     let mut rest = values.as_mut_slice();
@@ -112,7 +117,7 @@ pub fn gather(input: Input, output: &OutputTensor, rows: Range<usize>, values: &
 }
 
 /// The stored bytes of output rows, if they can be copied as they are.
-pub fn raw_runs<'a>(
+pub(crate) fn raw_runs<'a>(
     input: Input<'a>,
     output: &OutputTensor,
     rows: Range<usize>,
@@ -133,7 +138,11 @@ pub fn raw_runs<'a>(
 }
 
 /// The codes of output rows, if every source has codes.
-pub fn gather_codes(input: Input, output: &OutputTensor, rows: Range<usize>) -> Result<Option<QTensor>> {
+pub(crate) fn gather_codes(
+    input: Input,
+    output: &OutputTensor,
+    rows: Range<usize>,
+) -> Result<Option<QTensor>> {
     let rows_of = |run: RowRun| Some(input.codes(&run.source.name)?.rows(run.rows));
     let codes: Option<Vec<QTensor>> =
         runs(input.checkpoint, output, rows)?.into_iter().map(rows_of).collect();

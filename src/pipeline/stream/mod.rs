@@ -8,10 +8,10 @@ mod rows;
 mod size;
 mod writer;
 
-pub use block_result::{BlockResult, Input, RowEdit};
-pub use chunks::{CHUNK_ELEMENTS, Chunk, chunk_rows, chunks_of, refuse_long_rows};
-pub use extents::Extents;
-pub use gather::{NonFinite, clear_nonfinite, gather, raw_runs};
-pub use rows::quantize_rows;
-pub use size::{chunk_input_bytes, input_bytes, total_input_bytes};
-pub use writer::{NonFinites, TensorWriter, unmeasured};
+pub(crate) use block_result::{BlockResult, Input, RowEdit};
+pub(crate) use chunks::{CHUNK_ELEMENTS, Chunk, chunk_rows, chunks_of, refuse_long_rows};
+pub(crate) use extents::Extents;
+pub(crate) use gather::{NonFinite, clear_nonfinite, gather, raw_runs};
+pub(crate) use rows::quantize_rows;
+pub(crate) use size::{chunk_input_bytes, input_bytes, total_input_bytes};
+pub(crate) use writer::{NonFinites, TensorWriter, unmeasured};

@@ -8,7 +8,7 @@ use crate::plan::TensorPlan;
 use crate::stage::{BlockLinear, Quantize, quantize_linear};
 
 /// Runs a method on rows of one linear.
-pub fn quantize_rows(
+pub(crate) fn quantize_rows(
     method: &dyn Quantize,
     tensor: &TensorPlan,
     scheme: &Scheme,

@@ -22,10 +22,10 @@ use crate::plan::{Action, Piece, Plan, TensorPlan};
 use crate::tensor::DType;
 
 /// Tensors with values that are not finite: (name, NaN, infinities).
-pub type NonFinites = Vec<(String, usize, usize)>;
+pub(crate) type NonFinites = Vec<(String, usize, usize)>;
 
 /// Writes the tensors of one output.
-pub struct TensorWriter<'a> {
+pub(crate) struct TensorWriter<'a> {
     pub plan: &'a Plan,
     pub checkpoint: &'a Checkpoint,
     pub files: OutputFiles,
@@ -40,7 +40,7 @@ pub struct TensorWriter<'a> {
 
 impl<'a> TensorWriter<'a> {
     /// Starts with nothing written.
-    pub fn new(
+    pub(crate) fn new(
         plan: &'a Plan,
         checkpoint: &'a Checkpoint,
         files: OutputFiles,
@@ -59,12 +59,12 @@ impl<'a> TensorWriter<'a> {
     }
 
     /// Writes the factors of a block to the adapter, if there is one.
-    pub fn write_factors(&self, result: &BlockResult) -> Result<()> {
+    pub(crate) fn write_factors(&self, result: &BlockResult) -> Result<()> {
         self.adapter.as_ref().map_or(Ok(()), |adapter| adapter.write(result, &self.files))
     }
 
     /// Finds the extents that schemes need: reads every tensor whose scheme needs one.
-    pub fn find_extents(&self, ends: &BlockResult) -> Result<()> {
+    pub(crate) fn find_extents(&self, ends: &BlockResult) -> Result<()> {
         let input = Input { checkpoint: self.checkpoint, result: Some(ends) };
         let extents = Extents::new(self.plan, input, self.options.interrupted)?;
         self.extents.get_or_init(|| extents);
@@ -72,13 +72,13 @@ impl<'a> TensorWriter<'a> {
     }
 
     /// Takes the digests of the tensors streamed since the last call, with the format's name.
-    pub fn take_digests(&self) -> Option<(String, BTreeMap<String, String>)> {
+    pub(crate) fn take_digests(&self) -> Option<(String, BTreeMap<String, String>)> {
         let digests = self.digests.as_ref()?.take(self.plan);
         Some((self.plan.request.format.name().to_owned(), digests))
     }
 
     /// Processes every chunk of some tensors. Returns the tensors with values that are not finite.
-    pub fn stream(
+    pub(crate) fn stream(
         &self,
         tensors: impl Iterator<Item = usize> + Send,
         result: &BlockResult,
@@ -126,7 +126,7 @@ impl<'a> TensorWriter<'a> {
     }
 
     /// The measured scales of tensors, by the names that they are stored under.
-    pub fn scales(&self, tensors: &[usize], result: &BlockResult) -> Vec<(String, f32)> {
+    pub(crate) fn scales(&self, tensors: &[usize], result: &BlockResult) -> Vec<(String, f32)> {
         let of_tensor = |tensor: &TensorPlan| {
             let scale = |(what, part): (_, usize)| {
                 Some((tensor.parts[part].name.clone(), result.scale(&tensor.output, what)?))
@@ -274,7 +274,7 @@ impl<'a> TensorWriter<'a> {
 }
 
 /// The error of a scale of a tensor that calibration cannot observe.
-pub fn unmeasured(tensor: &TensorPlan) -> Error {
+pub(crate) fn unmeasured(tensor: &TensorPlan) -> Error {
     Error::unsupported(
         format!(
             "{}: it is in no decoder block, where calibration could measure its scales",

@@ -12,7 +12,7 @@ use crate::pipeline::output::wrong_scale;
 use crate::pipeline::stream::{CHUNK_ELEMENTS, NonFinite};
 
 /// Checks an output by itself: every tensor can be read, every value is finite, and every scale of activations can be divided by.
-pub fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
+pub(crate) fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
     let mut tensors =
         written
             .tensors

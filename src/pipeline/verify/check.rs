@@ -30,19 +30,19 @@ pub struct TensorCheck {
 
 impl TensorCheck {
     /// The check of a tensor with a problem.
-    pub fn failed(name: &str, why: &str) -> TensorCheck {
+    pub(crate) fn failed(name: &str, why: &str) -> TensorCheck {
         TensorCheck { name: name.to_owned(), failure: Some(why.to_owned()), ..TensorCheck::default() }
     }
 
     /// Returns true if no problem was found.
-    pub fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.mismatches == 0 && self.failure.is_none()
     }
 }
 
 /// The result of a verification.
 #[derive(Debug, Clone, Default)]
-pub struct Verification {
+pub(crate) struct Verification {
     /// Every tensor of the plan.
     pub tensors: Vec<TensorCheck>,
     /// True if a calibrated run changed tensors and the output's record is missing.
@@ -51,7 +51,7 @@ pub struct Verification {
 
 impl Verification {
     /// The tensors with a problem.
-    pub fn failed(&self) -> impl Iterator<Item = &TensorCheck> {
+    pub(crate) fn failed(&self) -> impl Iterator<Item = &TensorCheck> {
         self.tensors.iter().filter(|check| !check.holds())
     }
 }

@@ -24,7 +24,7 @@ use crate::recipe::Recipe;
 use crate::tensor::{DType, rows_cols};
 
 /// The recipe that an output records.
-pub fn recorded_recipe(written: &Checkpoint) -> Result<Recipe> {
+pub(crate) fn recorded_recipe(written: &Checkpoint) -> Result<Recipe> {
     let text = written.metadata.get("llmc.recipe").ok_or_else(|| {
         Error::malformed(
             &written.path,
@@ -60,7 +60,7 @@ impl Sums {
 ///
 /// # Errors
 /// An input that cannot be read. Problems of the output are in the result.
-pub fn verify(
+pub(crate) fn verify(
     plan: &Plan,
     input: &Checkpoint,
     written: &Checkpoint,

@@ -4,6 +4,7 @@ mod alone;
 mod check;
 mod compare;
 
-pub use alone::verify_alone;
-pub use check::{TensorCheck, Verification};
-pub use compare::{recorded_recipe, verify};
+pub(crate) use alone::verify_alone;
+pub(crate) use check::TensorCheck;
+pub(crate) use check::Verification;
+pub(crate) use compare::{recorded_recipe, verify};

@@ -11,7 +11,7 @@ pub(super) struct Batches {
 
 impl Batches {
     /// Batches of `size` samples, or of all samples if there are fewer.
-    pub fn new(samples: usize, size: usize, seed: u64) -> Batches {
+    pub(crate) fn new(samples: usize, size: usize, seed: u64) -> Batches {
         Batches {
             size: size.clamp(1, samples.max(1)),
             order: (0..samples).collect(),
@@ -21,7 +21,7 @@ impl Batches {
     }
 
     /// Returns the next batch. Samples left at the end of an order that make no whole batch are skipped.
-    pub fn next(&mut self) -> Vec<usize> {
+    pub(crate) fn next(&mut self) -> Vec<usize> {
         if self.at + self.size > self.order.len() {
             self.shuffle();
             self.at = 0;

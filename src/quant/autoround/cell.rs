@@ -48,19 +48,19 @@ pub(super) struct Sums {
 impl Integers {
     /// # Panics
     /// If the scheme is not one of integers.
-    pub fn new(scheme: &Scheme) -> Integers {
+    pub(crate) fn new(scheme: &Scheme) -> Integers {
         let Number::Int { bits } = scheme.number else { panic!("autoround was given {scheme}") };
         let half = f32::from(1u16 << (bits - 1));
         Integers { min: -half, max: half - 1.0, symmetric: scheme.symmetric, kind: scheme.scale }
     }
 
     /// The code minus the signed integer.
-    pub fn offset(self) -> f32 {
+    pub(crate) fn offset(self) -> f32 {
         -self.min
     }
 
     /// The grid entry of a group whose extent (which includes zero) is clipped; the covering one where factors are 1.
-    pub fn entry(self, extent: Extent, clip: Clip) -> Entry {
+    pub(crate) fn entry(self, extent: Extent, clip: Clip) -> Entry {
         let (low, high) = (extent.min * clip.beta, extent.max * clip.alpha);
         let steps = self.max - self.min;
         if self.symmetric {
@@ -75,14 +75,14 @@ impl Integers {
 
     /// The integer less the zero point that `x` = w/s + v rounds to.
     #[inline(always)]
-    pub fn round(self, x: f32, zero: f32) -> f32 {
+    pub(crate) fn round(self, x: f32, zero: f32) -> f32 {
         let clamped = simd::min(simd::max(x + zero, self.min), self.max);
         (clamped + ROUNDER) - ROUNDER - zero
     }
 
     /// W̃ of a group.
     #[inline(always)]
-    pub fn values(self, entry: Entry, w: &[f32], v: &[f32], out: &mut [f32]) {
+    pub(crate) fn values(self, entry: Entry, w: &[f32], v: &[f32], out: &mut [f32]) {
         for ((w, v), out) in w.iter().zip(v).zip(out) {
             *out = self.round(w / entry.scale + v, entry.zero) * entry.scale;
         }
@@ -91,7 +91,7 @@ impl Integers {
     /// Moves V by `step` against the sign of its gradient, given that of W̃, and sums up what [`Integers::clip_gradient`]
     /// needs. `low` is the group's clipped minimum, which its zero point is made from.
     #[inline(always)]
-    pub fn descend(self, group: Group, v: &mut [f32], gradient: &[f32], step: f32) -> Sums {
+    pub(crate) fn descend(self, group: Group, v: &mut [f32], gradient: &[f32], step: f32) -> Sums {
         let mut lanes = [[0.0; LANES]; 2];
         let (w_chunks, w_rest) = group.w.as_chunks::<LANES>();
         let (v_chunks, v_rest) = v.as_chunks_mut::<LANES>();
@@ -140,7 +140,7 @@ impl Integers {
     }
 
     /// The gradient of the clipping factors.
-    pub fn clip_gradient(self, extent: Extent, clip: Clip, sums: Sums) -> Clip {
+    pub(crate) fn clip_gradient(self, extent: Extent, clip: Clip, sums: Sums) -> Clip {
         let steps = self.max - self.min;
         if !self.symmetric {
             let beta = sums.scale * -extent.min / steps + sums.clipped * extent.min;

@@ -46,7 +46,7 @@ use batches::Batches;
 use rounding::{Rounding, Steps};
 
 /// Registry entry.
-pub const DEF: Def = Def {
+pub(crate) const DEF: Def = Def {
     name: "autoround",
     summary: "learn how each weight is rounded and each group clipped, block by block: needs calibration text and time",
     supports,
@@ -66,7 +66,7 @@ fn supports(scheme: &Scheme) -> Result<(), &'static str> {
 /// Learned rounding.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct AutoRound {
+pub(crate) struct AutoRound {
     /// Steps per block.
     pub iters: usize,
     /// Calibration sequences per step.

@@ -36,7 +36,7 @@ pub(super) struct Rounding {
 
 impl Rounding {
     /// The start of training: every weight rounded to the nearest value of the min-max grid.
-    pub fn new(w: ArrayView2<f32>, scheme: Scheme) -> Rounding {
+    pub(crate) fn new(w: ArrayView2<f32>, scheme: Scheme) -> Rounding {
         let shape = w.dim();
         let w: Arc<[f32]> = w.iter().copied().collect();
         let width = scheme.width(shape.1);
@@ -48,12 +48,12 @@ impl Rounding {
     }
 
     /// (rows, cols).
-    pub fn shape(&self) -> (usize, usize) {
+    pub(crate) fn shape(&self) -> (usize, usize) {
         self.shape
     }
 
     /// W̃: the values of the codes, to the bit.
-    pub fn values(&self) -> Vec<f32> {
+    pub(crate) fn values(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.w.len()];
         let (cols, groups) = (self.shape.1.max(1), self.groups());
         let rows = self.w.par_chunks(ROWS * cols).zip(self.v.par_chunks(ROWS * cols));
@@ -65,7 +65,7 @@ impl Rounding {
     }
 
     /// Moves V, α and β against the signs of their gradients, given that of W̃; returns the new W̃.
-    pub fn step(&mut self, gradient: &[f32], steps: Steps) -> Vec<f32> {
+    pub(crate) fn step(&mut self, gradient: &[f32], steps: Steps) -> Vec<f32> {
         let mut out = vec![0.0; self.w.len()];
         let (cols, groups, spans) = (self.shape.1.max(1), self.groups(), self.spans());
         let rows = self.w.par_chunks(ROWS * cols).zip(self.v.par_chunks_mut(ROWS * cols));
@@ -78,7 +78,7 @@ impl Rounding {
     }
 
     /// The codes, and the grid.
-    pub fn codes(&self) -> QTensor {
+    pub(crate) fn codes(&self) -> QTensor {
         let offset = self.integers.offset();
         let (rows, cols) = self.shape;
         let entries: Vec<Entry> = self
@@ -106,7 +106,7 @@ impl Rounding {
 
     /// V, and (α, β) of each group.
     #[cfg(test)]
-    pub fn learned(&self) -> [Vec<f32>; 2] {
+    pub(crate) fn learned(&self) -> [Vec<f32>; 2] {
         [self.v.clone(), self.clips.iter().flat_map(|clip| [clip.alpha, clip.beta]).collect()]
     }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::numerics::linalg;
 
 /// The order of the columns, and T of H = R·Rᵀ (R upper triangular), T = R·diag(R)⁻¹.
-pub struct Factor {
+pub(crate) struct Factor {
     /// The column rounded at each step.
     pub order: Vec<usize>,
     /// T, [step, step]: unit upper triangular; what lies below the diagonal is zero.
@@ -22,7 +22,7 @@ impl Factor {
     ///
     /// # Errors
     /// A Hessian with NaN or infinities, or one that stays singular under any damping.
-    pub fn new(hessian: &Array2<f32>, gptq: &Gptq, name: &str) -> Result<Factor> {
+    pub(crate) fn new(hessian: &Array2<f32>, gptq: &Gptq, name: &str) -> Result<Factor> {
         let wrong = |row, col, value: f32| !value.is_finite() || (row == col && value < 0.0);
         if let Some(((row, col), value)) = hessian.indexed_iter().find(|&((r, c), &value)| wrong(r, c, value))
         {
@@ -35,7 +35,7 @@ impl Factor {
     }
 
     /// The weights with which the error of a step is spread over the later steps, up to `end`.
-    pub fn feedback(&self, step: usize, end: usize) -> &[f32] {
+    pub(crate) fn feedback(&self, step: usize, end: usize) -> &[f32] {
         let row = self.feedback.row(step).to_slice().expect("rows of an owned array are contiguous");
         &row[step + 1..end]
     }

@@ -10,7 +10,7 @@ use crate::quant::mse;
 const ROWS: usize = 64;
 
 /// The grid of a whole weight: min-max, or the clip search's where the scheme has one.
-pub fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context, clip: bool) -> Grid {
+pub(crate) fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context, clip: bool) -> Grid {
     if scheme.granularity == Granularity::Tensor {
         return scheme.fit(w, context);
     }
@@ -20,12 +20,12 @@ pub fn fit(scheme: &Scheme, w: ArrayView2<f32>, context: &Context, clip: bool) -
 }
 
 /// The grid of a range of rows, or of one group of them.
-pub fn fit_rows(scheme: &Scheme, w: ArrayView2<f32>, context: &Context, clip: bool) -> Grid {
+pub(crate) fn fit_rows(scheme: &Scheme, w: ArrayView2<f32>, context: &Context, clip: bool) -> Grid {
     if clip { mse::search(scheme, w, context) } else { scheme.fit(w, context) }
 }
 
 /// Grids of consecutive rows as one.
-pub fn concatenate(parts: impl IntoIterator<Item = Grid>) -> Grid {
+pub(crate) fn concatenate(parts: impl IntoIterator<Item = Grid>) -> Grid {
     let mut whole = Grid::default();
     for part in parts {
         whole.scales.extend(part.scales);

@@ -54,10 +54,10 @@ mod rounding;
 mod tests;
 
 use factor::Factor;
-pub use parameters::{ActOrder, Gptq};
+pub(crate) use parameters::{ActOrder, Gptq};
 
 /// Registry entry.
-pub const DEF: Def = Def {
+pub(crate) const DEF: Def = Def {
     name: "gptq",
     summary: "round column by column, and let the columns to come make up for the error: needs calibration text",
     supports,

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 /// The order in which columns are rounded, and the columns that share a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ActOrder {
+pub(crate) enum ActOrder {
     /// As they stand; each group's grid is fitted when the loop reaches it, from the weights as they are by then.
     None,
     /// By descending diagonal of the Hessian. Columns that are consecutive in this order share a group; the output records
@@ -20,7 +20,7 @@ pub enum ActOrder {
 /// Parameters, named as in the paper and its implementation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Gptq {
+pub(crate) struct Gptq {
     /// λ: the damping of the Hessian's diagonal, as a fraction of its mean.
     pub damping: f64,
     /// Order of the columns: `none`, `dynamic` or `static`.
@@ -39,7 +39,7 @@ impl Default for Gptq {
 
 impl Gptq {
     /// Refuses values that make no sense.
-    pub fn validate(self) -> Result<Gptq> {
+    pub(crate) fn validate(self) -> Result<Gptq> {
         if !(self.damping >= 0.0 && self.damping.is_finite()) {
             let what = format!("gptq: damping is {}, which is no fraction", self.damping);
             return Err(Error::usage(what, "0.01 is usual; 0 adds none unless the Hessian is singular"));

@@ -22,7 +22,7 @@ use crate::numerics::{
 const LANES: usize = 64;
 
 /// Rounds a weight [rows, cols] with the factor of its inputs' Hessian.
-pub fn quantize(
+pub(crate) fn quantize(
     gptq: &Gptq,
     scheme: &Scheme,
     w: ArrayView2<f32>,

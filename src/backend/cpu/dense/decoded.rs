@@ -28,7 +28,7 @@ impl EncodedPanels {
     ///
     /// # Errors
     /// If reading fails, or returns values instead of codes.
-    pub fn pack(matrix: &dyn Matrix) -> Result<EncodedPanels> {
+    pub(crate) fn pack(matrix: &dyn Matrix) -> Result<EncodedPanels> {
         let shape = matrix.shape();
         let multiple = read(matrix, 0..1.min(shape[0]))?.scheme().row_multiple();
         let chunk = least_common_multiple(CHUNK, multiple);

@@ -10,7 +10,7 @@ pub(super) enum ElementType {
 
 impl ElementType {
     /// Columns per line.
-    pub fn columns(self) -> usize {
+    pub(crate) fn columns(self) -> usize {
         match self {
             ElementType::F32 => 1,
             ElementType::F16 | ElementType::Bf16 => 2,

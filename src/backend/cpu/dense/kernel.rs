@@ -41,7 +41,7 @@ pub(in super::super) struct PanelProduct<'a, I> {
 
 impl<I: Copy> PanelProduct<'_, I> {
     /// Computes the product with the kernels of a level that this CPU supports.
-    pub fn compute<F: Format<Input = I>>(self, level: Level) {
+    pub(crate) fn compute<F: Format<Input = I>>(self, level: Level) {
         match level {
             Level::Plain => self.sweep::<PlainFloat, F>(),
             #[cfg(target_arch = "x86_64")]

@@ -18,7 +18,7 @@ pub(super) struct PanelRun<'a> {
 }
 
 impl PanelRun<'_> {
-    pub fn multiply<F: Format>(
+    pub(crate) fn multiply<F: Format>(
         &self,
         inputs: &[F::Input],
         stride: usize,

@@ -17,7 +17,7 @@ pub(in super::super) struct UnpackedWeight {
 }
 
 impl UnpackedWeight {
-    pub fn new(weight: Box<dyn UnpackPanels>, level: Level) -> Self {
+    pub(crate) fn new(weight: Box<dyn UnpackPanels>, level: Level) -> Self {
         UnpackedWeight { weight, level }
     }
 }

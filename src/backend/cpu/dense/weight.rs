@@ -29,7 +29,7 @@ impl DenseWeight {
     ///
     /// # Errors
     /// If reading fails, or if there is not enough memory.
-    pub fn pack(matrix: &dyn Matrix, level: Level, bf16: bool) -> Result<DenseWeight> {
+    pub(crate) fn pack(matrix: &dyn Matrix, level: Level, bf16: bool) -> Result<DenseWeight> {
         let kind = match matrix.dtype() {
             DType::BF16 | DType::F8E4M3 | DType::F8E5M2 => ElementType::Bf16,
             DType::F16 => ElementType::F16,

@@ -13,14 +13,14 @@ use super::lanes::IntLanes;
 use super::line::{Line, PerRow};
 
 /// Lanes in pairs of 256-bit registers.
-pub struct Avx2Int;
+pub(crate) struct Avx2Int;
 
 /// Sixteen lanes of 32 bits, or 32 of 16 bits.
 type Pair = [__m256i; 2];
 
 /// Sums of 16 bits.
 #[derive(Clone, Copy)]
-pub struct Dot {
+pub(crate) struct Dot {
     /// Sums of nibbles, or of the low halves of bytes.
     low: Pair,
     /// Sums of the high halves of bytes.

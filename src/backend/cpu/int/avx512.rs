@@ -9,7 +9,7 @@ use super::lanes::IntLanes;
 use super::line::{Line, PerRow};
 
 /// Lanes in 512-bit registers.
-pub struct Avx512Int;
+pub(crate) struct Avx512Int;
 
 macro_rules! binary {
     ($($name:ident: $intrinsic:ident),*) => {$(

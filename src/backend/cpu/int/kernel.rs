@@ -27,7 +27,7 @@ use crate::backend::cpu::packed::PANEL;
 use super::{avx2::Avx2Int, avx512::Avx512Int};
 
 /// The product of some panels and some rows.
-pub struct IntegerProduct<'a> {
+pub(crate) struct IntegerProduct<'a> {
     /// Division of the columns.
     pub columns: &'a ColumnLayout,
     /// Lines of the panels.
@@ -48,7 +48,7 @@ pub struct IntegerProduct<'a> {
 
 impl IntegerProduct<'_> {
     /// Multiplies at a level that this processor supports.
-    pub fn run(self, level: Level) {
+    pub(crate) fn run(self, level: Level) {
         match level {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor supports the level.

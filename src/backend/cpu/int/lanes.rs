@@ -10,7 +10,7 @@ use super::line::{Line, PerRow};
 ///
 /// Implementations are `inline(always)`: they are compiled with the target features of the function that they are
 /// inlined into; the program enters it only if the processor has them.
-pub trait IntLanes {
+pub(crate) trait IntLanes {
     /// Half of a line of nibbles: four columns in the low halves, or in the high halves.
     type Nibbles: Copy;
     /// A line of bytes.

@@ -13,7 +13,7 @@ use super::line::PerRow;
 
 /// Bits of a stored code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Width {
+pub(crate) enum Width {
     /// Codes of up to 4 bits.
     Nibble,
     /// Codes of 5 to 8 bits.
@@ -22,7 +22,7 @@ pub enum Width {
 
 impl Width {
     /// Returns the columns per line.
-    pub const fn columns(self) -> usize {
+    pub(crate) const fn columns(self) -> usize {
         match self {
             Width::Nibble => 8,
             Width::Byte => 4,
@@ -32,7 +32,7 @@ impl Width {
 
 /// The division of a weight's columns into steps and groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ColumnLayout {
+pub(crate) struct ColumnLayout {
     /// Columns of the weight.
     pub count: usize,
     /// Bits of a stored code.
@@ -45,24 +45,24 @@ pub struct ColumnLayout {
 
 impl ColumnLayout {
     /// Returns the steps per row; the last step is filled up with columns whose inputs are zero.
-    pub fn steps(&self) -> usize {
+    pub(crate) fn steps(&self) -> usize {
         self.count.div_ceil(self.step)
     }
 
     /// Returns the groups per row.
-    pub fn groups(&self) -> usize {
+    pub(crate) fn groups(&self) -> usize {
         self.steps().div_ceil(self.group)
     }
 
     /// Returns the lines per panel.
-    pub fn lines(&self) -> usize {
+    pub(crate) fn lines(&self) -> usize {
         self.steps() * self.step / self.width.columns()
     }
 }
 
 /// A number per row and group, in the smallest exact form.
 #[derive(Debug)]
-pub enum Factors {
+pub(crate) enum Factors {
     /// Values in f32, if no 16-bit type represents them exactly.
     F32(Vec<PerRow<f32>>),
     /// Bit patterns of f16.
@@ -83,7 +83,7 @@ pub enum Factors {
 impl Factors {
     /// Loads entry `index` (panel·groups + group) of every row.
     #[inline(always)]
-    pub fn load<L: IntLanes>(&self, index: usize) -> L::Floats {
+    pub(crate) fn load<L: IntLanes>(&self, index: usize) -> L::Floats {
         match self {
             Factors::F32(values) => L::floats(&values[index]),
             Factors::F16(bits) => L::floats_of_f16(&bits[index]),
@@ -95,7 +95,7 @@ impl Factors {
     }
 
     /// Returns the smallest form that represents these values exactly.
-    pub fn smallest(values: Vec<PerRow<f32>>) -> Factors {
+    pub(crate) fn smallest(values: Vec<PerRow<f32>>) -> Factors {
         let halves = |bits: fn(f32) -> u16, value: fn(u16) -> f32| -> Option<Vec<PerRow<u16>>> {
             let exact = values.as_flattened().iter().all(|&v| value(bits(v)).to_bits() == v.to_bits());
             exact.then(|| values.iter().map(|row| row.map(bits)).collect())
@@ -106,7 +106,7 @@ impl Factors {
     }
 
     /// Returns the bytes held.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Factors::F32(values) => size_of_val(values.as_slice()),
             Factors::F16(bits) | Factors::Bf16(bits) => size_of_val(bits.as_slice()),
@@ -119,7 +119,7 @@ impl Factors {
 
 /// The offset of codes.
 #[derive(Debug)]
-pub enum Offset {
+pub(crate) enum Offset {
     /// One zero for all: w = scale·(code − zero).
     Zero(u8),
     /// A zero per row and group: w = scale·(code − zero).
@@ -130,7 +130,7 @@ pub enum Offset {
 
 impl Offset {
     /// Returns the bytes held.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Offset::Zero(_) => 0,
             Offset::Zeros(zeros) => size_of_val(zeros.as_slice()),
@@ -141,7 +141,7 @@ impl Offset {
 
 /// Scales and offsets of the codes of some panels.
 #[derive(Debug)]
-pub struct PanelGrid {
+pub(crate) struct PanelGrid {
     /// Scales [panels, groups].
     pub scales: Factors,
     /// Offsets [panels, groups].
@@ -150,7 +150,7 @@ pub struct PanelGrid {
 
 impl PanelGrid {
     /// Returns the bytes held.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.scales.bytes() + self.offset.bytes()
     }
 }

@@ -4,4 +4,4 @@ use crate::backend::cpu::packed::PANEL;
 pub(super) use crate::backend::cpu::pages::Line;
 
 /// A number per row of a panel.
-pub type PerRow<T> = [T; PANEL];
+pub(crate) type PerRow<T> = [T; PANEL];

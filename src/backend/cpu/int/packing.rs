@@ -13,7 +13,7 @@ use crate::tensor::BlockType;
 
 /// Returns the division of a weight's columns. Returns `None` if the kernels do not support the scheme: numbers other
 /// than integers, rectangular blocks of weights, groups that are not a multiple of 16 columns, reordered columns.
-pub fn columns(q: &QTensor) -> Option<ColumnLayout> {
+pub(crate) fn columns(q: &QTensor) -> Option<ColumnLayout> {
     let scheme = q.scheme();
     let (bits, group) = match scheme.number {
         Number::Int { bits } => (bits, group(&scheme, q.cols)?),
@@ -39,7 +39,7 @@ fn group(scheme: &Scheme, cols: usize) -> Option<usize> {
 ///
 /// # Panics
 /// If [`columns`] returns `None`, or if there are fewer lines than the rows need.
-pub fn pack(q: &QTensor, columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
+pub(crate) fn pack(q: &QTensor, columns: &ColumnLayout, lines: &mut [Line]) -> PanelGrid {
     match &q.codes {
         Codes::Scalar(scalar) => pack_integers(q, scalar, columns, lines),
         Codes::Blocks { block, bytes } => pack_blocks(*block, bytes, columns, lines),

@@ -7,7 +7,7 @@ use super::line::{Line, PerRow};
 use crate::backend::cpu::packed::PANEL;
 
 /// Lanes in arrays; LLVM vectorizes them for the target.
-pub struct PlainInt;
+pub(crate) struct PlainInt;
 
 /// Four codes per lane.
 type Codes = [[u8; 4]; PANEL];

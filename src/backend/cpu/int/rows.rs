@@ -10,7 +10,7 @@ const BLOCK: usize = 4;
 
 /// Buffers for some rows, reused from one call to the next.
 #[derive(Debug, Default)]
-pub struct InputRows {
+pub(crate) struct InputRows {
     /// Number of rows.
     count: usize,
     /// Scales per row.
@@ -27,7 +27,7 @@ pub struct InputRows {
 
 /// A block of rows.
 #[derive(Debug, Clone, Copy)]
-pub struct RowBlock<'a> {
+pub(crate) struct RowBlock<'a> {
     /// Its first row.
     pub first: usize,
     /// Number of rows R: 4, 2 or 1.
@@ -57,7 +57,7 @@ fn blocks(count: usize) -> impl Iterator<Item = (usize, usize)> {
 
 impl InputRows {
     /// Copies rows of `x`; sums are multiplied by `factor`.
-    pub fn fill(&mut self, x: &Inputs, rows: Range<usize>, factor: i32) {
+    pub(crate) fn fill(&mut self, x: &Inputs, rows: Range<usize>, factor: i32) {
         let steps = x.scales.len() / x.rows.max(1);
         (self.count, self.steps, self.quads) = (rows.len(), steps, x.stride / 4);
         self.codes.resize(self.count * self.quads, 0);
@@ -78,7 +78,7 @@ impl InputRows {
     }
 
     /// Returns the blocks, in order.
-    pub fn blocks(&self) -> impl Iterator<Item = RowBlock<'_>> {
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = RowBlock<'_>> {
         blocks(self.count).map(|(first, rows)| RowBlock {
             first,
             rows,

@@ -8,7 +8,7 @@ use crate::backend::cpu::packed::PANEL;
 use crate::numerics::simd::Kernel;
 
 /// Unpacks a panel to [columns, PANEL].
-pub struct UnpackKernel<'a> {
+pub(crate) struct UnpackKernel<'a> {
     /// Division of the columns.
     pub columns: &'a ColumnLayout,
     /// Lines of the panel.

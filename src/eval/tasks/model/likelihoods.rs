@@ -14,7 +14,7 @@ use crate::model::Batch;
 ///
 /// # Errors
 /// Errors of the runner, logits that are not finite, an interruption.
-pub fn all(
+pub(crate) fn all(
     runner: &mut dyn Runner,
     questions: &[Vec<Request>],
     budget: usize,

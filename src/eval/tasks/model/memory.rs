@@ -13,7 +13,7 @@ const FREE: u64 = 4 << 30;
 ///
 /// A token needs memory for its keys and values in f32, layers · 2 · kv_heads · head_dim · 4 bytes, and in its pass for its
 /// activations: about eight vectors of the hidden size, and two of the feed-forward layer, estimated as 4·hidden each.
-pub fn budget(model: &Model) -> usize {
+pub(crate) fn budget(model: &Model) -> usize {
     let state = model.state_values() * 4;
     let activations = (8 + 2 * 4) * model.hidden * 4;
     let free =

@@ -22,7 +22,7 @@ const STAGES: usize = 3;
 
 /// A token to score with a row of logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenTarget {
+pub(crate) struct TokenTarget {
     /// The index of the request in the batch.
     pub request: usize,
     /// The token to score.
@@ -31,7 +31,7 @@ pub struct TokenTarget {
 
 /// Tokens that continue a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// The slot.
     pub slot: usize,
     /// The number of earlier tokens in the slot.
@@ -46,7 +46,7 @@ pub struct Segment {
 
 /// The work of one batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BatchPlan {
+pub(crate) struct BatchPlan {
     /// The stages, to run in order. The segments of a stage run together.
     pub stages: [Vec<Segment>; STAGES],
     /// The number of slots needed.
@@ -64,7 +64,7 @@ struct SharedPrefix {
 }
 
 /// Plans the questions of one batch.
-pub fn plan(questions: &[&[Request]]) -> BatchPlan {
+pub(crate) fn plan(questions: &[&[Request]]) -> BatchPlan {
     let mut plan = BatchPlan::default();
     let all: Vec<Numbered> = questions.iter().flat_map(|requests| requests.iter()).enumerate().collect();
     let batch = plan.share(0, &all, None, true, WORTH_SHARING);
@@ -85,7 +85,7 @@ pub fn plan(questions: &[&[Request]]) -> BatchPlan {
 }
 
 /// The maximum tokens in the slots for a question that shares nothing with others.
-pub fn cost(requests: &[Request]) -> usize {
+pub(crate) fn cost(requests: &[Request]) -> usize {
     let shared = common(&requests.iter().map(|request| request.input.as_slice()).collect::<Vec<_>>());
     let own = requests.iter().map(|request| request.input.len()).filter(|&len| len > shared);
     own.sum::<usize>().max(shared)

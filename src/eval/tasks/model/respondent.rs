@@ -10,7 +10,7 @@ use crate::eval::tasks::respondent::Respondent;
 use crate::eval::tasks::scoring::Likelihood;
 
 /// A model that answers questions.
-pub struct ModelRespondent<'a, R> {
+pub(crate) struct ModelRespondent<'a, R> {
     /// The runner of the model.
     pub runner: R,
     /// The model's tokenizer.

@@ -8,10 +8,10 @@ use crate::eval::softmax::NOT_FINITE;
 use crate::model::Batch;
 
 /// A callback that gets the index of a logits row, among the requested rows, and the row.
-pub type RowVisitor<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + Send + 'a;
+pub(crate) type RowVisitor<'a> = dyn FnMut(usize, &[f32]) -> Result<()> + Send + 'a;
 
 /// Runs batches on the slots of a cache.
-pub trait Runner {
+pub(crate) trait Runner {
     /// Makes at least `count` slots. Their old content may be lost.
     fn make_slots(&mut self, count: usize) -> Result<()>;
     /// Makes slot `to` a copy of the first `len` tokens of slot `from`.
@@ -21,14 +21,14 @@ pub trait Runner {
 }
 
 /// A [`Runner`] for a loaded model.
-pub struct ModelRunner<'a> {
+pub(crate) struct ModelRunner<'a> {
     model: &'a LanguageModel,
     cache: Option<Cache>,
 }
 
 impl<'a> ModelRunner<'a> {
     /// Creates a runner without slots.
-    pub fn new(model: &'a LanguageModel) -> ModelRunner<'a> {
+    pub(crate) fn new(model: &'a LanguageModel) -> ModelRunner<'a> {
         ModelRunner { model, cache: None }
     }
 }
@@ -55,7 +55,7 @@ impl Runner for ModelRunner<'_> {
 }
 
 /// Reports the progress of a task and lets the user interrupt it.
-pub struct Monitor<'a> {
+pub(crate) struct Monitor<'a> {
     /// The signal to stop after the current batch.
     pub interrupted: &'a AtomicBool,
     /// A callback that gets the number of answered questions and of all questions.

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::Batch;
 
 /// Computes logits by a rule. They depend on all earlier tokens, so that wrong tokens in a slot change them.
-pub struct RuleRunner {
+pub(crate) struct RuleRunner {
     /// The length of a row.
     pub vocabulary: usize,
     /// The tokens in each slot.
@@ -54,11 +54,11 @@ impl Runner for RuleRunner {
     }
 }
 
-pub fn monitor() -> Monitor<'static> {
+pub(crate) fn monitor() -> Monitor<'static> {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
     Monitor { interrupted: &INTERRUPTED, progress: &|_, _| () }
 }
 
-pub fn tokenizer() -> Tokenizer {
+pub(crate) fn tokenizer() -> Tokenizer {
     crate::test_support::tokenizer("tiny-llama")
 }

@@ -10,7 +10,7 @@ use crate::eval::tasks::question::Pair;
 
 /// A pair in tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub(crate) struct Request {
     /// The tokens to run: context and continuation, without the last token.
     pub input: Vec<u32>,
     /// The continuation. The last rows of the input predict it.
@@ -19,7 +19,7 @@ pub struct Request {
 
 impl Request {
     /// The index of the first row to score.
-    pub fn first_row(&self) -> usize {
+    pub(crate) fn first_row(&self) -> usize {
         self.input.len() - self.targets.len()
     }
 }
@@ -28,7 +28,11 @@ impl Request {
 ///
 /// # Errors
 /// A continuation that has no tokens or more than `limit`, an empty context if the tokenizer has neither BOS nor EOS.
-pub fn requests(tokenizer: &Tokenizer, limit: usize, questions: &[&[Pair]]) -> Result<Vec<Vec<Request>>> {
+pub(crate) fn requests(
+    tokenizer: &Tokenizer,
+    limit: usize,
+    questions: &[&[Pair]],
+) -> Result<Vec<Vec<Request>>> {
     questions.par_iter().map(|pairs| question(tokenizer, limit, pairs)).collect()
 }
 
@@ -85,7 +89,12 @@ fn after_first(first: u32, tokens: &[u32]) -> Vec<u32> {
 ///
 /// # Errors
 /// A `room` that leaves no token for a prompt.
-pub fn prompts(tokenizer: &Tokenizer, limit: usize, texts: &[&str], room: usize) -> Result<Vec<Vec<u32>>> {
+pub(crate) fn prompts(
+    tokenizer: &Tokenizer,
+    limit: usize,
+    texts: &[&str],
+    room: usize,
+) -> Result<Vec<Vec<u32>>> {
     let longest = limit.checked_sub(room).filter(|&longest| longest > 0).ok_or_else(|| {
         Error::unsupported(
             format!("the task needs {room} tokens for the answer, but the model's limit is {limit}"),

@@ -33,7 +33,7 @@ struct WritingJob<'a> {
 ///
 /// # Errors
 /// Errors of the runner, logits that are not finite, an interruption.
-pub fn all(
+pub(crate) fn all(
     runner: &mut dyn Runner,
     tokenizer: &Tokenizer,
     prompts: &[Vec<u32>],

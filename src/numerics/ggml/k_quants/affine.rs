@@ -13,7 +13,7 @@ use crate::numerics::ggml::lanes::{self, Lanes};
 use crate::numerics::ggml::parts::Parts;
 
 /// The parameters of a type's search.
-pub struct SearchParameters {
+pub(crate) struct SearchParameters {
     /// The largest code.
     pub top: f32,
     /// The largest integer scale, and min.
@@ -39,7 +39,7 @@ const ZERO: Parts =
 
 /// Dequantizes in sub-blocks of E: value = (d·scale)·code − dmin·min.
 #[inline(always)]
-pub fn dequantize<const E: usize>(parts: &Parts, out: &mut [f32]) {
+pub(crate) fn dequantize<const E: usize>(parts: &Parts, out: &mut [f32]) {
     let (d, dmin) = (parts.d.to_f32(), parts.dmin.to_f32());
     for (j, (out, codes)) in out.chunks_exact_mut(E).zip(parts.codes.chunks_exact(E)).enumerate() {
         let (scale, min) = (d * f32::from(parts.scales[j]), dmin * f32::from(parts.minimums[j]));
@@ -246,7 +246,7 @@ impl<'a, L: Lanes> Search<'a, L> {
 
 /// Quantizes a super-block of 8·G sub-blocks of E values.
 #[inline(always)]
-pub fn quantize<L: Lanes, const E: usize, const G: usize>(
+pub(crate) fn quantize<L: Lanes, const E: usize, const G: usize>(
     x: &[f32],
     importance: Option<&[f32]>,
     parameters: &SearchParameters,

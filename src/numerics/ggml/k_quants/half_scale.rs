@@ -4,32 +4,32 @@ use half::f16;
 
 /// The power of two that a super-block was divided by: fits work in units of it, files in units of one.
 #[derive(Clone, Copy)]
-pub struct Unit(pub f32);
+pub(crate) struct Unit(pub f32);
 
 impl Unit {
     /// Returns the f16 that a file stores for `scale`; saturates.
     #[inline(always)]
-    pub fn store(self, scale: f32) -> f16 {
+    pub(crate) fn store(self, scale: f32) -> f16 {
         let largest = f16::MAX.to_f32();
         f16::from_f32((scale * self.0).clamp(-largest, largest))
     }
 
     /// Returns the scale of a file's value.
     #[inline(always)]
-    pub fn load(self, stored: f16) -> f32 {
+    pub(crate) fn load(self, stored: f16) -> f32 {
         stored.to_f32() / self.0
     }
 
     /// Returns the nearest scale that a file can hold.
     #[inline(always)]
-    pub fn nearest(self, scale: f32) -> f32 {
+    pub(crate) fn nearest(self, scale: f32) -> f32 {
         self.load(self.store(scale))
     }
 
     /// Returns the nearest scale away from zero. Among f16's subnormals rounding down could lose a third of the scale, and the
     /// sub-blocks' integers could not compensate for it.
     #[inline(always)]
-    pub fn at_least(self, scale: f32) -> f32 {
+    pub(crate) fn at_least(self, scale: f32) -> f32 {
         let stored = self.store(scale);
         let short = self.load(stored).abs() < scale.abs() && stored.to_bits() & 0x7fff < f16::MAX.to_bits();
         let sign = f16::from_f32(scale).to_bits() & 0x8000;

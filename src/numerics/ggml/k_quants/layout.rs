@@ -1,7 +1,7 @@
 //! On-disk super-blocks as structs of byte arrays, read and written without `unsafe`.
 
 /// The bytes of a super-block as a file has them.
-pub trait Layout {
+pub(crate) trait Layout {
     /// Bytes of a super-block.
     const BYTES: usize;
 
@@ -17,7 +17,7 @@ macro_rules! layout {
     ($(#[$doc:meta])* $name:ident: $bytes:literal { $($field:ident: $len:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[repr(C)]
-        pub struct $name { $($field: [u8; $len]),+ }
+        pub(crate) struct $name { $($field: [u8; $len]),+ }
 
         const _: () = assert!(size_of::<$name>() == $bytes);
 
@@ -45,7 +45,7 @@ pub(super) use layout;
 
 /// Takes the next field.
 #[inline(always)]
-pub fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
+pub(crate) fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
     let (field, rest) = bytes.split_first_chunk().expect("rows are cut into whole blocks");
     *bytes = rest;
     *field

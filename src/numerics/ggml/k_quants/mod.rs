@@ -32,8 +32,8 @@ mod super_block;
 mod tests;
 mod weights;
 
-pub use q2_k::Q2K;
-pub use q3_k::Q3K;
-pub use q4_k::Q4K;
-pub use q5_k::Q5K;
-pub use q6_k::Q6K;
+pub(crate) use q2_k::Q2K;
+pub(crate) use q3_k::Q3K;
+pub(crate) use q4_k::Q4K;
+pub(crate) use q5_k::Q5K;
+pub(crate) use q6_k::Q6K;

@@ -16,7 +16,7 @@ layout! {
 }
 
 /// The search.
-pub const SEARCH: SearchParameters = SearchParameters {
+pub(crate) const SEARCH: SearchParameters = SearchParameters {
     top: 15.0,
     scale_top: 63.0,
     steps: &[-1.6, -1.4, -1.2, -1.0, -0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4],

@@ -5,7 +5,7 @@ use super::super_block::SUPER_BLOCK;
 
 /// Packs codes 0 … 3.
 #[inline(always)]
-pub fn pack(codes: &[u8; SUPER_BLOCK]) -> [u8; SUPER_BLOCK / 4] {
+pub(crate) fn pack(codes: &[u8; SUPER_BLOCK]) -> [u8; SUPER_BLOCK / 4] {
     let mut out = [0; SUPER_BLOCK / 4];
     for (out, codes) in out.chunks_exact_mut(32).zip(codes.chunks_exact(128)) {
         for (i, out) in out.iter_mut().enumerate() {
@@ -17,7 +17,7 @@ pub fn pack(codes: &[u8; SUPER_BLOCK]) -> [u8; SUPER_BLOCK / 4] {
 
 /// Unpacks codes 0 … 3.
 #[inline(always)]
-pub fn unpack(packed: &[u8; SUPER_BLOCK / 4]) -> [u8; SUPER_BLOCK] {
+pub(crate) fn unpack(packed: &[u8; SUPER_BLOCK / 4]) -> [u8; SUPER_BLOCK] {
     let mut codes = [0; SUPER_BLOCK];
     for (codes, packed) in codes.chunks_exact_mut(128).zip(packed.chunks_exact(32)) {
         for (i, byte) in packed.iter().enumerate() {

@@ -12,7 +12,7 @@ use crate::numerics::ggml::lanes::{self, Lanes};
 use crate::numerics::ggml::parts::Parts;
 
 /// The parameters of a type's search.
-pub struct SearchParameters {
+pub(crate) struct SearchParameters {
     /// Codes are −half … half − 1.
     pub half: f32,
     /// Integer scales are −this … this − 1.
@@ -26,7 +26,7 @@ pub struct SearchParameters {
 }
 
 /// The extent of a search.
-pub struct Effort {
+pub(crate) struct Effort {
     /// Candidate steps: the largest magnitude divided by half + this.
     pub steps: &'static [f32],
     /// Integer scales tried around the fitted one, in this order.
@@ -37,7 +37,7 @@ pub struct Effort {
 
 /// Dequantizes in sub-blocks of 16: value = (d·scale)·(code − half).
 #[inline(always)]
-pub fn dequantize(half: i16, parts: &Parts, out: &mut [f32]) {
+pub(crate) fn dequantize(half: i16, parts: &Parts, out: &mut [f32]) {
     let d = parts.d.to_f32();
     for ((out, codes), scale) in out.chunks_exact_mut(E).zip(parts.codes.chunks_exact(E)).zip(parts.scales) {
         let scale = d * f32::from(scale);
@@ -147,7 +147,11 @@ impl<L: Lanes> Search<'_, L> {
 
 /// Quantizes a super-block.
 #[inline(always)]
-pub fn quantize<L: Lanes>(x: &[f32], importance: Option<&[f32]>, parameters: &SearchParameters) -> Parts {
+pub(crate) fn quantize<L: Lanes>(
+    x: &[f32],
+    importance: Option<&[f32]>,
+    parameters: &SearchParameters,
+) -> Parts {
     let zero = Parts {
         d: f16::ZERO,
         dmin: f16::ZERO,

@@ -7,7 +7,7 @@ use crate::numerics::ggml::parts::Parts;
 
 /// Packs the first 8 scales and minimums.
 #[inline(always)]
-pub fn pack(parts: &Parts) -> [u8; 12] {
+pub(crate) fn pack(parts: &Parts) -> [u8; 12] {
     let (scales, mins) = (parts.scales.map(i8::cast_unsigned), &parts.minimums);
     let mut out = [0; 12];
     for j in 0..4 {
@@ -20,7 +20,7 @@ pub fn pack(parts: &Parts) -> [u8; 12] {
 
 /// Unpacks to the first 8 scales and minimums.
 #[inline(always)]
-pub fn unpack(packed: &[u8; 12]) -> ([i8; 16], [u8; 16]) {
+pub(crate) fn unpack(packed: &[u8; 12]) -> ([i8; 16], [u8; 16]) {
     let (mut scales, mut mins) = ([0; 16], [0; 16]);
     for j in 0..4 {
         scales[j] = packed[j] & 63;

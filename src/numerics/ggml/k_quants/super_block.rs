@@ -6,10 +6,10 @@ use crate::numerics::ggml::lanes::Lanes;
 use crate::numerics::ggml::parts::Parts;
 
 /// Values of a super-block.
-pub const SUPER_BLOCK: usize = 256;
+pub(crate) const SUPER_BLOCK: usize = 256;
 
 /// A k-quant type: its bytes, its numbers, and the search for them.
-pub trait SuperBlock: Layout + Sized {
+pub(crate) trait SuperBlock: Layout + Sized {
     /// Quantizes [`SUPER_BLOCK`] values, with as many importances.
     fn quantize<L: Lanes>(x: &[f32], importance: Option<&[f32]>) -> Parts;
 

@@ -16,7 +16,7 @@ const NEGLIGIBLE: f32 = 1e-12;
 
 /// The weight of an element where no importance is given.
 #[derive(Clone, Copy)]
-pub enum Alone {
+pub(crate) enum Alone {
     /// rms of the sub-block + |x|.
     RmsPlusAbs,
     /// x² + this · mean square of the super-block.
@@ -25,7 +25,7 @@ pub enum Alone {
 
 /// The weights of a type.
 #[derive(Clone, Copy)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// Without importance.
     pub alone: Alone,
     /// With importance q: q·√(this · mean square of the super-block + x²), or q itself.
@@ -33,7 +33,7 @@ pub struct Rule {
 }
 
 /// A super-block scaled by a power of two until its largest magnitude is in [1, 2).
-pub struct Scaled {
+pub(crate) struct Scaled {
     /// The values.
     pub x: [f32; SUPER_BLOCK],
     /// The divisor.
@@ -44,7 +44,7 @@ pub struct Scaled {
 impl Scaled {
     /// Scales the values; `None` if all of them are negligible.
     #[inline(always)]
-    pub fn new(x: &[f32]) -> Option<Scaled> {
+    pub(crate) fn new(x: &[f32]) -> Option<Scaled> {
         let largest = eight_folds(x, |most, v| if v.abs() > most { v.abs() } else { most })
             .into_iter()
             .fold(0.0, f32::max);
@@ -95,7 +95,7 @@ fn evened(importance: &[f32]) -> Option<[f32; SUPER_BLOCK]> {
 
 /// Eight sub-blocks of E elements: lane j of entry i is element i of sub-block j.
 #[derive(Clone, Copy)]
-pub struct SubBlocks<L, const E: usize> {
+pub(crate) struct SubBlocks<L, const E: usize> {
     /// Values.
     pub x: [L; E],
     /// Weights.
@@ -124,7 +124,7 @@ impl<L: Lanes, const E: usize> SubBlocks<L, E> {
 
 /// Returns the sub-blocks of a super-block, eight to each of the G entries: G·8·E values.
 #[inline(always)]
-pub fn sub_blocks<L: Lanes, const E: usize, const G: usize>(
+pub(crate) fn sub_blocks<L: Lanes, const E: usize, const G: usize>(
     block: &Scaled,
     importance: Option<&[f32]>,
     rule: Rule,
