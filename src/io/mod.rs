@@ -14,7 +14,7 @@ mod own;
 pub(crate) mod quantized;
 pub mod safetensors;
 mod scan;
-pub(crate) mod side_files;
+pub mod side_files;
 mod source;
 pub(crate) mod tokenizer;
 mod weight_files;

@@ -75,7 +75,7 @@ fn module_folders(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// The subfolders named by modules.json: each a plain name.
-pub(crate) fn parse_modules(file: &Path, bytes: &[u8]) -> Result<Vec<String>> {
+pub fn parse_modules(file: &Path, bytes: &[u8]) -> Result<Vec<String>> {
     let modules: Vec<Value> = serde_json::from_slice(bytes)
         .map_err(|e| Error::malformed(file, "a JSON list of modules", e, "mend or delete this file"))?;
     let paths =
