@@ -65,6 +65,7 @@ impl Format for PairsByPairs {
     type Input = u16;
     type Weights<V: FloatLanes> = V::Raw;
     const COLUMNS: usize = 2;
+    const BFLOAT16_INPUTS: bool = true;
 
     #[inline(always)]
     fn load<V: FloatLanes>(line: &Line) -> V::Raw {

@@ -49,10 +49,10 @@ impl<I: Copy> PanelProduct<'_, I> {
             Level::Avx2 => unsafe { avx2::<F>(self) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512 { bf16: false, .. } => unsafe { avx512::<F>(self) },
+            Level::Avx512 { bf16: true, .. } if F::BFLOAT16_INPUTS => unsafe { avx512_bf16::<F>(self) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx512 { bf16: true, .. } => unsafe { avx512_bf16::<F>(self) },
+            Level::Avx512 { .. } => unsafe { avx512::<F>(self) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => self.sweep::<PlainFloat, F>(),
         }

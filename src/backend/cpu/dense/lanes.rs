@@ -48,6 +48,8 @@ pub(in super::super) trait Format {
     type Weights<V: FloatLanes>: Copy;
     /// Columns per line.
     const COLUMNS: usize;
+    /// True if the inputs are bfloat16, too: some CPUs multiply such pairs. Kernels for them are compiled for no other format.
+    const BFLOAT16_INPUTS: bool = false;
 
     fn load<V: FloatLanes>(line: &Line) -> Self::Weights<V>;
     /// Returns sum + the products of a line with [`Format::COLUMNS`] inputs.
