@@ -180,7 +180,7 @@ impl TunedChoice {
 #[serde(deny_unknown_fields)]
 pub struct KernelTable {
     #[serde(default)]
-    tuned: Vec<TunedChoice>,
+    pub(super) tuned: Vec<TunedChoice>,
 }
 
 impl KernelTable {
@@ -228,11 +228,6 @@ impl KernelTable {
     pub(crate) fn with(self, newer: Vec<TunedChoice>) -> KernelTable {
         let kept = self.tuned.into_iter().filter(|old| !newer.iter().any(|new| old.replaced_by(new)));
         KernelTable::new(kept.chain(newer.iter().cloned()).collect())
-    }
-
-    /// Returns the measurements.
-    pub fn tuned(&self) -> &[TunedChoice] {
-        &self.tuned
     }
 
     /// Chooses the kernel and split for a product.

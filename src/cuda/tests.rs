@@ -338,7 +338,7 @@ fn what_was_measured_goes_before_the_rules() {
     let w8a8 = TunedChoice { bits: Bits::W8, ..entry(16, ProductKernel::W8A8(128)) };
     assert_eq!(rounded(&table.clone().with(vec![w8a8])), ProductKernel::W8A8(128));
     let newer = table.clone().with(vec![entry(16, ProductKernel::Gemv), entry(32, ProductKernel::Gemv)]);
-    let kernels: Vec<ProductKernel> = newer.tuned().iter().map(|entry| entry.choice.kernel).collect();
+    let kernels: Vec<ProductKernel> = newer.tuned.iter().map(|entry| entry.choice.kernel).collect();
     assert_eq!(
         kernels,
         [ProductKernel::GemmSmall, ProductKernel::Gemv, ProductKernel::Gemv, ProductKernel::Gemm(32)]

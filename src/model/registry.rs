@@ -31,13 +31,13 @@ pub const ARCHITECTURES: &[&Arch] = &[
 ];
 
 /// Finds the architecture that config.json's `model_type` names.
-pub fn find(config: &Value) -> Option<&'static Arch> {
+pub(crate) fn find(config: &Value) -> Option<&'static Arch> {
     let model_type = config.get("model_type")?.as_str()?;
     ARCHITECTURES.iter().copied().find(|arch| arch.models.iter().any(|(name, _)| *name == model_type))
 }
 
 /// Finds the architecture that config.json's `model_type` names, where it has a form in GGUF.
-pub fn find_hf(config: &Value) -> Option<&'static Arch> {
+pub(crate) fn find_hf(config: &Value) -> Option<&'static Arch> {
     find(config).filter(|arch| arch.has_gguf())
 }
 
@@ -63,7 +63,7 @@ pub fn configure(config: &Value) -> Result<Model> {
 }
 
 /// Finds the architecture that a GGUF names, with or without experts.
-pub fn find_gguf(name: &str, experts: bool) -> Option<&'static Arch> {
+pub(crate) fn find_gguf(name: &str, experts: bool) -> Option<&'static Arch> {
     let named = || ARCHITECTURES.iter().copied().filter(|arch| arch.has_gguf() && arch.gguf.name == name);
     named().find(|arch| arch.has_experts() == experts).or_else(|| named().next())
 }

@@ -16,10 +16,11 @@ mod run;
 mod stream;
 mod verify;
 
-pub use blocks::{BlockReport, CalibrationInput, ExpertReport, LinearReport, Survey, calibrate, recall};
-pub(crate) use blocks::{Estimate, check_device, estimate, sensitivity, unmeasured, untie};
+pub use blocks::{BlockReport, CalibrationInput, ExpertReport, LinearReport, Survey, calibrate};
+pub(crate) use blocks::{Estimate, check_device, estimate, recall, sensitivity, unmeasured, untie};
 pub use options::{Event, Options, Outcome, Target};
 pub(crate) use output::{check_target, input_digest, provenance, record_path};
-pub use run::{peak_memory, run};
+pub(crate) use run::peak_memory;
+pub use run::run;
 pub(crate) use stream::total_input_bytes;
 pub(crate) use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};

@@ -135,7 +135,7 @@ fn fill(
 }
 
 /// Estimates the anonymous memory of a run without calibration, in bytes: a chunk for each thread, and the process itself.
-pub fn peak_memory(plan: &Plan, threads: usize) -> u64 {
+pub(crate) fn peak_memory(plan: &Plan, threads: usize) -> u64 {
     const PROCESS: u64 = 24 << 20;
     const BYTES_PER_ELEMENT: u64 = 4 + 1 + 1;
     let largest = plan.tensors.iter().map(|tensor| {

@@ -88,7 +88,7 @@ pub fn calibrate(
 ///
 /// # Errors
 /// See [`PriorStatistics::open`].
-pub fn recall(
+pub(crate) fn recall(
     paths: &[PathBuf],
     plan: &Plan,
     checkpoint: &Arc<Checkpoint>,

@@ -26,7 +26,8 @@ mod work;
 mod tests;
 
 pub(crate) use block_loop::BlockLoop;
-pub use calibrate::{Survey, calibrate, recall};
+pub(crate) use calibrate::recall;
+pub use calibrate::{Survey, calibrate};
 pub(crate) use ends::{ends, untie};
 pub(crate) use estimate::{Estimate, estimate};
 pub(crate) use layouts::layouts;

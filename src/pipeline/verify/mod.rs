@@ -5,6 +5,5 @@ mod check;
 mod compare;
 
 pub(crate) use alone::verify_alone;
-pub(crate) use check::TensorCheck;
-pub(crate) use check::Verification;
+pub(crate) use check::{TensorCheck, Verification};
 pub(crate) use compare::{recorded_recipe, verify};
