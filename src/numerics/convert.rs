@@ -6,11 +6,13 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+#[cfg(target_arch = "x86_64")]
+use super::f16c;
 use super::simd::{self, Kernel};
 use super::{Fp8, fp8, ggml};
 use crate::tensor::DType;
 
-/// Halves converted at a time, in a buffer with the alignment that `half`'s F16C and NEON loops need.
+/// Halves converted at a time by `half`, in a buffer with the alignment that its NEON loops need.
 const BUFFER: usize = 1024;
 
 /// Decodes little-endian elements (or blocks) into f32. F64 is rounded to nearest.
@@ -111,6 +113,10 @@ pub(crate) fn bf16_bits(value: f32) -> u16 {
 }
 
 fn f16_to_f32(bytes: &[u8], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if f16c::decode(bytes, out) {
+        return;
+    }
     let mut halves = [f16::ZERO; BUFFER];
     for (bytes, out) in bytes.chunks(2 * BUFFER).zip(out.chunks_mut(BUFFER)) {
         let halves = &mut halves[..out.len()];
@@ -122,6 +128,10 @@ fn f16_to_f32(bytes: &[u8], out: &mut [f32]) {
 }
 
 fn f32_to_f16(values: &[f32], bytes: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if f16c::encode(values, bytes) {
+        return;
+    }
     let mut halves = [f16::ZERO; BUFFER];
     for (values, bytes) in values.chunks(BUFFER).zip(bytes.chunks_mut(2 * BUFFER)) {
         let halves = &mut halves[..values.len()];
@@ -166,6 +176,23 @@ mod tests {
             [0x3F80_8000, 0x3F81_8000, 0x7F7F_FFFF, 0x7F80_0000, 0x7F80_0001, 0xFFFF_FFFF, 0x0000_8001];
         for value in patterns.chain(ties.map(f32::from_bits)) {
             assert_eq!(bf16_bits(value), bf16::from_f32(value).to_bits(), "{value}");
+        }
+    }
+
+    /// Every upper half of the bits, with lower halves at, beside and between ties; no multiple of eight values.
+    #[test]
+    fn f16_conversions_equal_those_of_half() {
+        let lower = [0, 1, 0x0FFF, 0x1000, 0x1001, 0x2000, 0x3000, 0x7FFF, 0xEFFF, 0xF000, 0xFFFF];
+        let bits = (0..=0xFFFF_u32).flat_map(|upper| lower.map(|lower| upper << 16 | lower));
+        let values: Vec<f32> = bits.skip(3).map(f32::from_bits).collect();
+        assert!(!values.len().is_multiple_of(8));
+        let (mut bytes, mut back) = (Vec::new(), vec![0.0; values.len()]);
+        from_f32(DType::F16, &values, &mut bytes);
+        to_f32(DType::F16, &bytes, &mut back);
+        for ((value, bytes), back) in values.iter().zip(bytes.as_chunks::<2>().0).zip(back) {
+            let half = f16::from_f32_const(*value); // never by F16C
+            assert_eq!(*bytes, half.to_le_bytes(), "{value}");
+            assert_eq!(back.to_bits(), half.to_f32_const().to_bits(), "{value}");
         }
     }
 

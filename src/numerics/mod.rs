@@ -9,6 +9,8 @@ mod column;
 pub mod convert;
 mod eight_bits;
 mod extremes;
+#[cfg(target_arch = "x86_64")]
+mod f16c;
 mod fp4;
 mod fp8;
 pub mod ggml;
