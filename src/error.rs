@@ -134,6 +134,16 @@ impl Error {
         }
     }
 
+    /// The same error, about another file.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self {
+            Error::Malformed { tensor, expected, found, hint, .. } => {
+                Error::Malformed { file: path.to_owned(), tensor, expected, found, hint }
+            }
+            other => other,
+        }
+    }
+
     /// An [`Error::Unsupported`].
     pub fn unsupported(what: impl Display, hint: impl Display) -> Self {
         Error::Unsupported { what: what.to_string(), hint: hint.to_string() }

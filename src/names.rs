@@ -1,6 +1,8 @@
 //! Errors for names that are not known: of schemes, methods, formats, recipes and keys. The hint gives the nearest known
 //! name, or all of them.
 
+use std::borrow::Cow;
+
 use crate::error::Error;
 
 /// Similarity (Jaro-Winkler) from which a known name counts as near.
@@ -19,6 +21,24 @@ fn hint(name: &str, known: &[&str]) -> String {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => format!("known: {}", known.join(", ")),
     }
+}
+
+/// The longest name in a table, in characters.
+const LONGEST: usize = 200;
+
+/// Returns a name from a file as tables and messages show it: control characters escaped, the middle of a very long one left
+/// out.
+pub(crate) fn shown(name: &str) -> Cow<'_, str> {
+    let length = name.chars().count();
+    if length <= LONGEST && !name.contains(char::is_control) {
+        return Cow::Borrowed(name);
+    }
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let part = |skip: usize, take: usize| name.chars().skip(skip).take(take).map(escape).collect::<String>();
+    Cow::Owned(match length <= LONGEST {
+        true => part(0, length),
+        false => format!("{}…{}", part(0, LONGEST / 2), part(length - LONGEST / 2 + 1, LONGEST / 2)),
+    })
 }
 
 /// Returns the hint for serde's message about an unknown field; `None` for other messages.

@@ -203,7 +203,14 @@ fn parts_are_opened_together() {
 #[test]
 fn factors_of_no_known_rule_pass_through() {
     let folder = tempfile::tempdir().unwrap();
-    let input = settings("llama").tensor("token_embd.weight", &[3, 8]).tensor("output_norm.weight", &[8]);
+    let mut input = settings("llama").tensor("token_embd.weight", &[3, 8]).tensor("output_norm.weight", &[8]);
+    for (name, shape) in [("attn_q", [8, 8]), ("attn_k", [4, 8]), ("attn_v", [4, 8]), ("attn_output", [8, 8])]
+    {
+        input = input.tensor(&format!("blk.0.{name}.weight"), &shape);
+    }
+    for (name, shape) in [("ffn_gate", [16, 8]), ("ffn_up", [16, 8]), ("ffn_down", [8, 16])] {
+        input = input.tensor(&format!("blk.0.{name}.weight"), &shape);
+    }
     let input = input.tensor("rope_freqs.weight", &[2]).write(&folder, "x.gguf");
     common::ok(folder.path(), "convert x.gguf -o y.gguf");
     let freqs = |path: &Path| {

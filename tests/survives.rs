@@ -155,6 +155,28 @@ fn the_number_of_threads_does_not_show() {
     }
 }
 
+/// `--overwrite` replaces what llmc wrote, and nothing else: neither weights alone make a folder ours, nor a name a GGUF.
+#[test]
+fn only_our_own_is_overwritten() {
+    let folder = folder();
+    let here = folder.path();
+    let quantize = "quantize model.safetensors --scheme w8a16 -o out --overwrite";
+    ok(here, quantize);
+    std::fs::write(here.join("out/calibration.txt"), "mine").unwrap();
+    assert!(fails(here, quantize, 2).contains("other files"));
+    assert_eq!(std::fs::read(here.join("out/calibration.txt")).unwrap(), b"mine");
+    std::fs::create_dir(here.join("folder")).unwrap();
+    std::fs::copy(here.join("model.safetensors"), here.join("folder/model.safetensors")).unwrap();
+    ok(here, "quantize model.safetensors --scheme w8a16 -o other");
+    std::fs::copy(here.join("model.safetensors"), here.join("other/only-copy.safetensors")).unwrap();
+    assert!(
+        fails(here, "quantize model.safetensors --scheme w8a16 -o other --overwrite", 2)
+            .contains("other files")
+    );
+    let over = "quantize model.safetensors --scheme w8a16 -o folder --overwrite";
+    assert!(fails(here, over, 2).contains("not written by llmc"));
+}
+
 #[test]
 fn what_is_there_is_not_lost() {
     let folder = folder();
@@ -180,7 +202,7 @@ fn what_is_there_is_not_lost() {
         std::fs::write(here.join(name).join("thesis.txt"), "mine").unwrap();
         let line = format!("quantize model.safetensors --overwrite --scheme {line}");
         let said = fails(here, &line, if name == "folder" { 2 } else { 1 });
-        assert!(name != "folder" || said.contains("not what llmc writes"), "{said}");
+        assert!(name != "folder" || said.contains("not written by llmc"), "{said}");
         assert_eq!(std::fs::read(here.join(name).join("thesis.txt")).unwrap(), b"mine");
     }
     assert!(
@@ -195,6 +217,24 @@ fn what_is_there_is_not_lost() {
         assert!(fails(here, &line, 1).contains("in the way"));
     }
     assert_eq!(std::fs::read(here.join("mine.partial/notes.txt")).unwrap(), b"mine");
+}
+
+/// A partial output that holds links leads to other files.
+#[test]
+fn links_in_a_partial_output_are_not_followed() {
+    let folder = folder();
+    let here = folder.path();
+    std::fs::write(here.join("precious"), "mine").unwrap();
+    std::fs::create_dir(here.join("linked.partial")).unwrap();
+    std::os::unix::fs::symlink(here.join("precious"), here.join("linked.partial/llmc.journal")).unwrap();
+    let line = "quantize model.safetensors --scheme w8a16 -o linked --no-resume";
+    assert!(fails(here, line, 1).contains("in the way"));
+    let inner = here.join("linked.partial/adapter");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::rename(here.join("linked.partial/llmc.journal"), inner.join("adapter_config.json")).unwrap();
+    std::fs::write(here.join("linked.partial/llmc.journal"), "").unwrap();
+    assert!(fails(here, line, 1).contains("in the way"));
+    assert_eq!(std::fs::read(here.join("precious")).unwrap(), b"mine");
 }
 
 #[test]

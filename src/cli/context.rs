@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::plan_report::PlanReport;
+use super::terminal;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::hub::Hub;
@@ -64,13 +65,16 @@ impl Context {
     /// Prints a line about the work in hand, on a terminal.
     pub(crate) fn say(&self, line: &str) {
         if !self.global.quiet && std::io::stderr().is_terminal() {
-            eprintln!("{line}");
+            terminal::tell(line);
         }
     }
 
     /// Prints a result: text for people, JSON with --json. A closed pipe ends the output quietly.
     pub(crate) fn print(&self, text: impl FnOnce() -> String, json: impl FnOnce() -> Value) -> Result<()> {
-        let content = if self.global.json { format!("{:#}\n", json()) } else { text() };
+        let content = match self.global.json {
+            true => terminal::escaped_json(&format!("{:#}\n", json())),
+            false => terminal::escaped(&text()).into_owned(),
+        };
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(content.as_bytes()).and_then(|()| stdout.flush()) {
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", e)),
@@ -105,8 +109,8 @@ impl Host for Context {
 
     fn notify(&self, notice: &Notice) {
         match notice {
-            Notice::Warning(text) => eprintln!("warning: {text}"),
-            Notice::Note(text) if !self.global.quiet => eprintln!("note: {text}"),
+            Notice::Warning(text) => terminal::tell(&format!("warning: {text}")),
+            Notice::Note(text) if !self.global.quiet => terminal::tell(&format!("note: {text}")),
             Notice::Block(event) if self.global.json && !self.global.quiet => print_event(event),
             Notice::Refused(plan, checkpoint) => {
                 if let Ok(report) = PlanReport::new(plan, checkpoint) {
@@ -144,9 +148,11 @@ fn print_event(event: &Event) {
         Event::Linear { block, linear } => {
             let value = json!({ "event": "linear", "block": block, "name": linear.name,
                                 "scheme": linear.scheme, "relative_error": linear.relative_error });
-            eprintln!("{value}");
+            terminal::tell_json(&value);
         }
-        Event::Block { index, of } => eprintln!("{}", json!({ "event": "block", "block": index, "of": of })),
+        Event::Block { index, of } => {
+            terminal::tell_json(&json!({ "event": "block", "block": index, "of": of }));
+        }
         Event::Start { .. } => {}
     }
 }

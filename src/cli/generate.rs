@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::engine_args;
+use crate::cli::terminal;
 use crate::engine::{
     ChatTemplate, FinishReason, Generation, LanguageModel, Limits, Message, Sampler, Sampling, Sequence,
     Tokenizer,
@@ -160,7 +161,7 @@ impl Answer {
         if context.prints_json() {
             context.print(String::new, || self.json())?;
         } else if !context.is_quiet() {
-            eprintln!("{}", self.figures());
+            terminal::tell(&self.figures().to_string());
         }
         match self.finish {
             None if context.is_interrupted() => {

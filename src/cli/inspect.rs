@@ -11,6 +11,7 @@ use super::context::Context;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::job::Host;
+use crate::names::shown;
 
 /// Show a checkpoint: tensors, types, sizes, and what llmc recognises in it
 #[derive(Debug, Args)]
@@ -31,13 +32,15 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
 
 fn text(checkpoint: &Checkpoint, side: &[String]) -> String {
     let mut text = String::new();
-    let width = checkpoint.tensors.keys().map(String::len).max().unwrap_or(6).max(6);
+    let names = checkpoint.tensors.keys().map(|name| shown(name));
+    let width = names.map(|name| name.chars().count()).max().unwrap_or(6).max(6);
     let _ = writeln!(text, "{:width$}  {:>18}  {:20}  {:>12}", "tensor", "shape", "stored as", "bytes");
     for (name, source) in &checkpoint.tensors {
         let shape = source.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
         let _ = writeln!(
             text,
-            "{name:width$}  {shape:>18}  {:20}  {:>12}",
+            "{:width$}  {shape:>18}  {:20}  {:>12}",
+            shown(name),
             source.stored_as(),
             source.stored_bytes()
         );
@@ -75,6 +78,7 @@ fn recognised(checkpoint: &Checkpoint, side: &[String]) -> Vec<(&'static str, St
     let optional = [
         ("model type", config("model_type")),
         ("quantization", checkpoint.quantization.clone()),
+        ("not read", checkpoint.packed.clone()),
         ("made by llmc", checkpoint.metadata.get("llmc.version").cloned()),
         ("beside the weights", (!side.is_empty()).then(|| side.join(", "))),
     ];

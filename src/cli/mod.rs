@@ -17,6 +17,7 @@ mod quantization;
 mod quantize;
 mod recipe_args;
 mod run;
+mod terminal;
 mod verify;
 
 use std::io::IsTerminal;
@@ -73,9 +74,9 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            terminal::tell(&format!("error: {error}"));
             if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
+                terminal::tell(&format!("hint: {hint}"));
             }
             ExitCode::from(error.exit_code())
         }
@@ -113,12 +114,19 @@ fn start_logging(verbose: u8) {
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
+        .log_internal_errors(false) // a stderr that cannot be written would make it panic
         .init();
 }
 
+/// Threads for each core beyond which more only cost memory.
+const MOST_THREADS: usize = 4;
+
 fn start_threads(threads: Option<usize>) -> Result<()> {
-    if threads == Some(0) {
-        return Err(Error::usage("--threads must be at least 1", "leave it out to use every core"));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = (cores * MOST_THREADS).max(64);
+    if threads.is_some_and(|threads| threads == 0 || threads > most) {
+        let what = format!("--threads must be between 1 and {most} on {cores} cores");
+        return Err(Error::usage(what, "leave it out to use every core"));
     }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.unwrap_or(0))

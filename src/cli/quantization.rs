@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::calibration_args::CalibrationArguments;
 use super::context::Context;
-use super::plan;
+use super::{plan, terminal};
 use crate::error::Result;
 use crate::job::{Quantize, QuantizeRecord, coverage, expert_coverage};
 use crate::plan::Plan;
@@ -64,10 +64,11 @@ fn note_substitutions(plan: &Plan, context: &Context) {
         return;
     }
     let (count, all) = (substituted.len(), plan.tensors.len());
-    eprintln!("note: {count} of {all} tensors use a different scheme than requested:");
-    notes.iter().take(MOST_NOTES).for_each(|note| eprintln!("  {note}"));
+    terminal::tell(&format!("note: {count} of {all} tensors use a different scheme than requested:"));
+    notes.iter().take(MOST_NOTES).for_each(|note| terminal::tell(&format!("  {note}")));
     if notes.len() > MOST_NOTES {
-        eprintln!("  … and {} more reasons: --dry-run lists every tensor's", notes.len() - MOST_NOTES);
+        let more = notes.len() - MOST_NOTES;
+        terminal::tell(&format!("  … and {more} more reasons: --dry-run lists every tensor's"));
     }
 }
 

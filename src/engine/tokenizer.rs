@@ -7,11 +7,13 @@
 mod gpt2;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use super::tokenizer_configs::{TokenizerConfigs, side_file};
+use super::tokenizer_configs::{TokenizerConfigs, side_file, side_json};
 use crate::error::{Error, Result};
+use crate::io::tokenizer::{complete, declared};
 use crate::io::{Checkpoint, SideFile};
 
 /// The hint for token ids that the model does not have.
@@ -26,6 +28,8 @@ const OTHER_TOKENIZERS: &[&str] =
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The same, with special tokens encoded like any text. Made where plain text is first encoded.
+    plain: OnceLock<tokenizers::Tokenizer>,
     /// The tokenizer's file, for errors.
     file: PathBuf,
     bos: Option<u32>,
@@ -45,14 +49,16 @@ impl Tokenizer {
         let files = checkpoint.side_files()?;
         let configs = TokenizerConfigs::read(checkpoint)?;
         if let Some((file, bytes)) = side_file(&files, "tokenizer.json")? {
-            return Tokenizer::parse(file, &bytes, &configs);
+            let declared = declared(&configs.tokenizer, &side_json(&files, "added_tokens.json")?);
+            let inner = parse_whole(&file, &bytes, declared)?;
+            return Tokenizer::new(file, inner, &configs);
         }
         let (file, rebuilt) = gpt2::rebuild(&files, &configs)?.ok_or_else(|| missing(checkpoint, &files))?;
-        Tokenizer::parse(file, rebuilt.to_string().as_bytes(), &configs)
+        let inner = parse(&file, rebuilt.to_string().as_bytes())?;
+        Tokenizer::new(file, inner, &configs)
     }
 
-    fn parse(file: PathBuf, bytes: &[u8], configs: &TokenizerConfigs) -> Result<Tokenizer> {
-        let inner = parse(&file, bytes)?;
+    fn new(file: PathBuf, inner: tokenizers::Tokenizer, configs: &TokenizerConfigs) -> Result<Tokenizer> {
         let named = configs.special_token("bos_token").and_then(|token| inner.token_to_id(token));
         let bos = named.or_else(|| configs.token_ids("bos_token_id").first().copied());
         let mut tokenizer = Tokenizer {
@@ -62,6 +68,7 @@ impl Tokenizer {
             template_adds_bos: false,
             bos,
             file,
+            plain: OnceLock::new(),
             inner,
         };
         let first = tokenizer.encode("", true)?.first().copied();
@@ -71,10 +78,25 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// The token ids of a text. With `special`, includes the tokens that the tokenizer puts around a text (BOS, `[CLS]` …
-    /// `[SEP]`). The text of a special token always becomes its id.
+    /// The token ids of a text of prompts and templates: where it names a special token, that becomes one id. With `special`,
+    /// includes the tokens that the tokenizer puts around a text (BOS, `[CLS]` … `[SEP]`).
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|e| self.failed("encode", e))?;
+        self.encode_with(&self.inner, text, special)
+    }
+
+    /// The token ids of plain text: the name of a special token (`<unk>` in a corpus) is text like any other, as in
+    /// llama-perplexity.
+    pub fn encode_plain(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let plain = self.plain.get_or_init(|| {
+            let mut plain = self.inner.clone();
+            plain.set_encode_special_tokens(true);
+            plain
+        });
+        self.encode_with(plain, text, special)
+    }
+
+    fn encode_with(&self, inner: &tokenizers::Tokenizer, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding = inner.encode_fast(text, special).map_err(|e| self.failed("encode", e))?;
         let ids = encoding.get_ids();
         Ok(match (self.adds_bos, self.template_adds_bos) {
             (true, false) if special => self.bos.iter().chain(ids).copied().collect(),
@@ -133,6 +155,20 @@ impl Tokenizer {
         let hint = "get tokenizer.json again from the model's source";
         Error::malformed(&self.file, format!("a tokenizer that can {verb}"), error, hint)
     }
+}
+
+/// Parses a tokenizer.json, with the added tokens that only other files declare.
+fn parse_whole(file: &Path, bytes: &[u8], declared: Vec<Value>) -> Result<tokenizers::Tokenizer> {
+    let tokenizer = parse(file, bytes)?;
+    let known = tokenizer.get_added_tokens_decoder();
+    let id = |token: &Value| token["id"].as_u64().and_then(|id| u32::try_from(id).ok());
+    let is_known = |token: &Value| id(token).is_some_and(|id| known.contains_key(&id));
+    if declared.iter().all(is_known) {
+        return Ok(tokenizer);
+    }
+    let mut whole = serde_json::from_slice(bytes).unwrap_or_default();
+    complete(&mut whole, declared);
+    parse(file, whole.to_string().as_bytes())
 }
 
 fn parse(file: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {

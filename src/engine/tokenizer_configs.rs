@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::io::{Checkpoint, SideFile};
+use crate::io::{Checkpoint, SideFile, read_whole};
+use crate::json;
 
 pub(super) const SPECIAL_TOKENS: &[&str] =
     &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -70,7 +71,7 @@ pub(super) fn side_file<'a>(files: &'a [SideFile], name: &str) -> Result<Option<
     let Some(file) = files.iter().find(|file| file.name == name) else { return Ok(None) };
     let bytes = match &file.bytes {
         Some(bytes) => Cow::Borrowed(bytes.as_slice()),
-        None => Cow::Owned(std::fs::read(&file.path).map_err(|e| Error::io(&file.path, e))?),
+        None => Cow::Owned(read_whole(&file.path)?),
     };
     Ok(Some((file.path.clone(), bytes)))
 }
@@ -79,5 +80,5 @@ pub(super) fn side_file<'a>(files: &'a [SideFile], name: &str) -> Result<Option<
 pub(super) fn side_json(files: &[SideFile], name: &str) -> Result<Value> {
     let Some((path, bytes)) = side_file(files, name)? else { return Ok(Value::Null) };
     let hint = "get this file again from the model's source";
-    serde_json::from_slice(&bytes).map_err(|e| Error::malformed(path, "JSON", e, hint))
+    json::parse(&bytes).map_err(|e| Error::malformed(path, "JSON", e, hint))
 }

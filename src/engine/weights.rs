@@ -22,6 +22,7 @@ impl CheckpointWeights {
     /// # Errors
     /// A checkpoint without config.json, an unknown architecture.
     pub(crate) fn model(&self) -> Result<Model> {
+        self.0.refuse_packed()?;
         let config = self.0.config.as_ref().ok_or_else(|| {
             let what = format!("{}: no config.json beside the weights", self.0.path.display());
             Error::unsupported(what, "give a folder that contains the model and its config.json")

@@ -15,10 +15,14 @@ pub(crate) struct Corpus {
 }
 
 impl Corpus {
-    /// Tokenizes a text. Adds no token after it, even if the tokenizer would.
+    /// Tokenizes a text. Adds no token after it, even if the tokenizer would. The names of special tokens are text, except
+    /// under [`Protocol::Strided`]: transformers reads them as tokens.
     pub(crate) fn new(text: &Text, tokenizer: &Tokenizer, protocol: Protocol) -> Result<Corpus> {
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        let mut tokens = tokenizer.encode(&text.text, false)?;
+        let mut tokens = match protocol {
+            Protocol::Chunks { .. } => tokenizer.encode_plain(&text.text, false)?,
+            Protocol::Strided { .. } => tokenizer.encode(&text.text, false)?,
+        };
         if let Some(bos) = bos {
             tokens.insert(0, bos);
         }

@@ -135,9 +135,16 @@ fn pack_eight(nibbles: &[u8]) -> u32 {
     ORDER.iter().enumerate().map(field).fold(0, |word, nibble| word | nibble)
 }
 
+/// The names of the file, and those under which engines load the modules: transformers matches beginnings, vLLM any part of a
+/// name.
+fn not_converted(contents: &Contents, checkpoint: &Checkpoint) -> Vec<String> {
+    let ignored = modules::ignored(contents, checkpoint);
+    ignored.names.iter().map(|name| (*name).to_owned()).chain(ignored.aliases()).collect()
+}
+
 fn quantization_config(contents: &Contents, checkpoint: &Checkpoint) -> Value {
     let groups = modules::groups(contents);
-    let dense = modules::ignored(contents, checkpoint);
+    let dense = not_converted(contents, checkpoint);
     json!({
         "quant_method": "awq",
         "version": "gemm",

@@ -18,7 +18,8 @@ use super::layout::{
     write_columns, zero_points,
 };
 use super::model_config::config_json;
-use super::modules::{self, Group};
+use super::modules::{self, Group, Ignored};
+use super::patterns::{patterns, subtree, with_fused};
 use super::shards;
 use crate::error::Result;
 use crate::io::Checkpoint;
@@ -109,7 +110,7 @@ impl Format for Gptq {
     }
 
     fn side_files(&self, contents: &Contents, checkpoint: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
-        let config = self.quantization_config(contents);
+        let config = self.quantization_config(contents, checkpoint);
         let mut files = vec![
             ("quantize_config.json".into(), pretty(&config)),
             config_json(contents, checkpoint, Some(config)),
@@ -129,7 +130,7 @@ impl Gptq {
         write_columns(sink, QZEROS, &packed, groups, 4 * stride, 4 * words(first_row, bits))
     }
 
-    fn quantization_config(&self, contents: &Contents) -> Value {
+    fn quantization_config(&self, contents: &Contents, checkpoint: &Checkpoint) -> Value {
         let groups = modules::groups(contents);
         let base = groups.first().map(|group| group.scheme);
         let (bits, sym) = base.map_or((4, true), |scheme| (bits(&scheme), scheme.symmetric));
@@ -144,7 +145,7 @@ impl Gptq {
             "pack_dtype": "int32",
             "meta": { "quantizer": [concat!("llmc:", env!("CARGO_PKG_VERSION"))] },
         });
-        let dynamic = dynamic(&groups, &modules::dense(contents));
+        let dynamic = dynamic(&groups, &modules::stored_dense(contents, checkpoint));
         if !dynamic.is_empty() {
             config["dynamic"] = Value::Object(dynamic);
         }
@@ -217,16 +218,17 @@ fn group_indices(q: &QTensor) -> Vec<u8> {
 }
 
 /// Rules by module name: what differs from the first group, and what is not quantized.
-fn dynamic(groups: &[Group], dense: &[&str]) -> Map<String, Value> {
+fn dynamic(groups: &[Group], dense: &Ignored) -> Map<String, Value> {
     let mut rules = Map::new();
     let quantized = groups.iter().flat_map(|group| &group.modules);
-    for pattern in modules::with_fused(modules::patterns(dense, quantized)) {
+    let whole = dense.whole.iter().map(|root| subtree(root));
+    for pattern in whole.chain(with_fused(patterns(&dense.names, quantized))) {
         rules.insert(format!("-:{pattern}"), json!({}));
     }
     for group in groups.iter().skip(1) {
         let others = groups.iter().filter(|other| other.scheme != group.scheme);
-        let others = others.flat_map(|other| &other.modules).chain(dense);
-        for pattern in modules::with_fused(modules::patterns(&group.modules, others)) {
+        let others = others.flat_map(|other| &other.modules).chain(&dense.names);
+        for pattern in with_fused(patterns(&group.modules, others)) {
             let rule = json!({ "bits": bits(&group.scheme), "group_size": group_key(group.scheme), "sym": group.scheme.symmetric });
             rules.insert(format!("+:{pattern}"), rule);
         }

@@ -22,6 +22,7 @@ pub(crate) mod gptq;
 mod layout;
 mod model_config;
 mod modules;
+mod patterns;
 pub(crate) mod shards;
 
 use crate::plan::Format;

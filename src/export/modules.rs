@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::layout::module;
-use crate::io::Checkpoint;
+use super::patterns::{LANGUAGE_MODEL, patterns, subtree};
+use crate::io::{Checkpoint, heads};
 use crate::numerics::Scheme;
-use crate::plan::{Action, Contents, FUSED_PROJECTIONS, TensorPlan};
+use crate::plan::{Action, Contents, TensorPlan, apart, predicting_from};
 
 /// Modules that share a scheme.
 #[derive(Debug, Clone)]
@@ -49,23 +50,93 @@ fn dense_module(tensor: &TensorPlan) -> Option<&str> {
     match tensor.output.shape.len() {
         2 if stored => name.strip_suffix(".weight"),
         // A stack of experts is a parameter: its module is the one that holds it.
-        3 if stored && !name.ends_with(".weight") => Some(name.rsplit_once('.')?.0),
+        3 if stored => {
+            name.rsplit_once('.').map(|(module, _)| module).filter(|module| module.ends_with("experts"))
+        }
         _ => None,
     }
 }
 
+/// The modules that readers must leave alone.
+#[derive(Debug, Default)]
+pub(crate) struct Ignored<'a> {
+    /// Modules by the names that the file has.
+    pub names: Vec<&'a str>,
+    /// Towers for images and sound and heads that predict further tokens, of which no module is quantized: their paths in
+    /// the file.
+    pub whole: Vec<&'a str>,
+    /// The modules that are quantized.
+    quantized: Vec<&'a str>,
+    /// True if the model is one of several in a larger one, whose modules engines rename.
+    is_composite: bool,
+}
+
 /// Returns the modules that readers must leave alone: those that are stored dense, and the head of a language model that
 /// shares the embedding's weight.
-pub(crate) fn ignored<'a>(contents: &Contents<'a>, checkpoint: &Checkpoint) -> Vec<&'a str> {
+pub(crate) fn ignored<'a>(contents: &Contents<'a>, checkpoint: &Checkpoint) -> Ignored<'a> {
     const HEAD: &str = "lm_head";
-    let mut names = dense(contents);
-    let stored = contents.tensors.iter().any(|tensor| module(&tensor.output.name) == HEAD);
+    let mut ignored = stored_dense(contents, checkpoint);
+    let stored = contents.tensors.iter().any(|tensor| heads::is_head(&tensor.output.name));
     if !stored && checkpoint.config.as_ref().is_some_and(has_head) {
-        names.push(HEAD);
+        ignored.names.push(HEAD);
     }
     // gate_up_proj and down_proj of a stack are one module.
-    names.dedup();
-    names
+    ignored.names.dedup();
+    ignored
+}
+
+/// Returns the modules that are stored dense.
+pub(crate) fn stored_dense<'a>(contents: &Contents<'a>, checkpoint: &Checkpoint) -> Ignored<'a> {
+    let config = checkpoint.config.as_ref();
+    let layers = config.and_then(predicting_from);
+    let tensors = contents.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Quantize(_)));
+    let quantized: Vec<&str> = tensors.map(|tensor| module(&tensor.output.name)).collect();
+    let touched: HashSet<&str> = quantized.iter().filter_map(|name| apart(name, layers)).collect();
+    let is_left_alone = |name: &&str| apart(name, layers).is_some_and(|root| !touched.contains(root));
+    let (inside, names): (Vec<&str>, Vec<&str>) = dense(contents).into_iter().partition(is_left_alone);
+    let mut whole: Vec<&str> = inside.into_iter().filter_map(|name| apart(name, layers)).collect();
+    whole.sort_unstable();
+    whole.dedup();
+    let inner = ["text_config", "vision_config"];
+    let is_composite = inner.iter().any(|key| config.is_some_and(|config| config.get(key).is_some()))
+        || names.iter().chain(&quantized).any(|name| name.contains(LANGUAGE_MODEL));
+    Ignored { names, whole, quantized, is_composite }
+}
+
+impl Ignored<'_> {
+    /// Returns regular expressions for what engines load under other names than the file's: everything in a tower, and the
+    /// modules of a text model inside a larger one. They match nothing that is quantized.
+    pub(crate) fn renamed(&self) -> Vec<String> {
+        let mut found: Vec<String> = self.whole.iter().map(|root| subtree(root)).collect();
+        if self.is_composite {
+            found.extend(patterns(&self.names, &self.quantized));
+        }
+        found
+    }
+
+    /// Returns names in the place of regular expressions, for readers that compare parts of names.
+    pub(crate) fn aliases(&self) -> Vec<String> {
+        let whole = self.whole.iter().flat_map(|root| {
+            let bare = root.strip_prefix("model.").unwrap_or(root);
+            [bare.to_owned(), format!("model.{bare}")]
+        });
+        let inner = self.names.iter().filter(|_| self.is_composite);
+        let inner = inner.flat_map(|name| other_names(name).into_iter().filter(move |other| other != name));
+        whole.chain(inner).collect()
+    }
+}
+
+/// The names under which engines load a module of a text model inside a larger one.
+fn other_names(name: &str) -> Vec<String> {
+    let bare = name.strip_prefix("model.").unwrap_or(name);
+    let bare = bare.strip_prefix(LANGUAGE_MODEL).unwrap_or(bare);
+    let bare = bare.strip_prefix("model.").unwrap_or(bare);
+    match bare.contains('.') {
+        true => ["model.", "model.language_model.", "language_model.model."]
+            .map(|prefix| format!("{prefix}{bare}"))
+            .to_vec(),
+        false => vec![bare.to_owned()],
+    }
 }
 
 fn has_head(config: &Value) -> bool {
@@ -74,84 +145,59 @@ fn has_head(config: &Value) -> bool {
     names.any(|name| name.ends_with("ForCausalLM") || name.ends_with("ForConditionalGeneration"))
 }
 
-/// Returns regular expressions that match `modules` and none of `others`. Modules that differ only by layer (or expert) share
-/// one, which matches any beginning before the layers: engines rename it.
-pub(crate) fn patterns<'a>(modules: &[&str], others: impl IntoIterator<Item = &'a &'a str>) -> Vec<String> {
-    let taken: HashSet<String> = others.into_iter().map(|name| generalize(name)).collect();
-    let mut seen = HashSet::new();
-    let mut patterns: Vec<String> = Vec::new();
-    for name in modules {
-        let general = generalize(name);
-        let pattern = if taken.contains(&general) { escape(name) } else { general };
-        if seen.insert(pattern.clone()) {
-            patterns.push(pattern);
-        }
-    }
-    patterns.into_iter().map(|pattern| format!("{pattern}$")).collect()
-}
-
-/// Adds the patterns of the modules that engines fuse, where all their members are matched: some readers look the fused name
-/// up, and not its members'.
-pub(crate) fn with_fused(mut patterns: Vec<String>) -> Vec<String> {
-    let members: HashSet<String> = patterns.iter().cloned().collect();
-    for (whole, parts) in FUSED_PROJECTIONS {
-        let is_matched = |prefix: &str, part: &str| members.contains(&format!("{prefix}{part}$"));
-        let first = format!("{}$", parts[0]);
-        let prefixes = members.iter().filter_map(|pattern| pattern.strip_suffix(&first));
-        let complete = prefixes.filter(|prefix| parts.iter().all(|part| is_matched(prefix, part)));
-        let mut fused: Vec<String> = complete.map(|prefix| format!("{prefix}{whole}_proj$")).collect();
-        fused.sort();
-        patterns.append(&mut fused);
-    }
-    patterns
-}
-
-/// `model.layers.3.mlp.up_proj` → `(?:.*\.)?layers\.\d+\.mlp\.up_proj`; a name without numbers as it is.
-fn generalize(name: &str) -> String {
-    let parts: Vec<&str> = name.split('.').collect();
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let Some(first) = parts.iter().position(|part| number(part)) else { return escape(name) };
-    let general = |part: &&str| if number(part) { r"\d+".to_owned() } else { escape(part) };
-    let tail: Vec<String> = parts[first.saturating_sub(1)..].iter().map(general).collect();
-    format!(r"(?:.*\.)?{}", tail.join(r"\."))
-}
-
-fn escape(name: &str) -> String {
-    let special = |c: char| !(c.is_alphanumeric() || c == '_');
-    name.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use regex::Regex;
+
     use super::*;
 
-    fn check(modules: &[&str], others: &[&str], expected: &[&str]) {
-        assert_eq!(patterns(modules, others), expected);
+    fn ignored() -> Ignored<'static> {
+        Ignored {
+            names: vec![
+                "lm_head",
+                "language_model.model.layers.0.mlp.gate",
+                "language_model.model.layers.0.mlp.up_proj",
+            ],
+            whole: vec!["model.vision_tower", "visual", "mtp", "model.layers.61"],
+            quantized: vec!["language_model.model.layers.1.mlp.up_proj"],
+            is_composite: true,
+        }
     }
 
     #[test]
-    fn layers_share_a_pattern() {
-        check(
-            &["model.layers.0.mlp.down_proj", "model.layers.11.mlp.down_proj"],
-            &["model.layers.0.mlp.up_proj", "lm_head"],
-            &[r"(?:.*\.)?layers\.\d+\.mlp\.down_proj$"],
-        );
+    fn what_engines_rename_is_matched_under_each_name() {
+        let patterns: Vec<Regex> =
+            ignored().renamed().iter().map(|p| Regex::new(&format!("^{p}")).expect("a pattern")).collect();
+        let matched = |name: &str| patterns.iter().any(|pattern| pattern.is_match(name));
+        for name in [
+            "vision_tower.encoder.layers.0.fc1",
+            "model.vision_tower.encoder.layers.0.qkv_proj",
+            "model.visual.merger.mlp.0",
+            "visual",
+            "mtp.layers.0.mlp.up_proj",
+            "model.layers.61.mlp.experts.7.up_proj",
+            "lm_head",
+            "model.language_model.layers.3.mlp.gate",
+            "model.language_model.layers.0.mlp.up_proj",
+        ] {
+            assert!(matched(name), "{name}");
+        }
+        for name in [
+            "model.language_model.layers.3.mlp.gate_proj",
+            "model.language_model.layers.1.mlp.up_proj",
+            "model.layers.6.self_attn.q_proj",
+            "visuals.fc1",
+        ] {
+            assert!(!matched(name), "{name}");
+        }
     }
 
     #[test]
-    fn a_kind_that_is_divided_is_spelt_out() {
-        check(
-            &["model.layers.0.mlp.down_proj", "lm_head"],
-            &["model.layers.1.mlp.down_proj"],
-            &[r"model\.layers\.0\.mlp\.down_proj$", "lm_head$"],
-        );
-    }
-
-    #[test]
-    fn fused_modules_are_matched_too() {
-        let modules = ["l.0.a.q_proj", "l.0.a.k_proj", "l.0.a.v_proj", "l.0.m.up_proj"];
-        let found = with_fused(patterns(&modules, &[]));
-        assert_eq!(found.len(), 5);
-        assert_eq!(found[4], r"(?:.*\.)?l\.\d+\.a\.qkv_proj$");
+    fn aliases_are_the_names_that_engines_load() {
+        let aliases = ignored().aliases();
+        for name in ["visual", "model.visual", "vision_tower", "model.language_model.layers.0.mlp.gate"] {
+            assert!(aliases.iter().any(|alias| alias == name), "{name} in {aliases:?}");
+        }
+        assert!(!aliases.iter().any(|alias| alias.contains("layers.1.")), "{aliases:?}");
     }
 }

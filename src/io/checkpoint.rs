@@ -36,6 +36,8 @@ pub struct Checkpoint {
     pub activation_scales: BTreeMap<String, RawTensor>,
     /// Its quantization in words (`gptq, 4 bits, group 128`); `None` for dense checkpoints.
     pub quantization: Option<String>,
+    /// Names packed weights that llmc does not read, and the tool that packed them.
+    pub packed: Option<String>,
 }
 
 impl Checkpoint {
@@ -45,9 +47,18 @@ impl Checkpoint {
             let own = Source { name: head.to_owned(), ..source.clone() };
             self.tensors.insert(head.to_owned(), own);
         }
-        if let Some(config) = self.config.as_mut().and_then(Value::as_object_mut) {
-            config.insert("tie_word_embeddings".into(), false.into());
+        if let Some(config) = &mut self.config {
+            super::heads::untie(config);
         }
+    }
+
+    /// Refuses packed weights that llmc does not read: only their names and shapes are known.
+    pub(crate) fn refuse_packed(&self) -> Result<()> {
+        let Some(packed) = &self.packed else { return Ok(()) };
+        Err(Error::unsupported(
+            format!("{}: {packed}", self.path.display()),
+            "start from the model's 16-bit checkpoint, or dequantize with the tool that wrote this",
+        ))
     }
 
     /// Everything worth copying beside the weights; for GGUF, rebuilt from the metadata.

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 pub mod gguf;
+pub(crate) mod heads;
 pub mod hub;
 pub mod index;
 pub(crate) mod map;
@@ -14,13 +15,16 @@ mod own;
 pub(crate) mod quantized;
 pub mod safetensors;
 mod scan;
+pub(crate) mod side_file;
 pub mod side_files;
 mod source;
 pub(crate) mod tokenizer;
 mod weight_files;
+mod wrappers;
 
 pub use checkpoint::Checkpoint;
 pub(crate) use own::{cache_folder, folder_of, readable_by_all};
 pub(crate) use scan::nonfinite_count;
+pub(crate) use side_file::read_whole;
 pub use source::{Layout, RawTensor, SideFile, Source, Stored};
 pub(crate) use weight_files::has_extension;

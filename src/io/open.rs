@@ -12,10 +12,13 @@ use super::index::{self, INDEX_FILE, Index};
 use super::map::MappedFile;
 use super::own::folder_of;
 use super::quantized::Recognised;
+use super::side_file::refuse_stand_in;
 use super::source::RawTensor;
-use super::weight_files::{HOW_TO_CONVERT, Weights, find_weights, has_extension};
-use super::{Checkpoint, gguf, quantized, safetensors, side_files};
+use super::weight_files::{HOW_TO_CONVERT, SINGLE_FILE, Weights, find_weights, has_extension};
+use super::wrappers;
+use super::{Checkpoint, gguf, heads, quantized, read_whole, safetensors, side_files};
 use crate::error::{Error, Result};
+use crate::json;
 
 impl Checkpoint {
     /// Opens a `.safetensors` file, a folder, a GGUF or a hub id (`org/name[@revision]`). Reads headers only.
@@ -86,7 +89,7 @@ fn refuse_shard(path: &Path, folder: &Path) -> Result<()> {
 
 fn open_folder(folder: &Path) -> Result<Checkpoint> {
     match find_weights(folder)? {
-        Weights::Sharded(index) => assemble(folder, Some(folder), read_sharded(folder, &index)?),
+        Weights::Sharded(index) => assemble(folder, Some(folder), read_indexed(folder, &index)?),
         Weights::Single(file) => assemble(folder, Some(folder), Shards::read(&[file])?),
         Weights::Gguf(file) => gguf::open(&file),
     }
@@ -110,6 +113,7 @@ impl Shards {
 
     fn add(&mut self, path: &Path) -> Result<()> {
         let file = MappedFile::open(path)?;
+        refuse_stand_in(path, file.bytes())?;
         let header = safetensors::parse(path, self.files.len(), file.bytes())?;
         if self.files.is_empty() {
             self.metadata = header.metadata;
@@ -139,12 +143,27 @@ impl Shards {
     }
 }
 
-/// Reads the shards that an index names, and checks that they hold what it says.
-fn read_sharded(folder: &Path, index_file: &Path) -> Result<Shards> {
+/// Reads the shards of an index, or the whole weights beside an index whose shards are gone: it is left over.
+fn read_indexed(folder: &Path, index_file: &Path) -> Result<Shards> {
     let index = read_index(index_file)?;
-    let paths = shard_paths(folder, index_file, &index)?;
+    let single = folder.join(SINGLE_FILE);
+    if !single.is_file() || index.shards().contains(SINGLE_FILE) {
+        return read_sharded(folder, index_file, &index);
+    }
+    let (index_name, single_name) = (index_file.display(), single.display());
+    if index.shards().iter().any(|name| folder.join(name).is_file()) {
+        tracing::warn!("{single_name} is not in the index beside it: not read");
+        return read_sharded(folder, index_file, &index);
+    }
+    tracing::warn!("{index_name}: none of its shards is there: {single_name} is read instead");
+    Shards::read(&[single])
+}
+
+/// Reads the shards that an index names, and checks that they hold what it says.
+fn read_sharded(folder: &Path, index_file: &Path, index: &Index) -> Result<Shards> {
+    let paths = shard_paths(folder, index_file, index)?;
     let shards = Shards::read(&paths)?;
-    check_against_index(&shards, index_file, &index)?;
+    check_against_index(&shards, index_file, index)?;
     if let Some(size) = index.total_size.filter(|&size| size != shards.total_bytes()) {
         let (index, found) = (index_file.display(), shards.total_bytes());
         tracing::warn!("{index}: total_size says {size} bytes, the shards hold {found}");
@@ -153,8 +172,7 @@ fn read_sharded(folder: &Path, index_file: &Path) -> Result<Shards> {
 }
 
 fn read_index(index_file: &Path) -> Result<Index> {
-    let bytes = std::fs::read(index_file).map_err(|e| Error::io(index_file, e))?;
-    index::parse(index_file, &bytes)
+    index::parse(index_file, &read_whole(index_file)?)
 }
 
 fn shard_paths(folder: &Path, index_file: &Path, index: &Index) -> Result<Vec<PathBuf>> {
@@ -192,13 +210,27 @@ fn check_against_index(shards: &Shards, index_file: &Path, index: &Index) -> Res
 
 /// Joins weights, config and side files. `folder` is where the latter are; a file alone has none.
 fn assemble(path: &Path, folder: Option<&Path>, shards: Shards) -> Result<Checkpoint> {
-    let config = folder.map(read_config).transpose()?.flatten();
+    let mut config = folder.map(read_config).transpose()?.flatten();
     let side_files = folder.map(side_files::find).transpose()?.unwrap_or_default();
     let Shards { files, metadata, raw } = shards;
-    let Recognised { tensors, activation_scales, quantization } =
+    let raw = wrappers::strip(path, raw)?;
+    let Recognised { tensors, activation_scales, quantization, packed } =
         quantized::recognise(raw, config.as_ref(), path, &files)?;
+    if let Some(config) = &mut config {
+        heads::untie_different(config, &tensors, &files);
+    }
     let path = path.to_owned();
-    Ok(Checkpoint { path, files, tensors, config, side_files, metadata, activation_scales, quantization })
+    Ok(Checkpoint {
+        path,
+        files,
+        tensors,
+        config,
+        side_files,
+        metadata,
+        activation_scales,
+        quantization,
+        packed,
+    })
 }
 
 fn read_config(folder: &Path) -> Result<Option<Value>> {
@@ -206,10 +238,10 @@ fn read_config(folder: &Path) -> Result<Option<Value>> {
     if !file.is_file() {
         return Ok(None);
     }
-    let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+    let bytes = read_whole(&file)?;
     let hint = "mend config.json, or move it away to treat the weights as a model of no known architecture";
     let malformed = |found: String| Error::malformed(&file, "a JSON object", found, hint);
-    match serde_json::from_slice(&bytes) {
+    match json::parse(&bytes) {
         Ok(config @ Value::Object(_)) => Ok(Some(config)),
         Ok(_) => Err(malformed("another JSON value".into())),
         Err(e) => Err(malformed(e.to_string())),

@@ -23,6 +23,8 @@ const NAMES: &[&str] = &[
 ];
 const PREFIXES: &[&str] = &["tokenizer", "vocab", "chat_template", "LICENSE", "LICENCE", "NOTICE"];
 const SUFFIXES: &[&str] = &["processor_config.json", ".model", ".py", ".jinja", ".tiktoken"];
+/// The folder of chat templates beside the model's own, as transformers saves them.
+const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 const WEIGHTS: &[&str] =
     &[".bin", ".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".msgpack", ".npz", ".tflite"];
 
@@ -38,12 +40,29 @@ pub(crate) fn travels(name: &str) -> bool {
 pub(crate) fn find(folder: &Path) -> Result<Vec<SideFile>> {
     let mut found = files(folder, "")?;
     found.retain(|file| travels(&file.name));
+    found.extend(additional_templates(folder)?);
     for module in module_folders(folder)? {
         found.extend(files(&folder.join(&module), &format!("{module}/"))?);
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found.dedup_by(|a, b| a.name == b.name);
     Ok(found)
+}
+
+/// The chat templates beside the model's own, each in a file.
+fn additional_templates(folder: &Path) -> Result<Vec<SideFile>> {
+    let inner = folder.join(ADDITIONAL_TEMPLATES);
+    if !inner.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut found = files(&inner, &format!("{ADDITIONAL_TEMPLATES}/"))?;
+    found.retain(|file| additional_template(&file.name).is_some());
+    Ok(found)
+}
+
+/// The name of an additional chat template, by its file's name within the model's folder.
+pub(crate) fn additional_template(file: &str) -> Option<&str> {
+    file.strip_prefix(ADDITIONAL_TEMPLATES)?.strip_prefix('/')?.strip_suffix(".jinja")
 }
 
 /// Regular files of a folder that are not hidden, their names behind `prefix`.
@@ -64,12 +83,12 @@ fn files(folder: &Path, prefix: &str) -> Result<Vec<SideFile>> {
 
 /// The subfolders that modules.json names (`1_Pooling`, `2_Dense`), where it has any. Their weights are the modules'
 /// own, and travel with them.
-fn module_folders(folder: &Path) -> Result<Vec<String>> {
+pub(crate) fn module_folders(folder: &Path) -> Result<Vec<String>> {
     let file = folder.join("modules.json");
     if !file.is_file() {
         return Ok(Vec::new());
     }
-    let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+    let bytes = super::read_whole(&file)?;
     let folders = parse_modules(&file, &bytes)?;
     Ok(folders.into_iter().filter(|name| folder.join(name).is_dir()).collect())
 }
@@ -125,10 +144,16 @@ mod tests {
         put("1_Pooling/config.json", "{}");
         put("1_Pooling/.hidden", "");
         put("onnx/model.onnx", "");
+        put("additional_chat_templates/tool_use.jinja", "");
+        put("additional_chat_templates/notes.txt", "");
         put("README.md", "");
         let found = find(folder.path()).unwrap();
         let names: Vec<&str> = found.iter().map(|file| file.name.as_str()).collect();
-        assert_eq!(names, ["1_Pooling/config.json", "modules.json"]);
+        assert_eq!(
+            names,
+            ["1_Pooling/config.json", "additional_chat_templates/tool_use.jinja", "modules.json"]
+        );
+        assert_eq!(additional_template(names[1]), Some("tool_use"));
     }
 
     #[test]

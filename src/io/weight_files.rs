@@ -6,7 +6,9 @@ use super::index::INDEX_FILE;
 use crate::error::{Error, Result};
 
 /// The weights of a model in one file.
-const SINGLE_FILE: &str = "model.safetensors";
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
+/// The weights of a LoRA adapter, which PEFT saves in a folder of their own.
+const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 /// The hint for weights in a format that llmc does not read.
 pub(crate) const HOW_TO_CONVERT: &str = "llmc reads .safetensors and .gguf; save the model again with `save_pretrained(folder, safe_serialization=True)`";
 
@@ -25,10 +27,14 @@ pub(crate) fn find_weights(folder: &Path) -> Result<Weights> {
     if single.is_file() {
         return Ok(Weights::Single(single));
     }
-    let (safetensors, ggufs) = (with_extension(folder, "safetensors")?, with_extension(folder, "gguf")?);
+    let (mut safetensors, ggufs) = (with_extension(folder, "safetensors")?, with_extension(folder, "gguf")?);
+    let files = safetensors.len();
+    safetensors.retain(|file| !file.ends_with(ADAPTER_WEIGHTS));
     match (safetensors.as_slice(), ggufs.as_slice()) {
         ([one], _) => Ok(Weights::Single(one.clone())),
         ([], [one]) => Ok(Weights::Gguf(one.clone())),
+        ([], [first, ..]) if is_one_split(&ggufs) => Ok(Weights::Gguf(first.clone())),
+        ([], []) if files > 0 => Err(only_adapter(folder)),
         ([], []) => Err(no_weights(folder)),
         ([], several) | (several, _) => Err(ambiguous(folder, several)),
     }
@@ -42,6 +48,24 @@ pub(crate) fn has_weights(folder: &Path) -> bool {
 fn no_weights(folder: &Path) -> Error {
     let expected = format!("{INDEX_FILE}, a .safetensors file or a .gguf file");
     Error::malformed(folder, expected, "none of them", HOW_TO_CONVERT)
+}
+
+fn only_adapter(folder: &Path) -> Error {
+    let hint = "merge it into its model with PEFT's merge_and_unload, and name the folder of the result; \
+                `llmc eval MODEL --adapter FOLDER` evaluates it as it is";
+    Error::malformed(folder, "the weights of a model", "an adapter without its model", hint)
+}
+
+/// Returns true if GGUF files, in name order, are the parts of one model: `NAME-00001-of-00003.gguf` and so on.
+fn is_one_split(files: &[PathBuf]) -> bool {
+    let count = files.len();
+    let part = |file: &PathBuf, number: usize| {
+        let end = format!("-{number:05}-of-{count:05}.gguf");
+        file.file_name()?.to_str()?.strip_suffix(&end).map(str::to_owned)
+    };
+    let mut stems = files.iter().zip(1..).map(|(file, number)| part(file, number));
+    let first = stems.next().flatten();
+    first.is_some() && stems.all(|stem| stem == first)
 }
 
 fn ambiguous(folder: &Path, files: &[PathBuf]) -> Error {

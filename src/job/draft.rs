@@ -7,6 +7,7 @@ use super::budget::{self, Measured};
 use super::host::{Host, Notice};
 use super::samples::samples;
 use crate::backend::Device;
+use crate::engine::CheckpointWeights;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::pipeline;
@@ -54,6 +55,7 @@ impl Draft {
         pipeline::check_device(device)?;
         let checkpoint =
             Arc::new(pipeline::untie(&recipe.per_format().primary.resolve()?, host.open(model)?)?);
+        plan::check_input(&checkpoint, &CheckpointWeights(Arc::clone(&checkpoint)))?;
         let outline = plans(&Recipe { budget: None, ..recipe.clone() }, &checkpoint, host)?;
         refuse_unused_text(recipe, &outline)?;
         let paths = paths(model, destination.output.as_deref(), &outline);
@@ -161,11 +163,13 @@ fn path_within(folder: &Path, plan: &Plan) -> PathBuf {
     folder.join(if single { format!("model.{name}") } else { name.to_owned() })
 }
 
-/// A path here, named after the model and the scheme, and after the format if there are several.
+/// A path here (beside the model, from within its folder), named after the model and the scheme, and after the format if there are several.
 fn default_path(model: &str, plan: &Plan, several: bool) -> PathBuf {
     let local = Path::new(model);
-    let name = if local.exists() { model } else { model.split('@').next().unwrap_or(model) };
-    let name = if local.is_file() { Path::new(name).file_stem() } else { Path::new(name).file_name() };
+    let whole = local.canonicalize().ok();
+    let given = Path::new(if whole.is_some() { model } else { model.split('@').next().unwrap_or(model) });
+    let name = if local.is_file() { given.file_stem() } else { given.file_name() };
+    let name = name.or_else(|| whole.as_deref()?.file_name());
     let stem = name.map_or("model".into(), |name| name.to_string_lossy());
     let format = plan.request.format;
     let suffix = plan
@@ -177,5 +181,11 @@ fn default_path(model: &str, plan: &Plan, several: bool) -> PathBuf {
         .unwrap_or(format.name());
     let format_suffix = if several { format!("-{}", format.name()) } else { String::new() };
     let extension = if format.capabilities().single_file { ".gguf" } else { "" };
-    PathBuf::from(format!("{stem}-{suffix}{format_suffix}{extension}"))
+    let name = format!("{stem}-{suffix}{format_suffix}{extension}");
+    let here = std::env::current_dir().and_then(|here| here.canonicalize());
+    match (&whole, here) {
+        // From within the model's folder the output goes beside that.
+        (Some(input), Ok(here)) if input.is_dir() && here.starts_with(input) => input.with_file_name(name),
+        _ => PathBuf::from(name),
+    }
 }

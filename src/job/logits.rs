@@ -81,10 +81,21 @@ impl Logits {
         let mut file = ArrayFile::create(&self.output, &arrays, json!({ "model": self.model }))?;
         let rows: Vec<u32> = (0..tokens.len() as u32).collect();
         model.logits(&Batch::whole(&[tokens]), None, &rows, |_, block| {
+            if block.iter().any(|logit| !logit.is_finite()) {
+                return Err(self.not_finite());
+            }
             file.write(block.iter().map(|logit| logit.to_le_bytes()))
         })?;
         file.write(tokens.iter().map(|token| token.to_le_bytes()))?;
         file.finish()
+    }
+}
+
+impl Logits {
+    fn not_finite(&self) -> Error {
+        let hint =
+            "the weights or config.json are damaged, or a type of 16 bits does not hold the model's values";
+        Error::malformed(&self.model, "finite logits", "NaN or infinity", hint)
     }
 }
 

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::description::{Model, Outline};
-use super::names::{self, Numbers, TensorName, TensorRole};
+use super::feed_forward::FeedForward;
+use super::names::{self, Network, Numbers, TensorName, TensorRole};
 use super::settings::Settings;
 use super::transform::Transform;
 use super::weights::OTHER_BASES;
@@ -250,15 +251,27 @@ impl Arch {
     /// Returns the tensor of a full Hugging Face name, whether the file has a bare model or a text model within a larger one;
     /// `None` for names that the architecture does not have.
     pub(crate) fn tensor<'a>(&self, hf: &'a str) -> Option<KnownTensor<'a>> {
+        self.find(&self.outline.tensors(), hf)
+    }
+
+    fn find<'a>(&self, tensors: &[TensorName], hf: &'a str) -> Option<KnownTensor<'a>> {
         let frame = &self.outline.frame;
         let matched = |tensor: &TensorName, base: &str| {
             let base = if tensor.role == TensorRole::Head { "" } else { base };
             let (numbers, suffix) = names::matches(tensor.hf, hf.strip_prefix(base)?)?;
             Some(KnownTensor { role: tensor.role, numbers, suffix })
         };
-        let tensors = self.outline.tensors();
         let bases = std::iter::once(&frame.base).chain(OTHER_BASES);
         bases.into_iter().find_map(|base| tensors.iter().find_map(|tensor| matched(tensor, base)))
+    }
+
+    /// Returns true if its models load a weight of this name: a tensor of the outline, or of the network that blocks without a
+    /// router have in the place of experts.
+    pub(crate) fn loads(&self, hf: &str) -> bool {
+        let FeedForward::Experts(experts) = self.outline.layer.feed_forward else {
+            return self.tensor(hf).is_some();
+        };
+        self.tensor(hf).is_some() || self.find(&experts.dense.tensors(Network::Dense), hf).is_some()
     }
 
     /// Returns the change that GGUF makes to a Hugging Face tensor of a model with so many query and key/value heads.

@@ -73,6 +73,7 @@ impl Outline {
             ..self.layer
         };
         let context = settings.optional(keys.context)?;
+        Rope::check(settings)?;
         let rotary = |defaults: RotationDefaults| {
             let Mixer::Attention(attention) = &layer.mixer;
             let mut rope = Rope::read(settings.0, defaults.theta);

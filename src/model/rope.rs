@@ -5,6 +5,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::settings::Settings;
+use crate::error::Result;
+
 /// The base if config.json gives none.
 const DEFAULT_THETA: f64 = 10_000.0;
 
@@ -140,6 +143,30 @@ impl Rope {
             partial: number(&["partial_rotary_factor", "rotary_pct"]),
             scaling: scaling.and_then(|s| Scaling::from_json(s, config)),
         }
+    }
+
+    /// Refuses settings of another type than theirs: read as absent, they would leave a default in their place.
+    ///
+    /// # Errors
+    /// A number that is text, a scaling that is no object, Llama 3's scaling without its factors.
+    pub(crate) fn check(settings: &Settings) -> Result<()> {
+        const NUMBERS: [&str; 5] =
+            ["rope_theta", "rotary_emb_base", "partial_rotary_factor", "rotary_pct", "rope_local_base_freq"];
+        const LLAMA3: [&str; 3] = ["factor", "low_freq_factor", "high_freq_factor"];
+        settings.number_or_absent(&NUMBERS)?;
+        for key in ["rope_parameters", "rope_scaling"] {
+            let Some(scaling) = settings.object(key)? else { continue };
+            let inner = scaling.object("full_attention")?.unwrap_or(scaling);
+            inner.number_or_absent(&NUMBERS)?;
+            inner.number_or_absent(&["factor", "beta_fast", "beta_slow", "attention_factor"])?;
+            let kind = inner.text("rope_type").or_else(|| inner.text("type"));
+            if kind == Some("llama3") {
+                LLAMA3.iter().try_for_each(|key| {
+                    inner.number(&[key])?.map(drop).ok_or_else(|| inner.wrong(key, "a number"))
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads the rotations of Gemma 3's local layers, which nothing stretches.

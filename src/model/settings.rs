@@ -62,6 +62,17 @@ impl Settings<'_> {
         value.as_f64().map(Some).ok_or_else(|| wrong(key, "a number", value))
     }
 
+    /// Checks that settings are numbers where they are there.
+    pub(crate) fn number_or_absent(&self, keys: &[&str]) -> Result<()> {
+        keys.iter().try_for_each(|key| self.number(&[key]).map(drop))
+    }
+
+    /// Returns the settings inside a setting; `None` where it is not there.
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Settings<'_>>> {
+        let Some((key, value)) = self.first(&[key]) else { return Ok(None) };
+        if value.is_object() { Ok(Some(Settings(value))) } else { Err(wrong(key, "an object", value)) }
+    }
+
     /// Reads a real number, or its default.
     pub(crate) fn number_or(&self, keys: &[&str], default: f32) -> Result<f32> {
         Ok(self.number(keys)?.map_or(default, |number| number as f32))

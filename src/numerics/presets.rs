@@ -59,10 +59,28 @@ impl Preset {
     }
 }
 
-/// Finds a preset by its name, in either case.
+/// Finds a preset by its name or by one that people use for it, in either case.
 pub fn find(name: &str) -> Option<&'static Preset> {
-    PRESETS.iter().find(|preset| preset.name.eq_ignore_ascii_case(name))
+    let lower = name.to_ascii_lowercase();
+    let same = ALIASES.iter().find(|(alias, _)| *alias == lower);
+    let name = same.map_or(lower.as_str(), |(_, name)| name);
+    PRESETS.iter().find(|preset| preset.name == name)
 }
+
+/// Names that other tools have for presets. Of llama.cpp's mixtures, the type of most weights: `q4_k_m` has a few in `q6_k`.
+const ALIASES: &[(&str, &str)] = &[
+    ("int4", "w4a16"),
+    ("int8", "w8a16"),
+    ("fp8-dynamic", "fp8"),
+    ("q2_k_s", "q2_k"),
+    ("q3_k_s", "q3_k"),
+    ("q3_k_m", "q3_k"),
+    ("q3_k_l", "q3_k"),
+    ("q4_k_s", "q4_k"),
+    ("q4_k_m", "q4_k"),
+    ("q5_k_s", "q5_k"),
+    ("q5_k_m", "q5_k"),
+];
 
 use Granularity::{Block, Channel, Group, Tensor};
 use ScaleType::BF16;

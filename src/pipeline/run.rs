@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 
 use super::blocks::{BlockLoop, BlockReport, CalibrationInput, ends};
 use super::options::{Options, Outcome, Target};
-use super::output::{AdapterFile, Digests, Journal, OutputFiles, RECORD, Record, Workspace};
+use super::output::{AdapterFile, Digests, Journal, OutputFiles, RECORD, Record, Workspace, model_digest};
 use super::stream::{BlockResult, NonFinites, TensorWriter, chunk_rows, input_bytes, refuse_long_rows};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -36,7 +36,9 @@ pub fn run(
 ) -> Result<Outcome> {
     targets.all().try_for_each(|target| refuse_long_rows(target.plan))?;
     let recorded = calibration.is_some();
-    let outputs = targets.as_ref().try_map(|target| Output::open(*target, checkpoint, recorded, options))?; // locks the journals until all is published
+    let inputs = inputs(checkpoint, calibration.as_ref());
+    let outputs =
+        targets.as_ref().try_map(|target| Output::open(*target, checkpoint, &inputs, recorded, options))?; // locks the journals until all is published
     let result = fill(&outputs, checkpoint, calibration, options);
     match &result {
         Ok(_) => outputs.all().try_for_each(|output| output.workspace.publish())?,
@@ -48,11 +50,25 @@ pub fn run(
     result
 }
 
+/// The identity of everything that a run reads besides the weights: config.json and the calibration data.
+fn inputs(checkpoint: &Checkpoint, calibration: Option<&CalibrationInput>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for sequence in calibration.map(|input| input.sequences).unwrap_or_default() {
+        let end = [u32::MAX];
+        for token in sequence.iter().chain(&end) {
+            hasher.update(&token.to_le_bytes());
+        }
+    }
+    let prior = calibration.and_then(|input| input.prior).map_or("", |prior| prior.digest.as_str());
+    model_digest(checkpoint, &format!("{prior}{}", hasher.finalize().to_hex()))
+}
+
 impl<'a> Output<'a> {
     /// Opens the workspace of a target, with all its files. If it is `recorded`, digests of its quantized tensors are kept.
     fn open(
         target: Target<'a>,
         checkpoint: &'a Arc<Checkpoint>,
+        inputs: &str,
         recorded: bool,
         options: &'a Options,
     ) -> Result<Output<'a>> {
@@ -60,7 +76,7 @@ impl<'a> Output<'a> {
         let mut layout = plan.request.format.files(&plan.contents(), checkpoint)?;
         let adapter = AdapterFile::plan(plan, checkpoint, &mut layout)?;
         let workspace = Workspace::open(path, plan.request.format.capabilities().single_file)?;
-        let journal = Journal::open(&workspace, &layout, options.resume)?;
+        let journal = Journal::open(&workspace, &layout, inputs, options.resume)?;
         tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
         let files = OutputFiles::create(&workspace, &layout, plan)?;
         let mut writer = TensorWriter::new(plan, checkpoint, files, journal, adapter, options);

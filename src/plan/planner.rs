@@ -7,7 +7,8 @@ use super::fuse::{self, CommonForm};
 use super::globs::Globs;
 use super::request::Request;
 use super::resolved::Plan;
-use super::roles::{Role, Roles};
+use super::role::Role;
+use super::roles::Roles;
 use super::tensors::{Action, Measured, OutputTensor, Part, TensorPlan};
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source, Stored};
@@ -31,7 +32,7 @@ impl Plan {
             dtype,
             globs: Globs::new(&request.recipe)?,
             common_group: None,
-            roles: Roles::of(checkpoint.config.as_ref()),
+            roles: Roles::of(checkpoint.config.as_ref()).among(checkpoint.tensors.keys().map(String::as_str)),
         };
         let roles = planner.roles;
         let outputs = request.format.arrange(checkpoint)?;
@@ -68,9 +69,23 @@ impl Plan {
         if self.request.scheme.is_none() || any {
             return Ok(());
         }
+        let refused: Vec<&str> = self
+            .tensors
+            .iter()
+            .filter(|tensor| tensor.substituted)
+            .filter_map(|tensor| tensor.note.as_deref())
+            .collect();
+        let Some(first) = refused.first() else {
+            let what =
+                format!("none of the {} tensors of this checkpoint is quantized by rule", self.tensors.len());
+            let hint = "`llmc inspect` lists them; --include takes globs of those that you want";
+            return Err(Error::unsupported(what, hint));
+        };
+        let what =
+            format!("{} holds none of the {} linears: {first}", self.request.format.name(), refused.len());
         Err(Error::unsupported(
-            "no tensor of this checkpoint would be quantized",
-            "`llmc inspect` lists its tensors, `llmc plan` with the same flags says why each is left alone; --include takes globs",
+            what,
+            "`llmc plan` with the same flags says why each stays dense; another --format or --scheme may hold them",
         ))
     }
 }
@@ -94,7 +109,13 @@ impl Planner<'_> {
             self.request.scheme.and_then(|scheme| self.wanted(scheme, role, source, &output).transpose());
         let (action, note, substituted) = match wanted.transpose()? {
             Some(scheme) => self.admit(&output, self.in_common_groups(scheme), source)?,
-            None => (self.store(&output, source), self.why_left_alone(role, source), false),
+            None => {
+                let names = [source.name.as_str(), output.name.as_str()];
+                let overridden = self.globs.overridden(&names).map(|index| self.request.overrides[index]);
+                let unasked = self.globs.excluded(&names) || overridden == Some(None);
+                let against = matches!(role, Role::Unsupported(_)) && self.request.scheme.is_some();
+                (self.store(&output, source), self.why_left_alone(role, source), against && !unasked)
+            }
         };
         let (parts, measured) = self.parts(&output, &action);
         Ok(TensorPlan { output, action, linear, note, substituted, parts, measured, fused: None })
@@ -178,7 +199,7 @@ impl Planner<'_> {
             Role::Embedding | Role::Head if !self.request.format.capabilities().quantized_heads => None,
             Role::Embedding if !self.tied() => Some(block_scheme(scheme)),
             Role::Embedding | Role::Head => Some(head_scheme(block_scheme(scheme))),
-            Role::Other(_) => None,
+            Role::Other(_) | Role::Unsupported(_) => None,
         })
     }
 
@@ -245,6 +266,7 @@ impl Planner<'_> {
             _ if self.globs.excluded(&[&source.name]) => "excluded".to_owned(),
             _ if self.globs.overridden(&[&source.name]).is_some() => "dense, by an override".to_owned(),
             Role::Other(why) => why.to_owned(),
+            Role::Unsupported(why) => format!("left dense: {why}"),
             Role::Embedding => "an embedding".to_owned(),
             Role::Head => "the head".to_owned(),
             Role::Linear => "excluded".to_owned(),

@@ -5,26 +5,15 @@
 
 use serde_json::Value;
 
+use super::role::{
+    CONV1D, EXPERTS_BY_NAME, GATE_UP, NORM, PREDICTS, QKV, ROUTER, Role, TOWER, cached_by_name,
+    fused_by_name, is_number, layer_number, named, predicting_from, tower,
+};
 use super::tensors::Measured;
 use crate::model::{self, Arch, Network, TensorRole};
 use crate::tensor::DType;
 
-/// The role of a tensor in its model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// The weight of a linear layer.
-    Linear,
-    /// A table of token (or position, or type) vectors.
-    Embedding,
-    /// The projection onto the vocabulary.
-    Head,
-    /// Anything else, with the reason why it is left alone.
-    Other(&'static str),
-}
-
-const ROUTER: Role = Role::Other("a router");
-const NORM: Role = Role::Other("a norm");
-const CONV1D: Role = Role::Other("a Conv1D, stored as [in, out]");
+const TRANSPOSED_STACK: &str = "a stack stored as [experts, in, out]";
 
 /// The roles of a checkpoint's tensors, by Hugging Face name.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,21 +21,49 @@ pub struct Roles {
     arch: Option<&'static Arch>,
     /// True if an architecture without a description stores some linears as [in, out] (`Conv1D`).
     conv1d: bool,
+    /// True if an architecture stores stacks of experts as [experts, in, out].
+    transposed_stacks: bool,
+    /// The number of layers, where those beyond predict further tokens.
+    layers: Option<usize>,
+    /// True for a model that is nothing but a tower: its linears are what there is to quantize.
+    only_towers: bool,
 }
 
 impl Roles {
     /// Returns the roles in the model of a config.json.
     pub(crate) fn of(config: Option<&Value>) -> Roles {
         let model_type = config.and_then(|config| config.get("model_type")?.as_str());
-        let conv1d = matches!(model_type, Some("openai-gpt" | "imagegpt" | "decision_transformer"));
-        Roles { arch: config.and_then(model::find), conv1d }
+        Roles {
+            arch: config.and_then(model::find),
+            conv1d: matches!(model_type, Some("openai-gpt" | "imagegpt" | "decision_transformer")),
+            transposed_stacks: matches!(model_type, Some("gpt_oss" | "llama4" | "llama4_text")),
+            layers: config.and_then(predicting_from),
+            only_towers: false,
+        }
+    }
+
+    /// Returns the roles in a model of these tensors.
+    pub(crate) fn among<'a>(self, names: impl Iterator<Item = &'a str>) -> Roles {
+        let mut layers = names.filter(|name| layer_number(name).is_some() && name.ends_with(".weight"));
+        Roles { only_towers: layers.all(|name| tower(name).is_some()), ..self }
     }
 
     /// Returns the role of a tensor.
     pub(crate) fn role(&self, name: &str, shape: &[usize], dtype: DType) -> Role {
         match unfit(name, shape, dtype) {
             Some(reason) => Role::Other(reason),
-            None => self.described(name).unwrap_or_else(|| named(name, self.conv1d)),
+            None if shape.len() == 3 && self.transposed_stacks => Role::Unsupported(TRANSPOSED_STACK),
+            None => self.described(name).unwrap_or_else(|| self.guessed(name)),
+        }
+    }
+
+    /// Returns the role that a name suggests, of a tensor that no description has.
+    fn guessed(&self, name: &str) -> Role {
+        let is_beyond = layer_number(name).zip(self.layers).is_some_and(|(layer, layers)| layer >= layers);
+        match named(name, self.conv1d) {
+            Role::Linear if is_beyond => Role::Other(PREDICTS),
+            Role::Linear if !self.only_towers && tower(name).is_some() => Role::Other(TOWER),
+            role => role,
         }
     }
 
@@ -58,7 +75,7 @@ impl Roles {
                 Role::Embedding
             }
             TensorRole::Head => Role::Head,
-            TensorRole::Router | TensorRole::SharedExpertGate => ROUTER,
+            TensorRole::Router | TensorRole::SharedExpertGate => Role::Other(ROUTER),
             role if role.is_norm() => NORM,
             _ if transposed => CONV1D,
             _ => Role::Linear,
@@ -125,7 +142,7 @@ impl Roles {
 
 /// Returns the reason why a tensor of this name, shape and type is no table or linear, if there is one.
 fn unfit(name: &str, shape: &[usize], dtype: DType) -> Option<&'static str> {
-    let expert = shape.len() == 3 && name.split('.').any(|part| part == "experts");
+    let expert = is_stack(name, shape);
     if !dtype.is_float() {
         Some("not a float")
     } else if shape.len() < 2 {
@@ -139,67 +156,13 @@ fn unfit(name: &str, shape: &[usize], dtype: DType) -> Option<&'static str> {
     }
 }
 
-const QKV: &str = "qkv";
-const GATE_UP: &str = "gate_up";
-/// Projections that engines fuse, with the beginning of the fused module's name: `qkv_proj`, `gate_up_proj`.
-pub(crate) const FUSED_PROJECTIONS: [(&str, &[&str]); 2] =
-    [(QKV, &["q_proj", "k_proj", "v_proj"]), (GATE_UP, &["gate_proj", "up_proj"])];
-/// The same linears under other names.
-const OTHER_FUSED: [(&str, &[&str]); 2] = [(QKV, &["query", "key", "value"]), (GATE_UP, &["w1", "w3"])];
-const EXPERTS_BY_NAME: &[&str] = &["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"];
-/// Tables without `embed` in their names.
-const EMBEDDINGS_BY_NAME: &[&str] = &["emb", "wte", "wpe", "shared", "relative_attention_bias"];
-const HEADS_BY_NAME: &[&str] = &["lm_head", "embed_out", "output"];
-const ROUTERS_BY_NAME: &[&str] =
-    &["router", "gate", "shared_expert_gate", "ffn_gate_inp", "ffn_gate_inp_shexp"];
-const CONV1D_BY_NAME: &[&str] = &["c_attn", "c_proj", "c_fc", "q_attn"];
-
-/// Returns the role that a name suggests. `conv1d` is true if the model stores some linears as [in, out].
-fn named(name: &str, conv1d: bool) -> Role {
-    let module: Vec<&str> = name.strip_suffix(".weight").unwrap_or(name).split('.').collect();
-    let last = module.last().copied().unwrap_or_default();
-    let is = |names: &[&str]| names.contains(&last);
-    if is(HEADS_BY_NAME) && !module.contains(&"attention") {
-        Role::Head
-    } else if is(EMBEDDINGS_BY_NAME) || embeds(&module) && !is(&["dense"]) {
-        Role::Embedding
-    } else if is(ROUTERS_BY_NAME) {
-        ROUTER
-    } else if last.contains("norm") || last.starts_with("ln_") {
-        NORM
-    } else if conv1d && is(CONV1D_BY_NAME) {
-        CONV1D
-    } else {
-        Role::Linear
-    }
-}
-
-/// Returns true if a part of a module's path names an embedding, behind the number of the innermost layer: an
-/// `embedder.layers.3.…` is a model of its own. Linears inside an embedding (ALBERT's `embedding_hidden_mapping_in`) count as
-/// embeddings, which leaves them alone: the safe choice.
-fn embeds(module: &[&str]) -> bool {
-    let (_, path) = module.split_last().unwrap_or((&"", &[]));
-    let layer = path.iter().rposition(|part| is_number(part)).map_or(0, |index| index + 1);
-    module[layer..].iter().any(|part| part.contains("embed") || part.contains("embd"))
-}
-
-fn is_number(part: &str) -> bool {
-    part.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-fn fused_by_name(last: &str) -> Option<&'static str> {
-    let all = FUSED_PROJECTIONS.iter().chain(&OTHER_FUSED);
-    all.into_iter().find(|(_, members)| members.contains(&last)).map(|(fused, _)| *fused)
-}
-
-fn cached_by_name(name: &str) -> &'static [Measured] {
-    let module = name.strip_suffix(".weight").unwrap_or_default();
-    match module.rsplit('.').next() {
-        Some("k_proj") => &[Measured::Key],
-        Some("v_proj") => &[Measured::Value],
-        Some("qkv_proj" | "query_key_value" | "c_attn") => &[Measured::Key, Measured::Value],
-        _ => &[],
-    }
+/// Returns true for matrices that are stacked along a first dimension: the experts of a layer. The last dimensions of a
+/// convolution are smaller.
+fn is_stack(name: &str, shape: &[usize]) -> bool {
+    const LARGEST_KERNEL: usize = 31;
+    let &[_, rows, cols] = shape else { return false };
+    let is_expert = name.split('.').any(|part| part == "experts");
+    is_expert || rows.min(cols) > LARGEST_KERNEL && !name.contains("conv") && name.ends_with(".weight")
 }
 
 #[cfg(test)]
@@ -207,6 +170,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::role::apart;
 
     #[test]
     fn roles_of_real_names() {
@@ -215,8 +179,8 @@ mod tests {
         };
         check("model.layers.0.mlp.down_proj.weight", &[576, 1536], Role::Linear);
         check("model.layers.0.mlp.gate_proj.weight", &[1536, 576], Role::Linear);
-        check("model.layers.0.mlp.gate.weight", &[8, 576], Role::Other("a router"));
-        check("model.layers.0.block_sparse_moe.gate.weight", &[8, 576], Role::Other("a router"));
+        check("model.layers.0.mlp.gate.weight", &[8, 576], Role::Other(ROUTER));
+        check("model.layers.0.block_sparse_moe.gate.weight", &[8, 576], Role::Other(ROUTER));
         check("model.layers.0.mlp.experts.gate_up_proj", &[8, 64, 32], Role::Linear);
         check("model.layers.0.input_layernorm.weight", &[576], Role::Other("1-D"));
         check("model.embed_tokens.weight", &[49152, 576], Role::Embedding);
@@ -225,7 +189,6 @@ mod tests {
         check("encoder.layer.0.attention.output.dense.weight", &[384, 384], Role::Linear);
         check("embeddings.word_embeddings.weight", &[30522, 384], Role::Embedding);
         check("embeddings.LayerNorm.weight", &[384], Role::Other("1-D"));
-        check("pooler.dense.weight", &[384, 384], Role::Linear);
         check("conv1.weight", &[64, 3, 7, 7], Role::Other("a convolution"));
         check("scalar.weight", &[], Role::Other("1-D"));
         check("rotary.inv_freq", &[2, 32], Role::Other("not the weight of a module"));
@@ -284,13 +247,110 @@ mod tests {
         assert_ne!(group("gate_proj"), group("q_proj"));
     }
 
+    /// Names of many models, read in their files.
+    #[test]
+    fn parts_that_stay_dense_by_rule() {
+        let check = |name: &str, expected: &'static str| {
+            let role = Roles::default().role(&format!("{name}.weight"), &[512, 64], DType::BF16);
+            assert_eq!(role, Role::Other(expected), "{name}");
+        };
+        for router in [
+            "model.layers.0.mlp.gate",                       // Qwen
+            "model.layers.0.mlp.gate.wg",                    // Hunyuan
+            "model.layers.0.block_sparse_moe.router.layer",  // Granite
+            "transformer.blocks.0.ffn.router.layer",         // DBRX
+            "encoder.block.1.layer.1.mlp.router.classifier", // Switch Transformer
+            "model.layers.3.mlp.shared_expert_gate",         // Qwen
+            "backbone.layers.1.mixer.gate",                  // Nemotron-H
+            "model.layers.0.feed_forward.router",            // Llama 4
+        ] {
+            check(router, ROUTER);
+        }
+        for predictor in [
+            "mtp.fc",
+            "model.layers.61.eh_proj",
+            "model.layers.61.shared_head.head",
+            "mtp.layers.0.mlp.up_proj",
+        ] {
+            check(predictor, PREDICTS);
+        }
+        for tower in [
+            "model.visual.blocks.0.attn.qkv",
+            "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",
+            "vision_model.encoder.layers.0.mlp.fc1",
+            "model.multi_modal_projector.linear_1",
+            "mlp1.1",
+            "audio_tower.layers.0.fc1",
+            "model.connector.modality_projection.proj",
+        ] {
+            check(tower, TOWER);
+        }
+        check("model.layers.0.self_attn.kv_b_proj", "absorbed into attention by engines");
+        check("model.layers.0.linear_attn.in_proj_ba", "small, and makes the decays of a state");
+        check("encoder.block.0.layer.1.DenseReluDense.wo", "T5's wo, whose outputs 16 bits do not hold");
+        check("pooler.dense", "small, and its outputs are the result");
+        for linear in [
+            "model.layers.0.mlp.gate_proj",
+            "model.layers.0.linear_attn.in_proj_qkvz",
+            "encoder.block.0.layer.1.DenseReluDense.wi",
+        ] {
+            let role = Roles::default().role(&format!("{linear}.weight"), &[512, 64], DType::BF16);
+            assert_eq!(role, Role::Linear, "{linear}");
+        }
+    }
+
+    #[test]
+    fn layers_beyond_the_models_predict_further_tokens() {
+        let config =
+            json!({ "model_type": "glm4_moe", "num_hidden_layers": 46, "num_nextn_predict_layers": 1 });
+        let role = |name: &str| Roles::of(Some(&config)).role(name, &[64, 64], DType::BF16);
+        assert_eq!(role("model.layers.45.self_attn.q_proj.weight"), Role::Linear);
+        assert_eq!(role("model.layers.46.self_attn.q_proj.weight"), Role::Other(PREDICTS));
+    }
+
+    #[test]
+    fn stacks_are_no_convolutions() {
+        let role = |name: &str, shape: &[usize]| Roles::default().role(name, shape, DType::BF16);
+        let granite = "model.layers.0.block_sparse_moe.input_linear.weight";
+        assert_eq!(role(granite, &[32, 1024, 1536]), Role::Linear);
+        assert_eq!(role("conv1.weight", &[80, 384, 3]), Role::Other("a convolution"));
+        assert_eq!(role("pos_conv_embed.conv.weight", &[768, 48, 128]), Role::Other("a convolution"));
+        let gpt_oss = Roles::of(Some(&json!({ "model_type": "gpt_oss" })));
+        let stack = gpt_oss.role("model.layers.0.mlp.experts.down_proj", &[8, 64, 32], DType::BF16);
+        assert_eq!(stack, Role::Unsupported(TRANSPOSED_STACK));
+    }
+
+    #[test]
+    fn the_path_of_a_tower() {
+        assert_eq!(apart("model.vision_tower.encoder.layers.0.fc1", None), Some("model.vision_tower"));
+        assert_eq!(apart("visual.merger.mlp.0", None), Some("visual"));
+        assert_eq!(apart("model.layers.0.mlp.up_proj", None), None);
+        assert_eq!(apart("transformer_blocks.0.img_mlp.net", None), None);
+        assert_eq!(apart("mtp.layers.0.mlp.up_proj", None), Some("mtp"));
+        assert_eq!(apart("model.layers.61.mlp.up_proj", Some(61)), Some("model.layers.61"));
+        assert_eq!(apart("model.layers.60.mlp.up_proj", Some(61)), None);
+    }
+
+    /// A model that is nothing but a tower is quantized like any other.
+    #[test]
+    fn a_tower_alone_is_a_model() {
+        let role = |names: &[&str]| {
+            let roles = Roles::default().among(names.iter().copied());
+            roles.role("vit.encoder.layer.0.attention.query.weight", &[64, 64], DType::F32)
+        };
+        let tower =
+            ["vit.encoder.layer.0.attention.query.weight", "vit.layernorm.weight", "classifier.weight"];
+        assert_eq!(role(&tower), Role::Linear);
+        assert_eq!(role(&[tower[0], "model.layers.0.mlp.up_proj.weight"]), Role::Other(TOWER));
+    }
+
     /// Names alone and the description of the architecture agree on every linear and table that has a usual name.
     #[test]
     fn descriptions_and_names_agree() {
         let mut checked = 0;
         for arch in model::ARCHITECTURES {
-            let known = Roles { arch: Some(arch), conv1d: false };
-            let by_name = Roles { arch: None, conv1d: arch.outline.frame.transposed };
+            let known = Roles { arch: Some(arch), ..Roles::default() };
+            let by_name = Roles { conv1d: arch.outline.frame.transposed, ..Roles::default() };
             let frame = arch.outline.frame;
             for tensor in arch.outline.tensors().iter().filter(|tensor| !tensor.role.is_norm()) {
                 let base = if tensor.role == TensorRole::Head { "" } else { frame.base };

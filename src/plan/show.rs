@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::resolved::Plan;
 use super::tensors::{Action, TensorPlan};
+use crate::names::shown;
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -71,7 +72,8 @@ impl Plan {
     /// A line a tensor, then totals, then what was substituted.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
-        let width = self.tensors.iter().map(|tensor| tensor.output.name.len()).max().unwrap_or(6).max(6);
+        let names = self.tensors.iter().map(|tensor| shown(&tensor.output.name));
+        let width = names.map(|name| name.chars().count()).max().unwrap_or(6).max(6);
         let _ = writeln!(
             text,
             "{:width$}  {:>16}  {:24}  {:>10}  {:>6}  note",
@@ -83,7 +85,7 @@ impl Plan {
             let mark = if tensor.substituted { "! " } else { "" };
             let line = format!(
                 "{:width$}  {shape:>16}  {:24}  {:>10}  {:>6.2}  {mark}{note}",
-                tensor.output.name,
+                shown(&tensor.output.name),
                 tensor.action.to_string(),
                 tensor.bytes(),
                 tensor.bits_per_weight()

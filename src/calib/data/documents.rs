@@ -172,11 +172,12 @@ impl<'a> Encoder<'a> {
     }
 
     /// The token ids of the first `bytes` of a document, about. `alone`: with what the tokenizer puts around a text; else a
-    /// text ends with an empty line, and BOS is left to who packs. Conversations spell all that out themselves.
+    /// text ends with an empty line, and BOS is left to who packs. Conversations spell all that out themselves: only their
+    /// template makes special tokens.
     pub(crate) fn encode(&self, document: &Document, alone: bool, bytes: usize) -> Result<Vec<u32>> {
         match document {
-            Document::Text(text) if alone => self.tokenizer.encode(first(text, bytes), true),
-            Document::Text(text) => self.tokenizer.encode(&format!("{}\n\n", text.trim_end()), false),
+            Document::Text(text) if alone => self.tokenizer.encode_plain(first(text, bytes), true),
+            Document::Text(text) => self.tokenizer.encode_plain(&format!("{}\n\n", text.trim_end()), false),
             Document::Chat(row, messages) => {
                 let text = self.template()?.render(messages, false).map_err(|error| in_row(*row, error))?;
                 self.tokenizer.encode(first(&text, bytes), false)

@@ -105,7 +105,8 @@ fn header(inputs: &[Input], tensors: &[(String, Vec<usize>, Values)]) -> String 
         .collect();
     let inputs = serde_json::to_string(&described).expect("numbers and names are valid JSON");
     let mut entries = serde_json::Map::new();
-    entries.insert("__metadata__".into(), json!({ INPUTS: inputs }));
+    entries
+        .insert("__metadata__".into(), json!({ "llmc.version": env!("CARGO_PKG_VERSION"), INPUTS: inputs }));
     let mut end = 0;
     for (name, shape, values) in tensors {
         let (start, dtype) = (end, if matches!(values, Values::F64(_)) { "F64" } else { "F32" });

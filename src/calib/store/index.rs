@@ -29,7 +29,7 @@ const STATISTICS: [(&str, Flag); 4] = [
 pub struct Index {
     /// Of the layout of the folder.
     version: u32,
-    /// blake3 of the model's weight files.
+    /// blake3 of the digest of the model's weight files and its config.json.
     pub model: String,
     /// Its decoder blocks.
     pub blocks: usize,

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::cli::context::Context;
+use crate::cli::terminal;
 use crate::cuda::measure::{self, KernelReport, Layer, Machine, Outcome, TimingOptions, WeightFormat};
 use crate::cuda::{self, Bits, Device, Half, KernelTable, Workspace};
 use crate::error::{Error, Result};
@@ -141,7 +142,9 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let machine = Machine::new(device.properties(), date, clocks(&device.properties().uuid), seed);
     context.say(&format!("{}, seed {seed}", machine.device));
     if !device.properties().library {
-        eprintln!("note: cuBLAS was not found, so its times are missing (add its folder to LD_LIBRARY_PATH)");
+        terminal::tell(
+            "note: cuBLAS was not found, so its times are missing (add its folder to LD_LIBRARY_PATH)",
+        );
     }
     let mut report = KernelReport {
         machine,

@@ -68,6 +68,8 @@ fn texts_become_ids_and_come_back() {
     assert_eq!(tokenizer.decode(&[5, 4, 2, 4, 3], true).unwrap(), "ab a b");
     assert_eq!(tokenizer.encode("", true).unwrap(), Vec::<u32>::new());
     assert_eq!(tokenizer.encode("a<turn>b", false).unwrap(), [2, 7, 3]);
+    // The vocabulary has none of the letters of `<turn>`.
+    assert_eq!(tokenizer.encode_plain("a<turn>b", false).unwrap(), [2, 3]);
     assert_eq!(tokenizer.decode(&[2, 7, 3], true).unwrap(), "ab");
     assert_eq!(tokenizer.decode(&[2, 7, 3, 99], false).unwrap(), "a<turn>b");
     assert_eq!((tokenizer.id("<turn>"), tokenizer.id("no")), (Some(7), None));

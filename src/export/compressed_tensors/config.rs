@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::layouts::{FP8_BLOCK, Layout};
 use crate::export::modules::{self, Group};
+use crate::export::patterns::patterns;
 use crate::io::Checkpoint;
 use crate::numerics::presets::ActivationScheme;
 use crate::numerics::{EightBits, Granularity, Number, Scheme};
@@ -40,19 +41,25 @@ pub(crate) fn quantization_config(contents: &Contents, checkpoint: &Checkpoint) 
         "format": if uniform { first.unwrap_or("dense") } else { "mixed-precision" },
         "quantization_status": "compressed",
         "config_groups": config_groups,
-        "ignore": modules::ignored(contents, checkpoint),
+        "ignore": ignore(contents, checkpoint),
         "kv_cache_scheme": cache,
         "global_compression_ratio": null,
         "version": VERSION,
     }))
 }
 
+/// The names of the file; regular expressions where engines load modules under other names.
+fn ignore(contents: &Contents, checkpoint: &Checkpoint) -> Vec<String> {
+    let ignored = modules::ignored(contents, checkpoint);
+    let renamed = ignored.renamed().into_iter().map(|pattern| format!("re:{pattern}"));
+    ignored.names.iter().map(|name| (*name).to_owned()).chain(renamed).collect()
+}
+
 /// One scheme goes to every linear module that is not ignored; several name their modules. Modules of another class than
 /// `Linear` (embeddings, and the head as vLLM has it) are always named.
 fn targets(group: &Group, groups: &[Group]) -> Vec<String> {
     let others = groups.iter().filter(|other| other.scheme != group.scheme).flat_map(|other| &other.modules);
-    let regexes =
-        |modules: &[&str]| modules::patterns(modules, others.clone()).into_iter().map(|p| format!("re:{p}"));
+    let regexes = |modules: &[&str]| patterns(modules, others.clone()).into_iter().map(|p| format!("re:{p}"));
     match groups.len() {
         1 => ["Linear".to_owned()].into_iter().chain(regexes(&group.special)).collect(),
         _ => regexes(&group.modules).collect(),

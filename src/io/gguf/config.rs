@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 use super::value::{Metadata, Value};
 use crate::error::{Error, Result};
 use crate::model::rope::{Llama3, LongRope, Rope, Scaling, Yarn};
-use crate::model::{Arch, Key, KeyType, Missing};
+use crate::model::{Arch, Key, KeyType, Missing, Settings};
 
 /// Tensors that carry settings rather than weights: consumed by [`from_metadata`], made by [`setting_tensors`].
 pub(crate) const SETTING_TENSORS: [&str; 3] =
@@ -109,7 +109,7 @@ fn uniform(arch: &Arch, key: &Key, value: &Value) -> Result<Value> {
 fn json(kind: KeyType, value: &Value) -> Option<Json> {
     match kind {
         KeyType::Int => value.as_u64().map(Json::from),
-        KeyType::Float => value.as_f64().map(Json::from),
+        KeyType::Float => value.as_f64().filter(|value| value.is_finite()).map(Json::from),
         KeyType::Bool => value.as_bool().map(Json::from),
     }
 }
@@ -138,7 +138,7 @@ fn read_rope(arch: &Arch, input: &Input, config: &Map<String, Json>) -> Rope {
 
 fn read_scaling(arch: &Arch, input: &Input, theta: f64) -> Option<Scaling> {
     if let Some(factors) = (input.values)("rope_freqs.weight") {
-        return read_llama3(&factors, theta, input.file);
+        return read_factors(factors, theta, input.get(arch, "context_length").and_then(Value::as_u64));
     }
     let long = (input.values)("rope_factors_long.weight");
     if let Some((long, short)) = long.zip((input.values)("rope_factors_short.weight")) {
@@ -154,15 +154,20 @@ fn read_scaling(arch: &Arch, input: &Input, theta: f64) -> Option<Scaling> {
     }
 }
 
-fn read_llama3(factors: &[f32], theta: f64, file: &Path) -> Option<Scaling> {
+/// The scaling that divides frequencies by these factors. Those of no released model are kept as they are, in LongRoPE's form:
+/// a divisor for each frequency.
+fn read_factors(factors: Vec<f32>, theta: f64, context: Option<u64>) -> Option<Scaling> {
     if factors.iter().all(|factor| *factor == 1.0) {
         return None;
     }
-    let settings = Llama3::recognize(factors, theta);
-    if settings.is_none() {
-        tracing::warn!(file = %file.display(), "rope_freqs.weight is of no rule llmc knows: rope_scaling is left out");
-    }
-    settings.map(Scaling::Llama3)
+    Some(match Llama3::recognize(&factors, theta) {
+        Some(llama3) => Scaling::Llama3(llama3),
+        None => Scaling::LongRope(LongRope {
+            original: context,
+            attention_factor: Some(1.0),
+            ..LongRope::new(factors.clone(), factors)
+        }),
+    })
 }
 
 /// The architecture's metadata of a config.json, its name included.
@@ -210,6 +215,7 @@ fn missing_setting(key: &str) -> Error {
 }
 
 fn write_rope(arch: &Arch, config: &Json, metadata: &mut Metadata) -> Result<()> {
+    Rope::check(&Settings(config))?;
     let rope = Rope::from_config(config);
     let mut put = |key: &str, value: Value| metadata.insert(format!("{}.rope.{key}", arch.gguf.name), value);
     put("freq_base", Value::F32(rope.theta as f32));
@@ -229,6 +235,7 @@ fn write_rope(arch: &Arch, config: &Json, metadata: &mut Metadata) -> Result<()>
                 put("scaling.original_context_length", Value::U32(original as u32));
             }
         }
+        Some(Scaling::LongRope(long)) if is_plain(&long) => {}
         Some(Scaling::LongRope(_)) => {
             put("scaling.attn_factor", Value::F32(long_attention_factor(config) as f32));
         }
@@ -271,6 +278,11 @@ fn long_attention_factor(config: &Json) -> f64 {
     if scale > 1.0 { (1.0 + scale.ln() / original.ln()).sqrt() } else { 1.0 }
 }
 
+/// Returns true for divisors that hold at any length: what [`read_factors`] makes of `rope_freqs.weight`.
+fn is_plain(long: &LongRope) -> bool {
+    long.short == long.long && long.attention_factor == Some(1.0)
+}
+
 /// The tensors that carry settings: (name, values).
 ///
 /// # Errors
@@ -280,6 +292,9 @@ pub fn setting_tensors(config: &Json) -> Result<Vec<(&'static str, Vec<f32>)>> {
     Ok(match (&rope.scaling, rotated(config, &rope)?) {
         (Some(Scaling::Llama3(llama3)), Some(rotated)) => {
             vec![(SETTING_TENSORS[0], llama3.factors(rope.theta, rotated))]
+        }
+        (Some(Scaling::LongRope(long)), _) if is_plain(long) => {
+            vec![(SETTING_TENSORS[0], long.short.clone())]
         }
         (Some(Scaling::LongRope(long)), _) => {
             vec![(SETTING_TENSORS[1], long.long.clone()), (SETTING_TENSORS[2], long.short.clone())]

@@ -12,6 +12,7 @@ use super::value::{Metadata, Value};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::map::MappedFile;
+use crate::io::side_file::refuse_stand_in;
 use crate::io::source::{RawTensor, Source, Stored};
 use crate::model::{self, Arch, Transform};
 use crate::tensor::{DType, rows_cols};
@@ -42,6 +43,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         side_files: Vec::new(),
         metadata: model.strings(),
         activation_scales: BTreeMap::new(),
+        packed: None,
         quantization: model.quantization(),
         files: model.files,
     })
@@ -73,6 +75,7 @@ impl Model {
     /// Maps and parses a file; its tensors join the others.
     fn add(&mut self, path: &Path) -> Result<Metadata> {
         let file = MappedFile::open(path)?;
+        refuse_stand_in(path, file.bytes())?;
         let parsed = parse(path, file.bytes())?;
         let index = self.files.len();
         self.tensors.extend(parsed.tensors.into_iter().map(|tensor| RawTensor { file: index, ..tensor }));

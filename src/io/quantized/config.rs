@@ -39,7 +39,7 @@ pub(super) struct Config {
 }
 
 /// `quant_method`s that are read. Others are refused by name.
-const READ: [&str; 5] = ["compressed-tensors", "gptq", "awq", "fp8", "fbgemm_fp8"];
+const READ: [&str; 6] = ["compressed-tensors", "gptq", "awq", "auto-round", "fp8", "fbgemm_fp8"];
 
 impl Config {
     /// Reads config.json's `quantization_config` (or compressed-tensors' older `compression_config`). Without one: silent.
@@ -53,6 +53,7 @@ impl Config {
         let mut parsed = match method.as_deref() {
             None | Some("compressed-tensors") => compressed_tensors(&keys)?,
             Some("gptq") => gptq(&keys)?,
+            Some("auto-round") => auto_round(&keys)?,
             Some("awq") => awq(&keys)?,
             Some("fp8" | "fbgemm_fp8") => fp8(&keys)?,
             Some(other) => return Err(unknown(&file, other)),
@@ -133,6 +134,23 @@ fn gptq(keys: &Keys) -> Result<Config> {
     };
     let overridden = keys.get("dynamic").is_some();
     Ok(Config { claims: vec![claim], gptq_v2, overridden, ..Config::default() })
+}
+
+/// AutoRound packs in the layout of GPTQ or of AWQ; modules may differ by `extra_config`.
+fn auto_round(keys: &Keys) -> Result<Config> {
+    let packing = keys.string("packing_format")?;
+    let packed = match packing.as_deref() {
+        None => gptq(keys)?,
+        Some(format) if format.ends_with("gptq") => gptq(keys)?,
+        Some(format) if format.ends_with("awq") => awq(keys)?,
+        Some(other) => {
+            return Err(Error::unsupported(
+                format!("{}: packing_format is \"{other}\"", keys.file.display()),
+                "llmc reads \"auto_round:auto_gptq\" and \"auto_round:auto_awq\"",
+            ));
+        }
+    };
+    Ok(Config { overridden: keys.get("extra_config").is_some(), ..packed })
 }
 
 fn awq(keys: &Keys) -> Result<Config> {

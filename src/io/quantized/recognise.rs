@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::config::Config;
 use super::module::Module;
 use super::read::CodeReader;
-use super::{layouts, words};
+use super::{foreign, layouts, words};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::source::{RawTensor, Source, Stored};
@@ -67,6 +67,8 @@ pub(crate) struct Recognised {
     pub activation_scales: BTreeMap<String, RawTensor>,
     /// In words, how it was quantized; `None` where it was not.
     pub quantization: Option<String>,
+    /// See [`Checkpoint::packed`](crate::io::Checkpoint::packed).
+    pub packed: Option<String>,
 }
 
 /// Groups a safetensors checkpoint's tensors into logical sources. `path` is what was opened; `files` are the maps `raw` points into
@@ -102,7 +104,7 @@ pub(crate) fn recognise(
         insert(&mut sources, source, tensor, files)?;
     }
     let quantization = words::describe(&config, sources.values());
-    Ok(Recognised { tensors: sources, activation_scales, quantization })
+    Ok(Recognised { tensors: sources, activation_scales, quantization, packed: foreign::find(&raw) })
 }
 
 /// Takes the scales of caches out of a quantized checkpoint's tensors, and notes those of inputs, which stay beside the

@@ -6,6 +6,7 @@
 mod added;
 mod byte_level;
 mod companions;
+mod declared;
 mod from_gguf;
 mod pre;
 mod sentencepiece;
@@ -13,6 +14,7 @@ mod table;
 mod to_gguf;
 mod vocabulary;
 
+pub(crate) use declared::{complete, declared};
 pub(crate) use from_gguf::from_gguf;
 pub(crate) use to_gguf::{Files, to_gguf};
 

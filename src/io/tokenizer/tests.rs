@@ -86,6 +86,7 @@ fn checkpoint(files: Vec<(String, Vec<u8>)>) -> Checkpoint {
         side_files: files.into_iter().map(side).collect(),
         metadata: Default::default(),
         activation_scales: Default::default(),
+        packed: None,
         quantization: None,
     }
 }

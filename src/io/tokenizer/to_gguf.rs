@@ -7,10 +7,11 @@ use serde_json::Value as Json;
 use super::sentencepiece::from_base64;
 use super::table::{Table, table};
 use super::vocabulary::token_type;
-use super::{pre, table};
+use super::{complete, declared, pre, table};
 use crate::error::{Error, Result};
-use crate::io::Checkpoint;
 use crate::io::gguf::{Array, Metadata, Value};
+use crate::io::side_files::additional_template;
+use crate::io::{Checkpoint, SideFile, read_whole};
 
 /// The files that a tokenizer is in, parsed.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Files {
     /// tokenizer_config.json over special_tokens_map.json; null where there is neither.
     settings: [Json; 2],
     chat_template: Option<String>,
+    /// Further templates, by name.
+    named_templates: Vec<(String, String)>,
 }
 
 impl Files {
@@ -27,13 +30,24 @@ impl Files {
     /// # Errors
     /// [`Error::Io`] and, where a file is not JSON, [`Error::Malformed`].
     pub(crate) fn read(checkpoint: &Checkpoint) -> Result<Option<Files>> {
-        let Some(tokenizer) = json_file(checkpoint, "tokenizer.json")? else { return Ok(None) };
-        let config = json_file(checkpoint, "tokenizer_config.json")?.unwrap_or(Json::Null);
-        let map = json_file(checkpoint, "special_tokens_map.json")?.unwrap_or(Json::Null);
-        let template = side_file(checkpoint, "chat_template.jinja")?;
-        let template = template.and_then(|bytes| String::from_utf8(bytes).ok());
-        let chat_template = template.or_else(|| default_template(&config["chat_template"]));
-        Ok(Some(Files { tokenizer, settings: [config, map], chat_template }))
+        let Some(mut tokenizer) = json_file(checkpoint, "tokenizer.json")? else { return Ok(None) };
+        let json = |name: &str| Ok::<_, Error>(json_file(checkpoint, name)?.unwrap_or(Json::Null));
+        let config = json("tokenizer_config.json")?;
+        complete(&mut tokenizer, declared(&config, &json("added_tokens.json")?));
+        let older = json("chat_template.json")?;
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
+        let template = side_file(checkpoint, "chat_template.jinja")?.and_then(text);
+        let chat_template = template
+            .or_else(|| default_template(&config["chat_template"]))
+            .or_else(|| default_template(&older["chat_template"]));
+        let mut named_templates = named(&config["chat_template"]);
+        for file in &checkpoint.side_files {
+            if let Some(name) = additional_template(&file.name) {
+                named_templates.extend(text(bytes(file)?).map(|text| (name.to_owned(), text)));
+            }
+        }
+        let settings = [config, json("special_tokens_map.json")?];
+        Ok(Some(Files { tokenizer, settings, chat_template, named_templates }))
     }
 
     fn setting(&self, key: &str) -> Option<&Json> {
@@ -48,17 +62,21 @@ impl Files {
 }
 
 fn side_file(checkpoint: &Checkpoint, name: &str) -> Result<Option<Vec<u8>>> {
-    let Some(file) = checkpoint.side_files.iter().find(|file| file.name == name) else { return Ok(None) };
+    let file = checkpoint.side_files.iter().find(|file| file.name == name);
+    file.map(bytes).transpose()
+}
+
+fn bytes(file: &SideFile) -> Result<Vec<u8>> {
     match &file.bytes {
-        Some(bytes) => Ok(Some(bytes.clone())),
-        None => std::fs::read(&file.path).map(Some).map_err(|e| Error::io(&file.path, e)),
+        Some(bytes) => Ok(bytes.clone()),
+        None => read_whole(&file.path),
     }
 }
 
 fn json_file(checkpoint: &Checkpoint, name: &str) -> Result<Option<Json>> {
     let Some(bytes) = side_file(checkpoint, name)? else { return Ok(None) };
     let hint = "the file is damaged: download it again";
-    let parsed = serde_json::from_slice(&bytes);
+    let parsed = crate::json::parse(&bytes);
     parsed.map(Some).map_err(|e| Error::malformed(checkpoint.path.join(name), "JSON", e, hint))
 }
 
@@ -69,6 +87,28 @@ fn default_template(value: &Json) -> Option<String> {
         default["template"].as_str().map(str::to_owned)
     };
     value.as_str().map(str::to_owned).or_else(|| value.as_array().and_then(named))
+}
+
+/// The templates of a list that have another name than `default`.
+fn named(value: &Json) -> Vec<(String, String)> {
+    let entry =
+        |entry: &Json| Some((entry["name"].as_str()?.to_owned(), entry["template"].as_str()?.to_owned()));
+    let entries = value.as_array().into_iter().flatten().filter_map(entry);
+    entries.filter(|(name, _)| name != "default").collect()
+}
+
+/// Puts named templates where llama.cpp's tools look for them: `add_chat_template`,
+/// <https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/gguf_writer.py>.
+fn put_named_templates(templates: &[(String, String)], metadata: &mut Metadata) {
+    if templates.is_empty() {
+        return;
+    }
+    let plain = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let names = templates.iter().map(|(name, _)| plain(name)).collect();
+    metadata.insert("tokenizer.chat_templates".into(), Value::Array(Array::Strings(names)));
+    for (name, template) in templates {
+        metadata.insert(format!("tokenizer.chat_template.{}", plain(name)), Value::String(template.clone()));
+    }
 }
 
 /// The metadata of a tokenizer for an embedding of `rows` rows; `config` is config.json, for the ids that the tokenizer's
@@ -101,6 +141,7 @@ pub(crate) fn to_gguf(files: &Files, config: &Json, rows: usize) -> Result<Metad
     if let Some(template) = &files.chat_template {
         metadata.insert("tokenizer.chat_template".into(), Value::String(template.clone()));
     }
+    put_named_templates(&files.named_templates, &mut metadata);
     Ok(metadata)
 }
 

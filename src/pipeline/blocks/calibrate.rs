@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::BlockLayout;
 use crate::pipeline::options::Options;
-use crate::pipeline::output::{Journal, Workspace, input_digest};
+use crate::pipeline::output::{Journal, Workspace, input_digest, model_digest};
 use crate::pipeline::stream::BlockResult;
 use crate::plan::{Plan, SINGLE_FILE_NAME};
 use crate::stage::{Scope, Stage};
@@ -57,7 +57,8 @@ pub fn calibrate(
     let input = CalibrationInput { sequences, expert_tokens: survey.expert_tokens, prior: None };
     let ends = BlockResult::default();
     let runner = Runner::new(checkpoint, input, &ends, false, options)?;
-    let model = input_digest(checkpoint, options.interrupted)?;
+    let weights = input_digest(checkpoint, options.interrupted)?;
+    let model = model_digest(checkpoint, &weights);
     let index = Index::new(&model, runner.layouts.len(), survey.needs, survey.samples);
     let key = key(&index, survey.expert_tokens, options.device);
     let open = |target: &Path, single: bool| {
@@ -83,8 +84,8 @@ pub fn calibrate(
     Ok(reports)
 }
 
-/// Opens the statistics of an earlier run. Checks that they are of this model, by its digest, and that they include the needs
-/// of the plan's stages.
+/// Opens the statistics of an earlier run. Checks that they are of this model, `weights` being the digest of its weights, and
+/// that they include the needs of the plan's stages.
 ///
 /// # Errors
 /// See [`PriorStatistics::open`].
@@ -92,14 +93,14 @@ pub(crate) fn recall(
     paths: &[PathBuf],
     plan: &Plan,
     checkpoint: &Arc<Checkpoint>,
-    model: &str,
+    weights: &str,
 ) -> Result<PriorStatistics> {
     let stages = &plan.request.stages;
     let weighed = matches!(stages.first(), Some(Stage::Quantize(method)) if method.scope() == Scope::Rows);
     let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
     let needs = stages.iter().fold(first, |needs, stage| needs.union(stage.needs()));
     let blocks = CheckpointWeights(Arc::clone(checkpoint)).model()?.layers.len();
-    PriorStatistics::open(paths, checkpoint, model, blocks, needs)
+    PriorStatistics::open(paths, checkpoint, &model_digest(checkpoint, weights), blocks, needs)
 }
 
 /// The key of the journal: blake3 over everything that the statistics depend on.

@@ -26,7 +26,7 @@ use crate::json::pretty;
 use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme, Weight};
 use crate::pipeline::options::Options;
-use crate::pipeline::output::{Journal, Workspace};
+use crate::pipeline::output::{Journal, Workspace, model_digest};
 use crate::pipeline::stream::BlockResult;
 use crate::plan::{Plan, Roles, SINGLE_FILE_NAME, Sensitivity};
 use crate::stage::{Block, BlockLinear, Quantize, error_power, quantize_linear};
@@ -44,7 +44,7 @@ struct Kept {
 }
 
 /// Measures the loss of each group of linears (see [`Roles::group`]) with each of the choices, or reads the result of an earlier
-/// run. The choices are plans of the whole model, the smallest first. `model` is the digest of its weights.
+/// run. The choices are plans of the whole model, the smallest first. `weights` is the digest of its weights.
 ///
 /// # Errors
 /// An architecture that llmc does not support; inputs that are not finite; errors of reading and writing. The same call
@@ -52,13 +52,13 @@ struct Kept {
 pub(crate) fn sensitivity(
     choices: &[Plan],
     sequences: &[Vec<u32>],
-    model: &str,
+    weights: &str,
     file: &Path,
     checkpoint: &Arc<Checkpoint>,
     options: &Options,
 ) -> Result<Sensitivity> {
     let sequences = spread(sequences);
-    let key = key(choices, &sequences, model, options.device);
+    let key = key(choices, &sequences, &model_digest(checkpoint, weights), options.device);
     if let Some(kept) = read(file)?.filter(|kept| kept.key == key) {
         return Ok(kept.sensitivity);
     }

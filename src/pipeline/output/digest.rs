@@ -47,6 +47,12 @@ pub(crate) fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result
     Ok(listing.finalize().to_hex().to_string())
 }
 
+/// The identity of a model: blake3 over the [`input_digest`] of its weights and config.json, which says what they compute.
+pub(crate) fn model_digest(checkpoint: &Checkpoint, weights: &str) -> String {
+    let config = checkpoint.config.as_ref().map(ToString::to_string).unwrap_or_default();
+    blake3::hash(format!("{weights}\n{config}").as_bytes()).to_hex().to_string()
+}
+
 /// The metadata of an output: version, recipe, and the identity of the input (its [`input_digest`]).
 pub(crate) fn provenance(plan: &Plan, checkpoint: &Checkpoint, digest: &str) -> Vec<(String, String)> {
     let input = checkpoint.path.file_name().unwrap_or_default().to_string_lossy().into_owned();

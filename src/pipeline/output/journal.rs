@@ -1,7 +1,8 @@
 //! The journal: the list of finished tensors and blocks, from which an interrupted run resumes.
 //!
 //! A text file in the partial output. Its first line is the key, blake3 over the headers of the output files (which
-//! contain version, recipe and the digest of the input), and the boot id of the machine. Then comes one line for each finished
+//! contain version, recipe and the digest of the input's weights) and everything else that is read, and the boot id of the
+//! machine. Then comes one line for each finished
 //! tensor, and `synced` after each flush to the disk. A killed process leaves its writes to the system, so every whole line
 //! counts. A machine that went down may have lost writes, so after another boot only the lines before the last `synced`
 //! count. Opening rewrites the journal with the lines that count, so that a doubtful line never counts later.
@@ -32,13 +33,19 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the workspace's journal. Without `resume`, or without a journal, the workspace is emptied.
+    /// Opens the workspace's journal. `inputs` identifies everything that is read besides the weights. Without `resume`, or
+    /// without a journal, the workspace is emptied.
     ///
     /// # Errors
     /// Another process that writes the partial output; with `resume`, a partial output of another run (another input, recipe
     /// or version).
-    pub(crate) fn open(workspace: &Workspace, layout: &[OutputFile], resume: bool) -> Result<Journal> {
-        Journal::keyed(workspace, &key(layout), || workspace.holds(layout), resume)
+    pub(crate) fn open(
+        workspace: &Workspace,
+        layout: &[OutputFile],
+        inputs: &str,
+        resume: bool,
+    ) -> Result<Journal> {
+        Journal::keyed(workspace, &key(layout, inputs), || workspace.holds(layout), resume)
     }
 
     /// Opens the journal of work identified by a key. `whole` returns true if everything that the journal lists is still
@@ -117,8 +124,9 @@ struct Counted {
     blocks: usize,
 }
 
-fn key(layout: &[OutputFile]) -> String {
+fn key(layout: &[OutputFile], inputs: &str) -> String {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(inputs.as_bytes());
     layout.iter().for_each(|file| {
         hasher.update(file.name.as_bytes());
         hasher.update(&file.header);
@@ -185,9 +193,9 @@ mod tests {
     fn check(text: &str, expected: &[usize]) {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(&folder.path().join("out"), false).unwrap();
-        let text = text.replace("KEY", &key(&[])).replace("BOOT", &boot_id());
+        let text = text.replace("KEY", &key(&[], "")).replace("BOOT", &boot_id());
         std::fs::write(workspace.path(JOURNAL_NAME), &text).unwrap();
-        let journal = Journal::open(&workspace, &[], true).unwrap();
+        let journal = Journal::open(&workspace, &[], "", true).unwrap();
         assert_eq!(journal.finished.iter().copied().collect::<Vec<_>>(), expected, "{text:?}");
         let rewritten = std::fs::read_to_string(workspace.path(JOURNAL_NAME)).unwrap();
         assert!(rewritten.ends_with('\n') && !rewritten.contains(SYNCED), "{rewritten:?}");
@@ -209,9 +217,9 @@ mod tests {
     fn one_process_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Workspace::open(&folder.path().join("out"), false).unwrap();
-        let _first = Journal::open(&workspace, &[], true).unwrap();
+        let _first = Journal::open(&workspace, &[], "", true).unwrap();
         for resume in [true, false] {
-            let error = Journal::open(&workspace, &[], resume).err().unwrap();
+            let error = Journal::open(&workspace, &[], "", resume).err().unwrap();
             assert!(error.to_string().contains("another process"), "{error}");
         }
     }

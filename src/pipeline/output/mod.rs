@@ -8,7 +8,7 @@ mod record;
 mod workspace;
 
 pub(crate) use adapter::AdapterFile;
-pub(crate) use digest::{input_digest, provenance};
+pub(crate) use digest::{input_digest, model_digest, provenance};
 pub(crate) use files::{OutputFiles, reserve, write_at};
 pub(crate) use journal::Journal;
 pub(crate) use record::{Digests, Record, mismatch, round_to, stored_values, wrong_scale};

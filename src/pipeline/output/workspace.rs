@@ -5,13 +5,16 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::io::{Checkpoint, has_extension};
+use crate::io::index::INDEX_FILE;
+use crate::io::map::MappedFile;
+use crate::io::side_files::{self, travels};
+use crate::io::{Checkpoint, gguf, has_extension};
 use crate::pipeline::fault;
 use crate::plan::{OutputFile, SINGLE_FILE_NAME};
 
@@ -32,6 +35,11 @@ fn record_beside(file: &Path) -> PathBuf {
     sibling(file, &format!(".{RECORD}"))
 }
 
+/// The mark of llmc's outputs: a key of their metadata, which opens the header.
+const MARK: &[u8] = b"\"llmc.version\"";
+/// Bytes from the beginning of a file within which the mark stands.
+const MARK_WITHIN: u64 = 1 << 20;
+
 /// The partial output and its target.
 pub(crate) struct Workspace {
     target: PathBuf,
@@ -44,16 +52,18 @@ impl Workspace {
     pub(crate) fn open(target: &Path, single: bool) -> Result<Workspace> {
         let target: PathBuf = target.components().collect(); // without a trailing slash
         let workspace = Workspace { partial: sibling(&target, ".partial"), target, single };
-        if workspace.partial.exists() {
+        if workspace.partial.symlink_metadata().is_ok() {
             workspace.refuse_foreign()?;
         }
         fs::create_dir_all(&workspace.partial).map_err(|e| Error::io(&workspace.partial, e))?;
         Ok(workspace)
     }
 
-    /// Refuses a folder that has the partial output's name but is not from llmc.
+    /// Refuses a folder that has the partial output's name but is not from llmc: one without a journal, or with links in it,
+    /// behind which other files would be written.
     fn refuse_foreign(&self) -> Result<()> {
-        if self.path(JOURNAL_NAME).exists() || self.entries()?.is_empty() {
+        let linked = has_link(&self.partial).map_err(|e| Error::io(&self.partial, e))?;
+        if !linked && (self.path(JOURNAL_NAME).exists() || self.entries()?.is_empty()) {
             return Ok(());
         }
         Err(Error::Busy {
@@ -190,7 +200,7 @@ impl Workspace {
 /// Refuses, before any work, a target that cannot be written or must not be replaced.
 ///
 /// # Errors
-/// A target that is or contains the input; that exists, without `overwrite`; that does not look like a model, with it; whose
+/// A target that is, contains or lies in the input; that exists, without `overwrite`; that llmc did not write, with it; whose
 /// name does not fit the format.
 pub(crate) fn check_target(
     checkpoint: &Checkpoint,
@@ -198,38 +208,66 @@ pub(crate) fn check_target(
     single: bool,
     overwrite: bool,
 ) -> Result<()> {
-    let refuse = |what: &str, hint: &str| Err(Error::usage(format!("{} {what}", target.display()), hint));
-    let named_gguf = has_extension(target, "gguf");
-    if target.file_name().is_none() {
-        return refuse("names no file or folder", "give the output a name of its own: -o out");
-    }
-    if named_gguf && !single {
-        return refuse("is to be a folder, and is named like a GGUF file", "--format gguf writes one file");
-    }
-    let record = record_beside(target);
-    let interrupted = sibling(target, ".partial").exists(); // perhaps between the record and its file
-    if single && !overwrite && !interrupted && record.exists() && !target.exists() {
-        let what = format!("{} is there, the record of a model that is not", record.display());
-        return Err(Error::usage(what, "move it to its model, or remove it; --overwrite replaces it"));
+    check_name(target, single)?;
+    check_record(target, single, overwrite)?;
+    if is_inside_input(checkpoint, target) {
+        let hint = "choose a place beside it, such as -o ../out: llmc leaves what it reads as it is";
+        return refuse(target, "lies inside the input", hint);
     }
     let Ok(found) = target.symlink_metadata() else { return Ok(()) };
     if holds_input(checkpoint, target) {
-        return refuse(
-            "is the input, or holds it",
-            "choose another output: llmc never writes over what it reads",
-        );
+        let hint = "choose another output: llmc never writes over what it reads";
+        return refuse(target, "is the input, or holds it", hint);
     }
     if !overwrite {
-        return refuse(
-            "exists already",
-            "--overwrite replaces it once the new output is complete; -o writes elsewhere",
-        );
+        let hint = "--overwrite replaces it once the new output is complete; -o writes elsewhere";
+        return refuse(target, "exists already", hint);
     }
-    let replaceable = if single { found.is_file() } else { found.is_dir() && looks_like_a_model(target) };
-    if replaceable {
-        Ok(())
-    } else {
-        refuse("is not what llmc writes there", "remove it yourself, or choose another output with -o")
+    let is_replaceable = match single {
+        true => found.is_file() && is_our_gguf(target),
+        false => found.is_dir() && is_ours(target, checkpoint),
+    };
+    match is_replaceable {
+        true => Ok(()),
+        false => refuse(
+            target,
+            "was not written by llmc, or holds other files too",
+            "remove it yourself, or choose another output with -o",
+        ),
+    }
+}
+
+fn refuse(target: &Path, what: &str, hint: &str) -> Result<()> {
+    Err(Error::usage(format!("{} {what}", target.display()), hint))
+}
+
+fn check_name(target: &Path, single: bool) -> Result<()> {
+    if target.file_name().is_none() {
+        return refuse(target, "names no file or folder", "give the output a name of its own: -o out");
+    }
+    if has_extension(target, "gguf") && !single {
+        let hint = "--format gguf writes one file";
+        return refuse(target, "is to be a folder, and is named like a GGUF file", hint);
+    }
+    Ok(())
+}
+
+/// Refuses a single file whose place is free but for the record of another.
+fn check_record(target: &Path, single: bool, overwrite: bool) -> Result<()> {
+    let record = record_beside(target);
+    let interrupted = sibling(target, ".partial").exists(); // perhaps between the record and its file
+    if single && !overwrite && !interrupted && record.exists() && !target.exists() {
+        let what = "is there, the record of a model that is not";
+        return refuse(&record, what, "move it to its model, or remove it; --overwrite replaces it");
+    }
+    Ok(())
+}
+
+fn is_inside_input(checkpoint: &Checkpoint, target: &Path) -> bool {
+    let folder = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (checkpoint.path.canonicalize(), folder.canonicalize()) {
+        (Ok(input), Ok(folder)) => input.is_dir() && folder.starts_with(input),
+        _ => false,
     }
 }
 
@@ -239,12 +277,63 @@ fn holds_input(checkpoint: &Checkpoint, target: &Path) -> bool {
     inputs.filter_map(|path| path.canonicalize().ok()).any(|path| path.starts_with(&target))
 }
 
-/// Returns true for a folder with weights in it, and for an empty one.
-fn looks_like_a_model(folder: &Path) -> bool {
-    let Ok(mut entries) = fs::read_dir(folder) else { return false };
-    let weights = |path: PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
-    let empty = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
-    empty || entries.any(|entry| entry.is_ok_and(|entry| weights(entry.path())))
+/// Returns true for a folder whose weights llmc wrote and that holds nothing else, and for an empty one.
+fn is_ours(folder: &Path, checkpoint: &Checkpoint) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    let paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let modules = side_files::module_folders(folder).unwrap_or_default();
+    let is_weights = |path: &PathBuf| has_extension(path, "safetensors");
+    let is_known = |path: &PathBuf| match is_weights(path) && path.is_file() {
+        true => has_our_mark(path),
+        false => is_written(path, &modules, checkpoint),
+    };
+    paths.is_empty() || paths.iter().any(is_weights) && paths.iter().all(is_known)
+}
+
+/// Returns true for a name that outputs have, beside their weights. Code travels from the input alone.
+fn is_written(path: &Path, modules: &[String], checkpoint: &Checkpoint) -> bool {
+    const FILES: [&str; 6] =
+        ["config.json", INDEX_FILE, "quantize_config.json", RECORD, "README.md", "index.json"];
+    const FOLDERS: [&str; 2] = ["adapter", "additional_chat_templates"];
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    let is_code = name.ends_with(".py");
+    match path.is_dir() {
+        true => FOLDERS.contains(&name) || modules.iter().any(|module| module == name),
+        false if is_code => checkpoint.side_files.iter().any(|side| side.name == name),
+        false => FILES.contains(&name) || travels(name),
+    }
+}
+
+/// Returns true for a safetensors file with the metadata that llmc writes.
+fn has_our_mark(file: &Path) -> bool {
+    let mut start = Vec::new();
+    let opened = File::open(file).and_then(|file| file.take(MARK_WITHIN).read_to_end(&mut start));
+    opened.is_ok() && start.windows(MARK.len()).any(|bytes| bytes == MARK)
+}
+
+/// Returns true for a GGUF with the metadata that llmc writes, and for an importance matrix, which has the form of llama.cpp's
+/// to the byte, without a mark.
+fn is_our_gguf(file: &Path) -> bool {
+    let Ok(mapped) = MappedFile::open(file) else { return false };
+    let is_imatrix = |kind: &gguf::Value| kind.as_str() == Some("imatrix");
+    gguf::parse(file, mapped.bytes()).is_ok_and(|found| {
+        let metadata = found.metadata;
+        metadata.contains_key("llmc.version") || metadata.get("general.type").is_some_and(is_imatrix)
+    })
+}
+
+/// Returns true if a path is a link, or a folder with one somewhere inside.
+fn has_link(path: &Path) -> std::io::Result<bool> {
+    let found = path.symlink_metadata()?;
+    if !found.is_dir() {
+        return Ok(found.is_symlink());
+    }
+    for entry in fs::read_dir(path)? {
+        if has_link(&entry?.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn sibling(target: &Path, suffix: &str) -> PathBuf {

@@ -36,6 +36,7 @@ fn checkpoint(config: Option<Value>, tensors: &[(&str, &[usize])]) -> Checkpoint
         side_files: Vec::new(),
         metadata: Default::default(),
         activation_scales: Default::default(),
+        packed: None,
         quantization: None,
     }
 }
