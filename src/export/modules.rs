@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::layout::module;
-use super::patterns::{LANGUAGE_MODEL, patterns, subtree};
+use super::patterns::{LANGUAGE_MODEL, bare, in_language_model, patterns, subtree};
 use crate::io::{Checkpoint, heads};
 use crate::numerics::Scheme;
 use crate::plan::{Action, Contents, TensorPlan, apart, predicting_from};
@@ -40,7 +40,7 @@ pub(crate) fn groups<'a>(contents: &Contents<'a>) -> Vec<Group<'a>> {
 }
 
 /// Returns the modules whose matrices are stored dense: heads, routers, embeddings, all that a format or the user left alone.
-pub(crate) fn dense<'a>(contents: &Contents<'a>) -> Vec<&'a str> {
+fn dense<'a>(contents: &Contents<'a>) -> Vec<&'a str> {
     contents.tensors.iter().filter_map(dense_module).collect()
 }
 
@@ -58,7 +58,7 @@ fn dense_module(tensor: &TensorPlan) -> Option<&str> {
 }
 
 /// The modules that readers must leave alone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ignored<'a> {
     /// Modules by the names that the file has.
     pub names: Vec<&'a str>,
@@ -117,7 +117,7 @@ impl Ignored<'_> {
     /// Returns names in the place of regular expressions, for readers that compare parts of names.
     pub(crate) fn aliases(&self) -> Vec<String> {
         let whole = self.whole.iter().flat_map(|root| {
-            let bare = root.strip_prefix("model.").unwrap_or(root);
+            let bare = bare(root);
             [bare.to_owned(), format!("model.{bare}")]
         });
         let inner = self.names.iter().filter(|_| self.is_composite);
@@ -128,14 +128,12 @@ impl Ignored<'_> {
 
 /// The names under which engines load a module of a text model inside a larger one.
 fn other_names(name: &str) -> Vec<String> {
-    let bare = name.strip_prefix("model.").unwrap_or(name);
-    let bare = bare.strip_prefix(LANGUAGE_MODEL).unwrap_or(bare);
-    let bare = bare.strip_prefix("model.").unwrap_or(bare);
-    match bare.contains('.') {
+    let inner = in_language_model(name).unwrap_or(bare(name));
+    match inner.contains('.') {
         true => ["model.", "model.language_model.", "language_model.model."]
-            .map(|prefix| format!("{prefix}{bare}"))
+            .map(|prefix| format!("{prefix}{inner}"))
             .to_vec(),
-        false => vec![bare.to_owned()],
+        false => vec![inner.to_owned()],
     }
 }
 

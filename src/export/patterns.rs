@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::plan::{FUSED_PROJECTIONS, apart};
+use crate::plan::{FUSED_PROJECTIONS, apart, is_number};
 
 /// The language model inside a larger one.
 pub(super) const LANGUAGE_MODEL: &str = "language_model.";
@@ -44,7 +44,7 @@ fn own_pattern(name: &str, ends: &HashSet<&str>) -> String {
 
 /// Returns the regular expression of a module and everything in it, behind any prefix.
 pub(crate) fn subtree(module: &str) -> String {
-    format!(r"{ANY_PREFIX}{}(?:\..*)?$", escape(module.strip_prefix("model.").unwrap_or(module)))
+    format!(r"{ANY_PREFIX}{}(?:\..*)?$", escape(bare(module)))
 }
 
 /// Adds the patterns of the modules that engines fuse, where all their members are matched: some readers look the fused name
@@ -68,9 +68,7 @@ pub(crate) fn with_fused(mut patterns: Vec<String>) -> Vec<String> {
 fn shared_pattern(name: &str, others: &HashSet<String>) -> Option<String> {
     let is_free = |ends: &[String]| !others.iter().any(|other| ends.iter().any(|end| ends_with(other, end)));
     let parts: Vec<&str> = name.split('.').collect();
-    let inner =
-        name.split_once(LANGUAGE_MODEL).map(|(_, inner)| inner.strip_prefix("model.").unwrap_or(inner));
-    match (parts.iter().position(|part| is_number(part)), inner) {
+    match (parts.iter().position(|part| is_number(part)), in_language_model(name)) {
         (Some(first), _) => {
             let end = &parts[first.saturating_sub(1)..];
             if is_free(&[kind(&end.join("."))]) {
@@ -89,14 +87,20 @@ fn shared_pattern(name: &str, others: &HashSet<String>) -> Option<String> {
 
 /// The whole path of a module, under each name of the language model in it.
 fn whole_paths(name: &str) -> Vec<String> {
-    let path = name.strip_prefix("model.").unwrap_or(name);
-    match path.strip_prefix(LANGUAGE_MODEL) {
-        Some(inner) => {
-            let inner = inner.strip_prefix("model.").unwrap_or(inner);
-            vec![format!("{LANGUAGE_MODEL}{inner}"), format!("{LANGUAGE_MODEL}model.{inner}")]
-        }
-        None => vec![path.to_owned()],
+    match in_language_model(name) {
+        Some(inner) => vec![format!("{LANGUAGE_MODEL}{inner}"), format!("{LANGUAGE_MODEL}model.{inner}")],
+        None => vec![bare(name).to_owned()],
     }
+}
+
+/// The path of a module in the language model inside a larger one: behind `language_model.model.` and the like.
+pub(super) fn in_language_model(name: &str) -> Option<&str> {
+    bare(name).strip_prefix(LANGUAGE_MODEL).map(bare)
+}
+
+/// A path without the `model.` that engines add and take away.
+pub(super) fn bare(path: &str) -> &str {
+    path.strip_prefix("model.").unwrap_or(path)
 }
 
 /// Returns true if a path is or ends with another.
@@ -111,10 +115,9 @@ fn kind(name: &str) -> String {
 
 /// The pattern of the whole path of a module, as engines load it. `general` is true to match all layers and experts.
 fn rooted(name: &str, general: bool) -> String {
-    let path = name.strip_prefix("model.").unwrap_or(name);
-    let (root, path) = match path.strip_prefix(LANGUAGE_MODEL) {
-        Some(inner) => (r"language_model\.(?:model\.)?", inner.strip_prefix("model.").unwrap_or(inner)),
-        None => ("", path),
+    let (root, path) = match in_language_model(name) {
+        Some(inner) => (r"language_model\.(?:model\.)?", inner),
+        None => ("", bare(name)),
     };
     format!("{root}{}", join(&path.split('.').collect::<Vec<_>>(), general))
 }
@@ -122,10 +125,6 @@ fn rooted(name: &str, general: bool) -> String {
 fn join(parts: &[&str], general: bool) -> String {
     let one = |part: &&str| if general && is_number(part) { r"\d+".to_owned() } else { escape(part) };
     parts.iter().map(one).collect::<Vec<_>>().join(r"\.")
-}
-
-fn is_number(part: &str) -> bool {
-    !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn escape(name: &str) -> String {

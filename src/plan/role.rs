@@ -107,8 +107,6 @@ fn kept(module: &[&str]) -> Option<&'static str> {
     let routes = |part: &&str| part.ends_with("router") || ROUTERS_BY_NAME.contains(part);
     if behind_layer(module).iter().any(routes) {
         Some(ROUTER)
-    } else if module.iter().any(|part| predicts(part)) {
-        Some(PREDICTS)
     } else if module.ends_with(&["DenseReluDense", "wo"]) {
         Some("T5's wo, whose outputs 16 bits do not hold")
     } else {
@@ -132,6 +130,11 @@ pub(crate) fn predicting_from(config: &Value) -> Option<usize> {
 /// Returns the path of the tower, or of the part that predicts further tokens, that a module is in: `model.vision_tower`.
 /// `layers` is the number of layers beyond which they predict.
 pub(crate) fn apart(module: &str, layers: Option<usize>) -> Option<&str> {
+    predictor(module, layers).or_else(|| tower(module))
+}
+
+/// Returns the path of the part that predicts further tokens that a module is in.
+pub(super) fn predictor(module: &str, layers: Option<usize>) -> Option<&str> {
     let is_beyond = |part: &str| is_number(part) && part.parse().ok() >= layers && layers.is_some();
     let (mut end, mut before) = (0, "");
     for part in module.split('.') {
@@ -141,7 +144,7 @@ pub(crate) fn apart(module: &str, layers: Option<usize>) -> Option<&str> {
         }
         (end, before) = (end + 1, part);
     }
-    tower(module)
+    None
 }
 
 /// Returns the path of the tower (or projector) that a module is in. Parts of layers are none, whatever their names.
@@ -178,7 +181,7 @@ fn embeds(module: &[&str]) -> bool {
     behind_layer(module).iter().any(|part| part.contains("embed") || part.contains("embd"))
 }
 
-pub(super) fn is_number(part: &str) -> bool {
+pub(crate) fn is_number(part: &str) -> bool {
     !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::role::{
     CONV1D, EXPERTS_BY_NAME, GATE_UP, NORM, PREDICTS, QKV, ROUTER, Role, TOWER, cached_by_name,
-    fused_by_name, is_number, layer_number, named, predicting_from, tower,
+    fused_by_name, is_number, layer_number, named, predicting_from, predictor, tower,
 };
 use super::tensors::Measured;
 use crate::model::{self, Arch, Network, TensorRole};
@@ -59,9 +59,8 @@ impl Roles {
 
     /// Returns the role that a name suggests, of a tensor that no description has.
     fn guessed(&self, name: &str) -> Role {
-        let is_beyond = layer_number(name).zip(self.layers).is_some_and(|(layer, layers)| layer >= layers);
         match named(name, self.conv1d) {
-            Role::Linear if is_beyond => Role::Other(PREDICTS),
+            Role::Linear if predictor(name, self.layers).is_some() => Role::Other(PREDICTS),
             Role::Linear if !self.only_towers && tower(name).is_some() => Role::Other(TOWER),
             role => role,
         }
