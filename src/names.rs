@@ -29,16 +29,23 @@ const LONGEST: usize = 200;
 /// Returns a name from a file as tables and messages show it: control characters escaped, the middle of a very long one left
 /// out.
 pub(crate) fn shown(name: &str) -> Cow<'_, str> {
-    let length = name.chars().count();
-    if length <= LONGEST && !name.contains(char::is_control) {
-        return Cow::Borrowed(name);
+    let short = without_middle(name, LONGEST);
+    if !short.contains(char::is_control) {
+        return short;
     }
     let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    let part = |skip: usize, take: usize| name.chars().skip(skip).take(take).map(escape).collect::<String>();
-    Cow::Owned(match length <= LONGEST {
-        true => part(0, length),
-        false => format!("{}…{}", part(0, LONGEST / 2), part(length - LONGEST / 2 + 1, LONGEST / 2)),
-    })
+    Cow::Owned(short.chars().map(escape).collect())
+}
+
+/// Cuts the middle out of a text of more than `longest` characters.
+pub(crate) fn without_middle(text: &str, longest: usize) -> Cow<'_, str> {
+    let length = text.chars().count();
+    if length <= longest {
+        return Cow::Borrowed(text);
+    }
+    let start: String = text.chars().take(longest / 2).collect();
+    let end: String = text.chars().skip(length - longest / 2 + 1).collect();
+    Cow::Owned(format!("{start}…{end}"))
 }
 
 /// Returns the hint for serde's message about an unknown field; `None` for other messages.

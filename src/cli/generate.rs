@@ -161,7 +161,7 @@ impl Answer {
         if context.prints_json() {
             context.print(String::new, || self.json())?;
         } else if !context.is_quiet() {
-            terminal::tell(&self.figures().to_string());
+            terminal::tell(&self.figures());
         }
         match self.finish {
             None if context.is_interrupted() => {

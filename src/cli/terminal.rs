@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::io::Write;
 
+use crate::names::without_middle;
+
 /// The longest message that is printed whole, in characters.
 const LONGEST: usize = 4000;
 
 /// Prints one line to stderr. Nothing is left to do if that fails.
 pub(crate) fn tell(line: &str) {
-    let line = shortened(line);
+    let line = without_middle(line, LONGEST);
     let _ = writeln!(std::io::stderr(), "{}", escaped(&line).replace('\n', "\\n"));
 }
 
@@ -34,17 +36,6 @@ pub(crate) fn escaped_json(json: &str) -> String {
     if json.contains(is_foreign) { json.chars().map(escape).collect() } else { json.to_owned() }
 }
 
-/// Cuts the middle out of a text that is too long to read.
-fn shortened(text: &str) -> Cow<'_, str> {
-    let length = text.chars().count();
-    if length <= LONGEST {
-        return Cow::Borrowed(text);
-    }
-    let start: String = text.chars().take(LONGEST / 2).collect();
-    let end: String = text.chars().skip(length - LONGEST / 2).collect();
-    Cow::Owned(format!("{start} … {} characters … {end}", length - LONGEST))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,7 +50,7 @@ mod tests {
     #[test]
     fn long_text_loses_its_middle() {
         let text = format!("begin{}end", "x".repeat(1 << 20));
-        let short = shortened(&text);
+        let short = without_middle(&text, LONGEST);
         assert!(short.starts_with("begin") && short.ends_with("end") && short.len() < 5000);
     }
 }

@@ -21,6 +21,7 @@ use super::tokenizer::Tokenizer;
 use super::tokenizer_configs::{SPECIAL_TOKENS, TokenizerConfigs, side_file, side_json};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
+use crate::io::tokenizer::default_template;
 
 /// The limit on a template's instructions; a message needs some hundreds.
 const FUEL: u64 = 5_000_000;
@@ -131,23 +132,13 @@ fn find(checkpoint: &Checkpoint, configs: &TokenizerConfigs) -> Result<Option<(P
     }
     let older = side_json(&files, "chat_template.json")?;
     let found = [("tokenizer_config.json", &configs.tokenizer), ("chat_template.json", &older)];
-    let named = found.into_iter().find_map(|(name, json)| Some((name, default(json.get("chat_template")?)?)));
+    let named = found
+        .into_iter()
+        .find_map(|(name, json)| Some((name, default_template(json.get("chat_template")?)?)));
     Ok(named.map(|(name, text)| {
         let file = files.iter().find(|file| file.name == name).map(|file| file.path.clone());
         (file.unwrap_or_else(|| checkpoint.path.clone()), text)
     }))
-}
-
-/// A template as text. From a list of named templates, takes the one named `default`.
-fn default(template: &serde_json::Value) -> Option<String> {
-    let text = match template.as_array() {
-        Some(list) => {
-            let default = list.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"));
-            default?.get("template")?
-        }
-        None => template,
-    };
-    text.as_str().map(str::to_owned)
 }
 
 fn environment() -> Environment<'static> {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::io::{Checkpoint, SideFile, read_whole};
+use crate::io::{Checkpoint, SideFile};
 use crate::json;
 
 pub(super) const SPECIAL_TOKENS: &[&str] =
@@ -69,10 +69,7 @@ fn token_id(value: &Value) -> Option<u32> {
 /// The path and content of the side file `name`, if it exists.
 pub(super) fn side_file<'a>(files: &'a [SideFile], name: &str) -> Result<Option<(PathBuf, Cow<'a, [u8]>)>> {
     let Some(file) = files.iter().find(|file| file.name == name) else { return Ok(None) };
-    let bytes = match &file.bytes {
-        Some(bytes) => Cow::Borrowed(bytes.as_slice()),
-        None => Cow::Owned(read_whole(&file.path)?),
-    };
+    let bytes = file.content()?;
     Ok(Some((file.path.clone(), bytes)))
 }
 

@@ -52,6 +52,11 @@ impl Checkpoint {
         }
     }
 
+    /// config.json on one line; empty where there is none.
+    pub(crate) fn config_text(&self) -> String {
+        self.config.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
     /// Refuses packed weights that llmc does not read: only their names and shapes are known.
     pub(crate) fn refuse_packed(&self) -> Result<()> {
         let Some(packed) = &self.packed else { return Ok(()) };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
+use super::side_file::regular_len;
 use crate::error::{Error, Result};
 
 /// A file mapped for reading.
@@ -16,17 +17,10 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps a file; nothing is read yet. An empty file maps to an empty slice. What is not a regular file is refused: a
-    /// pipe would be waited for without end.
+    /// Maps a file; nothing is read yet. An empty file maps to an empty slice. Only regular files are
+    /// taken.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        if !path.metadata().map_err(|e| Error::io(path, e))?.is_file() {
-            return Err(Error::malformed(
-                path,
-                "a regular file",
-                "something else",
-                "write it to a file on disk first",
-            ));
-        }
+        regular_len(path)?;
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         // SAFETY: the map is only read. Another process that truncates the file while it is mapped would raise SIGBUS;
         // every tool that maps checkpoints shares that assumption, and nothing unsound follows from changed bytes, since

@@ -15,13 +15,13 @@ use super::quantized::Recognised;
 use super::side_file::refuse_stand_in;
 use super::source::RawTensor;
 use super::weight_files::{HOW_TO_CONVERT, SINGLE_FILE, Weights, find_weights, has_extension};
-use super::wrappers;
-use super::{Checkpoint, gguf, heads, quantized, read_whole, safetensors, side_files};
+use super::{Checkpoint, gguf, heads, quantized, read_whole, safetensors, side_files, wrappers};
 use crate::error::{Error, Result};
 use crate::json;
 
 impl Checkpoint {
-    /// Opens a `.safetensors` file, a folder, a GGUF or a hub id (`org/name[@revision]`). Reads headers only.
+    /// Opens a `.safetensors` file, a folder, a GGUF or a hub id (`org/name[@revision]`). Reads headers only; of a head
+    /// that is stored although it is tied, also the values.
     pub fn open(input: &str) -> Result<Checkpoint> {
         Checkpoint::open_with(input, &Hub::from_env())
     }

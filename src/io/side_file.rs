@@ -12,20 +12,11 @@ const MAX_BYTES: u64 = 256 << 20;
 /// Reads a file whole.
 ///
 /// # Errors
-/// What is no regular file (a pipe would be waited for without end), is absurdly large, or only
-/// [stands in](refuse_stand_in) for the file.
+/// A file that is [not regular](regular_len), absurdly large, or only [stands in](refuse_stand_in) for the one it is named for.
 pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
-    let metadata = path.metadata().map_err(|e| Error::io(path, e))?;
-    if !metadata.is_file() {
-        return Err(Error::malformed(
-            path,
-            "a regular file",
-            "something else",
-            "write it to a file on disk first",
-        ));
-    }
-    if metadata.len() > MAX_BYTES {
-        let (expected, found) = (format!("at most {MAX_BYTES} bytes"), format!("{}", metadata.len()));
+    let length = regular_len(path)?;
+    if length > MAX_BYTES {
+        let (expected, found) = (format!("at most {MAX_BYTES} bytes"), length.to_string());
         return Err(Error::malformed(
             path,
             expected,
@@ -38,6 +29,18 @@ pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
     file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
     refuse_stand_in(path, &bytes)?;
     Ok(bytes)
+}
+
+/// Returns the length of a regular file. Everything else is refused: a pipe would be waited for without end.
+pub(crate) fn regular_len(path: &Path) -> Result<u64> {
+    let metadata = path.metadata().map_err(|e| Error::io(path, e))?;
+    match metadata.is_file() {
+        true => Ok(metadata.len()),
+        false => {
+            let hint = "write it to a file on disk first";
+            Err(Error::malformed(path, "a regular file", "something else", hint))
+        }
+    }
 }
 
 /// Refuses what downloads leave in the place of a file: Git LFS pointers and web pages.

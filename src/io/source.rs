@@ -1,9 +1,12 @@
 //! Tensors of a checkpoint: as a file stores them, and as the model names them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::side_file::read_whole;
+use crate::error::Result;
 use crate::model::Transform;
 use crate::numerics::Scheme;
 use crate::tensor::{DType, rows_cols};
@@ -83,6 +86,19 @@ pub struct SideFile {
     pub bytes: Option<Vec<u8>>,
     /// Its path.
     pub path: PathBuf,
+}
+
+impl SideFile {
+    /// Its content, rebuilt or read whole.
+    ///
+    /// # Errors
+    /// Those of [`read_whole`].
+    pub(crate) fn content(&self) -> Result<Cow<'_, [u8]>> {
+        match &self.bytes {
+            Some(bytes) => Ok(Cow::Borrowed(bytes)),
+            None => read_whole(&self.path).map(Cow::Owned),
+        }
+    }
 }
 
 impl Source {

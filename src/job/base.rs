@@ -86,11 +86,10 @@ impl Subject<'_> {
     }
 
     fn identity(&self, checkpoint: &Checkpoint, weights: String, precision: Precision) -> Identity {
-        let config = checkpoint.config.as_ref().map(ToString::to_string).unwrap_or_default();
         Identity {
             llmc: env!("CARGO_PKG_VERSION").into(),
             weights,
-            config: blake3::hash(config.as_bytes()).to_hex().to_string(),
+            config: blake3::hash(checkpoint.config_text().as_bytes()).to_hex().to_string(),
             tokens: self.corpus.digest(),
             protocol: self.protocol,
             first: self.task.first,

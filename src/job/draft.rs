@@ -163,7 +163,8 @@ fn path_within(folder: &Path, plan: &Plan) -> PathBuf {
     folder.join(if single { format!("model.{name}") } else { name.to_owned() })
 }
 
-/// A path here (beside the model, from within its folder), named after the model and the scheme, and after the format if there are several.
+/// A path here, or beside the model from within its folder: named after the model and the scheme, and after the format if there
+/// are several.
 fn default_path(model: &str, plan: &Plan, several: bool) -> PathBuf {
     let local = Path::new(model);
     let whole = local.canonicalize().ok();

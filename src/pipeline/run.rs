@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 
 use super::blocks::{BlockLoop, BlockReport, CalibrationInput, ends};
 use super::options::{Options, Outcome, Target};
-use super::output::{AdapterFile, Digests, Journal, OutputFiles, RECORD, Record, Workspace, model_digest};
+use super::output::{AdapterFile, Digests, Journal, OutputFiles, RECORD, Record, Workspace};
 use super::stream::{BlockResult, NonFinites, TensorWriter, chunk_rows, input_bytes, refuse_long_rows};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -59,8 +59,10 @@ fn inputs(checkpoint: &Checkpoint, calibration: Option<&CalibrationInput>) -> St
             hasher.update(&token.to_le_bytes());
         }
     }
-    let prior = calibration.and_then(|input| input.prior).map_or("", |prior| prior.digest.as_str());
-    model_digest(checkpoint, &format!("{prior}{}", hasher.finalize().to_hex()))
+    let prior = calibration.and_then(|input| input.prior);
+    hasher.update(prior.map_or("", |prior| prior.digest.as_str()).as_bytes());
+    hasher.update(checkpoint.config_text().as_bytes());
+    hasher.finalize().to_hex().to_string()
 }
 
 impl<'a> Output<'a> {

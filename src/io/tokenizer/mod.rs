@@ -16,7 +16,7 @@ mod vocabulary;
 
 pub(crate) use declared::{complete, declared};
 pub(crate) use from_gguf::from_gguf;
-pub(crate) use to_gguf::{Files, to_gguf};
+pub(crate) use to_gguf::{Files, default_template, to_gguf};
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! tokenizer.json and its companions → GGUF metadata.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde_json::Value as Json;
@@ -11,7 +12,7 @@ use super::{complete, declared, pre, table};
 use crate::error::{Error, Result};
 use crate::io::gguf::{Array, Metadata, Value};
 use crate::io::side_files::additional_template;
-use crate::io::{Checkpoint, SideFile, read_whole};
+use crate::io::{Checkpoint, SideFile};
 
 /// The files that a tokenizer is in, parsed.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Files {
         let config = json("tokenizer_config.json")?;
         complete(&mut tokenizer, declared(&config, &json("added_tokens.json")?));
         let older = json("chat_template.json")?;
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok();
+        let text = |bytes: Cow<[u8]>| String::from_utf8(bytes.into_owned()).ok();
         let template = side_file(checkpoint, "chat_template.jinja")?.and_then(text);
         let chat_template = template
             .or_else(|| default_template(&config["chat_template"]))
@@ -43,7 +44,7 @@ impl Files {
         let mut named_templates = named(&config["chat_template"]);
         for file in &checkpoint.side_files {
             if let Some(name) = additional_template(&file.name) {
-                named_templates.extend(text(bytes(file)?).map(|text| (name.to_owned(), text)));
+                named_templates.extend(text(file.content()?).map(|text| (name.to_owned(), text)));
             }
         }
         let settings = [config, json("special_tokens_map.json")?];
@@ -61,16 +62,9 @@ impl Files {
     }
 }
 
-fn side_file(checkpoint: &Checkpoint, name: &str) -> Result<Option<Vec<u8>>> {
+fn side_file<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Option<Cow<'a, [u8]>>> {
     let file = checkpoint.side_files.iter().find(|file| file.name == name);
-    file.map(bytes).transpose()
-}
-
-fn bytes(file: &SideFile) -> Result<Vec<u8>> {
-    match &file.bytes {
-        Some(bytes) => Ok(bytes.clone()),
-        None => read_whole(&file.path),
-    }
+    file.map(SideFile::content).transpose()
 }
 
 fn json_file(checkpoint: &Checkpoint, name: &str) -> Result<Option<Json>> {
@@ -81,7 +75,7 @@ fn json_file(checkpoint: &Checkpoint, name: &str) -> Result<Option<Json>> {
 }
 
 /// A template, or the one named `default` of several.
-fn default_template(value: &Json) -> Option<String> {
+pub(crate) fn default_template(value: &Json) -> Option<String> {
     let named = |list: &Vec<Json>| {
         let default = list.iter().find(|entry| entry["name"] == "default")?;
         default["template"].as_str().map(str::to_owned)

@@ -49,7 +49,7 @@ pub(crate) fn input_digest(checkpoint: &Checkpoint, stop: &AtomicBool) -> Result
 
 /// The identity of a model: blake3 over the [`input_digest`] of its weights and config.json, which says what they compute.
 pub(crate) fn model_digest(checkpoint: &Checkpoint, weights: &str) -> String {
-    let config = checkpoint.config.as_ref().map(ToString::to_string).unwrap_or_default();
+    let config = checkpoint.config_text();
     blake3::hash(format!("{weights}\n{config}").as_bytes()).to_hex().to_string()
 }
 
