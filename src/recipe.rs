@@ -231,7 +231,7 @@ impl Override {
 }
 
 /// The preset of GGUF's block type of about as many bits.
-fn blocks_of(bits: u8) -> &'static str {
+pub(crate) fn blocks_of(bits: u8) -> &'static str {
     match bits {
         2 => "q2_k",
         3 => "q3_k",

@@ -40,7 +40,7 @@ fn open(model: &str) -> Arc<Checkpoint> {
 /// The sequences that [`line`] runs over.
 fn samples(checkpoint: &Arc<Checkpoint>) -> Samples {
     let calibration = Calibration { data: vec![text()], samples: 6, seq_len: 32, ..Calibration::default() };
-    let watch = Watch { interrupted: &AtomicBool::new(false), progress: &|_, _| {} };
+    let watch = Watch { interrupted: &AtomicBool::new(false), progress: &|_, _| {}, kept: None };
     calibration.sequences(checkpoint, &watch).unwrap()
 }
 

@@ -9,6 +9,7 @@
 //! CPU. Limits: a source is read whole into memory, and `self` needs the whole model in memory.
 
 mod documents;
+mod kept;
 mod own;
 mod pieces;
 mod sources;
@@ -29,6 +30,7 @@ use crate::model;
 use crate::numerics::random::SplitMix64;
 use crate::recipe::Calibration;
 use documents::Encoder;
+pub use kept::KeptText;
 use pieces::Cut;
 use sources::Share;
 pub use watch::Watch;
@@ -77,6 +79,12 @@ impl Calibration {
         let shares = sources::shares(&self.data, self.samples);
         let awaited = |share: &Share| [SELF, "-"].contains(&share.source.as_str());
         self.statistics.is_empty() && !shares.is_ok_and(|shares| shares.iter().any(awaited))
+    }
+
+    /// Returns true if the model writes some of the text itself.
+    pub(crate) fn writes_own(&self) -> bool {
+        let shares = sources::shares(&self.data, self.samples).unwrap_or_default();
+        self.statistics.is_empty() && shares.iter().any(|share| share.source == SELF)
     }
 
     /// The sequences for a model.

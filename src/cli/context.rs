@@ -1,15 +1,17 @@
 //! The surroundings of every command: its common flags, the terminal, and signals.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::plan_report::PlanReport;
+use super::progress::{self, Display};
 use super::terminal;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -92,19 +94,19 @@ impl Host for Context {
     fn open(&self, model: &str) -> Result<Checkpoint> {
         let hub = Hub { progress: !self.global.quiet, ..Hub::from_env() };
         let checkpoint = Checkpoint::open_with(model, &hub)?;
-        catch_signals(&self.interrupted)?;
+        catch_signals(&self.interrupted, self.global.quiet)?;
         tracing::info!(path = %checkpoint.path.display(), tensors = checkpoint.tensors.len(), "opened");
         Ok(checkpoint)
     }
 
-    /// Bars are silent with `--quiet` and away from a terminal.
     fn bar(&self, phase: Phase, total: u64) -> ProgressBar {
-        let hidden = self.global.quiet || !std::io::stderr().is_terminal();
-        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let (template, message) = bar_style(phase);
-        let bar = ProgressBar::with_draw_target(Some(total), target).with_message(message);
-        let style = ProgressStyle::with_template(template);
-        style.map_or(bar.clone(), |style| bar.with_style(style.progress_chars("=> ")))
+        let display = match (std::io::stderr().is_terminal(), self.global.json) {
+            _ if self.global.quiet => Display::Nothing,
+            (true, _) => Display::Bar,
+            (false, false) => Display::Lines,
+            (false, true) => Display::Nothing, // the events are lines of JSON
+        };
+        progress::start(phase, total, display)
     }
 
     fn notify(&self, notice: &Notice) {
@@ -119,26 +121,6 @@ impl Host for Context {
             }
             Notice::Note(_) | Notice::Block(_) => {}
         }
-    }
-}
-
-/// The template and the message of a phase's bar.
-fn bar_style(phase: Phase) -> (&'static str, &'static str) {
-    const BYTES: &str = "{msg} [{wide_bar}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}";
-    const BLOCKS: &str = "{pos}/{len} blocks [{wide_bar}] eta {eta} {msg}";
-    const COUNT: &str = "{msg} [{wide_bar}] {pos}/{len} eta {eta}";
-    match phase {
-        Phase::Writing => (BYTES, "writing"),
-        Phase::Verifying => (BYTES, "verifying"),
-        Phase::Blocks => (BLOCKS, ""),
-        Phase::Measuring => (BLOCKS, "measuring the loss of each linear"),
-        Phase::OwnText => {
-            ("{msg} [{wide_bar}] {pos}/{len} tokens eta {eta}", "the model writes its own text")
-        }
-        Phase::Scoring => (COUNT, "scoring"),
-        Phase::Checking => (COUNT, "checking"),
-        Phase::Embedding => ("{msg} [{wide_bar}] {pos}/{len} texts eta {eta}", "embedding"),
-        Phase::Answering => ("{msg} [{wide_bar}] {pos}/{len} questions, eta {eta}", ""),
     }
 }
 
@@ -157,16 +139,48 @@ fn print_event(event: &Event) {
     }
 }
 
-/// The first SIGINT or SIGTERM asks the work to stop; a second one ends the process.
-fn catch_signals(flag: &Arc<AtomicBool>) -> Result<()> {
+/// The first SIGINT or SIGTERM asks the work to stop, and is answered; a second one ends the process.
+fn catch_signals(flag: &Arc<AtomicBool>, quiet: bool) -> Result<()> {
     static CAUGHT: AtomicBool = AtomicBool::new(false);
     if CAUGHT.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
-    [SIGINT, SIGTERM].into_iter().try_for_each(|signal| {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(flag)))
-            .map(|_| ())
-            .map_err(|e| Error::io("signal handler", e))
-    })
+    let failed = |e| Error::io("signal handler", e);
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag)).map_err(failed)?;
+        signal_hook::flag::register(signal, Arc::clone(flag)).map_err(failed)?;
+    }
+    if quiet {
+        ANSWERED.call_once(|| ());
+        return Ok(());
+    }
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    std::thread::spawn(move || signals.forever().take(1).for_each(|_| answer()));
+    Ok(())
+}
+
+/// Done when the user's wish to stop has been answered, or needs no answer.
+static ANSWERED: Once = Once::new();
+
+/// Says once that the work stops. The bar goes, so that a second signal leaves a clean line.
+pub(crate) fn answer() {
+    ANSWERED.call_once(|| {
+        let phase = terminal::current().map(|(bar, phase)| {
+            bar.finish_and_clear();
+            phase
+        });
+        terminal::tell(&format!("stopping; Ctrl-C again ends now{}", phase.map_or("", what_is_kept)));
+    });
+}
+
+/// The end of the answer to Ctrl-C: what the same command will find.
+fn what_is_kept(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Blocks | Phase::Measuring => "; the same command goes on from the last finished block",
+        Phase::Writing => "; the same command goes on from the last finished tensor",
+        Phase::OwnText => "; the text so far is kept, and the same command goes on from there",
+        Phase::Verifying | Phase::Scoring | Phase::Embedding | Phase::Checking | Phase::Answering => {
+            "; the same command starts from the beginning"
+        }
+    }
 }

@@ -10,9 +10,11 @@ mod engine_args;
 mod eval;
 mod generate;
 mod inspect;
+mod next_steps;
 mod output_args;
 mod plan;
 mod plan_report;
+mod progress;
 mod quantization;
 mod quantize;
 mod recipe_args;
@@ -74,6 +76,9 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if matches!(error, Error::Interrupted { .. }) {
+                context::answer();
+            }
             terminal::tell(&format!("error: {error}"));
             if let Some(hint) = error.hint() {
                 terminal::tell(&format!("hint: {hint}"));
@@ -110,7 +115,7 @@ fn start_logging(verbose: u8) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| terminal::Log)
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let job = Quantize {
         model: arguments.model.clone(),
-        recipe: arguments.recipe.recipe()?,
+        recipe: arguments.recipe.recipe(false)?,
         destination: Destination { dry_run: true, ..Destination::default() },
         device: arguments.recipe.knowledge.calibration.device,
         ..Quantize::default()

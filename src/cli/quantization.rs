@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::calibration_args::CalibrationArguments;
 use super::context::Context;
-use super::{plan, terminal};
+use super::{next_steps, plan, terminal};
 use crate::error::Result;
 use crate::job::{Quantize, QuantizeRecord, coverage, expert_coverage};
 use crate::plan::Plan;
@@ -40,21 +40,18 @@ pub(crate) fn run(
     if job.destination.dry_run {
         return draft.plans.all().try_for_each(|plan| plan::print(plan, &draft.checkpoint, context));
     }
+    next_steps::announce(&draft, context)?;
     let records = job.carry_out(&mut draft, start, context)?;
     draft.plans.all().for_each(|plan| note_substitutions(plan, context));
     context.print(|| text(&records, &draft.plans), || json(&records))?;
+    next_steps::tell(&job, &draft, context);
     job.check_coverage(&records)
 }
 
 /// The command as it was given.
 fn command_line() -> String {
-    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
+    let words = std::env::args_os().skip(1).map(|word| terminal::quoted(word.to_string_lossy().into_owned()));
     std::iter::once("llmc".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
-}
-
-fn quoted(word: String) -> String {
-    let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c));
-    if plain && !word.is_empty() { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 fn note_substitutions(plan: &Plan, context: &Context) {

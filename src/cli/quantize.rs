@@ -27,5 +27,11 @@ pub(crate) struct Arguments {
 /// Quantizes.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let calibration = &arguments.recipe.knowledge.calibration;
-    quantization::run(&arguments.model, &arguments.recipe.recipe()?, &arguments.output, calibration, context)
+    quantization::run(
+        &arguments.model,
+        &arguments.recipe.recipe(arguments.output.is_gguf())?,
+        &arguments.output,
+        calibration,
+        context,
+    )
 }

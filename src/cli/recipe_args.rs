@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::numerics::Number;
 use crate::numerics::presets::{self, PRESETS};
-use crate::recipe::{Budget, CALIBRATED_4_BITS, Calibration, Override, Recipe, Stage};
+use crate::recipe::{Budget, CALIBRATED_4_BITS, Calibration, Override, Recipe, Stage, blocks_of};
 use crate::registry::METHODS;
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
@@ -29,8 +29,8 @@ pub(crate) fn catalogue(examples: &str) -> String {
 /// The flags of a recipe.
 #[derive(Debug, Args)]
 pub(crate) struct RecipeArguments {
-    /// Bits per weight: 4 is --scheme w4a16 --method mse (INT4 in groups of 128 with clip search), and so on; with --data,
-    /// --method gptq, and for 4 bits the shipped recipe w4a16-gptq
+    /// Bits per weight: 4 is --scheme w4a16 --group-size 64, 8 is --scheme w8a16, and so on; by --method gptq with --data (for 4
+    /// bits the shipped recipe w4a16-gptq), without by --method mse (clip search); in a GGUF q4_k, q8_0 and so on
     #[arg(long, value_name = "N", conflicts_with = "scheme", value_parser = ["2", "3", "4", "5", "6", "8"])]
     bits: Option<String>,
     /// A preset: w4a16, w4a16-asym, w8a16, w8a8, fp8, fp8-block, nvfp4, mxfp4, nf4, q4_0, q8_0, q4_k, q6_k, …
@@ -103,10 +103,11 @@ pub(crate) struct StorageArguments {
 }
 
 impl RecipeArguments {
-    /// The recipe these flags ask for.
-    pub(crate) fn recipe(&self) -> Result<Recipe> {
+    /// The recipe these flags ask for. `gguf` says that the output is named like a GGUF.
+    pub(crate) fn recipe(&self, gguf: bool) -> Result<Recipe> {
         self.knowledge.refuse_idle()?;
-        let base = self.base()?;
+        let gguf = self.format.as_deref().map_or(gguf, |format| format == "gguf");
+        let base = self.base(gguf)?;
         let symmetric = match (self.symmetric, self.asymmetric) {
             (true, _) => Some(true),
             (_, true) => Some(false),
@@ -149,12 +150,16 @@ impl RecipeArguments {
     }
 
     /// The recipe that the flags start from: `--bits` stands for a method too, for a better one with calibration text.
-    fn base(&self) -> Result<Recipe> {
+    fn base(&self, gguf: bool) -> Result<Recipe> {
         let of = |scheme: String, stages| Recipe { scheme: Some(scheme), stages, ..Recipe::default() };
         let budget = self.target_bpw.is_some() || self.target_size.is_some();
         let four = self.bits.as_deref().map_or(budget && self.scheme.is_none(), |bits| bits == "4");
         match (&self.bits, &self.scheme, self.knowledge.any()) {
+            (Some(bits), _, _) if gguf => Ok(of(blocks_of(bits.parse().unwrap_or(8)).to_owned(), Vec::new())),
             (_, _, true) if four => Recipe::shipped(CALIBRATED_4_BITS),
+            (Some(_), _, false) if four => {
+                Ok(Recipe { stages: vec![Stage::new("mse")], ..Recipe::shipped(CALIBRATED_4_BITS)? })
+            }
             (Some(bits), _, true) => Ok(of(format!("w{bits}a16"), vec![Stage::new("gptq")])),
             (Some(bits), _, false) => Ok(of(format!("w{bits}a16"), vec![Stage::new("mse")])),
             (None, Some(scheme), calibrated) => {
@@ -168,7 +173,7 @@ impl RecipeArguments {
 }
 
 /// The stages of a scheme without `--method`: `gptq` for weight-only integers with calibration text.
-fn default_stages(scheme: &str, calibrated: bool) -> Vec<Stage> {
+pub(super) fn default_stages(scheme: &str, calibrated: bool) -> Vec<Stage> {
     let weights_alone = |preset: &&presets::Preset| {
         matches!(preset.scheme.number, Number::Int { .. }) && preset.activations.is_none()
     };

@@ -9,7 +9,7 @@ use super::context::Context;
 use super::output_args::OutputArguments;
 use super::quantization;
 use crate::error::{Error, Result};
-use crate::recipe::{Recipe, SHIPPED};
+use crate::recipe::{Calibration, Recipe, SHIPPED};
 
 const EXAMPLES: &str = "Examples:
   llmc run w4a16-gptq --model models/qwen --data corpus.jsonl
@@ -54,8 +54,21 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         let own = recipe.calibration.take().unwrap_or_default();
         recipe.calibration = Some(arguments.knowledge.over(own));
     }
+    refuse_no_data(&arguments.recipe, &recipe)?;
     let calibration = &arguments.knowledge.calibration;
     quantization::run(&arguments.model, &recipe, &arguments.output, calibration, context)
+}
+
+/// Refuses a recipe that calibrates, without data: no text is taken, or written for half an hour, that nobody asked for.
+fn refuse_no_data(name: &str, recipe: &Recipe) -> Result<()> {
+    let is_missing =
+        |calibration: &Calibration| calibration.data.is_empty() && calibration.statistics.is_empty();
+    if !recipe.calibration.as_ref().is_some_and(is_missing) {
+        return Ok(());
+    }
+    let hint =
+        "--data FILE reads one; --data self lets the model write its own, which takes longer than the rest";
+    Err(Error::usage(format!("the recipe {name} calibrates on a text, and none is named"), hint))
 }
 
 /// A recipe: a file, or a shipped one.

@@ -2,21 +2,70 @@
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
+use indicatif::{ProgressBar, WeakProgressBar};
+
+use crate::job::Phase;
 use crate::names::without_middle;
 
 /// The longest message that is printed whole, in characters.
 const LONGEST: usize = 4000;
 
+/// The bar of the work in hand, and its phase.
+static CURRENT: Mutex<Option<(WeakProgressBar, Phase)>> = Mutex::new(None);
+
+/// Says that a bar has the last line of the terminal from now on.
+pub(crate) fn occupy(bar: &ProgressBar, phase: Phase) {
+    *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = Some((bar.downgrade(), phase));
+}
+
+/// The bar of the work in hand, and its phase; `None` between two.
+pub(crate) fn current() -> Option<(ProgressBar, Phase)> {
+    let current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+    current.0.upgrade().filter(|bar| !bar.is_finished()).map(|bar| (bar, current.1))
+}
+
 /// Prints one line to stderr. Nothing is left to do if that fails.
 pub(crate) fn tell(line: &str) {
     let line = without_middle(line, LONGEST);
-    let _ = writeln!(std::io::stderr(), "{}", escaped(&line).replace('\n', "\\n"));
+    write(&format!("{}\n", escaped(&line).replace('\n', "\\n")));
 }
 
 /// Prints a line of JSON to stderr, whole.
 pub(crate) fn tell_json(value: &serde_json::Value) {
-    let _ = writeln!(std::io::stderr(), "{}", escaped_json(&value.to_string()));
+    write(&format!("{}\n", escaped_json(&value.to_string())));
+}
+
+/// Writes to stderr, above the bar if there is one.
+fn write(text: &str) {
+    let write = || {
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    };
+    match current() {
+        Some((bar, _)) => bar.suspend(write),
+        None => write(),
+    }
+}
+
+/// stderr for the log: a line of it does not cut through the bar.
+pub(crate) struct Log;
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        write(&String::from_utf8_lossy(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A word of a command line, in quotes where the shell needs them.
+pub(crate) fn quoted(word: String) -> String {
+    let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c));
+    if plain && !word.is_empty() { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// Replaces control characters, which could move the cursor or hide text, by their escapes. Tabs and ends of lines stay.

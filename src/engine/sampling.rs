@@ -55,6 +55,13 @@ impl Sampler {
         Ok(Sampler { sampling, random: SplitMix64(seed) })
     }
 
+    /// Draws the random numbers of tokens that were chosen before.
+    pub(crate) fn skip(&mut self, tokens: usize) {
+        for _ in 0..tokens {
+            self.random.unit();
+        }
+    }
+
     /// Chooses the next token from the logits of the whole vocabulary. Draws one random number, unless greedy.
     ///
     /// # Errors

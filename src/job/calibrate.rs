@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::coverage;
 use super::host::{Host, Phase, advance};
 use super::record::Origin;
-use super::samples::samples;
+use super::samples::{kept_text, samples};
 use crate::backend::Device;
 use crate::calib::SourceSamples;
+use crate::calib::data::KeptText;
 use crate::error::Result;
+use crate::io::Checkpoint;
 use crate::pipeline::{self, BlockReport, Options, Survey};
 use crate::recipe::Calibration;
 use crate::statistics::Needs;
@@ -75,7 +77,7 @@ impl Calibrate {
         for (path, single) in [(self.folder.as_deref(), false), (self.imatrix.as_deref(), true)] {
             path.map_or(Ok(()), |path| pipeline::check_target(&checkpoint, path, single, self.overwrite))?;
         }
-        let samples = samples(&self.calibration, &checkpoint, host)?;
+        let samples = samples(&self.calibration, &checkpoint, self.kept_text(&checkpoint, host)?, host)?;
         let survey = Survey {
             samples: &samples,
             expert_tokens: self.calibration.expert_tokens,
@@ -94,6 +96,14 @@ impl Calibrate {
         let blocks = pipeline::calibrate(&survey, &checkpoint, &options)?;
         bar.finish_and_clear();
         Ok(record(&survey, &blocks, start.elapsed().as_secs_f64()))
+    }
+
+    /// The file of the text that the model writes itself.
+    fn kept_text(&self, checkpoint: &Checkpoint, host: &dyn Host) -> Result<Option<KeptText>> {
+        let output = self.folder.as_deref().or(self.imatrix.as_deref());
+        let Some(output) = output.filter(|_| self.calibration.writes_own()) else { return Ok(None) };
+        let input = pipeline::input_digest(checkpoint, host.interrupted())?;
+        kept_text(&self.calibration, output, !self.no_resume, checkpoint, &input)
     }
 
     /// Fails if an expert got fewer tokens than `min_coverage`.

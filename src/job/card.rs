@@ -3,59 +3,102 @@
 
 use std::fmt::Write;
 
+use serde_json::{Map, Value, json};
+
+use super::loading::{Kind, engines};
+use super::source_card::SourceCard;
 use crate::export::adapter::FOLDER;
+use crate::io::Checkpoint;
+use crate::numerics::{Granularity, Number};
 use crate::plan::{Action, Engine, Plan, TensorPlan};
 
 /// Substitutions that are written out; the rest are counted.
 const LISTED: usize = 20;
 
-/// The card of an output. `command` is the line that made it; `source` is the model it was made from, as it was given.
-pub(crate) fn model_card(plan: &Plan, command: &str, source: &str) -> String {
-    let mut card = front_matter(plan, source);
-    let scheme = plan.request.recipe.scheme.as_deref().unwrap_or("converted");
-    let _ = writeln!(card, "\n# {} · {scheme}\n", title(source));
-    let _ = writeln!(
-        card,
-        "Made from `{source}` by llmc {}, {}:\n\n```sh\n{command}\n```",
-        env!("CARGO_PKG_VERSION"),
-        if plan.request.recipe.calibration.is_some() { "calibrated" } else { "with no calibration data" },
-    );
-    card.push_str(&contents(plan));
-    card.push_str(&substitutions(plan));
-    card.push_str(&loading(plan));
-    card.push_str(&provenance(plan));
-    card
+/// An output to be described.
+pub(crate) struct Card<'a> {
+    /// Its plan.
+    pub plan: &'a Plan,
+    /// The model it is made from.
+    pub checkpoint: &'a Checkpoint,
+    /// The model as it was named.
+    pub model: &'a str,
+    /// The line that makes it.
+    pub command: &'a str,
+    /// The name of its folder.
+    pub name: &'a str,
 }
 
-/// A hub id, or the last component of a path.
-fn title(source: &str) -> &str {
-    let name = source.trim_end_matches('/').rsplit('/').next().unwrap_or(source);
-    if name.is_empty() { source } else { name }
+impl Card<'_> {
+    /// The card.
+    pub(crate) fn text(&self) -> String {
+        let Card { plan, checkpoint, model, command, name } = *self;
+        let source = SourceCard::of(model, checkpoint);
+        let kind = Kind::of(checkpoint);
+        let mut card = front_matter(plan, kind, &source);
+        let _ = writeln!(card, "\n# {}, {}\n", source.name, done(plan));
+        let _ = writeln!(
+            card,
+            "Made from `{model}` by llmc {}, {}:\n\n```sh\n{command}\n```",
+            env!("CARGO_PKG_VERSION"),
+            if plan.request.recipe.calibration.is_some() { "calibrated" } else { "with no calibration data" },
+        );
+        card.push_str(&contents(plan));
+        card.push_str(&substitutions(plan));
+        card.push_str(&loading(plan, kind, &engines(plan, checkpoint), name));
+        card.push_str(&provenance(plan));
+        if !source.text.is_empty() {
+            let _ = writeln!(card, "\n## Card of {}\n\n{}", source.name, source.text);
+        }
+        card
+    }
 }
 
-/// `org/name`, which the hub links to; a path is nobody else's.
-fn hub_id(source: &str) -> Option<&str> {
-    let id = source.split('@').next()?;
-    let (org, name) = id.split_once('/')?;
-    let plain = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+/// What was done, for the title: `INT4 (w4a16, group 64, gptq)`.
+fn done(plan: &Plan) -> String {
+    let recipe = &plan.request.recipe;
+    let Some(scheme) = plan.request.scheme else {
+        return format!("converted to {}", plan.dtype.name().to_uppercase());
     };
-    (plain(org) && plain(name) && !std::path::Path::new(source).exists()).then_some(id)
+    let number = match scheme.number {
+        Number::Int { bits } => format!("INT{bits}"),
+        _ => scheme.to_string().split(' ').next().unwrap_or_default().to_uppercase(),
+    };
+    let group = match scheme.granularity {
+        Granularity::Group(size) if !matches!(scheme.number, Number::Ggml(_)) => format!(", group {size}"),
+        _ => String::new(),
+    };
+    format!("{number} ({}{group}, {})", recipe.scheme.as_deref().unwrap_or_default(), recipe.method_names())
 }
 
-fn front_matter(plan: &Plan, source: &str) -> String {
-    let mut text = String::from("---\n");
-    if let Some(id) = hub_id(source) {
-        let _ = writeln!(text, "base_model: {id}\nbase_model_relation: quantized");
+/// The YAML that the hub reads.
+fn front_matter(plan: &Plan, kind: Kind, source: &SourceCard) -> String {
+    let mut front = source.inherited.clone();
+    if let (false, Some(tag)) = (front.contains_key("pipeline_tag"), kind.pipeline_tag()) {
+        front.insert("pipeline_tag".to_owned(), tag.into());
     }
-    let library = if plan.request.format.capabilities().single_file { "llama.cpp" } else { "transformers" };
-    let _ = writeln!(text, "library_name: {library}\ntags:\n- llmc\n- {}", plan.request.format.name());
-    if let Some(scheme) = &plan.request.recipe.scheme {
-        let _ = writeln!(text, "- {}", scheme.to_lowercase());
+    if let Some(base) = &source.base {
+        front.insert("base_model".to_owned(), base.clone());
+        front.insert("base_model_relation".to_owned(), "quantized".into());
     }
-    text + "---\n"
+    front.insert("library_name".to_owned(), library(kind).into());
+    let scheme = plan.request.recipe.scheme.iter().map(|scheme| scheme.to_lowercase());
+    let tags: Vec<String> =
+        ["llmc".to_owned(), plan.request.format.name().to_owned()].into_iter().chain(scheme).collect();
+    front.insert("tags".to_owned(), json!(tags));
+    format!("---\n{}---\n", yaml(&front))
+}
+
+fn library(kind: Kind) -> &'static str {
+    match kind {
+        Kind::SentenceEncoder => "sentence-transformers",
+        Kind::Writer(_) | Kind::Encoder | Kind::Weights => "transformers",
+    }
+}
+
+/// Returns a mapping as YAML. A map of JSON always has that form.
+fn yaml(front: &Map<String, Value>) -> String {
+    serde_saphyr::to_string(front).unwrap_or_default()
 }
 
 fn contents(plan: &Plan) -> String {
@@ -90,30 +133,42 @@ fn substitutions(plan: &Plan) -> String {
     text
 }
 
-fn loading(plan: &Plan) -> String {
+fn loading(plan: &Plan, kind: Kind, engines: &[Engine], name: &str) -> String {
+    if kind == Kind::Weights {
+        return NO_CONFIG.to_owned();
+    }
     let mut text = String::from("\n## Loading it\n");
-    for engine in plan.request.format.capabilities().engines {
-        let (name, language, code) = snippet(*engine);
-        let _ = writeln!(text, "\n{name}:\n\n```{language}\n{code}\n```");
+    for engine in engines {
+        let (title, language, code) = snippet(*engine, kind, name);
+        let _ = writeln!(text, "\n{title}:\n\n```{language}\n{code}\n```");
         if *engine == Engine::TransformersCompressed && plan.tensors.iter().any(is_asymmetric) {
             text.push_str(ZERO_POINTS);
         }
     }
-    text.push_str(&adapter(plan));
+    text.push_str(&adapter(plan, engines, name));
     text
 }
 
+const NO_CONFIG: &str = "\n## Loading it\n\nThe source has no config.json, and so has this folder: engines do not know \
+                         the model. Put its config.json and its tokenizer beside the weights.\n";
+
 /// The section on loading the adapter, if there is one.
-fn adapter(plan: &Plan) -> String {
+fn adapter(plan: &Plan, engines: &[Engine], name: &str) -> String {
     let Some(rank) = plan.request.adapter_rank() else {
         return String::new();
     };
     let note = plan.request.format.capabilities().adapter_note;
     let note = note.map_or(String::new(), |note| format!("{note}\n\n"));
+    let serve = match engines.contains(&Engine::Vllm) {
+        true => format!(
+            "\n```sh\nvllm serve {name} --enable-lora --max-lora-rank {rank} --lora-modules \
+             compensated={name}/{FOLDER}\n```\n"
+        ),
+        false => String::new(),
+    };
     format!(
         "\nWith the adapter that makes up for the error of quantization:\n\n{note}```python\nfrom peft import PeftModel\n\n\
-         model = PeftModel.from_pretrained(model, \"PATH/{FOLDER}\")\n```\n\n```sh\nvllm serve PATH --enable-lora \
-         --max-lora-rank {rank} --lora-modules compensated=PATH/{FOLDER}\n```\n"
+         model = PeftModel.from_pretrained(model, \"{name}/{FOLDER}\")\n```\n{serve}"
     )
 }
 
@@ -126,22 +181,45 @@ fn is_asymmetric(tensor: &TensorPlan) -> bool {
 }
 
 /// The name of an engine, and the language and text of the lines that load a model with it.
-fn snippet(engine: Engine) -> (&'static str, &'static str, &'static str) {
-    const TRANSFORMERS: &str = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
-        model = AutoModelForCausalLM.from_pretrained(\"PATH\", dtype=\"auto\", device_map=\"auto\")\n\
-        tokenizer = AutoTokenizer.from_pretrained(\"PATH\")";
+fn snippet(engine: Engine, kind: Kind, name: &str) -> (&'static str, &'static str, String) {
+    let packages = |with: &'static str, sentences: &'static str| {
+        let title = if kind == Kind::SentenceEncoder { sentences } else { with };
+        (title, "python", python(kind, name))
+    };
     match engine {
-        Engine::Transformers => ("transformers", "python", TRANSFORMERS),
-        Engine::TransformersCompressed => {
-            ("transformers (`pip install transformers compressed-tensors`)", "python", TRANSFORMERS)
-        }
-        Engine::TransformersGptq => {
-            ("transformers (`pip install transformers optimum gptqmodel`)", "python", TRANSFORMERS)
-        }
-        Engine::Vllm => ("vLLM", "sh", "vllm serve PATH"),
-        Engine::Sglang => ("SGLang", "sh", "python -m sglang.launch_server --model-path PATH"),
-        Engine::LlamaCpp => ("llama.cpp", "sh", "llama-cli -m PATH"),
+        Engine::Transformers => packages("transformers", "sentence-transformers"),
+        Engine::TransformersCompressed => packages(
+            "transformers (`pip install transformers compressed-tensors`)",
+            "sentence-transformers (`pip install sentence-transformers compressed-tensors`)",
+        ),
+        Engine::TransformersGptq => packages(
+            "transformers (`pip install transformers optimum gptqmodel`)",
+            "sentence-transformers (`pip install sentence-transformers optimum gptqmodel`)",
+        ),
+        Engine::Vllm => ("vLLM", "sh", format!("vllm serve {name}")),
+        Engine::Sglang => ("SGLang", "sh", format!("python -m sglang.launch_server --model-path {name}")),
+        Engine::LlamaCpp => ("llama.cpp", "sh", format!("llama-cli -m {name}")),
     }
+}
+
+/// The lines of Python that load a model.
+fn python(kind: Kind, name: &str) -> String {
+    let class = match kind {
+        Kind::SentenceEncoder => {
+            return format!(
+                "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(\"{name}\")"
+            );
+        }
+        Kind::Writer(class) => class,
+        Kind::Encoder | Kind::Weights => "AutoModel",
+    };
+    let reader = if class == "AutoModelForImageTextToText" { "AutoProcessor" } else { "AutoTokenizer" };
+    let variable = if reader == "AutoProcessor" { "processor" } else { "tokenizer" };
+    format!(
+        "from transformers import {class}, {reader}\n\n\
+         model = {class}.from_pretrained(\"{name}\", dtype=\"auto\", device_map=\"auto\")\n\
+         {variable} = {reader}.from_pretrained(\"{name}\")"
+    )
 }
 
 fn provenance(plan: &Plan) -> String {
@@ -160,45 +238,5 @@ fn provenance(plan: &Plan) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::recipe::Recipe;
-    use crate::tensor::DType;
-    use crate::test_support::stored;
-
-    #[test]
-    fn a_card_says_how_what_and_where_from() {
-        let mut tensor = stored("a.weight", DType::BF16, &[4, 8]);
-        tensor.substituted = true;
-        tensor.note = Some("left dense: 8 columns".into());
-        let recipe = Recipe { scheme: Some("w4a16".into()), ..Recipe::default() };
-        let plan = Plan {
-            request: recipe.resolve().expect("w4a16 is a preset"),
-            roles: crate::plan::Roles::default(),
-            tensors: vec![tensor, stored("b", DType::F32, &[8])],
-            dtype: DType::BF16,
-            metadata: vec![("llmc.recipe".into(), "scheme = \"w4a16\"\n".into())],
-        };
-        let card = model_card(&plan, "llmc quantize org/name", "org/name@main");
-        for expected in [
-            "---\nbase_model: org/name\nbase_model_relation: quantized\nlibrary_name: transformers\n",
-            "- compressed-tensors\n- w4a16\n---\n",
-            "```sh\nllmc quantize org/name\n```",
-            "| bf16 | 1 | 64 | 16.000 |",
-            "| **all** | 2 | 96 | 19.200 |",
-            "- `a.weight`: left dense: 8 columns",
-            "vllm serve PATH",
-            "`llmc.recipe`:\n\n```\nscheme = \"w4a16\"\n```",
-        ] {
-            assert!(card.contains(expected), "{expected:?} is not in\n{card}");
-        }
-    }
-
-    #[test]
-    fn only_hub_ids_are_base_models() {
-        assert_eq!(hub_id("org/name@v1"), Some("org/name"));
-        for path in ["model.safetensors", "./a/b", "/a/b", "a/b/c", "../b", "src/job"] {
-            assert_eq!(hub_id(path), None, "{path}");
-        }
-    }
-}
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::budget::{self, Measured};
 use super::host::{Host, Notice};
-use super::samples::samples;
+use super::samples::{kept_text, samples};
 use crate::backend::Device;
 use crate::engine::CheckpointWeights;
 use crate::error::{Error, Result};
@@ -56,6 +56,7 @@ impl Draft {
         let checkpoint =
             Arc::new(pipeline::untie(&recipe.per_format().primary.resolve()?, host.open(model)?)?);
         plan::check_input(&checkpoint, &CheckpointWeights(Arc::clone(&checkpoint)))?;
+        warn_without_config(&checkpoint, host);
         let outline = plans(&Recipe { budget: None, ..recipe.clone() }, &checkpoint, host)?;
         refuse_unused_text(recipe, &outline)?;
         let paths = paths(model, destination.output.as_deref(), &outline);
@@ -88,8 +89,12 @@ impl Draft {
             return Err(Error::usage("a budget for several formats", hint));
         }
         let (base, path) = (&self.plans.primary, &self.paths.primary);
-        let samples = samples(calibration, &self.checkpoint, host)?;
         let input = pipeline::input_digest(&self.checkpoint, host.interrupted())?;
+        let kept = match destination.dry_run {
+            true => None,
+            false => kept_text(calibration, path, !destination.no_resume, &self.checkpoint, &input)?,
+        };
+        let samples = samples(calibration, &self.checkpoint, kept, host)?;
         let measured = Measured { input, samples };
         let run = budget::Run { output: path, resume: !destination.no_resume, device, host };
         let recipe = budget::spend(budget, base, &measured, &run, &self.checkpoint)?;
@@ -108,7 +113,7 @@ impl Draft {
     fn check_text(&self, recipe: &Recipe, host: &dyn Host) -> Result<()> {
         match &recipe.calibration {
             Some(calibration) if calibration.at_hand() => {
-                samples(calibration, &self.checkpoint, host).map(drop)
+                samples(calibration, &self.checkpoint, None, host).map(drop)
             }
             _ => Ok(()),
         }
@@ -128,6 +133,14 @@ pub fn plans(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, host: &dyn Host) -> 
         plan.refuse_substitutions().inspect_err(|_| host.notify(&Notice::Refused(plan, checkpoint)))?;
     }
     Ok(plans)
+}
+
+/// Says before the work that its output will be weights without a model.
+fn warn_without_config(checkpoint: &Checkpoint, host: &dyn Host) {
+    if checkpoint.config.is_none() {
+        let what = "no config.json beside the weights: engines will not load the output without one";
+        host.notify(&Notice::Warning(format!("{}: {what}", checkpoint.path.display())));
+    }
 }
 
 /// Shows the plan that only `strict` refuses.

@@ -85,21 +85,45 @@ pub struct Silent;
 
 impl Host for Silent {}
 
+/// The name of a linear within its block: `mlp.down_proj` of `model.layers.7.mlp.down_proj.weight`.
+fn within_block(name: &str) -> &str {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    let parts = name.split('.').scan(0, |end, part| {
+        let start = *end;
+        *end += part.len() + 1;
+        Some((start, part))
+    });
+    let mut behind_number = parts.skip_while(|(_, part)| part.parse::<usize>().is_err()).skip(1);
+    behind_number.next().map_or(name, |(start, _)| &name[start..])
+}
+
 /// Passes an event of the block loop on: to the bar, and to the host.
 pub(crate) fn advance(event: &Event, bar: &ProgressBar, host: &dyn Host) {
     match event {
         Event::Start { done, of } => {
             bar.set_length(*of as u64);
             bar.set_position(*done as u64);
-            bar.reset_eta();
+            bar.reset_elapsed();
         }
         Event::Linear { linear, .. } => {
             let error = linear.compensated_error.or(linear.relative_error);
             let error = error.map_or(String::new(), |error| format!("{:.2} %", 100.0 * error));
             tracing::info!(linear = linear.name, scheme = linear.scheme, error, "quantized");
-            bar.set_message(format!("{}: error {error}", linear.name));
+            bar.set_message(format!("{}: error {error}", within_block(linear.name.as_str())));
         }
         Event::Block { index, .. } => bar.set_position(*index as u64 + 1),
     }
     host.notify(&Notice::Block(event));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::within_block;
+
+    #[test]
+    fn a_linear_is_named_within_its_block() {
+        assert_eq!(within_block("model.layers.7.mlp.down_proj.weight"), "mlp.down_proj");
+        assert_eq!(within_block("h.0.mlp.experts.3.w1.weight"), "mlp.experts.3.w1");
+        assert_eq!(within_block("lm_head.weight"), "lm_head");
+    }
 }

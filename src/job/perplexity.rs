@@ -240,6 +240,6 @@ impl Perplexity {
 
 fn show(bar: &ProgressBar, progress: &Progress) {
     let speed = progress.tokens as f64 / progress.seconds;
-    bar.set_message(format!("perplexity {:.4}, {speed:.0} tokens/s", progress.perplexity));
+    bar.set_message(format!("PPL {:.2}, {speed:.0} tokens/s", progress.perplexity));
     bar.set_position(progress.windows as u64);
 }

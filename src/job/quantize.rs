@@ -1,5 +1,6 @@
 //! A recipe carried out on a model: quantization and conversion.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,12 +8,12 @@ use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Measured;
-use super::card::model_card;
+use super::card::Card;
 use super::coverage::{self, BlockCoverage};
 use super::draft::{Destination, Draft};
 use super::host::{Host, Notice, Phase, advance};
 use super::record::{ModelIdentity, Origin};
-use super::samples::samples;
+use super::samples::{kept_text, samples};
 use crate::backend::Device;
 use crate::calib::{PriorStatistics, Samples};
 use crate::error::{Error, Result};
@@ -111,7 +112,8 @@ impl Quantize {
         start: Instant,
         host: &dyn Host,
     ) -> Result<Vec<QuantizeRecord>> {
-        let evidence = Evidence::find(draft, self.recipe.calibration.as_ref(), host)?;
+        let evidence =
+            Evidence::find(draft, self.recipe.calibration.as_ref(), !self.destination.no_resume, host)?;
         let Draft { checkpoint, plans, paths, .. } = draft;
         for plan in plans.all_mut() {
             plan.metadata = pipeline::provenance(plan, checkpoint, &evidence.input);
@@ -122,7 +124,8 @@ impl Quantize {
             plan.metadata
                 .extend(digest.map(|digest| ("llmc.calibration.blake3".to_owned(), digest.to_owned())));
         }
-        let documents = plans.as_ref().map(|plan| self.documents(plan));
+        let documents = plans.as_ref().zip(paths.as_ref());
+        let documents = documents.map(|(plan, path)| self.documents(plan, path, checkpoint));
         let targets = plans.as_ref().zip(paths.as_ref()).zip(documents.as_ref());
         let targets = targets.map(|((plan, path), documents)| Target { plan, path, documents });
         let outcome = self.write(&targets, checkpoint, evidence.material.as_ref(), host)?;
@@ -144,11 +147,13 @@ impl Quantize {
     }
 
     /// The model card, if the output is a folder.
-    fn documents(&self, plan: &Plan) -> Vec<(String, Vec<u8>)> {
+    fn documents(&self, plan: &Plan, path: &Path, checkpoint: &Checkpoint) -> Vec<(String, Vec<u8>)> {
         if plan.request.format.capabilities().single_file {
             return Vec::new();
         }
-        vec![("README.md".to_owned(), model_card(plan, &self.command, &self.model).into_bytes())]
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let card = Card { plan, checkpoint, model: &self.model, command: &self.command, name: &name };
+        vec![("README.md".to_owned(), card.text().into_bytes())]
     }
 
     fn write(
@@ -223,7 +228,12 @@ enum Calibrated {
 }
 
 impl Evidence {
-    fn find(draft: &mut Draft, calibration: Option<&Calibration>, host: &dyn Host) -> Result<Evidence> {
+    fn find(
+        draft: &mut Draft,
+        calibration: Option<&Calibration>,
+        resume: bool,
+        host: &dyn Host,
+    ) -> Result<Evidence> {
         if let Some(Measured { input, samples }) = draft.measured.take() {
             return Ok(Evidence { input, material: Some(Calibrated::Text(samples)) });
         }
@@ -231,7 +241,10 @@ impl Evidence {
         let input = pipeline::input_digest(checkpoint, host.interrupted())?;
         let material = match calibration.map(|calibration| (calibration, calibration.statistics.as_slice())) {
             None => None,
-            Some((calibration, [])) => Some(Calibrated::Text(samples(calibration, checkpoint, host)?)),
+            Some((calibration, [])) => {
+                let kept = kept_text(calibration, &draft.paths.primary, resume, checkpoint, &input)?;
+                Some(Calibrated::Text(samples(calibration, checkpoint, kept, host)?))
+            }
             Some((_, paths)) => {
                 let statistics = pipeline::recall(paths, &draft.plans.primary, checkpoint, &input)?;
                 Some(Calibrated::Statistics(statistics))

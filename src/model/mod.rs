@@ -45,7 +45,7 @@ pub use layout::{BlockLayout, Feeder, Fold, LinearPlace, NormPlace};
 pub use mixer::{Attention, Mixer};
 pub(crate) use names::{Network, TensorRole};
 pub use registry::{ARCHITECTURES, configure};
-pub(crate) use registry::{find, find_gguf, find_hf, known};
+pub(crate) use registry::{class_of, find, find_gguf, find_hf, known};
 pub use rotary::Rotary;
 pub use settings::{SettingKeys, Settings};
 pub use state::State;

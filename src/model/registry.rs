@@ -36,6 +36,13 @@ pub(crate) fn find(config: &Value) -> Option<&'static Arch> {
     ARCHITECTURES.iter().copied().find(|arch| arch.models.iter().any(|(name, _)| *name == model_type))
 }
 
+/// Returns the class of transformers that a config.json's `model_type` stands for, of the architectures that llmc runs.
+pub(crate) fn class_of(config: &Value) -> Option<&'static str> {
+    let model_type = config.get("model_type")?.as_str()?;
+    let models = ARCHITECTURES.iter().flat_map(|arch| arch.models);
+    models.copied().find(|(name, _)| *name == model_type).map(|(_, class)| class)
+}
+
 /// Finds the architecture that config.json's `model_type` names, where it has a form in GGUF.
 pub(crate) fn find_hf(config: &Value) -> Option<&'static Arch> {
     find(config).filter(|arch| arch.has_gguf())

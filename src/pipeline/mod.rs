@@ -9,7 +9,7 @@
 //! are written, and `verify/` reads them back.
 
 mod blocks;
-mod fault;
+pub(crate) mod fault;
 mod options;
 mod output;
 mod run;
@@ -19,7 +19,7 @@ mod verify;
 pub use blocks::{BlockReport, CalibrationInput, ExpertReport, LinearReport, Survey, calibrate};
 pub(crate) use blocks::{Estimate, check_device, estimate, recall, sensitivity, unmeasured, untie};
 pub use options::{Event, Options, Outcome, Target};
-pub(crate) use output::{check_target, input_digest, provenance, record_path};
+pub(crate) use output::{check_target, input_digest, model_digest, own_text, provenance, record_path};
 pub(crate) use run::peak_memory;
 pub use run::run;
 pub(crate) use stream::total_input_bytes;

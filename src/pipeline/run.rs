@@ -179,7 +179,7 @@ fn skip_finished(
             "going on from an interrupted run"
         );
         progress.set_position(bytes);
-        progress.reset_eta();
+        progress.reset_elapsed();
     }
     (journal.finished(), bytes)
 }

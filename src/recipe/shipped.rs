@@ -4,7 +4,7 @@ use super::Recipe;
 use crate::error::Result;
 use crate::names::unknown;
 
-/// The shipped recipe that `--bits 4` stands for where there is text to calibrate on.
+/// The shipped recipe that `--bits 4` stands for; without text to calibrate on, its scheme alone.
 pub const CALIBRATED_4_BITS: &str = "w4a16-gptq";
 
 /// The recipes that the binary carries: (name, text).

@@ -7,6 +7,7 @@ mod budget;
 #[path = "../common/mod.rs"]
 mod common;
 mod experts;
+mod first_hour;
 mod known;
 mod mistakes;
 mod model;

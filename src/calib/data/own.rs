@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::pieces::{Cut, Found};
 use super::watch::Watch;
-use crate::engine::{LanguageModel, Sampler, Sampling, Tokenizer};
+use crate::engine::{Cache, LanguageModel, Sampler, Sampling, Tokenizer};
 use crate::error::Result;
 use crate::model::Batch;
 use crate::numerics::random::SplitMix64;
@@ -25,6 +25,11 @@ const CACHE_BYTES: usize = 1 << 30;
 /// Sequences that are written at a time at most: more do not make the matrix products any faster.
 const MOST: usize = 64;
 
+/// Steps between two writings of the file that keeps the text.
+const KEEP_EVERY: usize = 32;
+/// Positions of each sequence that are run together where a text goes on.
+const CATCH_UP: usize = 16;
+
 /// A sequence under way.
 struct Writer {
     tokens: Vec<u32>,
@@ -34,7 +39,7 @@ struct Writer {
 /// Lets the model write.
 ///
 /// # Errors
-/// Logits that are no numbers; an interruption.
+/// Logits that are no numbers; an interruption; a file of kept text that cannot be written.
 pub(crate) fn written(
     model: &LanguageModel,
     tokenizer: &Tokenizer,
@@ -45,20 +50,111 @@ pub(crate) fn written(
     // Rows of the embedding beyond the vocabulary mean nothing.
     let vocabulary = tokenizer.vocabulary_size().min(model.vocabulary());
     let first = tokenizer.bos().or_else(|| tokenizer.eos().first().copied());
+    let mut key = blake3::Hasher::new();
     let mut writers = Vec::with_capacity(cut.samples);
     for _ in 0..cut.samples {
         let sampling = Sampling { temperature: 1.0, seed: random.next(), ..Sampling::GREEDY };
         let first = first.unwrap_or_else(|| random.below(vocabulary) as u32);
+        key.update(format!("{} {first} ", sampling.seed).as_bytes());
         writers.push(Writer { tokens: vec![first], sampler: Sampler::new(sampling)? });
     }
-    let slots = slots(model, cut);
-    let all = cut.samples * cut.seq_len;
-    for (round, group) in writers.chunks_mut(slots).enumerate() {
-        let before = round * slots * cut.seq_len;
-        write(model, vocabulary, cut.seq_len, group, |tokens| watch.written(before + tokens, all))?;
-    }
+    let text = Text { model, vocabulary, cut, watch, key: text_key(key, vocabulary, cut, watch) };
+    text.recall(&mut writers);
+    text.write(&mut writers)?;
     let sequences = writers.into_iter().map(|writer| writer.tokens).collect();
     Ok(Found { sequences, ..Found::default() })
+}
+
+/// The key of kept text: blake3 over everything that it depends on.
+fn text_key(mut key: blake3::Hasher, vocabulary: usize, cut: &Cut, watch: &Watch) -> String {
+    let model = watch.kept.as_ref().map_or("", |kept| kept.model.as_str());
+    key.update(format!("{} {model} {vocabulary} {}", env!("CARGO_PKG_VERSION"), cut.seq_len).as_bytes());
+    key.finalize().to_hex().to_string()
+}
+
+/// A text to write.
+struct Text<'a> {
+    model: &'a LanguageModel,
+    vocabulary: usize,
+    cut: &'a Cut,
+    watch: &'a Watch<'a>,
+    key: String,
+}
+
+impl Text<'_> {
+    /// Takes the tokens that an interrupted run has kept.
+    fn recall(&self, writers: &mut [Writer]) {
+        let kept = self.watch.kept.as_ref().and_then(|kept| kept.read(&self.key)).unwrap_or_default();
+        let fits = |writer: &Writer, tokens: &[u32]| {
+            tokens.first() == writer.tokens.first()
+                && tokens.len() <= self.cut.seq_len
+                && tokens.iter().all(|token| (*token as usize) < self.vocabulary)
+        };
+        for (writer, tokens) in writers.iter_mut().zip(kept) {
+            if fits(writer, &tokens) {
+                writer.sampler.skip(tokens.len() - 1);
+                writer.tokens = tokens;
+            }
+        }
+    }
+
+    /// Keeps the tokens so far, if there is a file for them.
+    fn keep(&self, writers: &[Writer]) -> Result<()> {
+        let sequences = || writers.iter().map(|writer| writer.tokens.clone()).collect();
+        self.watch.kept.as_ref().map_or(Ok(()), |kept| kept.write(&self.key, sequences()))
+    }
+
+    /// Writes every sequence to its end, a group after the other, and a token of each sequence of a group at a time.
+    fn write(&self, writers: &mut [Writer]) -> Result<()> {
+        let (slots, all) = (slots(self.model, self.cut), self.cut.samples * self.cut.seq_len);
+        for start in (0..writers.len()).step_by(slots) {
+            let group = start..writers.len().min(start + slots);
+            let mut cache = self.model.cache(group.len())?;
+            // Sequences of a group are equally long.
+            let begun = writers[group.clone()].iter().map(|writer| writer.tokens.len()).min().unwrap_or(1);
+            self.catch_up(&writers[group.clone()], begun - 1, &mut cache)?;
+            for past in begun - 1..self.cut.seq_len - 1 {
+                self.step(&mut writers[group.clone()], past, &mut cache)?;
+                let progress = start * self.cut.seq_len + (past + 2) * group.len();
+                let going_on = self.watch.written(progress, all);
+                if going_on.is_err() || past % KEEP_EVERY == 0 {
+                    self.keep(writers)?;
+                }
+                going_on?;
+            }
+        }
+        self.keep(writers)
+    }
+
+    /// Runs the tokens of an earlier run but the last, which fills the cache.
+    fn catch_up(&self, writers: &[Writer], past: usize, cache: &mut Cache) -> Result<()> {
+        for start in (0..past).step_by(CATCH_UP) {
+            let mut batch = Batch::default();
+            for (slot, writer) in writers.iter().enumerate() {
+                batch.push(slot, start, &writer.tokens[start..past.min(start + CATCH_UP)]);
+            }
+            self.model.logits(&batch, Some(cache), &[], |_, _| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a token of each sequence.
+    fn step(&self, writers: &mut [Writer], past: usize, cache: &mut Cache) -> Result<()> {
+        let rows: Vec<u32> = (0..writers.len() as u32).collect();
+        let mut batch = Batch::default();
+        for (slot, writer) in writers.iter_mut().enumerate() {
+            writer.tokens.truncate(past + 1);
+            batch.push(slot, past, &writer.tokens[past..]);
+        }
+        self.model.logits(&batch, Some(cache), &rows, |range, logits| {
+            let logits = logits.par_chunks_exact(self.model.vocabulary());
+            writers[range].par_iter_mut().zip(logits).try_for_each(|(writer, logits)| {
+                let token = draw(&mut writer.sampler, &logits[..self.vocabulary], temperature(past))?;
+                writer.tokens.push(token);
+                Ok(())
+            })
+        })
+    }
 }
 
 /// Sequences that are written together: as many as memory allows, and about as many in each round.
@@ -66,34 +162,6 @@ fn slots(model: &LanguageModel, cut: &Cut) -> usize {
     let per_token = size_of::<f32>() * model.model().state_values();
     let most = (CACHE_BYTES / per_token.saturating_mul(cut.seq_len).max(1)).clamp(1, MOST);
     cut.samples.div_ceil(cut.samples.div_ceil(most))
-}
-
-/// Writes a group of sequences to the end, a token of each at a time.
-fn write(
-    model: &LanguageModel,
-    vocabulary: usize,
-    seq_len: usize,
-    writers: &mut [Writer],
-    written: impl Fn(usize) -> Result<()>,
-) -> Result<()> {
-    let mut cache = model.cache(writers.len())?;
-    let rows: Vec<u32> = (0..writers.len() as u32).collect();
-    for past in 0..seq_len - 1 {
-        let mut batch = Batch::default();
-        for (slot, writer) in writers.iter().enumerate() {
-            batch.push(slot, past, &writer.tokens[past..]);
-        }
-        model.logits(&batch, Some(&mut cache), &rows, |range, logits| {
-            let logits = logits.par_chunks_exact(model.vocabulary());
-            writers[range].par_iter_mut().zip(logits).try_for_each(|(writer, logits)| {
-                let token = draw(&mut writer.sampler, &logits[..vocabulary], temperature(past))?;
-                writer.tokens.push(token);
-                Ok(())
-            })
-        })?;
-        written((past + 2) * writers.len())?;
-    }
-    Ok(())
 }
 
 /// Of the token that is written after so many.

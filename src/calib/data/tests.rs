@@ -1,7 +1,7 @@
 //! Sequences of small sources for the fixtures' tokenizers, and what is said of sources that do not do.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -26,7 +26,7 @@ fn files(contents: &[(&str, &str)]) -> (TempDir, Vec<String>) {
 
 fn sequences(calibration: &Calibration) -> Result<Samples> {
     let (interrupted, progress) = (AtomicBool::new(false), |_, _| {});
-    let watch = Watch { interrupted: &interrupted, progress: &progress };
+    let watch = Watch { interrupted: &interrupted, progress: &progress, kept: None };
     calibration.sequences_from(&checkpoint("tiny-llama"), &watch, Path::new("no cache"))
 }
 
@@ -122,7 +122,7 @@ fn conversations_go_through_the_chat_template() {
     std::fs::write(&config, bare).unwrap();
     let opened = || Arc::new(Checkpoint::open(model.path().to_str().unwrap()).unwrap());
     let (interrupted, progress) = (AtomicBool::new(false), |_, _| {});
-    let watch = Watch { interrupted: &interrupted, progress: &progress };
+    let watch = Watch { interrupted: &interrupted, progress: &progress, kept: None };
     let calibration = Calibration { data, samples: 2, seq_len: 90, packing: false, ..Calibration::default() };
     let error = said(calibration.sequences_from(&opened(), &watch, Path::new("")));
     assert!(error.contains("no chat template, and the calibration data are conversations"), "{error}");
@@ -167,9 +167,43 @@ fn the_model_writes_its_own() {
     let fewer = sequences(&Calibration { samples: 1, ..calibration.clone() }).unwrap();
     assert_eq!(fewer.sequences[0], samples.sequences[0], "a text depends on those written beside it");
     let interrupted = AtomicBool::new(true);
-    let watch = Watch { interrupted: &interrupted, progress: &|_, _| {} };
+    let watch = Watch { interrupted: &interrupted, progress: &|_, _| {}, kept: None };
     let error = calibration.sequences(&checkpoint("tiny-llama"), &watch).unwrap_err();
     assert_eq!(error.exit_code(), 130);
+}
+
+#[test]
+fn text_that_was_written_is_kept_and_goes_on_to_the_same_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text.json");
+    let calibration =
+        Calibration { data: vec!["self".into()], samples: 5, seq_len: 70, ..Calibration::default() };
+    let whole = sequences(&calibration).unwrap();
+    let stopped_at = |model: &str, tokens: usize| {
+        let (interrupted, first) = (AtomicBool::new(false), AtomicUsize::new(usize::MAX));
+        let progress = |done: usize, _: usize| {
+            first.fetch_min(done, Ordering::Relaxed);
+            interrupted.fetch_or(done >= tokens, Ordering::Relaxed);
+        };
+        let kept = Some(KeptText { path: path.clone(), model: model.into() });
+        let watch = Watch { interrupted: &interrupted, progress: &progress, kept };
+        let samples = calibration.sequences_from(&checkpoint("tiny-llama"), &watch, Path::new("no cache"));
+        (samples, first.load(Ordering::Relaxed))
+    };
+    let (stopped, began) = stopped_at("a", 5 * 20);
+    assert!(began == 2 * 5 && said(stopped).contains("it goes on from the text so far"));
+    assert_eq!(stopped_at("a", 5 * 40).1, 21 * 5, "the second run begins where the first stopped");
+    let kept = std::fs::read(&path).unwrap();
+    let (samples, began) = stopped_at("a", usize::MAX);
+    assert_eq!((samples.unwrap(), began), (whole.clone(), 41 * 5));
+    assert_eq!(stopped_at("a", usize::MAX).1, usize::MAX, "nothing is left to write");
+
+    // The text of another model, and damaged text, are not taken.
+    assert_eq!(stopped_at("b", 5 * 20).1, 2 * 5);
+    let damaged = String::from_utf8(kept).unwrap().replacen("[[1,", "[[1,1,", 1);
+    std::fs::write(&path, damaged).unwrap();
+    let (samples, began) = stopped_at("a", usize::MAX);
+    assert_eq!((samples.unwrap(), began), (whole, 2 * 5));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::kept::KeptText;
 use crate::error::{Error, Result};
 
 /// The watcher of a model that writes its own text.
@@ -10,6 +11,8 @@ pub struct Watch<'a> {
     pub interrupted: &'a AtomicBool,
     /// Receives the number of tokens written so far, and of all tokens to write.
     pub progress: &'a (dyn Fn(usize, usize) + Sync),
+    /// The file that keeps the text for a run that goes on.
+    pub kept: Option<KeptText>,
 }
 
 impl Watch<'_> {
@@ -20,7 +23,13 @@ impl Watch<'_> {
     pub(super) fn written(&self, tokens: usize, of: usize) -> Result<()> {
         (self.progress)(tokens, of);
         match self.interrupted.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted { hint: "nothing was kept: run the same command again".into() }),
+            true => {
+                let hint = match self.kept {
+                    Some(_) => "run the same command again: it goes on from the text so far",
+                    None => "nothing was kept: run the same command again",
+                };
+                Err(Error::Interrupted { hint: hint.into() })
+            }
             false => Ok(()),
         }
     }

@@ -161,11 +161,12 @@ fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// The files to download before the weights: config, index, what travels with the weights, and the folders of
+/// The files to download before the weights: config, index, model card, what travels with the weights, and the folders of
 /// sentence-transformers' modules (`1_Pooling/config.json`).
 fn needed(names: &[&str]) -> Vec<String> {
     let root = |name: &str| {
-        is_plain_name(name) && (side_files::travels(name) || ["config.json", INDEX_FILE].contains(&name))
+        is_plain_name(name)
+            && (side_files::travels(name) || ["config.json", INDEX_FILE, "README.md"].contains(&name))
     };
     let module = |name: &str| match name.split_once('/') {
         Some((folder, file)) => {

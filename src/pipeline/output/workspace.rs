@@ -22,6 +22,8 @@ use crate::plan::{OutputFile, SINGLE_FILE_NAME};
 pub(crate) const JOURNAL_NAME: &str = "llmc.journal";
 /// Name of the reports of finished blocks, beside the journal: one line for each block.
 pub(crate) const REPORTS_NAME: &str = "blocks.jsonl";
+/// Name of the text that the model has written itself, beside the journal.
+const OWN_TEXT_NAME: &str = "own-text.json";
 
 /// The record of a calibrated run, in the output's folder. For an output of one file it is the end of the record's name.
 pub(crate) const RECORD: &str = "calibration.json";
@@ -63,7 +65,9 @@ impl Workspace {
     /// behind which other files would be written.
     fn refuse_foreign(&self) -> Result<()> {
         let linked = has_link(&self.partial).map_err(|e| Error::io(&self.partial, e))?;
-        if !linked && (self.path(JOURNAL_NAME).exists() || self.entries()?.is_empty()) {
+        let own_text = self.path(OWN_TEXT_NAME);
+        let is_begun = || Ok::<_, Error>(self.entries()?.iter().all(|path| *path == own_text));
+        if !linked && (self.path(JOURNAL_NAME).exists() || is_begun()?) {
             return Ok(());
         }
         Err(Error::Busy {
@@ -84,10 +88,10 @@ impl Workspace {
         layout.iter().all(|file| length(file) == Some(file.len))
     }
 
-    /// Removes everything but the journal.
+    /// Removes everything but the journal and the text that the model has written, which has a key of its own.
     pub(crate) fn clear(&self) -> Result<()> {
-        let journal = self.path(JOURNAL_NAME);
-        self.entries()?.iter().filter(|path| **path != journal).try_for_each(|path| remove(path))
+        let kept = [JOURNAL_NAME, OWN_TEXT_NAME].map(|name| self.path(name));
+        self.entries()?.iter().filter(|path| !kept.contains(path)).try_for_each(|path| remove(path))
     }
 
     /// The folder of the partial output.
@@ -163,7 +167,7 @@ impl Workspace {
         } else {
             sync_folder(&self.partial)?;
             rename(&self.partial, &self.target)?;
-            let own = [JOURNAL_NAME, REPORTS_NAME].map(|name| self.target.join(name));
+            let own = [JOURNAL_NAME, REPORTS_NAME, OWN_TEXT_NAME].map(|name| self.target.join(name));
             own.iter().filter(|path| path.exists()).try_for_each(|path| remove(path))?;
         }
         sync_folder(self.target.parent().unwrap_or(Path::new(".")))?;
@@ -195,6 +199,19 @@ impl Workspace {
         rename(&self.path(SINGLE_FILE_NAME), &self.target)?;
         remove(&self.partial)
     }
+}
+
+/// Returns the path of the text that a model writes itself, in the partial output of a target, which is made. Without `resume`
+/// the text of an earlier run is removed.
+///
+/// # Errors
+/// A partial output that is not llmc's, or cannot be made.
+pub(crate) fn own_text(target: &Path, resume: bool) -> Result<PathBuf> {
+    let path = Workspace::open(target, false)?.path(OWN_TEXT_NAME);
+    if !resume && path.exists() {
+        remove(&path)?;
+    }
+    Ok(path)
 }
 
 /// Refuses, before any work, a target that cannot be written or must not be replaced.
