@@ -2,10 +2,17 @@
 //! the user how to fix it.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The name of a model's settings, as errors have it before they know its folder.
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
+/// The name of a model's weights, likewise.
+pub(crate) const CHECKPOINT: &str = "the checkpoint";
 
 /// An error, by cause.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +102,9 @@ impl Error {
                 Some("free some space and run the same command again: it resumes where it stopped")
             }
             NotFound => Some("check the path; `llmc inspect PATH` shows what llmc finds there"),
+            FileTooLarge => Some(
+                "the system limits the size of a file (`ulimit -f`): raise the limit, or write smaller shards",
+            ),
             PermissionDenied => Some("check the permissions of the file and of its folder"),
             _ => None,
         };
@@ -134,11 +144,32 @@ impl Error {
         }
     }
 
-    /// The same error, about another file.
-    pub(crate) fn in_file(self, path: &Path) -> Self {
+    /// The same error about a model or a file beside it, with the path of the checkpoint that it was read from. A GGUF has
+    /// no files beside it.
+    pub(crate) fn in_checkpoint(self, path: &Path) -> Self {
+        let place = |name: &Path| if path.is_dir() { path.join(name) } else { path.to_owned() };
         match self {
-            Error::Malformed { tensor, expected, found, hint, .. } => {
-                Error::Malformed { file: path.to_owned(), tensor, expected, found, hint }
+            Error::Malformed { file, tensor, expected, found, hint } => {
+                let file = match file.to_str() {
+                    Some(CHECKPOINT) => path.to_owned(),
+                    Some(CONFIG | TOKENIZER) => place(&file),
+                    _ => file,
+                };
+                Error::Malformed { file, tensor, expected, found, hint }
+            }
+            Error::Unsupported { what, hint } if what.starts_with(CONFIG) => {
+                let config = place(Path::new(CONFIG)).display().to_string();
+                Error::Unsupported { what: what.replacen(CONFIG, &config, 1), hint }
+            }
+            other => other,
+        }
+    }
+
+    /// The same error about a setting of a part of config.json.
+    pub(crate) fn in_section(self, section: &str) -> Self {
+        match self {
+            Error::Malformed { file, tensor: Some(key), expected, found, hint } => {
+                Error::Malformed { file, tensor: Some(format!("{section}.{key}")), expected, found, hint }
             }
             other => other,
         }
@@ -202,6 +233,18 @@ impl Error {
             Error::Interrupted { .. } => 130,
         }
     }
+}
+
+/// Checks a number that the user gives against its range; NaN is in none.
+///
+/// # Errors
+/// [`Error::Usage`], with the range as its hint.
+pub(crate) fn within<T: PartialOrd + Display>(what: &str, value: T, range: RangeInclusive<T>) -> Result<()> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (start, end) = range.into_inner();
+    Err(Error::usage(format!("{what} is {value}"), format!("give a number from {start} to {end}")))
 }
 
 /// Unwraps the error: candle wraps it if RUST_BACKTRACE is set.

@@ -40,7 +40,7 @@ fn whole() -> tempfile::TempDir {
 /// Returns the tensors that are finished according to the journal of a partial output.
 fn finished(folder: &Path) -> BTreeSet<usize> {
     let journal = std::fs::read_to_string(folder.join("out.partial/llmc.journal")).unwrap();
-    journal.lines().filter_map(|line| line.parse().ok()).collect()
+    journal.lines().filter_map(|line| line.split_once(' ')?.0.parse().ok()).collect()
 }
 
 #[test]
@@ -88,6 +88,44 @@ fn what_an_interrupted_run_left_is_not_trusted_blindly() {
             _ => std::fs::write(partial.join("README.md"), "cut sh").unwrap(),
         }
         ok(folder.path(), ARGUMENTS);
+        assert_same(&whole.path().join("out"), &folder.path().join("out"));
+    }
+}
+
+/// Flips a bit at many places of the weight files of a partial output, behind their headers.
+fn damage(partial: &Path) -> usize {
+    let mut changed = 0;
+    for (name, mut content) in contents(partial) {
+        if name.ends_with(".safetensors") {
+            let header = u64::from_le_bytes(content[..8].try_into().unwrap()) as usize;
+            (8 + header..content.len()).step_by(1009).for_each(|at| content[at] ^= 4);
+            changed += 1;
+            std::fs::write(partial.join(name), content).unwrap();
+        }
+    }
+    changed
+}
+
+/// A journal names tensors; what counts is that their bytes are those that were written.
+#[test]
+fn a_damaged_partial_output_and_a_forged_journal_are_found() {
+    let whole = whole();
+    for forged in [false, true] {
+        let folder = folder();
+        let partial = folder.path().join("out.partial");
+        interrupted_at(folder.path(), ARGUMENTS, "tensor done", 12, Signal::Kill);
+        if forged {
+            let journal = partial.join("llmc.journal");
+            let lines: String = (0..STEPS).map(|i| format!("{i}\n{i} {}\n", "ab".repeat(32))).collect();
+            let text = std::fs::read_to_string(&journal).unwrap() + &lines;
+            std::fs::write(&journal, text).unwrap();
+        } else {
+            assert_eq!(damage(&partial), 3);
+        }
+        let output = common::run(folder.path(), ARGUMENTS);
+        assert!(output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("tensors changed since they were written"), "{said}");
         assert_same(&whole.path().join("out"), &folder.path().join("out"));
     }
 }

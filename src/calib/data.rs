@@ -130,7 +130,9 @@ impl Calibration {
             let what = format!("{} sequences of {} tokens", self.samples, self.seq_len);
             return Err(Error::usage(what, "--samples 128 --seq-len 512 is usual"));
         }
-        let model = checkpoint.config.as_ref().map(model::configure).transpose()?;
+        let configure =
+            |config| model::configure(config).map_err(|error| error.in_checkpoint(&checkpoint.path));
+        let model = checkpoint.config.as_ref().map(configure).transpose()?;
         match model.and_then(|model| model.context).filter(|context| *context < self.seq_len) {
             Some(context) => {
                 let what =
@@ -149,7 +151,8 @@ fn open(checkpoint: &Arc<Checkpoint>) -> Result<LanguageModel> {
 /// That every token has a row in the embedding, where that can be told.
 fn check_ids(checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Result<()> {
     let Some(config) = &checkpoint.config else { return Ok(()) };
-    let name = format!("{}.weight", model::configure(config)?.frame.embedding.tokens);
+    let model = model::configure(config).map_err(|error| error.in_checkpoint(&checkpoint.path))?;
+    let name = format!("{}.weight", model.frame.embedding.tokens);
     let embedding = checkpoint.tensors.iter().find(|(full, _)| full.ends_with(&name));
     let Some((name, source)) = embedding else { return Ok(()) };
     let (rows, largest) = (source.rows_cols()[0], sequences.iter().flatten().max());

@@ -5,13 +5,17 @@
 //! \[cols\] in F64, `i.gram` [cols, cols] in F32: sums over tokens, so that several folders add up. `inputs` of its metadata
 //! is a JSON list, in the order of the numbers: the tokens seen, and the names of the linears that read them.
 //!
+//! `checksums.b3` has blake3 of every other file, in the form of `b3sum`; a file that is read is held against it.
+//!
 //! Encodes into what the caller writes, and reads one input at a time from the map, so that memory is one block's
 //! statistics. Files are hostile: shapes are checked before anything is allocated, and every number is finite.
 
 mod block;
+mod checksums;
 mod index;
 
 pub(crate) use block::{Input, encode, file_name};
+pub(crate) use checksums::{CHECKSUMS, Checksums};
 pub(crate) use index::INDEX_FILE;
 pub use index::Index;
 
@@ -21,10 +25,18 @@ use self::block::BlockFile;
 use crate::error::{Error, Result};
 use crate::statistics::{Needs, Statistics};
 
+/// One folder of statistics.
+#[derive(Debug, Clone)]
+struct Folder {
+    path: PathBuf,
+    index: Index,
+    sums: Checksums,
+}
+
 /// Folders of statistics, to be read as one.
 #[derive(Debug, Clone)]
 pub struct Store {
-    folders: Vec<(PathBuf, Index)>,
+    folders: Vec<Folder>,
     needs: Needs,
 }
 
@@ -33,12 +45,14 @@ impl Store {
     /// are read.
     ///
     /// # Errors
-    /// No folder; an index that is missing or broken; another model; statistics that were not gathered.
+    /// No folder; an index that is missing, broken or changed; another model; statistics that were not gathered.
     pub fn open(folders: &[PathBuf], model: &str, blocks: usize, needs: Needs) -> Result<Store> {
         let opened = folders.iter().map(|folder| {
             let index = Index::read(folder)?;
             index.check(folder, model, blocks, needs)?;
-            Ok((folder.clone(), index))
+            let sums = Checksums::read(folder)?;
+            sums.check(folder, INDEX_FILE)?;
+            Ok(Folder { path: folder.clone(), index, sums })
         });
         let folders = opened.collect::<Result<Vec<_>>>()?;
         match folders.is_empty() {
@@ -49,13 +63,19 @@ impl Store {
 
     /// The indices of the folders.
     pub(crate) fn indices(&self) -> impl Iterator<Item = &Index> {
-        self.folders.iter().map(|(_, index)| index)
+        self.folders.iter().map(|folder| &folder.index)
     }
 
     /// Opens the files of one block.
+    ///
+    /// # Errors
+    /// A file that is missing, broken, or changed since it was written.
     pub fn block(&self, number: usize) -> Result<StoredBlock> {
-        let open =
-            |(folder, _): &(PathBuf, Index)| BlockFile::open(&folder.join(file_name(number)), self.needs);
+        let name = file_name(number);
+        let open = |Folder { path, sums, .. }: &Folder| {
+            sums.check(path, &name)?;
+            BlockFile::open(&path.join(&name), self.needs)
+        };
         Ok(StoredBlock { files: self.folders.iter().map(open).collect::<Result<_>>()? })
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::context::Context;
 use super::engine_args;
+use super::numbers::{COUNT, TOKENS, number};
 use crate::error::Result;
 use crate::job::{Bench, BenchRecord, Speed};
 
@@ -29,16 +30,16 @@ pub(crate) struct Arguments {
     #[arg(required = true)]
     model: Option<String>,
     /// Prompt lengths to prefill
-    #[arg(long, value_delimiter = ',', value_name = "TOKENS", default_value = "128,512")]
+    #[arg(long, value_delimiter = ',', value_name = "TOKENS", default_value = "128,512", value_parser = number(0..=TOKENS))]
     prefill: Vec<usize>,
     /// Tokens to decode, after a prompt of 16
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = number(0..=TOKENS))]
     decode: usize,
     /// Sequences that are decoded together
-    #[arg(long, value_delimiter = ',', value_name = "SEQUENCES", default_value = "1,8")]
+    #[arg(long, value_delimiter = ',', value_name = "SEQUENCES", default_value = "1,8", value_parser = number(0..=COUNT))]
     batch: Vec<usize>,
     /// Runs of each test, after one that is not counted
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = number(0..=COUNT))]
     runs: usize,
     #[command(flatten)]
     engine: engine_args::Arguments,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::engine_args;
+use super::numbers::{TOKENS, number};
 use crate::cli::terminal;
 use crate::engine::{
     ChatTemplate, FinishReason, Generation, LanguageModel, Limits, Message, Sampler, Sampling, Sequence,
@@ -33,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
     /// Tokens to generate at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, value_parser = number(0..=TOKENS))]
     max_tokens: usize,
     /// Choose at random, flatter the higher [default: 0, the likeliest token every time]
     #[arg(long, value_name = "T")]

@@ -8,9 +8,11 @@ mod context;
 mod convert;
 mod engine_args;
 mod eval;
+mod faults;
 mod generate;
 mod inspect;
 mod next_steps;
+mod numbers;
 mod output_args;
 mod plan;
 mod plan_report;
@@ -22,7 +24,7 @@ mod run;
 mod terminal;
 mod verify;
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -72,8 +74,25 @@ pub(crate) fn command() -> clap::Command {
 
 /// Parses, runs, prints the error chain and its hint.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    match Cli::try_parse() {
+        Ok(cli) => end(run(cli)),
+        Err(message) => show(&message),
+    }
+}
+
+/// Prints what clap has to say: help on stdout, mistakes on stderr. Help that cannot be written is a failure, unless nobody
+/// reads it any more.
+fn show(message: &clap::Error) -> ExitCode {
+    match message.print() {
+        Err(e) if !message.use_stderr() && e.kind() != ErrorKind::BrokenPipe => {
+            end(Err(Error::io("stdout", e)))
+        }
+        _ => ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(1)),
+    }
+}
+
+fn end(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if matches!(error, Error::Interrupted { .. }) {
@@ -90,6 +109,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     start_logging(cli.global.verbose);
+    faults::catch()?;
     start_threads(cli.global.threads)?;
     let context = Context::new(cli.global);
     match cli.command {

@@ -9,6 +9,7 @@ use super::context::Context;
 use super::output_args::OutputArguments;
 use super::quantization;
 use crate::error::{Error, Result};
+use crate::io::read_text;
 use crate::recipe::{Calibration, Recipe, SHIPPED};
 
 const EXAMPLES: &str = "Examples:
@@ -74,7 +75,7 @@ fn refuse_no_data(name: &str, recipe: &Recipe) -> Result<()> {
 /// A recipe: a file, or a shipped one.
 fn read(name: &str) -> Result<Recipe> {
     if Path::new(name).exists() || name.ends_with(".toml") {
-        return Recipe::from_toml(name, &std::fs::read_to_string(name).map_err(|e| Error::io(name, e))?);
+        return Recipe::from_toml(name, &read_text(Path::new(name))?);
     }
     Recipe::shipped(name)
 }

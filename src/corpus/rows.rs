@@ -10,8 +10,14 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value as Json;
 
+use super::pages::lying_page;
 use crate::error::{Error, Result};
+use crate::io::map::MappedFile;
+use crate::io::regular_len;
 
+/// The most rows of a parquet file: so many, and so many more for each of its bytes. A column that repeats one value takes next
+/// to none.
+const MOST_ROWS: [u64; 2] = [1 << 20, 64];
 /// The columns of a row by name.
 pub(crate) type Row = serde_json::Map<String, Json>;
 
@@ -64,6 +70,7 @@ pub(super) fn extension(file: &Path) -> &str {
 }
 
 fn read_file(file: &Path, rows: &mut Vec<Row>) -> Result<()> {
+    regular_len(file)?;
     let opened = File::open(file).map_err(|e| Error::io(file, e))?;
     match extension(file) {
         "parquet" => parquet(file, opened, rows),
@@ -131,10 +138,16 @@ fn parquet(file: &Path, opened: File, rows: &mut Vec<Row>) -> Result<()> {
 }
 
 fn parquet_rows(file: &Path, opened: File) -> Result<Vec<Row>> {
-    let size = opened.metadata().map_err(|e| Error::io(file, e))?.len();
+    let mapped = MappedFile::open(file)?;
+    let size = mapped.bytes().len() as u64;
     let reader = SerializedFileReader::new(opened).map_err(|e| broken(file, e))?;
     for column in reader.metadata().row_groups().iter().flat_map(|group| group.columns()) {
-        check_column(file, size, column)?;
+        check_column(file, mapped.bytes(), column)?;
+    }
+    let rows = reader.metadata().file_metadata().num_rows();
+    let [any, per_byte] = MOST_ROWS;
+    if u64::try_from(rows).is_ok_and(|rows| rows > size.saturating_mul(per_byte).saturating_add(any)) {
+        return Err(broken(file, format!("{rows} rows in {size} bytes")));
     }
     let mut rows = Vec::new();
     for (row, record) in reader.get_row_iter(None).map_err(|e| broken(file, e))?.enumerate() {
@@ -146,21 +159,28 @@ fn parquet_rows(file: &Path, opened: File) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Refuses a column that lies outside the file or uses an unsupported codec.
-fn check_column(file: &Path, size: u64, column: &ColumnChunkMetaData) -> Result<()> {
+/// Refuses a column that lies outside the file, claims more than it holds, or uses an unsupported codec.
+fn check_column(file: &Path, bytes: &[u8], column: &ColumnChunkMetaData) -> Result<()> {
+    let size = bytes.len() as u64;
     let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
     let place = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
     let end = place.and_then(|(start, length)| start.checked_add(length));
     if end.is_none_or(|end| end > size) || column.num_values() < 0 || column.uncompressed_size() < 0 {
         return Err(broken(file, format!("column {} outside the file", column.column_path())));
     }
-    match column.compression() {
-        Compression::UNCOMPRESSED | Compression::SNAPPY => Ok(()),
-        codec => Err(Error::unsupported(
-            format!("{}: columns are compressed with {codec}", file.display()),
+    if !matches!(column.compression(), Compression::UNCOMPRESSED | Compression::SNAPPY) {
+        return Err(Error::unsupported(
+            format!("{}: columns are compressed with {}", file.display(), column.compression()),
             "llmc reads Snappy and uncompressed parquet: rewrite it (pandas: read_parquet, then to_parquet), or use .jsonl",
-        )),
+        ));
     }
+    let place = place.zip(end).and_then(|((start, _), end)| bytes.get(start as usize..end as usize));
+    if let Some([packed, claimed]) = place.and_then(lying_page) {
+        let found =
+            format!("column {}: a page of {packed} bytes that claims {claimed}", column.column_path());
+        return Err(broken(file, found));
+    }
+    Ok(())
 }
 
 fn broken(file: &Path, found: impl std::fmt::Display) -> Error {

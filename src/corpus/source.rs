@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::dataset;
 use super::rows::{DataTable, extension};
 use crate::error::{Error, Result};
+use crate::io::regular_len;
 
 /// The place that texts are read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,7 @@ fn bytes(file: &Path) -> Result<Vec<u8>> {
         let what = format!("{}: expected a text file, found a folder", file.display());
         return Err(Error::usage(what, "name a file in it: UTF-8 text, .jsonl or .parquet"));
     }
+    regular_len(file)?;
     std::fs::read(file).map_err(|e| Error::io(file, e))
 }
 

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::weights::{CheckpointWeights, EditedMatrix, read_values};
 use crate::backend::Matrix;
 use crate::error::{Error, Result};
-use crate::io::{Checkpoint, Source};
+use crate::io::{Checkpoint, Source, read_whole};
 use crate::model::Weights;
 use crate::numerics::{LowRank, linalg};
 
@@ -75,6 +75,33 @@ impl Adapter {
         Ok(Adapter { folder: folder.to_owned(), checkpoint, config, modules })
     }
 
+    /// Finds the model's weight of every module.
+    ///
+    /// # Errors
+    /// A module that the model lacks, or whose weight has another shape.
+    pub(crate) fn check_fits(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let file = &self.checkpoint.path;
+        for (module, [a, b]) in &self.modules {
+            let name = format!("{module}.weight");
+            let found = checkpoint.tensors.get(&name).ok_or_else(|| {
+                let found = format!("no {name} in {}", checkpoint.path.display());
+                Error::malformed_tensor(file, module, "a linear of the model", found, DAMAGED)
+            })?;
+            let shape = [b.shape[0], a.shape[1]];
+            if found.shape != shape {
+                let expected = format!("a weight {shape:?}");
+                return Err(Error::malformed_tensor(
+                    file,
+                    module,
+                    expected,
+                    format!("{:?}", found.shape),
+                    DAMAGED,
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The factor of a module's B·A: alpha / r, or alpha / √r.
     fn scale(&self, module: &str, rank: usize) -> Result<f64> {
         let mut alpha = self.config.lora_alpha;
@@ -106,8 +133,7 @@ impl Adapter {
 }
 
 fn read_config(path: &Path) -> Result<AdapterConfig> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let config: AdapterConfig = serde_json::from_str(&text)
+    let config: AdapterConfig = serde_json::from_slice(&read_whole(path)?)
         .map_err(|e| Error::malformed(path, "peft_type, r and lora_alpha of a LoRA adapter", e, DAMAGED))?;
     if let Some(feature) = unsupported_feature(&config) {
         let what = format!("{}: {feature} is not plain LoRA", path.display());
@@ -182,26 +208,7 @@ impl AdaptedWeights {
     /// # Errors
     /// A module that the model lacks, or whose weight has another shape.
     pub(crate) fn new(checkpoint: &Arc<Checkpoint>, adapter: Adapter) -> Result<AdaptedWeights> {
-        for (module, [a, b]) in &adapter.modules {
-            let name = format!("{module}.weight");
-            let found = checkpoint.tensors.get(&name).ok_or_else(|| {
-                let found = format!("no {name} in {}", checkpoint.path.display());
-                Error::malformed_tensor(
-                    &adapter.checkpoint.path,
-                    module,
-                    "a linear of the model",
-                    found,
-                    DAMAGED,
-                )
-            })?;
-            let shape = [b.shape[0], a.shape[1]];
-            if found.shape != shape {
-                let expected = format!("a weight {shape:?}");
-                let found = format!("{:?}", found.shape);
-                let file = &adapter.checkpoint.path;
-                return Err(Error::malformed_tensor(file, module, expected, found, DAMAGED));
-            }
-        }
+        adapter.check_fits(checkpoint)?;
         Ok(AdaptedWeights { stored: CheckpointWeights(Arc::clone(checkpoint)), adapter })
     }
 }

@@ -61,7 +61,8 @@ impl LanguageModel {
             None => Box::new(stored),
         };
         // In the pool: parallel loops of the load must start from a worker.
-        let (decoder, weight_bytes) = rayon::scope(|_| load(model, weights.as_ref(), options, &checkpoint))?;
+        let loaded = rayon::scope(|_| load(model, weights.as_ref(), options, &checkpoint));
+        let (decoder, weight_bytes) = loaded.map_err(|error| error.in_checkpoint(&checkpoint.path))?;
         Ok(LanguageModel { checkpoint, decoder, weight_bytes })
     }
 

@@ -27,7 +27,7 @@ impl CheckpointWeights {
             let what = format!("{}: no config.json beside the weights", self.0.path.display());
             Error::unsupported(what, "give a folder that contains the model and its config.json")
         })?;
-        model::configure(config)
+        model::configure(config).map_err(|error| error.in_checkpoint(&self.0.path))
     }
 }
 
@@ -49,7 +49,12 @@ impl Weights for CheckpointWeights {
 /// Reads all values of a tensor, row-major.
 pub(super) fn read_values(checkpoint: &Checkpoint, source: &Source) -> Result<Vec<f32>> {
     let [rows, cols] = source.rows_cols();
-    let mut values = vec![0.0; rows * cols];
+    let mut values = Vec::new();
+    if values.try_reserve_exact(rows * cols).is_err() {
+        let what = format!("{}: no memory for its {rows} x {cols} values", source.name);
+        return Err(Error::unsupported(what, "free some, or raise the limit (`ulimit -v`)"));
+    }
+    values.resize(rows * cols, 0.0);
     checkpoint.read_rows(source, 0..rows, &mut values)?;
     Ok(values)
 }

@@ -8,6 +8,7 @@
 //! (<https://github.com/vllm-project/vllm/blob/main/vllm/lora/peft_helper.py>).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use ndarray::{Array2, s};
 use serde_json::{Value, json};
@@ -30,8 +31,8 @@ pub(crate) const CONFIG: &str = "adapter/adapter_config.json";
 pub(crate) struct Adapter {
     rank: usize,
     dtype: DType,
-    /// Offsets of the factors of each weight, by its name, `.weight` included, counted from the end of the header.
-    places: BTreeMap<String, u64>,
+    /// The bytes of the factors of each weight, by its name, `.weight` included, counted from the end of the header.
+    places: BTreeMap<String, Range<u64>>,
     /// lora_A and lora_B of each.
     parts: Vec<Part>,
 }
@@ -49,8 +50,10 @@ impl Adapter {
             })
         });
         let parts: Vec<Part> = parts.collect();
-        let starts = offsets(&parts).step_by(2).collect::<Vec<_>>();
-        let places = linears.into_iter().map(|(name, _)| name).zip(starts).collect();
+        let starts: Vec<u64> = offsets(&parts).step_by(2).collect();
+        let len = |pair: &[Part]| pair.iter().map(|part| part.byte_len() as u64).sum::<u64>();
+        let ranges = starts.iter().zip(parts.chunks(2)).map(|(&start, pair)| start..start + len(pair));
+        let places = linears.into_iter().map(|(name, _)| name).zip(ranges).collect();
         Adapter { rank, dtype, places, parts }
     }
 
@@ -64,7 +67,7 @@ impl Adapter {
     /// The bytes of a linear's factors, one after the other, and where they begin behind the header; `None` of one that is
     /// not in the adapter.
     pub(crate) fn encode(&self, linear: &str, factors: &LowRank) -> Option<(u64, Vec<u8>)> {
-        let offset = *self.places.get(linear)?;
+        let offset = self.place(linear)?.start;
         let (rows, cols, rank) = (factors.b.nrows(), factors.a.ncols(), factors.a.nrows());
         let mut a = Array2::zeros((self.rank, cols));
         a.slice_mut(s![..rank, ..]).assign(&factors.a);
@@ -76,6 +79,11 @@ impl Adapter {
             convert::from_f32(self.dtype, values, &mut bytes);
         }
         Some((offset, bytes))
+    }
+
+    /// Where the factors of a linear are, counted from the end of the header; `None` of one that is not in the adapter.
+    pub(crate) fn place(&self, linear: &str) -> Option<Range<u64>> {
+        self.places.get(linear).cloned()
     }
 
     /// The config. `base` is where the compressed model is; `causal` whether it is a language model.

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use ndarray::Array2;
 use serde_json::Value;
 
 use super::map::MappedFile;
+use super::own::folder_of;
+use super::side_files::stays_inside;
 use super::source::{RawTensor, SideFile, Source, Stored};
 use crate::error::{Error, Result};
 use crate::model::Transform;
@@ -72,6 +74,20 @@ impl Checkpoint {
             Some(file) => Ok(Cow::Owned(super::gguf::side_files(file)?)),
             None => Ok(Cow::Borrowed(&self.side_files)),
         }
+    }
+
+    /// Returns false for a side file that is a link out of the model's folder, with a warning: its content may be anything on
+    /// this machine, and must not get into an output.
+    pub(crate) fn may_copy(&self, side: &SideFile) -> bool {
+        let folder: &Path = if self.path.is_dir() { &self.path } else { folder_of(&self.path) };
+        let may = side.bytes.is_some() || stays_inside(folder, &side.path);
+        if !may {
+            let link = side.path.display();
+            tracing::warn!(
+                "{link} leads out of the model's folder: not copied; put the file itself in its place"
+            );
+        }
+        may
     }
 
     /// The tensor of that name.

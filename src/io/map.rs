@@ -3,11 +3,22 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
 use super::side_file::regular_len;
 use crate::error::{Error, Result};
+
+/// The mapped files and their lengths, for the message of a fault: see [`cut_short`].
+static MAPPED: Mutex<Vec<(PathBuf, usize)>> = Mutex::new(Vec::new());
+
+/// Returns a mapped file that is shorter by now, or gone: to read it raises SIGBUS.
+pub(crate) fn cut_short() -> Option<PathBuf> {
+    let mapped = MAPPED.try_lock().ok()?;
+    let is_whole = |path: &Path, len: usize| path.metadata().is_ok_and(|found| found.len() >= len as u64);
+    mapped.iter().find(|(path, len)| !is_whole(path, *len)).map(|(path, _)| path.clone())
+}
 
 /// A file mapped for reading.
 #[derive(Debug)]
@@ -26,6 +37,8 @@ impl MappedFile {
         // every tool that maps checkpoints shares that assumption, and nothing unsound follows from changed bytes, since
         // they are only ever read as plain numbers.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        let mut mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
+        mapped.push((path.to_owned(), map.len()));
         Ok(MappedFile { path: path.to_owned(), map })
     }
 

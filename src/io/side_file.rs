@@ -31,6 +31,25 @@ pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a file of text whole.
+///
+/// # Errors
+/// Those of [`read_whole`]; bytes that are not UTF-8.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    String::from_utf8(read_whole(path)?).map_err(|e| {
+        let found = format!("other bytes at offset {}", e.utf8_error().valid_up_to());
+        Error::malformed(path, "UTF-8 text", found, "convert it to UTF-8 first (`iconv -t UTF-8`)")
+    })
+}
+
+/// Returns blake3 of a regular file's content.
+pub(crate) fn file_digest(path: &Path) -> Result<String> {
+    regular_len(path)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path).map_err(|e| Error::io(path, e))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 /// Returns the length of a regular file. Everything else is refused: a pipe would be waited for without end.
 pub(crate) fn regular_len(path: &Path) -> Result<u64> {
     let metadata = path.metadata().map_err(|e| Error::io(path, e))?;
@@ -91,6 +110,8 @@ mod tests {
         assert!(made.unwrap().success(), "mkfifo");
         let error = read_whole(&pipe).unwrap_err();
         assert!(error.to_string().contains("a regular file"), "{error}");
+        assert!(file_digest(&pipe).unwrap_err().to_string().contains("a regular file"));
+        assert!(read_text(Path::new("/dev/zero")).unwrap_err().to_string().contains("a regular file"));
     }
 
     #[test]

@@ -36,7 +36,8 @@ pub(crate) fn travels(name: &str) -> bool {
     chosen && !name.starts_with('.') && !WEIGHTS.iter().any(|suffix| name.ends_with(suffix))
 }
 
-/// The files that travel, by name. Links are followed: the hub's cache is made of them.
+/// The files that travel, by name. Links are followed: the hub's cache is made of them. Before one is copied, [`stays_inside`]
+/// tells whether it may be.
 pub(crate) fn find(folder: &Path) -> Result<Vec<SideFile>> {
     let mut found = files(folder, "")?;
     found.retain(|file| travels(&file.name));
@@ -79,6 +80,20 @@ fn files(folder: &Path, prefix: &str) -> Result<Vec<SideFile>> {
         }
     }
     Ok(files)
+}
+
+/// Returns true if a side file of a folder may be copied: a link in it may lead to files of the folder, and of the folder of
+/// the hub's cache that the model is in, whose snapshots are links to blobs.
+pub(crate) fn stays_inside(folder: &Path, file: &Path) -> bool {
+    let (Ok(folder), Ok(file)) = (folder.canonicalize(), file.canonicalize()) else { return false };
+    file.starts_with(repository(&folder).unwrap_or(&folder))
+}
+
+/// The folder of a repository of the hub's cache, `models--org--name`, by its snapshot.
+fn repository(snapshot: &Path) -> Option<&Path> {
+    let snapshots = snapshot.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    let repository = snapshots.parent()?;
+    repository.file_name()?.to_str()?.starts_with("models--").then_some(repository)
 }
 
 /// The subfolders that modules.json names (`1_Pooling`, `2_Dense`), where it has any. Their weights are the modules'
@@ -154,6 +169,35 @@ mod tests {
             ["1_Pooling/config.json", "additional_chat_templates/tool_use.jinja", "modules.json"]
         );
         assert_eq!(additional_template(names[1]), Some("tool_use"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_out_of_the_model_are_told() {
+        let root = tempfile::tempdir().unwrap();
+        let snapshot = root.path().join("models--org--name/snapshots/abc");
+        let blobs = root.path().join("models--org--name/blobs");
+        let folder = root.path().join("model");
+        [&snapshot, &blobs, &folder].into_iter().for_each(|path| std::fs::create_dir_all(path).unwrap());
+        for file in [blobs.join("1"), root.path().join("secret"), folder.join("own"), folder.join("plain")] {
+            std::fs::write(file, "").unwrap();
+        }
+        let link = |target: &str, place: &Path| std::os::unix::fs::symlink(target, place).unwrap();
+        link("../../blobs/1", &snapshot.join("tokenizer.json"));
+        link("../../../secret", &snapshot.join("vocab.txt"));
+        link("own", &folder.join("merges.txt"));
+        link("../secret", &folder.join("vocab.txt"));
+        link("../models--org--name/blobs/1", &folder.join("tokenizer.json"));
+        let check = |folder: &Path, name: &str, inside: bool| {
+            assert_eq!(stays_inside(folder, &folder.join(name)), inside, "{name}");
+        };
+        check(&snapshot, "tokenizer.json", true);
+        check(&snapshot, "vocab.txt", false);
+        check(&folder, "plain", true);
+        check(&folder, "merges.txt", true);
+        check(&folder, "vocab.txt", false);
+        check(&folder, "tokenizer.json", false);
+        check(&folder, "missing", false);
     }
 
     #[test]

@@ -72,6 +72,7 @@ impl Calibrate {
     /// An architecture that llmc cannot run; text that is missing; whatever reading and writing meet.
     pub fn run(&self, host: &dyn Host) -> Result<CalibrateRecord> {
         let start = Instant::now();
+        self.calibration.check_bounds()?;
         pipeline::check_device(self.device)?;
         let checkpoint = Arc::new(host.open(&self.model)?);
         for (path, single) in [(self.folder.as_deref(), false), (self.imatrix.as_deref(), true)] {

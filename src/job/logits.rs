@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::engine::Engine;
 use super::host::Host;
-use super::outputs::refuse_weights;
+use super::outputs::check_arrays;
 use super::record::Origin;
 use crate::engine::{LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
@@ -55,15 +55,15 @@ impl Logits {
     /// Runs the model and writes `logits` [tokens, vocabulary] in f32 and `tokens`.
     ///
     /// # Errors
-    /// A model that cannot be run; tokens that it does not have, or too many; a file that holds the model's weights.
+    /// A model that cannot be run; tokens that it does not have, or too many; a file in the output's place that is no result.
     pub fn run(&self, host: &dyn Host) -> Result<LogitsRecord> {
+        check_arrays(&self.output)?;
         let model = self.engine.load(&self.model, host)?;
         let tokens = match &self.prompt {
             Prompt::Text(text) => Tokenizer::open(model.checkpoint())?.encode(text, true)?,
             Prompt::Tokens(tokens) => tokens.clone(),
         };
         check_tokens(&model, &tokens)?;
-        refuse_weights(&self.output, &model)?;
         self.write(&model, &tokens)?;
         Ok(LogitsRecord {
             output: self.output.display().to_string(),

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::base::{BaseModel, Subject};
 use super::engine::Engine;
 use super::host::{Host, Notice, Phase};
-use super::outputs::refuse_weights;
+use super::outputs::check_arrays;
 use super::record::Origin;
 use crate::corpus::Text;
 use crate::engine::{LanguageModel, Tokenizer};
@@ -108,6 +108,7 @@ impl Perplexity {
     /// # Errors
     /// A model or a base that cannot be run; a text that is missing or too short; files that cannot be written.
     pub fn run(&self, host: &dyn Host) -> Result<PerplexityRecord> {
+        self.per_position.as_deref().map_or(Ok(()), check_arrays)?;
         let text = Text::open(&self.data)?;
         let model = self.engine.load(&self.model, host)?;
         self.protocol.check(model.context_limit())?;
@@ -190,7 +191,7 @@ impl Perplexity {
         task: &WindowedText,
         host: &dyn Host,
     ) -> Result<(Vec<Score>, Progress)> {
-        let positions = self.positions(model, task)?;
+        let positions = self.positions(task)?;
         let bar = host.bar(Phase::Scoring, task.windows.len() as u64);
         let mut last = None;
         let scores = perplexity::scores(model, base.as_mut(), task, host.interrupted(), |progress| {
@@ -209,9 +210,8 @@ impl Perplexity {
         Ok((scores, last.expect("a task has a window")))
     }
 
-    fn positions(&self, model: &LanguageModel, task: &WindowedText) -> Result<Option<PositionFile>> {
+    fn positions(&self, task: &WindowedText) -> Result<Option<PositionFile>> {
         let Some(path) = self.per_position.as_deref() else { return Ok(None) };
-        refuse_weights(path, model)?;
         let mut metadata = json!({ "model": self.model, "data": self.data });
         if let Some(base) = &self.base {
             metadata["against"] = base.model.as_str().into();

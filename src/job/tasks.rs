@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::engine::Engine;
 use super::host::{Host, Phase};
+use super::outputs::check_samples;
 use super::record::Origin;
 use crate::engine::{ChatTemplate, LanguageModel, Tokenizer};
 use crate::error::{Error, Result};
@@ -92,6 +93,7 @@ impl AskTasks {
     /// Tasks that are not known; datasets that are not there; a model that cannot be run.
     pub fn run(&self, host: &dyn Host) -> Result<TasksRecord> {
         let tasks = chosen(&self.tasks)?;
+        self.samples.as_deref().map_or(Ok(()), check_samples)?;
         let source = DatasetLocation::new(self.data.as_deref());
         // Before the model is loaded: a missing file should not cost that.
         tasks.iter().try_for_each(|task| source.files(task, &task.definition.split).map(|_| ()))?;

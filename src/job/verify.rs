@@ -51,7 +51,7 @@ impl Verify {
                 let (verification, matches) = compare(&written, host.open(input)?, host)?;
                 (verification, Some(matches))
             }
-            None => (pipeline::verify_alone(&written, host.interrupted())?, None),
+            None => (pipeline::verify_alone(&written, is_compensated(&written), host.interrupted())?, None),
         };
         let failed = verification.failed().count();
         Ok(VerifyRecord {
@@ -65,6 +65,12 @@ impl Verify {
             origin: Origin::here(),
         })
     }
+}
+
+/// Returns true if the recipe of an output has a compensating stage. What other tools wrote has no recipe.
+fn is_compensated(written: &Checkpoint) -> bool {
+    let recipe = pipeline::recorded_recipe(written).and_then(|recipe| recipe.resolve());
+    recipe.is_ok_and(|request| request.adapter_rank().is_some())
 }
 
 fn compare(written: &Checkpoint, input: Checkpoint, host: &dyn Host) -> Result<(Verification, bool)> {

@@ -82,7 +82,9 @@ impl Outline {
         };
         let rotaries = self.rotation.map(rotary).transpose()?.into_iter().collect();
         let norm = NormKind {
-            epsilon: settings.number_or(keys.epsilon, self.frame.norm.epsilon)?,
+            epsilon: settings
+                .not_negative(keys.epsilon)?
+                .map_or(self.frame.norm.epsilon, |epsilon| epsilon as f32),
             ..self.frame.norm
         };
         let tied = settings.flag("tie_word_embeddings", self.frame.tied)?;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::arch::Arch;
+use super::arch::{Arch, Missing};
 use super::architectures::{bert, bloom, gemma, gpt_neox, gpt2, llama, olmo, opt, phi3, qwen, stablelm};
 use super::description::Model;
 use super::settings::Settings;
@@ -46,6 +46,18 @@ pub(crate) fn class_of(config: &Value) -> Option<&'static str> {
 /// Finds the architecture that config.json's `model_type` names, where it has a form in GGUF.
 pub(crate) fn find_hf(config: &Value) -> Option<&'static Arch> {
     find(config).filter(|arch| arch.has_gguf())
+}
+
+/// The settings of a config.json, with the defaults of transformers' classes for sizes that it leaves out, where llmc knows
+/// these.
+pub(crate) fn with_defaults(arch: &Arch, config: &Value) -> Value {
+    let mut config = config.clone();
+    for key in arch.keys() {
+        if let (true, Missing::Int(default)) = (config.get(key.hf).is_none(), key.missing) {
+            config[key.hf] = default.into();
+        }
+    }
+    config
 }
 
 /// Describes the model of a config.json.

@@ -148,18 +148,31 @@ impl Rope {
     /// Refuses settings of another type than theirs: read as absent, they would leave a default in their place.
     ///
     /// # Errors
-    /// A number that is text, a scaling that is no object, Llama 3's scaling without its factors.
+    /// A number that is text or not above 0, a scaling that is no object, Llama 3's scaling without its factors.
     pub(crate) fn check(settings: &Settings) -> Result<()> {
         const NUMBERS: [&str; 5] =
             ["rope_theta", "rotary_emb_base", "partial_rotary_factor", "rotary_pct", "rope_local_base_freq"];
         const LLAMA3: [&str; 3] = ["factor", "low_freq_factor", "high_freq_factor"];
-        settings.number_or_absent(&NUMBERS)?;
+        const SCALING: [&str; 5] =
+            ["factor", "beta_fast", "beta_slow", "attention_factor", "original_max_position_embeddings"];
+        settings.positive_or_absent(&NUMBERS)?;
+        settings.optional(&["original_max_position_embeddings"])?;
         for key in ["rope_parameters", "rope_scaling"] {
             let Some(scaling) = settings.object(key)? else { continue };
             let inner = scaling.object("full_attention")?.unwrap_or(scaling);
-            inner.number_or_absent(&NUMBERS)?;
-            inner.number_or_absent(&["factor", "beta_fast", "beta_slow", "attention_factor"])?;
-            let kind = inner.text("rope_type").or_else(|| inner.text("type"));
+            if let Some(local) = scaling.object("sliding_attention")? {
+                local.positive_or_absent(&NUMBERS)?;
+            }
+            inner.positive_or_absent(&NUMBERS)?;
+            inner.positive_or_absent(&SCALING)?;
+            inner.positive_or_absent(&LLAMA3)?;
+            ["mscale", "mscale_all_dim"].iter().try_for_each(|key| inner.number(&[key]).map(drop))?;
+            inner.flag("truncate", true)?;
+            ["short_factor", "long_factor"].iter().try_for_each(|key| inner.factors_or_absent(key))?;
+            let kind = match inner.text("rope_type")? {
+                Some(kind) => Some(kind),
+                None => inner.text("type")?,
+            };
             if kind == Some("llama3") {
                 LLAMA3.iter().try_for_each(|key| {
                     inner.number(&[key])?.map(drop).ok_or_else(|| inner.wrong(key, "a number"))

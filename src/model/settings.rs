@@ -1,4 +1,7 @@
 //! Reading config.json for a decoder: typed getters whose errors name the key.
+//!
+//! A key that is absent or null has its default. A value of another type, or one that no model can have, is an error: read as
+//! absent, it would leave a default in its place.
 
 use serde_json::Value;
 
@@ -44,11 +47,19 @@ impl Settings<'_> {
 
     /// Reads a whole number that must be there, and positive.
     pub(crate) fn size(&self, keys: &[&str]) -> Result<usize> {
-        match self.optional(keys)? {
-            Some(0) => Err(wrong(keys[0], "a positive number", &Value::from(0))),
-            Some(number) => Ok(number),
-            None => Err(wrong(keys[0], "a whole number", &Value::Null)),
+        match (self.first(keys), self.optional(keys)?) {
+            (Some((key, _)), Some(0)) => Err(wrong(key, "a positive number", &Value::from(0))),
+            (_, Some(number)) => Ok(number),
+            (_, None) => Err(Error::unsupported(
+                format!("config.json: no {}, without which llmc cannot run the model", keys[0]),
+                "copy the config.json that belongs to these weights",
+            )),
         }
+    }
+
+    /// Reads a whole number that is positive where it is there.
+    pub(crate) fn optional_size(&self, keys: &[&str]) -> Result<Option<usize>> {
+        if self.first(keys).is_some() { self.size(keys).map(Some) } else { Ok(None) }
     }
 
     /// Returns true if config.json has the key, even if it is null.
@@ -59,23 +70,39 @@ impl Settings<'_> {
     /// Reads a real number.
     pub(crate) fn number(&self, keys: &[&str]) -> Result<Option<f64>> {
         let Some((key, value)) = self.first(keys) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| wrong(key, "a number", value))
+        let number = value.as_f64().filter(|number| (*number as f32).is_finite());
+        number.map(Some).ok_or_else(|| wrong(key, "a number", value))
     }
 
-    /// Checks that settings are numbers where they are there.
-    pub(crate) fn number_or_absent(&self, keys: &[&str]) -> Result<()> {
-        keys.iter().try_for_each(|key| self.number(&[key]).map(drop))
+    /// Reads a real number that is at least 0 where it is there.
+    pub(crate) fn not_negative(&self, keys: &[&str]) -> Result<Option<f64>> {
+        let number = self.number(keys)?;
+        match self.first(keys) {
+            Some((key, value)) if number < Some(0.0) => Err(wrong(key, "a number of at least 0", value)),
+            _ => Ok(number),
+        }
+    }
+
+    /// Checks that settings are numbers above 0 where they are there.
+    pub(crate) fn positive_or_absent(&self, keys: &[&str]) -> Result<()> {
+        keys.iter().try_for_each(|key| match self.number(&[key])? {
+            Some(number) if number <= 0.0 => Err(self.wrong(key, "a number above 0")),
+            _ => Ok(()),
+        })
+    }
+
+    /// Checks that a setting is a list of numbers above 0 where it is there.
+    pub(crate) fn factors_or_absent(&self, key: &str) -> Result<()> {
+        let Some((key, value)) = self.first(&[key]) else { return Ok(()) };
+        let is_factor = |factor: &Value| factor.as_f64().is_some_and(|factor| factor > 0.0);
+        let is_list = value.as_array().is_some_and(|list| list.iter().all(is_factor));
+        if is_list { Ok(()) } else { Err(wrong(key, "a list of numbers above 0", value)) }
     }
 
     /// Returns the settings inside a setting; `None` where it is not there.
     pub(crate) fn object(&self, key: &str) -> Result<Option<Settings<'_>>> {
         let Some((key, value)) = self.first(&[key]) else { return Ok(None) };
         if value.is_object() { Ok(Some(Settings(value))) } else { Err(wrong(key, "an object", value)) }
-    }
-
-    /// Reads a real number, or its default.
-    pub(crate) fn number_or(&self, keys: &[&str], default: f32) -> Result<f32> {
-        Ok(self.number(keys)?.map_or(default, |number| number as f32))
     }
 
     /// Reads a real number or null; its default where the key is not there.
@@ -97,8 +124,9 @@ impl Settings<'_> {
     }
 
     /// Reads a string.
-    pub(crate) fn text(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.as_str()
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&str>> {
+        let Some((key, value)) = self.first(&[key]) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| wrong(key, "a text", value))
     }
 
     /// Refuses a setting that the decoder does not follow, unless it is absent, null or false.
@@ -114,13 +142,16 @@ impl Settings<'_> {
 
     /// Reads the feed-forward network's function, by transformers' name.
     pub(crate) fn activation(&self, keys: &[&str], default: Activation) -> Result<Activation> {
-        let Some((key, value)) = self.first(keys) else { return Ok(default) };
-        match value.as_str() {
-            Some("silu" | "swish") => Ok(Activation::Silu),
-            Some("gelu") => Ok(Activation::Gelu),
-            Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_tanh") => Ok(Activation::GeluTanh),
-            Some("relu") => Ok(Activation::Relu),
-            _ => Err(wrong(key, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu", value)),
+        let Some((key, _)) = self.first(keys) else { return Ok(default) };
+        match self.text(key)?.unwrap_or_default() {
+            "silu" | "swish" => Ok(Activation::Silu),
+            "gelu" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_tanh" => Ok(Activation::GeluTanh),
+            "relu" => Ok(Activation::Relu),
+            other => {
+                let what = format!("config.json: {key} = {other:?} is not supported by llmc's decoder");
+                Err(Error::unsupported(what, "it runs silu, gelu, gelu_new, gelu_pytorch_tanh and relu"))
+            }
         }
     }
 
@@ -136,7 +167,8 @@ impl Settings<'_> {
     /// Reads `layer_types`: true for each block with sliding attention, false for full attention. Empty if config.json has no
     /// such list.
     pub(crate) fn sliding(&self) -> Result<Vec<bool>> {
-        let types = self.0.get("layer_types").and_then(Value::as_array);
+        let Some((key, value)) = self.first(&["layer_types"]) else { return Ok(Vec::new()) };
+        let types = value.as_array().ok_or_else(|| wrong(key, "a list", value))?;
         let is_sliding = |kind: &Value| match kind.as_str() {
             Some("sliding_attention") => Ok(true),
             Some("full_attention") => Ok(false),
@@ -145,7 +177,7 @@ impl Settings<'_> {
                 Err(Error::unsupported(what, "llmc runs layers of full and of sliding attention"))
             }
         };
-        types.into_iter().flatten().map(is_sliding).collect()
+        types.iter().map(is_sliding).collect()
     }
 
     /// Returns the error for a setting that has a wrong value.

@@ -8,7 +8,7 @@ use ndarray::Array2;
 
 use super::frame::Frame;
 use crate::backend::{Backend, Matrix, NormWeights};
-use crate::error::{Error, Result};
+use crate::error::{CHECKPOINT, Error, Result};
 use crate::numerics::Weight;
 use crate::tensor::DType;
 
@@ -262,7 +262,7 @@ fn joined(biases: &[Option<Vec<f32>>], parts: &[(&str, usize)]) -> Option<Vec<f3
 /// Returns the error for a tensor of a wrong shape.
 pub(super) fn misshapen(name: &str, expected: String, found: String) -> Error {
     let hint = "config.json does not belong to these weights, or the file is damaged";
-    Error::malformed_tensor("the checkpoint", name, expected, found, hint)
+    Error::malformed_tensor(CHECKPOINT, name, expected, found, hint)
 }
 
 /// Some rows of a matrix.

@@ -78,9 +78,17 @@ impl<'a> Output<'a> {
         let mut layout = plan.request.format.files(&plan.contents(), checkpoint)?;
         let adapter = AdapterFile::plan(plan, checkpoint, &mut layout)?;
         let workspace = Workspace::open(path, plan.request.format.capabilities().single_file)?;
-        let journal = Journal::open(&workspace, &layout, inputs, options.resume)?;
+        let mut journal = Journal::open(&workspace, &layout, inputs, options.resume)?;
         tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
         let files = OutputFiles::create(&workspace, &layout, plan)?;
+        let changed =
+            journal.keep_intact(&files, |tensor| files.tensor_digest(tensor, &plan.tensors[tensor]))?;
+        if changed > 0 {
+            let partial = workspace.partial().display();
+            tracing::warn!(
+                "{partial}: {changed} tensors changed since they were written: they are made again"
+            );
+        }
         let mut writer = TensorWriter::new(plan, checkpoint, files, journal, adapter, options);
         writer.digests = recorded.then(Digests::default);
         Ok(Output { target, workspace, writer })
@@ -104,10 +112,13 @@ impl<'a> Output<'a> {
         if !blocks.is_empty() {
             let mut record = Record::of(blocks, format.name());
             record.digests.extend(self.writer.take_digests().into_iter().flat_map(|(_, digests)| digests));
+            if let Some(adapter) = &self.writer.adapter {
+                let config = adapter.config(checkpoint, &self.target.path.display().to_string());
+                record.files = adapter.digests(&config, &self.writer.files)?;
+                own.push(config);
+            }
             own.push((RECORD.to_owned(), crate::json::pretty(&serde_json::json!(record))));
         }
-        let target = self.target.path.display().to_string();
-        own.extend(self.writer.adapter.iter().map(|adapter| adapter.config(checkpoint, &target)));
         self.workspace.write_beside(checkpoint, &own)?;
         tracing::info!(documents = own.len(), "written and flushed");
         Ok(nonfinite)

@@ -23,7 +23,8 @@ pub(crate) fn check_input(checkpoint: &Checkpoint, weights: &dyn Weights) -> Res
     checkpoint.refuse_packed()?;
     refuse_adapter(checkpoint)?;
     let Some(config) = &checkpoint.config else { return Ok(()) };
-    let layers = model::check_promise(config, weights).map_err(|error| error.in_file(&checkpoint.path))?;
+    let layers = model::check_promise(config, weights);
+    let layers = layers.map_err(|error| error.in_checkpoint(&checkpoint.path))?;
     if let Some(layers) = layers {
         warn_of_surplus(checkpoint, config, layers);
     }

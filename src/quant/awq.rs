@@ -31,6 +31,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2, s};
@@ -39,7 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mse;
 use super::scaling::{divided, scale, shared_mean};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, within};
 use crate::model::Fold;
 use crate::numerics::{Context, Extent, Number, QTensor, Scheme, linalg};
 use crate::stage::{
@@ -53,15 +54,26 @@ pub(crate) const DEF: Def = Def {
     name: "awq",
     summary: "scale columns by the size of their inputs, clip, round: calibration, minutes per billion weights",
     supports,
-    build: |table| Ok(Stage::Quantize(Arc::new(stage::parse::<Awq>("awq", table)?))),
+    build: |table| {
+        let method: Awq = stage::parse("awq", table)?;
+        within("awq: n_grid", method.n_grid, N_GRID)?;
+        Ok(Stage::Quantize(Arc::new(method)))
+    },
 };
+
+/// Steps of α: each is a product of all the block's linears.
+const N_GRID: RangeInclusive<usize> = 1..=1000;
 
 /// Registry entry of the scales alone.
 pub const SCALE: Def = Def {
     name: "awq-scale",
     summary: "awq's scales alone, for another method to round: the model computes the same",
     supports: |_| Ok(()),
-    build: |table| Ok(Stage::Rewrite(Arc::new(stage::parse::<AwqScale>("awq-scale", table)?))),
+    build: |table| {
+        let method: AwqScale = stage::parse("awq-scale", table)?;
+        within("awq-scale: n_grid", method.n_grid, N_GRID)?;
+        Ok(Stage::Rewrite(Arc::new(method)))
+    },
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {

@@ -37,7 +37,7 @@ use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, within};
 use crate::numerics::{LowRank, linalg};
 use crate::stage::{self, Block, BlockLinear, Compensate, Def, Stage};
 use crate::statistics::Needs;
@@ -81,10 +81,8 @@ impl Default for Compensation {
 
 fn build(name: &str, table: &toml::Table, weighted: bool) -> Result<Stage> {
     let parameters: Compensation = stage::parse(name, table)?;
-    match parameters.rank {
-        0 => Err(Error::usage(format!("{name}: rank is 0"), "32 and 64 are usual")),
-        _ => Ok(Stage::Compensate(Arc::new(Compensation { weighted, ..parameters }))),
-    }
+    within(&format!("{name}: rank"), parameters.rank, 1..=65_536)?;
+    Ok(Stage::Compensate(Arc::new(Compensation { weighted, ..parameters })))
 }
 
 impl Compensate for Compensation {

@@ -39,7 +39,7 @@ use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
 use super::mse;
-use crate::error::Result;
+use crate::error::{Result, within};
 use crate::numerics::simd::{self, Kernel};
 use crate::numerics::{Context, Granularity, Grid, Number, QTensor, ScaleType, Scheme};
 use crate::stage::{self, Block, BlockLinear, Def, Quantization, Quantize, Stage};
@@ -49,7 +49,7 @@ pub(crate) const DEF: Def = Def {
     name: "hqq",
     summary: "fit scales and zero points to the many weights rather than to the outliers: no data, about 2.5 times the time of mse",
     supports,
-    build: |table| Ok(Stage::Quantize(Arc::new(stage::parse::<Hqq>("hqq", table)?))),
+    build: |table| Ok(Stage::Quantize(Arc::new(stage::parse::<Hqq>("hqq", table)?.validate()?))),
 };
 
 fn supports(scheme: &Scheme) -> Result<(), &'static str> {
@@ -85,6 +85,15 @@ impl Default for Hqq {
 }
 
 impl Hqq {
+    /// Refuses values that make no sense.
+    fn validate(self) -> Result<Hqq> {
+        within("hqq: lp_norm", self.lp_norm, 0.01..=1.0)?;
+        within("hqq: beta", self.beta, 1e-6..=1e6)?;
+        within("hqq: kappa", self.kappa, 0.01..=100.0)?;
+        within("hqq: iters", self.iters, 0..=10_000)?;
+        Ok(self)
+    }
+
     fn quantize_linear(&self, linear: &BlockLinear, scheme: &Scheme) -> Result<QTensor> {
         let (w, context) = (linear.dense()?, linear.context());
         Ok(scheme.round(w, self.search(scheme, w, &context), &context))

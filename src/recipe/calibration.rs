@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Result, within};
+
 /// The calibration set of a recipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -25,6 +27,22 @@ pub struct Calibration {
     pub seed: u32,
     /// Experts that the router sends fewer tokens than this, or none, are shown all tokens instead.
     pub expert_tokens: u64,
+}
+
+/// The most calibration sequences.
+const MOST_SAMPLES: usize = 1_000_000;
+/// The most tokens of a calibration sequence.
+const LONGEST_SEQUENCE: usize = 1 << 20;
+
+impl Calibration {
+    /// Refuses numbers beyond any use, which would take memory or time without end.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::Error::Usage).
+    pub(crate) fn check_bounds(&self) -> Result<()> {
+        within("calibration: samples", self.samples, 0..=MOST_SAMPLES)?;
+        within("calibration: seq_len", self.seq_len, 0..=LONGEST_SEQUENCE)
+    }
 }
 
 impl Default for Calibration {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use toml::Table;
 
 use super::METHODS;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, within};
 use crate::export::FORMATS;
 use crate::io::Checkpoint;
 use crate::names::unknown;
@@ -18,6 +18,12 @@ use crate::recipe::{Calibration, DEFAULT_METHOD, DENSE, Override, Recipe};
 use crate::stage::{Def, Quantize, Scope, Stage};
 use crate::tensor::DType;
 
+/// The most stages of a recipe: each is built before any work.
+const MOST_STAGES: usize = 32;
+/// The most overrides of a recipe: a glob each.
+const MOST_OVERRIDES: usize = 100_000;
+/// The most columns of a group, beyond any kernel's.
+const LARGEST_GROUP: usize = 65_536;
 /// The hint where text is missing.
 const NAME_TEXT: &str = "name some with --data FILE; --data self lets the model write it";
 
@@ -70,6 +76,7 @@ impl Recipe {
 
     /// Looks the names up and checks that they go together.
     pub fn resolve(&self) -> Result<Request> {
+        self.check_bounds()?;
         let preset = self.scheme.as_deref().map(find_preset).transpose()?;
         let scheme = preset.map(|preset| adjust(preset, self.group_size, self.symmetric)).transpose()?;
         let overrides = self.overrides.iter().map(Override::resolve).collect::<Result<Vec<_>>>()?;
@@ -94,6 +101,15 @@ impl Recipe {
         };
         refuse_format(&request)?;
         Ok(request)
+    }
+
+    /// Refuses numbers beyond any use, which would take memory or time without end.
+    fn check_bounds(&self) -> Result<()> {
+        within("the number of stages", self.stages.len(), 0..=MOST_STAGES)?;
+        within("the number of overrides", self.overrides.len(), 0..=MOST_OVERRIDES)?;
+        let groups = self.overrides.iter().map(|other| other.group_size).chain([self.group_size]);
+        groups.flatten().try_for_each(|size| within("group_size", size, 0..=LARGEST_GROUP))?;
+        self.calibration.as_ref().map_or(Ok(()), Calibration::check_bounds)
     }
 
     /// Refuses methods that read inputs without calibration text or statistics of an earlier run.

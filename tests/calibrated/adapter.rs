@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 
-use crate::common::{contents, fails, json, ok};
+use crate::common::{contents, fails, json, ok, run};
 use crate::model::{Model, nll};
 
 const Q_PROJ: &str = "base_model.model.model.layers.0.self_attn.q_proj";
@@ -77,6 +77,51 @@ fn every_method_is_made_up_for_in_the_types_of_the_model() {
         assert!(matches!(a.dtype(), Dtype::F16 | Dtype::BF16) && a.dtype() == b.dtype());
         assert!(perplexity(here, "out --adapter out/adapter").is_finite(), "{method}");
     }
+}
+
+/// Every damage of an adapter is found, with the input and without it; a run without text records it too.
+#[test]
+fn verify_holds_the_adapter() {
+    let folder = Model::of("tiny-llama").folder();
+    let here = folder.path();
+    ok(here, "quantize model --scheme w4a16 --group-size 32 --method rtn,lorc --set lorc.rank=4 -o out");
+    let lines = ["verify out", "verify out --against model"];
+    lines.iter().for_each(|line| drop(ok(here, line)));
+    let mut damages = 0;
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let path = here.join("out/adapter").join(name);
+        let whole = fs::read(&path).unwrap();
+        for at in (0..12).map(|i| i * (whole.len() - 1) / 11) {
+            let mut content = whole.clone();
+            content[at] ^= 1;
+            fs::write(&path, content).unwrap();
+            let said = ok_code(here, lines[at % 2], 3);
+            assert!(said.contains(name) && said.contains("recorded"), "{name} at {at}: {said}");
+            damages += 1;
+        }
+        fs::remove_file(&path).unwrap();
+        lines.iter().for_each(|line| assert!(ok_code(here, line, 3).contains("is missing"), "{name}"));
+        fs::write(&path, &whole).unwrap();
+    }
+    assert_eq!(damages, 24);
+    // Without the record, an adapter of another model is found by its shapes.
+    fs::remove_file(here.join("out/calibration.json")).unwrap();
+    assert!(ok_code(here, lines[1], 0).contains("record"));
+    let hidden = [2, 8];
+    write_adapter(
+        &here.join("out/adapter"),
+        json!({}),
+        &[("lora_A.weight", hidden), ("lora_B.weight", [8, 2])],
+    );
+    assert!(ok_code(here, lines[0], 3).contains("expected a weight [8, 8]"));
+}
+
+/// Runs a command line, expects an exit code, returns stdout.
+fn ok_code(folder: &Path, line: &str, code: i32) -> String {
+    let output = run(folder, line);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+    said
 }
 
 #[test]

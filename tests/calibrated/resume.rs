@@ -95,7 +95,9 @@ fn interrupted_by_the_user_it_says_how_to_go_on() {
     let output = stop(folder.path(), GPTQ, Point::Done(2), Signal::Interrupt);
     assert!(String::from_utf8_lossy(&output.stderr).contains("run the same command again"));
     let journal = fs::read_to_string(folder.path().join("out.partial/llmc.journal")).unwrap();
-    let done = journal.lines().filter_map(|line| line.strip_prefix("block ")?.parse::<u64>().ok());
+    let done = journal
+        .lines()
+        .filter_map(|line| line.strip_prefix("block ")?.split_once(' ')?.0.parse::<u64>().ok());
     check_resumed(folder.path(), GPTQ, &whole, done.max().unwrap() + 1);
 }
 
@@ -150,6 +152,56 @@ fn what_was_left_is_thrown_away_on_request_and_not_missed_where_it_is_lost() {
         fs::remove_file(folder.path().join("out.partial").join(lost)).unwrap();
         check_resumed(folder.path(), GPTQ, &whole, 0);
     }
+}
+
+/// Flips a bit of a file, at a place counted from its end.
+fn damage(path: &Path, from_end: usize) {
+    let mut content = fs::read(path).unwrap();
+    let at = content.len() - from_end;
+    content[at] ^= 1;
+    fs::write(path, content).unwrap();
+}
+
+/// Hidden states, reports, weights and factors of finished blocks count only as they were written.
+#[test]
+fn damaged_blocks_are_made_again() {
+    let line = GPTQ.replace("gptq", "gptq,eora --set eora.rank=5");
+    let whole = whole(&line);
+    let adapter = "adapter/adapter_model.safetensors";
+    // The factors of the last blocks are not written yet: those of the first are at the beginning of the data.
+    let first_factors =
+        fs::metadata(whole.0.path().join("out").join(adapter)).unwrap().len() as usize * 9 / 10;
+    for (name, from_end) in [("activations-4.f32", 4), ("blocks.jsonl", 20), (adapter, first_factors)] {
+        let folder = material();
+        stop(folder.path(), &line, Point::Done(3), Signal::Kill);
+        damage(&folder.path().join("out.partial").join(name), from_end);
+        check_resumed(folder.path(), &line, &whole, 0);
+    }
+    let folder = material();
+    stop(folder.path(), &line, Point::Done(3), Signal::Kill);
+    let partial = folder.path().join("out.partial");
+    let mut weights = fs::read(partial.join("model.safetensors")).unwrap();
+    let header = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let last = weights.len() - 1;
+    (8 + header..last).step_by(997).for_each(|at| weights[at] ^= 1);
+    fs::write(partial.join("model.safetensors"), weights).unwrap();
+    check_resumed(folder.path(), &line, &whole, 0);
+}
+
+#[test]
+fn a_forged_block_is_not_believed() {
+    let whole = whole(GPTQ);
+    let folder = material();
+    stop(folder.path(), GPTQ, Point::Done(1), Signal::Kill);
+    let partial = folder.path().join("out.partial");
+    let journal = fs::read_to_string(partial.join("llmc.journal")).unwrap();
+    fs::write(partial.join("llmc.journal"), journal + &format!("block 2 {}\nsynced\n", "0".repeat(64)))
+        .unwrap();
+    fs::rename(partial.join("activations-2.f32"), partial.join("activations-3.f32")).unwrap();
+    let reports = fs::read_to_string(partial.join("blocks.jsonl")).unwrap();
+    let third = reports.lines().last().unwrap().replace("\"block\":1", "\"block\":2");
+    fs::write(partial.join("blocks.jsonl"), format!("{reports}{third}\n")).unwrap();
+    check_resumed(folder.path(), GPTQ, &whole, 0);
 }
 
 #[test]

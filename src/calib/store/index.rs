@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::calib::{Samples, SourceSamples};
 use crate::error::{Error, Result};
+use crate::io::read_whole;
 use crate::statistics::Needs;
 
 /// The index's name in the folder.
@@ -67,15 +68,15 @@ impl Index {
     /// The index of a folder.
     pub fn read(folder: &Path) -> Result<Index> {
         let file = folder.join(INDEX_FILE);
-        let bytes = std::fs::read(&file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::malformed(
+        if !file.exists() {
+            return Err(Error::malformed(
                 folder,
                 "a folder of statistics",
                 "no index.json",
                 "it is written last: run the same `llmc calibrate` again, and it goes on where it stopped",
-            ),
-            _ => Error::io(&file, e),
-        })?;
+            ));
+        }
+        let bytes = read_whole(&file)?;
         let index: Index = serde_json::from_slice(&bytes).map_err(|e| broken(&file, e))?;
         if index.version != VERSION {
             let found = format!("version {}", index.version);

@@ -43,10 +43,39 @@ fn bytes(seed: usize, needs: Needs) -> Vec<u8> {
 
 fn folder(seed: usize, needs: Needs) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join(file_name(0)), bytes(seed, needs)).unwrap();
     let index = Index::new("m", 1, needs, &samples()).to_json();
-    std::fs::write(folder.path().join(INDEX_FILE), index).unwrap();
+    let mut sums = Checksums::default();
+    for (name, content) in [(file_name(0), bytes(seed, needs)), (INDEX_FILE.to_owned(), index.into_bytes())] {
+        std::fs::write(folder.path().join(&name), &content).unwrap();
+        sums.extend([(&name, &blake3::hash(&content).to_hex().to_string())]);
+    }
+    std::fs::write(folder.path().join(CHECKSUMS), sums.to_text()).unwrap();
     folder
+}
+
+/// A change that leaves every file well formed is found, and the file is named.
+#[test]
+fn a_changed_file_is_found() {
+    let change = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let folder = folder(0, ALL);
+        let path = folder.path().join(name);
+        let mut content = std::fs::read(&path).unwrap();
+        change(&mut content);
+        std::fs::write(&path, content).unwrap();
+        open(&[&folder], ALL).and_then(|store| store.block(0)).map(drop)
+    };
+    let last = |content: &mut Vec<u8>| *content.last_mut().unwrap() ^= 1;
+    said(change(&file_name(0), &last), "block-00000.safetensors: expected blake3");
+    let fewer = |content: &mut Vec<u8>| {
+        *content = String::from_utf8(content.clone())
+            .unwrap()
+            .replace("\"tokens\": 8", "\"tokens\": 7")
+            .into_bytes();
+    };
+    said(change(INDEX_FILE, &fewer), "index.json: expected blake3");
+    said(change(CHECKSUMS, &|content| content[0] ^= 1), "expected blake3");
+    said(change(CHECKSUMS, &|content| content.clear()), "expected blake3 a line in checksums.b3");
+    change(CHECKSUMS, &|_| ()).unwrap();
 }
 
 fn open(folders: &[&TempDir], needs: Needs) -> Result<Store> {

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::engine_args;
+use crate::cli::numbers::{LIMIT, number};
 use crate::error::Result;
 use crate::job::{CompareEmbeddings, Cosines, EmbeddingsRecord};
 
@@ -26,7 +27,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE|DATASET")]
     data: String,
     /// Texts to read
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = number(0..=LIMIT))]
     limit: usize,
     #[command(flatten)]
     engine: engine_args::Arguments,

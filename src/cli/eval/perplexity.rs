@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{base_args, report};
 use crate::cli::context::Context;
 use crate::cli::engine_args;
+use crate::cli::numbers::{COUNT, LIMIT, TOKENS, number};
 use crate::error::{Error, Result};
 use crate::eval::windows::Protocol;
 use crate::job::Perplexity;
@@ -27,16 +28,16 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, value_name = "NAME", default_value = "chunks")]
     protocol: Name,
     /// Tokens of a chunk or window [default: 512 for chunks, 2048 for hf]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=TOKENS))]
     ctx: Option<usize>,
     /// Tokens between the starts of two windows of `hf` [default: --ctx]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=TOKENS))]
     stride: Option<usize>,
     /// Score the first N chunks or windows only
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=LIMIT))]
     chunks: Option<usize>,
     /// Chunks that are run together [default: as many as 2048 tokens hold]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=COUNT))]
     batch: Option<usize>,
     /// Write what each position scored: nll, token, position; beside a base also kld, delta_p, same_top
     #[arg(long, value_name = "FILE.safetensors")]

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::cli::context::Context;
 use crate::cli::engine_args;
+use crate::cli::numbers::{LIMIT, TOKENS, number};
 use crate::error::Result;
 use crate::eval::tasks;
 use crate::eval::tasks::definition::Definition;
@@ -34,17 +35,17 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Ask the first N questions of each task
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    limit: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = number(1..=LIMIT))]
+    limit: Option<usize>,
     /// Examples before each question [default: as the task says]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = number(0..=1000))]
     fewshot: Option<usize>,
     /// Seed of the draw of examples
     #[arg(long, value_name = "S", default_value_t = 1234)]
     seed: u64,
     /// Tokens that are worked on at a time [default: by the free memory]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
-    batch: Option<u64>,
+    #[arg(long, value_name = "TOKENS", value_parser = number(1..=TOKENS))]
+    batch: Option<usize>,
     /// Ask in the model's chat template, examples as turns
     #[arg(long)]
     chat: bool,
@@ -62,10 +63,10 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
         model,
         tasks: arguments.tasks.clone(),
         data: arguments.data.clone(),
-        limit: arguments.limit.map(|limit| limit as usize),
+        limit: arguments.limit,
         fewshot: arguments.fewshot,
         seed: arguments.seed,
-        batch: arguments.batch.map(|tokens| tokens as usize),
+        batch: arguments.batch,
         chat: arguments.chat,
         samples: arguments.samples.clone(),
         engine: arguments.engine.engine(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::io::read_text;
 
 const SHIPPED: &[&str] = &[
     include_str!("../../../tasks/hellaswag.toml"),
@@ -321,7 +322,7 @@ pub(crate) fn shipped() -> Vec<Arc<Definition>> {
 /// An unknown name; a file that cannot be read, or that [`Definition::parse`] refuses.
 pub fn find(name: &str) -> Result<Vec<Task>> {
     if name.ends_with(".toml") {
-        let text = std::fs::read_to_string(name).map_err(|e| Error::io(name, e))?;
+        let text = read_text(Path::new(name))?;
         return Ok(Arc::new(Definition::parse(Path::new(name), &text)?).tasks());
     }
     let all = shipped().iter().flat_map(Definition::tasks).collect::<Vec<_>>();

@@ -49,10 +49,24 @@ pub(crate) fn arrange(checkpoint: &Checkpoint) -> Result<Vec<OutputTensor>> {
     let dropped =
         |name: &str| RECOMPUTED.iter().any(|end| name.ends_with(end)) || (tied && name == "lm_head.weight");
     for source in checkpoint.tensors.values().filter(|source| !dropped(&source.name)) {
+        refuse_beyond(arch, config, source)?;
         let place = arch.place(&source.name).ok_or_else(|| unknown(arch, source))?;
         stacks.entry(place.name).or_default().push((place.part.unwrap_or(0), source));
     }
     stacks.into_iter().map(|(name, parts)| stack(arch, config, name, parts)).collect()
+}
+
+/// Refuses a tensor of a layer that config.json does not have: llama.cpp loads no GGUF with more tensors than it expects.
+fn refuse_beyond(arch: &Arch, config: &Value, source: &Source) -> Result<()> {
+    let layers = ["num_hidden_layers", "n_layer"].iter().find_map(|key| config.get(*key)?.as_u64());
+    let block = arch.tensor(&source.name).and_then(|tensor| tensor.numbers.block);
+    match layers.zip(block) {
+        Some((layers, block)) if block as u64 >= layers => Err(Error::unsupported(
+            format!("{}: config.json describes a model of {layers} layers", source.name),
+            "it does not belong to these weights: copy the right one",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn unknown(arch: &Arch, source: &Source) -> Error {

@@ -59,21 +59,26 @@ fn passed_constants(checkpoint: &Checkpoint) -> Result<Vec<Constant>> {
 
 /// The tensors that carry settings of config.json.
 fn made_constants(checkpoint: &Checkpoint) -> Result<Vec<Constant>> {
-    let made = config::setting_tensors(architecture(checkpoint)?.1)?;
+    let made = config::setting_tensors(architecture(checkpoint)?.1);
+    let made = made.map_err(|error| error.in_checkpoint(&checkpoint.path))?;
     Ok(made.iter().map(|(name, values)| Constant::vector(name, values)).collect())
 }
 
 /// Metadata made from config.json and the tokenizer's files.
 fn described(checkpoint: &Checkpoint) -> Result<Metadata> {
     let (arch, config) = architecture(checkpoint)?;
-    let mut metadata = config::to_metadata(arch, config)?;
+    let mut metadata =
+        config::to_metadata(arch, config).map_err(|error| error.in_checkpoint(&checkpoint.path))?;
     metadata.insert("general.type".into(), Value::String("model".into()));
     metadata.insert("general.name".into(), Value::String(model_name(checkpoint)));
     let rows = ["model.embed_tokens.weight", "embed_tokens.weight"]
         .iter()
         .find_map(|name| checkpoint.tensors.get(*name)?.shape.first().copied());
     match tokenizer::Files::read(checkpoint)? {
-        Some(files) => metadata.extend(tokenizer::to_gguf(&files, config, rows.unwrap_or(0))?),
+        Some(files) => {
+            let made = tokenizer::to_gguf(&files, config, rows.unwrap_or(0));
+            metadata.extend(made.map_err(|error| error.in_checkpoint(&checkpoint.path))?);
+        }
         None => {
             tracing::warn!("the checkpoint has no tokenizer.json: the GGUF will have no tokenizer");
             metadata.insert("tokenizer.ggml.model".into(), Value::String("no_vocab".into()));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
-use super::value::{Metadata, Value};
+use super::value::{Metadata, Value, typed};
 use crate::error::{Error, Result};
 use crate::model::rope::{Llama3, LongRope, Rope, Scaling, Yarn};
 use crate::model::{Arch, Key, KeyType, Missing, Settings};
@@ -33,8 +33,16 @@ impl Input<'_> {
         self.metadata.get(&format!("{}.{key}", arch.gguf.name))
     }
 
-    fn number(&self, arch: &Arch, key: &str) -> Option<f64> {
-        self.get(arch, key)?.as_f64()
+    /// A number above 0, or 0: a missing value, by some writers.
+    fn number(&self, arch: &Arch, key: &str) -> Result<Option<f64>> {
+        let positive = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number >= 0.0);
+        typed(
+            self.file,
+            self.metadata,
+            &format!("{}.{key}", arch.gguf.name),
+            "a number of at least 0",
+            positive,
+        )
     }
 
     fn token(&self, key: &str) -> Option<u64> {
@@ -64,7 +72,7 @@ pub(super) fn from_metadata(arch: &Arch, input: &Input) -> Result<Json> {
         let id = input.token(key).map_or(Json::Null, Json::from);
         config.insert(format!("{}_token_id", key.trim_end_matches("ding")), id);
     }
-    read_rope(arch, input, &config).write(&mut config);
+    read_rope(arch, input, &config)?.write(&mut config);
     (arch.gguf.complete)(&mut config, input.has);
     Ok(Json::Object(config))
 }
@@ -128,30 +136,34 @@ fn head_dim(config: &Map<String, Json>) -> Option<u64> {
     get("head_dim").or_else(|| get("hidden_size")?.checked_div(get("num_attention_heads")?))
 }
 
-fn read_rope(arch: &Arch, input: &Input, config: &Map<String, Json>) -> Rope {
-    let theta = input.number(arch, "rope.freq_base").unwrap_or(10_000.0);
-    let rotated = input.number(arch, "rope.dimension_count");
+fn read_rope(arch: &Arch, input: &Input, config: &Map<String, Json>) -> Result<Rope> {
+    let theta = input.number(arch, "rope.freq_base")?.unwrap_or(10_000.0);
+    let rotated = input.number(arch, "rope.dimension_count")?;
     let partial = rotated.zip(head_dim(config).filter(|dim| *dim > 0)).map(|(r, dim)| r / dim as f64);
     let partial = partial.filter(|part| *part > 0.0 && *part < 1.0);
-    Rope { theta, partial, scaling: read_scaling(arch, input, theta) }
+    Ok(Rope { theta, partial, scaling: read_scaling(arch, input, theta)? })
 }
 
-fn read_scaling(arch: &Arch, input: &Input, theta: f64) -> Option<Scaling> {
+fn read_scaling(arch: &Arch, input: &Input, theta: f64) -> Result<Option<Scaling>> {
     if let Some(factors) = (input.values)("rope_freqs.weight") {
-        return read_factors(factors, theta, input.get(arch, "context_length").and_then(Value::as_u64));
+        let context = input.get(arch, "context_length").and_then(Value::as_u64);
+        return Ok(read_factors(factors, theta, context));
     }
     let long = (input.values)("rope_factors_long.weight");
     if let Some((long, short)) = long.zip((input.values)("rope_factors_short.weight")) {
-        return Some(Scaling::LongRope(LongRope::new(short, long)));
+        return Ok(Some(Scaling::LongRope(LongRope::new(short, long))));
     }
-    let old = input.number(arch, "rope.scale_linear").map(|factor| Scaling::Linear { factor });
-    let factor = input.number(arch, "rope.scaling.factor").unwrap_or(1.0);
-    let original = input.get(arch, "rope.scaling.original_context_length").and_then(Value::as_u64);
-    match input.get(arch, "rope.scaling.type").and_then(Value::as_str) {
+    let key = |key: &str| format!("{}.rope.{key}", arch.gguf.name);
+    let whole = |name: &str| typed(input.file, input.metadata, &key(name), "a whole number", Value::as_u64);
+    let kind = typed(input.file, input.metadata, &key("scaling.type"), "a text", Value::as_str)?;
+    let old = input.number(arch, "rope.scale_linear")?.map(|factor| Scaling::Linear { factor });
+    let factor = input.number(arch, "rope.scaling.factor")?.unwrap_or(1.0);
+    let original = whole("scaling.original_context_length")?;
+    Ok(match kind {
         Some("linear") => Some(Scaling::Linear { factor }),
         Some("yarn") => Some(Scaling::Yarn(Yarn::new(factor, original))),
         _ => old.filter(|scaling| *scaling != Scaling::Linear { factor: 1.0 }),
-    }
+    })
 }
 
 /// The scaling that divides frequencies by these factors. Those of no released model are kept as they are, in LongRoPE's form:

@@ -16,8 +16,8 @@ pub use open::open;
 pub(crate) use open::transform;
 pub use parse::{Gguf, parse};
 pub use side_files::side_files;
-pub(crate) use value::Metadata;
 pub use value::{Array, Value};
+pub(crate) use value::{Metadata, typed};
 
 /// Returns true if a file opens as GGUF does.
 pub(crate) fn is_gguf(file: &crate::io::map::MappedFile) -> bool {

@@ -1,6 +1,11 @@
 //! GGUF metadata values: scalars, strings and arrays, and lenient accessors over them.
 
+use std::path::Path;
+
 use indexmap::IndexMap;
+
+use crate::error::{Error, Result};
+use crate::names::shown;
 
 /// A metadata value. Arrays hold values of one type.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +43,26 @@ pub enum Array {
 
 /// Metadata in the order of the file.
 pub(crate) type Metadata = IndexMap<String, Value>;
+
+/// Reads a value of the type that its key has; `None` where the key is not there, or names an empty list.
+///
+/// # Errors
+/// [`Error::Malformed`] for a value of another type: read as absent, it would leave a default in its place.
+pub(crate) fn typed<'a, T>(
+    file: &Path,
+    metadata: &'a Metadata,
+    key: &str,
+    expected: &str,
+    read: impl Fn(&'a Value) -> Option<T>,
+) -> Result<Option<T>> {
+    let is_empty = |value: &Value| matches!(value, Value::Array(list) if list.len() == 0);
+    let Some(value) = metadata.get(key).filter(|value| !is_empty(value)) else { return Ok(None) };
+    read(value).map(Some).ok_or_else(|| {
+        let found = value.to_text().unwrap_or_else(|| "a list of another type".to_owned());
+        let hint = "the metadata are damaged: convert the model again with a current llama.cpp";
+        Error::malformed_tensor(file, key, expected, shown(&found), hint)
+    })
+}
 
 impl Value {
     /// A non-negative integer of any width.

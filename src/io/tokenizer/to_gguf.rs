@@ -43,7 +43,7 @@ impl Files {
             .or_else(|| default_template(&older["chat_template"]));
         let mut named_templates = named(&config["chat_template"]);
         for file in &checkpoint.side_files {
-            if let Some(name) = additional_template(&file.name) {
+            if let Some(name) = additional_template(&file.name).filter(|_| checkpoint.may_copy(file)) {
                 named_templates.extend(text(file.content()?).map(|text| (name.to_owned(), text)));
             }
         }
@@ -63,7 +63,7 @@ impl Files {
 }
 
 fn side_file<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Option<Cow<'a, [u8]>>> {
-    let file = checkpoint.side_files.iter().find(|file| file.name == name);
+    let file = checkpoint.side_files.iter().find(|file| file.name == name && checkpoint.may_copy(file));
     file.map(SideFile::content).transpose()
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::io::gguf::{Metadata, Value};
+use crate::io::gguf::{Metadata, Value, typed};
 
 /// Types of tokens, `llama_token_type`, <https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h>.
 pub(super) mod token_type {
@@ -41,17 +41,21 @@ impl Vocabulary {
     /// Reads the metadata.
     ///
     /// # Errors
-    /// [`Error::Malformed`] where tables disagree in length or an id is none of the tokens'.
+    /// [`Error::Malformed`] where a value has another type, tables disagree in length, or an id is none of the tokens'.
     pub(crate) fn read(file: &Path, metadata: &Metadata) -> Result<Vocabulary> {
-        let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
-        let flag = |key: &str| get(key).and_then(Value::as_bool);
-        let strings = |key: &str| get(key).and_then(Value::as_strings).unwrap_or_default().to_vec();
-        let tokens = strings("tokens");
+        let name = |key: &str| format!("tokenizer.ggml.{key}");
+        let flag = |key: &str| typed(file, metadata, &name(key), "true or false", Value::as_bool);
+        let strings = |key: &str| -> Result<Vec<String>> {
+            let found = typed(file, metadata, &name(key), "a list of texts", Value::as_strings)?;
+            Ok(found.unwrap_or_default().to_vec())
+        };
+        let tokens = strings("tokens")?;
         let id = |key: &str| token_id(file, metadata, key, tokens.len());
-        let types = get("token_type")
-            .and_then(Value::as_i32s)
+        let types = typed(file, metadata, &name("token_type"), "a list of i32", Value::as_i32s)?
             .map_or_else(|| vec![token_type::NORMAL; tokens.len()], <[i32]>::to_vec);
-        let scores = get("scores").and_then(Value::as_f32s).unwrap_or_default().to_vec();
+        let scores = typed(file, metadata, &name("scores"), "a list of f32", Value::as_f32s)?;
+        let scores = scores.unwrap_or_default().to_vec();
+        let template = typed(file, metadata, "tokenizer.chat_template", "a text", Value::as_str)?;
         check_len(file, "tokenizer.ggml.token_type", types.len(), tokens.len())?;
         if !scores.is_empty() {
             check_len(file, "tokenizer.ggml.scores", scores.len(), tokens.len())?;
@@ -59,16 +63,16 @@ impl Vocabulary {
         Ok(Vocabulary {
             types,
             scores,
-            merges: strings("merges"),
+            merges: strings("merges")?,
             bos: id("bos")?,
             eos: id("eos")?,
             unk: id("unknown")?,
             pad: id("padding")?,
             eot: id("eot")?,
-            add_bos: flag("add_bos_token"),
-            add_eos: flag("add_eos_token"),
-            add_space_prefix: flag("add_space_prefix"),
-            chat_template: metadata.get("tokenizer.chat_template").and_then(Value::as_str).map(str::to_owned),
+            add_bos: flag("add_bos_token")?,
+            add_eos: flag("add_eos_token")?,
+            add_space_prefix: flag("add_space_prefix")?,
+            chat_template: template.map(str::to_owned),
             tokens,
         })
     }

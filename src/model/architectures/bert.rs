@@ -4,7 +4,7 @@ use super::llama::{ATTENTION, FRAME, HUGGING_FACE_ONLY, KEYS, LAYER};
 use super::parts::*;
 
 fn absolute_positions(settings: &Settings, _: &mut Model) -> Result<()> {
-    match settings.text("position_embedding_type").unwrap_or("absolute") {
+    match settings.text("position_embedding_type")?.unwrap_or("absolute") {
         "absolute" => Ok(()),
         kind => {
             let what = format!("config.json: position_embedding_type {kind}");

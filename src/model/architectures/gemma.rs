@@ -83,7 +83,8 @@ fn gemma3(settings: &Settings, model: &mut Model) -> Result<()> {
 }
 
 fn scale_and_cap(model: &mut Model, settings: &Settings, cap: Option<f32>) -> Result<()> {
-    let scale = settings.number_or(&["query_pre_attn_scalar"], 256.0)?.powf(-0.5);
+    settings.positive_or_absent(&["query_pre_attn_scalar"])?;
+    let scale = settings.number(&["query_pre_attn_scalar"])?.map_or(256.0, |scalar| scalar as f32).powf(-0.5);
     for attention in model.attentions() {
         (attention.scale, attention.soft_cap) = (scale, cap);
     }

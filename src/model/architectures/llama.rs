@@ -101,7 +101,8 @@ const EXPERT_KEYS: &[Key] = &[
 
 /// Gives every layer of Mistral the window, if there is one.
 fn mistral(settings: &Settings, model: &mut Model) -> Result<()> {
-    let window = settings.window(None)?.filter(|_| settings.text("model_type") == Some("mistral"));
+    let is_mistral = settings.text("model_type")? == Some("mistral");
+    let window = settings.window(None)?.filter(|_| is_mistral);
     model.slide(settings, window, |_| true)
 }
 

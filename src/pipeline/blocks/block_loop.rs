@@ -69,7 +69,13 @@ impl<'a> BlockLoop<'a> {
         workspace: &Workspace,
     ) -> Result<Vec<BlockReport>> {
         let journals: Vec<&Journal> = writers.all().map(|writer| &writer.journal).collect();
-        self.runner.each_block(workspace, &journals, self.trains, |index, chains, next| {
+        let intact = |report: &BlockReport| -> Result<bool> {
+            let held = |writer: &&TensorWriter| {
+                writer.holds(&self.tensors_of(report.block, writer), &report.digests)
+            };
+            writers.all().try_fold(true, |all, writer| Ok(all && held(writer)?))
+        };
+        self.runner.each_block(workspace, &journals, self.trains, intact, |index, chains, next| {
             let (result, mut report) = self.compress(index, chains, next)?;
             for writer in writers.all() {
                 let tensors = self.tensors_of(index, writer);
@@ -77,7 +83,7 @@ impl<'a> BlockLoop<'a> {
                 // Tensors of the block that a stopped run has written are written once more, for their digests.
                 writer.stream(tensors.into_iter(), &result)?;
                 report.digests.extend(writer.take_digests());
-                writer.write_factors(&result)?;
+                report.digests.extend(writer.write_factors(&result)?);
                 writer.files.sync()?;
             }
             fault::point(&format!("block {index} written"));

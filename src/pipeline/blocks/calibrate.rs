@@ -11,7 +11,7 @@ use super::runner::{CalibrationInput, Runner};
 use crate::backend::Device;
 use crate::calib::imatrix::{self, Imatrix};
 use crate::calib::observe::{InputStatistics, Watch};
-use crate::calib::store::{self, INDEX_FILE, Index, Store};
+use crate::calib::store::{self, CHECKSUMS, Checksums, INDEX_FILE, Index, Store};
 use crate::calib::{PriorStatistics, Samples, SourceSamples};
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
@@ -23,6 +23,9 @@ use crate::pipeline::stream::BlockResult;
 use crate::plan::{Plan, SINGLE_FILE_NAME};
 use crate::stage::{Scope, Stage};
 use crate::statistics::{Needs, Statistics};
+
+/// The kind of a block's digests: of its file of statistics.
+const STATISTICS: &str = "statistics";
 
 /// The statistics to gather, and their outputs.
 #[derive(Debug, Clone, Copy)]
@@ -69,12 +72,21 @@ pub fn calibrate(
     let folder = survey.folder.map(|folder| open(folder, false)).transpose()?;
     let file = survey.imatrix.map(|file| open(file, true)).transpose()?;
     let (workspace, journal) = folder.as_ref().or(file.as_ref()).expect("something is to be written");
-    let reports = runner.each_block(workspace, &[journal], false, |index, input, output| {
+    let intact = |report: &BlockReport| Ok(report.digests.values().all(|files| workspace.has_files(files)));
+    let reports = runner.each_block(workspace, &[journal], false, intact, |index, input, output| {
         let watch = Watch { needs: survey.needs, ..Watch::default() };
         let gathered = runner.gather(index, &runner.weights(), &input[0], watch, Some(&output[0]))?;
-        write_block(workspace, checkpoint, index, &runner.layouts[index], survey.needs, &gathered.seen)?;
-        Ok(BlockReport { experts: gathered.experts, ..BlockReport::of(index) })
+        let layout = &runner.layouts[index];
+        let digest = write_block(workspace, checkpoint, index, layout, survey.needs, &gathered.seen)?;
+        let files = BTreeMap::from([(store::file_name(index), digest)]);
+        let digests = BTreeMap::from([(STATISTICS.to_owned(), files)]);
+        Ok(BlockReport { experts: gathered.experts, digests, ..BlockReport::of(index) })
     })?;
+    let mut sums = Checksums::default();
+    sums.extend(reports.iter().filter_map(|report| report.digests.get(STATISTICS)).flatten());
+    let index_digest = blake3::hash(index.to_json().as_bytes()).to_hex().to_string();
+    sums.extend([(&INDEX_FILE.to_owned(), &index_digest)]);
+    workspace.write(CHECKSUMS, sums.to_text().as_bytes())?;
     workspace.write(INDEX_FILE, index.to_json().as_bytes())?;
     if let Some((file, _)) = &file {
         let imatrix = importance(workspace, &index, survey.samples, &runner)?;
@@ -114,7 +126,7 @@ fn key(index: &Index, expert_tokens: u64, device: Device) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
-/// Writes a block's file. Inputs without any token are included, as empty sums.
+/// Writes a block's file, and returns its digest. Inputs without any token are included, as empty sums.
 fn write_block(
     workspace: &Workspace,
     checkpoint: &Checkpoint,
@@ -122,7 +134,7 @@ fn write_block(
     layout: &BlockLayout,
     needs: Needs,
     seen: &InputStatistics,
-) -> Result<()> {
+) -> Result<String> {
     let mut readers: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
     for linear in &layout.linears {
         readers.entry(linear.input).or_default().push(&linear.name);
@@ -137,9 +149,7 @@ fn write_block(
         .zip(&statistics)
         .map(|(linears, statistics)| store::Input { linears, statistics })
         .collect();
-    workspace.write_with(&store::file_name(index), |file| {
-        store::encode(&inputs, |bytes| std::io::Write::write_all(file, bytes))
-    })
+    workspace.write_with(&store::file_name(index), |sink| store::encode(&inputs, sink))
 }
 
 /// The importance matrix of the statistics in a workspace, for the linears that have a name in GGUF.

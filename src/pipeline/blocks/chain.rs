@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::numerics::convert;
-use crate::pipeline::output::{reserve, write_at};
+use crate::pipeline::output::{read_at, reserve, write_at};
 use crate::tensor::DType;
 
 /// Hidden states, [tokens, hidden] in f32, sequence after sequence.
@@ -54,6 +54,11 @@ impl Chain {
         Ok(values)
     }
 
+    /// Adds the file's content to a digest.
+    pub(crate) fn hash_into(&self, hasher: &mut blake3::Hasher) -> Result<()> {
+        hasher.update_mmap_rayon(&self.path).map(|_| ()).map_err(|e| Error::io(&self.path, e))
+    }
+
     /// Flushes the file to the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| Error::io(&self.path, e))
@@ -62,22 +67,4 @@ impl Chain {
     fn offset(&self, token: usize) -> u64 {
         (token * self.hidden * size_of::<f32>()) as u64
     }
-}
-
-#[cfg(unix)]
-fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, offset)?;
-        if read == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes = &mut bytes[read..];
-        offset += read as u64;
-    }
-    Ok(())
 }

@@ -24,7 +24,7 @@ pub struct BlockReport {
     /// Scales of activations that outputs store, by their names there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scales: BTreeMap<String, f32>,
-    /// Digests of its quantized tensors in the outputs, by format and name.
+    /// Digests of its quantized tensors in the outputs, by format and name, and of its other results, by kind and name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub digests: BTreeMap<String, BTreeMap<String, String>>,
     /// Tensors with NaN or infinities, which became 0: (name, NaN, infinities).
@@ -69,6 +69,8 @@ impl BlockReport {
 /// run that is stopped after its last block can resume.
 pub(crate) struct Reports {
     path: PathBuf,
+    /// The content of the file.
+    text: String,
     reports: Vec<BlockReport>,
 }
 
@@ -76,13 +78,14 @@ impl Reports {
     /// Reads the reports of the first `done` blocks of an interrupted run; empty if any is missing.
     pub(crate) fn open(workspace: &Workspace, done: usize) -> Result<Reports> {
         let path = workspace.path(REPORTS_NAME);
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        let text: String = found.split_inclusive('\n').take(done).collect();
         let read: Vec<BlockReport> =
-            text.lines().take(done).filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let mut reports = Reports { path, reports: Vec::new() };
-        if read.len() == done && read.iter().enumerate().all(|(index, report)| report.block == index) {
-            reports.reports = read;
-        }
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let whole =
+            read.len() == done && read.iter().enumerate().all(|(index, report)| report.block == index);
+        let (text, reports) = if whole { (text, read) } else { Default::default() };
+        let reports = Reports { path, text, reports };
         reports.rewrite()?;
         Ok(reports)
     }
@@ -92,20 +95,33 @@ impl Reports {
         self.reports.len()
     }
 
+    /// The reports.
+    pub(crate) fn all(&self) -> &[BlockReport] {
+        &self.reports
+    }
+
+    /// The reports as the file has them.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Removes all reports.
     pub(crate) fn clear(&mut self) -> Result<()> {
         self.reports.clear();
+        self.text.clear();
         self.rewrite()
     }
 
     /// Adds a block. If its line is cut short, the journal does not have the block yet.
     pub(crate) fn push(&mut self, report: BlockReport) -> Result<()> {
-        let append = || -> std::io::Result<()> {
+        let append = || -> std::io::Result<String> {
+            let line = format!("{}\n", serde_json::to_string(&report)?);
             let mut file = File::options().append(true).open(&self.path)?;
-            file.write_all(line(&report)?.as_bytes())?;
-            file.sync_data()
+            file.write_all(line.as_bytes())?;
+            file.sync_data()?;
+            Ok(line)
         };
-        append().map_err(|e| Error::io(&self.path, e))?;
+        self.text += &append().map_err(|e| Error::io(&self.path, e))?;
         self.reports.push(report);
         Ok(())
     }
@@ -120,16 +136,10 @@ impl Reports {
         let new = self.path.with_extension("new");
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&new)?;
-            for report in &self.reports {
-                file.write_all(line(report)?.as_bytes())?;
-            }
+            file.write_all(self.text.as_bytes())?;
             file.sync_data()?;
             std::fs::rename(&new, &self.path)
         };
         write().map_err(|e| Error::io(&self.path, e))
     }
-}
-
-fn line(report: &BlockReport) -> std::io::Result<String> {
-    Ok(format!("{}\n", serde_json::to_string(report)?))
 }

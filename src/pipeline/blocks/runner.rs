@@ -13,7 +13,7 @@ use super::weights::Current;
 use crate::backend::Backend;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::calib::PriorStatistics;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, Embedding, Model};
 use crate::pipeline::options::{Event, Options};
@@ -66,17 +66,25 @@ impl<'a> Runner<'a> {
 
     /// Works through the blocks, from the first that any of the journals does not have. `take` gets a block's number, the
     /// chains before it, and the chains after it, which it fills. Its outputs must be on the disk when it returns.
-    /// `reference` adds a second chain, of the original model.
+    /// `reference` adds a second chain, of the original model. An interrupted run is gone on with if all of its finished blocks
+    /// are `intact`.
     pub(crate) fn each_block(
         &self,
         workspace: &Workspace,
         journals: &[&Journal],
         reference: bool,
+        intact: impl Fn(&BlockReport) -> Result<bool>,
         mut take: impl FnMut(usize, &[Chain], &[Chain]) -> Result<BlockReport>,
     ) -> Result<Vec<BlockReport>> {
-        let done = journals.iter().map(|journal| journal.blocks()).min().unwrap_or(0);
+        let (done, seal) = journals.iter().map(|journal| journal.blocks()).min().unwrap_or_default();
         let mut reports = Reports::open(workspace, done)?;
-        let mut chains = self.start(workspace, &mut reports, reference)?;
+        let mut chains = match self.resumed(workspace, &reports, reference, seal, intact)? {
+            Some(chains) => chains,
+            None => {
+                reports.clear()?;
+                self.start(workspace, reference)?
+            }
+        };
         (self.options.events)(&Event::Start { done: reports.len(), of: self.layouts.len() });
         // A run that was killed as it finished a block may have left the chains before that block.
         (0..reports.len()).for_each(|block| self.forget(workspace, block));
@@ -85,7 +93,8 @@ impl<'a> Runner<'a> {
             reports.push(take(index, &chains, &next)?)?;
             chains = next;
             chains.iter().try_for_each(Chain::sync)?;
-            journals.iter().try_for_each(|journal| journal.block_done(index))?;
+            let seal = self.seal(&reports, &chains)?;
+            journals.iter().try_for_each(|journal| journal.block_done(index, &seal))?;
             self.forget(workspace, index);
             (self.options.events)(&Event::Block { index, of: self.layouts.len() });
         }
@@ -98,22 +107,49 @@ impl<'a> Runner<'a> {
         Current::new(&self.checkpoint, self.ends, self.allow_nonfinite)
     }
 
-    /// The chains before block `reports.len()`: those of an interrupted run, or the embedded tokens.
-    fn start(&self, workspace: &Workspace, reports: &mut Reports, reference: bool) -> Result<Vec<Chain>> {
-        if reports.len() == self.layouts.len() {
-            return Ok(Vec::new()); // no block is left to run
+    /// The chains behind the finished blocks of an interrupted run; `None` if it finished none, or if anything of it is not as
+    /// the journal has recorded it.
+    fn resumed(
+        &self,
+        workspace: &Workspace,
+        reports: &Reports,
+        reference: bool,
+        seal: &str,
+        intact: impl Fn(&BlockReport) -> Result<bool>,
+    ) -> Result<Option<Vec<Chain>>> {
+        if reports.len() == 0 {
+            return Ok(None);
         }
         let open = |path: PathBuf| Chain::open(&path, self.batches.tokens(), self.model.hidden);
-        let found = self.paths(workspace, reports.len(), reference).into_iter().map(open);
-        match found.collect::<Result<Option<Vec<Chain>>>>()? {
-            Some(chains) if reports.len() > 0 => Ok(chains),
-            _ => {
-                reports.clear()?;
-                let chains = self.create(workspace, 0, reference)?;
-                self.embed(&chains)?;
-                Ok(chains)
-            }
+        let is_last = reports.len() == self.layouts.len();
+        let paths = if is_last { Vec::new() } else { self.paths(workspace, reports.len(), reference) };
+        let chains = paths.into_iter().map(open).collect::<Result<Option<Vec<Chain>>>>()?;
+        if let Some(chains) = chains
+            && self.seal(reports, &chains)? == seal
+            && reports.all().iter().try_fold(true, |all, report| Ok::<_, Error>(all && intact(report)?))?
+        {
+            return Ok(Some(chains));
         }
+        let partial = workspace.partial().display();
+        tracing::warn!("{partial}: its finished blocks are not whole any more: they are made again");
+        Ok(None)
+    }
+
+    /// The digest of what the block behind these reports starts from. Behind the last block, no states are kept.
+    fn seal(&self, reports: &Reports, chains: &[Chain]) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(reports.text().as_bytes());
+        if reports.len() < self.layouts.len() {
+            chains.iter().try_for_each(|chain| chain.hash_into(&mut hasher))?;
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// The chains before the first block: the embedded tokens.
+    fn start(&self, workspace: &Workspace, reference: bool) -> Result<Vec<Chain>> {
+        let chains = self.create(workspace, 0, reference)?;
+        self.embed(&chains)?;
+        Ok(chains)
     }
 
     fn embed(&self, chains: &[Chain]) -> Result<()> {

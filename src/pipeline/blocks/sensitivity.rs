@@ -7,6 +7,7 @@
 //!
 //! The result is kept in a file, so that another budget, or a run that was stopped later, need not measure again.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use super::runner::{CalibrationInput, Runner};
 use crate::backend::Device;
 use crate::calib::observe::{InputStatistics, Watch};
 use crate::error::{Error, Result};
-use crate::io::Checkpoint;
+use crate::io::{Checkpoint, read_whole};
 use crate::json::pretty;
 use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme, Weight};
@@ -40,7 +41,29 @@ const TOKENS: usize = 8192;
 struct Kept {
     /// Identifies the model, the text and the choices.
     key: String,
+    /// [`digest`] of the losses.
+    #[serde(default)]
+    blake3: String,
     sensitivity: Sensitivity,
+}
+
+impl Kept {
+    /// Returns true if the losses are those that were written.
+    fn is_whole(&self) -> bool {
+        digest(&self.sensitivity) == self.blake3
+    }
+}
+
+/// blake3 over the losses, as f32: a parser may miss the last bit of an f64.
+fn digest(sensitivity: &Sensitivity) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (group, losses) in sensitivity {
+        hasher.update(group.as_bytes());
+        losses.iter().for_each(|loss| {
+            hasher.update(&(*loss as f32).to_le_bytes());
+        });
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Measures the loss of each group of linears (see [`Roles::group`]) with each of the choices, or reads the result of an earlier
@@ -59,7 +82,7 @@ pub(crate) fn sensitivity(
 ) -> Result<Sensitivity> {
     let sequences = spread(sequences);
     let key = key(choices, &sequences, &model_digest(checkpoint, weights), options.device);
-    if let Some(kept) = read(file)?.filter(|kept| kept.key == key) {
+    if let Some(kept) = read(file)?.filter(|kept| kept.key == key && kept.is_whole()) {
         return Ok(kept.sensitivity);
     }
     let workspace = Workspace::open(file, true)?;
@@ -72,15 +95,18 @@ pub(crate) fn sensitivity(
         |linear: &str| schemes.iter().map(|schemes| schemes.get(linear).map(|(scheme, _)| *scheme)).collect();
     let Plan { request, roles, .. } = &choices[0];
     let survey = Survey { runner: &runner, method: request.rowwise.as_ref(), roles: *roles, schemes: &of };
-    runner.each_block(&workspace, &[&journal], false, |index, input, output| {
+    let intact = |report: &BlockReport| Ok(report.digests.values().all(|files| workspace.has_files(files)));
+    runner.each_block(&workspace, &[&journal], false, intact, |index, input, output| {
         let measured = survey.block(index, &input[0], &output[0])?;
-        workspace.write(&block_file(index), &pretty(&serde_json::json!(measured)))?;
-        Ok(BlockReport::of(index))
+        let digest = workspace.write(&block_file(index), &pretty(&serde_json::json!(measured)))?;
+        let files = BTreeMap::from([(block_file(index), digest)]);
+        let digests = BTreeMap::from([("sensitivity".to_owned(), files)]);
+        Ok(BlockReport { digests, ..BlockReport::of(index) })
     })?;
     let blocks =
         (0..runner.layouts.len()).map(|index| read_json::<Sensitivity>(&workspace.path(&block_file(index))));
     let sensitivity = blocks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-    let kept = Kept { key, sensitivity };
+    let kept = Kept { blake3: digest(&sensitivity), key, sensitivity };
     workspace.write(SINGLE_FILE_NAME, &pretty(&serde_json::json!(kept)))?;
     workspace.publish()?;
     Ok(kept.sensitivity)
@@ -127,7 +153,7 @@ fn read(file: &Path) -> Result<Option<Kept>> {
     if !file.exists() {
         return Ok(None);
     }
-    let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+    let bytes = read_whole(file)?;
     serde_json::from_slice(&bytes).map(Some).map_err(|_| {
         let what = format!("{} is in the way, and is not what a budget has measured", file.display());
         Error::usage(what, "move it elsewhere, or choose another output with -o")
@@ -154,7 +180,7 @@ impl Survey<'_> {
     fn block(&self, index: usize, input: &Chain, reference: &Chain) -> Result<Sensitivity> {
         let watch = Watch { needs: Needs::IMPORTANCE, ..Watch::default() };
         let seen = self.runner.gather(index, &self.runner.weights(), input, watch, Some(reference))?.seen;
-        let mut groups: std::collections::BTreeMap<String, Vec<&LinearPlace>> = Default::default();
+        let mut groups: BTreeMap<String, Vec<&LinearPlace>> = Default::default();
         for place in &self.runner.layouts[index].linears {
             if (self.schemes)(&place.name).iter().any(Option::is_some) {
                 groups.entry(self.roles.group(&place.name)).or_default().push(place);

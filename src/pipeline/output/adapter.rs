@@ -1,6 +1,7 @@
 //! The LoRA adapter of an output with a compensating stage: its layout is planned before the work, and it is filled block by
 //! block.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -20,6 +21,8 @@ pub(crate) struct AdapterFile {
     file: usize,
     /// Bytes of its header.
     start: u64,
+    /// Bytes of the whole file.
+    len: u64,
 }
 
 impl AdapterFile {
@@ -35,17 +38,49 @@ impl AdapterFile {
         let Some(rank) = plan.request.adapter_rank() else { return Ok(None) };
         let adapter = Adapter::new(linears(plan, checkpoint)?, rank, plan.dtype);
         let planned = adapter.file(&plan.metadata);
-        let (file, start) = (layout.len(), planned.header.len() as u64);
+        let (file, start, len) = (layout.len(), planned.header.len() as u64, planned.len);
         layout.push(planned);
-        Ok(Some(AdapterFile { adapter, file, start }))
+        Ok(Some(AdapterFile { adapter, file, start, len }))
     }
 
-    /// Writes the factors of a block's linears to their places.
-    pub(crate) fn write(&self, result: &BlockResult, files: &OutputFiles) -> Result<()> {
-        let encoded = result.factors.iter().filter_map(|(name, factors)| self.adapter.encode(name, factors));
-        encoded
-            .into_iter()
-            .try_for_each(|(offset, bytes)| files.write_in(self.file, self.start + offset, &bytes))
+    /// Writes the factors of a block's linears to their places. Returns blake3 of those of each.
+    pub(crate) fn write(
+        &self,
+        result: &BlockResult,
+        files: &OutputFiles,
+    ) -> Result<BTreeMap<String, String>> {
+        let mut digests = BTreeMap::new();
+        for (name, factors) in &result.factors {
+            if let Some((offset, bytes)) = self.adapter.encode(name, factors) {
+                files.write_in(self.file, self.start + offset, &bytes)?;
+                digests.insert(name.clone(), blake3::hash(&bytes).to_hex().to_string());
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Returns true if the file still holds factors with these digests.
+    pub(crate) fn holds(&self, digests: &BTreeMap<String, String>, files: &OutputFiles) -> Result<bool> {
+        for (name, recorded) in digests {
+            let place =
+                self.adapter.place(name).map(|place| self.start + place.start..self.start + place.end);
+            let found = place.map(|place| files.range_digest(self.file, place)).transpose()?;
+            if found.as_ref() != Some(recorded) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns blake3 of the adapter's files, by name: of its configuration file, and of the factors.
+    pub(crate) fn digests(
+        &self,
+        (name, config): &(String, Vec<u8>),
+        files: &OutputFiles,
+    ) -> Result<BTreeMap<String, String>> {
+        let weights = files.range_digest(self.file, 0..self.len)?;
+        let config = blake3::hash(config).to_hex().to_string();
+        Ok(BTreeMap::from([(name.clone(), config), (adapter::WEIGHTS.to_owned(), weights)]))
     }
 
     /// The adapter's configuration file: (name, content). `target` is the output's path.

@@ -1,6 +1,7 @@
 //! The weight files of an output, written at any offset and in any order.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +10,13 @@ use std::thread::JoinHandle;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::pipeline::fault;
-use crate::plan::{OutputFile, Plan};
+use crate::plan::{OutputFile, PartPlace, Plan, TensorPlan};
 
 /// Bytes written between two flushes to the disk in the background.
 const FLUSH_EVERY: u64 = 8 << 20;
+
+/// Bytes read at a time for a digest.
+const READ: usize = 1 << 18;
 
 /// The most files of one output.
 const MOST_FILES: usize = 900;
@@ -40,7 +44,7 @@ impl OutputFiles {
         for (index, planned) in layout.iter().enumerate() {
             let path = workspace.path(&planned.name);
             workspace.make_parent(&path)?;
-            let file = create(&path, planned).map_err(|e| Error::io(&path, e))?;
+            let file = create(&path, planned, plan).map_err(|e| Error::io(&path, e))?;
             files.push((path, file));
             for place in &planned.parts {
                 places[place.tensor][place.part] = (index, place.offset);
@@ -64,6 +68,32 @@ impl OutputFiles {
         fault::point("write");
         let written = self.unflushed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if written >= FLUSH_EVERY { self.flush_beside() } else { Ok(()) }
+    }
+
+    /// Returns blake3 of the bytes that the files hold for a tensor of the plan.
+    pub(crate) fn tensor_digest(&self, index: usize, tensor: &TensorPlan) -> Result<String> {
+        let parts = self.places[index].iter().zip(&tensor.parts);
+        let ranges = parts.map(|(&(file, start), part)| (file, start..start + part.byte_len() as u64));
+        self.digest(ranges)
+    }
+
+    /// Returns blake3 of bytes of a file, given by its number in the layout.
+    pub(crate) fn range_digest(&self, file: usize, range: Range<u64>) -> Result<String> {
+        self.digest([(file, range)])
+    }
+
+    fn digest(&self, ranges: impl IntoIterator<Item = (usize, Range<u64>)>) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; READ];
+        for (file, range) in ranges {
+            let (path, file) = &self.files[file];
+            for start in range.clone().step_by(READ) {
+                let bytes = &mut buffer[..(range.end - start).min(READ as u64) as usize];
+                read_at(file, bytes, start).map_err(|e| Error::io(path, e))?;
+                hasher.update(bytes);
+            }
+        }
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
     fn flush_beside(&self) -> Result<()> {
@@ -96,11 +126,22 @@ fn sync_all(files: &[(PathBuf, File)]) -> Result<()> {
     files.iter().try_for_each(|(path, file)| file.sync_data().map_err(|e| Error::io(path, e)))
 }
 
-fn create(path: &Path, planned: &OutputFile) -> std::io::Result<File> {
-    let file = File::options().write(true).create(true).truncate(false).open(path)?;
+fn create(path: &Path, planned: &OutputFile, plan: &Plan) -> std::io::Result<File> {
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
     reserve(&file, planned.len)?;
     write_at(&file, &planned.header, 0)?;
+    for gap in gaps(planned, plan) {
+        write_at(&file, &vec![0; (gap.end - gap.start) as usize], gap.start)?;
+    }
     Ok(file)
+}
+
+/// The bytes behind the parts of a file, up to the next, which are zero: what an interrupted run left there is not trusted.
+fn gaps(planned: &OutputFile, plan: &Plan) -> Vec<Range<u64>> {
+    let len = |place: &PartPlace| plan.tensors[place.tensor].parts[place.part].byte_len() as u64;
+    let ends = planned.parts.iter().map(|place| place.offset + len(place));
+    let starts = planned.parts.iter().skip(1).map(|place| place.offset).chain([planned.len]);
+    ends.zip(starts).map(|(end, start)| end..start).filter(|gap| gap.start < gap.end).collect()
 }
 
 /// Sets a file's length and, if the system can, reserves its space on the disk: a disk that is too small is then an error
@@ -125,6 +166,24 @@ pub(crate) fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::i
         let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
         bytes = &bytes[written..];
         offset += written as u64;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+pub(crate) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+pub(crate) fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, bytes, offset)?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[read..];
+        offset += read as u64;
     }
     Ok(())
 }

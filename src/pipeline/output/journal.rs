@@ -2,17 +2,20 @@
 //!
 //! A text file in the partial output. Its first line is the key, blake3 over the headers of the output files (which
 //! contain version, recipe and the digest of the input's weights) and everything else that is read, and the boot id of the
-//! machine. Then comes one line for each finished
-//! tensor, and `synced` after each flush to the disk. A killed process leaves its writes to the system, so every whole line
-//! counts. A machine that went down may have lost writes, so after another boot only the lines before the last `synced`
-//! count. Opening rewrites the journal with the lines that count, so that a doubtful line never counts later.
+//! machine. Then comes one line for each finished tensor, with the digest of its bytes, and for each finished block, with the
+//! digest of what the next block starts from; `synced` follows each flush to the disk. A killed process leaves its writes to
+//! the system, so every whole line counts. A machine that went down may have lost writes, so after another boot only the lines
+//! before the last `synced` count. Opening rewrites the journal with the lines that count, so that a doubtful line never
+//! counts later. Who resumes compares the digests with the files: a line counts only as long as they agree.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
 
 use super::files::OutputFiles;
 use super::workspace::{JOURNAL_NAME, Workspace};
@@ -26,8 +29,10 @@ const SYNC_EVERY: u64 = 1 << 30;
 /// An open journal; holds the lock on its partial output.
 pub(crate) struct Journal {
     path: PathBuf,
-    finished: BTreeSet<usize>,
-    blocks: usize,
+    /// The digest of each tensor that an earlier run finished.
+    finished: BTreeMap<usize, String>,
+    /// The last block that an earlier run finished, and its seal.
+    block: Option<(usize, String)>,
     file: Mutex<File>,
     unsynced: AtomicU64,
 }
@@ -66,28 +71,48 @@ impl Journal {
         if !whole() {
             counted = Counted::default();
         }
-        let Counted { finished, blocks } = counted;
-        if finished.is_empty() && blocks == 0 {
+        if counted.finished.is_empty() && counted.block.is_none() {
             workspace.clear()?;
         }
-        begin(&mut file, key, &finished, blocks).map_err(|e| Error::io(&path, e))?;
-        Ok(Journal { path, finished, blocks, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
+        begin(&mut file, key, &counted).map_err(|e| Error::io(&path, e))?;
+        let Counted { finished, block } = counted;
+        Ok(Journal { path, finished, block, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
+    }
+
+    /// Keeps the finished tensors whose bytes still have the recorded digest, and flushes these: all that counts is then on
+    /// the disk. Returns the number of the others.
+    pub(crate) fn keep_intact(
+        &mut self,
+        files: &OutputFiles,
+        digest: impl Fn(usize) -> Result<String> + Sync,
+    ) -> Result<usize> {
+        if self.finished.is_empty() {
+            return Ok(0);
+        }
+        let holds = |(tensor, recorded): (&usize, &String)| Ok((*tensor, digest(*tensor)? == *recorded));
+        let held = self.finished.par_iter().map(holds).collect::<Result<BTreeMap<_, _>>>()?;
+        self.finished.retain(|tensor, _| held[tensor]);
+        files.sync()?;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(file, "{SYNCED}").map_err(|e| Error::io(&self.path, e))?;
+        Ok(held.len() - self.finished.len())
     }
 
     /// Returns true if an earlier run finished a tensor.
     pub(crate) fn has(&self, tensor: usize) -> bool {
-        self.finished.contains(&tensor)
+        self.finished.contains_key(&tensor)
     }
 
-    /// The number of blocks, from the first, that an earlier run finished.
-    pub(crate) fn blocks(&self) -> usize {
-        self.blocks
+    /// The number of blocks, from the first, that an earlier run finished, and the seal of the last.
+    pub(crate) fn blocks(&self) -> (usize, &str) {
+        self.block.as_ref().map_or((0, ""), |(last, seal)| (last + 1, seal.as_str()))
     }
 
-    /// Records a finished block. Its outputs must be on the disk: its inputs are removed next.
-    pub(crate) fn block_done(&self, index: usize) -> Result<()> {
+    /// Records a finished block. Its outputs must be on the disk: its inputs are removed next. `seal` is the digest of what
+    /// the next block starts from.
+    pub(crate) fn block_done(&self, index: usize, seal: &str) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = format!("{BLOCK}{index}\n{SYNCED}\n");
+        let line = format!("{BLOCK}{index} {seal}\n{SYNCED}\n");
         let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_data());
         written.map_err(|e| Error::io(&self.path, e))?;
         fault::point(&format!("block {index} done"));
@@ -99,11 +124,12 @@ impl Journal {
         self.finished.len()
     }
 
-    /// Records a finished tensor of so many bytes. From time to time it waits until the files are on the disk.
-    pub(crate) fn done(&self, tensor: usize, bytes: u64, files: &OutputFiles) -> Result<()> {
+    /// Records a finished tensor of so many bytes, with their digest. From time to time it waits until the files are on the
+    /// disk.
+    pub(crate) fn done(&self, tensor: usize, digest: &str, bytes: u64, files: &OutputFiles) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut append = |line: String| file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e));
-        append(format!("{tensor}\n"))?;
+        append(format!("{tensor} {digest}\n"))?;
         fault::point("tensor done");
         if self.unsynced.fetch_add(bytes, Ordering::Relaxed) >= SYNC_EVERY {
             self.unsynced.store(0, Ordering::Relaxed);
@@ -120,8 +146,8 @@ const BLOCK: &str = "block ";
 /// The finished work that counts.
 #[derive(Debug, Default)]
 struct Counted {
-    finished: BTreeSet<usize>,
-    blocks: usize,
+    finished: BTreeMap<usize, String>,
+    block: Option<(usize, String)>,
 }
 
 fn key(layout: &[OutputFile], inputs: &str) -> String {
@@ -155,18 +181,24 @@ fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<Counted> {
     if boot.is_empty() || boot != boot_id() {
         lines.truncate(lines.iter().rposition(|&line| line == SYNCED).unwrap_or(0));
     }
-    let block = |line: &&str| line.strip_prefix(BLOCK)?.parse::<usize>().ok();
+    let lines = lines.get(1..).unwrap_or_default();
     Ok(Counted {
-        finished: lines.iter().skip(1).filter_map(|line| line.parse().ok()).collect(),
-        blocks: lines.iter().filter_map(block).max().map_or(0, |last| last + 1),
+        finished: lines.iter().filter_map(|line| numbered(line)).collect(),
+        block: lines.iter().filter_map(|line| numbered(line.strip_prefix(BLOCK)?)).next_back(),
     })
 }
 
+/// Parses a number and a digest.
+fn numbered(text: &str) -> Option<(usize, String)> {
+    let (number, digest) = text.split_once(' ')?;
+    Some((number.parse().ok()?, digest.to_owned()))
+}
+
 /// Rewrites the journal. Tensors are not marked as synced, which the next flush does; blocks always are.
-fn begin(file: &mut File, key: &str, finished: &BTreeSet<usize>, blocks: usize) -> std::io::Result<()> {
-    let last = blocks.checked_sub(1).map(|last| format!("{BLOCK}{last}\n{SYNCED}\n"));
+fn begin(file: &mut File, key: &str, Counted { finished, block }: &Counted) -> std::io::Result<()> {
+    let last = block.iter().map(|(last, seal)| format!("{BLOCK}{last} {seal}\n{SYNCED}\n"));
     let tensors: String =
-        last.into_iter().chain(finished.iter().map(|tensor| format!("{tensor}\n"))).collect();
+        last.chain(finished.iter().map(|(tensor, digest)| format!("{tensor} {digest}\n"))).collect();
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(format!("{key} {}\n{tensors}", boot_id()).as_bytes())
@@ -196,7 +228,8 @@ mod tests {
         let text = text.replace("KEY", &key(&[], "")).replace("BOOT", &boot_id());
         std::fs::write(workspace.path(JOURNAL_NAME), &text).unwrap();
         let journal = Journal::open(&workspace, &[], "", true).unwrap();
-        assert_eq!(journal.finished.iter().copied().collect::<Vec<_>>(), expected, "{text:?}");
+        assert_eq!(journal.finished.keys().copied().collect::<Vec<_>>(), expected, "{text:?}");
+        assert!(journal.finished.values().all(|digest| digest == "ab"), "{text:?}");
         let rewritten = std::fs::read_to_string(workspace.path(JOURNAL_NAME)).unwrap();
         assert!(rewritten.ends_with('\n') && !rewritten.contains(SYNCED), "{rewritten:?}");
     }
@@ -205,12 +238,26 @@ mod tests {
     fn only_whole_lines_count_and_after_another_boot_only_synced_ones() {
         check("", &[]);
         check("KEY BOOT\n", &[]);
-        check("KEY BOOT\n3\n1\n", &[1, 3]);
-        check("KEY BOOT\n3\n1", &[3]);
-        check("KEY BOOT\n3\nsynced\n4\n", &[3, 4]);
-        check("KEY elsewhere\n3\n1\n", &[]);
-        check("KEY elsewhere\n3\nsynced\n4\nsynced\n5\n", &[3, 4]);
+        check("KEY BOOT\n3 ab\n1 ab\n", &[1, 3]);
+        check("KEY BOOT\n3 ab\n1 ab", &[3]);
+        check("KEY BOOT\n3 ab\nsynced\n4 ab\n", &[3, 4]);
+        check("KEY elsewhere\n3 ab\n1 ab\n", &[]);
+        check("KEY elsewhere\n3 ab\nsynced\n4 ab\nsynced\n5 ab\n", &[3, 4]);
         check("KEY", &[]);
+        check("KEY BOOT\n3\n4 ab\n-1 ab\n", &[4]);
+        check("KEY BOOT\n3 cd\n3 ab\n", &[3]);
+    }
+
+    #[test]
+    fn of_blocks_the_last_line_counts() {
+        let text = "KEY BOOT\nblock 7 old\nsynced\n2 ab\nblock 0 new\nsynced\nblock 1\n";
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace::open(&folder.path().join("out"), false).unwrap();
+        let text = text.replace("KEY", "k").replace("BOOT", &boot_id());
+        std::fs::write(workspace.path(JOURNAL_NAME), text).unwrap();
+        let journal = Journal::keyed(&workspace, "k", || true, true).unwrap();
+        assert_eq!(journal.blocks(), (1, "new"));
+        assert!(journal.has(2));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod workspace;
 
 pub(crate) use adapter::AdapterFile;
 pub(crate) use digest::{input_digest, model_digest, provenance};
-pub(crate) use files::{OutputFiles, reserve, write_at};
+pub(crate) use files::{OutputFiles, read_at, reserve, write_at};
 pub(crate) use journal::Journal;
 pub(crate) use record::{Digests, Record, mismatch, round_to, stored_values, wrong_scale};
 pub(crate) use workspace::{RECORD, REPORTS_NAME, Workspace, check_target, own_text, record_path};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::workspace::record_path;
 use crate::error::{Error, Result};
-use crate::io::Checkpoint;
+use crate::io::{Checkpoint, read_text};
 use crate::numerics::{QTensor, convert};
 use crate::pipeline::blocks::BlockReport;
 use crate::pipeline::stream::{Chunk, Input, gather};
@@ -23,6 +23,9 @@ pub(crate) struct Record {
     /// The digests of the output's quantized tensors, by name.
     #[serde(default)]
     pub digests: BTreeMap<String, String>,
+    /// blake3 of the adapter's files, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
 
 impl Record {
@@ -31,7 +34,7 @@ impl Record {
         let digests = blocks.iter().filter_map(|block| block.digests.get(format));
         let digests = digests.flatten().map(|(name, digest)| (name.clone(), digest.clone())).collect();
         let plain = |block: &BlockReport| BlockReport { digests: BTreeMap::new(), ..block.clone() };
-        Record { blocks: blocks.iter().map(plain).collect(), digests }
+        Record { blocks: blocks.iter().map(plain).collect(), digests, files: BTreeMap::new() }
     }
 
     /// Reads the record of an output, if there is one.
@@ -40,7 +43,7 @@ impl Record {
         if !path.is_file() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let text = read_text(&path)?;
         let record = serde_json::from_str(&text).map_err(|e| {
             Error::malformed(
                 &path,

@@ -3,6 +3,7 @@
 //! `OUT.partial/` holds the files and the journal; `OUT` appears only when everything in it is on the disk. A target that
 //! is one file is written in the same way and then moved out of the folder.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -10,9 +11,11 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::calib::store;
 use crate::error::{Error, Result};
 use crate::io::index::INDEX_FILE;
 use crate::io::map::MappedFile;
+use crate::io::side_file::file_digest;
 use crate::io::side_files::{self, travels};
 use crate::io::{Checkpoint, gguf, has_extension};
 use crate::pipeline::fault;
@@ -107,40 +110,50 @@ impl Workspace {
     /// Writes the files beside the weights, and flushes them to the disk: `own`, and the input's files (tokenizer, generation
     /// settings) that `own` does not replace.
     pub(crate) fn write_beside(&self, checkpoint: &Checkpoint, own: &[(String, Vec<u8>)]) -> Result<()> {
-        own.par_iter().try_for_each(|(name, content)| self.write(name, content))?;
+        own.par_iter().try_for_each(|(name, content)| self.write(name, content).map(drop))?;
         if self.single {
             return Ok(());
         }
         let side_files = checkpoint.side_files()?;
         let theirs = side_files.par_iter().filter(|side| own.iter().all(|(name, _)| *name != side.name));
-        theirs.try_for_each(|side| match &side.bytes {
-            Some(bytes) => self.write(&side.name, bytes),
+        theirs.filter(|side| checkpoint.may_copy(side)).try_for_each(|side| match &side.bytes {
+            Some(bytes) => self.write(&side.name, bytes).map(drop),
             None => {
                 let content = fs::read(&side.path).map_err(|e| Error::io(&side.path, e))?;
-                self.write(&side.name, &content)
+                self.write(&side.name, &content).map(drop)
             }
         })
     }
 
-    /// Writes a file, and flushes it to the disk.
-    pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        self.write_with(name, |file| file.write_all(content))
+    /// Writes a file, and flushes it to the disk. Returns blake3 of its content.
+    pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<String> {
+        self.write_with(name, |sink| sink(content))
     }
 
-    /// Writes a file whose content comes in pieces, and flushes it to the disk.
+    /// Writes a file whose content comes in pieces, and flushes it to the disk. Returns blake3 of its content.
     pub(crate) fn write_with(
         &self,
         name: &str,
-        fill: impl FnOnce(&mut File) -> std::io::Result<()>,
-    ) -> Result<()> {
+        fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()>,
+    ) -> Result<String> {
         let path = self.path(name);
         self.make_parent(&path)?;
+        let mut hasher = blake3::Hasher::new();
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&path)?;
-            fill(&mut file)?;
+            fill(&mut |bytes: &[u8]| {
+                hasher.update(bytes);
+                file.write_all(bytes)
+            })?;
             file.sync_all()
         };
-        write().map_err(|e| Error::io(&path, e))
+        write().map_err(|e| Error::io(&path, e))?;
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// Returns true if files are there with these digests.
+    pub(crate) fn has_files(&self, digests: &BTreeMap<String, String>) -> bool {
+        digests.iter().all(|(name, digest)| file_digest(&self.path(name)).is_ok_and(|found| found == *digest))
     }
 
     /// Creates the folder of a file of the partial output.
@@ -309,8 +322,15 @@ fn is_ours(folder: &Path, checkpoint: &Checkpoint) -> bool {
 
 /// Returns true for a name that outputs have, beside their weights. Code travels from the input alone.
 fn is_written(path: &Path, modules: &[String], checkpoint: &Checkpoint) -> bool {
-    const FILES: [&str; 6] =
-        ["config.json", INDEX_FILE, "quantize_config.json", RECORD, "README.md", "index.json"];
+    const FILES: [&str; 7] = [
+        "config.json",
+        INDEX_FILE,
+        "quantize_config.json",
+        RECORD,
+        "README.md",
+        store::INDEX_FILE,
+        store::CHECKSUMS,
+    ];
     const FOLDERS: [&str; 2] = ["adapter", "additional_chat_templates"];
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
     let is_code = name.ends_with(".py");

@@ -14,6 +14,7 @@ use super::gather::{NonFinite, clear_nonfinite, gather, gather_codes, raw_runs};
 use super::rows::quantize_rows;
 use super::size::chunk_input_bytes;
 use crate::error::{Error, Result};
+use crate::export::adapter;
 use crate::io::Checkpoint;
 use crate::numerics::{QTensor, Scheme, convert};
 use crate::pipeline::options::{Options, interrupted};
@@ -58,9 +59,24 @@ impl<'a> TensorWriter<'a> {
         TensorWriter { plan, checkpoint, files, journal, adapter, digests: None, extents, remaining, options }
     }
 
-    /// Writes the factors of a block to the adapter, if there is one.
-    pub(crate) fn write_factors(&self, result: &BlockResult) -> Result<()> {
-        self.adapter.as_ref().map_or(Ok(()), |adapter| adapter.write(result, &self.files))
+    /// Writes the factors of a block to the adapter, if there is one. Returns its folder and the digests of the factors.
+    pub(crate) fn write_factors(
+        &self,
+        result: &BlockResult,
+    ) -> Result<Option<(String, BTreeMap<String, String>)>> {
+        let Some(adapter) = &self.adapter else { return Ok(None) };
+        Ok(Some((adapter::FOLDER.to_owned(), adapter.write(result, &self.files)?)))
+    }
+
+    /// Returns true if these tensors of a block, and its factors, are what an earlier run has recorded.
+    pub(crate) fn holds(
+        &self,
+        tensors: &[usize],
+        digests: &BTreeMap<String, BTreeMap<String, String>>,
+    ) -> Result<bool> {
+        let factors = self.adapter.as_ref().zip(digests.get(adapter::FOLDER));
+        let whole = factors.map_or(Ok(true), |(adapter, digests)| adapter.holds(digests, &self.files))?;
+        Ok(whole && tensors.iter().all(|tensor| self.journal.has(*tensor)))
     }
 
     /// Finds the extents that schemes need: reads every tensor whose scheme needs one.
@@ -267,7 +283,8 @@ impl<'a> TensorWriter<'a> {
         self.options.progress.inc(chunk_input_bytes(self.checkpoint, tensor, chunk));
         if self.remaining[chunk.tensor].fetch_sub(1, Ordering::AcqRel) == 1 {
             tracing::debug!(tensor = tensor.output.name, stored = %tensor.action, "finished");
-            self.journal.done(chunk.tensor, tensor.bytes(), &self.files)?;
+            let digest = self.files.tensor_digest(chunk.tensor, tensor)?;
+            self.journal.done(chunk.tensor, &digest, tensor.bytes(), &self.files)?;
         }
         Ok(())
     }

@@ -4,15 +4,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
+use super::adapter::check_adapter;
 use super::check::{TensorCheck, Verification};
 use crate::error::Result;
 use crate::io::{Checkpoint, Source, Stored};
 use crate::pipeline::options::interrupted;
-use crate::pipeline::output::wrong_scale;
+use crate::pipeline::output::{Record, wrong_scale};
 use crate::pipeline::stream::{CHUNK_ELEMENTS, NonFinite};
 
 /// Checks an output by itself: every tensor can be read, every value is finite, and every scale of activations can be divided by.
-pub(crate) fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Verification> {
+/// `compensated`: its recipe has a compensating stage, so that there must be an adapter.
+pub(crate) fn verify_alone(
+    written: &Checkpoint,
+    compensated: bool,
+    stop: &AtomicBool,
+) -> Result<Verification> {
     let mut tensors =
         written
             .tensors
@@ -30,7 +36,13 @@ pub(crate) fn verify_alone(written: &Checkpoint, stop: &AtomicBool) -> Result<Ve
     let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
     let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
     tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));
-    Ok(Verification { tensors, missing_record: false })
+    let mut missing_record = false;
+    if compensated {
+        let record = Record::read(written)?;
+        missing_record = record.is_none();
+        tensors.extend(check_adapter(written, record.as_ref()));
+    }
+    Ok(Verification { tensors, missing_record })
 }
 
 fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
+use super::adapter::check_adapter;
 use super::check::{TensorCheck, Verification};
 use crate::error::{Error, Result};
-use crate::io::Checkpoint;
+use crate::io::{Checkpoint, read_whole};
 use crate::model::Transform;
 use crate::pipeline::options::interrupted;
 use crate::pipeline::output::{Record, mismatch, round_to, stored_values, wrong_scale};
@@ -88,6 +89,9 @@ pub(crate) fn verify(
         .collect::<Result<Vec<_>>>()?;
     let mut tensors = per_tensor(plan, sums);
     compare_recorded(plan, written, record.as_ref(), &mut tensors)?;
+    if plan.request.adapter_rank().is_some() {
+        tensors.extend(check_adapter(written, record.as_ref()));
+    }
     let missing_record = record.is_none() && tensors.iter().any(|check| check.unknown);
     tensors.extend(strangers(plan, written));
     tensors.extend(changed_documents(plan, input, written)?);
@@ -143,7 +147,7 @@ fn changed_documents(plan: &Plan, input: &Checkpoint, written: &Checkpoint) -> R
         return Ok(Vec::new());
     }
     let changed = |(name, content): &(String, Vec<u8>)| {
-        let same = std::fs::read(written.path.join(name)).is_ok_and(|found| found == *content);
+        let same = read_whole(&written.path.join(name)).is_ok_and(|found| found == *content);
         (!same).then(|| TensorCheck::failed(name, "is not what the format writes"))
     };
     Ok(plan.request.format.side_files(&plan.contents(), input)?.iter().filter_map(changed).collect())

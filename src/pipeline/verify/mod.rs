@@ -1,5 +1,6 @@
 //! `verify`: reads an output back as an engine would, and compares it with the input that it was made from.
 
+mod adapter;
 mod alone;
 mod check;
 mod compare;

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, within};
 use crate::numerics::{Granularity, Number, Scheme};
 use crate::stage::{
     self, Block, Def, Edits, Loss, Quantization, Quantize, QuantizedLinear, Scope, Stage, Trainable,
@@ -89,15 +89,11 @@ impl Default for AutoRound {
 
 impl AutoRound {
     fn validate(self) -> Result<AutoRound> {
-        let step = |lr: f32| lr >= 0.0 && lr.is_finite();
-        match (self.iters, self.batch_size) {
-            (0, _) => Err(Error::usage("autoround: iters is 0", "200 steps are usual; rtn learns nothing")),
-            (_, 0) => {
-                Err(Error::usage("autoround: batch_size is 0", "2 sequences are enough for small models"))
-            }
-            _ if step(self.lr) && step(self.minmax_lr) => Ok(self),
-            _ => Err(Error::usage("autoround: lr and minmax_lr are steps", "0 stands for 1/iters")),
-        }
+        within("autoround: iters", self.iters, 1..=100_000)?;
+        within("autoround: batch_size", self.batch_size, 1..=4096)?;
+        within("autoround: lr", self.lr, 0.0..=1.0)?;
+        within("autoround: minmax_lr", self.minmax_lr, 0.0..=1.0)?;
+        Ok(self)
     }
 }
 

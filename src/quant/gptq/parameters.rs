@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, within};
 
 /// The order in which columns are rounded, and the columns that share a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,13 +40,8 @@ impl Default for Gptq {
 impl Gptq {
     /// Refuses values that make no sense.
     pub(crate) fn validate(self) -> Result<Gptq> {
-        if !(self.damping >= 0.0 && self.damping.is_finite()) {
-            let what = format!("gptq: damping is {}, which is no fraction", self.damping);
-            return Err(Error::usage(what, "0.01 is usual; 0 adds none unless the Hessian is singular"));
-        }
-        if self.block_size == 0 {
-            return Err(Error::usage("gptq: block_size is 0", "128 columns are usual"));
-        }
+        within("gptq: damping", self.damping, 0.0..=1000.0)?;
+        within("gptq: block_size", self.block_size, 1..=65_536)?;
         Ok(self)
     }
 }
