@@ -75,7 +75,7 @@ fn widths_are_compared_before_the_work() {
         ("vocab_size", "embed_tokens.weight"),
     ] {
         let found = original.get(key).and_then(Value::as_u64).unwrap_or(16);
-        set(&here.join("m"), key, json!(if key == "num_key_value_heads" { 1 } else { found * 2 }));
+        set(&here.join("m"), key, json!(if key == "num_key_value_heads" { 5 } else { found * 2 }));
         for line in ["quantize m --scheme w8a16 -o out", "quantize m --scheme q8_0 -o out.gguf"] {
             let said = fails(here, line, 1);
             assert!(said.contains("error: m: ") && said.contains(named), "{key}: {said}");
