@@ -46,7 +46,7 @@ fn output_that_cannot_be_written_is_no_panic() {
         ends(here, &format!("({command}; echo $? > code) | true"), 0);
         assert_eq!(std::fs::read_to_string(here.join("code")).unwrap(), "0\n", "{command}");
     }
-    ends(here, "llmc inspect nothing.safetensors 2> /dev/full", 2);
+    ends(here, "llmc quantize model.safetensors --scheme none -o out 2> /dev/full", 2);
     ends(here, "llmc --no-such-flag 2> /dev/full", 2);
     ends(here, &format!("{QUANTIZE} -vv 2> /dev/full"), 0);
     ends(here, &format!("({QUANTIZE} --overwrite -vv 2>&1; echo $? > code) | true"), 0);

@@ -37,6 +37,8 @@ pub(super) fn catch() -> Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
     signal_hook::flag::register_conditional_shutdown(SIGABRT, 1, Arc::new(AtomicBool::new(true)))
         .map_err(failed)?;
+    #[cfg(target_os = "linux")]
+    crate::io::map::release_sigbus();
     let (told, teller) = UnixStream::pair().map_err(failed)?;
     signal_hook::low_level::pipe::register(SIGBUS, teller).map_err(failed)?;
     let watcher = std::thread::Builder::new().stack_size(WATCHER_STACK);
@@ -48,8 +50,8 @@ pub(super) fn catch() -> Result<()> {
     Ok(())
 }
 
-/// Ends the process with an error when the handler of SIGBUS tells of one. The thread that raised it waits in the handler's
-/// return for pages that never come.
+/// Ends the process with an error when the handler of SIGBUS tells of one. Meanwhile, the thread that raised it
+/// tries again and again.
 #[cfg(unix)]
 fn watch(mut told: UnixStream) {
     if told.read_exact(&mut [0]).is_err() {

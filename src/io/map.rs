@@ -20,6 +20,14 @@ pub(crate) fn cut_short() -> Option<PathBuf> {
     mapped.iter().find(|(path, len)| !is_whole(path, *len)).map(|(path, _)| path.clone())
 }
 
+/// Takes SIGBUS away from the standard library. It looks for overflows of stacks, which are SIGSEGV on Linux, and makes all else
+/// fatal before other handlers can tell of it.
+#[cfg(target_os = "linux")]
+pub(crate) fn release_sigbus() {
+    // SAFETY: the default action is no function, so none can be called in a wrong state.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+}
+
 /// A file mapped for reading.
 #[derive(Debug)]
 pub struct MappedFile {
