@@ -31,6 +31,7 @@ use crate::numerics::random::SplitMix64;
 use crate::recipe::Calibration;
 use documents::Encoder;
 pub use kept::KeptText;
+use kept::digest;
 use pieces::Cut;
 use sources::Share;
 pub use watch::Watch;
@@ -166,16 +167,6 @@ fn check_ids(checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Result<()> {
         )),
         None => Ok(()),
     }
-}
-
-fn digest(sequences: &[Vec<u32>]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for sequence in sequences {
-        hasher.update(&(sequence.len() as u32).to_le_bytes());
-        let bytes: Vec<u8> = sequence.iter().flat_map(|token| token.to_le_bytes()).collect();
-        hasher.update(&bytes);
-    }
-    hasher.finalize().to_hex().to_string()
 }
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ fn catch_signals(flag: &Arc<AtomicBool>, quiet: bool) -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(flag)).map_err(failed)?;
     }
     if quiet {
-        ANSWERED.call_once(|| ());
+        stop_in_silence();
         return Ok(());
     }
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
@@ -161,6 +161,11 @@ fn catch_signals(flag: &Arc<AtomicBool>, quiet: bool) -> Result<()> {
 
 /// Done when the user's wish to stop has been answered, or needs no answer.
 static ANSWERED: Once = Once::new();
+
+/// Lets a stop go without an answer, where it takes no time.
+pub(crate) fn stop_in_silence() {
+    ANSWERED.call_once(|| ());
+}
 
 /// Says once that the work stops. The bar goes, so that a second signal leaves a clean line.
 pub(crate) fn answer() {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::context::Context;
+use super::context::{self, Context};
 use super::engine_args;
 use super::numbers::{TOKENS, number};
 use crate::cli::terminal;
@@ -57,6 +57,7 @@ pub(crate) struct Arguments {
 
 /// Generates.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    context::stop_in_silence();
     let sampler = Sampler::new(arguments.sampling())?;
     let prompt = arguments.prompt()?;
     let model = arguments.engine.engine().load(&arguments.model, context)?;

@@ -14,6 +14,8 @@ use crate::job::Phase;
 const BETWEEN_LINES: Duration = Duration::from_secs(30);
 /// Time between two drawings of a bar that does not move, so that its clock does.
 const BETWEEN_DRAWINGS: Duration = Duration::from_millis(500);
+/// Characters of a bar.
+const BAR: usize = 10;
 /// A shorter time says nothing about the rest.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Two readings of the start of one clock differ by less.
@@ -49,12 +51,23 @@ pub(crate) fn start(phase: Phase, total: u64, display: Display) -> ProgressBar {
 
 /// One line of at most 60 characters, and a message that takes what is left of the terminal's width.
 fn style(phase: Phase, pace: &Pace) -> ProgressStyle {
-    let template = format!("{} {{count}} [{{bar:10}}] {{left}} {{wide_msg}}", label(phase));
+    let template = format!("{} {{done}}{{left}} {{wide_msg}}", label(phase));
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let count = move |state: &ProgressState, line: &mut dyn Write| {
-        let _ = line.write_str(&count(phase, state.pos(), state.len().unwrap_or(0), "/"));
+    let done = move |state: &ProgressState, line: &mut dyn Write| {
+        let _ = line.write_str(&done(phase, state.pos(), state.len().unwrap_or(0)));
     };
-    style.progress_chars("=> ").with_key("count", count).with_key("left", pace.clone())
+    style.with_key("done", done).with_key("left", pace.clone())
+}
+
+/// The position and a bar, `3/30 blocks [=>        ] `; nothing before the length is known.
+fn done(phase: Phase, position: u64, length: u64) -> String {
+    if length == 0 {
+        return String::new();
+    }
+    let filled = (u128::from(position.min(length)) * BAR as u128 / u128::from(length)) as usize;
+    let head = if filled < BAR { ">" } else { "" };
+    let bar = "=".repeat(filled) + head;
+    format!("{} [{bar:BAR$}] ", count(phase, position, length, "/"))
 }
 
 /// Prints a line every half minute, as long as there is a bar.
@@ -75,7 +88,8 @@ fn tell_from_time_to_time(bar: &ProgressBar, phase: Phase, pace: Pace) {
 }
 
 fn line(phase: Phase, done: u64, of: u64, pace: &Pace) -> String {
-    format!("{}: {}, {}", label(phase), count(phase, done, of, " of "), pace.text())
+    let count = if of == 0 { String::new() } else { count(phase, done, of, " of ") + ", " };
+    format!("{}: {count}{}", label(phase), pace.text())
 }
 
 fn label(phase: Phase) -> &'static str {
@@ -116,7 +130,7 @@ struct Pace(Arc<Mutex<Measured>>);
 struct Measured {
     /// The start of the bar's clock.
     started: Option<Instant>,
-    /// Where the work began.
+    /// The beginning of the work.
     first: (Duration, u64),
     /// The last step.
     last: (Duration, u64),
@@ -245,6 +259,15 @@ mod tests {
     }
 
     #[test]
+    fn a_bar_is_as_full_as_the_work() {
+        assert_eq!(done(Phase::Blocks, 0, 30), "0/30 blocks [>         ] ");
+        assert_eq!(done(Phase::Blocks, 16, 30), "16/30 blocks [=====>    ] ");
+        assert_eq!(done(Phase::Blocks, 30, 30), "30/30 blocks [==========] ");
+        assert_eq!(done(Phase::Blocks, 0, 0), "");
+        assert_eq!(line(Phase::Blocks, 0, 0, &Pace::default()), "calibrating: 0 s so far");
+    }
+
+    #[test]
     fn a_bar_fits_sixty_columns() {
         let longest = [
             (Phase::Verifying, 123_400_000_000, 234_500_000_000),
@@ -252,13 +275,8 @@ mod tests {
             (Phase::Answering, 12_000, 14_042),
             (Phase::Blocks, 100, 126),
         ];
-        for (phase, done, of) in longest {
-            let text = format!(
-                "{} {} [{}] ~99 min left ",
-                label(phase),
-                count(phase, done, of, "/"),
-                "=".repeat(10)
-            );
+        for (phase, position, length) in longest {
+            let text = format!("{} {}~99 min left ", label(phase), done(phase, position, length));
             assert!(text.chars().count() <= 60, "{text:?}: {}", text.chars().count());
         }
     }

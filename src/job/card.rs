@@ -86,7 +86,7 @@ fn front_matter(plan: &Plan, kind: Kind, source: &SourceCard) -> String {
     let tags: Vec<String> =
         ["llmc".to_owned(), plan.request.format.name().to_owned()].into_iter().chain(scheme).collect();
     front.insert("tags".to_owned(), json!(tags));
-    format!("---\n{}---\n", yaml(&front))
+    format!("---\n{}\n---\n", yaml(&front).trim_end())
 }
 
 fn library(kind: Kind) -> &'static str {

@@ -34,7 +34,7 @@ fn few_bits_without_data_are_said_to_lose_much_and_the_better_command_works() {
     assert_eq!(command(&lines, "upload:").unwrap(), "hf upload ORG/out out");
     let measure = "llmc eval perplexity out --against model --data TEXT.txt";
     assert_eq!(command(&lines, "measure:").unwrap(), measure);
-    let line = measure.replace("TEXT.txt", "text.txt --ctx 64 --chunks 1");
+    let line = measure.replace("TEXT.txt", "text.txt --ctx 64 --chunks 1 --no-base-cache");
     ok(here, line.strip_prefix("llmc ").unwrap());
 
     let better = command(&lines, "lose less:").unwrap();
@@ -77,10 +77,10 @@ fn four_bits_have_the_same_groups_with_data_and_without() {
     };
     let without = stored("");
     assert!(without.iter().any(|stored| stored == "int4 g64 symmetric"), "{without:?}");
-    assert_eq!(without, stored("--data text.txt"));
+    assert_eq!(without, stored("--data text.txt --samples 2 --seq-len 16"));
     let given = stored("--group-size 32");
     assert!(given.iter().any(|stored| stored == "int4 g32 symmetric"));
-    assert_eq!(given, stored("--group-size 32 --data text.txt"));
+    assert_eq!(given, stored("--group-size 32 --data text.txt --samples 2 --seq-len 16"));
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl KeptText {
     pub(super) fn read(&self, key: &str) -> Option<Vec<Vec<u32>>> {
         let bytes = crate::io::read_whole(&self.path).ok()?;
         let content: Content = serde_json::from_slice(&bytes).ok()?;
-        let is_whole = content.digest == super::digest(&content.sequences);
+        let is_whole = content.digest == digest(&content.sequences);
         (content.key == key && is_whole).then_some(content.sequences)
     }
 
@@ -41,7 +41,7 @@ impl KeptText {
     /// # Errors
     /// A file that cannot be written.
     pub(super) fn write(&self, key: &str, sequences: Vec<Vec<u32>>) -> Result<()> {
-        let content = Content { key: key.to_owned(), digest: super::digest(&sequences), sequences };
+        let content = Content { key: key.to_owned(), digest: digest(&sequences), sequences };
         let write = || -> std::io::Result<()> {
             let mut file = NamedTempFile::new_in(self.path.parent().unwrap_or(Path::new(".")))?;
             file.write_all(&serde_json::to_vec(&content)?)?;
@@ -50,4 +50,15 @@ impl KeptText {
         };
         write().map_err(|e| Error::io(&self.path, e))
     }
+}
+
+/// blake3, in hexadecimal, of sequences: each its length and its token ids, as little-endian u32.
+pub(super) fn digest(sequences: &[Vec<u32>]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for sequence in sequences {
+        hasher.update(&(sequence.len() as u32).to_le_bytes());
+        let bytes: Vec<u8> = sequence.iter().flat_map(|token| token.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+    hasher.finalize().to_hex().to_string()
 }

@@ -1,3 +1,5 @@
+//! Cards of quantized fixtures: their front matter as YAML, and the lines that load the model.
+
 use std::fs;
 use std::path::Path;
 
