@@ -18,10 +18,10 @@ use minijinja::{Environment, ErrorKind, Value, context};
 use serde::Serialize;
 
 use super::tokenizer::Tokenizer;
-use super::tokenizer_configs::{SPECIAL_TOKENS, TokenizerConfigs, side_file, side_json};
+use super::tokenizer_configs::{TokenizerConfigs, side_file, side_json};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::io::tokenizer::default_template;
+use crate::io::tokenizer::{SPECIAL_TOKENS, default_template};
 
 /// The limit on a template's instructions; a message needs some hundreds.
 const FUEL: u64 = 5_000_000;

@@ -1,10 +1,8 @@
 //! Text ↔ token ids, with the `tokenizers` crate and a checkpoint's tokenizer.json. Ids are those of transformers.
 //!
 //! `io::tokenizer` rebuilds a GGUF's tokenizer as a tokenizer.json, so both go the same way. The truncation and padding of
-//! tokenizer.json are switched off: they are for batches, not for texts. A model without tokenizer.json is refused, except
-//! with GPT-2's vocab.json and merges.txt.
-
-mod gpt2;
+//! tokenizer.json are switched off: they are for batches, not for texts. `io::tokenizer` also builds one from SentencePiece's
+//! `tokenizer.model`, or from vocab.json and merges.txt; a model with neither is refused.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,7 +11,7 @@ use serde_json::Value;
 
 use super::tokenizer_configs::{TokenizerConfigs, side_file, side_json};
 use crate::error::{Error, Result};
-use crate::io::tokenizer::{complete, declared};
+use crate::io::tokenizer::{SAVE_WITH_TRANSFORMERS, complete, declared, rebuild};
 use crate::io::{Checkpoint, SideFile};
 
 /// The hint for token ids that the model does not have.
@@ -22,7 +20,7 @@ pub(crate) const WRONG_TOKENIZER: &str =
 
 /// Tokenizer files that llmc cannot read.
 const OTHER_TOKENIZERS: &[&str] =
-    &["tokenizer.model", "tekken.json", "tokenizer.tiktoken", "vocab.json", "vocab.txt", "spiece.model"];
+    &["tekken.json", "tokenizer.tiktoken", "vocab.json", "vocab.txt", "sentencepiece.bpe.model"];
 
 /// The tokenizer of one checkpoint.
 #[derive(Debug)]
@@ -47,15 +45,20 @@ impl Tokenizer {
     /// A missing, unsupported or malformed tokenizer.
     pub fn open(checkpoint: &Checkpoint) -> Result<Tokenizer> {
         let files = checkpoint.side_files()?;
-        let configs = TokenizerConfigs::read(checkpoint)?;
+        let mut configs = TokenizerConfigs::read(checkpoint)?;
+        let added = side_json(&files, "added_tokens.json")?;
+        let declared = declared(&configs.tokenizer, &added);
         if let Some((file, bytes)) = side_file(&files, "tokenizer.json")? {
-            let declared = declared(&configs.tokenizer, &side_json(&files, "added_tokens.json")?);
             let inner = parse_whole(&file, &bytes, declared)?;
             return Tokenizer::new(file, inner, &configs);
         }
-        let (file, rebuilt) = gpt2::rebuild(&files, &configs)?.ok_or_else(|| missing(checkpoint, &files))?;
-        let inner = parse(&file, rebuilt.to_string().as_bytes())?;
-        Tokenizer::new(file, inner, &configs)
+        let settings = [&configs.tokenizer, &configs.special_tokens_map];
+        let rebuilt = rebuild(&files, settings, &configs.config)?;
+        let mut rebuilt = rebuilt.ok_or_else(|| missing(checkpoint, &files))?;
+        complete(&mut rebuilt.tokenizer, declared);
+        configs.own_tokens = rebuilt.special_tokens;
+        let inner = parse(&rebuilt.file, rebuilt.tokenizer.to_string().as_bytes())?;
+        Tokenizer::new(rebuilt.file, inner, &configs)
     }
 
     fn new(file: PathBuf, inner: tokenizers::Tokenizer, configs: &TokenizerConfigs) -> Result<Tokenizer> {
@@ -200,7 +203,7 @@ fn ends(tokenizer: &tokenizers::Tokenizer, configs: &TokenizerConfigs) -> Vec<u3
 fn missing(checkpoint: &Checkpoint, files: &[SideFile]) -> Error {
     let found = files.iter().map(|file| file.name.as_str()).find(|name| OTHER_TOKENIZERS.contains(name));
     let hint = match found {
-        Some(_) => "save it with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
+        Some(_) => SAVE_WITH_TRANSFORMERS,
         None => "put the model's tokenizer.json and tokenizer_config.json beside its weights",
     };
     Error::malformed(&checkpoint.path, "a tokenizer.json", found.unwrap_or("none"), hint)

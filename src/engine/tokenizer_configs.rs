@@ -11,17 +11,17 @@ use crate::error::{Error, Result};
 use crate::io::{Checkpoint, SideFile};
 use crate::json;
 
-pub(super) const SPECIAL_TOKENS: &[&str] =
-    &["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-
 /// tokenizer_config.json, special_tokens_map.json, generation_config.json and config.json of one checkpoint.
 pub(super) struct TokenizerConfigs {
     /// transformers' settings of the tokenizer.
     pub tokenizer: Value,
     /// The special tokens by name, for those missing in tokenizer_config.json.
-    special_tokens_map: Value,
+    pub special_tokens_map: Value,
+    /// The special tokens that the tokenizer's own file names; null where it is tokenizer.json.
+    pub own_tokens: Value,
     generation: Value,
-    config: Value,
+    /// config.json; null where there is none.
+    pub config: Value,
 }
 
 impl TokenizerConfigs {
@@ -30,6 +30,7 @@ impl TokenizerConfigs {
         Ok(TokenizerConfigs {
             tokenizer: side_json(&files, "tokenizer_config.json")?,
             special_tokens_map: side_json(&files, "special_tokens_map.json")?,
+            own_tokens: Value::Null,
             generation: side_json(&files, "generation_config.json")?,
             config: checkpoint.config.clone().unwrap_or_default(),
         })
@@ -37,16 +38,11 @@ impl TokenizerConfigs {
 
     /// The text of a special token (`bos_token`). The files have it as `"<s>"` or `{"content": "<s>", …}`.
     pub(crate) fn special_token(&self, name: &str) -> Option<&str> {
-        let places = [&self.tokenizer, &self.special_tokens_map];
+        let places = [&self.tokenizer, &self.special_tokens_map, &self.own_tokens];
         places.into_iter().find_map(|file| {
             let token = file.get(name)?;
             token.as_str().or_else(|| token.get("content")?.as_str())
         })
-    }
-
-    /// The texts of all special tokens.
-    pub(crate) fn special_tokens(&self) -> impl Iterator<Item = &str> {
-        SPECIAL_TOKENS.iter().filter_map(|name| self.special_token(name))
     }
 
     /// The ids under a name (`eos_token_id`): one, several, or none. The first file that has the name counts:

@@ -75,9 +75,9 @@ fn texts_become_ids_and_come_back() {
     assert_eq!((tokenizer.id("<turn>"), tokenizer.id("no")), (Some(7), None));
 }
 
-/// tiny-llama's tokenizer in OPT's files, as `fixtures/generate_tokenizer_ids.py` writes them.
-fn opt() -> Checkpoint {
-    let bytes = std::fs::read(fixture("tiny-llama/tokenizer.json")).unwrap();
+/// The vocabulary and merges of a fixture's tokenizer.json in files of their own.
+fn from_tokenizer_json(name: &str, settings: Value) -> Checkpoint {
+    let bytes = std::fs::read(fixture(&format!("{name}/tokenizer.json"))).unwrap();
     let tokenizer: Value = serde_json::from_slice(&bytes).unwrap();
     let merge = |merge: &Value| match merge.as_array() {
         Some(pair) => pair.iter().map(|part| part.as_str().unwrap()).collect::<Vec<_>>().join(" "),
@@ -85,14 +85,17 @@ fn opt() -> Checkpoint {
     };
     let merges = tokenizer["model"]["merges"].as_array().unwrap().iter().map(merge);
     let merges = ["#version: 0.2".to_owned()].into_iter().chain(merges).collect::<Vec<_>>().join("\n");
-    let mut checkpoint = checkpoint(&[
-        ("vocab.json", tokenizer["model"]["vocab"].clone()),
-        config(json!({ "tokenizer_class": "GPT2Tokenizer", "add_bos_token": true, "eos_token": "<|im_end|>",
-            "bos_token": { "content": "<|im_end|>" }, "unk_token": "<|endoftext|>", "pad_token": "<|im_start|>" })),
-    ]);
+    let mut checkpoint = checkpoint(&[("vocab.json", tokenizer["model"]["vocab"].clone()), config(settings)]);
     let bytes = Some(merges.into_bytes());
     checkpoint.side_files.push(SideFile { name: "merges.txt".into(), bytes, path: "merges.txt".into() });
     checkpoint
+}
+
+/// tiny-llama's tokenizer in OPT's files, as `fixtures/generate_tokenizer_ids.py` writes them.
+fn opt() -> Checkpoint {
+    let settings = json!({ "tokenizer_class": "GPT2Tokenizer", "add_bos_token": true, "eos_token": "<|im_end|>",
+        "bos_token": { "content": "<|im_end|>" }, "unk_token": "<|endoftext|>", "pad_token": "<|im_start|>" });
+    from_tokenizer_json("tiny-llama", settings)
 }
 
 #[test]
@@ -115,6 +118,43 @@ fn ids_are_those_of_transformers() {
             assert_eq!(json!(ids), case["ids"], "{name}: {case}");
         }
     }
+}
+
+/// The files of a case of `fixtures/sentencepiece/generate_goldens.py`.
+fn without_tokenizer_json(name: &str) -> Checkpoint {
+    if name == "qwen2" {
+        return from_tokenizer_json("tiny-qwen3-moe", json!({ "tokenizer_class": "Qwen2Tokenizer" }));
+    }
+    let bytes = std::fs::read(fixture(&format!("sentencepiece/{name}.model"))).unwrap();
+    let mut checkpoint = checkpoint(&[]);
+    checkpoint.side_files =
+        vec![SideFile { name: "tokenizer.model".into(), bytes: Some(bytes), path: "tokenizer.model".into() }];
+    checkpoint
+}
+
+#[test]
+fn ids_are_those_of_sentencepiece_and_of_transformers_slow_tokenizer() {
+    let goldens = std::fs::read(fixture("sentencepiece/goldens.json")).unwrap();
+    let goldens: Value = serde_json::from_slice(&goldens).unwrap();
+    let mut checked = 0;
+    for (name, golden) in goldens.as_object().unwrap() {
+        let tokenizer = Tokenizer::open(&without_tokenizer_json(name)).unwrap();
+        for case in golden["cases"].as_array().unwrap() {
+            let ids = tokenizer.encode_plain(case["text"].as_str().unwrap(), false).unwrap();
+            assert_eq!(json!(ids), case["ids"], "{name}: {case}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 27);
+}
+
+#[test]
+fn a_piece_model_names_its_own_special_tokens() {
+    let tokenizer = Tokenizer::open(&without_tokenizer_json("bpe")).unwrap();
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.adds_bos()), (Some(1), &[2][..], true));
+    assert_eq!(tokenizer.encode("", true).unwrap(), [1]);
+    let unigram = Tokenizer::open(&without_tokenizer_json("unigram")).unwrap();
+    assert_eq!((unigram.eos(), unigram.encode("", true).unwrap()), (&[2][..], vec![2]));
 }
 
 #[test]
@@ -174,8 +214,11 @@ fn a_vocabulary_must_fit_the_embedding() {
 fn a_missing_tokenizer_is_an_error_with_advice() {
     let error = Tokenizer::open(&checkpoint(&[])).unwrap_err();
     assert!(error.to_string().contains("expected a tokenizer.json, found none"), "{error}");
+    let error = Tokenizer::open(&checkpoint(&[("tekken.json", Value::Null)])).unwrap_err();
+    assert!(error.to_string().contains("found tekken.json"), "{error}");
+    assert!(error.hint().unwrap().contains("save_pretrained"));
     let error = Tokenizer::open(&checkpoint(&[("tokenizer.model", Value::Null)])).unwrap_err();
-    assert!(error.to_string().contains("found tokenizer.model"), "{error}");
+    assert!(error.to_string().contains("tokenizer.model: expected a SentencePiece model"), "{error}");
     assert!(error.hint().unwrap().contains("save_pretrained"));
     let error = Tokenizer::open(&checkpoint(&[("tokenizer.json", json!({ "model": 1 }))])).unwrap_err();
     assert!(error.to_string().contains("tokenizer.json: expected a tokenizer"), "{error}");

@@ -80,7 +80,7 @@ fn described(checkpoint: &Checkpoint) -> Result<Metadata> {
             metadata.extend(made.map_err(|error| error.in_checkpoint(&checkpoint.path))?);
         }
         None => {
-            tracing::warn!("the checkpoint has no tokenizer.json: the GGUF will have no tokenizer");
+            tracing::warn!("the checkpoint has no tokenizer that llmc reads: the GGUF will have none");
             metadata.insert("tokenizer.ggml.model".into(), Value::String("no_vocab".into()));
         }
     }

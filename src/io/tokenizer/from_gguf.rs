@@ -20,7 +20,7 @@ pub(crate) fn from_gguf(file: &Path, metadata: &Metadata) -> Result<Vec<(String,
     let vocabulary = Vocabulary::read(file, metadata)?;
     let tokenizer = match model {
         "gpt2" => byte_level::tokenizer_json(file, &vocabulary, text("tokenizer.ggml.pre")),
-        "llama" => sentencepiece::bpe_json(&vocabulary),
+        "llama" => sentencepiece::bpe_json(&vocabulary, None),
         "t5" => {
             let charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap").and_then(Value::as_bytes);
             sentencepiece::unigram_json(&vocabulary, charsmap)

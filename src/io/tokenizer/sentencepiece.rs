@@ -9,10 +9,12 @@ use super::vocabulary::{Vocabulary, token_type};
 
 /// Longest token, in bytes, that merges are looked for in; the longest in the wild are runs of spaces of a tenth of it.
 const MAX_MERGED_BYTES: usize = 256;
+/// Surplus spaces, as transformers' converter finds them.
+pub(super) const SPACES: &str = " {2,}";
 
 /// Rebuilds the tokenizer.json of a BPE by scores, as transformers' converter of `tokenizer.model` does: every split of
-/// a token into two others is a merge, the better token's first.
-pub(super) fn bpe_json(vocabulary: &Vocabulary) -> Value {
+/// a token into two others is a merge, the better token's first. `charsmap` is SentencePiece's compiled normalization.
+pub(super) fn bpe_json(vocabulary: &Vocabulary, charsmap: Option<&[u8]>) -> Value {
     let prefix = vocabulary.add_space_prefix.unwrap_or(true);
     let add_bos = vocabulary.add_bos.unwrap_or(true);
     let post = added::template(vocabulary, add_bos, vocabulary.add_eos.unwrap_or(false));
@@ -29,7 +31,10 @@ pub(super) fn bpe_json(vocabulary: &Vocabulary) -> Value {
         "merges": merges(vocabulary),
     });
     let post = post.unwrap_or(Value::Null);
-    added::tokenizer(vocabulary, normalizer(prefix), Value::Null, post, decoder(prefix), model)
+    let mut steps = clean_up(vocabulary, charsmap);
+    steps.extend(prefix.then(|| json!({ "type": "Prepend", "prepend": "▁" })));
+    steps.push(json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" }));
+    added::tokenizer(vocabulary, normalizer(steps), Value::Null, post, decoder(prefix), model)
 }
 
 /// Rebuilds the tokenizer.json of a unigram model. `charsmap` is SentencePiece's compiled normalization.
@@ -37,9 +42,6 @@ pub(super) fn unigram_json(vocabulary: &Vocabulary, charsmap: Option<&[u8]>) -> 
     let scheme = if vocabulary.add_space_prefix.unwrap_or(true) { "always" } else { "never" };
     let metaspace =
         json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true });
-    let normalizer = charsmap
-        .map(|map| json!({ "type": "Precompiled", "precompiled_charsmap": base64(map) }))
-        .unwrap_or(Value::Null);
     let add_bos = vocabulary.add_bos.unwrap_or(false);
     let post = added::template(vocabulary, add_bos, vocabulary.add_eos.unwrap_or(true));
     let score = |id: usize| vocabulary.scores.get(id).copied().filter(|s| s.is_finite()).unwrap_or(0.0);
@@ -52,6 +54,7 @@ pub(super) fn unigram_json(vocabulary: &Vocabulary, charsmap: Option<&[u8]>) -> 
         "byte_fallback": vocabulary.types.contains(&token_type::BYTE),
     });
     let post = post.unwrap_or(Value::Null);
+    let normalizer = normalizer(clean_up(vocabulary, charsmap));
     added::tokenizer(vocabulary, normalizer, metaspace.clone(), post, metaspace, model)
 }
 
@@ -60,12 +63,24 @@ fn ids(vocabulary: &Vocabulary) -> Map<String, Value> {
     kept.map(|(id, token)| (token.clone(), id.into())).collect()
 }
 
-fn normalizer(prefix: bool) -> Value {
-    let spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
-    if !prefix {
-        return spaces;
+/// The steps of SentencePiece's own normalization: the compiled map, then surplus spaces.
+fn clean_up(vocabulary: &Vocabulary, charsmap: Option<&[u8]>) -> Vec<Value> {
+    let map = charsmap.map(|map| json!({ "type": "Precompiled", "precompiled_charsmap": base64(map) }));
+    let mut steps: Vec<Value> = map.into_iter().collect();
+    if vocabulary.remove_extra_whitespaces {
+        steps.push(json!({ "type": "Strip", "strip_left": true, "strip_right": true }));
+        steps.push(json!({ "type": "Replace", "pattern": { "Regex": SPACES }, "content": " " }));
     }
-    json!({ "type": "Sequence", "normalizers": [{ "type": "Prepend", "prepend": "▁" }, spaces] })
+    steps
+}
+
+/// One step as it is, several as a sequence.
+fn normalizer(mut steps: Vec<Value>) -> Value {
+    match steps.len() {
+        0 => Value::Null,
+        1 => steps.remove(0),
+        _ => json!({ "type": "Sequence", "normalizers": steps }),
+    }
 }
 
 fn decoder(prefix: bool) -> Value {

@@ -28,6 +28,20 @@ impl Table {
         self.ids.get(text).copied()
     }
 
+    /// Marks tokens as unused where `types`, by id, says so and no added token has taken their place.
+    pub(super) fn mark_unused(&mut self, types: &[i32]) {
+        for (own, kind) in self.types.iter_mut().zip(types) {
+            if *own == token_type::NORMAL && *kind == token_type::UNUSED {
+                *own = token_type::UNUSED;
+            }
+        }
+    }
+
+    /// These scores, by id, and the lowest for tokens beyond them.
+    pub(super) fn with_scores(&self, scores: &[f32]) -> Vec<f32> {
+        (0..self.tokens.len()).map(|id| scores.get(id).copied().unwrap_or(LOWEST_SCORE)).collect()
+    }
+
     fn set(&mut self, id: usize, text: &str, kind: i32) {
         self.ids.insert(text.to_owned(), id);
         // llama.cpp looks for user-defined tokens in the text itself, where a space is a space.

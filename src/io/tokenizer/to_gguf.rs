@@ -5,10 +5,10 @@ use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
-use super::sentencepiece::from_base64;
+use super::sentencepiece::{SPACES, from_base64};
 use super::table::{Table, table};
-use super::vocabulary::token_type;
-use super::{complete, declared, pre, table};
+use super::vocabulary::{Vocabulary, token_type};
+use super::{complete, declared, pre, rebuild, table};
 use crate::error::{Error, Result};
 use crate::io::gguf::{Array, Metadata, Value};
 use crate::io::side_files::additional_template;
@@ -18,23 +18,32 @@ use crate::io::{Checkpoint, SideFile};
 #[derive(Debug)]
 pub(crate) struct Files {
     tokenizer: Json,
-    /// tokenizer_config.json over special_tokens_map.json; null where there is neither.
-    settings: [Json; 2],
+    /// tokenizer_config.json over special_tokens_map.json over the special tokens that the tokenizer's own file names.
+    /// Null where there is none.
+    settings: Vec<Json>,
+    /// SentencePiece's table, where the tokenizer was built from it.
+    pieces: Option<Vocabulary>,
     chat_template: Option<String>,
     /// Further templates, by name.
     named_templates: Vec<(String, String)>,
 }
 
 impl Files {
-    /// Reads a checkpoint's files; `None` where it has no tokenizer.json.
+    /// Reads a checkpoint's files; `None` where it has none that llmc reads.
     ///
     /// # Errors
     /// [`Error::Io`] and, where a file is not JSON, [`Error::Malformed`].
     pub(crate) fn read(checkpoint: &Checkpoint) -> Result<Option<Files>> {
-        let Some(mut tokenizer) = json_file(checkpoint, "tokenizer.json")? else { return Ok(None) };
         let json = |name: &str| Ok::<_, Error>(json_file(checkpoint, name)?.unwrap_or(Json::Null));
-        let config = json("tokenizer_config.json")?;
-        complete(&mut tokenizer, declared(&config, &json("added_tokens.json")?));
+        let mut settings = vec![json("tokenizer_config.json")?, json("special_tokens_map.json")?];
+        let found = json_file(checkpoint, "tokenizer.json")?.map(|tokenizer| (tokenizer, None));
+        let Some((mut tokenizer, pieces)) =
+            found.map_or_else(|| built(checkpoint, &mut settings), |f| Ok(Some(f)))?
+        else {
+            return Ok(None);
+        };
+        let config = &settings[0];
+        complete(&mut tokenizer, declared(config, &json("added_tokens.json")?));
         let older = json("chat_template.json")?;
         let text = |bytes: Cow<[u8]>| String::from_utf8(bytes.into_owned()).ok();
         let template = side_file(checkpoint, "chat_template.jinja")?.and_then(text);
@@ -47,8 +56,7 @@ impl Files {
                 named_templates.extend(text(file.content()?).map(|text| (name.to_owned(), text)));
             }
         }
-        let settings = [config, json("special_tokens_map.json")?];
-        Ok(Some(Files { tokenizer, settings, chat_template, named_templates }))
+        Ok(Some(Files { tokenizer, settings, pieces, chat_template, named_templates }))
     }
 
     fn setting(&self, key: &str) -> Option<&Json> {
@@ -60,6 +68,16 @@ impl Files {
         let value = self.setting(key)?;
         value.as_str().or_else(|| value["content"].as_str())
     }
+}
+
+/// A tokenizer built from other files, with SentencePiece's table; the special tokens that they name join the settings.
+fn built(checkpoint: &Checkpoint, settings: &mut Vec<Json>) -> Result<Option<(Json, Option<Vocabulary>)>> {
+    let config = checkpoint.config.as_ref().unwrap_or(&Json::Null);
+    let Some(rebuilt) = rebuild(&checkpoint.side_files, [&settings[0], &settings[1]], config)? else {
+        return Ok(None);
+    };
+    settings.push(rebuilt.special_tokens);
+    Ok(Some((rebuilt.tokenizer, rebuilt.pieces)))
 }
 
 fn side_file<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Option<Cow<'a, [u8]>>> {
@@ -112,19 +130,25 @@ fn put_named_templates(templates: &[(String, String)], metadata: &mut Metadata) 
 /// [`Error::Unsupported`] for tokenizers that llama.cpp has no form for, or whose pre-tokenizer it does not know;
 /// [`Error::Malformed`] for far more rows than tokens.
 pub(crate) fn to_gguf(files: &Files, config: &Json, rows: usize) -> Result<Metadata> {
-    let table = table(&files.tokenizer, rows)?;
+    let mut table = table(&files.tokenizer, rows)?;
+    if let Some(pieces) = &files.pieces {
+        table.mark_unused(&pieces.types);
+    }
     let mut metadata = Metadata::new();
     let mut put = |key: &str, value: Value| metadata.insert(format!("tokenizer.ggml.{key}"), value);
     let kind = kind(&files.tokenizer)?;
     put("model", Value::String(kind.name().to_owned()));
     put("pre", Value::String(pre_name(kind, &files.tokenizer)?.to_owned()));
-    if let Some(scores) = scores(kind, &files.tokenizer, &table) {
+    if let Some(scores) = scores(kind, files, &table) {
         put("scores", Value::Array(Array::F32(scores)));
     }
     if kind == Kind::ByteLevel {
         put("merges", Value::Array(Array::Strings(table::merges(&files.tokenizer))));
     } else {
         put("add_space_prefix", Value::Bool(prepends_space(&files.tokenizer)));
+    }
+    if kind == Kind::Unigram && removes_spaces(&files.tokenizer) {
+        put("remove_extra_whitespaces", Value::Bool(true));
     }
     if let Some(map) = charsmap(&files.tokenizer) {
         put("precompiled_charsmap", Value::Array(Array::U8(map)));
@@ -188,14 +212,15 @@ fn pre_name(kind: Kind, tokenizer: &Json) -> Result<&'static str> {
 }
 
 /// Scores by which llama.cpp merges as the list of merges does: a token's is minus the rank of its first merge. Tokens
-/// that no merge makes score below all others.
-fn scores(kind: Kind, tokenizer: &Json, table: &Table) -> Option<Vec<f32>> {
-    match kind {
-        Kind::ByteLevel => None,
-        Kind::Unigram => Some(table.scores.clone()),
-        Kind::SentencePiece => {
+/// that no merge makes score below all others. SentencePiece's own scores are taken as they are.
+fn scores(kind: Kind, files: &Files, table: &Table) -> Option<Vec<f32>> {
+    match (kind, &files.pieces) {
+        (Kind::ByteLevel, _) => None,
+        (Kind::Unigram, _) => Some(table.scores.clone()),
+        (Kind::SentencePiece, Some(pieces)) => Some(table.with_scores(&pieces.scores)),
+        (Kind::SentencePiece, None) => {
             let mut ranks: HashMap<String, usize> = HashMap::new();
-            let merges = table::merges(tokenizer);
+            let merges = table::merges(&files.tokenizer);
             for (rank, merge) in merges.iter().enumerate() {
                 ranks.entry(merge.replacen(' ', "", 1)).or_insert(rank);
             }
@@ -214,11 +239,20 @@ fn prepends_space(tokenizer: &Json) -> bool {
     normalizer.contains("\"Prepend\"") || metaspace
 }
 
+/// Returns true if runs of spaces count as one.
+fn removes_spaces(tokenizer: &Json) -> bool {
+    normalizers(tokenizer).iter().any(|step| step["pattern"]["Regex"] == SPACES)
+}
+
+/// The steps of normalization.
+fn normalizers(tokenizer: &Json) -> &[Json] {
+    let normalizer = &tokenizer["normalizer"];
+    normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice)
+}
+
 /// SentencePiece's compiled normalization, where the normalizer has one.
 fn charsmap(tokenizer: &Json) -> Option<Vec<u8>> {
-    let normalizer = &tokenizer["normalizer"];
-    let parts = normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
-    from_base64(parts.iter().find_map(|part| part["precompiled_charsmap"].as_str())?)
+    from_base64(normalizers(tokenizer).iter().find_map(|part| part["precompiled_charsmap"].as_str())?)
 }
 
 fn put_special(

@@ -34,6 +34,8 @@ pub(super) struct Vocabulary {
     pub add_bos: Option<bool>,
     pub add_eos: Option<bool>,
     pub add_space_prefix: Option<bool>,
+    /// Runs of spaces count as one, and none begin or end a text.
+    pub remove_extra_whitespaces: bool,
     pub chat_template: Option<String>,
 }
 
@@ -72,6 +74,7 @@ impl Vocabulary {
             add_bos: flag("add_bos_token")?,
             add_eos: flag("add_eos_token")?,
             add_space_prefix: flag("add_space_prefix")?,
+            remove_extra_whitespaces: flag("remove_extra_whitespaces")?.unwrap_or(false),
             chat_template: template.map(str::to_owned),
             tokens,
         })
