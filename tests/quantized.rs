@@ -7,7 +7,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use llmc::io::{Checkpoint, Source};
+use llmc::io::{Checkpoint, Source, Stored};
 use llmc::numerics::QTensor;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -37,6 +37,12 @@ fn values(q: &QTensor) -> Vec<f32> {
     q.values().into_raw_vec_and_offset().0
 }
 
+/// The one quantized tensor of a case.
+fn packed(checkpoint: &Checkpoint) -> &Source {
+    let stored = |source: &&Source| matches!(source.stored, Stored::Quantized { .. });
+    checkpoint.tensors.values().find(stored).expect("a quantized tensor")
+}
+
 #[test]
 fn values_are_those_that_the_formats_own_tools_read() {
     let bytes = fs::read(fixtures().join("expected.safetensors")).unwrap();
@@ -45,11 +51,13 @@ fn values_are_those_that_the_formats_own_tools_read() {
     for case in cases() {
         let checkpoint = open(&fixtures().join(&case)).unwrap();
         assert!(checkpoint.quantization.is_some(), "{case}");
-        let source = &checkpoint.tensors["model.proj.weight"];
-        let golden = expected.tensor(&format!("{case}.model.proj")).unwrap();
+        let source = packed(&checkpoint);
+        let module = source.name.strip_suffix(".weight").unwrap_or(&source.name);
+        let golden = expected.tensor(&format!("{case}.{module}")).unwrap();
         assert_eq!(source.shape, golden.shape(), "{case}");
         let golden = golden.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
-        let ours = values(&read(&checkpoint, source, 0..source.shape[0]));
+        let ours = values(&read(&checkpoint, source, 0..source.rows_cols()[0]));
+        assert_eq!(ours.len(), golden.len(), "{case}");
         for (i, (ours, golden)) in ours.iter().zip(golden).enumerate() {
             // The tools multiply codes, scales and global scales in another order.
             assert!((ours - golden).abs() <= 2e-7 * golden.abs(), "{case} [{i}]: {ours}, {golden}");
@@ -61,10 +69,10 @@ fn values_are_those_that_the_formats_own_tools_read() {
 fn ranges_of_rows_are_rows_of_the_whole() {
     for case in cases() {
         let checkpoint = open(&fixtures().join(&case)).unwrap();
-        let source = &checkpoint.tensors["model.proj.weight"];
-        let (rows, cols) = (source.shape[0], source.shape[1]);
+        let source = packed(&checkpoint);
+        let [rows, cols] = source.rows_cols();
         let whole = values(&read(&checkpoint, source, 0..rows));
-        for range in [0..1, 1..rows, 3..3, 2..rows - 1, rows - 1..rows, rows..rows] {
+        for range in [0..1, 1..rows, 3..3, 2..rows - 1, rows / 2..rows / 2 + 2, rows - 1..rows, rows..rows] {
             let part = values(&read(&checkpoint, source, range.clone()));
             assert_eq!(part, whole[range.start * cols..range.end * cols], "{case} {range:?}");
         }
@@ -96,7 +104,7 @@ fn rows_within_a_block_have_its_zero_point() {
 fn symmetric_checkpoints_have_no_zero_points_and_asymmetric_ones_have() {
     for case in cases() {
         let checkpoint = open(&fixtures().join(&case)).unwrap();
-        let q = read(&checkpoint, &checkpoint.tensors["model.proj.weight"], 0..1);
+        let q = read(&checkpoint, packed(&checkpoint), 0..1);
         let asymmetric = case.contains("asym") || case == "awq";
         assert_eq!(q.scheme().symmetric, !asymmetric, "{case}");
         assert_eq!(q.as_scalar().grid.zero_points.is_empty(), !asymmetric, "{case}");
@@ -106,14 +114,14 @@ fn symmetric_checkpoints_have_no_zero_points_and_asymmetric_ones_have() {
 #[test]
 fn shapes_suffice_without_config() {
     // What only config.json knows: GPTQ's version, and that one byte holds 4 bits.
-    let told = ["gptq4-asym-v2", "int4-naive"];
+    let told = ["gptq4-asym-v2", "int4-naive", "auto-round2-asym"];
     for case in cases().iter().filter(|case| !told.contains(&case.as_str())) {
         let folder = fixtures().join(case);
         let bare = tempfile::tempdir().unwrap();
         fs::copy(folder.join("model.safetensors"), bare.path().join("model.safetensors")).unwrap();
         let [with, without] = [open(&folder).unwrap(), open(bare.path()).unwrap()].map(|checkpoint| {
-            let source = &checkpoint.tensors["model.proj.weight"];
-            values(&read(&checkpoint, source, 0..source.shape[0]))
+            let source = packed(&checkpoint);
+            values(&read(&checkpoint, source, 0..source.rows_cols()[0]))
         });
         assert_eq!(with, without, "{case}");
     }
@@ -226,6 +234,30 @@ fn shapes_that_disagree_are_refused() {
     damaged("gptq4-sym", "g_idx", &[56]).refused(&["56 codes"]);
     damaged("awq", "qzeros", &[1, 3]).refused(&["[2, 3]"]);
     damaged("deepseek-fp8", "weight_scale_inv", &[2, 3]).refused(&["Block(128, 128)"]);
+}
+
+#[test]
+fn other_tools_parts_that_disagree_are_refused() {
+    let nvfp4 = || Draft::of("modelopt-nvfp4");
+    nvfp4().resize("weight_scale", &[10, 5]).refused(&["weight_scale", "[10, 4]"]);
+    nvfp4().resize("weight_scale_2", &[2]).refused(&["weight_scale_2", "one value"]);
+    nvfp4().without("weight").refused(&["weight_scale_2", "the codes"]);
+    let with = nvfp4().with("model.proj.pre_quant_scale", Dtype::F32, &[64]).write();
+    let packed = open(with.path()).unwrap().packed.unwrap();
+    assert!(packed.contains("model.proj.pre_quant_scale: packed by ModelOpt"), "{packed}");
+    let experts = |role: &str, shape: &[usize]| {
+        let name = format!("model.layers.0.mlp.experts.down_proj_{role}");
+        Draft::of("gpt-oss").with(&name, Dtype::U8, shape)
+    };
+    experts("scales", &[3, 20, 4]).refused(&["down_proj_scales", "[3, 20, 3]"]);
+    experts("blocks", &[3, 20, 3, 8]).refused(&["down_proj_blocks", "[experts, out, in/32, 16]"]);
+    experts("blocks", &[3, 20, 48]).refused(&["down_proj_blocks", "[experts, out, in/32, 16]"]);
+    let empty = experts("blocks", &[3, 0, 3, 16]).with(
+        "model.layers.0.mlp.experts.down_proj_scales",
+        Dtype::U8,
+        &[3, 0, 3],
+    );
+    empty.read().unwrap();
 }
 
 #[test]

@@ -211,6 +211,9 @@ fn check_against_index(shards: &Shards, index_file: &Path, index: &Index) -> Res
 /// Joins weights, config and side files. `folder` is where the latter are; a file alone has none.
 fn assemble(path: &Path, folder: Option<&Path>, shards: Shards) -> Result<Checkpoint> {
     let mut config = folder.map(read_config).transpose()?.flatten();
+    if let (Some(folder), Some(config)) = (folder, &mut config) {
+        add_modelopt(folder, config)?;
+    }
     let side_files = folder.map(side_files::find).transpose()?.unwrap_or_default();
     let Shards { files, metadata, raw } = shards;
     let raw = wrappers::strip(path, raw)?;
@@ -234,12 +237,29 @@ fn assemble(path: &Path, folder: Option<&Path>, shards: Shards) -> Result<Checkp
 }
 
 fn read_config(folder: &Path) -> Result<Option<Value>> {
-    let file = folder.join("config.json");
+    let hint = "mend config.json, or move it away to treat the weights as a model of no known architecture";
+    read_object(folder.join("config.json"), hint)
+}
+
+/// Adds the `quantization_config` that ModelOpt's older exports have in a file of its own.
+fn add_modelopt(folder: &Path, config: &mut Value) -> Result<()> {
+    if config.get("quantization_config").is_some() {
+        return Ok(());
+    }
+    let hint = "download hf_quant_config.json again";
+    if let Some(own) = read_object(folder.join("hf_quant_config.json"), hint)? {
+        let quantization = own.get("quantization").unwrap_or(&Value::Null);
+        config["quantization_config"] =
+            serde_json::json!({ "quant_method": "modelopt", "quantization": quantization });
+    }
+    Ok(())
+}
+
+fn read_object(file: PathBuf, hint: &str) -> Result<Option<Value>> {
     if !file.is_file() {
         return Ok(None);
     }
     let bytes = read_whole(&file)?;
-    let hint = "mend config.json, or move it away to treat the weights as a model of no known architecture";
     let malformed = |found: String| Error::malformed(&file, "a JSON object", found, hint);
     match json::parse(&bytes) {
         Ok(config @ Value::Object(_)) => Ok(Some(config)),

@@ -22,6 +22,10 @@ pub enum Layout {
     CompressedNvFp4,
     /// compressed-tensors, mxfp4-pack-quantized.
     CompressedMxFp4,
+    /// ModelOpt's NVFP4: the same codes, under a scale of the tensor that multiplies.
+    ModelOptNvFp4,
+    /// gpt-oss: a stack of experts in MXFP4, read as its 16-bit form [experts, in, out].
+    Mxfp4Experts,
     /// GPTQ, zero points stored minus one.
     GptqV1,
     /// GPTQ, zero points stored as they are.

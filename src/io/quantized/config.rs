@@ -39,7 +39,8 @@ pub(super) struct Config {
 }
 
 /// `quant_method`s that are read. Others are refused by name.
-const READ: [&str; 6] = ["compressed-tensors", "gptq", "awq", "auto-round", "fp8", "fbgemm_fp8"];
+const READ: [&str; 8] =
+    ["compressed-tensors", "gptq", "awq", "auto-round", "fp8", "fbgemm_fp8", "modelopt", "mxfp4"];
 
 impl Config {
     /// Reads config.json's `quantization_config` (or compressed-tensors' older `compression_config`). Without one: silent.
@@ -56,6 +57,8 @@ impl Config {
             Some("auto-round") => auto_round(&keys)?,
             Some("awq") => awq(&keys)?,
             Some("fp8" | "fbgemm_fp8") => fp8(&keys)?,
+            // Their tensors leave nothing open.
+            Some("modelopt" | "modelopt_fp4" | "modelopt_mixed" | "mxfp4") => Config::default(),
             Some(other) => return Err(unknown(&file, other)),
         };
         parsed.method = method;
@@ -141,12 +144,14 @@ fn auto_round(keys: &Keys) -> Result<Config> {
     let packing = keys.string("packing_format")?;
     let packed = match packing.as_deref() {
         None => gptq(keys)?,
+        // Its own packing is GPTQ's, with zero points as they are.
+        Some("auto_round") => Config { gptq_v2: true, ..gptq(keys)? },
         Some(format) if format.ends_with("gptq") => gptq(keys)?,
         Some(format) if format.ends_with("awq") => awq(keys)?,
         Some(other) => {
             return Err(Error::unsupported(
                 format!("{}: packing_format is \"{other}\"", keys.file.display()),
-                "llmc reads \"auto_round:auto_gptq\" and \"auto_round:auto_awq\"",
+                "llmc reads \"auto_round\", \"auto_round:auto_gptq\" and \"auto_round:auto_awq\"",
             ));
         }
     };

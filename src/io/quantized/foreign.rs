@@ -32,6 +32,7 @@ fn tool(
         ("weight", DType::U8) if beside("weight.absmax") || states.contains(tensor.name.as_str()) => {
             Some("bitsandbytes in 4 bits")
         }
+        ("pre_quant_scale", _) => Some("ModelOpt with scales of inputs (AWQ, SmoothQuant)"),
         ("bitmask", _) if beside("compressed") => Some("compressed-tensors with a bitmask of zeros"),
         _ => None,
     }
@@ -63,6 +64,8 @@ mod tests {
         check(&[("a.weight", DType::U8), (state, DType::U8)], Some("bitsandbytes in 4 bits"));
         let bitmask = [("a.bitmask", DType::U8), ("a.compressed", DType::BF16)];
         check(&bitmask, Some("compressed-tensors with a bitmask of zeros"));
+        let scaled = [("a.weight", DType::U8), ("a.pre_quant_scale", DType::F32)];
+        check(&scaled, Some("ModelOpt with scales of inputs (AWQ, SmoothQuant)"));
         check(&[("a.weight", DType::BF16), ("a.scales", DType::F16)], None);
         check(&[("position_ids", DType::I64)], None);
     }

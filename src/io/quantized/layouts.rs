@@ -139,13 +139,31 @@ pub(super) fn fp4(module: Module) -> Result<Source> {
     };
     module.shaped("weight_scale", &[rows, cols.div_ceil(group)])?;
     if layout == Layout::CompressedNvFp4 {
-        let global = module.part("weight_global_scale")?;
-        module.typed(global, &[DType::F32])?;
-        if global.shape.iter().any(|&dim| dim != 1) {
-            return Err(module.wrong(global, "one value", &global.shape));
-        }
+        one_value(&module, "weight_global_scale")?;
     }
     Ok(module.source(layout, scheme, [rows, cols]))
+}
+
+/// ModelOpt's NVFP4: `weight` U8 [N, K/2], `weight_scale` F8_E4M3 [N, K/16], and `weight_scale_2` F32, one value, which multiplies;
+/// upstream modelopt/torch/quantization/qtensor/nvfp4_tensor.py.
+pub(super) fn modelopt(module: Module) -> Result<Source> {
+    let [rows, bytes] = module.matrix("weight", &[DType::U8])?;
+    let part = module.part("weight")?;
+    let cols = bytes.checked_mul(2).ok_or_else(|| module.wrong(part, "fewer columns", bytes))?;
+    module.typed(module.part("weight_scale")?, &[DType::F8E4M3])?;
+    module.shaped("weight_scale", &[rows, cols.div_ceil(16)])?;
+    one_value(&module, "weight_scale_2")?;
+    Ok(module.source(Layout::ModelOptNvFp4, Scheme::NVFP4, [rows, cols]))
+}
+
+/// Checks a scale of the whole tensor.
+fn one_value(module: &Module, role: &str) -> Result<()> {
+    let part = module.part(role)?;
+    module.typed(part, &[DType::F32])?;
+    if part.shape.iter().all(|&dim| dim == 1) {
+        return Ok(());
+    }
+    Err(module.wrong(part, "one value", &part.shape))
 }
 
 /// GPTQ and AWQ GEMM, which share their parts' names: GPTQ's `qweight` is [K·b/32, N], AWQ's [K, N/8]; `scales` are [G, N]

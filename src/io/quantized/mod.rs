@@ -3,11 +3,13 @@
 //! The tensors decide: a module with `weight_packed`, with `qweight`, or with an 8-bit `weight` and its scales is
 //! quantized, whatever config.json says; shapes and types must agree with each other, and the configuration settles what
 //! they leave open. Read: compressed-tensors (pack-, int-, float-, naive-, mxfp8-quantized, nvfp4- and mxfp4-pack-quantized),
-//! GPTQ v1 and v2 with act-order, AWQ GEMM, and FP8 by tensor, channel or block. Weights are matrices; stacked experts
-//! that some engines store in one FP8 tensor, and the packed weights of other tools ([`foreign`]), are refused by name.
+//! GPTQ v1 and v2 with act-order, AWQ GEMM, FP8 by tensor, channel or block, ModelOpt's NVFP4, and gpt-oss' experts in MXFP4.
+//! Other weights are matrices; stacked experts that some engines store in one FP8 tensor, and the packed weights of other
+//! tools ([`foreign`]), are refused by name.
 
 mod bits;
 mod config;
+mod experts;
 mod foreign;
 mod layouts;
 mod module;

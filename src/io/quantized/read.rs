@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::bits::{self, Columns};
+use super::experts::Experts;
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::source::{Layout, RawTensor};
@@ -33,14 +34,17 @@ impl CodeReader<'_> {
             grid: Grid {
                 scales: self.scales(),
                 zero_points: self.zero_points()?,
-                global_scale: self
-                    .parts
-                    .get("weight_global_scale")
-                    .map(|part| floats(part.dtype, self.bytes(part))[0]),
+                global_scale: self.global_scale(),
             },
             g_idx: self.g_idx()?,
         };
         Ok(QTensor { rows: self.rows.len(), cols: self.cols, codes: Codes::Scalar(codes) })
+    }
+
+    /// The divisor of the scales: stored as such, or as the factor that is its reciprocal.
+    fn global_scale(&self) -> Option<f32> {
+        let value = |role: &str| self.parts.get(role).map(|part| floats(part.dtype, self.bytes(part))[0]);
+        value("weight_global_scale").or_else(|| value("weight_scale_2").map(f32::recip))
     }
 
     /// The scheme of these rows: by groups, where they begin within a block.
@@ -76,7 +80,13 @@ impl CodeReader<'_> {
         }
         match self.layout {
             Layout::CompressedPacked | Layout::CompressedNvFp4 | Layout::CompressedMxFp4 => {
-                self.packed_rows(&mut codes)
+                self.packed_rows("weight_packed", &mut codes)
+            }
+            Layout::ModelOptNvFp4 => self.packed_rows("weight", &mut codes),
+            Layout::Mxfp4Experts => {
+                let experts = self.experts();
+                let rows = codes.chunks_exact_mut(self.cols).zip(self.rows.clone());
+                rows.for_each(|(out, row)| experts.codes(row, out));
             }
             Layout::CompressedPlain => self.plain_rows(&mut codes)?,
             Layout::GptqV1 | Layout::GptqV2 => self.gptq_columns(&mut codes),
@@ -86,8 +96,8 @@ impl CodeReader<'_> {
     }
 
     /// Each row is a stream of its own.
-    fn packed_rows(&self, codes: &mut [u8]) {
-        let part = self.part("weight_packed");
+    fn packed_rows(&self, role: &str, codes: &mut [u8]) {
+        let part = self.part(role);
         let stride = part.shape[1] * part.dtype.block_bytes();
         let rows = self.bytes(part).chunks_exact(stride).skip(self.rows.start);
         for (row, stream) in codes.chunks_exact_mut(self.cols).zip(rows) {
@@ -144,6 +154,9 @@ impl CodeReader<'_> {
         if matches!(self.layout, Layout::GptqV1 | Layout::GptqV2 | Layout::Awq) {
             return self.transposed_scales();
         }
+        if self.layout == Layout::Mxfp4Experts {
+            return self.row_by_row(self.expert_scales());
+        }
         let role =
             if self.parts.contains_key("weight_scale_inv") { "weight_scale_inv" } else { "weight_scale" };
         let part = self.part(role);
@@ -151,6 +164,18 @@ impl CodeReader<'_> {
         let size = part.dtype.block_bytes();
         let scales = floats(part.dtype, &self.bytes(part)[entries.start * size..entries.end * size]);
         self.row_by_row(scales)
+    }
+
+    fn experts(&self) -> Experts<'_> {
+        Experts::new(|role| (self.part(role), self.bytes(self.part(role))))
+    }
+
+    fn expert_scales(&self) -> Vec<f32> {
+        let entries = self.entries();
+        let groups = entries.start / self.cols.max(1)..entries.end / self.cols.max(1);
+        let experts = self.experts();
+        let exponents: Vec<u8> = groups.flat_map(|group| experts.exponents(group)).collect();
+        floats(DType::U8, &exponents)
     }
 
     /// The contents of [`CodeReader::entries`], repeated for each row of a block where [`CodeReader::row_scheme`] is by groups.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::config::Config;
 use super::module::Module;
 use super::read::CodeReader;
-use super::{foreign, layouts, words};
+use super::{experts, foreign, layouts, words};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::source::{RawTensor, Source, Stored};
@@ -41,6 +41,9 @@ const FP4: Family = Family {
     roles: &["weight_packed", "weight_scale", "weight_global_scale", "input_global_scale"],
     source: layouts::fp4,
 };
+const MODELOPT: Family =
+    Family { roles: &["weight", "weight_scale", "weight_scale_2", "input_scale"], source: layouts::modelopt };
+const EXPERTS: Family = Family { roles: &[], source: experts::source };
 const INT8: Family = Family {
     roles: &["weight", "weight_scale", "weight_zero_point", "input_scale", "input_zero_point"],
     source: layouts::plain,
@@ -51,8 +54,14 @@ const TRANSPOSED: Family =
     Family { roles: &["qweight", "qzeros", "scales", "g_idx"], source: layouts::transposed };
 
 /// Parts that nothing but a quantized weight has: without it, a shard is missing.
-const NEVER_ALONE: [&str; 5] =
-    ["qzeros", "weight_shape", "weight_zero_point", "weight_global_scale", "weight_scale_inv"];
+const NEVER_ALONE: [&str; 6] = [
+    "qzeros",
+    "weight_shape",
+    "weight_zero_point",
+    "weight_global_scale",
+    "weight_scale_inv",
+    "weight_scale_2",
+];
 
 /// Scales of what attention caches, in a module of their own or beside the projections.
 const CACHED: [&str; 4] = ["k_scale", "v_scale", "q_scale", "kv_scale"];
@@ -81,11 +90,12 @@ pub(crate) fn recognise(
 ) -> Result<Recognised> {
     let config = Config::parse(config, path)?;
     let activation_scales = activation_scales(&mut raw, &config);
-    let families: HashMap<&str, &Family> =
+    let mut families: HashMap<&str, &Family> =
         raw.values().filter_map(|tensor| Some((split(&tensor.name).0, family(tensor, &raw)?))).collect();
+    families.extend(raw.values().filter_map(|tensor| Some((experts::part(tensor, &raw)?.0, &EXPERTS))));
     let mut modules = HashMap::new();
     for tensor in raw.values() {
-        if let Some((module, role)) = role(&tensor.name, &families) {
+        if let Some((module, role)) = part_of(tensor, &raw, &families) {
             let empty = || Module { name: module, parts: Default::default(), files, config: &config };
             modules.entry(module).or_insert_with(empty).parts.insert(role, tensor.clone());
         } else {
@@ -94,7 +104,7 @@ pub(crate) fn recognise(
     }
     let mut sources = IndexMap::with_capacity(raw.len());
     for tensor in raw.values() {
-        let source = match role(&tensor.name, &families) {
+        let source = match part_of(tensor, &raw, &families) {
             None => dense(tensor.clone()),
             Some((name, _)) => match modules.remove(name) {
                 Some(module) => (families[name].source)(module)?,
@@ -136,6 +146,7 @@ fn family(tensor: &RawTensor, raw: &IndexMap<String, RawTensor>) -> Option<&'sta
         ("weight_packed", DType::U8) => Some(&FP4),
         ("weight_packed", _) => Some(&PACKED),
         ("qweight", _) => Some(&TRANSPOSED),
+        ("weight", DType::U8) if beside("_scale") && beside("_scale_2") => Some(&MODELOPT),
         ("weight", DType::I8) if beside("_scale") => Some(&INT8),
         ("weight", DType::F8E4M3 | DType::F8E5M2) if beside("_scale") || beside("_scale_inv") => Some(&FP8),
         _ => None,
@@ -143,10 +154,17 @@ fn family(tensor: &RawTensor, raw: &IndexMap<String, RawTensor>) -> Option<&'sta
 }
 
 /// The module and role of a tensor that is part of a quantized weight.
-fn role<'a>(name: &'a str, families: &HashMap<&str, &Family>) -> Option<(&'a str, &'static str)> {
-    let (module, last) = split(name);
-    let roles = families.get(module)?.roles;
-    roles.iter().find(|&&role| role == last).map(|&role| (module, role))
+fn part_of<'a>(
+    tensor: &'a RawTensor,
+    raw: &IndexMap<String, RawTensor>,
+    families: &HashMap<&str, &Family>,
+) -> Option<(&'a str, &'static str)> {
+    let role = || {
+        let (module, last) = split(&tensor.name);
+        let roles = families.get(module)?.roles;
+        roles.iter().find(|&&role| role == last).map(|&role| (module, role))
+    };
+    experts::part(tensor, raw).or_else(role)
 }
 
 /// A part whose weight is not there, or scales of a tensor that llmc would otherwise take for unscaled FP8.

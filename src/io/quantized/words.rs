@@ -35,6 +35,8 @@ fn layout_name(layout: Layout) -> &'static str {
         Layout::CompressedPlain => "one byte per weight",
         Layout::CompressedNvFp4 => "compressed-tensors nvfp4-pack-quantized",
         Layout::CompressedMxFp4 => "compressed-tensors mxfp4-pack-quantized",
+        Layout::ModelOptNvFp4 => "modelopt nvfp4",
+        Layout::Mxfp4Experts => "mxfp4 experts",
         Layout::GptqV1 => "gptq v1",
         Layout::GptqV2 => "gptq v2",
         Layout::Awq => "awq gemm",
