@@ -57,6 +57,35 @@ fn quantize_then_verify_on_a_lone_file() {
 }
 
 #[test]
+fn shapes_that_a_format_cannot_hold_are_told_with_what_would() {
+    let here = tempfile::tempdir().unwrap();
+    let tensors = [
+        ("layers.0.up.weight".to_owned(), vec![301, 132], weights(1, 301 * 132)),
+        ("layers.0.down.weight".to_owned(), vec![132, 301], weights(2, 132 * 301)),
+    ];
+    write_checkpoint(&here.path().join("model.safetensors"), &tensors);
+    let said = |flags: &str| fails(here.path(), &format!("quantize model.safetensors {flags} -o out"), 1);
+    let nvfp4 = said("--scheme nvfp4");
+    assert!(
+        nvfp4.contains("none of the 2 linears") && nvfp4.contains("301 columns are not a multiple of 16"),
+        "{nvfp4}"
+    );
+    assert!(nvfp4.contains("132 columns") && !nvfp4.contains("llmc plan"), "{nvfp4}");
+    let hint = "compressed-tensors takes these shapes with --scheme w4a16, w8a16, fp8, w8a8";
+    assert!(nvfp4.contains(hint), "{nvfp4}");
+    for flags in ["--scheme w4a16 --format gptq", "--scheme w4a16-asym --format awq"] {
+        let refused = said(flags);
+        assert!(refused.contains("another --format may (compressed-tensors"), "{flags}: {refused}");
+    }
+    // What the hint names works.
+    for scheme in ["w4a16", "w8a16", "fp8", "w8a8"] {
+        let report =
+            json(here.path(), &format!("quantize model.safetensors --scheme {scheme} -o {scheme} --json"));
+        assert_eq!(report["quantized"], 2, "{scheme}");
+    }
+}
+
+#[test]
 fn verify_sees_a_changed_bit() {
     let here = tempfile::tempdir().unwrap();
     let model = fixture("tiny-llama");

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::imatrix::Imatrix;
+use super::imatrix::{Imatrix, architecture};
 use super::store::{Store, StoredBlock};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -64,6 +64,29 @@ impl PriorStatistics {
             kind: Kind::Importance(imatrix),
             digest: blake3::hash(&bytes).to_hex().to_string(),
         })
+    }
+
+    /// Tells which of these linears an importance matrix leaves out. Only those of blocks count: llama-imatrix watches
+    /// no embedding, and the head on request only.
+    pub(crate) fn warn_of_left_out<'a>(
+        &self,
+        checkpoint: &Checkpoint,
+        linears: impl Iterator<Item = &'a str>,
+    ) {
+        let (Kind::Importance(imatrix), Ok(arch)) = (&self.kind, architecture(checkpoint)) else { return };
+        let in_block = |name: &&str| arch.place(name).is_some_and(|place| place.name.starts_with("blk."));
+        let linears: Vec<&str> = linears.filter(in_block).collect();
+        let missing: Vec<&str> =
+            linears.iter().copied().filter(|name| !imatrix.linears.contains_key(*name)).collect();
+        if let Some(some) = missing.chunks(4).next() {
+            tracing::warn!(
+                "the importance matrix leaves out {} of {} linears, which are rounded without: {}{}",
+                missing.len(),
+                linears.len(),
+                some.join(", "),
+                if missing.len() > some.len() { ", …" } else { "" }
+            );
+        }
     }
 
     /// The statistics of a block.

@@ -12,4 +12,4 @@ mod source;
 mod text;
 
 pub(crate) use source::{Content, TextSource};
-pub(crate) use text::Text;
+pub(crate) use text::{Text, warn_of_null_rows};

@@ -1,4 +1,4 @@
-//! Reads the rows of a dataset: parquet (uncompressed or Snappy), JSON lines, a JSON list, CSV with a header. Every row
+//! Reads the rows of a dataset: parquet (uncompressed or Snappy), JSON lines, a JSON list, CSV and TSV with a header. Every row
 //! becomes a JSON object; CSV fields are always texts. Files are hostile: every error names the file and the row.
 
 use std::fs::File;
@@ -11,6 +11,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value as Json;
 
 use super::pages::lying_page;
+use super::source::{Encoding, UTF8_MARK};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::regular_len;
@@ -74,14 +75,29 @@ fn read_file(file: &Path, rows: &mut Vec<Row>) -> Result<()> {
     let opened = File::open(file).map_err(|e| Error::io(file, e))?;
     match extension(file) {
         "parquet" => parquet(file, opened, rows),
-        "jsonl" => json_lines(file, BufReader::new(opened), rows),
-        "json" => json(file, BufReader::new(opened), rows),
-        "csv" => csv(file, opened, rows),
+        "jsonl" => json_lines(file, text(file, opened)?, rows),
+        "json" => json(file, text(file, opened)?, rows),
+        "csv" => csv(file, text(file, opened)?, b',', rows),
+        "tsv" => csv(file, text(file, opened)?, b'\t', rows),
         _ => Err(Error::unsupported(
             format!("{}: llmc cannot read this form of dataset", file.display()),
-            "give .parquet, .jsonl, .json or .csv files",
+            "give .parquet, .jsonl, .json, .csv or .tsv files",
         )),
     }
+}
+
+/// The text of a file, without the mark that its first bytes may be.
+fn text(file: &Path, opened: File) -> Result<BufReader<File>> {
+    let mut reader = BufReader::new(opened);
+    match Encoding::of(reader.fill_buf().map_err(|e| Error::io(file, e))?) {
+        None => {}
+        Some(Encoding::Utf8) => reader.consume(UTF8_MARK.len()),
+        Some(Encoding::Utf16(_)) => {
+            let hint = "convert it: iconv -f UTF-16 -t UTF-8";
+            return Err(Error::malformed(file, "UTF-8 text", "UTF-16", hint));
+        }
+    }
+    Ok(reader)
 }
 
 fn json_lines(file: &Path, reader: impl BufRead, rows: &mut Vec<Row>) -> Result<()> {
@@ -118,8 +134,8 @@ fn json(file: &Path, reader: impl BufRead, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-fn csv(file: &Path, opened: File, rows: &mut Vec<Row>) -> Result<()> {
-    let mut reader = csv::Reader::from_reader(opened);
+fn csv(file: &Path, text: impl BufRead, delimiter: u8, rows: &mut Vec<Row>) -> Result<()> {
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text);
     let headers = reader.headers().map_err(|e| wrong(file, 0, "a header", e))?.clone();
     for (row, record) in reader.records().enumerate() {
         let record = record.map_err(|e| wrong(file, row, "a record as long as the header", e))?;

@@ -22,7 +22,7 @@ pub(crate) enum TextSource {
 pub(crate) enum Content {
     /// Text.
     Text(String),
-    /// Rows: the file is `.jsonl`, `.json` or `.parquet`.
+    /// Rows: the file is `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`.
     Rows(DataTable),
 }
 
@@ -54,7 +54,7 @@ impl TextSource {
         match self {
             TextSource::Stdin => {
                 let name = Path::new("standard input");
-                each(name, Content::Text(utf8(name, stdin()?)?))
+                each(name, Content::Text(text(name, stdin()?)?))
             }
             TextSource::Files(files) => files.iter().try_for_each(|file| each(file, content(file)?)),
         }
@@ -63,15 +63,15 @@ impl TextSource {
 
 fn content(file: &Path) -> Result<Content> {
     Ok(match extension(file) {
-        "jsonl" | "json" | "parquet" => Content::Rows(DataTable::read(&[file.to_owned()])?),
-        _ => Content::Text(utf8(file, bytes(file)?)?),
+        "jsonl" | "json" | "csv" | "tsv" | "parquet" => Content::Rows(DataTable::read(&[file.to_owned()])?),
+        _ => Content::Text(text(file, bytes(file)?)?),
     })
 }
 
 fn bytes(file: &Path) -> Result<Vec<u8>> {
     if file.is_dir() {
         let what = format!("{}: expected a text file, found a folder", file.display());
-        return Err(Error::usage(what, "name a file in it: UTF-8 text, .jsonl or .parquet"));
+        return Err(Error::usage(what, "name a file in it: UTF-8 text, .jsonl, .csv or .parquet"));
     }
     regular_len(file)?;
     std::fs::read(file).map_err(|e| Error::io(file, e))
@@ -83,12 +83,50 @@ fn stdin() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Text in UTF-8, or in UTF-16 where it begins with the mark of that; the mark itself is left out.
+fn text(file: &Path, mut bytes: Vec<u8>) -> Result<String> {
+    match Encoding::of(&bytes) {
+        Some(Encoding::Utf8) => drop(bytes.drain(..UTF8_MARK.len())),
+        Some(Encoding::Utf16(unit)) => return utf16(file, &bytes, unit),
+        None => {}
+    }
+    utf8(file, bytes)
+}
+
+fn utf16(file: &Path, bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String> {
+    let (units, rest) = bytes[2..].as_chunks();
+    let decoded = char::decode_utf16(units.iter().map(|&bytes| unit(bytes))).collect::<Result<String, _>>();
+    decoded.ok().filter(|_| rest.is_empty()).ok_or_else(|| {
+        Error::malformed(file, "UTF-16 text, as its first bytes say", "something else", UNPACK)
+    })
+}
+
+pub(super) const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+const UNPACK: &str =
+    "unpack or convert it (`iconv -f WINDOWS-1252 -t UTF-8`), or give a .jsonl or .parquet file";
+
+/// The encoding that the first bytes of a text name.
+pub(super) enum Encoding {
+    Utf8,
+    /// In the order of bytes that this reads.
+    Utf16(fn([u8; 2]) -> u16),
+}
+
+impl Encoding {
+    pub(super) fn of(bytes: &[u8]) -> Option<Encoding> {
+        match bytes {
+            [0xef, 0xbb, 0xbf, ..] => Some(Encoding::Utf8),
+            [0xff, 0xfe, ..] => Some(Encoding::Utf16(u16::from_le_bytes)),
+            [0xfe, 0xff, ..] => Some(Encoding::Utf16(u16::from_be_bytes)),
+            _ => None,
+        }
+    }
+}
+
 fn utf8(file: &Path, bytes: Vec<u8>) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let found = format!("byte 0x{:02x} at offset {at}", e.as_bytes()[at]);
-        let hint =
-            "unpack or convert it (`iconv -f WINDOWS-1252 -t UTF-8`), or give a .jsonl or .parquet file";
-        Error::malformed(file, "UTF-8 text", found, hint)
+        Error::malformed(file, "UTF-8 text", found, UNPACK)
     })
 }

@@ -1,9 +1,9 @@
 //! The text to evaluate a model on, as one string.
 //!
-//! A `.jsonl`, `.json` or `.parquet` file has one text per row. Rows are joined by an empty line, as the papers' scripts do with
+//! A `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file has one text per row; rows of null are left out, aloud. Rows are joined by an empty line, as the papers' scripts do with
 //! wikitext (`"\n\n".join(test["text"])`, e.g. <https://github.com/IST-DASLab/gptq/blob/main/datautils.py>). llama.cpp's
 //! `wiki.test.raw` is the same text with single line breaks: figures from the two do not compare.
-//! Any other file is the text itself, byte for byte. Downloads nothing.
+//! Any other file is the text itself, byte for byte but for a byte order mark (UTF-16 becomes UTF-8). Downloads nothing.
 
 use std::path::Path;
 
@@ -57,7 +57,20 @@ impl Text {
 }
 
 fn column(file: &Path, table: DataTable) -> Result<Vec<String>> {
-    table.rows.into_iter().enumerate().map(|(number, row)| row_text(file, number, row)).collect()
+    let rows = table.rows.len();
+    let given = |(_, row): &(usize, Row)| row.get(COLUMN) != Some(&Value::Null);
+    let rows_with_text = table.rows.into_iter().enumerate().filter(given);
+    let texts: Vec<String> =
+        rows_with_text.map(|(number, row)| row_text(file, number, row)).collect::<Result<_>>()?;
+    warn_of_null_rows(file, rows - texts.len());
+    Ok(texts)
+}
+
+/// Tells how many rows of a table have null in the place of a text.
+pub(crate) fn warn_of_null_rows(file: &Path, rows: usize) {
+    if rows > 0 {
+        tracing::warn!("{}: {rows} rows have null instead of a text: left out", file.display());
+    }
 }
 
 fn row_text(file: &Path, number: usize, mut row: Row) -> Result<String> {

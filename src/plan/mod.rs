@@ -8,6 +8,7 @@ mod format;
 mod fuse;
 mod globs;
 mod input;
+mod nothing;
 mod planner;
 mod request;
 mod resolved;

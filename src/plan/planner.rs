@@ -63,31 +63,6 @@ impl Plan {
             "leave --kv-cache out",
         ))
     }
-
-    fn refuse_nothing(&self) -> Result<()> {
-        let any = self.tensors.iter().any(|tensor| matches!(tensor.action, Action::Quantize(_)));
-        if self.request.scheme.is_none() || any {
-            return Ok(());
-        }
-        let refused: Vec<&str> = self
-            .tensors
-            .iter()
-            .filter(|tensor| tensor.substituted)
-            .filter_map(|tensor| tensor.note.as_deref())
-            .collect();
-        let Some(first) = refused.first() else {
-            let what =
-                format!("none of the {} tensors of this checkpoint is quantized by rule", self.tensors.len());
-            let hint = "`llmc inspect` lists them; --include takes globs of those that you want";
-            return Err(Error::unsupported(what, hint));
-        };
-        let what =
-            format!("{} holds none of the {} linears: {first}", self.request.format.name(), refused.len());
-        Err(Error::unsupported(
-            what,
-            "`llmc plan` with the same flags says why each stays dense; another --format or --scheme may hold them",
-        ))
-    }
 }
 
 struct Planner<'a> {

@@ -14,6 +14,9 @@ use crate::model::{self, Arch, Network, TensorRole};
 use crate::tensor::DType;
 
 const TRANSPOSED_STACK: &str = "a stack stored as [experts, in, out]";
+/// Source: `SequentialLlama4TextExperts`, <https://github.com/huggingface/transformers/blob/main/src/transformers/quantizers/base.py>.
+const LLAMA4_STACK: &str = "a stack stored as [experts, in, out]; transformers splits Llama 4's experts when it loads \
+    compressed-tensors, and does not find them in this output";
 
 /// The roles of a checkpoint's tensors, by Hugging Face name.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,8 +24,8 @@ pub struct Roles {
     arch: Option<&'static Arch>,
     /// True if an architecture without a description stores some linears as [in, out] (`Conv1D`).
     conv1d: bool,
-    /// True if an architecture stores stacks of experts as [experts, in, out].
-    transposed_stacks: bool,
+    /// The reason to leave stacks of experts dense, if an architecture stores them as [experts, in, out].
+    transposed_stacks: Option<&'static str>,
     /// The number of layers, where those beyond predict further tokens.
     layers: Option<usize>,
     /// True for a model that is nothing but a tower: its linears are what there is to quantize.
@@ -36,7 +39,11 @@ impl Roles {
         Roles {
             arch: config.and_then(model::find),
             conv1d: matches!(model_type, Some("openai-gpt" | "imagegpt" | "decision_transformer")),
-            transposed_stacks: matches!(model_type, Some("gpt_oss" | "llama4" | "llama4_text")),
+            transposed_stacks: match model_type {
+                Some("gpt_oss") => Some(TRANSPOSED_STACK),
+                Some("llama4" | "llama4_text") => Some(LLAMA4_STACK),
+                _ => None,
+            },
             layers: config.and_then(predicting_from),
             only_towers: false,
         }
@@ -52,8 +59,10 @@ impl Roles {
     pub(crate) fn role(&self, name: &str, shape: &[usize], dtype: DType) -> Role {
         match unfit(name, shape, dtype) {
             Some(reason) => Role::Other(reason),
-            None if shape.len() == 3 && self.transposed_stacks => Role::Unsupported(TRANSPOSED_STACK),
-            None => self.described(name).unwrap_or_else(|| self.guessed(name)),
+            None => match self.transposed_stacks {
+                Some(reason) if shape.len() == 3 => Role::Unsupported(reason),
+                _ => self.described(name).unwrap_or_else(|| self.guessed(name)),
+            },
         }
     }
 
@@ -317,6 +326,13 @@ mod tests {
         let gpt_oss = Roles::of(Some(&json!({ "model_type": "gpt_oss" })));
         let stack = gpt_oss.role("model.layers.0.mlp.experts.down_proj", &[8, 64, 32], DType::BF16);
         assert_eq!(stack, Role::Unsupported(TRANSPOSED_STACK));
+        let llama4 = Roles::of(Some(&json!({ "model_type": "llama4" })));
+        let stack = llama4.role(
+            "language_model.model.layers.0.feed_forward.experts.down_proj",
+            &[8, 64, 32],
+            DType::BF16,
+        );
+        assert_eq!(stack, Role::Unsupported(LLAMA4_STACK));
     }
 
     #[test]

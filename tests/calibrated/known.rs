@@ -1,6 +1,6 @@
 //! Statistics that an earlier run has gathered, in the place of text.
 
-use crate::common::{fails, ok};
+use crate::common::{fails, ok, run};
 use crate::model::{Model, open, values};
 
 const TEXT: &str = "--data text.txt --samples 6 --seq-len 64";
@@ -40,6 +40,27 @@ fn what_needs_no_later_inputs_is_the_same_as_from_text() {
     }
     ok(here, "verify stats-made --against model");
     ok(here, "quantize model --scheme w8a8 --method smoothquant,rtn --stats stats -o smooth");
+}
+
+#[test]
+fn linears_that_an_importance_matrix_leaves_out_are_told() {
+    let folder = Model::of("tiny-llama").folder();
+    let here = folder.path();
+    ok(here, &format!("calibrate model {TEXT} -o stats --imatrix whole.gguf"));
+    let mut bytes = std::fs::read(here.join("whole.gguf")).unwrap();
+    let renamed = (0..bytes.len() - 6).filter(|at| bytes[*at..].starts_with(b"blk.1.")).collect::<Vec<_>>();
+    assert_eq!(renamed.len(), 14, "sums and counts of seven linears");
+    renamed.iter().for_each(|at| bytes[at + 4] = b'7');
+    std::fs::write(here.join("half.gguf"), bytes).unwrap();
+    let told = |stats: &str, out: &str| {
+        let output = run(here, &format!("quantize model --scheme q4_0 --stats {stats} -o {out}"));
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let half = told("half.gguf", "half-made.gguf");
+    assert!(half.contains("leaves out 7 of 14 linears, which are rounded without"), "{half}");
+    assert!(half.contains("model.layers.1.") && !half.contains("model.layers.0."), "{half}");
+    assert!(!told("whole.gguf", "whole-made.gguf").contains("leaves out"));
 }
 
 #[test]

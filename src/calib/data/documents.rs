@@ -7,7 +7,7 @@
 //! - `prompt`, `instruction` or `question`, with `response`, `completion`, `output` or `answer`: text, one after the other;
 //!   an `input` stands between them.
 //!
-//! Documents without text are left out. Of a source much larger than what is asked for, parts that are spread over the
+//! Documents without text are left out, and so are rows that have null instead of one. Of a source much larger than what is asked for, parts that are spread over the
 //! whole are read, so that tokenizing does not take longer than calibrating.
 
 use std::path::Path;
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::spread::spread;
 use crate::corpus::rows::Row;
-use crate::corpus::{Content, TextSource};
+use crate::corpus::{Content, TextSource, warn_of_null_rows};
 use crate::engine::{ChatTemplate, Message, Tokenizer};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
@@ -72,9 +72,11 @@ pub(crate) fn read(name: &str, source: &TextSource) -> Result<Vec<Document>> {
         match content {
             Content::Text(text) => documents.push(Document::Text(text)),
             Content::Rows(table) => {
+                let before = documents.len();
                 for (number, row) in table.rows.iter().enumerate() {
-                    documents.push(document(file, number, row)?);
+                    documents.extend(document(file, number, row)?);
                 }
+                warn_of_null_rows(file, before + table.rows.len() - documents.len());
             }
         }
         Ok(())
@@ -102,15 +104,17 @@ pub(crate) fn thin(documents: Vec<Document>, bytes: usize, random: &mut SplitMix
     chosen.map(|(_, document)| document).collect()
 }
 
-fn document(file: &Path, number: usize, row: &Row) -> Result<Document> {
+/// The document of a row; `None` where it has null instead of a text.
+fn document(file: &Path, number: usize, row: &Row) -> Result<Option<Document>> {
     let wrong = |expected: &str, found: String| {
         let hint = "the forms of rows that llmc reads are in calibration/README.md";
         Error::malformed_tensor(file, format!("row {number}"), expected, found, hint)
     };
-    if let Some(turns) = CONVERSATIONS.iter().find_map(|name| row.get(*name)) {
+    let given = |name: &&str| row.get(*name).filter(|value| !value.is_null());
+    if let Some(turns) = CONVERSATIONS.iter().find_map(given) {
         let messages = turns.as_array().and_then(|turns| turns.iter().map(message).collect());
         let expected = "a list of messages with role and content";
-        return Ok(Document::Chat(number, messages.ok_or_else(|| wrong(expected, shown(turns)))?));
+        return Ok(Some(Document::Chat(number, messages.ok_or_else(|| wrong(expected, shown(turns)))?)));
     }
     let text = |names: &[&str]| names.iter().find_map(|name| row.get(*name)?.as_str());
     let pair = || Some([text(&PROMPTS)?, text(&["input"]).unwrap_or_default(), text(&RESPONSES)?]);
@@ -118,7 +122,17 @@ fn document(file: &Path, number: usize, row: &Row) -> Result<Document> {
     let joined = || pair().map(|parts| parts.map(str::trim).join("\n").replace("\n\n", "\n"));
     let expected = "text, messages, or a prompt and a response";
     let columns = || row.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    whole.or_else(joined).map(Document::Text).ok_or_else(|| wrong(expected, columns()))
+    match whole.or_else(joined) {
+        Some(text) => Ok(Some(Document::Text(text))),
+        None if has_null(row) => Ok(None),
+        None => Err(wrong(expected, columns())),
+    }
+}
+
+/// Returns true if a column that could have made a document holds null.
+fn has_null(row: &Row) -> bool {
+    let mut known = CONVERSATIONS.iter().chain(&TEXTS).chain(&PROMPTS).chain(&RESPONSES);
+    known.any(|name| row.get(*name) == Some(&Value::Null))
 }
 
 /// One turn; `None` where it is none.

@@ -212,6 +212,7 @@ fn what_does_not_do_is_named() {
         ("empty.txt", " \n"),
         ("rows.jsonl", "{\"text\": \"x\"}\n{\"body\": \"x\"}"),
         ("turns.jsonl", "{\"messages\": [{\"role\": \"user\"}]}"),
+        ("nulls.jsonl", "{\"text\": null}\n{\"instruction\": \"x\", \"output\": null}\n{\"messages\": null}"),
     ]);
     let of = |data: &str| Calibration { data: vec![data.to_owned()], ..Calibration::default() };
     let check = |calibration: Calibration, expected: &str| {
@@ -221,6 +222,7 @@ fn what_does_not_do_is_named() {
     check(of(&paths[0]), "empty.txt: expected text to calibrate on, found none");
     check(of(&paths[1]), "row 1: expected text, messages, or a prompt and a response, found body");
     check(of(&paths[2]), "row 0: expected a list of messages with role and content");
+    check(of(&paths[3]), "nulls.jsonl: expected text to calibrate on, found none");
     check(of(folder.path().to_str().unwrap()), "expected a text file, found a folder");
     check(of("no/such.txt"), "no such dataset in");
     check(

@@ -76,6 +76,48 @@ fn rows_are_joined_by_an_empty_line() {
 }
 
 #[test]
+fn marks_and_utf_16_are_read() {
+    assert_eq!(text("a.txt", b"\xef\xbb\xbfna\xc3\xafve").unwrap(), "naïve");
+    let little: Vec<u8> = "\u{feff}naïve 🦙".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert_eq!(text("a.txt", &little).unwrap(), "naïve 🦙");
+    let big: Vec<u8> = "\u{feff}naïve 🦙".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    assert_eq!(text("a.txt", &big).unwrap(), "naïve 🦙");
+    // Half a pair of surrogates, and half a unit.
+    for broken in [&little[..little.len() - 2], &little[..little.len() - 1]] {
+        let broken = message(text("a.txt", broken));
+        assert!(broken.contains("expected UTF-16 text") && broken.contains("iconv"), "{broken}");
+    }
+    assert_eq!(text("a.jsonl", b"\xef\xbb\xbf{\"text\": \"one\"}\n").unwrap(), "one");
+    assert_eq!(text("a.json", b"\xef\xbb\xbf[{\"text\": \"one\"}]").unwrap(), "one");
+    let table = message(text("a.jsonl", &little));
+    assert!(
+        table.contains("expected UTF-8 text, found UTF-16") && table.contains("iconv -f UTF-16"),
+        "{table}"
+    );
+}
+
+#[test]
+fn columns_named_text_are_read_of_csv_and_tsv() {
+    let csv = b"\xef\xbb\xbfid,text\r\n1,\"one, and \"\"more\"\"\"\r\n2,\"two\nlines\"\r\n";
+    assert_eq!(text("a.csv", csv).unwrap(), "one, and \"more\"\n\ntwo\nlines");
+    assert_eq!(text("a.tsv", b"text\tid\none, two\t1\n").unwrap(), "one, two");
+    let other = message(text("a.csv", b"id,body\n1,one\n"));
+    assert!(other.contains("row 0: expected text under \"text\", found id, body"), "{other}");
+    let short = message(text("a.csv", b"id,text\n1\n"));
+    assert!(short.contains("row 0: expected a record as long as the header"), "{short}");
+}
+
+#[test]
+fn rows_of_null_are_left_out() {
+    let lines = b"{\"text\": null}\n{\"text\": \"one\"}\n{\"text\": null}\n{\"text\": \"two\"}";
+    assert_eq!(text("a.jsonl", lines).unwrap(), "one\n\ntwo");
+    let none = message(text("a.jsonl", b"{\"text\": null}"));
+    assert!(none.contains("expected text, found none"), "{none}");
+    let later = message(text("a.jsonl", b"{\"text\": null}\n{\"text\": 1}"));
+    assert!(later.contains("row 1: expected text under \"text\", found 1"), "{later}");
+}
+
+#[test]
 fn bad_texts_are_named() {
     let utf8 = message(text("a.txt", b"ok \xe9t\xe9"));
     assert!(

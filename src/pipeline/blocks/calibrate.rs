@@ -20,7 +20,7 @@ use crate::model::BlockLayout;
 use crate::pipeline::options::Options;
 use crate::pipeline::output::{Journal, Workspace, input_digest, model_digest};
 use crate::pipeline::stream::BlockResult;
-use crate::plan::{Plan, SINGLE_FILE_NAME};
+use crate::plan::{Action, Plan, SINGLE_FILE_NAME, TensorPlan};
 use crate::stage::{Scope, Stage};
 use crate::statistics::{Needs, Statistics};
 
@@ -112,7 +112,16 @@ pub(crate) fn recall(
     let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
     let needs = stages.iter().fold(first, |needs, stage| needs.union(stage.needs()));
     let blocks = CheckpointWeights(Arc::clone(checkpoint)).model()?.layers.len();
-    PriorStatistics::open(paths, checkpoint, &model_digest(checkpoint, weights), blocks, needs)
+    let prior = PriorStatistics::open(paths, checkpoint, &model_digest(checkpoint, weights), blocks, needs)?;
+    prior.warn_of_left_out(checkpoint, quantized_linears(plan));
+    Ok(prior)
+}
+
+/// The sources of the linears that a plan quantizes.
+fn quantized_linears(plan: &Plan) -> impl Iterator<Item = &str> {
+    let quantized = |tensor: &&TensorPlan| tensor.linear && matches!(tensor.action, Action::Quantize(_));
+    let pieces = plan.tensors.iter().filter(quantized).flat_map(|tensor| &tensor.output.pieces);
+    pieces.map(|piece| piece.source.as_str())
 }
 
 /// The key of the journal: blake3 over everything that the statistics depend on.
