@@ -11,7 +11,7 @@ use crate::recipe::Calibration;
 /// The flags of a calibration set.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct CalibrationArguments {
-    /// Calibrate on this: a text, .jsonl, .parquet, a hub dataset (org/name:split), or self, which the model writes; with a
+    /// Calibrate on this: a text, .jsonl, .csv, .parquet, a hub dataset (org/name:split), or self, which the model writes; with a
     /// weight: 0.7*FILE (repeatable)
     #[arg(long, value_name = "SOURCE")]
     data: Vec<String>,

@@ -6,6 +6,7 @@
 
 pub(crate) mod cache;
 mod dataset;
+mod encoding;
 mod pages;
 pub mod rows;
 mod source;

@@ -10,8 +10,8 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value as Json;
 
+use super::encoding::{Encoding, UTF8_MARK};
 use super::pages::lying_page;
-use super::source::{Encoding, UTF8_MARK};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::regular_len;

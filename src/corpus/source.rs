@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::dataset;
+use super::encoding::{Encoding, UTF8_MARK};
 use super::rows::{DataTable, extension};
 use crate::error::{Error, Result};
 use crate::io::regular_len;
@@ -94,34 +95,15 @@ fn text(file: &Path, mut bytes: Vec<u8>) -> Result<String> {
 }
 
 fn utf16(file: &Path, bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String> {
-    let (units, rest) = bytes[2..].as_chunks();
+    let (units, rest) = bytes[2..].as_chunks::<2>();
     let decoded = char::decode_utf16(units.iter().map(|&bytes| unit(bytes))).collect::<Result<String, _>>();
     decoded.ok().filter(|_| rest.is_empty()).ok_or_else(|| {
         Error::malformed(file, "UTF-16 text, as its first bytes say", "something else", UNPACK)
     })
 }
 
-pub(super) const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const UNPACK: &str =
     "unpack or convert it (`iconv -f WINDOWS-1252 -t UTF-8`), or give a .jsonl or .parquet file";
-
-/// The encoding that the first bytes of a text name.
-pub(super) enum Encoding {
-    Utf8,
-    /// In the order of bytes that this reads.
-    Utf16(fn([u8; 2]) -> u16),
-}
-
-impl Encoding {
-    pub(super) fn of(bytes: &[u8]) -> Option<Encoding> {
-        match bytes {
-            [0xef, 0xbb, 0xbf, ..] => Some(Encoding::Utf8),
-            [0xff, 0xfe, ..] => Some(Encoding::Utf16(u16::from_le_bytes)),
-            [0xfe, 0xff, ..] => Some(Encoding::Utf16(u16::from_be_bytes)),
-            _ => None,
-        }
-    }
-}
 
 fn utf8(file: &Path, bytes: Vec<u8>) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| {

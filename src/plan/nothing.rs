@@ -45,17 +45,12 @@ impl Plan {
         if names.is_empty() {
             names = PRESETS.iter().map(|preset| preset.name).filter(holds).take(SHOWN).collect();
         }
-        match names.is_empty() {
-            true => format!(
-                "no scheme of {} takes these shapes; another --format may (compressed-tensors takes integers and FP8 matrices of any shape)",
-                self.request.format.name()
-            ),
-            false => format!(
-                "{} takes these shapes with --scheme {}",
-                self.request.format.name(),
-                names.join(", ")
-            ),
+        let format = self.request.format.name();
+        if names.is_empty() {
+            let others = "compressed-tensors takes integers and FP8 matrices of any shape";
+            return format!("no scheme of {format} takes these shapes; another --format may ({others})");
         }
+        format!("{format} takes these shapes with --scheme {}", names.join(", "))
     }
 
     fn would_hold(&self, preset: &presets::Preset, tensor: &TensorPlan) -> bool {

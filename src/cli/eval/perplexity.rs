@@ -21,7 +21,7 @@ use crate::job::Perplexity;
 pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
-    /// UTF-8 text, .jsonl or .parquet with a column `text`, or a dataset in the hub's cache (org/name:config/split)
+    /// UTF-8 text, .jsonl, .csv or .parquet with a column `text`, or a dataset in the hub's cache (org/name:config/split)
     #[arg(long, value_name = "FILE|DATASET")]
     data: String,
     /// Rule for windows and scored tokens

@@ -35,7 +35,15 @@ pub(crate) struct Rebuilt {
 pub(crate) fn rebuild(files: &[SideFile], settings: [&Json; 2], config: &Json) -> Result<Option<Rebuilt>> {
     match files.iter().find(|file| PIECE_MODELS.contains(&file.name.as_str())) {
         Some(file) => from_pieces(file, settings[0]).map(Some),
-        None => vocab_merges::rebuild(files, settings, config),
+        None => {
+            let found = vocab_merges::rebuild(files, settings, config)?;
+            Ok(found.map(|(file, [tokenizer, special_tokens])| Rebuilt {
+                file,
+                tokenizer,
+                special_tokens,
+                pieces: None,
+            }))
+        }
     }
 }
 

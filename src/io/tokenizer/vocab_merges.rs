@@ -6,11 +6,11 @@
 //! <https://github.com/huggingface/transformers/blob/main/src/transformers/models/qwen2/tokenization_qwen2.py>.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
 use super::pre;
-use super::rebuild::Rebuilt;
 use crate::error::{Error, Result};
 use crate::io::SideFile;
 use crate::json;
@@ -61,8 +61,13 @@ impl Class {
     }
 }
 
-/// Builds the tokenizer; `None` where the files are not there, or are of another class.
-pub(super) fn rebuild(files: &[SideFile], settings: [&Value; 2], config: &Value) -> Result<Option<Rebuilt>> {
+/// Builds the tokenizer: the path of vocab.json, a tokenizer.json, and the special tokens that the class itself has, as
+/// special_tokens_map.json lists them. `None` where the files are not there, or are of another class.
+pub(super) fn rebuild(
+    files: &[SideFile],
+    settings: [&Value; 2],
+    config: &Value,
+) -> Result<Option<(PathBuf, [Value; 2])>> {
     let Some(class) = Class::of(settings[0], config) else { return Ok(None) };
     let find = |name: &str| files.iter().find(|file| file.name == name);
     let (Some(vocabulary), Some(merges)) = (find("vocab.json"), find("merges.txt")) else { return Ok(None) };
@@ -83,7 +88,7 @@ pub(super) fn rebuild(files: &[SideFile], settings: [&Value; 2], config: &Value)
         "decoder": byte_level(true),
         "model": model(vocabulary, &merges.content()?),
     });
-    Ok(Some(Rebuilt { file, tokenizer, special_tokens: default_tokens(class, &added), pieces: None }))
+    Ok(Some((file, [tokenizer, default_tokens(class, &added)])))
 }
 
 fn model(vocabulary: Map<String, Value>, merges: &[u8]) -> Value {

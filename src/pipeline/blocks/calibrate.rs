@@ -120,8 +120,7 @@ pub(crate) fn recall(
 /// The sources of the linears that a plan quantizes.
 fn quantized_linears(plan: &Plan) -> impl Iterator<Item = &str> {
     let quantized = |tensor: &&TensorPlan| tensor.linear && matches!(tensor.action, Action::Quantize(_));
-    let pieces = plan.tensors.iter().filter(quantized).flat_map(|tensor| &tensor.output.pieces);
-    pieces.map(|piece| piece.source.as_str())
+    plan.tensors.iter().filter(quantized).flat_map(TensorPlan::sources)
 }
 
 /// The key of the journal: blake3 over everything that the statistics depend on.
