@@ -160,5 +160,66 @@ def recipe_seeds():
     put("recipe", "globs", 'exclude = ["[", "{a,b", "**/x", "a\\\\"]\n')
 
 
-for seeds in (safetensors_seeds, index_seeds, gguf_seeds, open_seeds, recipe_seeds):
+def template_seeds():
+    for path in sorted((Path(__file__).parent.parent / "fixtures" / "chat").glob("*.jinja")):
+        put("chat_template", path.name, path.read_bytes())
+    loop = "{% set ns = namespace(x=[0]) %}{% for i in range(9999) %}{% set ns.x = STEP %}{% endfor %}{{ ns.x }}"
+    bombs = {
+        "nested": loop.replace("STEP", "[ns.x]"), "doubled": loop.replace("STEP", "[ns.x, ns.x]"),
+        "added": loop.replace("STEP", "ns.x + ns.x"), "text": loop.replace("STEP", "ns.x ~ ns.x"),
+        "cycle": loop.replace("STEP", "ns"), "sliced": loop.replace("STEP", "ns.x[1:]"),
+        "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "format": "{{ '{:>4000000000}'.format('x') }}{{ '%4000000000d'|format(1) }}",
+        "macro": "{% macro m(x) %}{{ m([x, x]) }}{% endmacro %}{{ m(1) }}",
+        "filters": "{{ messages|map(attribute='role')|unique|sort|join(',') }}{{ messages|groupby('role') }}{{ messages[::-1]|batch(2)|list }}",
+        "json": "{{ messages|tojson(indent=2) }}{{ strftime_now('%d %b %Y') }}{{ raise_exception('no') }}",
+    }
+    for name, text in bombs.items():
+        put("chat_template", name, text)
+        if name not in ("filters", "json"):
+            put("task_template", name, text)
+    line = "{{ question }}\n{% for c in choices %}{{ loop.index }}. {{ c }}\n{% endfor %}"
+    put("task_template", "question", line + "Answer:\n----\nchoices")
+    put("task_template", "regex", "{{ question|regex_replace('([0-9])+ .', '<$1>')|trim }}\n----\n[choices[answer], label]")
+    put("task_template", "index", "{{ context.label|index_of(label) }}\n----\ncontext.text|map('upper')|list")
+    put("task_template", "slow_regex", "{{ (question * 500)|regex_replace('.*[^A-Z]|[A-Z]', '') }}")
+
+
+def tokenizer_seeds():
+    bpe = {"type": "BPE", "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
+           "byte_fallback": False, "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3, "\u0120": 4}, "merges": ["a b"]}
+    unigram = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["\u2581", -2.0]], "byte_fallback": False}
+    words = {"type": "WordPiece", "unk_token": "a", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+             "vocab": {"a": 0, "##b": 1}}
+    level = {"type": "WordLevel", "unk_token": "a", "vocab": {"a": 0, "b": 1}}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    split = {"type": "Split", "pattern": {"Regex": "\\s+(?!\\S)|\\p{L}+"}, "behavior": "Isolated", "invert": False}
+    special = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    template = {"type": "TemplateProcessing", "single": [special, first], "pair": [first, second],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    chain = {"type": "Sequence", "decoders": [dict(replace), {"type": "ByteFallback"}, {"type": "Fuse"}, strip]}
+    several = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, replace, {"type": "NFKC"}, {"type": "Lowercase"}]}
+    cuts = {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    charsmap = {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAABhAA=="}
+    added = [{"id": 0, "content": "<s>", "single_word": False, "lstrip": False, "rstrip": True, "normalized": False, "special": True}]
+    parts = {
+        "bpe": (bpe, None, byte_level, template, byte_level), "split": (bpe, {"type": "NFC"}, cuts, byte_level, byte_level),
+        "unigram": (unigram, charsmap, metaspace, None, metaspace), "llama": (bpe, several, None, template, chain),
+        "bert": (words, {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
+                 {"type": "BertPreTokenizer"}, {"type": "BertProcessing", "sep": ["a", 0], "cls": ["a", 0]},
+                 {"type": "WordPiece", "prefix": "##", "cleanup": True}),
+        "words": (level, {"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "FixedLength", "length": 2}, None,
+                  {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}),
+    }
+    for name, (model, normalizer, pre_tokenizer, post_processor, decoder) in parts.items():
+        put("tokenizer", name, json.dumps({
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": normalizer,
+            "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": decoder, "model": model}))
+
+
+for seeds in (safetensors_seeds, index_seeds, gguf_seeds, open_seeds, recipe_seeds, template_seeds, tokenizer_seeds):
     seeds()

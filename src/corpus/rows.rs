@@ -15,16 +15,17 @@ use super::pages::lying_page;
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::regular_len;
+use crate::panics;
 
 /// The most rows of a parquet file: so many, and so many more for each of its bytes. A column that repeats one value takes next
 /// to none.
 const MOST_ROWS: [u64; 2] = [1 << 20, 64];
 /// The columns of a row by name.
-pub(crate) type Row = serde_json::Map<String, Json>;
+pub type Row = serde_json::Map<String, Json>;
 
 /// The location of a row in a dataset, for errors.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RowLocation<'a> {
+pub struct RowLocation<'a> {
     /// The file.
     pub file: &'a Path,
     /// The row's number in the file, from 0.
@@ -147,9 +148,8 @@ fn csv(file: &Path, text: impl BufRead, delimiter: u8, rows: &mut Vec<Row>) -> R
 
 /// Reads a parquet file. Catches panics: the `parquet` crate panics on some broken files that pass the checks here.
 fn parquet(file: &Path, opened: File, rows: &mut Vec<Row>) -> Result<()> {
-    let read = std::panic::AssertUnwindSafe(|| parquet_rows(file, opened));
-    let read = std::panic::catch_unwind(read).unwrap_or_else(|_| Err(broken(file, "damaged data")));
-    rows.extend(read?);
+    let read = panics::caught(|| parquet_rows(file, opened));
+    rows.extend(read.unwrap_or_else(|_| Err(broken(file, "damaged data")))?);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Chat templates: turn a conversation into the text format that a chat model was trained on.
 //!
-//! A template is a Jinja program that comes with the model, so it is untrusted code: it has no access to files and stops after
-//! [`FUEL`] instructions. The environment is that of transformers (`_compile_jinja_template` in
+//! A template is a Jinja program that comes with the model, so it is untrusted code: [`crate::jinja`] runs it within bounds. The
+//! environment is that of transformers (`_compile_jinja_template` in
 //! <https://github.com/huggingface/transformers/blob/main/src/transformers/utils/chat_template_utils.py>). Not supported:
 //! tools, documents, messages of several parts.
 
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, Value, context};
+use minijinja::{ErrorKind, Value, context};
 use serde::Serialize;
 
 use super::tokenizer::Tokenizer;
@@ -22,9 +22,8 @@ use super::tokenizer_configs::{TokenizerConfigs, side_file, side_json};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::tokenizer::{SPECIAL_TOKENS, default_template};
+use crate::jinja::{Failure, Limit, Sandbox};
 
-/// The limit on a template's instructions; a message needs some hundreds.
-const FUEL: u64 = 5_000_000;
 /// The turn ends of well-known templates. The EOS of some base models is only the end of a text.
 const TURN_ENDS: &[&str] =
     &["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|END_OF_TURN_TOKEN|>"];
@@ -48,7 +47,7 @@ impl Message {
 /// The chat template of one checkpoint.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    sandbox: Sandbox,
     source: String,
     /// The template's file, for errors.
     file: PathBuf,
@@ -77,14 +76,18 @@ impl ChatTemplate {
         ChatTemplate::parse(file, &template, special_tokens)
     }
 
-    fn parse(
+    /// Compiles a template. `file` is its name in errors; `special_tokens` are texts by name (`bos_token`).
+    ///
+    /// # Errors
+    /// A template that is not valid Jinja.
+    pub fn parse(
         file: PathBuf,
         template: &str,
         special_tokens: BTreeMap<&'static str, String>,
     ) -> Result<ChatTemplate> {
-        let mut environment = environment();
+        let sandbox = sandbox();
         let source = without_generation_tags(template).into_owned();
-        environment.add_template_owned("chat", source.clone()).map_err(|e| {
+        sandbox.check(&source).map_err(|e| {
             Error::malformed(
                 &file,
                 "a Jinja template",
@@ -92,21 +95,21 @@ impl ChatTemplate {
                 "get the chat template again from the model's source",
             )
         })?;
-        Ok(ChatTemplate { environment, source, file, special_tokens })
+        Ok(ChatTemplate { sandbox, source, file, special_tokens })
     }
 
     /// Renders a conversation as text. With `add_generation_prompt` the text ends where the assistant's answer begins.
     /// The text contains all special tokens, including BOS: encode it without adding any.
     ///
     /// # Errors
-    /// A conversation that the template refuses: some accept no system message, or only alternating roles.
+    /// A conversation that the template refuses: some accept no system message, or only alternating roles. A template that goes
+    /// past a limit.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let context = context! {
             messages => Serde(messages), add_generation_prompt, tools => (), documents => (),
             ..Value::from_pairs(self.special_tokens.iter().map(|(name, text)| (*name, text.as_str())))
         };
-        let template = self.environment.get_template("chat").map_err(|e| self.refused(e))?;
-        template.render(context).map_err(|e| self.refused(e))
+        self.sandbox.render(&self.source, context).map_err(|failure| self.failed(failure))
     }
 
     /// The tokens that end a turn: they occur in the template, and the tokenizer has an id for them.
@@ -115,9 +118,18 @@ impl ChatTemplate {
         ends.filter_map(|end| tokenizer.id(end)).collect()
     }
 
-    fn refused(&self, error: minijinja::Error) -> Error {
+    fn failed(&self, failure: Failure) -> Error {
+        let file = self.file.display();
+        let error = match failure {
+            Failure::Limit(limit) => {
+                let what = format!("{file}: the chat template cannot be rendered: {limit}");
+                let hint = "get the chat template again from the model's source, or leave --chat out";
+                return Error::unsupported(what, hint);
+            }
+            Failure::Template(error) => error,
+        };
         let reason = error.detail().map_or_else(|| error.to_string(), str::to_owned);
-        let what = format!("{}: the chat template refuses this conversation: {reason}", self.file.display());
+        let what = format!("{file}: the chat template refuses this conversation: {reason}");
         Error::unsupported(what, "leave out --system if the model does not support it, or leave --chat out")
     }
 }
@@ -141,16 +153,13 @@ fn find(checkpoint: &Checkpoint, configs: &TokenizerConfigs) -> Result<Option<(P
     }))
 }
 
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
+fn sandbox() -> Sandbox {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the delimiters are the usual ones"));
-    environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", json::tojson);
-    environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", strftime_now);
-    environment
+    let mut sandbox = Sandbox::new(syntax.expect("the delimiters are the usual ones"));
+    sandbox.environment.add_filter("tojson", json::tojson);
+    sandbox.environment.add_function("raise_exception", raise_exception);
+    sandbox.environment.add_function("strftime_now", strftime_now);
+    sandbox
 }
 
 fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
@@ -159,6 +168,9 @@ fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
 
 /// Formats the local time by a `strftime` pattern: Llama 3's templates tell the model the date.
 fn strftime_now(pattern: &str) -> Result<String, minijinja::Error> {
+    if pattern.len() > Limit::WIDTH {
+        return Err(Limit::Width.into());
+    }
     formatted(chrono::Local::now().format(pattern)).ok_or_else(|| {
         let what = format!("strftime_now: {pattern:?} is not a date pattern");
         minijinja::Error::new(ErrorKind::InvalidOperation, what)

@@ -3,6 +3,12 @@
 //! `io::tokenizer` rebuilds a GGUF's tokenizer as a tokenizer.json, so both go the same way. The truncation and padding of
 //! tokenizer.json are switched off: they are for batches, not for texts. `io::tokenizer` also builds one from SentencePiece's
 //! `tokenizer.model`, or from vocab.json and merges.txt; a model with neither is refused.
+//!
+//! The crate panics or takes all memory on some files: [`checks`] refuses those it knows, [`growth`] those whose normalizer
+//! makes a text many times longer, and panics are caught where the crate is called. docs/tokenizers.md lists what was found.
+
+mod checks;
+mod growth;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,10 +19,15 @@ use super::tokenizer_configs::{TokenizerConfigs, side_file, side_json};
 use crate::error::{Error, Result};
 use crate::io::tokenizer::{SAVE_WITH_TRANSFORMERS, complete, declared, rebuild};
 use crate::io::{Checkpoint, SideFile};
+use crate::panics;
+use growth::Growth;
 
 /// The hint for token ids that the model does not have.
 pub(crate) const WRONG_TOKENIZER: &str =
     "this is another model's tokenizer: get tokenizer.json from the source of the weights";
+
+/// A text with letters, digits, spaces and signs of several kinds.
+const PROBE: &str = " The 3 quick\tfoxes'\n\n  jump: \u{e9}\u{4e2d}\u{1f600} \"ok\" (x_1)";
 
 /// Tokenizer files that llmc cannot read.
 const OTHER_TOKENIZERS: &[&str] =
@@ -28,6 +39,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// The same, with special tokens encoded like any text. Made where plain text is first encoded.
     plain: OnceLock<tokenizers::Tokenizer>,
+    growth: Growth,
     /// The tokenizer's file, for errors.
     file: PathBuf,
     bos: Option<u32>,
@@ -49,19 +61,29 @@ impl Tokenizer {
         let added = side_json(&files, "added_tokens.json")?;
         let declared = declared(&configs.tokenizer, &added);
         if let Some((file, bytes)) = side_file(&files, "tokenizer.json")? {
-            let inner = parse_whole(&file, &bytes, declared)?;
-            return Tokenizer::new(file, inner, &configs);
+            let parsed = parse_whole(&file, &bytes, declared)?;
+            return Tokenizer::new(file, parsed, &configs);
         }
         let settings = [&configs.tokenizer, &configs.special_tokens_map];
         let rebuilt = rebuild(&files, settings, &configs.config)?;
         let mut rebuilt = rebuilt.ok_or_else(|| missing(checkpoint, &files))?;
         complete(&mut rebuilt.tokenizer, declared);
         configs.own_tokens = rebuilt.special_tokens;
-        let inner = parse(&rebuilt.file, rebuilt.tokenizer.to_string().as_bytes())?;
-        Tokenizer::new(rebuilt.file, inner, &configs)
+        let parsed = parse(&rebuilt.file, rebuilt.tokenizer.to_string().as_bytes())?;
+        Tokenizer::new(rebuilt.file, parsed, &configs)
     }
 
-    fn new(file: PathBuf, inner: tokenizers::Tokenizer, configs: &TokenizerConfigs) -> Result<Tokenizer> {
+    /// Parses a tokenizer.json that has no files beside it. `file` is its name in errors.
+    ///
+    /// # Errors
+    /// A malformed tokenizer.
+    pub fn parse(file: PathBuf, bytes: &[u8]) -> Result<Tokenizer> {
+        let parsed = parse(&file, bytes)?;
+        Tokenizer::new(file, parsed, &TokenizerConfigs::default())
+    }
+
+    fn new(file: PathBuf, parsed: Parsed, configs: &TokenizerConfigs) -> Result<Tokenizer> {
+        let Parsed { inner, growth } = parsed;
         let named = configs.special_token("bos_token").and_then(|token| inner.token_to_id(token));
         let bos = named.or_else(|| configs.token_ids("bos_token_id").first().copied());
         let mut tokenizer = Tokenizer {
@@ -72,8 +94,10 @@ impl Tokenizer {
             bos,
             file,
             plain: OnceLock::new(),
+            growth,
             inner,
         };
+        tokenizer.probe()?;
         let first = tokenizer.encode("", true)?.first().copied();
         tokenizer.template_adds_bos = bos.is_some() && first == bos;
         let wanted = configs.tokenizer.get("add_bos_token").and_then(Value::as_bool);
@@ -99,7 +123,9 @@ impl Tokenizer {
     }
 
     fn encode_with(&self, inner: &tokenizers::Tokenizer, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = inner.encode_fast(text, special).map_err(|e| self.failed("encode", e))?;
+        self.growth.check(&self.inner, text).map_err(|found| self.failed("encode", found))?;
+        let encoding = panics::caught(|| inner.encode_fast(text, special).map_err(|e| e.to_string()));
+        let encoding = encoding.and_then(|result| result).map_err(|e| self.failed("encode", e))?;
         let ids = encoding.get_ids();
         Ok(match (self.adds_bos, self.template_adds_bos) {
             (true, false) if special => self.bos.iter().chain(ids).copied().collect(),
@@ -111,7 +137,17 @@ impl Tokenizer {
     /// The text of token ids, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD; ids beyond
     /// the vocabulary are skipped.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|e| self.failed("decode", e))
+        if ids.is_empty() {
+            return Ok(String::new());
+        }
+        let text = panics::caught(|| self.inner.decode(ids, skip_special).map_err(|e| e.to_string()));
+        text.and_then(|result| result).map_err(|e| self.failed("decode", e))
+    }
+
+    /// Encodes and decodes [`PROBE`], so that a damaged tokenizer is found before the work.
+    fn probe(&self) -> Result<()> {
+        let ids = self.encode_with(&self.inner, PROBE, true)?;
+        self.decode(&ids, false).map(drop)
     }
 
     /// True if [`Tokenizer::encode`] puts BOS before a text: by `add_bos_token` in tokenizer_config.json, else by
@@ -154,36 +190,47 @@ impl Tokenizer {
         Err(Error::malformed(&self.file, expected, format!("ids up to {}", needed - 1), WRONG_TOKENIZER))
     }
 
-    fn failed(&self, verb: &str, error: tokenizers::Error) -> Error {
+    fn failed(&self, verb: &str, found: String) -> Error {
         let hint = "get tokenizer.json again from the model's source";
-        Error::malformed(&self.file, format!("a tokenizer that can {verb}"), error, hint)
+        Error::malformed(&self.file, format!("a tokenizer that can {verb}"), found, hint)
     }
 }
 
+/// A tokenizer without the settings of its companions.
+struct Parsed {
+    inner: tokenizers::Tokenizer,
+    growth: Growth,
+}
+
 /// Parses a tokenizer.json, with the added tokens that only other files declare.
-fn parse_whole(file: &Path, bytes: &[u8], declared: Vec<Value>) -> Result<tokenizers::Tokenizer> {
-    let tokenizer = parse(file, bytes)?;
-    let known = tokenizer.get_added_tokens_decoder();
+fn parse_whole(file: &Path, bytes: &[u8], declared: Vec<Value>) -> Result<Parsed> {
+    let parsed = parse(file, bytes)?;
+    let known = parsed.inner.get_added_tokens_decoder();
     let id = |token: &Value| token["id"].as_u64().and_then(|id| u32::try_from(id).ok());
     let is_known = |token: &Value| id(token).is_some_and(|id| known.contains_key(&id));
     if declared.iter().all(is_known) {
-        return Ok(tokenizer);
+        return Ok(parsed);
     }
     let mut whole = serde_json::from_slice(bytes).unwrap_or_default();
     complete(&mut whole, declared);
     parse(file, whole.to_string().as_bytes())
 }
 
-fn parse(file: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
-    let malformed = |e: tokenizers::Error| {
+fn parse(file: &Path, bytes: &[u8]) -> Result<Parsed> {
+    let growth = checks::check(file, bytes)?;
+    let load = || {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+        inner.with_truncation(None)?;
+        inner.with_padding(None);
+        Ok(inner)
+    };
+    let loaded = panics::caught(|| load().map_err(|e: tokenizers::Error| e.to_string()));
+    let inner = loaded.and_then(|result| result).map_err(|e| {
         let hint =
             "get tokenizer.json again from the model's source; llmc reads the form of `tokenizers` 0.23";
         Error::malformed(file, "a tokenizer", e, hint)
-    };
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(malformed)?;
-    tokenizer.with_truncation(None).map_err(malformed)?;
-    tokenizer.with_padding(None);
-    Ok(tokenizer)
+    })?;
+    Ok(Parsed { inner, growth })
 }
 
 /// The largest id plus one.

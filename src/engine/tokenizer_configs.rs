@@ -12,6 +12,7 @@ use crate::io::{Checkpoint, SideFile};
 use crate::json;
 
 /// tokenizer_config.json, special_tokens_map.json, generation_config.json and config.json of one checkpoint.
+#[derive(Default)]
 pub(super) struct TokenizerConfigs {
     /// transformers' settings of the tokenizer.
     pub tokenizer: Value,

@@ -5,12 +5,17 @@
 use std::io::{self, Write};
 
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Error, ErrorKind};
+use minijinja::{Error, ErrorKind, State};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
+use crate::jinja::Limit;
+
+/// Bytes written for one unit of fuel, beyond the price of any text.
+const BYTES_PER_FUEL: u64 = 16;
+
 /// `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let style = Style::from_options(&options)?;
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
@@ -18,9 +23,31 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     if sort_keys {
         json.sort_all_objects();
     }
-    let mut bytes = Vec::new();
-    json.serialize(&mut Serializer::with_formatter(&mut bytes, style)).map_err(failed)?;
-    String::from_utf8(bytes).map(Value::from).map_err(failed)
+    let mut text = BoundedText(Vec::new());
+    json.serialize(&mut Serializer::with_formatter(&mut text, style)).map_err(|error| {
+        match error.is_io() {
+            true => Limit::Text.into(),
+            false => failed(error),
+        }
+    })?;
+    state.consume_fuel(text.0.len() as u64 / BYTES_PER_FUEL)?;
+    String::from_utf8(text.0).map(Value::from).map_err(failed)
+}
+
+/// Bytes in memory, up to [`Limit::TEXT`].
+struct BoundedText(Vec<u8>);
+
+impl Write for BoundedText {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.0.len() + bytes.len()) as u64 > Limit::TEXT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> Error {
@@ -42,6 +69,9 @@ struct Style {
 impl Style {
     fn from_options(options: &Kwargs) -> Result<Style, Error> {
         let indent = options.get::<Option<usize>>("indent")?;
+        if indent.is_some_and(|indent| indent > Limit::WIDTH) {
+            return Err(Limit::Width.into());
+        }
         let (item_separator, key_separator) =
             match options.get::<Option<Vec<String>>>("separators")?.as_deref() {
                 Some([item, key]) => (item.clone(), key.clone()),
@@ -77,7 +107,10 @@ impl Style {
 
     fn new_line<W: ?Sized + Write>(&self, writer: &mut W) -> io::Result<()> {
         match self.indent {
-            Some(indent) => write!(writer, "\n{:1$}", "", indent * self.depth),
+            Some(indent) => {
+                writer.write_all(b"\n")?;
+                writer.write_all(" ".repeat(indent * self.depth).as_bytes())
+            }
             None => Ok(()),
         }
     }

@@ -99,10 +99,47 @@ fn rendering_errors_give_the_reason() {
 }
 
 #[test]
-fn endless_templates_are_stopped() {
-    let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
-    let error = template(endless).render(&[], false).unwrap_err();
-    assert!(error.to_string().contains("fuel"), "{error}");
+fn templates_beyond_a_limit_are_stopped() {
+    let check = |text: &str, reason: &str| {
+        let error = template(text).render(&[Message::new("user", "hi")], false).unwrap_err();
+        let expected = format!("chat.jinja: the chat template cannot be rendered: it {reason}");
+        assert!(error.to_string().starts_with(&expected), "{text}: {error}");
+        assert!(error.hint().unwrap().contains("--chat"), "{error}");
+    };
+    check(
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "takes too many steps",
+    );
+    check(
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
+        "nests values more than 100 deep",
+    );
+    check("{{ messages|tojson(indent=70000) }}", "formats with a width of more than 4096");
+    check(
+        "{{ [messages]|tojson(indent=4000, separators=(',' * 99999, ':')) }}{% for i in range(9) %}        {{ (messages * 40000)|tojson(indent=4000) }}{% endfor %}",
+        "makes a text of more than 64 MB",
+    );
+    check("{{ strftime_now('%A' * 9999) }}", "formats with a width of more than 4096");
+    let indented =
+        template("{{ messages|tojson(indent=4096) }}").render(&[Message::new("user", "hi")], false);
+    assert!(indented.unwrap().contains(&format!("\n{}\"role\": \"user\"", " ".repeat(8192))));
+}
+
+/// 1 MB in a thousand turns, through the templates of real models.
+#[test]
+fn long_conversations_render() {
+    let mut rendered = 0;
+    for name in ["gemma", "llama3", "mistral", "qwen", "zephyr"] {
+        let text = std::fs::read_to_string(fixture(&format!("chat/{name}.jinja"))).unwrap();
+        let roles = ["user", "assistant"].into_iter().cycle();
+        let turns = roles
+            .zip(0..1000)
+            .map(|(role, turn)| Message::new(role, format!("{turn} ") + &"word ".repeat(200)));
+        let text = template(&text).render(&turns.collect::<Vec<_>>(), true).unwrap();
+        assert!(text.len() > 1_000_000 && text.contains("999 word"), "{name}: {}", text.len());
+        rendered += 1;
+    }
+    assert_eq!(rendered, 5);
 }
 
 #[test]

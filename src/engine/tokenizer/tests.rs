@@ -223,3 +223,106 @@ fn a_missing_tokenizer_is_an_error_with_advice() {
     let error = Tokenizer::open(&checkpoint(&[("tokenizer.json", json!({ "model": 1 }))])).unwrap_err();
     assert!(error.to_string().contains("tokenizer.json: expected a tokenizer"), "{error}");
 }
+
+/// The error of a tokenizer.json with other values under these keys.
+fn damaged(changes: Value) -> String {
+    let mut json = tokenizer_json(Value::Null);
+    for (key, value) in changes.as_object().unwrap() {
+        json[key] = value.clone();
+    }
+    let error = Tokenizer::parse("tokenizer.json".into(), json.to_string().as_bytes()).unwrap_err();
+    assert!(error.hint().unwrap().contains("get tokenizer.json again"), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn damaged_tokenizers_are_errors() {
+    let check = |changes: Value, expected: &str| {
+        let error = damaged(changes.clone());
+        assert!(error.starts_with("tokenizer.json: ") && error.contains(expected), "{changes}: {error}");
+    };
+    let replace =
+        |pattern: Value, content: &str| json!({ "type": "Replace", "pattern": pattern, "content": content });
+    check(
+        json!({ "pre_tokenizer": { "type": "FixedLength", "length": 0 } }),
+        "pre_tokenizer.length: expected at least 1",
+    );
+    check(json!({ "normalizer": replace(json!({ "String": "" }), "x") }), "normalizer: expected a pattern");
+    check(json!({ "normalizer": replace(json!({ "Regex": "" }), "x") }), "normalizer: expected a pattern");
+    check(json!({ "decoder": replace(json!({ "String": "" }), "x") }), "decoder: expected a pattern");
+    check(
+        json!({ "decoder": { "type": "Strip", "content": "a", "start": 0, "stop": 9 } }),
+        "decoder.stop: expected at most 1",
+    );
+    // A map of replacements without its tree, one with a tree that points outside, and one that is cut off.
+    for charsmap in ["AAAAAA==", "BAAAAP////8=", "BAAAAA=="] {
+        check(
+            json!({ "normalizer": { "type": "Precompiled", "precompiled_charsmap": charsmap } }),
+            "expected a tokenizer",
+        );
+    }
+    let template = |single: Value| {
+        json!({ "post_processor": { "type": "TemplateProcessing", "single": single, "special_tokens": {},
+            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }] } })
+    };
+    check(template(json!([{ "SpecialToken": { "id": "<s>", "type_id": 0 } }])), "none for \"<s>\"");
+    check(template(json!([{ "Sequence": { "id": "B", "type_id": 0 } }])), "expected one sequence");
+    check(
+        template(json!(vec![json!({ "Sequence": { "id": "A", "type_id": 0 } }); 100])),
+        "at most 64 pieces",
+    );
+    let unigram = |unknown: u32| json!({ "model": { "type": "Unigram", "unk_id": unknown, "vocab": [["<unk>", 0.0]] } });
+    check(unigram(7), "model.unk_id: expected one of 1 tokens, found 7");
+    let mut prefixed = tokenizer_json(Value::Null)["model"].clone();
+    prefixed["continuing_subword_prefix"] = json!("long");
+    check(
+        json!({ "model": prefixed }),
+        "model.merges: expected merges whose right part begins with \"long\"",
+    );
+    check(
+        json!({ "added_tokens": [{ "id": 4_000_000_000_u32, "content": "x", "special": true, "single_word": false,
+        "lstrip": false, "rstrip": false, "normalized": false }] }),
+        "added_tokens: expected ids up to",
+    );
+    let words = json!({ "type": "WordPiece", "unk_token": "a", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 1_000_000_000, "vocab": { "a": 0 } });
+    check(json!({ "model": words }), "max_input_chars_per_word: expected at most 4096");
+}
+
+#[test]
+fn tokenizers_that_take_all_memory_are_refused() {
+    let replace = |content: usize| json!({ "type": "Replace", "pattern": { "String": "x" }, "content": "x".repeat(content) });
+    let sequence = |parts: Vec<Value>| json!({ "normalizer": { "type": "Sequence", "normalizers": parts } });
+    let error = damaged(sequence(vec![replace(1000); 5]));
+    assert!(error.contains("normalizer: expected growth of at most 1024 times"), "{error}");
+    let error = damaged(sequence(vec![replace(1); 100]));
+    assert!(error.contains("at most 64 components"), "{error}");
+    let error = damaged(json!({ "normalizer": replace(2000) }));
+    assert!(error.contains("at most 1024 bytes of replacement"), "{error}");
+    let commas = format!("{{\"model\": {{\"merges\": [{}]}}}}", ",".repeat(17 << 20));
+    let error = Tokenizer::parse("tokenizer.json".into(), commas.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("at most 16777216 entries"), "{error}");
+    let long = json!({ "type": "Split", "pattern": { "Regex": "(".repeat(300) }, "behavior": "Isolated", "invert": false });
+    assert!(damaged(json!({ "pre_tokenizer": long })).contains("levels of parentheses"));
+}
+
+/// Replacements that pass the check of the file may still be too much for a text.
+#[test]
+fn texts_that_a_normalizer_blows_up_are_refused() {
+    let mut json = tokenizer_json(Value::Null);
+    json["normalizer"] =
+        json!({ "type": "Replace", "pattern": { "String": "q" }, "content": "a".repeat(900) });
+    let tokenizer = Tokenizer::parse("tokenizer.json".into(), json.to_string().as_bytes()).unwrap();
+    assert_eq!(tokenizer.encode("ab", false).unwrap(), [5]);
+    assert_eq!(tokenizer.encode("q", false).unwrap().len(), 900);
+    let error = tokenizer.encode(&"q".repeat(10_000), false).unwrap_err().to_string();
+    assert!(error.contains("a normalizer that makes 10000 bytes into 9000000"), "{error}");
+}
+
+#[test]
+fn no_ids_are_no_text() {
+    let mut json = tokenizer_json(Value::Null);
+    json["decoder"] = json!({ "type": "BPEDecoder", "suffix": "</w>" });
+    let tokenizer = Tokenizer::parse("tokenizer.json".into(), json.to_string().as_bytes()).unwrap();
+    assert_eq!(tokenizer.decode(&[], true).unwrap(), "");
+}

@@ -4,9 +4,8 @@
 //! Limits: the `regex` crate has no look-around and no back references. `$` matches only at the end of the text; in Python it
 //! also matches before a final line break.
 
-use regex::Regex;
-
 use super::definition::{Filter, Generate, Select};
+use super::pattern::Pattern;
 use crate::error::{Error, Result};
 
 /// The answer of a filter that finds nothing.
@@ -15,8 +14,8 @@ const NOT_FOUND: &str = "[invalid]";
 /// The compiled regular expressions of a definition.
 #[derive(Debug)]
 pub(crate) struct Extractor {
-    filters: Vec<(String, Regex, Select)>,
-    ignore: Vec<Regex>,
+    filters: Vec<(String, Pattern, Select)>,
+    ignore: Vec<Pattern>,
     ignore_case: bool,
 }
 
@@ -35,42 +34,48 @@ impl Extractor {
     }
 
     /// Returns for each filter its name, its answer, and true if the answer equals the target.
-    pub(crate) fn compare(&self, text: &str, target: &str) -> Vec<(&str, String, bool)> {
-        let right = self.plain(target);
+    ///
+    /// # Errors
+    /// A text that is too long for an expression, or an expression that takes too long for it.
+    pub(crate) fn compare(&self, text: &str, target: &str) -> Result<Vec<(&str, String, bool)>> {
+        let right = self.plain(target)?;
         let mut results = Vec::new();
-        for (name, regex, select) in &self.filters {
-            let answer = find(regex, *select, text);
-            let equal = self.plain(&answer) == right;
+        for (name, pattern, select) in &self.filters {
+            let answer = find(pattern, *select, text)?;
+            let equal = self.plain(&answer)? == right;
             results.push((name.as_str(), answer, equal));
         }
-        results
+        Ok(results)
     }
 
     /// The text without the ignored parts.
-    fn plain(&self, text: &str) -> String {
-        let text =
-            self.ignore.iter().fold(text.to_owned(), |text, regex| regex.replace_all(&text, "").into_owned());
-        if self.ignore_case { text.to_lowercase() } else { text }
+    fn plain(&self, text: &str) -> Result<String> {
+        let mut plain = text.to_owned();
+        for pattern in &self.ignore {
+            plain = pattern.replace_all(&plain, "").map_err(wrong)?;
+        }
+        Ok(if self.ignore_case { plain.to_lowercase() } else { plain })
     }
 }
 
-fn compile(pattern: &str) -> Result<Regex> {
-    Regex::new(pattern).map_err(|e| {
-        Error::usage(format!("pattern of the task: {e}"), "see the syntax at https://docs.rs/regex")
-    })
+fn compile(pattern: &str) -> Result<Pattern> {
+    Pattern::new(pattern).map_err(wrong)
 }
 
-fn find(regex: &Regex, select: Select, text: &str) -> String {
-    let mut matches = regex.captures_iter(text);
+fn wrong(message: String) -> Error {
+    Error::usage(format!("pattern of the task: {message}"), "see the syntax at https://docs.rs/regex")
+}
+
+fn find(pattern: &Pattern, select: Select, text: &str) -> Result<String> {
     let found = match select {
-        Select::First => matches.next(),
-        Select::Last => matches.last(),
+        Select::First => pattern.first(text),
+        Select::Last => pattern.last(text),
     };
-    let answer = found.and_then(|captures| match captures.len() {
+    let answer = found.map_err(wrong)?.and_then(|captures| match captures.len() {
         1 => captures.get(0),
         _ => captures.iter().skip(1).flatten().find(|group| !group.is_empty()),
     });
-    answer.map_or(NOT_FOUND, |answer| answer.as_str().trim()).to_owned()
+    Ok(answer.map_or(NOT_FOUND, |answer| answer.as_str().trim()).to_owned())
 }
 
 #[cfg(test)]
@@ -87,7 +92,7 @@ mod tests {
 
     fn check(written: &str, target: &str, expected: [(&str, bool); 2]) {
         let extractor = gsm8k();
-        let found = extractor.compare(written, target);
+        let found = extractor.compare(written, target).unwrap();
         let found: Vec<_> = found.iter().map(|(_, found, right)| (found.as_str(), *right)).collect();
         assert_eq!(found, expected, "{written}");
     }

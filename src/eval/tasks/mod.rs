@@ -7,19 +7,21 @@
 //! 4. A [`Respondent`] returns likelihoods or writes text: [`model`].
 //! 5. [`run`](run()) asks all questions, [`scoring`] and [`extract`] judge the answers, [`results`] reports.
 //!
-//! Downloads nothing, and runs no code of a dataset or a task: a task has only templates and regular expressions.
+//! Downloads nothing, and runs no code of a dataset or a task: a task has only templates ([`crate::jinja`]) and regular
+//! expressions ([`pattern`]), both within bounds.
 
 pub mod definition;
 pub(crate) mod extract;
 pub(crate) mod files;
 pub(crate) mod model;
+pub(crate) mod pattern;
 pub(crate) mod python_random;
 pub mod question;
 pub(crate) mod respondent;
 pub(crate) mod results;
 pub(crate) mod run;
 pub mod scoring;
-pub(crate) mod template;
+pub mod template;
 
 pub(crate) use self::definition::shipped;
 pub use self::definition::{Task, find};

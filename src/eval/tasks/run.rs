@@ -189,15 +189,15 @@ fn text_answers(
     let texts = respondent.write(&contexts, settings)?;
     let mut answers = Vec::with_capacity(texts.len());
     for ((context, target), text) in contexts.iter().zip(targets).zip(&texts) {
-        answers.push(judge_text(&extractor, context, target, text));
+        answers.push(judge_text(&extractor, context, target, text)?);
     }
     Ok(answers)
 }
 
-fn judge_text(extractor: &Extractor, context: &str, target: &str, text: &str) -> Answer {
+fn judge_text(extractor: &Extractor, context: &str, target: &str, text: &str) -> Result<Answer> {
     let mut scores = Vec::new();
     let mut answers = Map::new();
-    for (filter, answer, right) in extractor.compare(text, target) {
+    for (filter, answer, right) in extractor.compare(text, target)? {
         scores.push((format!("exact_match,{filter}"), f64::from(right)));
         answers.insert(filter.to_owned(), json!(answer));
     }
@@ -207,5 +207,5 @@ fn judge_text(extractor: &Extractor, context: &str, target: &str, text: &str) ->
         ("answers".to_owned(), answers.into()),
         ("target".to_owned(), json!(target)),
     ];
-    Answer { scores, details: details.into_iter().collect() }
+    Ok(Answer { scores, details: details.into_iter().collect() })
 }

@@ -1,14 +1,21 @@
 //! Evaluates the templates and expressions of a definition over the fields of a row: minijinja with Python's string methods
 //! and the two filters that the shipped tasks need. A missing field is an error, never an empty text.
 
+use std::time::Instant;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, UndefinedBehavior, Value};
-use regex::Regex;
+use minijinja::{Error as TemplateError, ErrorKind, State, UndefinedBehavior, Value};
 use serde_json::Value as Json;
 
+use super::pattern::Pattern;
 use crate::corpus::rows::{Row, RowLocation};
 use crate::error::{Error, Result};
+use crate::jinja::{Failure, Sandbox};
+
+/// Time of a regular expression for one unit of fuel. The only price that is not counted in steps: the `regex` crate
+/// counts none.
+const MICROSECONDS_PER_FUEL: u128 = 10;
 
 /// The error of a row that does not fit a key of the task's definition.
 pub(crate) fn wrong(place: RowLocation, key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
@@ -18,47 +25,38 @@ pub(crate) fn wrong(place: RowLocation, key: &str, expected: &str, found: impl s
 }
 
 /// The environment that evaluates a definition's templates and expressions.
-pub(crate) struct Templates {
-    environment: Environment<'static>,
+pub struct Templates {
+    sandbox: Sandbox,
 }
 
 impl Default for Templates {
     fn default() -> Self {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-        environment.set_syntax(syntax.expect("the delimiters are the usual ones"));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("regex_replace", regex_replace);
-        environment.add_filter("index_of", index_of);
-        Templates { environment }
+        let mut sandbox = Sandbox::new(syntax.expect("the delimiters are the usual ones"));
+        sandbox.environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        sandbox.environment.add_filter("regex_replace", regex_replace);
+        sandbox.environment.add_filter("index_of", index_of);
+        Templates { sandbox }
     }
 }
 
 impl Templates {
     /// Renders a description; it can use only these variables.
-    pub(crate) fn describe(&self, template: &str, variables: &[(&str, &str)]) -> Result<String> {
-        self.environment.render_str(template, Value::from_pairs(variables.iter().copied())).map_err(|e| {
+    pub fn describe(&self, template: &str, variables: &[(&str, &str)]) -> Result<String> {
+        self.sandbox.render(template, Value::from_pairs(variables.iter().copied())).map_err(|e| {
             Error::usage(format!("description of the task: {}", chain(&e)), "it can use `title` and `config`")
         })
     }
 
     /// Renders a template over a row.
-    pub(crate) fn text(&self, key: &str, template: &str, row: &Row, place: RowLocation) -> Result<String> {
-        self.environment
-            .render_str(template, Value::from(Serde(row)))
+    pub fn text(&self, key: &str, template: &str, row: &Row, place: RowLocation) -> Result<String> {
+        self.sandbox
+            .render(template, Value::from(Serde(row)))
             .map_err(|e| wrong(place, key, "a template that the row can fill", chain(&e)))
     }
 
     /// Evaluates an expression as a list of texts.
-    pub(crate) fn texts(
-        &self,
-        key: &str,
-        expression: &str,
-        row: &Row,
-        place: RowLocation,
-    ) -> Result<Vec<String>> {
+    pub fn texts(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Vec<String>> {
         self.list(key, expression, row, place)?
             .into_iter()
             .map(|item| match item {
@@ -109,35 +107,96 @@ impl Templates {
     }
 
     fn evaluate(&self, key: &str, expression: &str, row: &Row, place: RowLocation) -> Result<Json> {
-        self.json(expression, row)
+        self.sandbox
+            .evaluate(expression, Value::from(Serde(row)))
             .map_err(|e| wrong(place, key, "an expression that the row can fill", chain(&e)))
-    }
-
-    fn json(&self, expression: &str, row: &Row) -> Result<Json, TemplateError> {
-        let value = self.environment.compile_expression(expression)?.eval(Value::from(Serde(row)))?;
-        if value.is_undefined() {
-            return Err(TemplateError::from(ErrorKind::UndefinedError));
-        }
-        serde_json::to_value(value).map_err(|e| invalid(e.to_string()))
     }
 }
 
 /// Python's `re.sub(pattern, replacement, text)`.
-fn regex_replace(text: &str, pattern: &str, replacement: &str) -> Result<String, TemplateError> {
-    let regex = Regex::new(pattern).map_err(|e| invalid(e.to_string()))?;
-    Ok(regex.replace_all(text, replacement).into_owned())
+fn regex_replace(
+    state: &State,
+    text: &str,
+    pattern: &str,
+    replacement: &str,
+) -> Result<String, TemplateError> {
+    let start = Instant::now();
+    let replaced = Pattern::new(pattern).and_then(|pattern| pattern.replace_all(text, replacement));
+    state.consume_fuel((start.elapsed().as_micros() / MICROSECONDS_PER_FUEL) as u64)?;
+    replaced.map_err(invalid)
 }
 
 /// Python's `list.index(item)`.
 fn index_of(list: Vec<Value>, item: Value) -> Result<usize, TemplateError> {
-    list.iter().position(|each| *each == item).ok_or_else(|| invalid(format!("{item:?} is not in {list:?}")))
+    let found = list.iter().position(|each| *each == item);
+    found.ok_or_else(|| invalid("index_of: the list does not have this item".to_owned()))
 }
 
 fn invalid(what: String) -> TemplateError {
     TemplateError::new(ErrorKind::InvalidOperation, what)
 }
 
-/// The message of an error, without line numbers of the template.
-fn chain(error: &TemplateError) -> String {
+/// The message of a failure, without line numbers of the template.
+fn chain(failure: &Failure) -> String {
+    let Failure::Template(error) = failure else { return failure.to_string() };
     error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn row() -> Row {
+        let row = json!({ "q": "2 + 2?", "choices": ["3", "4"], "answer": "4", "long": "ab".repeat(30_000) });
+        row.as_object().unwrap().clone()
+    }
+
+    fn place() -> RowLocation<'static> {
+        RowLocation { file: Path::new("rows.jsonl"), row: 7 }
+    }
+
+    fn check_stopped(template: &str, reason: &str) {
+        let error = Templates::default().text("context", template, &row(), place()).unwrap_err();
+        let message = error.to_string();
+        assert!(message.starts_with("rows.jsonl: row 7, `context` of the task: "), "{message}");
+        assert!(message.contains(reason) && message.len() < 400, "{template}: {message}");
+    }
+
+    #[test]
+    fn rows_fill_templates() {
+        let templates = Templates::default();
+        let text = templates.text("context", "Q: {{ q|regex_replace('[0-9]', '<$0>') }}\n", &row(), place());
+        assert_eq!(text.unwrap(), "Q: <2> + <2>?\n");
+        let index = templates.index("answer", "choices|index_of(answer)", &row(), place(), 2);
+        assert_eq!(index.unwrap(), 1);
+        assert_eq!(templates.texts("choices", "choices[::-1]", &row(), place()).unwrap(), ["4", "3"]);
+        let error = templates.index("answer", "choices|index_of(long)", &row(), place(), 2).unwrap_err();
+        assert!(error.to_string().ends_with("the list does not have this item"), "{error}");
+    }
+
+    #[test]
+    fn templates_beyond_a_limit_are_stopped() {
+        check_stopped(
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "too many steps",
+        );
+        let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}";
+        check_stopped(nested, "more than 100 deep");
+        check_stopped("{{ '{:>4000000000}'.format(q) }}", "width");
+        check_stopped("{{ missing }}", "undefined");
+        let error = Templates::default().describe("{{ 'x' * 99999999 }}", &[("title", "t")]).unwrap_err();
+        assert!(error.to_string().contains("description of the task: it takes too many steps"), "{error}");
+    }
+
+    #[test]
+    fn regular_expressions_beyond_a_limit_are_stopped() {
+        check_stopped("{{ q|regex_replace('(?:(?:a{1000}){1000}){1000}', '') }}", "size limit");
+        check_stopped("{{ long|regex_replace('b', long) }}", "the result is longer");
+        check_stopped("{{ (long * 2)|regex_replace('b', '') }}", "longer than 64 kB");
+    }
 }

@@ -22,6 +22,7 @@ pub(crate) use declared::{complete, declared};
 pub(crate) use from_gguf::from_gguf;
 pub(crate) use piece_model::SAVE_WITH_TRANSFORMERS;
 pub(crate) use rebuild::rebuild;
+pub(crate) use sentencepiece::from_base64;
 pub(crate) use to_gguf::{Files, default_template, to_gguf};
 pub(crate) use vocab_merges::SPECIAL_TOKENS;
 

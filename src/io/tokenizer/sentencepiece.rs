@@ -140,7 +140,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// The inverse of [`base64`]; `None` where the text is none.
-pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=').bytes();
     let values: Option<Vec<u32>> =
         digits.map(|d| BASE64.iter().position(|b| *b == d).map(|at| at as u32)).collect();

@@ -1,0 +1,84 @@
+//! The growth of a text by a tokenizer's normalizer. A few replacements of a space by a thousand letters, one after
+//! another, take all memory for a line of text.
+
+use serde_json::Value;
+use tokenizers::{NormalizedString, Normalizer};
+
+use crate::io::tokenizer::from_base64;
+use crate::panics;
+
+/// The largest product of the factors of all replacements. SentencePiece's rules and a space of three bytes give about 100.
+pub(super) const MOST: usize = 1024;
+/// Normalizers with a smaller product run unchecked: a space of three bytes, or letters taken apart.
+const HARMLESS: usize = 8;
+/// Bytes that are normalized at a time for the check: those of the result, with their places, must fit in memory.
+const PIECE: usize = 4096;
+/// The largest growth of a text. One that is all ligatures grows tenfold.
+const RATIO: usize = 16;
+
+/// The growth that a normalizer may cause.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Growth {
+    factor: usize,
+}
+
+impl Growth {
+    /// Bounds the growth of the normalizers of a tokenizer, which run one after another. Returns `None` beyond [`MOST`].
+    pub(super) fn of(normalizers: &[&Value]) -> Option<Growth> {
+        let factors = normalizers.iter().map(|normalizer| factor(normalizer));
+        let factor = factors.fold(1, usize::saturating_mul);
+        (factor <= MOST).then_some(Growth { factor })
+    }
+
+    /// Checks that a text does not grow too much, piece by piece.
+    ///
+    /// # Errors
+    /// The message for the user.
+    pub(super) fn check(self, tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<(), String> {
+        let Some(normalizer) = tokenizer.get_normalizer().filter(|_| self.factor > HARMLESS) else {
+            return Ok(());
+        };
+        let mut normalized = 0;
+        for piece in pieces(text) {
+            let mut piece = NormalizedString::from(piece);
+            let result = panics::caught(|| normalizer.normalize(&mut piece).map_err(|e| e.to_string()));
+            result.and_then(|result| result)?;
+            normalized += piece.get().len();
+        }
+        if normalized > RATIO * text.len() + PIECE {
+            return Err(format!("a normalizer that makes {} bytes into {normalized}", text.len()));
+        }
+        Ok(())
+    }
+}
+
+/// Cuts a text between characters.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// The most bytes that a normalizer makes of one.
+fn factor(normalizer: &Value) -> usize {
+    match normalizer["type"].as_str() {
+        Some("Replace") => {
+            let content = normalizer["content"].as_str().unwrap_or_default().len();
+            match normalizer["pattern"]["String"].as_str() {
+                Some(pattern) => content.div_ceil(pattern.len().max(1)).max(1),
+                // It may also match between letters.
+                None => content + 1,
+            }
+        }
+        Some("Precompiled") => {
+            let map = normalizer["precompiled_charsmap"].as_str().and_then(from_base64).unwrap_or_default();
+            // Replacements end with a zero byte.
+            String::from_utf8_lossy(&map).split('\0').map(str::len).max().unwrap_or(0).max(1)
+        }
+        Some("NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "ByteLevel" | "BertNormalizer" | "Nmt") => 2,
+        _ => 1,
+    }
+}
