@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use crate::similar;
+
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -89,6 +91,14 @@ pub enum Error {
     },
 }
 
+/// The hint about a missing file.
+const CHECK_PATH: &str = "check the path: it is taken from the folder that llmc is started in";
+
+/// The hint about a path that does not exist, if one exists that is nearly the same.
+fn did_you_mean(path: &Path) -> Option<String> {
+    similar::existing(path).map(|near| format!("did you mean {}?", near.display()))
+}
+
 fn tensor_prefix(tensor: &Option<String>) -> String {
     tensor.as_ref().map(|name| format!("{name}: ")).unwrap_or_default()
 }
@@ -101,14 +111,26 @@ impl Error {
             StorageFull | QuotaExceeded => {
                 Some("free some space and run the same command again: it resumes where it stopped")
             }
-            NotFound => Some("check the path; `llmc inspect PATH` shows what llmc finds there"),
+            NotFound => Some(CHECK_PATH),
             FileTooLarge => Some(
                 "the system limits the size of a file (`ulimit -f`): raise the limit, or write smaller shards",
             ),
             PermissionDenied => Some("check the permissions of the file and of its folder"),
             _ => None,
         };
-        Error::Io { path: path.as_ref().to_owned(), source, hint: hint.map(str::to_owned) }
+        let near = if source.kind() == NotFound { did_you_mean(path.as_ref()) } else { None };
+        let hint = near.or_else(|| hint.map(str::to_owned));
+        Error::Io { path: path.as_ref().to_owned(), source, hint }
+    }
+
+    /// The same error; if it is about a missing file that nothing has nearly the name of, with this advice.
+    pub(crate) fn where_missing(mut self, advice: &str) -> Self {
+        if let Error::Io { hint: Some(hint), .. } = &mut self
+            && hint == CHECK_PATH
+        {
+            *hint = advice.to_owned();
+        }
+        self
     }
 
     /// An [`Error::Malformed`] about a whole file.
@@ -173,6 +195,16 @@ impl Error {
             }
             other => other,
         }
+    }
+
+    /// The same error about a path that does not exist; the hint is a path that is nearly the same, if there is one.
+    pub(crate) fn or_existing(mut self, path: &Path) -> Self {
+        if let Error::Unsupported { hint, .. } = &mut self
+            && let Some(near) = did_you_mean(path)
+        {
+            *hint = near;
+        }
+        self
     }
 
     /// An [`Error::Unsupported`].

@@ -61,6 +61,7 @@ pub mod plan;
 pub mod quant;
 pub mod recipe;
 pub mod registry;
+mod similar;
 pub mod stage;
 pub mod statistics;
 pub mod tensor;

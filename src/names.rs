@@ -4,9 +4,7 @@
 use std::borrow::Cow;
 
 use crate::error::Error;
-
-/// Similarity (Jaro-Winkler) from which a known name counts as near.
-const NEAR: f64 = 0.75;
+use crate::similar::nearest;
 
 /// Returns the error for an unknown name.
 pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
@@ -15,9 +13,7 @@ pub(crate) fn unknown(what: &str, name: &str, known: &[&str]) -> Error {
 
 /// Returns the nearest known name as a hint, or all of them.
 fn hint(name: &str, known: &[&str]) -> String {
-    let similarity = |known: &str| strsim::jaro_winkler(known, name);
-    let nearest = known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    match nearest.filter(|known| similarity(known) > NEAR) {
+    match nearest(name, known) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => format!("known: {}", known.join(", ")),
     }

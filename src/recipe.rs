@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::names::nearest_key;
 use crate::numerics::Number;
 use crate::numerics::ggml::integers;
+use crate::similar::same;
 use schemes::{adjust, find_preset};
 
 pub use calibration::Calibration;
@@ -116,9 +117,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A method with its default parameters.
+    /// A method with its default parameters; its name may be in either case.
     pub fn new(method: impl Into<String>) -> Stage {
-        Stage { method: method.into(), parameters: Table::new() }
+        let method = method.into().to_ascii_lowercase().replace('_', "-");
+        Stage { method, parameters: Table::new() }
     }
 }
 
@@ -173,7 +175,11 @@ impl Recipe {
     /// Refuses a format that is named twice.
     pub fn refuse_repeated(&self) -> Result<()> {
         let names = self.formats();
-        match names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+        match names
+            .iter()
+            .enumerate()
+            .find(|(index, name)| names[..*index].iter().any(|other| same(other, name)))
+        {
             Some((_, name)) => Err(Error::usage(format!("format {name} is named twice"), "name each once")),
             None => Ok(()),
         }
@@ -197,7 +203,7 @@ impl Recipe {
         let scheme =
             || adjust(find_preset(self.scheme.as_deref()?).ok()?, self.group_size, self.symmetric).ok();
         match scheme().map(|scheme| (scheme.number, integers::holding(&scheme))) {
-            Some((Number::Int { bits }, None)) if format == "gguf" => Recipe {
+            Some((Number::Int { bits }, None)) if same(format, "gguf") => Recipe {
                 scheme: Some(blocks_of(bits).to_owned()),
                 group_size: None,
                 symmetric: None,

@@ -74,7 +74,7 @@ fn a_model_beside_its_base_and_the_base_kept() {
     let first = json(here.path(), &line);
     assert!(first["against"]["kld"]["mean"]["value"].as_f64().unwrap() > 1e-4);
     assert_eq!(first["against"]["kld"]["percentiles"].as_array().unwrap().len(), 8);
-    assert_eq!(first["base"]["precision"], "f32");
+    assert_eq!(first["base"]["precision"], "16bit");
     let file = cached(here.path());
     assert_eq!(file.len(), 1, "{file:?}");
     let bytes = fs::read(&file[0]).unwrap();
@@ -108,7 +108,7 @@ fn other_settings_never_find_the_base_of_these() {
         "--ctx 60 --chunks 2",
         "--ctx 64 --chunks 2 --protocol hf",
         "--ctx 64 --chunks 2 --activations f32",
-        "--ctx 64 --chunks 2 --base-precision 16bit",
+        "--ctx 64 --chunks 2 --base-precision f32",
         "--ctx 64 --chunks 2 --data other.txt",
     ];
     for (index, flags) in all.iter().enumerate() {
@@ -126,13 +126,13 @@ fn other_settings_never_find_the_base_of_these() {
 fn a_model_beside_itself() {
     let here = tempfile::tempdir().unwrap();
     let flags = format!("--ctx 64 --chunks 6 --against {} --no-base-cache", model());
-    let exact = perplexity(here.path(), &flags);
+    let exact = perplexity(here.path(), &format!("{flags} --base-precision f32"));
     assert_eq!(exact["against"]["kld"]["maximum"], 0.0);
     assert_eq!(exact["against"]["same_top"]["value"], 1.0);
     assert_eq!(exact["against"]["ratio"]["value"], 1.0);
-    let rounded = perplexity(here.path(), &format!("{flags} --base-precision 16bit"));
+    let rounded = perplexity(here.path(), &flags);
     assert!(rounded["against"]["kld"]["mean"]["value"].as_f64().unwrap().abs() < 1e-3);
-    let line = format!("eval perplexity {} --data {} {flags} --base-precision 16bit", model(), text());
+    let line = format!("eval perplexity {} --data {} {flags}", model(), text());
     let shown = ok(here.path(), &line);
     for expected in
         ["6 chunks of 64 tokens", "KLD, nats", "99.9 %", "same top token", "as llama.cpp holds it"]

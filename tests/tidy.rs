@@ -42,7 +42,8 @@ const WRITES: &[&str] = &[
     "remove_file",
     "remove_dir_all",
 ];
-const MAY_WRITE: &[&str] = &["src/pipeline/", "src/io/hub/", "src/eval/base/", "src/cli/bench/kernels.rs"];
+const MAY_WRITE: &[&str] =
+    &["src/pipeline/", "src/io/hub/", "src/eval/base/", "src/job/cache.rs", "src/cli/bench/kernels.rs"];
 
 /// Files that may hold `unsafe`: SIMD, the memory map, the calls of a GPU's driver and memory given to it by address (`Buffer::new`);
 /// and the counting allocator of a test.

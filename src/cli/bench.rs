@@ -14,7 +14,7 @@ use crate::job::{Bench, BenchRecord, Speed};
 /// Measure how fast a model runs here: prefill, decode, batches, memory
 ///
 /// Each figure is the median of several runs, with the slowest and the fastest. Decode is limited by how fast the weights can
-/// be read, so its bytes per second stand beside what this machine reads at most.
+/// be read, so its bytes per second stand beside the most that this machine was seen to read, of as many bytes.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -75,9 +75,20 @@ fn text(record: &BenchRecord) -> String {
     let peak = peak.map_or("unknown".into(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
     let weights = record.weight_bytes as f64 / 1e6;
     text + &format!(
-        "\nloaded in {:.2} s; weights {weights:.1} MB, peak memory {peak}; {} threads\n",
-        record.load_seconds, record.threads
+        "\nloaded in {:.2} s; weights {weights:.1} MB, peak memory {peak}; {} threads\n{}",
+        record.load_seconds,
+        record.threads,
+        in_cache(record.cache_bytes)
     )
+}
+
+/// The note on a model that a cache holds.
+fn in_cache(cache: Option<u64>) -> String {
+    let note = |bytes: u64| {
+        let size = bytes as f64 / 1e6;
+        format!("the CPU's cache of {size:.0} MB holds all weights: a larger model is slower for its size\n")
+    };
+    cache.map_or(String::new(), note)
 }
 
 /// `decode  98.1  97.0–99.2  12.3 GB/s, 80 % of 15.4`.

@@ -64,6 +64,11 @@ impl Context {
         self.interrupted.load(Ordering::Relaxed)
     }
 
+    /// Forgets that the user has asked to stop.
+    pub(crate) fn resume(&self) {
+        self.interrupted.store(false, Ordering::Relaxed);
+    }
+
     /// Prints a line about the work in hand, on a terminal.
     pub(crate) fn say(&self, line: &str) {
         if !self.global.quiet && std::io::stderr().is_terminal() {
@@ -116,7 +121,7 @@ impl Host for Context {
             Notice::Block(event) if self.global.json && !self.global.quiet => print_event(event),
             Notice::Refused(plan, checkpoint) => {
                 if let Ok(report) = PlanReport::new(plan, checkpoint) {
-                    let _ = self.print(|| report.text(), || report.json()); // the refusal follows in any case
+                    let _ = self.print(|| report.text(false), || report.json()); // the refusal follows in any case
                 }
             }
             Notice::Note(_) | Notice::Block(_) => {}

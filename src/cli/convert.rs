@@ -8,7 +8,10 @@ use super::output_args::OutputArguments;
 use super::quantization;
 use super::recipe_args::StorageArguments;
 use crate::error::{Error, Result};
+use crate::export;
+use crate::names::unknown;
 use crate::recipe::Recipe;
+use crate::similar::same;
 
 /// Convert between formats and dtypes, dequantizing what is quantized
 #[derive(Debug, Args)]
@@ -30,16 +33,23 @@ pub(crate) struct Arguments {
     output: OutputArguments,
 }
 
+/// The formats without codes.
+const FORMATS: [&str; 2] = ["dense", "gguf"];
+
+fn convertible(name: &str) -> Result<&'static str> {
+    if export::FORMATS.iter().any(|format| same(format.name(), name) && !FORMATS.contains(&format.name())) {
+        return Err(Error::usage(
+            format!("convert cannot write {name:?}"),
+            "convert writes dense or gguf; `llmc quantize` writes the formats that hold codes",
+        ));
+    }
+    FORMATS.into_iter().find(|format| same(format, name)).ok_or_else(|| unknown("format", name, &FORMATS))
+}
+
 /// Converts.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let format = match arguments.format.as_deref() {
-        Some(format @ ("dense" | "gguf")) => format,
-        Some(other) => {
-            return Err(Error::usage(
-                format!("convert cannot write {other:?}"),
-                "convert writes dense or gguf; `llmc quantize` writes the formats that hold codes",
-            ));
-        }
+        Some(name) => convertible(name)?,
         None if arguments.output.is_gguf() => "gguf",
         None => "dense",
     };

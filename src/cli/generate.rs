@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::context::{self, Context};
 use super::engine_args;
 use super::numbers::{TOKENS, number};
+use super::sampling_args::SamplingArguments;
 use crate::cli::terminal;
 use crate::engine::{
-    ChatTemplate, FinishReason, Generation, LanguageModel, Limits, Message, Sampler, Sampling, Sequence,
-    Tokenizer,
+    ChatTemplate, FinishReason, Generation, LanguageModel, Limits, Message, Sampler, Sequence, Tokenizer,
 };
 use crate::error::{Error, Result};
 
@@ -36,18 +36,8 @@ pub(crate) struct Arguments {
     /// Tokens to generate at most
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256, value_parser = number(0..=TOKENS))]
     max_tokens: usize,
-    /// Choose at random, flatter the higher [default: 0, the likeliest token every time]
-    #[arg(long, value_name = "T")]
-    temperature: Option<f32>,
-    /// Choose from the likeliest tokens that reach this probability together
-    #[arg(long, value_name = "P", requires = "temperature", default_value_t = 1.0)]
-    top_p: f32,
-    /// Choose from so many of the likeliest tokens [default: all]
-    #[arg(long, value_name = "K", requires = "temperature", default_value_t = 0, hide_default_value = true)]
-    top_k: usize,
-    /// Begins the random numbers: the same seed gives the same text
-    #[arg(long, value_name = "N", requires = "temperature", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArguments,
     /// End before this text appears; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -58,7 +48,7 @@ pub(crate) struct Arguments {
 /// Generates.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     context::stop_in_silence();
-    let sampler = Sampler::new(arguments.sampling())?;
+    let sampler = Sampler::new(arguments.sampling.sampling())?;
     let prompt = arguments.prompt()?;
     let model = arguments.engine.engine().load(&arguments.model, context)?;
     let tokenizer = Tokenizer::open(model.checkpoint())?;
@@ -78,11 +68,6 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
 }
 
 impl Arguments {
-    fn sampling(&self) -> Sampling {
-        let Arguments { top_p, top_k, seed, .. } = *self;
-        Sampling { temperature: self.temperature.unwrap_or(0.0), top_p, top_k, seed }
-    }
-
     fn prompt(&self) -> Result<String> {
         if self.prompt != "-" {
             return Ok(self.prompt.clone());
@@ -120,7 +105,7 @@ impl Arguments {
 }
 
 /// The generated text, and its speed.
-struct Answer {
+pub(crate) struct Answer {
     text: String,
     prompt_tokens: usize,
     tokens: usize,
@@ -134,7 +119,7 @@ struct Answer {
 
 impl Answer {
     /// Generates to the end, printing text as it becomes certain.
-    fn stream(
+    pub(crate) fn stream(
         mut generation: Generation<impl FnMut(&[u32]) -> Result<Vec<f32>>>,
         prompt_tokens: usize,
         context: &Context,
@@ -156,6 +141,11 @@ impl Answer {
         show(&format!("{rest}\n"), context)?;
         text += &rest;
         Ok(Answer { text, prompt_tokens, tokens, prompt_seconds, seconds, finish })
+    }
+
+    /// The generated text.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// The figures, and an error where the answer was cut short by the user.
@@ -198,7 +188,8 @@ impl Answer {
         format!("prompt: {prompt_tokens} tokens{prompt_rate}; generated: {tokens} tokens{rate}{finish}")
     }
 
-    fn json(&self) -> Value {
+    /// For machines.
+    pub(crate) fn json(&self) -> Value {
         let finish = match self.finish {
             Some(FinishReason::End) => "end",
             Some(FinishReason::Stop) => "stop",

@@ -7,13 +7,17 @@ use clap::Args;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+use super::collapse::{self, Line};
 use super::context::Context;
+use super::plan_report::{shape, times};
+use super::table::{self, Column, labelled, table};
 use crate::error::Result;
-use crate::io::Checkpoint;
+use crate::io::{Checkpoint, Source};
 use crate::job::Host;
-use crate::names::shown;
 
 /// Show a checkpoint: tensors, types, sizes, and what llmc recognises in it
+///
+/// Layers that are alike are one line, with the numbers of all: model.layers.{0..29}.mlp.up_proj.weight.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   llmc inspect model.safetensors
@@ -21,38 +25,61 @@ use crate::names::shown;
 pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
+    /// A line for each tensor, also where layers are alike
+    #[arg(long)]
+    all: bool,
 }
 
 /// Inspects.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
     let checkpoint = context.open(&arguments.model)?;
     let side: Vec<String> = checkpoint.side_files()?.iter().map(|side| side.name.clone()).collect();
-    context.print(|| text(&checkpoint, &side), || json(&checkpoint, &side))
+    context.print(|| text(&checkpoint, &side, arguments.all), || json(&checkpoint, &side))
 }
 
-fn text(checkpoint: &Checkpoint, side: &[String]) -> String {
-    let mut text = String::new();
-    let names = checkpoint.tensors.keys().map(|name| shown(name));
-    let width = names.map(|name| name.chars().count()).max().unwrap_or(6).max(6);
-    let _ = writeln!(text, "{:width$}  {:>18}  {:20}  {:>12}", "tensor", "shape", "stored as", "bytes");
-    for (name, source) in &checkpoint.tensors {
-        let shape = source.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-        let _ = writeln!(
-            text,
-            "{:width$}  {shape:>18}  {:20}  {:>12}",
-            shown(name),
-            source.stored_as(),
-            source.stored_bytes()
-        );
-    }
-    let _ = writeln!(text);
+const COLUMNS: [Column; 5] = [
+    Column::text("tensor"),
+    Column::number(""),
+    Column::number("shape"),
+    Column::text("stored as"),
+    Column::number("size"),
+];
+
+/// The width of the labels below the table.
+const LABELS: usize = 25;
+
+fn text(checkpoint: &Checkpoint, side: &[String], all: bool) -> String {
+    let width = table::width();
+    let sources: Vec<&Source> = checkpoint.tensors.values().collect();
+    let rows: Vec<Vec<String>> = lines(&sources, all).iter().map(|line| row(&sources, line)).collect();
+    let mut text = format!("{}\n", table(&COLUMNS, &rows, width));
     for (name, (tensors, bytes)) in totals(checkpoint) {
         let _ = writeln!(text, "{name:24} {tensors:>5} tensors  {:>12}", HumanBytes(bytes).to_string());
     }
     for (name, value) in recognised(checkpoint, side) {
-        let _ = writeln!(text, "{name:24} {value}");
+        text += &labelled(name, LABELS, &value, width);
     }
     text
+}
+
+fn lines(sources: &[&Source], all: bool) -> Vec<Line> {
+    if all {
+        return collapse::each(sources.iter().map(|source| source.name.clone()));
+    }
+    let key = |source: &Source| (source.shape.clone(), source.stored_as(), source.stored_bytes());
+    collapse::collapse(sources.iter().map(|source| (source.name.clone(), key(source))))
+}
+
+fn row(sources: &[&Source], line: &Line) -> Vec<String> {
+    let (count, first) = (line.members.len(), sources[line.members[0]]);
+    let bytes = first.stored_bytes().saturating_mul(count as u64);
+    vec![
+        line.name.clone(),
+        times(count),
+        shape(&first.shape),
+        first.stored_as(),
+        HumanBytes(bytes).to_string(),
+    ]
 }
 
 fn totals(checkpoint: &Checkpoint) -> BTreeMap<String, (usize, u64)> {

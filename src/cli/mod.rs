@@ -1,8 +1,11 @@
 //! The command line: one file per subcommand, its arguments and its `run`. Results go to stdout, all else to stderr.
 
 mod bench;
+mod cache;
 mod calibrate;
 pub(crate) mod calibration_args;
+mod chat;
+mod collapse;
 mod completions;
 mod context;
 mod convert;
@@ -20,9 +23,15 @@ mod progress;
 mod quantization;
 mod quantize;
 mod recipe_args;
+mod recipes;
 mod run;
+mod sampling_args;
+mod schemes;
+mod suggested;
+mod table;
 mod terminal;
 mod verify;
+mod version;
 
 use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
@@ -63,7 +72,11 @@ enum Command {
     Verify(verify::Arguments),
     Bench(bench::Arguments),
     Generate(generate::Arguments),
+    Chat(chat::Arguments),
     Eval(eval::Arguments),
+    Schemes(schemes::Arguments),
+    Recipes(recipes::Arguments),
+    Cache(cache::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -83,6 +96,10 @@ pub fn main() -> ExitCode {
 /// Prints what clap has to say: help on stdout, mistakes on stderr. Help that cannot be written is a failure, unless nobody
 /// reads it any more.
 fn show(message: &clap::Error) -> ExitCode {
+    if let Some(text) = version::verbose(message) {
+        terminal::say(&text);
+        return ExitCode::SUCCESS;
+    }
     match message.print() {
         Err(e) if !message.use_stderr() && e.kind() != ErrorKind::BrokenPipe => {
             end(Err(Error::io("stdout", e)))
@@ -122,7 +139,11 @@ fn run(cli: Cli) -> Result<()> {
         Command::Verify(arguments) => verify::run(&arguments, &context),
         Command::Bench(arguments) => bench::run(&arguments, &context),
         Command::Generate(arguments) => generate::run(&arguments, &context),
+        Command::Chat(arguments) => chat::run(&arguments, &context),
         Command::Eval(arguments) => eval::run(&arguments, &context),
+        Command::Schemes(arguments) => schemes::run(&arguments, &context),
+        Command::Recipes(arguments) => recipes::run(&arguments, &context),
+        Command::Cache(arguments) => cache::run(&arguments, &context),
         Command::Completions(arguments) => completions::run(&arguments, command(), &context),
     }
 }

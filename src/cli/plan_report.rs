@@ -1,22 +1,25 @@
-//! The report of a plan: its tensors, and the memory, disk and time that it takes.
+//! The report of a plan: its tensors, the method, what it takes, and the engines that load the output.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use indicatif::{HumanBytes, HumanDuration};
+use indexmap::IndexSet;
+use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+use super::collapse::{self, Line};
+use super::table::{self, Column, labelled, table};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::pipeline::{self, Estimate};
-use crate::plan::Plan;
+use crate::plan::{Plan, TensorPlan};
+
+/// The width of the labels below the table.
+const LABELS: usize = 10;
 
 /// A plan and its estimated cost.
 pub(crate) struct PlanReport<'a> {
     plan: &'a Plan,
     threads: usize,
-    /// Calibration tokens, if the recipe has calibration.
-    tokens: Option<usize>,
     estimate: Option<Estimate>,
 }
 
@@ -31,43 +34,133 @@ impl PlanReport<'_> {
         });
         let estimate =
             tokens.map(|tokens| pipeline::estimate(plan, checkpoint, tokens, threads)).transpose()?;
-        Ok(PlanReport { plan, threads, tokens, estimate })
+        Ok(PlanReport { plan, threads, estimate })
     }
 
     fn memory(&self) -> u64 {
         self.estimate.map_or_else(|| pipeline::peak_memory(self.plan, self.threads), |cost| cost.memory)
     }
 
-    fn calibration(&self) -> Option<String> {
-        let Estimate { disk, seconds, .. } = self.estimate?;
-        Some(format!(
-            "calibration on {} tokens: about {} for hidden states beside the output, about {}{}\n",
-            self.tokens.unwrap_or_default(),
-            HumanBytes(disk),
-            HumanDuration(Duration::from_secs_f64(seconds)),
-            if self.plan.request.trains() { ", and what training takes" } else { "" },
-        ))
+    /// The report for people; with `all`, a line for each tensor.
+    pub(crate) fn text(&self, all: bool) -> String {
+        let width = table::width();
+        let (tensors, notes) = tensors(self.plan, all, width);
+        let substituted = self.plan.tensors.iter().filter(|tensor| tensor.substituted).count();
+        let marked = match substituted {
+            0 => String::new(),
+            count => format!("{count} tensors use a different scheme than requested (marked !)\n"),
+        };
+        format!("{tensors}\n{notes}{}{marked}\n{}", self.plan.summary(), self.facts(width))
     }
 
-    /// The report for people.
-    pub(crate) fn text(&self) -> String {
-        format!(
-            "{}{}peak memory about {} besides the mapped input, threads: {}\n",
-            self.plan.table(),
-            self.calibration().unwrap_or_default(),
-            HumanBytes(self.memory()),
-            self.threads,
-        )
+    /// The method, what it takes, and the engines that load the output.
+    fn facts(&self, width: Option<usize>) -> String {
+        let method = self.plan.request.scheme.map(|_| self.method());
+        let memory = HumanBytes(self.memory());
+        let memory = format!("about {memory} besides the mapped input, with {} threads", self.threads);
+        let states = self.estimate.map(|cost| cost.disk).filter(|bytes| *bytes > 0);
+        let states =
+            states.map(|bytes| format!("about {} of hidden states beside the output", HumanBytes(bytes)));
+        let facts = [
+            ("method", method),
+            ("memory", Some(memory)),
+            ("disk", states),
+            ("loads in", Some(self.engines())),
+        ];
+        let line = |(label, fact): (&str, Option<String>)| Some(labelled(label, LABELS, &fact?, width));
+        facts.into_iter().filter_map(line).collect()
+    }
+
+    fn method(&self) -> String {
+        let recipe = &self.plan.request.recipe;
+        let on = match &recipe.calibration {
+            None => ", without text".to_owned(),
+            Some(calibration) if calibration.statistics.is_empty() => {
+                let (samples, tokens) = (calibration.samples, calibration.seq_len);
+                format!(", on {samples} sequences of {tokens} tokens")
+            }
+            Some(_) => ", from statistics of an earlier run".to_owned(),
+        };
+        format!("{}{on}", recipe.method_names())
+    }
+
+    fn engines(&self) -> String {
+        let engines: Vec<&str> = self.plan.engines().iter().map(|engine| engine.name()).collect();
+        if engines.is_empty() { "none that is known".to_owned() } else { engines.join(", ") }
     }
 
     /// The report for machines.
     pub(crate) fn json(&self) -> Value {
         let mut value = self.plan.json();
         value["peak_memory"] = json!(self.memory());
+        value["engines"] = self.plan.engines().iter().map(|engine| engine.name()).collect();
         if let Some(Estimate { disk, seconds, .. }) = self.estimate {
             value["hidden_states"] = json!(disk);
             value["estimated_seconds"] = json!(seconds);
         }
         value
     }
+}
+
+const COLUMNS: [Column; 7] = [
+    Column::text("tensor"),
+    Column::number(""),
+    Column::number("shape"),
+    Column::text("stored as"),
+    Column::number("size").optional(),
+    Column::number("bits/w"),
+    Column::number("note"),
+];
+
+/// The table of tensors, and the notes on them, each once.
+fn tensors(plan: &Plan, all: bool, width: Option<usize>) -> (String, String) {
+    let lines = lines(plan, all);
+    let mut notes: IndexSet<String> = IndexSet::new();
+    let rows: Vec<Vec<String>> = lines.iter().map(|line| row(plan, line, &mut notes)).collect();
+    let numbered = notes.iter().enumerate();
+    let text: String =
+        numbered.map(|(at, note)| labelled(&format!("{:>3}", at + 1), 5, note, width)).collect();
+    let blank = if notes.is_empty() { "" } else { "\n" };
+    (table(&COLUMNS, &rows, width), text + blank)
+}
+
+fn lines(plan: &Plan, all: bool) -> Vec<Line> {
+    let name = |tensor: &TensorPlan| tensor.output.name.clone();
+    if all {
+        return collapse::each(plan.tensors.iter().map(name));
+    }
+    let key = |tensor: &TensorPlan| {
+        let note = tensor.note.as_deref().map(collapse::without_numbers);
+        (tensor.output.shape.clone(), tensor.action.to_string(), tensor.bytes(), note, tensor.substituted)
+    };
+    collapse::collapse(plan.tensors.iter().map(|tensor| (name(tensor), key(tensor))))
+}
+
+fn row(plan: &Plan, line: &Line, notes: &mut IndexSet<String>) -> Vec<String> {
+    let (count, first) = (line.members.len(), &plan.tensors[line.members[0]]);
+    let note = first.note.as_deref().map(|note| match count {
+        1 => note.to_owned(),
+        _ => collapse::without_numbers(note),
+    });
+    let number = note.map_or(String::new(), |note| (notes.insert_full(note).0 + 1).to_string());
+    let mark = if first.substituted { "! " } else { "" };
+    vec![
+        line.name.clone(),
+        times(count),
+        shape(&first.output.shape),
+        first.action.to_string(),
+        HumanBytes(first.bytes().saturating_mul(count as u64)).to_string(),
+        format!("{:.2}", first.bits_per_weight()),
+        format!("{mark}{number}"),
+    ]
+}
+
+/// `×30`, of more than one.
+pub(crate) fn times(count: usize) -> String {
+    if count == 1 { String::new() } else { format!("×{count}") }
+}
+
+/// `576x1536`.
+pub(crate) fn shape(shape: &[usize]) -> String {
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
 }

@@ -38,7 +38,7 @@ pub(crate) fn run(
     };
     let mut draft = job.draft(context)?;
     if job.destination.dry_run {
-        return draft.plans.all().try_for_each(|plan| plan::print(plan, &draft.checkpoint, context));
+        return draft.plans.all().try_for_each(|plan| plan::print(plan, &draft.checkpoint, false, context));
     }
     next_steps::announce(&draft, context)?;
     let records = job.carry_out(&mut draft, start, context)?;
@@ -65,7 +65,7 @@ fn note_substitutions(plan: &Plan, context: &Context) {
     notes.iter().take(MOST_NOTES).for_each(|note| terminal::tell(&format!("  {note}")));
     if notes.len() > MOST_NOTES {
         let more = notes.len() - MOST_NOTES;
-        terminal::tell(&format!("  … and {more} more reasons: --dry-run lists every tensor's"));
+        terminal::tell(&format!("  … and {more} more reasons: `llmc plan` with the same flags has all"));
     }
 }
 

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::calibration_args::KnowledgeArguments;
+use super::suggested;
 use crate::error::{Error, Result};
 use crate::export::FORMATS;
 use crate::numerics::Number;
@@ -34,7 +35,7 @@ pub(crate) struct RecipeArguments {
     #[arg(long, value_name = "N", conflicts_with = "scheme", value_parser = ["2", "3", "4", "5", "6", "8"])]
     bits: Option<String>,
     /// A preset: w4a16, w4a16-asym, w8a16, w8a8, fp8, fp8-block, nvfp4, mxfp4, nf4, q4_0, q8_0, q4_k, q6_k, …
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = suggested::schemes(), hide_possible_values = true)]
     scheme: Option<String>,
     /// Columns per scale, 0 for one per row [default: the scheme's]
     #[arg(long, value_name = "N")]
@@ -46,10 +47,10 @@ pub(crate) struct RecipeArguments {
     #[arg(long)]
     asymmetric: bool,
     /// One method, or several in order (rotate,gptq,eora): see --help [default: rtn; with --bits mse, or gptq where there is --data]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = suggested::methods(), hide_possible_values = true)]
     method: Option<String>,
     /// compressed-tensors, gptq, gptq-v2, awq, gguf, dense; several: a,b [default: what the scheme usually goes into]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = suggested::formats(), hide_possible_values = true)]
     format: Option<String>,
     /// Type of what is not quantized: f32, f16, bf16 [default: as it is]
     #[arg(long, value_name = "TYPE")]
@@ -74,7 +75,14 @@ pub(crate) struct RecipeArguments {
     #[arg(long, value_name = "SIZE", hide_short_help = true, value_parser = parse_size)]
     target_size: Option<u64>,
     /// Schemes that --target-bpw and --target-size choose from, the smallest first: w3a16,w4a16,w8a16 [default: the fewest that suffice]
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        hide_short_help = true,
+        value_parser = suggested::schemes(),
+        hide_possible_values = true
+    )]
     choices: Vec<String>,
     /// Any key of a recipe: group_size=64, gptq.damping=0.05 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]

@@ -7,7 +7,7 @@ use clap::Args;
 use super::calibration_args::KnowledgeArguments;
 use super::context::Context;
 use super::output_args::OutputArguments;
-use super::quantization;
+use super::{quantization, suggested};
 use crate::error::{Error, Result};
 use crate::io::read_text;
 use crate::recipe::{Calibration, Recipe, SHIPPED};
@@ -24,6 +24,7 @@ const EXAMPLES: &str = "Examples:
 )]
 pub(crate) struct Arguments {
     /// A TOML file, or the name of a shipped recipe (--help lists them)
+    #[arg(value_parser = suggested::recipes(), hide_possible_values = true)]
     recipe: String,
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     #[arg(long)]
@@ -75,7 +76,9 @@ fn refuse_no_data(name: &str, recipe: &Recipe) -> Result<()> {
 /// A recipe: a file, or a shipped one.
 fn read(name: &str) -> Result<Recipe> {
     if Path::new(name).exists() || name.ends_with(".toml") {
-        return Recipe::from_toml(name, &read_text(Path::new(name))?);
+        let text = read_text(Path::new(name));
+        let text = text.map_err(|e| e.where_missing("`llmc recipes` lists those that ship with llmc"))?;
+        return Recipe::from_toml(name, &text);
     }
     Recipe::shipped(name)
 }

@@ -32,6 +32,11 @@ pub(crate) fn tell(line: &str) {
     write(&format!("{}\n", escaped(&line).replace('\n', "\\n")));
 }
 
+/// Prints to stdout where no command runs. Nothing is left to do if that fails.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
 /// Prints a line of JSON to stderr, whole.
 pub(crate) fn tell_json(value: &serde_json::Value) {
     write(&format!("{}\n", escaped_json(&value.to_string())));

@@ -23,13 +23,18 @@ pub(super) struct DatasetSplit {
     split: String,
 }
 
-/// Parses `org/name[@revision][:[config/]split]`; the default is `split`. Returns `None` for other text.
+/// Addresses of datasets, as people paste them.
+const ADDRESSES: [&str; 2] = ["https://huggingface.co/datasets/", "hf://datasets/"];
+
+/// Parses `org/name[@revision][:[config/]split]`, or the address of a dataset's page; the default is `split`. Returns `None`
+/// for other text.
 pub(super) fn parse(spec: &str, split: &str) -> Option<DatasetSplit> {
+    let spec = ADDRESSES.iter().find_map(|address| spec.strip_prefix(address)).unwrap_or(spec);
     let (id, part) = spec.split_once(':').unwrap_or((spec, split));
     let (config, split) = part.rsplit_once('/').map_or((None, part), |(config, split)| (Some(config), split));
     let plain = |part: &str| !part.is_empty() && !part.contains(['/', '\\']) && part != "..";
     let valid = plain(split) && config.is_none_or(plain);
-    let id = hub::parse_id(id).filter(|_| valid)?;
+    let id = hub::parse_id(id).filter(|id| valid && id.model.contains('/') && id.file.is_none())?;
     Some(DatasetSplit { id, config: config.map(str::to_owned), split: split.to_owned() })
 }
 
@@ -60,10 +65,10 @@ impl DatasetSplit {
     }
 
     fn not_cached(&self, cache: &Path) -> Error {
-        let Id { model, revision } = &self.id;
+        let Id { model, revision, .. } = &self.id;
         let what = format!("{model}@{revision}: no such file, and no such dataset in {}", cache.display());
         let hint = format!("get it with `hf download {model} --repo-type dataset --revision {revision}`");
-        Error::unsupported(what, hint)
+        Error::unsupported(what, hint).or_existing(Path::new(model))
     }
 
     fn no_files(&self, snapshot: &Path, names: &[String]) -> Error {

@@ -72,7 +72,7 @@ pub(super) fn extension(file: &Path) -> &str {
 }
 
 fn read_file(file: &Path, rows: &mut Vec<Row>) -> Result<()> {
-    regular_len(file)?;
+    regular_len(file).map_err(|e| e.where_missing("name a .jsonl, .json, .csv or .parquet file"))?;
     let opened = File::open(file).map_err(|e| Error::io(file, e))?;
     match extension(file) {
         "parquet" => parquet(file, opened, rows),

@@ -9,6 +9,10 @@ use super::rows::{DataTable, extension};
 use crate::error::{Error, Result};
 use crate::io::regular_len;
 
+/// The hint about a missing file.
+const NAME_TEXT: &str =
+    "name a text, a .jsonl or .parquet file, or a dataset in the hub's cache: org/name:split";
+
 /// The place that texts are read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TextSource {
@@ -74,7 +78,7 @@ fn bytes(file: &Path) -> Result<Vec<u8>> {
         let what = format!("{}: expected a text file, found a folder", file.display());
         return Err(Error::usage(what, "name a file in it: UTF-8 text, .jsonl, .csv or .parquet"));
     }
-    regular_len(file)?;
+    regular_len(file).map_err(|e| e.where_missing(NAME_TEXT))?;
     std::fs::read(file).map_err(|e| Error::io(file, e))
 }
 

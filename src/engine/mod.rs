@@ -2,11 +2,12 @@
 //!
 //! [`CheckpointWeights`] reads a decoder's weights, [`LanguageModel`] runs it. [`Tokenizer`] and [`ChatTemplate`] turn
 //! text and conversations into token ids, [`Sampler`] chooses the next id, [`TextStream`] turns ids back into text one by one.
-//! [`Generation`] is the loop over these steps; [`Sequence`] runs the model in it.
+//! [`Generation`] is the loop over these steps; [`Sequence`] runs the model in it; [`Conversation`] keeps the turns of a chat.
 
 mod adapter;
 mod any_decoder;
 pub mod chat;
+mod conversation;
 pub mod generate;
 mod model;
 pub mod sampling;
@@ -19,6 +20,7 @@ mod weights;
 pub use adapter::Adapter;
 pub use any_decoder::Cache;
 pub use chat::{ChatTemplate, Message};
+pub use conversation::{Conversation, Forward};
 pub use generate::{FinishReason, Generation, Limits};
 pub use model::{LanguageModel, Options};
 pub use sampling::{Sampler, Sampling};

@@ -20,6 +20,11 @@ impl<'a> Sequence<'a> {
         Ok(Sequence { cache: model.cache(1)?, model })
     }
 
+    /// The number of its tokens.
+    pub(crate) fn len(&self) -> usize {
+        self.cache.len(0)
+    }
+
     /// Appends tokens and returns the logits after the last one, \[vocabulary\].
     pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let mut logits = Vec::new();

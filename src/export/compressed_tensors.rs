@@ -86,6 +86,18 @@ impl Format for CompressedTensors {
         }
     }
 
+    /// vLLM has kernels for integers of 4 and 8 bits alone, SGLang with no zero points either; transformers has none for zero
+    /// points.
+    fn engines(&self, scheme: &Scheme) -> &'static [Engine] {
+        match (scheme.number, scheme.symmetric) {
+            (Number::Int { bits: 4 | 8 } | Number::Fp8(_), true) => CAPABILITIES.engines,
+            (Number::Int { bits: 4 | 8 }, false) => &[Engine::TransformersDequantizing, Engine::Vllm],
+            (Number::Int { .. }, true) => &[Engine::TransformersCompressed],
+            (Number::Int { .. }, false) => &[Engine::TransformersDequantizing],
+            _ => &[Engine::TransformersCompressed, Engine::Vllm],
+        }
+    }
+
     fn parts(&self, output: &OutputTensor, scheme: &Scheme, context: &LayoutContext) -> Vec<Part> {
         let layout = Layout::of(scheme, context.activations).expect("admitted");
         let [rows, cols] = rows_cols(&output.shape);

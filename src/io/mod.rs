@@ -23,7 +23,7 @@ mod weight_files;
 mod wrappers;
 
 pub use checkpoint::Checkpoint;
-pub(crate) use own::{cache_folder, folder_of, readable_by_all};
+pub(crate) use own::{cache_folder, folder_of, free_bytes, readable_by_all};
 pub(crate) use scan::nonfinite_count;
 pub(crate) use side_file::{read_text, read_whole, regular_len};
 pub use source::{Layout, RawTensor, SideFile, Source, Stored};

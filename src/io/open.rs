@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::json;
 
 impl Checkpoint {
-    /// Opens a `.safetensors` file, a folder, a GGUF or a hub id (`org/name[@revision]`). Reads headers only; of a head
+    /// Opens a `.safetensors` file, a folder, a GGUF or a hub id (see [`hub::parse_id`]). Reads headers only; of a head
     /// that is stored although it is tied, also the values.
     pub fn open(input: &str) -> Result<Checkpoint> {
         Checkpoint::open_with(input, &Hub::from_env())
@@ -34,17 +34,18 @@ impl Checkpoint {
             return open_path(path);
         }
         match hub::parse_id(input) {
-            Some(id) => open_path(&hub.fetch(&id)?),
-            None => Err(neither(path)),
+            Some(id) => open_path(&hub.fetch(&id).map_err(|error| error.or_existing(path))?),
+            None => Err(neither(path).or_existing(path)),
         }
     }
 }
 
 fn neither(path: &Path) -> Error {
     let what = format!("{}: no such file or folder, and not a hub id either", path.display());
-    Error::usage(
+    Error::unsupported(
         what,
-        "give a .safetensors or .gguf file, a folder that holds some, or a hub id: org/name[@revision]",
+        "give a .safetensors or .gguf file, a folder that holds some, or a hub id: org/name[@revision], \
+         org/name-GGUF:Q4_K_M, or the address of its page",
     )
 }
 

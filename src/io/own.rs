@@ -16,6 +16,15 @@ pub(crate) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// The free space in bytes on the disk of a path, which need not exist yet; `None` if the system does not report it.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let found = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    #[cfg(unix)]
+    return rustix::fs::statvfs(found).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    #[cfg(not(unix))]
+    return None;
+}
+
 /// Temporary files are their owner's alone where nothing else is said; results are as other files are.
 pub(crate) fn readable_by_all() -> Builder<'static, 'static> {
     let mut builder = Builder::new();

@@ -40,6 +40,18 @@ pub(crate) fn find_weights(folder: &Path) -> Result<Weights> {
     }
 }
 
+/// The names of the files in a folder and in the folders in it, those as `FOLDER/NAME`. What cannot be read counts as missing.
+pub(crate) fn names_below(folder: &Path) -> Vec<String> {
+    let list = |folder: &Path| -> Vec<PathBuf> {
+        let entries = folder.read_dir().map(|entries| entries.flatten().map(|entry| entry.path()).collect());
+        entries.unwrap_or_default()
+    };
+    let (folders, files): (Vec<_>, Vec<_>) = list(folder).into_iter().partition(|path| path.is_dir());
+    let below = folders.iter().flat_map(|folder| list(folder)).chain(files).filter(|path| path.is_file());
+    let name = |path: PathBuf| Some(path.strip_prefix(folder).ok()?.to_str()?.replace('\\', "/"));
+    below.filter_map(name).collect()
+}
+
 /// Returns true if a folder has weights that could be opened.
 pub(crate) fn has_weights(folder: &Path) -> bool {
     find_weights(folder).is_ok()
@@ -57,7 +69,7 @@ fn only_adapter(folder: &Path) -> Error {
 }
 
 /// Returns true if GGUF files, in name order, are the parts of one model: `NAME-00001-of-00003.gguf` and so on.
-fn is_one_split(files: &[PathBuf]) -> bool {
+pub(crate) fn is_one_split(files: &[PathBuf]) -> bool {
     let count = files.len();
     let part = |file: &PathBuf, number: usize| {
         let end = format!("-{number:05}-of-{count:05}.gguf");

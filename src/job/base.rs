@@ -25,9 +25,9 @@ pub struct BaseModel {
 }
 
 impl BaseModel {
-    /// A base whose log-probabilities are kept exactly, in the default folder.
+    /// A base whose log-probabilities are held in 16 bits, and kept in the default folder.
     pub fn new(model: impl Into<String>) -> BaseModel {
-        BaseModel { model: model.into(), cache: BaseModel::default_cache(), precision: Precision::F32 }
+        BaseModel { model: model.into(), cache: BaseModel::default_cache(), precision: Precision::Bits16 }
     }
 
     /// The default folder; `None` if the user has no cache folder.
@@ -35,6 +35,9 @@ impl BaseModel {
         Some(cache_folder()?.join("base"))
     }
 }
+
+/// The limit on the bytes of the default folder. One that the user names has none.
+const MOST_CACHED: u64 = 2_000_000_000;
 
 /// The task that a base is run on.
 pub(crate) struct Subject<'a> {
@@ -73,7 +76,8 @@ impl Subject<'_> {
                 Err(error) => host.notify(&Notice::Warning(format!("{error}; it is made again"))),
             }
             let bytes = self.task.targets() as u64 * precision.row_bytes(self.vocabulary);
-            writer = BaseWriter::create(folder, &identity, bytes)
+            let most = if base.cache == BaseModel::default_cache() { MOST_CACHED } else { u64::MAX };
+            writer = BaseWriter::create(folder, &identity, bytes, most)
                 .inspect_err(|error| {
                     let hint = error.hint().map_or(String::new(), |hint| format!(" ({hint})"));
                     let what = format!("the base's log-probabilities are not kept: {error}{hint}");

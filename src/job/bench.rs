@@ -8,7 +8,7 @@ use super::engine::Engine;
 use super::host::Host;
 use super::record::Origin;
 use crate::backend::Device;
-use crate::backend::cpu::read_bandwidth;
+use crate::backend::cpu::{largest_cache, read_bandwidth};
 use crate::engine::{Cache, LanguageModel};
 use crate::error::{Error, Result};
 use crate::model::Batch;
@@ -47,8 +47,10 @@ pub struct BenchRecord {
     pub weight_bytes: usize,
     /// Largest memory of the process in bytes, mapped files included; `None` if the system does not tell.
     pub peak_memory_bytes: Option<u64>,
-    /// Bytes per second that the CPU reads; `None` on other devices.
+    /// The most bytes per second that the CPU was seen to read, of as many bytes as the weights; `None` on other devices.
     pub read_bytes_per_second: Option<f64>,
+    /// Bytes of the CPU's largest cache, if it holds all weights; they are then not read from memory for every token.
+    pub cache_bytes: Option<u64>,
     /// Threads.
     pub threads: usize,
     /// Version of this record, and its origin.
@@ -105,13 +107,16 @@ impl Bench {
         }
         // Measured first: the measurement of the bandwidth takes memory of its own.
         let peak_memory_bytes = peak_memory();
+        let weight_bytes = model.weight_bytes();
+        let on_cpu = !matches!(self.engine.options.device, Device::Cuda(_));
+        let cache = largest_cache().filter(|cache| on_cpu && *cache >= weight_bytes as u64);
         Ok(BenchRecord {
+            read_bytes_per_second: on_cpu.then(|| most_read(weight_bytes, &tests)),
+            cache_bytes: cache,
             tests,
             load_seconds,
-            weight_bytes: model.weight_bytes(),
+            weight_bytes,
             peak_memory_bytes,
-            read_bytes_per_second: (!matches!(self.engine.options.device, Device::Cuda(_)))
-                .then(read_bandwidth),
             threads: rayon::current_num_threads(),
             origin: Origin::here(),
         })
@@ -201,6 +206,12 @@ impl Speed {
             runs,
         }
     }
+}
+
+/// The most bytes per second that were read: by a measurement, or by a test itself.
+fn most_read(weight_bytes: usize, tests: &[Speed]) -> f64 {
+    let rates = tests.iter().filter_map(|test| test.weight_bytes_per_second);
+    rates.fold(read_bandwidth(weight_bytes), f64::max)
 }
 
 /// Runs a batch, with logits of the last token of each sequence.

@@ -11,9 +11,11 @@ use super::coverage;
 use super::host::{Host, Phase, advance};
 use super::record::Origin;
 use super::samples::{kept_text, samples};
+use super::space::Space;
 use crate::backend::Device;
 use crate::calib::SourceSamples;
 use crate::calib::data::KeptText;
+use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::pipeline::{self, BlockReport, Options, Survey};
@@ -79,6 +81,7 @@ impl Calibrate {
             path.map_or(Ok(()), |path| pipeline::check_target(&checkpoint, path, single, self.overwrite))?;
         }
         let samples = samples(&self.calibration, &checkpoint, self.kept_text(&checkpoint, host)?, host)?;
+        self.check_space(&checkpoint, samples.tokens())?;
         let survey = Survey {
             samples: &samples,
             expert_tokens: self.calibration.expert_tokens,
@@ -105,6 +108,14 @@ impl Calibrate {
         let Some(output) = output.filter(|_| self.calibration.writes_own()) else { return Ok(None) };
         let input = pipeline::input_digest(checkpoint, host.interrupted())?;
         kept_text(&self.calibration, output, !self.no_resume, checkpoint, &input)
+    }
+
+    /// Refuses hidden states that the disk has no space for.
+    fn check_space(&self, checkpoint: &Arc<Checkpoint>, tokens: usize) -> Result<()> {
+        let Some(output) = self.folder.as_ref().or(self.imatrix.as_ref()) else { return Ok(()) };
+        let hidden = CheckpointWeights(Arc::clone(checkpoint)).model()?.hidden;
+        let hidden_states = pipeline::hidden_state_bytes(tokens, hidden, 2);
+        Space { hidden_states, there: pipeline::partial_bytes(output), ..Space::default() }.check(output)
     }
 
     /// Fails if an expert got fewer tokens than `min_coverage`.

@@ -10,7 +10,7 @@ use super::source_card::SourceCard;
 use crate::export::adapter::FOLDER;
 use crate::io::Checkpoint;
 use crate::numerics::{Granularity, Number};
-use crate::plan::{Action, Engine, Plan, TensorPlan};
+use crate::plan::{Engine, Plan};
 
 /// Substitutions that are written out; the rest are counted.
 const LISTED: usize = 20;
@@ -141,7 +141,7 @@ fn loading(plan: &Plan, kind: Kind, engines: &[Engine], name: &str) -> String {
     for engine in engines {
         let (title, language, code) = snippet(*engine, kind, name);
         let _ = writeln!(text, "\n{title}:\n\n```{language}\n{code}\n```");
-        if *engine == Engine::TransformersCompressed && plan.tensors.iter().any(is_asymmetric) {
+        if *engine == Engine::TransformersDequantizing {
             text.push_str(ZERO_POINTS);
         }
     }
@@ -176,10 +176,6 @@ fn adapter(plan: &Plan, engines: &[Engine], name: &str) -> String {
 const ZERO_POINTS: &str =
     "\nZero points load with `quantization_config=CompressedTensorsConfig(dequantize=True)` only.\n";
 
-fn is_asymmetric(tensor: &TensorPlan) -> bool {
-    matches!(tensor.action, Action::Quantize(scheme) if !scheme.symmetric)
-}
-
 /// The name of an engine, and the language and text of the lines that load a model with it.
 fn snippet(engine: Engine, kind: Kind, name: &str) -> (&'static str, &'static str, String) {
     let packages = |with: &'static str, sentences: &'static str| {
@@ -188,7 +184,7 @@ fn snippet(engine: Engine, kind: Kind, name: &str) -> (&'static str, &'static st
     };
     match engine {
         Engine::Transformers => packages("transformers", "sentence-transformers"),
-        Engine::TransformersCompressed => packages(
+        Engine::TransformersCompressed | Engine::TransformersDequantizing => packages(
             "transformers (`pip install transformers compressed-tensors`)",
             "sentence-transformers (`pip install sentence-transformers compressed-tensors`)",
         ),

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::budget::{self, Measured};
 use super::host::{Host, Notice};
 use super::samples::{kept_text, samples};
+use super::space::Space;
 use crate::backend::Device;
 use crate::engine::CheckpointWeights;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
+use crate::io::hub::parse_id;
 use crate::pipeline;
 use crate::plan::{self, Plan};
 use crate::recipe::{Budget, Calibration, PerFormat, Recipe};
@@ -63,6 +65,7 @@ impl Draft {
         let draft = Draft { checkpoint, plans: outline, paths, measured: None };
         if !destination.dry_run {
             draft.check_paths(destination.overwrite)?;
+            draft.check_space()?;
         }
         match (&recipe.budget, &recipe.calibration) {
             (Some(budget), Some(calibration)) => draft.within(budget, calibration, destination, device, host),
@@ -107,6 +110,24 @@ impl Draft {
             let single = plan.request.format.capabilities().single_file;
             pipeline::check_target(&self.checkpoint, path, single, overwrite)
         })
+    }
+
+    /// Refuses outputs, with the hidden states beside them, that the disk has no space for.
+    fn check_space(&self) -> Result<()> {
+        let mut needed = Space::default();
+        for (plan, path) in self.plans.all().zip(self.paths.all()) {
+            needed.outputs += plan.bytes();
+            needed.there += pipeline::partial_bytes(path);
+        }
+        let primary = &self.plans.primary;
+        if let Some(calibration) =
+            primary.request.recipe.calibration.as_ref().filter(|it| it.statistics.is_empty())
+        {
+            let tokens = calibration.samples.saturating_mul(calibration.seq_len);
+            let estimate = pipeline::estimate(primary, &self.checkpoint, tokens, 1);
+            needed.hidden_states = estimate.map_or(0, |estimate| estimate.disk);
+        }
+        needed.check(&self.paths.primary)
     }
 
     /// Reads the text of a recipe, if it can be read twice, to find out that it suffices.
@@ -181,10 +202,11 @@ fn path_within(folder: &Path, plan: &Plan) -> PathBuf {
 fn default_path(model: &str, plan: &Plan, several: bool) -> PathBuf {
     let local = Path::new(model);
     let whole = local.canonicalize().ok();
-    let given = Path::new(if whole.is_some() { model } else { model.split('@').next().unwrap_or(model) });
-    let name = if local.is_file() { given.file_stem() } else { given.file_name() };
+    let name = if local.is_file() { local.file_stem() } else { local.file_name() };
     let name = name.or_else(|| whole.as_deref()?.file_name());
-    let stem = name.map_or("model".into(), |name| name.to_string_lossy());
+    let id = parse_id(model).filter(|_| whole.is_none());
+    let stem = id.as_ref().map(|id| id.name().into()).or_else(|| Some(name?.to_string_lossy()));
+    let stem = stem.unwrap_or_else(|| "model".into());
     let format = plan.request.format;
     let suffix = plan
         .request

@@ -3,8 +3,7 @@
 use serde_json::Value;
 
 use crate::io::Checkpoint;
-use crate::numerics::{Number, Scheme};
-use crate::plan::{Action, Engine, Plan};
+use crate::plan::{Engine, Plan};
 
 /// The kind of a model, as transformers loads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,27 +62,17 @@ fn auto_class(config: &Value) -> Option<&'static str> {
 pub(crate) fn engines(plan: &Plan, checkpoint: &Checkpoint) -> Vec<Engine> {
     let kind = Kind::of(checkpoint);
     let runs = |engine: &Engine| match engine {
-        Engine::Transformers | Engine::TransformersCompressed | Engine::TransformersGptq => {
-            kind != Kind::Weights
-        }
+        Engine::Transformers
+        | Engine::TransformersCompressed
+        | Engine::TransformersDequantizing
+        | Engine::TransformersGptq => kind != Kind::Weights,
         Engine::Vllm | Engine::Sglang => {
             let texts = ["AutoModelForCausalLM", "AutoModelForImageTextToText"];
-            matches!(kind, Kind::Writer(class) if texts.contains(&class)) && has_kernels(plan)
+            matches!(kind, Kind::Writer(class) if texts.contains(&class))
         }
         Engine::LlamaCpp => true,
     };
-    plan.request.format.capabilities().engines.iter().copied().filter(runs).collect()
-}
-
-/// Returns true if vLLM and SGLang have kernels for all integers of a plan: those of 4 and 8 bits, and GPTQ's of 2 and 3.
-fn has_kernels(plan: &Plan) -> bool {
-    let is_gptq = plan.request.format.name().starts_with("gptq");
-    plan.tensors.iter().all(|tensor| match tensor.action {
-        Action::Quantize(Scheme { number: Number::Int { bits }, .. }) => {
-            matches!(bits, 4 | 8) || is_gptq && matches!(bits, 2 | 3)
-        }
-        _ => true,
-    })
+    plan.engines().into_iter().filter(runs).collect()
 }
 
 /// Returns the command that serves an output.

@@ -60,7 +60,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    fn here() -> Machine {
+    /// Describes this machine.
+    pub(crate) fn here() -> Machine {
         Machine {
             os: std::env::consts::OS.to_owned(),
             architecture: std::env::consts::ARCH.to_owned(),

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EightBits, Fp8, Granularity, ScaleType, Scheme};
+use super::{EightBits, Fp8, Granularity, Number, ScaleType, Scheme};
+use crate::similar::same;
 use crate::tensor::BlockType;
 
 /// The quantization of the inputs of a layer, which an engine does as it runs. Changes no stored weight; formats record it.
@@ -46,6 +47,19 @@ pub struct Preset {
 }
 
 impl Preset {
+    /// Bits of codes, scales (16 bits; NVFP4 and MXFP4: 8) and packed zero points, per weight of rows as long as most.
+    pub(crate) fn bits_per_weight(&self) -> f64 {
+        let scheme = &self.scheme;
+        let scale_bits = if matches!(scheme.scale, ScaleType::E8M0 | ScaleType::E4M3) { 8.0 } else { 16.0 };
+        let zero_bits = if scheme.symmetric { 0.0 } else { scheme.code_bits() };
+        let per_group = match (scheme.number, scheme.granularity) {
+            (Number::Ggml(_), _) => 0.0,
+            (_, Group(group)) => (scale_bits + zero_bits) / group as f64,
+            _ => 0.0,
+        };
+        scheme.code_bits() + per_group
+    }
+
     const fn new(name: &'static str, summary: &'static str, scheme: Scheme) -> Preset {
         Preset { name, summary, scheme, activations: None }
     }
@@ -61,10 +75,9 @@ impl Preset {
 
 /// Finds a preset by its name or by one that people use for it, in either case.
 pub fn find(name: &str) -> Option<&'static Preset> {
-    let lower = name.to_ascii_lowercase();
-    let same = ALIASES.iter().find(|(alias, _)| *alias == lower);
-    let name = same.map_or(lower.as_str(), |(_, name)| name);
-    PRESETS.iter().find(|preset| preset.name == name)
+    let alias = ALIASES.iter().find(|(alias, _)| same(alias, name));
+    let name = alias.map_or(name, |(_, name)| name);
+    PRESETS.iter().find(|preset| same(preset.name, name))
 }
 
 /// Names that other tools have for presets. Of llama.cpp's mixtures, the type of most weights: `q4_k_m` has a few in `q6_k`.
@@ -197,21 +210,6 @@ pub const PRESETS: &[Preset] = &[
 mod tests {
     use super::*;
 
-    /// Returns the bits of codes, scales (16 bits; NVFP4 and MXFP4: 8) and packed zero points, per weight.
-    fn bits_per_weight(scheme: &Scheme) -> f64 {
-        let scale_bits = match scheme.scale {
-            ScaleType::E8M0 | ScaleType::E4M3 => 8.0,
-            _ => 16.0,
-        };
-        let zero_bits = if scheme.symmetric { 0.0 } else { scheme.code_bits() };
-        let per_group = match (scheme.number, scheme.granularity) {
-            (super::super::Number::Ggml(_), _) => 0.0,
-            (_, Group(group)) => (scale_bits + zero_bits) / group as f64,
-            _ => 0.0,
-        };
-        scheme.code_bits() + per_group
-    }
-
     #[test]
     fn names_are_found_in_either_case_and_are_unique() {
         for preset in PRESETS {
@@ -226,7 +224,7 @@ mod tests {
         for preset in PRESETS {
             let words: Vec<&str> = preset.summary.split(" bits per weight").collect();
             let stated: f64 = words[0].rsplit(' ').next().unwrap().parse().unwrap();
-            let counted = bits_per_weight(&preset.scheme);
+            let counted = preset.bits_per_weight();
             assert!((stated - counted).abs() <= 0.0051, "{}: {counted}", preset.name);
         }
     }

@@ -17,9 +17,13 @@ mod stream;
 mod verify;
 
 pub use blocks::{BlockReport, CalibrationInput, ExpertReport, LinearReport, Survey, calibrate};
-pub(crate) use blocks::{Estimate, check_device, estimate, recall, sensitivity, unmeasured, untie};
+pub(crate) use blocks::{
+    Estimate, check_device, estimate, hidden_state_bytes, recall, sensitivity, unmeasured, untie,
+};
 pub use options::{Event, Options, Outcome, Target};
-pub(crate) use output::{check_target, input_digest, model_digest, own_text, provenance, record_path};
+pub(crate) use output::{
+    check_target, input_digest, model_digest, own_text, partial_bytes, provenance, record_path,
+};
 pub(crate) use run::peak_memory;
 pub use run::run;
 pub(crate) use stream::total_input_bytes;

@@ -65,12 +65,14 @@ impl Capabilities {
 }
 
 /// A program that loads models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Engine {
     /// transformers by itself.
     Transformers,
     /// transformers with the compressed-tensors package.
     TransformersCompressed,
+    /// The same, which has no kernel for the scheme, and dequantizes it when it loads.
+    TransformersDequantizing,
     /// transformers with optimum and gptqmodel.
     TransformersGptq,
     /// vLLM.
@@ -79,6 +81,20 @@ pub enum Engine {
     Sglang,
     /// llama.cpp and programs built on it.
     LlamaCpp,
+}
+
+impl Engine {
+    /// The name, with what it needs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Engine::Transformers | Engine::TransformersCompressed => "transformers",
+            Engine::TransformersDequantizing => "transformers with dequantize=True",
+            Engine::TransformersGptq => "transformers with gptqmodel",
+            Engine::Vllm => "vLLM",
+            Engine::Sglang => "SGLang",
+            Engine::LlamaCpp => "llama.cpp",
+        }
+    }
 }
 
 /// The answer of a format to a scheme on a tensor.
@@ -157,6 +173,11 @@ pub trait Format: Sync {
 
     /// Says in which form the readers load `scheme` on a weight of this shape. `dtype` is the model's float type.
     fn admit(&self, scheme: &Scheme, shape: &[usize], dtype: DType) -> Admission;
+
+    /// The engines that load a scheme that it holds.
+    fn engines(&self, _scheme: &Scheme) -> &'static [Engine] {
+        self.capabilities().engines
+    }
 
     /// Lists the tensors of the output. By default every source, under its own name.
     fn arrange(&self, checkpoint: &Checkpoint) -> Result<Vec<OutputTensor>> {

@@ -1,8 +1,11 @@
-//! A plan that quantizes nothing although a scheme is asked for: refused, with the reasons and with what would do.
+//! Plans that cannot be meant: nothing takes the scheme, or the group size. They are refused, with the reasons and with what
+//! would do.
+
+use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use super::format::Admission;
+use super::format::{Admission, KERNEL_GROUPS};
 use super::resolved::Plan;
 use super::tensors::{Action, TensorPlan};
 use crate::error::{Error, Result};
@@ -14,6 +17,31 @@ const SHOWN: usize = 3;
 const COMMON: [&str; 4] = ["w4a16", "w8a16", "fp8", "w8a8"];
 
 impl Plan {
+    /// Refuses a group size that divides the columns of no tensor, unless it is one that kernels know: their next smaller one is
+    /// near to what was asked.
+    pub(super) fn refuse_unfit_group(&self) -> Result<()> {
+        let asked = self.request.recipe.group_size.filter(|size| *size > 0 && !KERNEL_GROUPS.contains(size));
+        let Some(asked) = asked.filter(|_| self.request.scheme.is_some()) else { return Ok(()) };
+        let is_meant =
+            |tensor: &&TensorPlan| matches!(tensor.action, Action::Quantize(_)) || tensor.substituted;
+        let columns: BTreeSet<usize> =
+            self.tensors.iter().filter(is_meant).map(|tensor| tensor.rows_cols()[1]).collect();
+        if columns.is_empty() || columns.iter().any(|columns| columns.is_multiple_of(asked)) {
+            return Ok(());
+        }
+        let fitting =
+            KERNEL_GROUPS.iter().find(|size| columns.iter().all(|cols| cols.is_multiple_of(**size)));
+        let listed: Vec<String> = columns.iter().map(usize::to_string).collect();
+        let what = format!(
+            "a group size of {asked} fits no tensor of this model: columns are {}",
+            listed.join(", ")
+        );
+        let hint = fitting.map_or("--group-size 0 gives every row one scale".to_owned(), |size| {
+            format!("--group-size {size} fits all of them")
+        });
+        Err(Error::usage(what, hint))
+    }
+
     /// Refuses the plan where a scheme is asked for and no tensor takes it.
     pub(super) fn refuse_nothing(&self) -> Result<()> {
         let any = self.tensors.iter().any(|tensor| matches!(tensor.action, Action::Quantize(_)));

@@ -47,6 +47,7 @@ impl Plan {
         fuse::link(&mut tensors, &roles);
         let plan = Plan { request, roles, tensors, dtype, metadata: Vec::new() };
         plan.refuse_substitutions()?;
+        plan.refuse_unfit_group()?;
         plan.refuse_nothing()?;
         plan.refuse_no_cache()?;
         Ok(plan)

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::format::Contents;
+use indexmap::IndexSet;
+
+use super::format::{Contents, Engine};
 use super::request::Request;
 use super::roles::Roles;
 use super::tensors::{Action, TensorPlan};
@@ -47,6 +49,28 @@ impl Plan {
             max_shard_size: self.request.recipe.max_shard_size,
             metadata: &self.metadata,
         }
+    }
+
+    /// The engines that load every scheme of the output. transformers that dequantizes loads what it also loads packed.
+    pub(crate) fn engines(&self) -> Vec<Engine> {
+        let format = self.request.format;
+        let mut lists: Vec<&'static [Engine]> = Vec::new();
+        for tensor in &self.tensors {
+            if let Action::Quantize(scheme) = &tensor.action {
+                lists.push(format.engines(scheme));
+            }
+        }
+        lists.dedup();
+        if lists.is_empty() {
+            return format.capabilities().engines.to_vec();
+        }
+        let loads = |list: &&[Engine], engine: Engine| {
+            let dequantizes = engine == Engine::TransformersDequantizing;
+            list.contains(&engine) || dequantizes && list.contains(&Engine::TransformersCompressed)
+        };
+        let is_common = |engine: &Engine| lists.iter().all(|list| loads(list, *engine));
+        let found: IndexSet<Engine> = lists.iter().copied().flatten().copied().filter(is_common).collect();
+        found.into_iter().collect()
     }
 
     /// Bytes of weights that will be stored.

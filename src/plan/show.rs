@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::resolved::Plan;
 use super::tensors::{Action, TensorPlan};
-use crate::names::shown;
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -67,37 +66,6 @@ impl Plan {
         let quantized = self.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Quantize(_)));
         quantized.for_each(|tensor| total.add(tensor));
         total
-    }
-
-    /// A line a tensor, then totals, then what was substituted.
-    pub(crate) fn table(&self) -> String {
-        let mut text = String::new();
-        let names = self.tensors.iter().map(|tensor| shown(&tensor.output.name));
-        let width = names.map(|name| name.chars().count()).max().unwrap_or(6).max(6);
-        let _ = writeln!(
-            text,
-            "{:width$}  {:>16}  {:24}  {:>10}  {:>6}  note",
-            "tensor", "shape", "stored as", "bytes", "bits/w"
-        );
-        for tensor in &self.tensors {
-            let shape = tensor.output.shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
-            let note = tensor.note.as_deref().unwrap_or_default();
-            let mark = if tensor.substituted { "! " } else { "" };
-            let line = format!(
-                "{:width$}  {shape:>16}  {:24}  {:>10}  {:>6.2}  {mark}{note}",
-                shown(&tensor.output.name),
-                tensor.action.to_string(),
-                tensor.bytes(),
-                tensor.bits_per_weight()
-            );
-            let _ = writeln!(text, "{}", line.trim_end());
-        }
-        let _ = write!(text, "\n{}", self.summary());
-        let substituted = self.tensors.iter().filter(|tensor| tensor.substituted).count();
-        if substituted > 0 {
-            let _ = writeln!(text, "{substituted} tensors use a different scheme than requested (marked !)");
-        }
-        text
     }
 
     /// The totals alone.

@@ -3,6 +3,7 @@
 use super::Recipe;
 use crate::error::Result;
 use crate::names::unknown;
+use crate::similar::same;
 
 /// The shipped recipe that `--bits 4` stands for; without text to calibrate on, its scheme alone.
 pub const CALIBRATED_4_BITS: &str = "w4a16-gptq";
@@ -24,9 +25,14 @@ impl Recipe {
     /// # Errors
     /// An unknown name, naming the nearest known one.
     pub fn shipped(name: &str) -> Result<Recipe> {
-        let names: Vec<&str> = SHIPPED.iter().map(|(shipped, _)| *shipped).collect();
-        let found = SHIPPED.iter().find(|(shipped, _)| *shipped == name);
-        let (_, text) = found.ok_or_else(|| unknown("recipe", name, &names))?;
+        let (name, text) = Recipe::find_shipped(name)?;
         Recipe::from_toml(name, text)
+    }
+
+    /// The name and the text of a recipe that the binary carries.
+    pub(crate) fn find_shipped(name: &str) -> Result<(&'static str, &'static str)> {
+        let names: Vec<&str> = SHIPPED.iter().map(|(shipped, _)| *shipped).collect();
+        let found = SHIPPED.iter().find(|(shipped, _)| same(shipped, name));
+        found.copied().ok_or_else(|| unknown("recipe", name, &names))
     }
 }

@@ -15,6 +15,7 @@ use crate::plan::{Format, Plan, Request};
 use crate::quant::rtn::Rtn;
 use crate::recipe::schemes::{adjust, find_preset};
 use crate::recipe::{Calibration, DEFAULT_METHOD, DENSE, Override, Recipe};
+use crate::similar::same;
 use crate::stage::{Def, Quantize, Scope, Stage};
 use crate::tensor::DType;
 
@@ -41,11 +42,11 @@ impl Recipe {
             format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
         let value = value.unwrap_or_else(|| toml::Value::String(text.to_owned()));
         let (first, rest) = key.split_once('.').unwrap_or(("", key));
-        if let Some(stage) = self.stages.iter_mut().find(|stage| stage.method == first) {
+        if let Some(stage) = self.stages.iter_mut().find(|stage| same(&stage.method, first)) {
             stage.parameters.insert(rest.to_owned(), value);
             return self.build_stages(&[]).map(drop);
         }
-        if METHODS.iter().any(|def| def.name == first) {
+        if METHODS.iter().any(|def| same(def.name, first)) {
             let what = format!("--set {key}: the recipe has no stage {first}");
             return Err(Error::usage(what, format!("its stages: {}", self.method_names())));
         }
@@ -254,7 +255,7 @@ fn default_method() -> Arc<dyn Quantize> {
 
 fn find_method(name: &str) -> Result<&'static Def> {
     let names: Vec<&str> = METHODS.iter().map(|def| def.name).collect();
-    METHODS.iter().find(|def| def.name == name).ok_or_else(|| unknown("method", name, &names))
+    METHODS.iter().find(|def| same(def.name, name)).ok_or_else(|| unknown("method", name, &names))
 }
 
 fn refuse_schemes(def: &Def, schemes: &[Scheme]) -> Result<()> {
@@ -303,7 +304,7 @@ impl Override {
 }
 
 fn find_format(name: &str) -> Result<&'static dyn Format> {
-    FORMATS.iter().copied().find(|format| format.name() == name).ok_or_else(|| {
+    FORMATS.iter().copied().find(|format| same(format.name(), name)).ok_or_else(|| {
         unknown("format", name, &FORMATS.iter().map(|format| format.name()).collect::<Vec<_>>())
     })
 }

@@ -218,6 +218,56 @@ fn answers_that_would_leave_the_cache_are_refused() {
 }
 
 #[test]
+fn ids_are_taken_as_people_paste_them() {
+    for input in [
+        "https://huggingface.co/org/name",
+        "hf://org/name",
+        "https://huggingface.co/org/name/tree/main",
+        "gpt2",
+    ] {
+        let (server, cache) = (small(), tempfile::tempdir().unwrap());
+        let opened = Checkpoint::open_with(input, &server.hub(&cache)).unwrap();
+        assert_eq!(opened.tensors.keys().collect::<Vec<_>>(), ["w"], "{input}");
+        let folder = if input == "gpt2" { "hub/models--gpt2" } else { "hub/models--org--name" };
+        assert!(opened.path.starts_with(cache.path().join(folder)), "{input}: {}", opened.path.display());
+    }
+}
+
+#[test]
+fn one_gguf_of_several_is_named_by_its_quantization() {
+    let files: [(&str, &[u8]); 4] = [
+        ("x.Q4_K_M.gguf", b"four"),
+        ("x.Q4_K_S.gguf", b"small"),
+        ("x.Q8_0.gguf", b"eight."),
+        ("config.json", b"{}"),
+    ];
+    let (server, cache) = (Server::new(&files), tempfile::tempdir().unwrap());
+    let fetch = |hub: &Hub, input: &str| hub.fetch(&parse_id(input).unwrap());
+    for (input, content) in [
+        ("org/name:q4_k_m", &files[0].1),
+        ("org/name@main:Q8_0", &files[2].1),
+        ("https://huggingface.co/org/name/blob/main/x.Q4_K_S.gguf", &files[1].1),
+    ] {
+        server.log();
+        let path = fetch(&server.hub(&cache), input).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), *content, "{input}");
+        let log = server.log();
+        let weights: Vec<_> = log.iter().filter(|line| line.contains(".gguf ")).collect();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(!weights.is_empty() && weights.iter().all(|line| line.contains(name)), "{input}: {log:#?}");
+        // Offline, the one that is there is found again, and no other.
+        let offline = Hub { offline: true, ..server.hub(&cache) };
+        assert_eq!(fetch(&offline, input).unwrap(), path);
+        assert!(fetch(&offline, "org/name:Q2_K").is_err());
+    }
+    let error = fetch(&server.hub(&cache), "org/name:Q5_K_M").unwrap_err();
+    assert!(text(&error).contains("no weight file is named Q5_K_M"), "{}", text(&error));
+    assert!(text(&error).contains("x.Q4_K_M.gguf, x.Q4_K_S.gguf, x.Q8_0.gguf"), "{}", text(&error));
+    let error = fetch(&server.hub(&cache), "org/name").unwrap_err();
+    assert!(text(&error).contains("org/name:Q4_K_M"), "{}", text(&error));
+}
+
+#[test]
 fn models_without_weights_for_llmc_say_so() {
     for (names, word) in
         [(vec!["pytorch_model.bin"], "no weights"), (vec!["a.gguf", "b.gguf"], "several weight files")]

@@ -1,4 +1,4 @@
-//! A hub on 127.0.0.1 with one model, `org/name`, that can misbehave.
+//! A hub on 127.0.0.1 with one model, `org/name` or `gpt2`, that can misbehave.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -11,6 +11,8 @@ use llmc::io::hub::Hub;
 use serde_json::json;
 use tempfile::TempDir;
 
+/// The names of the model.
+const MODELS: [&str; 2] = ["org/name", "gpt2"];
 /// The commit that `main` is.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// Silence that is waited for in the tests of silence; elsewhere, long enough for the busiest machine.
@@ -44,7 +46,7 @@ struct State {
     log: Vec<String>,
 }
 
-/// A hub with one model, `org/name`.
+/// A hub with one model, under each of the names in `MODELS`.
 pub struct Server {
     pub address: String,
     state: Arc<Mutex<State>>,
@@ -122,7 +124,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     match mood {
         Mood::Silent => thread::sleep(PATIENCE),
         Mood::Status(status) => respond(&mut stream, status, "", b""),
-        _ if request.path.starts_with("/api/models/org/name/revision/main") => {
+        _ if MODELS.iter().any(|model| request.path == format!("/api/models/{model}/revision/main")) => {
             let sha = if mood == Mood::EvilCommit { "../../../evil" } else { COMMIT };
             let names: Vec<_> = files.keys().map(|name| json!({ "rfilename": name })).collect();
             respond(&mut stream, 200, "", json!({ "sha": sha, "siblings": names }).to_string().as_bytes());
@@ -132,7 +134,8 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
 }
 
 fn serve_file(stream: &mut TcpStream, request: &Request, mood: Mood, files: &HashMap<String, Vec<u8>>) {
-    let name = request.path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/"));
+    let name =
+        MODELS.iter().find_map(|model| request.path.strip_prefix(&format!("/{model}/resolve/{COMMIT}/")));
     let Some(bytes) = name.and_then(|name| files.get(name)) else { return respond(stream, 404, "", b"") };
     let etag = if mood == Mood::EvilEtag { "../../../evil".into() } else { format!("etag{}", bytes.len()) };
     let start = request.start.unwrap_or(0);

@@ -33,7 +33,7 @@ use buffers::Pool;
 use elementwise::Function;
 use level::Level;
 
-pub(crate) use bandwidth::read_bandwidth;
+pub(crate) use bandwidth::{largest_cache, read_bandwidth};
 pub use buffers::Tensor;
 pub use key_values::KeyValueCache;
 pub(crate) use level::instruction_set;

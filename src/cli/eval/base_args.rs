@@ -15,14 +15,15 @@ pub(crate) struct Arguments {
     /// Compare with this model: KL divergence, Δp, same top token
     #[arg(long, value_name = "BASE")]
     against: Option<String>,
-    /// Folder that keeps the base's log-probabilities for the next comparison [default: ~/.cache/llmc/base]
+    /// Folder that keeps the base's log-probabilities for the next comparison [default: ~/.cache/llmc/base, 2 GB at most: the
+    /// oldest go first]
     #[arg(long, value_name = "DIR")]
     base_cache: Option<PathBuf>,
     /// Neither read nor keep them: run the base
     #[arg(long, conflicts_with = "base_cache")]
     no_base_cache: bool,
     /// Their precision
-    #[arg(long, value_enum, value_name = "FORM", default_value = "f32")]
+    #[arg(long, value_enum, value_name = "FORM", default_value = "16bit")]
     base_precision: Form,
 }
 

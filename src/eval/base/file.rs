@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ use super::codec::{EncodedRows, Precision};
 use crate::error::{Error, Result};
 use crate::eval::temporary::persist;
 use crate::eval::windows::Protocol;
+use crate::io::free_bytes;
 use crate::io::map::MappedFile;
 
 const MAGIC: &[u8; 8] = b"LLMCBASE";
@@ -70,7 +72,7 @@ impl Identity {
 
     /// The file's name in the cache.
     pub(crate) fn file_name(&self) -> String {
-        format!("{}.llmc-base", &blake3::hash(&self.to_json()).to_hex()[..32])
+        format!("{}.{EXTENSION}", &blake3::hash(&self.to_json()).to_hex()[..32])
     }
 }
 
@@ -84,12 +86,19 @@ pub(crate) struct BaseWriter {
 
 impl BaseWriter {
     /// Starts the file of an identity in `folder`, which is created if it does not exist. `bytes` is the file's estimated size.
+    /// Files in the folder that were not used for longest are removed until all, with this one, take no more than `most` bytes.
     ///
     /// # Errors
-    /// A file that would take more than half of the free space, a folder that cannot be written.
-    pub(crate) fn create(folder: &Path, identity: &Identity, bytes: u64) -> Result<BaseWriter> {
+    /// A file that is larger than `most` or than half of the free space, a folder that cannot be written.
+    pub(crate) fn create(folder: &Path, identity: &Identity, bytes: u64, most: u64) -> Result<BaseWriter> {
         let target = folder.join(identity.file_name());
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        if bytes > most {
+            let (bytes, most) = (HumanBytes(bytes), HumanBytes(most));
+            let what = format!("{}: {bytes} are more than the {most} of this cache", folder.display());
+            return Err(Error::unsupported(what, "--base-cache DIR keeps any size; --chunks takes fewer"));
+        }
+        evict(folder, most - bytes).map_err(|e| Error::io(folder, e))?;
         if let Some(free) = free_bytes(folder).filter(|free| bytes > free / 2) {
             let (bytes, free) = (HumanBytes(bytes), HumanBytes(free));
             let what = format!("{}: {bytes} would take more than half of the {free} free", folder.display());
@@ -127,6 +136,37 @@ impl BaseWriter {
     }
 }
 
+/// The ending of the files' names.
+const EXTENSION: &str = "llmc-base";
+
+/// Removes files of a folder, those first that were not used for longest, until all take no more than `most` bytes.
+fn evict(folder: &Path, most: u64) -> std::io::Result<()> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Ok(found) = path.symlink_metadata() else { continue };
+        if found.is_file() && path.extension().is_some_and(|extension| extension == EXTENSION) {
+            files.push((found.modified()?, found.len(), path));
+        }
+    }
+    files.sort();
+    let mut total: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+    for (_, bytes, path) in files {
+        if total <= most {
+            break;
+        }
+        fs::remove_file(&path)?;
+        tracing::info!(file = %path.display(), bytes, "removed from the cache");
+        total -= bytes;
+    }
+    Ok(())
+}
+
+/// Notes that a file was used. Nothing is lost if that fails: it may be removed earlier.
+fn touch(path: &Path) {
+    let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+}
+
 fn start(folder: &Path, header: &[u8]) -> std::io::Result<(BufWriter<File>, TempPath)> {
     let (file, temporary) = NamedTempFile::with_prefix_in(".partial-", folder)?.into_parts();
     let mut file = BufWriter::with_capacity(1 << 20, file);
@@ -136,14 +176,6 @@ fn start(folder: &Path, header: &[u8]) -> std::io::Result<(BufWriter<File>, Temp
     file.write_all(blake3::hash(header).as_bytes())?;
     file.write_all(header)?;
     Ok((file, temporary))
-}
-
-/// The free space on the disk of a folder, if the system reports it.
-fn free_bytes(folder: &Path) -> Option<u64> {
-    #[cfg(target_os = "linux")]
-    return rustix::fs::statvfs(folder).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-    #[cfg(not(target_os = "linux"))]
-    return None;
 }
 
 /// The ranges of a record's parts in the file.
@@ -179,6 +211,7 @@ impl BaseReader {
             return Err(refuse(("the log-probabilities of the identity in its name".into(), found)));
         }
         let records = records(&file, header.end, rows).map_err(refuse)?;
+        touch(&path);
         Ok(Some(BaseReader { file, records }))
     }
 
@@ -296,7 +329,7 @@ mod tests {
     /// A complete file in a folder of its own.
     fn written() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = BaseWriter::create(&folder.path().join("new"), &identity(), 0).unwrap();
+        let mut writer = BaseWriter::create(&folder.path().join("new"), &identity(), 0, u64::MAX).unwrap();
         (0..3).for_each(|index| writer.push(&window(index), 0..ROWS[index]).unwrap());
         let path = writer.finish().unwrap();
         (folder, path)
@@ -323,17 +356,42 @@ mod tests {
     #[test]
     fn an_unfinished_file_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = BaseWriter::create(folder.path(), &identity(), 0).unwrap();
+        let mut writer = BaseWriter::create(folder.path(), &identity(), 0, u64::MAX).unwrap();
         writer.push(&window(0), 0..ROWS[0]).unwrap();
         drop(writer);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
+    fn the_files_that_were_not_used_for_longest_go_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        for (name, age) in
+            [("old.llmc-base", 300), ("used.llmc-base", 200), ("new.llmc-base", 100), ("x.txt", 400)]
+        {
+            fs::write(file(name), [0; 100]).unwrap();
+            let time = SystemTime::now() - std::time::Duration::from_secs(age);
+            File::options().write(true).open(file(name)).unwrap().set_modified(time).unwrap();
+        }
+        touch(&file("used.llmc-base"));
+        let create = |bytes| BaseWriter::create(folder.path(), &identity(), bytes, 350).map(drop);
+        let there =
+            || ["old.llmc-base", "used.llmc-base", "new.llmc-base", "x.txt"].map(|name| file(name).exists());
+        create(50).unwrap();
+        assert_eq!(there(), [true; 4], "350 bytes fit");
+        create(51).unwrap();
+        assert_eq!(there(), [false, true, true, true]);
+        create(250).unwrap();
+        assert_eq!(there(), [false, true, false, true]);
+        assert!(create(351).unwrap_err().to_string().contains("more than the 350"));
+        assert_eq!(there(), [false, true, false, true]);
+    }
+
+    #[test]
     #[cfg(target_os = "linux")]
     fn a_disk_is_not_filled() {
         let folder = tempfile::tempdir().unwrap();
-        let error = BaseWriter::create(folder.path(), &identity(), u64::MAX).unwrap_err();
+        let error = BaseWriter::create(folder.path(), &identity(), u64::MAX, u64::MAX).unwrap_err();
         assert!(error.to_string().contains("more than half"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }

@@ -104,7 +104,7 @@ fn a_base_file_gives_the_figures_of_its_model() {
     for precision in [Precision::F32, Precision::Bits16] {
         let identity = identity(precision, windows.len());
         let task = WindowedText { tokens: &tokens, windows: &windows, first: None, batch: 3 };
-        let writer = Some(BaseWriter::create(folder.path(), &identity, 0).unwrap());
+        let writer = Some(BaseWriter::create(folder.path(), &identity, 0, u64::MAX).unwrap());
         let mut running = BaseSource::Model { model: Box::new(&base), precision, writer };
         let beside = scores(&model, Some(&mut running), &task, &STOP, |_| {}).unwrap();
         running.finish();

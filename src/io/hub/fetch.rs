@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::RepoInfo;
 use hf_hub::{Cache, Repo, RepoType};
 
+use super::choice;
 use super::client::Hub;
 use super::download;
 use super::failure::Failure;
@@ -14,7 +15,8 @@ use crate::io::index::{self, INDEX_FILE, is_plain_name};
 use crate::io::{side_files, weight_files};
 
 impl Hub {
-    /// The local folder of a model: from the cache where it is complete there, downloaded otherwise.
+    /// The local folder of a model, or the one weight file that the id names: from the cache where it is complete there,
+    /// downloaded otherwise.
     ///
     /// # Errors
     /// Offline and not cached; no such model or revision; a token that is missing or not enough; a hub that cannot be
@@ -22,27 +24,27 @@ impl Hub {
     pub fn fetch(&self, id: &Id) -> Result<PathBuf> {
         let cached = self.cached(id);
         match cached {
-            Some(folder) if self.offline || is_commit(&id.revision) => return Ok(folder),
+            Some(found) if self.offline || is_commit(&id.revision) => return Ok(found),
             None if self.offline => return Err(self.not_cached(id)),
             _ => {}
         }
         match self.info(id) {
             Ok(info) => self.snapshot(id, &info),
             Err(failure) => match (failure.is_unreachable(), cached) {
-                (true, Some(folder)) => {
+                (true, Some(found)) => {
                     tracing::warn!(
                         "{}: {failure}; going on with the cached {}",
                         self.endpoint,
-                        folder.display()
+                        found.display()
                     );
-                    Ok(folder)
+                    Ok(found)
                 }
                 _ => Err(self.explain(id, failure)),
             },
         }
     }
 
-    /// The cached folder of a model, if its weights are complete.
+    /// The cached folder of a model, if its weights are complete; or the one weight file that the id names.
     fn cached(&self, id: &Id) -> Option<PathBuf> {
         let folder = self.cache.join(repo(id, &id.revision).folder_name());
         let commit = match std::fs::read_to_string(folder.join("refs").join(&id.revision)) {
@@ -50,7 +52,18 @@ impl Hub {
             Err(_) => id.revision.clone(),
         };
         let snapshot = folder.join("snapshots").join(&commit);
-        (is_commit(&commit) && is_complete(&snapshot)).then_some(snapshot)
+        if !is_commit(&commit) {
+            return None;
+        }
+        match &id.file {
+            None => is_complete(&snapshot).then_some(snapshot),
+            Some(file) => {
+                let names = weight_files::names_below(&snapshot);
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let chosen = choice::matching(file, &names);
+                choice::only_model(&chosen).map(|name| snapshot.join(name))
+            }
+        }
     }
 
     fn not_cached(&self, id: &Id) -> Error {
@@ -80,9 +93,13 @@ impl Hub {
         let folder = cache.repo(repo(id, &info.sha)).pointer_path(&info.sha);
         let names: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
         self.download(id, info, &folder, &needed(&names))?;
-        self.download(id, info, &folder, &self.weights(id, &names, &folder)?)?;
+        let weights = self.weights(id, &names, &folder)?;
+        self.download(id, info, &folder, &weights)?;
         cache.repo(repo(id, &id.revision)).create_ref(&info.sha).map_err(|e| Error::io(&self.cache, e))?;
-        Ok(folder)
+        match (&id.file, weights.first()) {
+            (Some(_), Some(first)) if !names.contains(&INDEX_FILE) => Ok(folder.join(first)),
+            _ => Ok(folder),
+        }
     }
 
     fn download(&self, id: &Id, info: &RepoInfo, folder: &Path, names: &[String]) -> Result<()> {
@@ -100,22 +117,7 @@ impl Hub {
             let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
             return Ok(index::parse(&file, &bytes)?.shards().into_iter().map(str::to_owned).collect());
         }
-        if names.contains(&"model.safetensors") {
-            return Ok(vec!["model.safetensors".into()]);
-        }
-        let with =
-            |end: &str| names.iter().filter(|n| is_plain_name(n) && n.ends_with(end)).collect::<Vec<_>>();
-        match (with(".safetensors").as_slice(), with(".gguf").as_slice()) {
-            ([one], _) | ([], [one]) => Ok(vec![one.to_string()]),
-            ([], []) => Err(Error::unsupported(
-                format!("{id} has no weights that llmc reads (.safetensors, .gguf)"),
-                "look for a converted copy of the model, or convert it with transformers' save_pretrained",
-            )),
-            _ => Err(Error::unsupported(
-                format!("{id} has several weight files and no index"),
-                "download the one you want, and give its path",
-            )),
-        }
+        choice::choose(id, names)
     }
 
     /// The error about a model whose revision could not be looked up.

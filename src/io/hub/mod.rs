@@ -4,6 +4,7 @@
 //! `.gguf`). Transfers resume where they stopped. The network is given up when nothing arrives for
 //! [`Hub::timeout`]: `hf-hub` sets no time limits, so it works in a thread of its own that is watched.
 
+mod choice;
 mod client;
 mod download;
 mod environment;

@@ -63,7 +63,7 @@ pub(crate) fn estimate(
     let per_weight = if method.trains() { 32 } else { 10 };
     let memory = PROCESS + per_weight * weights + statistics + 4 * WIDTHS * BATCH_TOKENS as u64 * widest;
     let chains = if method.trains() { 4 } else { 2 };
-    let disk = (tokens as u64).saturating_mul((chains * model.hidden * size_of::<f32>()) as u64);
+    let disk = hidden_state_bytes(tokens, model.hidden, chains);
     let passes = match method.scope() {
         Scope::Rows if !compensates => 1.0,
         Scope::Rows | Scope::Input => 1.0 + DEPTH_PASSES * 4.0,
@@ -73,6 +73,11 @@ pub(crate) fn estimate(
     let per_block = 2.0 * tokens as f64 * (passes * weights as f64 + products);
     let seconds = model.layers.len() as f64 * per_block / (SPEED * threads as f64);
     Ok(Estimate { memory, disk, seconds })
+}
+
+/// The bytes of the hidden states of so many tokens, in as many files as are kept at a time.
+pub(crate) fn hidden_state_bytes(tokens: usize, hidden: usize, files: usize) -> u64 {
+    (tokens as u64).saturating_mul((files * hidden * size_of::<f32>()) as u64)
 }
 
 fn shapes(checkpoint: &Checkpoint, layout: &BlockLayout) -> Result<Vec<[u64; 2]>> {

@@ -29,7 +29,7 @@ pub(crate) use block_loop::BlockLoop;
 pub(crate) use calibrate::recall;
 pub use calibrate::{Survey, calibrate};
 pub(crate) use ends::{ends, untie};
-pub(crate) use estimate::{Estimate, estimate};
+pub(crate) use estimate::{Estimate, estimate, hidden_state_bytes};
 pub(crate) use layouts::layouts;
 pub(crate) use machine::check_device;
 pub use report::{BlockReport, ExpertReport, LinearReport};

@@ -12,4 +12,6 @@ pub(crate) use digest::{input_digest, model_digest, provenance};
 pub(crate) use files::{OutputFiles, read_at, reserve, write_at};
 pub(crate) use journal::Journal;
 pub(crate) use record::{Digests, Record, mismatch, round_to, stored_values, wrong_scale};
-pub(crate) use workspace::{RECORD, REPORTS_NAME, Workspace, check_target, own_text, record_path};
+pub(crate) use workspace::{
+    RECORD, REPORTS_NAME, Workspace, check_target, own_text, partial_bytes, record_path,
+};

@@ -227,6 +227,30 @@ pub(crate) fn own_text(target: &Path, resume: bool) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The bytes on the disk of an interrupted run's partial output; 0 if there is none.
+pub(crate) fn partial_bytes(target: &Path) -> u64 {
+    let target: PathBuf = target.components().collect();
+    folder_bytes(&sibling(&target, ".partial"))
+}
+
+fn folder_bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => folder_bytes(&entry.path()),
+        Ok(found) => on_disk(&found),
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
+}
+
+/// The bytes that a file takes: less than its length if it has holes.
+fn on_disk(found: &fs::Metadata) -> u64 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::blocks(found) * 512;
+    #[cfg(not(unix))]
+    return found.len();
+}
+
 /// Refuses, before any work, a target that cannot be written or must not be replaced.
 ///
 /// # Errors

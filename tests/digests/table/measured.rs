@@ -96,7 +96,7 @@ fn beside_base(model: &str) -> Case {
     let measured =
         format!("eval perplexity out {TEXT} --ctx 64 --chunks 3 --against fixtures/{model} --json");
     let lines = format!(
-        "quantize fixtures/{model} --scheme w4a16 --group-size 32 -o out; {measured} --base-cache cache; \
+        "quantize fixtures/{model} --scheme w4a16 --group-size 32 -o out; {measured} --base-cache cache --base-precision f32; \
          {measured} --no-base-cache --base-precision 16bit; generate out -p capital -n 12"
     );
     Case::new(Level::Avx2, format!("against/{model}"), &lines)
