@@ -129,7 +129,7 @@ impl Tokenizer {
         let ids = encoding.get_ids();
         Ok(match (self.adds_bos, self.template_adds_bos) {
             (true, false) if special => self.bos.iter().chain(ids).copied().collect(),
-            (false, true) if special => ids[1..].to_vec(),
+            (false, true) if special => ids.get(1..).unwrap_or_default().to_vec(),
             _ => ids.to_vec(),
         })
     }
@@ -144,10 +144,14 @@ impl Tokenizer {
         text.and_then(|result| result).map_err(|e| self.failed("decode", e))
     }
 
-    /// Encodes and decodes [`PROBE`], so that a damaged tokenizer is found before the work.
+    /// Encodes and decodes [`PROBE`], so that a tokenizer that panics is found before the work. One that only has no token for
+    /// it may be whole.
     fn probe(&self) -> Result<()> {
-        let ids = self.encode_with(&self.inner, PROBE, true)?;
-        self.decode(&ids, false).map(drop)
+        let probe = || {
+            let encoded = self.inner.encode_fast(PROBE, true);
+            encoded.and_then(|encoded| self.inner.decode(encoded.get_ids(), false)).is_ok()
+        };
+        panics::caught(probe).map(drop).map_err(|e| self.failed("encode", e))
     }
 
     /// True if [`Tokenizer::encode`] puts BOS before a text: by `add_bos_token` in tokenizer_config.json, else by

@@ -46,16 +46,12 @@ pub(super) fn check(file: &Path, bytes: &[u8]) -> Result<Growth> {
     for processor in checks.components(&json, "post_processor", "processors")? {
         checks.post_processor(processor)?;
     }
-    for decoder in checks.components(&json, "decoder", "decoders")? {
-        checks.decoder(decoder)?;
-    }
+    let decoders = checks.components(&json, "decoder", "decoders")?;
+    decoders.iter().try_for_each(|decoder| checks.decoder(decoder))?;
     let normalizers = checks.components(&json, "normalizer", "normalizers")?;
-    for normalizer in &normalizers {
-        checks.replacement("normalizer", normalizer)?;
-    }
-    Growth::of(&normalizers).ok_or_else(|| {
-        checks.wrong("normalizer", format!("growth of at most {MOST} times"), "replacements that grow more")
-    })
+    normalizers.iter().try_for_each(|normalizer| checks.replacement("normalizer", normalizer))?;
+    checks.growth("decoder", &decoders)?;
+    checks.growth("normalizer", &normalizers)
 }
 
 struct Checks<'a> {
@@ -207,6 +203,11 @@ impl Checks<'_> {
         self.at_most("post_processor.special_tokens", ids.len(), PIECES, "ids")
     }
 
+    fn growth(&self, section: &str, parts: &[&Value]) -> Result<Growth> {
+        let expected = format!("growth of at most {MOST} times");
+        Growth::of(parts).ok_or_else(|| self.wrong(section, expected, "replacements that grow more"))
+    }
+
     fn at_most(&self, key: &str, found: usize, most: usize, things: &str) -> Result<()> {
         if found <= most { Ok(()) } else { Err(self.wrong(key, format!("at most {most} {things}"), found)) }
     }
@@ -232,6 +233,6 @@ fn depth(regex: &str) -> usize {
 }
 
 /// The start of a text from the file, for a message.
-fn start_of(text: &str) -> &str {
-    &text[..text.floor_char_boundary(60)]
+fn start_of(text: &str) -> String {
+    text.chars().take(60).collect()
 }

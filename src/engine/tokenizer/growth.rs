@@ -23,7 +23,7 @@ pub(super) struct Growth {
 }
 
 impl Growth {
-    /// Bounds the growth of the normalizers of a tokenizer, which run one after another. Returns `None` beyond [`MOST`].
+    /// Bounds the growth by the normalizers of a tokenizer (or its decoders), which run one after another. Returns `None` beyond [`MOST`].
     pub(super) fn of(normalizers: &[&Value]) -> Option<Growth> {
         let factors = normalizers.iter().map(|normalizer| factor(normalizer));
         let factor = factors.fold(1, usize::saturating_mul);
@@ -56,7 +56,8 @@ impl Growth {
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE));
+        let end = (0..=PIECE.min(rest.len())).rev().find(|end| rest.is_char_boundary(*end))?;
+        let (piece, after) = rest.split_at(end);
         rest = after;
         (!piece.is_empty()).then_some(piece)
     })

@@ -295,6 +295,9 @@ fn tokenizers_that_take_all_memory_are_refused() {
     let sequence = |parts: Vec<Value>| json!({ "normalizer": { "type": "Sequence", "normalizers": parts } });
     let error = damaged(sequence(vec![replace(1000); 5]));
     assert!(error.contains("normalizer: expected growth of at most 1024 times"), "{error}");
+    let decoders = json!({ "decoder": { "type": "Sequence", "decoders": vec![replace(1000); 5] } });
+    let error = damaged(decoders);
+    assert!(error.contains("decoder: expected growth of at most 1024 times"), "{error}");
     let error = damaged(sequence(vec![replace(1); 100]));
     assert!(error.contains("at most 64 components"), "{error}");
     let error = damaged(json!({ "normalizer": replace(2000) }));
