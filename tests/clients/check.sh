@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Quantizes a model into every format, loads each result in the engine it is for, and compares: see README.md.
 # Usage: tests/clients/check.sh LLMC MODEL.gguf        (LLMC: target/release/llmc)
-# Environment: PYTHON (with requirements.txt installed), WORK (kept if set), TEXT (what the models read), MINILM (a folder)
+# Environment: PYTHON (with requirements.txt installed), WORK (kept if set), TEXT (what the models read), MINILM (a folder),
+# VLLM (a Python with vLLM)
 set -euo pipefail
 llmc=$(realpath "$1"); gguf=$(realpath "$2"); here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}; text=${TEXT:-$here/../../fixtures/tokenizer_corpus.txt}; minilm=${MINILM:-}
@@ -31,6 +32,7 @@ transformers_exports='
 ct-w4a16       --scheme w4a16 --group-size 64 --symmetric --format compressed-tensors
 ct-w4a16-asym  --scheme w4a16 --group-size 64 --asymmetric --method mse --format compressed-tensors
 ct-w8a16       --scheme w8a16 --format compressed-tensors
+ct-w8a8        --scheme w8a8 --format compressed-tensors
 ct-fp8         --scheme fp8 --format compressed-tensors
 ct-w8a8-static --scheme w8a8-static '"$measured"' --format compressed-tensors
 ct-fp8-static  --scheme fp8-static --kv-cache fp8 '"$measured"' --format compressed-tensors
@@ -67,5 +69,10 @@ export_all "$gguf_exports" "$WORK/base"
 if [ -n "$minilm" ]; then
   export_all "$encoder_exports" "$minilm"
   "$python" "$here/encoder_check.py" "$WORK" "$minilm" $(names "$encoder_exports")
+fi
+if [ -n "${VLLM:-}" ]; then
+  "$VLLM" "$here/vllm_check.py" "$llmc" "$WORK" "$text" ct-w4a16 ct-w4a16-asym ct-w8a8 gptq awq
+else
+  echo "vLLM: NOT CHECKED, for want of VLLM=PYTHON" >&2
 fi
 "$python" "$here/agreement.py" "$WORK"
