@@ -163,7 +163,18 @@ fn prints(source: &Source) -> Vec<String> {
 
 /// Paths in backticks in a document that are not in the repository.
 fn dead_paths(source: &Source, exists: impl Fn(&str) -> bool) -> Vec<String> {
-    const ROOTS: &[&str] = &["src/", "tests/", "fixtures/", "benches/", "fuzz/", "kernels/", ".ci/"];
+    const ROOTS: &[&str] = &[
+        "src/",
+        "tests/",
+        "fixtures/",
+        "benches/",
+        "fuzz/",
+        "kernels/",
+        "docs/",
+        "recipes/",
+        "tasks/",
+        ".ci/",
+    ];
     let quoted = source.text.split('`').skip(1).step_by(2);
     quoted
         .filter(|text| {
@@ -362,19 +373,24 @@ fn nothing_is_unfinished_and_only_the_cli_prints() {
 
 #[test]
 fn documents_name_files_that_exist() {
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
-        let problems = dead_paths(&read(&root().join(name)), |path| root().join(path).exists());
+    let mut pages =
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(|name| root().join(name)).to_vec();
+    walk(&root().join("docs"), ".md", &mut pages);
+    assert!(pages.len() > 8, "the pages of docs/ were not found");
+    for page in pages {
+        let problems = dead_paths(&read(&page), |path| root().join(path).exists());
         assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
 }
 
 #[test]
 fn documents_know_every_method_format_and_this_version() {
-    let readme = read(&root().join("README.md")).text;
+    let page = |name: &str| read(&root().join("docs").join(name)).text;
+    let tables = page("methods.md") + &page("formats.md");
     let methods = llmc::registry::METHODS.iter().map(|def| def.name);
     let formats = llmc::export::FORMATS.iter().map(|format| format.name());
     for name in methods.chain(formats) {
-        assert!(has_word(&readme, name), "README.md: the table of formats and methods lacks `{name}`");
+        assert!(has_word(&tables, name), "docs/: the tables of formats and methods lack `{name}`");
     }
     let changelog = read(&root().join("CHANGELOG.md")).text;
     let headings = [format!("## {}", env!("CARGO_PKG_VERSION")), "## Unreleased".to_owned()];

@@ -107,7 +107,7 @@ pub(crate) fn thin(documents: Vec<Document>, bytes: usize, random: &mut SplitMix
 /// The document of a row; `None` where it has null instead of a text.
 fn document(file: &Path, number: usize, row: &Row) -> Result<Option<Document>> {
     let wrong = |expected: &str, found: String| {
-        let hint = "the forms of rows that llmc reads are in calibration/README.md";
+        let hint = "the forms of rows that llmc reads are in docs/calibration.md";
         Error::malformed_tensor(file, format!("row {number}"), expected, found, hint)
     };
     let given = |name: &&str| row.get(*name).filter(|value| !value.is_null());
