@@ -62,5 +62,6 @@ fn watch(mut told: UnixStream) {
     terminal::tell(
         "hint: leave the files of a model alone while llmc reads them, and run the same command again",
     );
+    #[allow(clippy::disallowed_methods)] // the work is in another thread, which cannot go on
     std::process::exit(1)
 }
