@@ -85,7 +85,7 @@ fn statistics_are_those_of_the_inputs() {
     ok(here.path(), &line("tiny-llama", "--hessian -o stats"));
     let folder = here.path().join("stats");
     let names: Vec<String> = contents(&folder).into_keys().collect();
-    assert_eq!(names, ["block-00000.safetensors", "block-00001.safetensors", "index.json"]);
+    assert_eq!(names, ["block-00000.safetensors", "block-00001.safetensors", "checksums.b3", "index.json"]);
 
     let checkpoint = open("tiny-llama");
     let samples = samples(&checkpoint);

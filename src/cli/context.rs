@@ -8,11 +8,10 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::plan_report::PlanReport;
 use super::progress::{self, Display};
-use super::terminal;
+use super::{faults, terminal};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::hub::Hub;
@@ -159,9 +158,7 @@ fn catch_signals(flag: &Arc<AtomicBool>, quiet: bool) -> Result<()> {
         stop_in_silence();
         return Ok(());
     }
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
-    std::thread::spawn(move || signals.forever().take(1).for_each(|_| answer()));
-    Ok(())
+    faults::on_stop(answer)
 }
 
 /// Done when the user's wish to stop has been answered, or needs no answer.

@@ -21,7 +21,7 @@ fn copy(fixture: &str, folder: &Path, name: &str) {
 fn card(folder: &Path, name: &str) -> (Value, String) {
     let recipe = Recipe {
         scheme: Some("w4a16".into()),
-        group_size: Some(16),
+        group_size: Some(2), // divides the columns of every fixture
         stages: vec![Stage::new("mse")],
         ..Recipe::default()
     };
@@ -61,7 +61,7 @@ fn a_card_has_what_the_hub_reads_and_the_card_of_its_source() {
         "tags": ["llmc", "compressed-tensors", "w4a16"],
     });
     assert_eq!(front, expected);
-    assert!(text.starts_with("\n# Tiny-1B, INT4 (w4a16, group 16, mse)\n"), "{text}");
+    assert!(text.starts_with("\n# Tiny-1B, INT4 (w4a16, group 2, mse)\n"), "{text}");
     assert!(text.ends_with("\n## Card of Tiny-1B\n\n# Tiny\nUse it well.\n"), "{text}");
     assert!(text.contains("```sh\nvllm serve small\n```") && !text.contains("PATH"), "{text}");
     assert!(text.contains("AutoModelForCausalLM.from_pretrained(\"small\""), "{text}");

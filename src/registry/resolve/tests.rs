@@ -31,7 +31,7 @@ fn mistakes_are_named() {
     check("[[stages]]\nmethod = 'lorc'\n[[stages]]\nmethod = 'eora'", "makes up for quantization");
     check("[[stages]]\nmethod = 'mse'\n[[stages]]\nmethod = 'rotate'\n", "quantizes");
     check("[[stages]]\nmethod = 'eora'", "--data");
-    check("[[stages]]\nmethod = 'lorc'\nrank = 0", "32");
+    check("[[stages]]\nmethod = 'lorc'\nrank = 0", "from 1 to");
     check("scheme = 'q4_k'\n[[stages]]\nmethod = 'lorc'", "choose a format that writes a folder");
     let scaled = "[calibration]\n[[stages]]\nmethod = 'awq'\n[[stages]]\nmethod = 'eora'";
     check(scaled, "awq-scale,mse,eora");
