@@ -8,7 +8,6 @@ use super::{common, root};
 /// Parts of commands that are not run, and why.
 pub const NOT_RUN: &[(&str, &str)] = &[
     ("cargo install", "builds in release mode"),
-    ("cargo test", "runs this test"),
     ("pip ", "needs PyPI"),
     ("docker ", "needs a daemon"),
     ("hf download", "needs the hub"),
