@@ -24,7 +24,7 @@ fn schemes_have_sizes_formats_engines_and_losses() {
         assert!(text.lines().any(|line| line.split(' ').next() == scheme["name"].as_str()), "{scheme}");
     }
     let line = text.lines().find(|line| line.starts_with("w4a16 ")).unwrap();
-    let expected = "w4a16          4.13  0.4258     0.0813  compressed-tensors: transformers, vLLM, SGLang";
+    let expected = "w4a16         4.125  0.4258     0.0813  compressed-tensors: transformers, vLLM, SGLang";
     assert_eq!(line, expected);
 }
 

@@ -56,14 +56,19 @@ impl Builder {
     }
 
     /// An F32 tensor of 0, 1, 2, …; the shape is row-major.
-    fn tensor(mut self, name: &str, shape: &[usize]) -> Self {
+    fn tensor(self, name: &str, shape: &[usize]) -> Self {
+        self.ramp(name, shape, 0)
+    }
+
+    /// Adds a tensor of F32 whose values count up from `first`.
+    fn ramp(mut self, name: &str, shape: &[usize], first: usize) -> Self {
         Self::text(&mut self.infos, name);
         self.infos.extend((shape.len() as u32).to_le_bytes());
         shape.iter().rev().for_each(|dim| self.infos.extend((*dim as u64).to_le_bytes()));
         self.infos.extend(0u32.to_le_bytes());
         self.infos.extend((self.data.len() as u64).to_le_bytes());
         let count: usize = shape.iter().product();
-        self.data.extend((0..count).flat_map(|i| (i as f32).to_le_bytes()));
+        self.data.extend((first..first + count).flat_map(|i| (i as f32).to_le_bytes()));
         self.data.resize(self.data.len().next_multiple_of(32), 0);
         self.tensor_count += 1;
         self
@@ -211,7 +216,7 @@ fn factors_of_no_known_rule_pass_through() {
     for (name, shape) in [("ffn_gate", [16, 8]), ("ffn_up", [16, 8]), ("ffn_down", [8, 16])] {
         input = input.tensor(&format!("blk.0.{name}.weight"), &shape);
     }
-    let input = input.tensor("rope_freqs.weight", &[2]).write(&folder, "x.gguf");
+    let input = input.ramp("rope_freqs.weight", &[2], 1).write(&folder, "x.gguf");
     common::ok(folder.path(), "convert x.gguf -o y.gguf");
     let freqs = |path: &Path| {
         let bytes = std::fs::read(path).unwrap();

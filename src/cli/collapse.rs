@@ -16,12 +16,14 @@ pub(crate) struct Line {
 
 /// A name without its numbers.
 type Pattern<'a> = Vec<Option<&'a str>>;
+/// An index into the list, and the numbers of its name.
+type Member = (usize, Vec<u64>);
 
 /// Joins the entries of a list, a name and what must be equal, in the order of their first members. The numbers of a line are
 /// all combinations of those that its name shows.
 pub(crate) fn collapse<K: Hash + Eq>(entries: impl IntoIterator<Item = (String, K)>) -> Vec<Line> {
     let entries: Vec<(String, K)> = entries.into_iter().collect();
-    let mut alike: IndexMap<(Pattern, &K), Vec<(usize, Vec<u64>)>> = IndexMap::new();
+    let mut alike: IndexMap<(Pattern, &K), Vec<Member>> = IndexMap::new();
     for (index, (name, key)) in entries.iter().enumerate() {
         let numbers: Vec<u64> = name.split('.').filter_map(number).collect();
         let pattern = name.split('.').map(|part| Some(part).filter(|part| number(part).is_none())).collect();
@@ -56,7 +58,7 @@ fn number(part: &str) -> Option<u64> {
 
 /// The lines of entries of one pattern: one if their numbers are all combinations of those in each place, else one for each
 /// number in the first place where they differ.
-fn lines(pattern: &Pattern, members: Vec<(usize, Vec<u64>)>) -> Vec<Line> {
+fn lines(pattern: &Pattern, members: Vec<Member>) -> Vec<Line> {
     let places = members[0].1.len();
     let numbers: Vec<BTreeSet<u64>> =
         (0..places).map(|place| members.iter().map(|(_, numbers)| numbers[place]).collect()).collect();
@@ -68,7 +70,7 @@ fn lines(pattern: &Pattern, members: Vec<(usize, Vec<u64>)>) -> Vec<Line> {
             vec![Line { name, members: members.into_iter().map(|(index, _)| index).collect() }]
         }
         Some(place) => {
-            let mut parts: IndexMap<u64, Vec<(usize, Vec<u64>)>> = IndexMap::new();
+            let mut parts: IndexMap<u64, Vec<Member>> = IndexMap::new();
             members.into_iter().for_each(|member| parts.entry(member.1[place]).or_default().push(member));
             parts.into_values().flat_map(|members| lines(pattern, members)).collect()
         }

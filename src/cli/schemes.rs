@@ -52,7 +52,7 @@ fn lines(record: &SchemeRecord, width: Option<usize>) -> String {
         losses.map(|loss| loss.kld).min_by(f64::total_cmp).map_or("-".to_owned(), |kld| format!("{kld:.4}"))
     };
     let first =
-        format!("{:11}  {:>6.2}  {:>6}  {:>9}  ", record.name, record.bits_per_weight, kld(false), kld(true));
+        format!("{:11}  {:>6.3}  {:>6}  {:>9}  ", record.name, record.bits_per_weight, kld(false), kld(true));
     let labels = std::iter::once(first.as_str()).chain(std::iter::repeat(""));
     let text = |(formats, label): (String, &str)| labelled(label, BEFORE, &formats, width);
     by_engines(&record.formats).into_iter().zip(labels).map(text).collect()
@@ -86,5 +86,7 @@ fn methods(record: &SchemeRecord) -> String {
     if lines.is_empty() {
         return String::new();
     }
-    format!("\nmeasured on SmolLM2-135M, which scores a perplexity of 21.330 itself:\n{lines}")
+    format!(
+        "\nmeasured on SmolLM2-135M (4 bits in groups of 64), which scores a perplexity of 21.330 itself:\n{lines}"
+    )
 }

@@ -85,9 +85,12 @@ fn a_run_is_that_of_its_overrides_and_what_was_measured_stays() {
     ok(here, "verify out --against model");
     // The file is used: with other numbers under the same key, another assignment.
     let mut other: Value = serde_json::from_str(&kept).unwrap();
-    for errors in other["sensitivity"].as_object_mut().unwrap().values_mut() {
+    let mut digest = blake3::Hasher::new();
+    for (group, errors) in other["sensitivity"].as_object_mut().unwrap() {
         *errors = serde_json::json!([0.0, 0.0]);
+        digest.update(group.as_bytes()).update(&[0; 8]); // two losses in f32
     }
+    other["blake3"] = digest.finalize().to_hex().as_str().into();
     fs::write(&measured, other.to_string()).unwrap();
     let unmindful = plan(here, "--group-size 32 --method gptq --target-bpw 5");
     assert_eq!(
@@ -95,10 +98,15 @@ fn a_run_is_that_of_its_overrides_and_what_was_measured_stays() {
         ["int4 g32 symmetric".to_owned()].into(),
         "all as the first choice"
     );
-    // One that is not this command's is not.
-    fs::write(&measured, kept.replace("\"key\": \"", "\"key\": \"0")).unwrap();
-    ok(here, &format!("{line} -o out --overwrite"));
-    assert_eq!(fs::read_to_string(&measured).unwrap(), kept);
+    // One that is not this command's is not, nor one that was changed.
+    for field in ["key", "blake3"] {
+        let begin = format!("\"{field}\": \"");
+        let changed = kept.replace(&begin, &format!("{begin}0"));
+        assert_ne!(changed, kept);
+        fs::write(&measured, changed).unwrap();
+        ok(here, &format!("{line} -o out --overwrite"));
+        assert_eq!(fs::read_to_string(&measured).unwrap(), kept, "{field}");
+    }
     ok(here, &format!("{line} -o again"));
     assert_eq!(fs::read_to_string(here.join("again.sensitivity.json")).unwrap(), kept);
     fs::remove_file(here.join("out/README.md")).unwrap(); // names the output

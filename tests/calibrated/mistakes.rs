@@ -107,12 +107,19 @@ fn a_disk_that_is_too_small_for_the_activations_is_said_and_survived() {
     let line = "quantize model --scheme w4a16 --group-size 16 --method gptq --data text.txt --samples 64 \
                 --seq-len 64 -o";
     std::fs::create_dir(here.join("disk")).unwrap();
-    // 512 KiB for the activations before a block, as much for those behind it, and 0.1 MiB for the output.
+    // 512 KiB for the activations before a block, as much for those behind it, and 0.1 MiB for the output: too much for the first
+    // disk. The second is filled by another while the run is stopped (signal 19) behind its first block.
     let script = format!(
         "mount -t tmpfs -o size=900k none disk
-         {binary} {line} disk/out > /dev/null 2> full.txt || echo $? >> full.txt
-         ls disk/out.partial > left.txt
+         {binary} {line} disk/out > /dev/null 2> small.txt || echo $? >> small.txt
+         ls disk > nothing.txt
          mount -o remount,size=2m disk
+         LLMC_FAULT='block 0 written/1/19' {binary} {line} disk/out > /dev/null 2> full.txt & run=$!
+         until grep -q 'State:.T' /proc/$run/status; do sleep 0.02; done
+         cat /dev/zero > disk/ballast 2> /dev/null || true
+         kill -CONT $run; wait $run || echo $? >> full.txt
+         ls disk/out.partial > left.txt
+         rm disk/ballast
          {binary} {line} disk/out > /dev/null
          cp -r disk/out freed",
         binary = env!("CARGO_BIN_EXE_llmc"),
@@ -122,7 +129,10 @@ fn a_disk_that_is_too_small_for_the_activations_is_said_and_survived() {
     }
     let text = |name: &str| std::fs::read_to_string(here.join(name)).unwrap();
     let full = text("full.txt");
-    assert!(full.contains("activations-1.f32") && full.contains("hint: free some space"), "{full}");
+    let small = text("small.txt");
+    assert!(small.contains("for hidden states") && small.ends_with("1\n"), "{small}");
+    assert_eq!(text("nothing.txt"), "");
+    assert!(full.contains("out.partial") && full.contains("hint: free some space"), "{full}");
     assert!(full.ends_with("1\n") && text("left.txt").contains("llmc.journal"), "{full}");
     ok(here, &format!("{line} whole"));
     for name in ["whole", "freed"] {

@@ -102,7 +102,8 @@ fn no_such_file(id: &Id, file: &str, names: &[&str]) -> Error {
 }
 
 fn listed(names: &[&str]) -> String {
-    let weights: Vec<&str> = names.iter().copied().filter(|name| is_weights(name)).collect();
+    let mut weights: Vec<&str> = names.iter().copied().filter(|name| is_weights(name)).collect();
+    weights.sort_unstable();
     let more = if weights.len() > LISTED { ", …" } else { "" };
     format!("{}{more}", weights[..weights.len().min(LISTED)].join(", "))
 }
