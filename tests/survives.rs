@@ -10,7 +10,7 @@ use common::{
     Signal, assert_same, contents, fails, fixture, interrupted_at, ok, weights, with_mounts, write_checkpoint,
 };
 
-const ARGUMENTS: &str = "quantize model.safetensors --scheme w4a16 --method mse --format gptq-v2 --asymmetric \
+const ARGUMENTS: &str = "quantize weights.safetensors --scheme w4a16 --method mse --format gptq-v2 --asymmetric \
                          --group-size 32 --max-shard-size 200KB -o out --threads 2";
 /// The tensors of the checkpoint: each is one step.
 const STEPS: usize = 25;
@@ -20,7 +20,7 @@ fn checkpoint(folder: &Path) {
         .map(|i| (format!("layers.{i}.fc.weight"), vec![128, 256], weights(i as u64, 128 * 256)))
         .chain([("embed_tokens.weight".into(), vec![64, 64], weights(99, 64 * 64))])
         .collect();
-    write_checkpoint(&folder.join("model.safetensors"), &tensors);
+    write_checkpoint(&folder.join("weights.safetensors"), &tensors);
 }
 
 /// A folder with the checkpoint in it.
@@ -198,20 +198,20 @@ fn the_number_of_threads_does_not_show() {
 fn only_our_own_is_overwritten() {
     let folder = folder();
     let here = folder.path();
-    let quantize = "quantize model.safetensors --scheme w8a16 -o out --overwrite";
+    let quantize = "quantize weights.safetensors --scheme w8a16 -o out --overwrite";
     ok(here, quantize);
     std::fs::write(here.join("out/calibration.txt"), "mine").unwrap();
     assert!(fails(here, quantize, 2).contains("other files"));
     assert_eq!(std::fs::read(here.join("out/calibration.txt")).unwrap(), b"mine");
     std::fs::create_dir(here.join("folder")).unwrap();
-    std::fs::copy(here.join("model.safetensors"), here.join("folder/model.safetensors")).unwrap();
-    ok(here, "quantize model.safetensors --scheme w8a16 -o other");
-    std::fs::copy(here.join("model.safetensors"), here.join("other/only-copy.safetensors")).unwrap();
+    std::fs::copy(here.join("weights.safetensors"), here.join("folder/weights.safetensors")).unwrap();
+    ok(here, "quantize weights.safetensors --scheme w8a16 -o other");
+    std::fs::copy(here.join("weights.safetensors"), here.join("other/only-copy.safetensors")).unwrap();
     assert!(
-        fails(here, "quantize model.safetensors --scheme w8a16 -o other --overwrite", 2)
+        fails(here, "quantize weights.safetensors --scheme w8a16 -o other --overwrite", 2)
             .contains("other files")
     );
-    let over = "quantize model.safetensors --scheme w8a16 -o folder --overwrite";
+    let over = "quantize weights.safetensors --scheme w8a16 -o folder --overwrite";
     assert!(fails(here, over, 2).contains("not written by llmc"));
 }
 
@@ -219,7 +219,7 @@ fn only_our_own_is_overwritten() {
 fn what_is_there_is_not_lost() {
     let folder = folder();
     let here = folder.path();
-    let quantize = "quantize model.safetensors --scheme w8a16 -o out";
+    let quantize = "quantize weights.safetensors --scheme w8a16 -o out";
     ok(here, quantize);
     let before = contents(&here.join("out"));
 
@@ -228,30 +228,30 @@ fn what_is_there_is_not_lost() {
     ok(here, &format!("{quantize} --overwrite"));
     assert!(!here.join("out.replaced").exists());
 
-    let input = std::fs::read(here.join("model.safetensors")).unwrap();
-    let over = "quantize model.safetensors --scheme w8a16 --overwrite -o";
-    assert!(fails(here, &format!("{over} model.safetensors"), 2).contains("is the input"));
+    let input = std::fs::read(here.join("weights.safetensors")).unwrap();
+    let over = "quantize weights.safetensors --scheme w8a16 --overwrite -o";
+    assert!(fails(here, &format!("{over} weights.safetensors"), 2).contains("is the input"));
     assert!(fails(here, &format!("{over} ."), 2).contains("names no file"));
     assert!(fails(here, &format!("{over} {}", here.display()), 2).contains("holds it"));
-    assert!(input == std::fs::read(here.join("model.safetensors")).unwrap());
+    assert!(input == std::fs::read(here.join("weights.safetensors")).unwrap());
 
     for (name, line) in [("folder", "w8a16 -o folder"), ("x.gguf", "q8_0 --format gguf -o x.gguf")] {
         std::fs::create_dir(here.join(name)).unwrap();
         std::fs::write(here.join(name).join("thesis.txt"), "mine").unwrap();
-        let line = format!("quantize model.safetensors --overwrite --scheme {line}");
+        let line = format!("quantize weights.safetensors --overwrite --scheme {line}");
         let said = fails(here, &line, if name == "folder" { 2 } else { 1 });
         assert!(name != "folder" || said.contains("not written by llmc"), "{said}");
         assert_eq!(std::fs::read(here.join(name).join("thesis.txt")).unwrap(), b"mine");
     }
     assert!(
-        fails(here, "quantize model.safetensors --scheme w8a16 -o w.gguf", 2).contains("named like a GGUF")
+        fails(here, "quantize weights.safetensors --scheme w8a16 -o w.gguf", 2).contains("named like a GGUF")
     );
-    assert!(fails(here, "quantize model.safetensors --scheme w8a16 -o ..", 2).contains("names no file"));
+    assert!(fails(here, "quantize weights.safetensors --scheme w8a16 -o ..", 2).contains("names no file"));
 
     std::fs::create_dir(here.join("mine.partial")).unwrap();
     std::fs::write(here.join("mine.partial/notes.txt"), "mine").unwrap();
     for flag in ["", " --no-resume"] {
-        let line = format!("quantize model.safetensors --scheme w8a16 -o mine{flag}");
+        let line = format!("quantize weights.safetensors --scheme w8a16 -o mine{flag}");
         assert!(fails(here, &line, 1).contains("in the way"));
     }
     assert_eq!(std::fs::read(here.join("mine.partial/notes.txt")).unwrap(), b"mine");
@@ -265,7 +265,7 @@ fn links_in_a_partial_output_are_not_followed() {
     std::fs::write(here.join("precious"), "mine").unwrap();
     std::fs::create_dir(here.join("linked.partial")).unwrap();
     std::os::unix::fs::symlink(here.join("precious"), here.join("linked.partial/llmc.journal")).unwrap();
-    let line = "quantize model.safetensors --scheme w8a16 -o linked --no-resume";
+    let line = "quantize weights.safetensors --scheme w8a16 -o linked --no-resume";
     assert!(fails(here, line, 1).contains("in the way"));
     let inner = here.join("linked.partial/adapter");
     std::fs::create_dir(&inner).unwrap();
