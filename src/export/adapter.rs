@@ -81,7 +81,7 @@ impl Adapter {
         Some((offset, bytes))
     }
 
-    /// Where the factors of a linear are, counted from the end of the header; `None` of one that is not in the adapter.
+    /// The places of the factors of a linear, counted from the end of the header; `None` of one that is not in the adapter.
     pub(crate) fn place(&self, linear: &str) -> Option<Range<u64>> {
         self.places.get(linear).cloned()
     }

@@ -54,7 +54,7 @@ impl Card<'_> {
     }
 }
 
-/// What was done, for the title: `INT4 (w4a16, group 64, gptq)`.
+/// The scheme and the method, for the title: `INT4 (w4a16, group 64, gptq)`.
 fn done(plan: &Plan) -> String {
     let recipe = &plan.request.recipe;
     let Some(scheme) = plan.request.scheme else {

@@ -11,7 +11,7 @@ use crate::recipe::{Recipe, SHIPPED};
 pub struct RecipeRecord {
     /// The name that `llmc run` takes.
     pub name: String,
-    /// What it makes: the first sentence of its text.
+    /// Its result: the first sentence of its text.
     pub summary: String,
     /// The methods, in order.
     pub method: String,

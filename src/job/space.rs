@@ -14,7 +14,7 @@ pub(crate) struct Space {
     pub outputs: u64,
     /// Hidden states beside them, between two blocks.
     pub hidden_states: u64,
-    /// What an interrupted run has left, which is used again.
+    /// Bytes of an interrupted run, which are used again.
     pub there: u64,
 }
 

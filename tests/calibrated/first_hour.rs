@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::common::{Signal, assert_same, contents, fails, interrupted_at, json, llmc, ok, run};
 use crate::model::Model;
 
-/// What a successful run tells on stderr.
+/// The stderr of a successful run.
 fn told(folder: &std::path::Path, line: &str) -> Vec<String> {
     let output = run(folder, line);
     let stderr = String::from_utf8(output.stderr).unwrap();

@@ -1,4 +1,4 @@
-//! What stands in for the models and texts that the pages name, and which commands are not run.
+//! Stand-ins for the models and texts that the pages name, and the commands that are not run.
 
 use std::fs;
 use std::path::Path;

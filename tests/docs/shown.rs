@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// What differs from run to run, or from machine to machine.
+/// Texts that differ from run to run, or from machine to machine.
 static MASKED: LazyLock<Regex> = LazyLock::new(|| {
     let time = r"\d+(\.\d+)? (s|ms|tokens/s|[KMG]i?B/s)\b";
     let machine =
@@ -17,7 +17,7 @@ fn masked(line: &str) -> String {
     MASKED.replace_all(line.trim_end(), "#").into_owned()
 }
 
-/// Whether the shown lines are the printed ones.
+/// Returns true if the shown lines are the printed ones.
 pub fn matches(shown: &[String], printed: &str) -> bool {
     let printed: Vec<String> = printed.lines().map(masked).filter(|line| !line.is_empty()).collect();
     let shown: Vec<String> = shown.iter().map(|line| masked(line)).filter(|line| !line.is_empty()).collect();
