@@ -9,6 +9,7 @@ use signal_hook::consts::SIGTERM;
 
 use super::context::{self, Context};
 use super::generate::Answer;
+use super::numbers::{TOKENS, number};
 use super::sampling_args::SamplingArguments;
 use super::{engine_args, terminal};
 use crate::engine::{ChatTemplate, Conversation, Sampler, Sampling, Tokenizer};
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Tokens of an answer at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024, value_parser = number(0..=TOKENS))]
     max_tokens: usize,
     #[command(flatten)]
     sampling: SamplingArguments,
@@ -92,7 +93,11 @@ pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
                 conversation.clear();
             }
             Input::Unknown(command) => terminal::tell(&format!("{command} is no command: {HELP}")),
-            Input::Message(text) => answer(text, turn, &mut conversation, arguments, context)?,
+            Input::Message(text) => {
+                if !answer(text, turn, &mut conversation, arguments, context)? {
+                    break;
+                }
+            }
         }
     }
     Ok(())
@@ -118,19 +123,21 @@ fn read_line(context: &Context) -> Result<Option<String>> {
     }
 }
 
-/// Streams the answer to a message. One that the model cannot take is forgotten. Each turn has random numbers of its own.
+/// Streams the answer to a message; false where nobody reads it any more. A message that the model cannot take is forgotten in a
+/// terminal, and an error elsewhere. Each turn has random numbers of its own.
 fn answer(
     text: &str,
     turn: u64,
     conversation: &mut Conversation,
     arguments: &Arguments,
     context: &Context,
-) -> Result<()> {
+) -> Result<bool> {
     context.resume();
     let sampling = arguments.sampling.sampling();
     let sampler = Sampler::new(Sampling { seed: sampling.seed.wrapping_add(turn), ..sampling })?;
     let begun = conversation.ask(text, sampler, arguments.max_tokens);
     match begun.and_then(|(generation, prompt_tokens)| Answer::stream(generation, prompt_tokens, context)) {
+        Ok(answer) if answer.is_unread(context) => return Ok(false),
         Ok(answer) if answer.text().is_empty() => conversation.retract(),
         Ok(answer) => {
             conversation.answered(answer.text());
@@ -138,13 +145,14 @@ fn answer(
                 context.print(String::new, || answer.json())?;
             }
         }
+        Err(error) if !std::io::stdin().is_terminal() => return Err(error),
         Err(error) => {
             conversation.retract();
             terminal::tell(&format!("error: {error}"));
             terminal::tell("hint: /clear begins a new conversation");
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]

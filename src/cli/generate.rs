@@ -118,6 +118,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Returns true if nobody reads the text any more.
+    pub(crate) fn is_unread(&self, context: &Context) -> bool {
+        self.finish.is_none() && !context.is_interrupted()
+    }
+
     /// Generates to the end, printing text as it becomes certain.
     pub(crate) fn stream(
         mut generation: Generation<impl FnMut(&[u32]) -> Result<Vec<f32>>>,

@@ -24,7 +24,7 @@ const INT4_LOSSES: &str = "SmolLM2-135M's perplexity goes from 21.3 to 31.0, wit
 
 /// Says before the work what will be done, and what it takes.
 pub(super) fn announce(draft: &Draft, context: &Context) -> Result<()> {
-    if context.is_quiet() {
+    if context.is_quiet() || context.prints_json() {
         return Ok(());
     }
     for (plan, path) in draft.plans.all().zip(draft.paths.all()) {

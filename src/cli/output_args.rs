@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::io::has_extension;
 use crate::job::Destination;
 
 /// The flags of an output.
@@ -36,6 +37,6 @@ impl OutputArguments {
 
     /// True if the named output is a GGUF file.
     pub(crate) fn is_gguf(&self) -> bool {
-        self.output.as_ref().is_some_and(|path| path.extension().is_some_and(|e| e == "gguf"))
+        self.output.as_deref().is_some_and(|path| has_extension(path, "gguf"))
     }
 }

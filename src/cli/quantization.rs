@@ -57,7 +57,7 @@ fn command_line() -> String {
 fn note_substitutions(plan: &Plan, context: &Context) {
     let substituted: Vec<_> = plan.tensors.iter().filter(|tensor| tensor.substituted).collect();
     let notes: BTreeSet<&str> = substituted.iter().filter_map(|tensor| tensor.note.as_deref()).collect();
-    if context.is_quiet() || notes.is_empty() {
+    if context.is_quiet() || context.prints_json() || notes.is_empty() {
         return;
     }
     let (count, all) = (substituted.len(), plan.tensors.len());

@@ -10,6 +10,7 @@ use crate::numerics::Number;
 use crate::numerics::presets::{self, PRESETS};
 use crate::recipe::{Budget, CALIBRATED_4_BITS, Calibration, Override, Recipe, Stage, blocks_of};
 use crate::registry::METHODS;
+use crate::similar;
 
 /// The end of `--help`: every scheme, method and format with what it costs, then the examples.
 pub(crate) fn catalogue(examples: &str) -> String {
@@ -114,7 +115,7 @@ impl RecipeArguments {
     /// The recipe these flags ask for. `gguf` says that the output is named like a GGUF.
     pub(crate) fn recipe(&self, gguf: bool) -> Result<Recipe> {
         self.knowledge.refuse_idle()?;
-        let gguf = self.format.as_deref().map_or(gguf, |format| format == "gguf");
+        let gguf = self.format.as_deref().map_or(gguf, |format| similar::same(format, "gguf"));
         let base = self.base(gguf)?;
         let symmetric = match (self.symmetric, self.asymmetric) {
             (true, _) => Some(true),

@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 }
 
 /// The width of the columns before the formats.
-const BEFORE: usize = 39;
+const BEFORE: usize = 40;
 
 /// Lists.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {

@@ -7,7 +7,8 @@ use crate::job::Machine;
 
 /// The long form of the version, where clap has `--version` to answer, with `-v`.
 pub(crate) fn verbose(message: &clap::Error) -> Option<String> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let is_verbose = |word: &String| {
         word == "--verbose" || word.starts_with('-') && !word.starts_with("--") && word.contains('v')
     };

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::io::hub::parse_id;
 use crate::io::{Checkpoint, has_extension, read_whole};
 
 /// The longest card that is kept, in bytes.
@@ -91,7 +92,7 @@ fn is_id(id: &str) -> bool {
 /// The id of a model in the hub's cache: `…/models--org--name/snapshots/COMMIT`.
 fn cached_id(path: &Path) -> Option<String> {
     let folders = path.iter().filter_map(|part| part.to_str()?.strip_prefix("models--"));
-    folders.map(|name| name.replacen("--", "/", 1)).find(|id| is_id(id))
+    folders.map(|name| name.replacen("--", "/", 1)).find(|id| is_id(id) || parse_id(id).is_some())
 }
 
 /// The id under which a model was loaded when it was saved.
