@@ -89,9 +89,9 @@ pub(crate) fn stays_inside(folder: &Path, file: &Path) -> bool {
     file.starts_with(repository(&folder).unwrap_or(&folder))
 }
 
-/// The folder of a repository of the hub's cache, `models--org--name`, by its snapshot.
+/// The folder of a repository of the hub's cache, `models--org--name`, by a snapshot of it or a folder in one.
 fn repository(snapshot: &Path) -> Option<&Path> {
-    let snapshots = snapshot.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    let snapshots = snapshot.ancestors().skip(1).find(|folder| folder.ends_with("snapshots"))?;
     let repository = snapshots.parent()?;
     repository.file_name()?.to_str()?.starts_with("models--").then_some(repository)
 }

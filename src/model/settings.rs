@@ -39,7 +39,8 @@ impl Settings<'_> {
     /// Reads a whole number under the first of `keys` that is there.
     pub(crate) fn optional(&self, keys: &[&str]) -> Result<Option<usize>> {
         let Some((key, value)) = self.first(keys) else { return Ok(None) };
-        match value.as_u64().filter(|number| *number <= LARGEST) {
+        let whole = || value.as_f64().filter(|x| *x >= 0.0 && x.fract() == 0.0).map(|x| x as u64);
+        match value.as_u64().or_else(whole).filter(|number| *number <= LARGEST) {
             Some(number) => Ok(Some(number as usize)),
             None => Err(wrong(key, "a whole number", value)),
         }

@@ -32,7 +32,8 @@ impl Checksums {
     pub(super) fn read(folder: &Path) -> Result<Checksums> {
         let file = folder.join(CHECKSUMS);
         if !file.is_file() {
-            return Err(Error::malformed(folder, CHECKSUMS, "none", AGAIN));
+            let hint = "an older llmc wrote it, or the file was removed: run `llmc calibrate` again";
+            return Err(Error::malformed(folder, CHECKSUMS, "none", hint));
         }
         let text = String::from_utf8_lossy(&read_whole(&file)?).into_owned();
         let entry =

@@ -76,10 +76,31 @@ fn factor(normalizer: &Value) -> usize {
         }
         Some("Precompiled") => {
             let map = normalizer["precompiled_charsmap"].as_str().and_then(from_base64).unwrap_or_default();
-            // Replacements end with a zero byte.
-            String::from_utf8_lossy(&map).split('\0').map(str::len).max().unwrap_or(0).max(1)
+            // The length of the trie, the trie, then the replacements, each of which ends with a zero byte.
+            let trie = map.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize / 4 * 4);
+            let replacements = map.get(trie.saturating_add(4)..).unwrap_or_default();
+            replacements.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0).max(1)
         }
         Some("NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "ByteLevel" | "BertNormalizer" | "Nmt") => 2,
         _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::factor;
+
+    #[test]
+    fn replacements_are_behind_the_trie() {
+        // A trie of 8 bytes without a zero, then "abc" and "de".
+        let map = json!({ "type": "Precompiled", "precompiled_charsmap": "CAAAAP8B/wH/Af8BYWJjAGRlAA==" });
+        assert_eq!(factor(&map), 3);
+        assert_eq!(
+            factor(&json!({ "type": "Precompiled", "precompiled_charsmap": "CAAAAA==" })),
+            1,
+            "cut short"
+        );
     }
 }

@@ -97,7 +97,7 @@ impl Hub {
         self.download(id, info, &folder, &weights)?;
         cache.repo(repo(id, &id.revision)).create_ref(&info.sha).map_err(|e| Error::io(&self.cache, e))?;
         match (&id.file, weights.first()) {
-            (Some(_), Some(first)) if !names.contains(&INDEX_FILE) => Ok(folder.join(first)),
+            (Some(_), Some(first)) if !has_index_of(id, &names) => Ok(folder.join(first)),
             _ => Ok(folder),
         }
     }
@@ -112,7 +112,7 @@ impl Hub {
 
     /// The files of the weights. The index, where there is one, has been downloaded.
     fn weights(&self, id: &Id, names: &[&str], folder: &Path) -> Result<Vec<String>> {
-        if names.contains(&INDEX_FILE) {
+        if has_index_of(id, names) {
             let file = folder.join(INDEX_FILE);
             let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
             return Ok(index::parse(&file, &bytes)?.shards().into_iter().map(str::to_owned).collect());
@@ -188,4 +188,10 @@ fn is_complete(folder: &Path) -> bool {
             .is_ok_and(|index| index.shards().iter().all(|shard| folder.join(shard).is_file())),
         Err(_) => weight_files::has_weights(folder),
     }
+}
+
+/// Returns true if an index names the weights of an id: there is one, and the id names no GGUF beside it.
+fn has_index_of(id: &Id, names: &[&str]) -> bool {
+    let is_gguf = |file: &String| choice::matching(file, names).iter().any(|name| name.ends_with(".gguf"));
+    names.contains(&INDEX_FILE) && !id.file.as_ref().is_some_and(is_gguf)
 }
