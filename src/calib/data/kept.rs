@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
+use tempfile::Builder;
 
 use crate::error::{Error, Result};
 
@@ -43,7 +43,8 @@ impl KeptText {
     pub(super) fn write(&self, key: &str, sequences: Vec<Vec<u32>>) -> Result<()> {
         let content = Content { key: key.to_owned(), digest: digest(&sequences), sequences };
         let write = || -> std::io::Result<()> {
-            let mut file = NamedTempFile::new_in(self.path.parent().unwrap_or(Path::new(".")))?;
+            let folder = self.path.parent().unwrap_or(Path::new("."));
+            let mut file = Builder::new().prefix("own-text-").tempfile_in(folder)?; // as the partial output knows it
             file.write_all(&serde_json::to_vec(&content)?)?;
             file.persist(&self.path)?;
             Ok(())

@@ -73,7 +73,9 @@ impl Files {
 /// A tokenizer built from other files, with SentencePiece's table; the special tokens that they name join the settings.
 fn built(checkpoint: &Checkpoint, settings: &mut Vec<Json>) -> Result<Option<(Json, Option<Vocabulary>)>> {
     let config = checkpoint.config.as_ref().unwrap_or(&Json::Null);
-    let Some(rebuilt) = rebuild(&checkpoint.side_files, [&settings[0], &settings[1]], config)? else {
+    let may_copy = |file: &&SideFile| checkpoint.may_copy(file);
+    let files: Vec<SideFile> = checkpoint.side_files.iter().filter(may_copy).cloned().collect();
+    let Some(rebuilt) = rebuild(&files, [&settings[0], &settings[1]], config)? else {
         return Ok(None);
     };
     settings.push(rebuilt.special_tokens);

@@ -27,6 +27,13 @@ pub(crate) const JOURNAL_NAME: &str = "llmc.journal";
 pub(crate) const REPORTS_NAME: &str = "blocks.jsonl";
 /// Name of the text that the model has written itself, beside the journal.
 const OWN_TEXT_NAME: &str = "own-text.json";
+/// The beginning of that name, and of the names of its temporary files, which a killed run leaves.
+const OWN_TEXT_PREFIX: &str = "own-text";
+
+/// Returns true for the text that the model has written itself, and for its temporary files.
+fn is_own_text(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(OWN_TEXT_PREFIX))
+}
 
 /// The record of a calibrated run, in the output's folder. For an output of one file it is the end of the record's name.
 pub(crate) const RECORD: &str = "calibration.json";
@@ -68,8 +75,7 @@ impl Workspace {
     /// behind which other files would be written.
     fn refuse_foreign(&self) -> Result<()> {
         let linked = has_link(&self.partial).map_err(|e| Error::io(&self.partial, e))?;
-        let own_text = self.path(OWN_TEXT_NAME);
-        let is_begun = || Ok::<_, Error>(self.entries()?.iter().all(|path| *path == own_text));
+        let is_begun = || Ok::<_, Error>(self.entries()?.iter().all(|path| is_own_text(path)));
         if !linked && (self.path(JOURNAL_NAME).exists() || is_begun()?) {
             return Ok(());
         }
@@ -178,6 +184,9 @@ impl Workspace {
         if self.single {
             self.publish_single()?;
         } else {
+            let own_text = self.path(OWN_TEXT_NAME);
+            let mut left = self.entries()?.into_iter().filter(|path| is_own_text(path) && *path != own_text);
+            left.try_for_each(|path| remove(&path))?;
             sync_folder(&self.partial)?;
             rename(&self.partial, &self.target)?;
             let own = [JOURNAL_NAME, REPORTS_NAME, OWN_TEXT_NAME].map(|name| self.target.join(name));
