@@ -82,7 +82,7 @@ impl<'a> Output<'a> {
         tracing::info!(partial = %workspace.partial().display(), files = layout.len(), bytes = plan.bytes(), "writing");
         let files = OutputFiles::create(&workspace, &layout, plan)?;
         let changed =
-            journal.keep_intact(&files, |tensor| files.tensor_digest(tensor, &plan.tensors[tensor]))?;
+            journal.keep_intact(&files, |tensor| files.stored_checksum(tensor, &plan.tensors[tensor]))?;
         if changed > 0 {
             let partial = workspace.partial().display();
             tracing::warn!(

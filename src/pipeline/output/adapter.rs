@@ -64,7 +64,7 @@ impl AdapterFile {
         for (name, recorded) in digests {
             let place =
                 self.adapter.place(name).map(|place| self.start + place.start..self.start + place.end);
-            let found = place.map(|place| files.range_digest(self.file, place)).transpose()?;
+            let found = place.map(|place| files.digest(self.file, place)).transpose()?;
             if found.as_ref() != Some(recorded) {
                 return Ok(false);
             }
@@ -78,7 +78,7 @@ impl AdapterFile {
         (name, config): &(String, Vec<u8>),
         files: &OutputFiles,
     ) -> Result<BTreeMap<String, String>> {
-        let weights = files.range_digest(self.file, 0..self.len)?;
+        let weights = files.digest(self.file, 0..self.len)?;
         let config = blake3::hash(config).to_hex().to_string();
         Ok(BTreeMap::from([(name.clone(), config), (adapter::WEIGHTS.to_owned(), weights)]))
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use super::checksum::checksum;
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::pipeline::fault;
@@ -15,7 +16,7 @@ use crate::plan::{OutputFile, PartPlace, Plan, TensorPlan};
 /// Bytes written between two flushes to the disk in the background.
 const FLUSH_EVERY: u64 = 8 << 20;
 
-/// Bytes read at a time for a digest.
+/// Bytes read at a time for a digest or a checksum.
 const READ: usize = 1 << 18;
 
 /// The most files of one output.
@@ -25,6 +26,8 @@ const MOST_FILES: usize = 900;
 pub(crate) struct OutputFiles {
     files: Arc<Vec<(PathBuf, File)>>,
     places: Vec<Vec<(usize, u64)>>,
+    /// [`checksum`] of the bytes written for each tensor.
+    sums: Vec<AtomicU64>,
     unflushed: AtomicU64,
     flusher: Mutex<Option<JoinHandle<Result<()>>>>,
 }
@@ -51,13 +54,15 @@ impl OutputFiles {
             }
         }
         let (unflushed, flusher) = (AtomicU64::new(0), Mutex::new(None));
-        Ok(OutputFiles { files: Arc::new(files), places, unflushed, flusher })
+        let sums = plan.tensors.iter().map(|_| AtomicU64::new(0)).collect();
+        Ok(OutputFiles { files: Arc::new(files), places, sums, unflushed, flusher })
     }
 
-    /// Writes bytes of a part. From time to time it starts a flush to the disk in the background, so that the final flush is
-    /// short.
+    /// Writes bytes of a part, each once. From time to time it starts a flush to the disk in the background, so that the final
+    /// flush is short.
     pub(crate) fn write(&self, tensor: usize, part: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let (file, start) = self.places[tensor][part];
+        self.sums[tensor].fetch_add(checksum(start + offset, bytes), Ordering::Relaxed);
         self.write_in(file, start + offset, bytes)
     }
 
@@ -70,30 +75,41 @@ impl OutputFiles {
         if written >= FLUSH_EVERY { self.flush_beside() } else { Ok(()) }
     }
 
-    /// Returns blake3 of the bytes that the files hold for a tensor of the plan.
-    pub(crate) fn tensor_digest(&self, index: usize, tensor: &TensorPlan) -> Result<String> {
-        let parts = self.places[index].iter().zip(&tensor.parts);
-        let ranges = parts.map(|(&(file, start), part)| (file, start..start + part.byte_len() as u64));
-        self.digest(ranges)
+    /// Returns the checksum of the bytes written for a tensor.
+    pub(crate) fn written_checksum(&self, tensor: usize) -> u64 {
+        self.sums[tensor].load(Ordering::Relaxed)
+    }
+
+    /// Returns the checksum of the bytes that the files hold for a tensor of the plan.
+    pub(crate) fn stored_checksum(&self, index: usize, tensor: &TensorPlan) -> Result<u64> {
+        let mut sum = 0_u64;
+        for (&(file, start), part) in self.places[index].iter().zip(&tensor.parts) {
+            self.read(file, start..start + part.byte_len() as u64, |offset, bytes| {
+                sum = sum.wrapping_add(checksum(offset, bytes));
+            })?;
+        }
+        Ok(sum)
     }
 
     /// Returns blake3 of bytes of a file, given by its number in the layout.
-    pub(crate) fn range_digest(&self, file: usize, range: Range<u64>) -> Result<String> {
-        self.digest([(file, range)])
+    pub(crate) fn digest(&self, file: usize, range: Range<u64>) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        self.read(file, range, |_, bytes| {
+            hasher.update(bytes);
+        })?;
+        Ok(hasher.finalize().to_hex().to_string())
     }
 
-    fn digest(&self, ranges: impl IntoIterator<Item = (usize, Range<u64>)>) -> Result<String> {
-        let mut hasher = blake3::Hasher::new();
+    /// Reads bytes of a file piece by piece, each with its offset.
+    fn read(&self, file: usize, range: Range<u64>, mut take: impl FnMut(u64, &[u8])) -> Result<()> {
+        let (path, file) = &self.files[file];
         let mut buffer = vec![0; READ];
-        for (file, range) in ranges {
-            let (path, file) = &self.files[file];
-            for start in range.clone().step_by(READ) {
-                let bytes = &mut buffer[..(range.end - start).min(READ as u64) as usize];
-                read_at(file, bytes, start).map_err(|e| Error::io(path, e))?;
-                hasher.update(bytes);
-            }
+        for start in range.clone().step_by(READ) {
+            let bytes = &mut buffer[..(range.end - start).min(READ as u64) as usize];
+            read_at(file, bytes, start).map_err(|e| Error::io(path, e))?;
+            take(start, bytes);
         }
-        Ok(hasher.finalize().to_hex().to_string())
+        Ok(())
     }
 
     fn flush_beside(&self) -> Result<()> {

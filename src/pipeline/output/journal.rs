@@ -2,11 +2,11 @@
 //!
 //! A text file in the partial output. Its first line is the key, blake3 over the headers of the output files (which
 //! contain version, recipe and the digest of the input's weights) and everything else that is read, and the boot id of the
-//! machine. Then comes one line for each finished tensor, with the digest of its bytes, and for each finished block, with the
+//! machine. Then comes one line for each finished tensor, with the checksum of its bytes, and for each finished block, with the
 //! digest of what the next block starts from; `synced` follows each flush to the disk. A killed process leaves its writes to
 //! the system, so every whole line counts. A machine that went down may have lost writes, so after another boot only the lines
 //! before the last `synced` count. Opening rewrites the journal with the lines that count, so that a doubtful line never
-//! counts later. Who resumes compares the digests with the files: a line counts only as long as they agree.
+//! counts later. Who resumes compares checksums and digests with the files: a line counts only as long as they agree.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,8 +29,8 @@ const SYNC_EVERY: u64 = 1 << 30;
 /// An open journal; holds the lock on its partial output.
 pub(crate) struct Journal {
     path: PathBuf,
-    /// The digest of each tensor that an earlier run finished.
-    finished: BTreeMap<usize, String>,
+    /// The checksum of each tensor that an earlier run finished.
+    finished: BTreeMap<usize, u64>,
     /// The last block that an earlier run finished, and its seal.
     block: Option<(usize, String)>,
     file: Mutex<File>,
@@ -79,17 +79,17 @@ impl Journal {
         Ok(Journal { path, finished, block, file: Mutex::new(file), unsynced: AtomicU64::new(0) })
     }
 
-    /// Keeps the finished tensors whose bytes still have the recorded digest, and flushes these: all that counts is then on
+    /// Keeps the finished tensors whose bytes still have the recorded checksum, and flushes these: all that counts is then on
     /// the disk. Returns the number of the others.
     pub(crate) fn keep_intact(
         &mut self,
         files: &OutputFiles,
-        digest: impl Fn(usize) -> Result<String> + Sync,
+        checksum: impl Fn(usize) -> Result<u64> + Sync,
     ) -> Result<usize> {
         if self.finished.is_empty() {
             return Ok(0);
         }
-        let holds = |(tensor, recorded): (&usize, &String)| Ok((*tensor, digest(*tensor)? == *recorded));
+        let holds = |(tensor, recorded): (&usize, &u64)| Ok((*tensor, checksum(*tensor)? == *recorded));
         let held = self.finished.par_iter().map(holds).collect::<Result<BTreeMap<_, _>>>()?;
         self.finished.retain(|tensor, _| held[tensor]);
         files.sync()?;
@@ -124,12 +124,12 @@ impl Journal {
         self.finished.len()
     }
 
-    /// Records a finished tensor of so many bytes, with their digest. From time to time it waits until the files are on the
+    /// Records a finished tensor of so many bytes, with their checksum. From time to time it waits until the files are on the
     /// disk.
-    pub(crate) fn done(&self, tensor: usize, digest: &str, bytes: u64, files: &OutputFiles) -> Result<()> {
+    pub(crate) fn done(&self, tensor: usize, bytes: u64, files: &OutputFiles) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut append = |line: String| file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e));
-        append(format!("{tensor} {digest}\n"))?;
+        append(tensor_line(tensor, files.written_checksum(tensor)))?;
         fault::point("tensor done");
         if self.unsynced.fetch_add(bytes, Ordering::Relaxed) >= SYNC_EVERY {
             self.unsynced.store(0, Ordering::Relaxed);
@@ -146,7 +146,7 @@ const BLOCK: &str = "block ";
 /// The finished work that counts.
 #[derive(Debug, Default)]
 struct Counted {
-    finished: BTreeMap<usize, String>,
+    finished: BTreeMap<usize, u64>,
     block: Option<(usize, String)>,
 }
 
@@ -183,9 +183,19 @@ fn counted(workspace: &Workspace, key: &str, text: &str) -> Result<Counted> {
     }
     let lines = lines.get(1..).unwrap_or_default();
     Ok(Counted {
-        finished: lines.iter().filter_map(|line| numbered(line)).collect(),
+        finished: lines.iter().filter_map(|line| finished_tensor(line)).collect(),
         block: lines.iter().filter_map(|line| numbered(line.strip_prefix(BLOCK)?)).next_back(),
     })
+}
+
+/// The line of a finished tensor: its number, and its checksum in hexadecimal.
+fn tensor_line(tensor: usize, checksum: u64) -> String {
+    format!("{tensor} {checksum:016x}\n")
+}
+
+fn finished_tensor(line: &str) -> Option<(usize, u64)> {
+    let (tensor, checksum) = numbered(line)?;
+    Some((tensor, u64::from_str_radix(&checksum, 16).ok()?))
 }
 
 /// Parses a number and a digest.
@@ -194,14 +204,14 @@ fn numbered(text: &str) -> Option<(usize, String)> {
     Some((number.parse().ok()?, digest.to_owned()))
 }
 
-/// Rewrites the journal. Tensors are not marked as synced, which the next flush does; blocks always are.
+/// Rewrites the journal. Blocks are marked as synced, and the tensors before them with them: who resumes compares their checksums.
 fn begin(file: &mut File, key: &str, Counted { finished, block }: &Counted) -> std::io::Result<()> {
     let last = block.iter().map(|(last, seal)| format!("{BLOCK}{last} {seal}\n{SYNCED}\n"));
-    let tensors: String =
-        last.chain(finished.iter().map(|(tensor, digest)| format!("{tensor} {digest}\n"))).collect();
+    let tensors = finished.iter().map(|(tensor, checksum)| tensor_line(*tensor, *checksum));
+    let lines: String = tensors.chain(last).collect();
     file.set_len(0)?;
     file.rewind()?;
-    file.write_all(format!("{key} {}\n{tensors}", boot_id()).as_bytes())
+    file.write_all(format!("{key} {}\n{lines}", boot_id()).as_bytes())
 }
 
 /// The id of this boot of the machine; empty if the system has none, and then only synced lines count.
@@ -229,7 +239,7 @@ mod tests {
         std::fs::write(workspace.path(JOURNAL_NAME), &text).unwrap();
         let journal = Journal::open(&workspace, &[], "", true).unwrap();
         assert_eq!(journal.finished.keys().copied().collect::<Vec<_>>(), expected, "{text:?}");
-        assert!(journal.finished.values().all(|digest| digest == "ab"), "{text:?}");
+        assert!(journal.finished.values().all(|checksum| *checksum == 0xab), "{text:?}");
         let rewritten = std::fs::read_to_string(workspace.path(JOURNAL_NAME)).unwrap();
         assert!(rewritten.ends_with('\n') && !rewritten.contains(SYNCED), "{rewritten:?}");
     }

@@ -1,6 +1,7 @@
 //! The output of a run: the partial folder, its files and its journal, the record of a calibrated run, and the adapter.
 
 mod adapter;
+mod checksum;
 mod digest;
 mod files;
 mod journal;

@@ -283,8 +283,7 @@ impl<'a> TensorWriter<'a> {
         self.options.progress.inc(chunk_input_bytes(self.checkpoint, tensor, chunk));
         if self.remaining[chunk.tensor].fetch_sub(1, Ordering::AcqRel) == 1 {
             tracing::debug!(tensor = tensor.output.name, stored = %tensor.action, "finished");
-            let digest = self.files.tensor_digest(chunk.tensor, tensor)?;
-            self.journal.done(chunk.tensor, &digest, tensor.bytes(), &self.files)?;
+            self.journal.done(chunk.tensor, tensor.bytes(), &self.files)?;
         }
         Ok(())
     }
