@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::fmt::Display;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
@@ -21,6 +22,11 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let result = panic::catch_unwind(AssertUnwindSafe(work));
     CATCHING.set(outer);
     result.map_err(|payload| message(payload.as_ref()))
+}
+
+/// Runs `work` that may fail; its error becomes a message, like a panic.
+pub(crate) fn caught_or_failed<T, E: Display>(work: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    caught(|| work().map_err(|error| error.to_string())).and_then(|result| result)
 }
 
 fn silence() {

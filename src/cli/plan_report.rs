@@ -10,8 +10,9 @@ use super::collapse::{self, Line};
 use super::table::{self, Column, labelled, table};
 use crate::error::Result;
 use crate::io::Checkpoint;
+use crate::job::engines;
 use crate::pipeline::{self, Estimate};
-use crate::plan::{Plan, TensorPlan};
+use crate::plan::{Engine, Plan, TensorPlan};
 
 /// The width of the labels below the table.
 const LABELS: usize = 10;
@@ -21,6 +22,7 @@ pub(crate) struct PlanReport<'a> {
     plan: &'a Plan,
     threads: usize,
     estimate: Option<Estimate>,
+    engines: Vec<&'static str>,
 }
 
 impl PlanReport<'_> {
@@ -34,7 +36,8 @@ impl PlanReport<'_> {
         });
         let estimate =
             tokens.map(|tokens| pipeline::estimate(plan, checkpoint, tokens, threads)).transpose()?;
-        Ok(PlanReport { plan, threads, estimate })
+        let engines = engines(plan, checkpoint).into_iter().map(Engine::name).collect();
+        Ok(PlanReport { plan, threads, estimate, engines })
     }
 
     fn memory(&self) -> u64 {
@@ -85,15 +88,14 @@ impl PlanReport<'_> {
     }
 
     fn engines(&self) -> String {
-        let engines: Vec<&str> = self.plan.engines().iter().map(|engine| engine.name()).collect();
-        if engines.is_empty() { "none that is known".to_owned() } else { engines.join(", ") }
+        if self.engines.is_empty() { "none that is known".to_owned() } else { self.engines.join(", ") }
     }
 
     /// The report for machines.
     pub(crate) fn json(&self) -> Value {
         let mut value = self.plan.json();
         value["peak_memory"] = json!(self.memory());
-        value["engines"] = self.plan.engines().iter().map(|engine| engine.name()).collect();
+        value["engines"] = json!(self.engines);
         if let Some(Estimate { disk, seconds, .. }) = self.estimate {
             value["hidden_states"] = json!(disk);
             value["estimated_seconds"] = json!(seconds);

@@ -1,8 +1,9 @@
 //! The text to evaluate a model on, as one string.
 //!
-//! A `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file has one text per row; rows of null are left out, aloud. Rows are joined by an empty line, as the papers' scripts do with
-//! wikitext (`"\n\n".join(test["text"])`, e.g. <https://github.com/IST-DASLab/gptq/blob/main/datautils.py>). llama.cpp's
-//! `wiki.test.raw` is the same text with single line breaks: figures from the two do not compare.
+//! A `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file has one text per row; rows of null are left out, aloud. Rows are
+//! joined by an empty line, as the papers' scripts do with wikitext (`"\n\n".join(test["text"])`, e.g.
+//! <https://github.com/IST-DASLab/gptq/blob/main/datautils.py>). llama.cpp's `wiki.test.raw` is the same text with single line
+//! breaks: figures from the two do not compare.
 //! Any other file is the text itself, byte for byte but for a byte order mark (UTF-16 becomes UTF-8). Downloads nothing.
 
 use std::path::Path;

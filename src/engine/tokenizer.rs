@@ -124,8 +124,8 @@ impl Tokenizer {
 
     fn encode_with(&self, inner: &tokenizers::Tokenizer, text: &str, special: bool) -> Result<Vec<u32>> {
         self.growth.check(&self.inner, text).map_err(|found| self.failed("encode", found))?;
-        let encoding = panics::caught(|| inner.encode_fast(text, special).map_err(|e| e.to_string()));
-        let encoding = encoding.and_then(|result| result).map_err(|e| self.failed("encode", e))?;
+        let encoding = panics::caught_or_failed(|| inner.encode_fast(text, special));
+        let encoding = encoding.map_err(|e| self.failed("encode", e))?;
         let ids = encoding.get_ids();
         Ok(match (self.adds_bos, self.template_adds_bos) {
             (true, false) if special => self.bos.iter().chain(ids).copied().collect(),
@@ -140,8 +140,8 @@ impl Tokenizer {
         if ids.is_empty() {
             return Ok(String::new());
         }
-        let text = panics::caught(|| self.inner.decode(ids, skip_special).map_err(|e| e.to_string()));
-        text.and_then(|result| result).map_err(|e| self.failed("decode", e))
+        let text = panics::caught_or_failed(|| self.inner.decode(ids, skip_special));
+        text.map_err(|e| self.failed("decode", e))
     }
 
     /// Encodes and decodes [`PROBE`], so that a tokenizer that panics is found before the work. One that only has no token for
@@ -222,14 +222,13 @@ fn parse_whole(file: &Path, bytes: &[u8], declared: Vec<Value>) -> Result<Parsed
 
 fn parse(file: &Path, bytes: &[u8]) -> Result<Parsed> {
     let growth = checks::check(file, bytes)?;
-    let load = || {
+    let load = || -> tokenizers::Result<tokenizers::Tokenizer> {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
         inner.with_truncation(None)?;
         inner.with_padding(None);
         Ok(inner)
     };
-    let loaded = panics::caught(|| load().map_err(|e: tokenizers::Error| e.to_string()));
-    let inner = loaded.and_then(|result| result).map_err(|e| {
+    let inner = panics::caught_or_failed(load).map_err(|e| {
         let hint =
             "get tokenizer.json again from the model's source; llmc reads the form of `tokenizers` 0.23";
         Error::malformed(file, "a tokenizer", e, hint)

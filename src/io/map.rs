@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
 use super::side_file::regular_len;
 use crate::error::{Error, Result};
 
-/// The mapped files and their lengths, for the message of a fault: see [`cut_short`].
+/// The files that are mapped now, and their lengths, for the message of a fault: see [`cut_short`].
 static MAPPED: Mutex<Vec<(PathBuf, usize)>> = Mutex::new(Vec::new());
 
 /// Returns a mapped file that is shorter by now, or gone: to read it raises SIGBUS.
@@ -18,6 +18,10 @@ pub(crate) fn cut_short() -> Option<PathBuf> {
     let mapped = MAPPED.try_lock().ok()?;
     let is_whole = |path: &Path, len: usize| path.metadata().is_ok_and(|found| found.len() >= len as u64);
     mapped.iter().find(|(path, len)| !is_whole(path, *len)).map(|(path, _)| path.clone())
+}
+
+fn mapped() -> MutexGuard<'static, Vec<(PathBuf, usize)>> {
+    MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes SIGBUS away from the standard library. It looks for overflows of stacks, which are SIGSEGV on Linux, and makes all else
@@ -45,8 +49,7 @@ impl MappedFile {
         // every tool that maps checkpoints shares that assumption, and nothing unsound follows from changed bytes, since
         // they are only ever read as plain numbers.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        let mut mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
-        mapped.push((path.to_owned(), map.len()));
+        mapped().push((path.to_owned(), map.len()));
         Ok(MappedFile { path: path.to_owned(), map })
     }
 
@@ -70,5 +73,13 @@ impl MappedFile {
             // access, with the same content. Failure only costs memory, so the result is not used.
             let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
         }
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        let mut mapped = mapped();
+        let own = mapped.iter().position(|(path, len)| *path == self.path && *len == self.map.len());
+        own.map(|at| mapped.swap_remove(at));
     }
 }

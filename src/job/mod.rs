@@ -39,6 +39,7 @@ pub use draft::{Destination, Draft, plans};
 pub use embeddings::{CompareEmbeddings, Cosines, EmbeddingsRecord};
 pub use engine::Engine;
 pub use host::{Host, Notice, Phase, Silent};
+pub(crate) use loading::engines;
 pub use loading::serve_command;
 pub use logits::{Logits, LogitsRecord, Prompt};
 pub use perplexity::{BaseRecord, Perplexity, PerplexityRecord};

@@ -41,7 +41,7 @@ pub struct FormatRecord {
     pub engines: Vec<String>,
 }
 
-/// The loss of a scheme with a method: SmolLM2-135M on 24 × 512 tokens of wikitext-2-test, as README.md has it.
+/// The loss of a scheme with a method: SmolLM2-135M on 24 × 512 tokens of wikitext-2-test, as docs/benchmarks.md has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Loss {
     /// The method.
@@ -54,7 +54,7 @@ pub struct Loss {
     pub perplexity: f64,
 }
 
-/// (scheme, method, calibrated, mean KLD, perplexity): integers of 3 and 4 bits in groups of 64.
+/// (scheme, method, calibrated, mean KLD, perplexity): integers of 4 bits in groups of 64, as docs/benchmarks.md has them.
 const MEASURED: &[(&str, &str, bool, f64, f64)] = &[
     ("w4a16", "rtn", false, 0.4258, 31.604),
     ("w4a16", "gptq", true, 0.0897, 22.691),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::io::hub::parse_id;
+use crate::io::hub::{Id, parse_id};
 use crate::io::{Checkpoint, has_extension, read_whole};
 
 /// The longest card that is kept, in bytes.
@@ -29,15 +29,15 @@ impl SourceCard {
     /// Describes a checkpoint that was named `model`.
     pub(crate) fn of(model: &str, checkpoint: &Checkpoint) -> SourceCard {
         let (front, text) = read(checkpoint);
-        let id = hub_id(model).map(str::to_owned).or_else(|| cached_id(&checkpoint.path));
-        let name = id.as_deref().map_or_else(|| file_name(&checkpoint.path), last_part);
+        let id = hub_id(model).or_else(|| cached_id(&checkpoint.path));
+        let name = id.as_ref().map_or_else(|| file_name(&checkpoint.path), |id| id.name().to_owned());
         let inherited =
             INHERITED.iter().filter_map(|key| Some(((*key).to_owned(), front.get(*key)?.clone())));
         SourceCard {
             name,
             inherited: inherited.collect(),
             base: id
-                .map(Value::from)
+                .map(|id| Value::from(id.model))
                 .or_else(|| front.get("base_model").cloned())
                 .or_else(|| trained_as(checkpoint)),
             text,
@@ -74,35 +74,22 @@ fn split(card: &str) -> (Map<String, Value>, String) {
     }
 }
 
-/// `org/name`, which the hub links to; a path is nobody else's.
-fn hub_id(source: &str) -> Option<&str> {
-    let id = source.split('@').next()?;
-    (is_id(id) && !Path::new(source).exists()).then_some(id)
-}
-
-fn is_id(id: &str) -> bool {
-    let plain = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    id.split_once('/').is_some_and(|(org, name)| plain(org) && plain(name))
+/// The id of a model that was named by one: the hub links to it. A path is nobody else's.
+fn hub_id(source: &str) -> Option<Id> {
+    parse_id(source).filter(|_| !Path::new(source).exists())
 }
 
 /// The id of a model in the hub's cache: `…/models--org--name/snapshots/COMMIT`.
-fn cached_id(path: &Path) -> Option<String> {
+fn cached_id(path: &Path) -> Option<Id> {
     let folders = path.iter().filter_map(|part| part.to_str()?.strip_prefix("models--"));
-    folders.map(|name| name.replacen("--", "/", 1)).find(|id| is_id(id) || parse_id(id).is_some())
+    folders.map(|name| name.replacen("--", "/", 1)).find_map(|id| parse_id(&id))
 }
 
-/// The id under which a model was loaded when it was saved.
+/// The id under which a model was loaded when it was saved. A name alone may be a folder's.
 fn trained_as(checkpoint: &Checkpoint) -> Option<Value> {
     let name = checkpoint.config.as_ref()?.get("_name_or_path")?;
-    name.as_str().is_some_and(is_id).then(|| name.clone())
-}
-
-fn last_part(id: &str) -> String {
-    id.rsplit('/').next().unwrap_or(id).to_owned()
+    let id = parse_id(name.as_str()?).filter(|id| id.model.contains('/'))?;
+    Some(id.model.into())
 }
 
 /// The name of a model by its path. A file with a usual name is called after its folder.
@@ -123,12 +110,14 @@ mod tests {
 
     #[test]
     fn only_hub_ids_are_base_models() {
-        assert_eq!(hub_id("org/name@v1"), Some("org/name"));
+        assert_eq!(hub_id("org/name@v1").map(|id| id.model).as_deref(), Some("org/name"));
         for path in ["model.safetensors", "./a/b", "/a/b", "a/b/c", "../b", "src/job"] {
             assert_eq!(hub_id(path), None, "{path}");
         }
         let cached = Path::new("/home/me/hub/models--org--a--b/snapshots/0123");
-        assert_eq!(cached_id(cached).as_deref(), Some("org/a--b"));
+        assert_eq!(cached_id(cached).map(|id| id.model).as_deref(), Some("org/a--b"));
+        let old = Path::new("/home/me/hub/models--gpt2/snapshots/0123");
+        assert_eq!(cached_id(old).map(|id| id.model).as_deref(), Some("gpt2"));
         assert_eq!(cached_id(Path::new("/home/models--x/y")), None);
     }
 

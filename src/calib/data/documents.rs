@@ -7,8 +7,8 @@
 //! - `prompt`, `instruction` or `question`, with `response`, `completion`, `output` or `answer`: text, one after the other;
 //!   an `input` stands between them.
 //!
-//! Documents without text are left out, and so are rows that have null instead of one. Of a source much larger than what is asked for, parts that are spread over the
-//! whole are read, so that tokenizing does not take longer than calibrating.
+//! Documents without text are left out, and so are rows that have null instead of one. Of a source much larger than what is
+//! asked for, parts that are spread over the whole are read, so that tokenizing does not take longer than calibrating.
 
 use std::path::Path;
 use std::sync::OnceLock;

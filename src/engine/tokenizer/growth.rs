@@ -41,8 +41,7 @@ impl Growth {
         let mut normalized = 0;
         for piece in pieces(text) {
             let mut piece = NormalizedString::from(piece);
-            let result = panics::caught(|| normalizer.normalize(&mut piece).map_err(|e| e.to_string()));
-            result.and_then(|result| result)?;
+            panics::caught_or_failed(|| normalizer.normalize(&mut piece))?;
             normalized += piece.get().len();
         }
         if normalized > RATIO * text.len() + PIECE {

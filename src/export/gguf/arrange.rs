@@ -45,11 +45,12 @@ pub(crate) fn arrange(checkpoint: &Checkpoint) -> Result<Vec<OutputTensor>> {
     }
     let (arch, config) = architecture(checkpoint)?;
     let tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(arch.outline.frame.tied);
+    let layers = ["num_hidden_layers", "n_layer"].iter().find_map(|key| config.get(*key)?.as_u64());
     let mut stacks: IndexMap<String, Vec<(usize, &Source)>> = IndexMap::new();
     let dropped =
         |name: &str| RECOMPUTED.iter().any(|end| name.ends_with(end)) || (tied && name == "lm_head.weight");
     for source in checkpoint.tensors.values().filter(|source| !dropped(&source.name)) {
-        refuse_beyond(arch, config, source)?;
+        refuse_beyond(arch, layers, source)?;
         let place = arch.place(&source.name).ok_or_else(|| unknown(arch, source))?;
         stacks.entry(place.name).or_default().push((place.part.unwrap_or(0), source));
     }
@@ -57,8 +58,7 @@ pub(crate) fn arrange(checkpoint: &Checkpoint) -> Result<Vec<OutputTensor>> {
 }
 
 /// Refuses a tensor of a layer that config.json does not have: llama.cpp loads no GGUF with more tensors than it expects.
-fn refuse_beyond(arch: &Arch, config: &Value, source: &Source) -> Result<()> {
-    let layers = ["num_hidden_layers", "n_layer"].iter().find_map(|key| config.get(*key)?.as_u64());
+fn refuse_beyond(arch: &Arch, layers: Option<u64>, source: &Source) -> Result<()> {
     let block = arch.tensor(&source.name).and_then(|tensor| tensor.numbers.block);
     match layers.zip(block) {
         Some((layers, block)) if block as u64 >= layers => Err(Error::unsupported(

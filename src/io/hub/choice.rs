@@ -1,6 +1,6 @@
 //! The weight files of a repository without an index: the only model in it, or the one that the user names.
 
-use super::id::Id;
+use super::id::{Id, is_weights};
 use crate::error::{Error, Result};
 use crate::io::index::is_plain_name;
 use crate::io::weight_files::{SINGLE_FILE, is_one_split};
@@ -28,7 +28,7 @@ pub(super) fn choose(id: &Id, names: &[&str]) -> Result<Vec<String>> {
 
 /// The weight files whose names are, or contain, what the user says; in name order.
 pub(super) fn matching<'a>(file: &str, names: &[&'a str]) -> Vec<&'a str> {
-    let mut weights: Vec<&str> = names.iter().copied().filter(|name| is_weights(name)).collect();
+    let mut weights: Vec<&str> = names.iter().copied().filter(|name| is_plain_weights(name)).collect();
     weights.sort_unstable();
     let named: Vec<&str> = weights.iter().copied().filter(|name| last(name) == file).collect();
     if !named.is_empty() {
@@ -63,9 +63,8 @@ fn has_word(name: &str, word: &str) -> bool {
     })
 }
 
-fn is_weights(name: &str) -> bool {
-    let extension = [".safetensors", ".gguf"].iter().any(|extension| name.ends_with(extension));
-    extension && name.split('/').all(is_plain_name)
+fn is_plain_weights(name: &str) -> bool {
+    is_weights(name) && name.split('/').all(is_plain_name)
 }
 
 /// The only safetensors file, else every GGUF, of those that lie in no folder.
@@ -102,7 +101,7 @@ fn no_such_file(id: &Id, file: &str, names: &[&str]) -> Error {
 }
 
 fn listed(names: &[&str]) -> String {
-    let mut weights: Vec<&str> = names.iter().copied().filter(|name| is_weights(name)).collect();
+    let mut weights: Vec<&str> = names.iter().copied().filter(|name| is_plain_weights(name)).collect();
     weights.sort_unstable();
     let more = if weights.len() > LISTED { ", …" } else { "" };
     format!("{}{more}", weights[..weights.len().min(LISTED)].join(", "))

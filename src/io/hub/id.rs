@@ -114,7 +114,8 @@ impl Id {
     }
 }
 
-fn is_weights(name: &str) -> bool {
+/// Returns true for the name of a file of weights.
+pub(super) fn is_weights(name: &str) -> bool {
     [".safetensors", ".gguf"].iter().any(|extension| name.ends_with(extension))
 }
 

@@ -72,16 +72,21 @@ pub fn calibrate(
     let folder = survey.folder.map(|folder| open(folder, false)).transpose()?;
     let file = survey.imatrix.map(|file| open(file, true)).transpose()?;
     let (workspace, journal) = folder.as_ref().or(file.as_ref()).expect("something is to be written");
-    let intact = |report: &BlockReport| Ok(report.digests.values().all(|files| workspace.has_files(files)));
-    let reports = runner.each_block(workspace, &[journal], false, intact, |index, input, output| {
-        let watch = Watch { needs: survey.needs, ..Watch::default() };
-        let gathered = runner.gather(index, &runner.weights(), &input[0], watch, Some(&output[0]))?;
-        let layout = &runner.layouts[index];
-        let digest = write_block(workspace, checkpoint, index, layout, survey.needs, &gathered.seen)?;
-        let files = BTreeMap::from([(store::file_name(index), digest)]);
-        let digests = BTreeMap::from([(STATISTICS.to_owned(), files)]);
-        Ok(BlockReport { experts: gathered.experts, digests, ..BlockReport::of(index) })
-    })?;
+    let reports = runner.each_block(
+        workspace,
+        &[journal],
+        false,
+        |report| Ok(report.has_files(workspace)),
+        |index, input, output| {
+            let watch = Watch { needs: survey.needs, ..Watch::default() };
+            let gathered = runner.gather(index, &runner.weights(), &input[0], watch, Some(&output[0]))?;
+            let layout = &runner.layouts[index];
+            let digest = write_block(workspace, checkpoint, index, layout, survey.needs, &gathered.seen)?;
+            let files = BTreeMap::from([(store::file_name(index), digest)]);
+            let digests = BTreeMap::from([(STATISTICS.to_owned(), files)]);
+            Ok(BlockReport { experts: gathered.experts, digests, ..BlockReport::of(index) })
+        },
+    )?;
     let mut sums = Checksums::default();
     sums.extend(reports.iter().filter_map(|report| report.digests.get(STATISTICS)).flatten());
     let index_digest = blake3::hash(index.to_json().as_bytes()).to_hex().to_string();

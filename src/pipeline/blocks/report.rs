@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::io::side_file::file_digest;
 use crate::pipeline::output::{REPORTS_NAME, Workspace};
 
 /// The report of a finished block.
@@ -59,6 +60,14 @@ pub struct ExpertReport {
 }
 
 impl BlockReport {
+    /// Returns true if its files are in the workspace, with the digests that it has.
+    pub(crate) fn has_files(&self, workspace: &Workspace) -> bool {
+        let is_there = |(name, digest): (&String, &String)| {
+            file_digest(&workspace.path(name)).is_ok_and(|found| found == *digest)
+        };
+        self.digests.values().flatten().all(is_there)
+    }
+
     /// An empty report.
     pub(crate) fn of(block: usize) -> BlockReport {
         BlockReport { block, ..BlockReport::default() }

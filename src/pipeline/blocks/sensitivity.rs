@@ -95,14 +95,19 @@ pub(crate) fn sensitivity(
         |linear: &str| schemes.iter().map(|schemes| schemes.get(linear).map(|(scheme, _)| *scheme)).collect();
     let Plan { request, roles, .. } = &choices[0];
     let survey = Survey { runner: &runner, method: request.rowwise.as_ref(), roles: *roles, schemes: &of };
-    let intact = |report: &BlockReport| Ok(report.digests.values().all(|files| workspace.has_files(files)));
-    runner.each_block(&workspace, &[&journal], false, intact, |index, input, output| {
-        let measured = survey.block(index, &input[0], &output[0])?;
-        let digest = workspace.write(&block_file(index), &pretty(&serde_json::json!(measured)))?;
-        let files = BTreeMap::from([(block_file(index), digest)]);
-        let digests = BTreeMap::from([("sensitivity".to_owned(), files)]);
-        Ok(BlockReport { digests, ..BlockReport::of(index) })
-    })?;
+    runner.each_block(
+        &workspace,
+        &[&journal],
+        false,
+        |report| Ok(report.has_files(&workspace)),
+        |index, input, output| {
+            let measured = survey.block(index, &input[0], &output[0])?;
+            let digest = workspace.write(&block_file(index), &pretty(&serde_json::json!(measured)))?;
+            let files = BTreeMap::from([(block_file(index), digest)]);
+            let digests = BTreeMap::from([("sensitivity".to_owned(), files)]);
+            Ok(BlockReport { digests, ..BlockReport::of(index) })
+        },
+    )?;
     let blocks =
         (0..runner.layouts.len()).map(|index| read_json::<Sensitivity>(&workspace.path(&block_file(index))));
     let sensitivity = blocks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();

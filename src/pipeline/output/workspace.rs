@@ -3,7 +3,6 @@
 //! `OUT.partial/` holds the files and the journal; `OUT` appears only when everything in it is on the disk. A target that
 //! is one file is written in the same way and then moved out of the folder.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -15,7 +14,6 @@ use crate::calib::store;
 use crate::error::{Error, Result};
 use crate::io::index::INDEX_FILE;
 use crate::io::map::MappedFile;
-use crate::io::side_file::file_digest;
 use crate::io::side_files::{self, travels};
 use crate::io::{Checkpoint, gguf, has_extension};
 use crate::pipeline::fault;
@@ -157,11 +155,6 @@ impl Workspace {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    /// Returns true if files are there with these digests.
-    pub(crate) fn has_files(&self, digests: &BTreeMap<String, String>) -> bool {
-        digests.iter().all(|(name, digest)| file_digest(&self.path(name)).is_ok_and(|found| found == *digest))
-    }
-
     /// Creates the folder of a file of the partial output.
     pub(crate) fn make_parent(&self, path: &Path) -> Result<()> {
         match path.parent() {
@@ -184,9 +177,6 @@ impl Workspace {
         if self.single {
             self.publish_single()?;
         } else {
-            let own_text = self.path(OWN_TEXT_NAME);
-            let mut left = self.entries()?.into_iter().filter(|path| is_own_text(path) && *path != own_text);
-            left.try_for_each(|path| remove(&path))?;
             sync_folder(&self.partial)?;
             rename(&self.partial, &self.target)?;
             let own = [JOURNAL_NAME, REPORTS_NAME, OWN_TEXT_NAME].map(|name| self.target.join(name));
@@ -223,16 +213,16 @@ impl Workspace {
     }
 }
 
-/// Returns the path of the text that a model writes itself, in the partial output of a target, which is made. Without `resume`
-/// the text of an earlier run is removed.
+/// Returns the path of the text that a model writes itself, in the partial output of a target, which is made. Removes the
+/// temporary files of a killed run and, without `resume`, its text.
 ///
 /// # Errors
 /// A partial output that is not llmc's, or cannot be made.
 pub(crate) fn own_text(target: &Path, resume: bool) -> Result<PathBuf> {
-    let path = Workspace::open(target, false)?.path(OWN_TEXT_NAME);
-    if !resume && path.exists() {
-        remove(&path)?;
-    }
+    let workspace = Workspace::open(target, false)?;
+    let path = workspace.path(OWN_TEXT_NAME);
+    let is_old = |found: &&PathBuf| is_own_text(found) && (!resume || **found != path);
+    workspace.entries()?.iter().filter(is_old).try_for_each(|found| remove(found))?;
     Ok(path)
 }
 
