@@ -114,8 +114,8 @@ mod tests {
         for path in ["model.safetensors", "./a/b", "/a/b", "a/b/c", "../b", "src/job"] {
             assert_eq!(hub_id(path), None, "{path}");
         }
-        let cached = Path::new("/home/me/hub/models--org--a--b/snapshots/0123");
-        assert_eq!(cached_id(cached).map(|id| id.model).as_deref(), Some("org/a--b"));
+        let cached = Path::new("/home/me/hub/models--org--a-b/snapshots/0123");
+        assert_eq!(cached_id(cached).map(|id| id.model).as_deref(), Some("org/a-b"));
         let old = Path::new("/home/me/hub/models--gpt2/snapshots/0123");
         assert_eq!(cached_id(old).map(|id| id.model).as_deref(), Some("gpt2"));
         assert_eq!(cached_id(Path::new("/home/models--x/y")), None);
