@@ -13,6 +13,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The name of a model's settings, as errors have it before they know its folder.
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
+/// The hint for settings of a GGUF.
+const GGUF_SETTINGS: &str = "the settings in the GGUF's metadata are damaged, or of another model: get the file again, or convert \
+                             the model again";
 /// The name of a model's weights, likewise.
 pub(crate) const CHECKPOINT: &str = "the checkpoint";
 
@@ -170,8 +173,11 @@ impl Error {
     /// no files beside it.
     pub(crate) fn in_checkpoint(self, path: &Path) -> Self {
         let place = |name: &Path| if path.is_dir() { path.join(name) } else { path.to_owned() };
+        let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
+        let hint_of = |hint: String| if is_gguf { GGUF_SETTINGS.to_owned() } else { hint };
         match self {
             Error::Malformed { file, tensor, expected, found, hint } => {
+                let hint = if file.to_str() == Some(CONFIG) { hint_of(hint) } else { hint };
                 let file = match file.to_str() {
                     Some(CHECKPOINT) => path.to_owned(),
                     Some(CONFIG | TOKENIZER) => place(&file),
@@ -181,6 +187,7 @@ impl Error {
             }
             Error::Unsupported { what, hint } if what.starts_with(CONFIG) => {
                 let config = place(Path::new(CONFIG)).display().to_string();
+                let hint = if hint.contains(CONFIG) { hint_of(hint) } else { hint };
                 Error::Unsupported { what: what.replacen(CONFIG, &config, 1), hint }
             }
             other => other,
@@ -290,4 +297,21 @@ fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
 /// Recognizes full memory in the messages of the driver and of cuBLAS.
 fn is_out_of_memory(message: &str) -> bool {
     ["OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED"].iter().any(|words| message.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gguf_has_settings_but_no_config_json() {
+        let error = || Error::malformed_tensor(CONFIG, "rope_theta", "a number", "text", "copy config.json");
+        let told = |path: &str| {
+            let error = error().in_checkpoint(Path::new(path));
+            (error.to_string(), error.hint().map(str::to_owned))
+        };
+        let message = "rope_theta: expected a number, found text";
+        assert_eq!(told("a/m.gguf"), (format!("a/m.gguf: {message}"), Some(GGUF_SETTINGS.to_owned())));
+        assert_eq!(told("a/m.safetensors").1.as_deref(), Some("copy config.json"));
+    }
 }

@@ -33,6 +33,12 @@ pub(crate) fn shown(name: &str) -> Cow<'_, str> {
     Cow::Owned(short.chars().map(escape).collect())
 }
 
+/// Returns a word of a command line, in quotes where the shell needs them.
+pub(crate) fn shell_word(word: &str) -> Cow<'_, str> {
+    let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c));
+    if plain && !word.is_empty() { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")).into() }
+}
+
 /// Cuts the middle out of a text of more than `longest` characters.
 pub(crate) fn without_middle(text: &str, longest: usize) -> Cow<'_, str> {
     let length = text.chars().count();

@@ -145,6 +145,10 @@ fn a_device_needs_a_text_to_run_over() {
     let stderr = fails(here.path(), &line, 2);
     assert!(stderr.contains("--device candle without a text") && stderr.contains("--data"), "{stderr}");
     assert!(contents(here.path()).is_empty());
+    std::fs::write(here.path().join("r.toml"), "scheme = \"w8a16\"\n").unwrap();
+    let line = format!("run r.toml --model {} --device candle -o out", fixture("tiny-llama").display());
+    let stderr = fails(here.path(), &line, 2);
+    assert!(stderr.contains("--device candle without a text"), "{stderr}");
 }
 
 #[test]

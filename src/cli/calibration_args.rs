@@ -58,7 +58,7 @@ impl KnowledgeArguments {
 
     /// Refuses flags about a text where there is none.
     pub(crate) fn refuse_idle(&self) -> Result<()> {
-        let CalibrationArguments { samples, seq_len, no_packing, seed, expert_tokens, device, .. } =
+        let CalibrationArguments { samples, seq_len, no_packing, seed, expert_tokens, .. } =
             &self.calibration;
         let idle = [
             ("--samples", samples.is_some()),
@@ -71,10 +71,6 @@ impl KnowledgeArguments {
             Some((flag, _)) => {
                 let what = format!("{flag} says how a text is read, and there is none");
                 Err(Error::usage(what, "name one with --data FILE; --data self lets the model write it"))
-            }
-            None if *device != Device::Cpu && !self.calibration.names_data() => {
-                let what = format!("--device {device} without a text: nothing runs the model");
-                Err(Error::usage(what, "leave --device out, or name a text with --data FILE"))
             }
             None => Ok(()),
         }

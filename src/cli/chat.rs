@@ -138,9 +138,11 @@ fn answer(
     let begun = conversation.ask(text, sampler, arguments.max_tokens);
     match begun.and_then(|(generation, prompt_tokens)| Answer::stream(generation, prompt_tokens, context)) {
         Ok(answer) if answer.is_unread(context) => return Ok(false),
-        Ok(answer) if answer.text().is_empty() => conversation.retract(),
         Ok(answer) => {
-            conversation.answered(answer.text());
+            match answer.text() {
+                "" => conversation.retract(),
+                text => conversation.answered(text),
+            }
             if context.prints_json() {
                 context.print(String::new, || answer.json())?;
             }

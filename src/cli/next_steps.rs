@@ -7,12 +7,13 @@ use indicatif::HumanBytes;
 
 use super::context::Context;
 use super::recipe_args::default_stages;
-use super::terminal::{self, quoted};
+use super::terminal;
 use crate::engine::Tokenizer;
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::job::{Draft, Quantize, serve_command};
 use crate::model;
+use crate::names::shell_word;
 use crate::pipeline;
 use crate::plan::Plan;
 use crate::recipe::{Calibration, Recipe, Stage};
@@ -84,9 +85,9 @@ pub(super) fn tell(job: &Quantize, draft: &Draft, context: &Context) {
     if let Some(line) = better.and_then(|recipe| better_command(&recipe)) {
         print("lose less:", line);
     }
-    let output = |path: &Path| quoted(path.display().to_string());
+    let output = |path: &Path| shell_word(&path.display().to_string()).into_owned();
     if runs {
-        let (ours, model) = (output(&draft.paths.primary), quoted(job.model.clone()));
+        let (ours, model) = (output(&draft.paths.primary), shell_word(&job.model));
         print("measure:", format!("llmc eval perplexity {ours} --against {model} --data TEXT.txt"));
     }
     for (plan, path) in draft.plans.all().zip(draft.paths.all()) {
@@ -100,7 +101,7 @@ pub(super) fn tell(job: &Quantize, draft: &Draft, context: &Context) {
 /// A name for an output on the hub.
 fn repository(path: &Path) -> String {
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
-    quoted(name.unwrap_or_default().to_string_lossy().into_owned())
+    shell_word(&name.unwrap_or_default().to_string_lossy()).into_owned()
 }
 
 /// A sentence on what rounding without data costs.
@@ -145,7 +146,7 @@ fn with_data(words: Vec<String>, recipe: &Recipe) -> String {
             "--method" => drop(words.next()),
             "--overwrite" => {}
             _ if word.starts_with("--method=") => {}
-            _ => kept.push(quoted(word)),
+            _ => kept.push(shell_word(&word).into_owned()),
         }
     }
     let scheme = recipe.scheme.as_deref().unwrap_or_default();

@@ -11,6 +11,7 @@ use super::context::Context;
 use super::{next_steps, plan, terminal};
 use crate::error::Result;
 use crate::job::{Quantize, QuantizeRecord, coverage, expert_coverage};
+use crate::names::shell_word;
 use crate::plan::Plan;
 use crate::recipe::{PerFormat, Recipe};
 
@@ -50,7 +51,7 @@ pub(crate) fn run(
 
 /// The command as it was given.
 fn command_line() -> String {
-    let words = std::env::args_os().skip(1).map(|word| terminal::quoted(word.to_string_lossy().into_owned()));
+    let words = std::env::args_os().skip(1).map(|word| shell_word(&word.to_string_lossy()).into_owned());
     std::iter::once("llmc".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 

@@ -67,12 +67,6 @@ impl Write for Log {
     }
 }
 
-/// A word of a command line, in quotes where the shell needs them.
-pub(crate) fn quoted(word: String) -> String {
-    let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c));
-    if plain && !word.is_empty() { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
-}
-
 /// Replaces control characters, which could move the cursor or hide text, by their escapes. Tabs and ends of lines stay.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     let is_foreign = |c: char| c.is_control() && !matches!(c, '\n' | '\t');

@@ -71,6 +71,11 @@ fn measure(
     checkpoint: &Arc<Checkpoint>,
 ) -> Result<Sensitivity> {
     let &Run { resume, device, host, .. } = run;
+    let sequences = measured.samples.sequences.len();
+    host.notify(&Notice::Note(format!(
+        "{} schemes are tried on each group of linears, with {sequences} sequences, to spend the budget best",
+        choices.len()
+    )));
     let bar = host.bar(Phase::Measuring, 0);
     let options = Options {
         device,

@@ -9,6 +9,7 @@ use super::loading::{Kind, engines};
 use super::source_card::SourceCard;
 use crate::export::adapter::FOLDER;
 use crate::io::Checkpoint;
+use crate::names::shell_word;
 use crate::numerics::{Granularity, Number};
 use crate::plan::{Engine, Plan};
 
@@ -159,16 +160,19 @@ fn adapter(plan: &Plan, engines: &[Engine], name: &str) -> String {
     };
     let note = plan.request.format.capabilities().adapter_note;
     let note = note.map_or(String::new(), |note| format!("{note}\n\n"));
+    let folder = format!("{name}/{FOLDER}");
     let serve = match engines.contains(&Engine::Vllm) {
         true => format!(
-            "\n```sh\nvllm serve {name} --enable-lora --max-lora-rank {rank} --lora-modules \
-             compensated={name}/{FOLDER}\n```\n"
+            "\n```sh\nvllm serve {} --enable-lora --max-lora-rank {rank} --lora-modules compensated={}\n```\n",
+            shell_word(name),
+            shell_word(&folder)
         ),
         false => String::new(),
     };
     format!(
         "\nWith the adapter that makes up for the error of quantization:\n\n{note}```python\nfrom peft import PeftModel\n\n\
-         model = PeftModel.from_pretrained(model, \"{name}/{FOLDER}\")\n```\n{serve}"
+         model = PeftModel.from_pretrained(model, {})\n```\n{serve}",
+        literal(&folder)
     )
 }
 
@@ -180,8 +184,9 @@ const ZERO_POINTS: &str =
 fn snippet(engine: Engine, kind: Kind, name: &str) -> (&'static str, &'static str, String) {
     let packages = |with: &'static str, sentences: &'static str| {
         let title = if kind == Kind::SentenceEncoder { sentences } else { with };
-        (title, "python", python(kind, name))
+        (title, "python", python(kind, &literal(name)))
     };
+    let path = shell_word(name);
     match engine {
         Engine::Transformers => packages("transformers", "sentence-transformers"),
         Engine::TransformersCompressed | Engine::TransformersDequantizing => packages(
@@ -192,18 +197,23 @@ fn snippet(engine: Engine, kind: Kind, name: &str) -> (&'static str, &'static st
             "transformers (`pip install transformers optimum gptqmodel`)",
             "sentence-transformers (`pip install sentence-transformers optimum gptqmodel`)",
         ),
-        Engine::Vllm => ("vLLM", "sh", format!("vllm serve {name}")),
-        Engine::Sglang => ("SGLang", "sh", format!("python -m sglang.launch_server --model-path {name}")),
-        Engine::LlamaCpp => ("llama.cpp", "sh", format!("llama-cli -m {name}")),
+        Engine::Vllm => ("vLLM", "sh", format!("vllm serve {path}")),
+        Engine::Sglang => ("SGLang", "sh", format!("python -m sglang.launch_server --model-path {path}")),
+        Engine::LlamaCpp => ("llama.cpp", "sh", format!("llama-cli -m {path}")),
     }
 }
 
-/// The lines of Python that load a model.
+/// A name as a string of Python.
+fn literal(name: &str) -> String {
+    Value::from(name).to_string()
+}
+
+/// The lines of Python that load a model, whose name is a string of Python.
 fn python(kind: Kind, name: &str) -> String {
     let class = match kind {
         Kind::SentenceEncoder => {
             return format!(
-                "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(\"{name}\")"
+                "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer({name})"
             );
         }
         Kind::Writer(class) => class,
@@ -213,8 +223,8 @@ fn python(kind: Kind, name: &str) -> String {
     let variable = if reader == "AutoProcessor" { "processor" } else { "tokenizer" };
     format!(
         "from transformers import {class}, {reader}\n\n\
-         model = {class}.from_pretrained(\"{name}\", dtype=\"auto\", device_map=\"auto\")\n\
-         {variable} = {reader}.from_pretrained(\"{name}\")"
+         model = {class}.from_pretrained({name}, dtype=\"auto\", device_map=\"auto\")\n\
+         {variable} = {reader}.from_pretrained({name})"
     )
 }
 

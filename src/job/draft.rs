@@ -54,6 +54,7 @@ impl Draft {
         host: &dyn Host,
     ) -> Result<Draft> {
         recipe.refuse_repeated()?;
+        refuse_idle(device, recipe)?;
         pipeline::check_device(device)?;
         let checkpoint =
             Arc::new(pipeline::untie(&recipe.per_format().primary.resolve()?, host.open(model)?)?);
@@ -170,6 +171,15 @@ fn tell_refused(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, host: &dyn Host) 
     if let (true, Ok(plan)) = (recipe.strict, lenient.plan(checkpoint)) {
         host.notify(&Notice::Refused(&plan, checkpoint));
     }
+}
+
+/// Refuses a device that would have nothing to do.
+fn refuse_idle(device: Device, recipe: &Recipe) -> Result<()> {
+    if device == Device::Cpu || recipe.has_text() {
+        return Ok(());
+    }
+    let what = format!("--device {device} without a text: nothing runs the model");
+    Err(Error::usage(what, "leave --device out, or name a text with --data FILE"))
 }
 
 fn refuse_unused_text(recipe: &Recipe, plans: &PerFormat<Plan>) -> Result<()> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::io::hub::{Id, parse_id};
+use crate::io::hub::{Id, cached_id, parse_id};
 use crate::io::{Checkpoint, has_extension, read_whole};
 
 /// The longest card that is kept, in bytes.
@@ -79,12 +79,6 @@ fn hub_id(source: &str) -> Option<Id> {
     parse_id(source).filter(|_| !Path::new(source).exists())
 }
 
-/// The id of a model in the hub's cache: `…/models--org--name/snapshots/COMMIT`.
-fn cached_id(path: &Path) -> Option<Id> {
-    let folders = path.iter().filter_map(|part| part.to_str()?.strip_prefix("models--"));
-    folders.map(|name| name.replacen("--", "/", 1)).find_map(|id| parse_id(&id))
-}
-
 /// The id under which a model was loaded when it was saved. A name alone may be a folder's.
 fn trained_as(checkpoint: &Checkpoint) -> Option<Value> {
     let name = checkpoint.config.as_ref()?.get("_name_or_path")?;
@@ -114,11 +108,6 @@ mod tests {
         for path in ["model.safetensors", "./a/b", "/a/b", "a/b/c", "../b", "src/job"] {
             assert_eq!(hub_id(path), None, "{path}");
         }
-        let cached = Path::new("/home/me/hub/models--org--a-b/snapshots/0123");
-        assert_eq!(cached_id(cached).map(|id| id.model).as_deref(), Some("org/a-b"));
-        let old = Path::new("/home/me/hub/models--gpt2/snapshots/0123");
-        assert_eq!(cached_id(old).map(|id| id.model).as_deref(), Some("gpt2"));
-        assert_eq!(cached_id(Path::new("/home/models--x/y")), None);
     }
 
     #[test]

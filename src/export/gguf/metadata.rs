@@ -4,6 +4,7 @@ use super::arrange::{architecture, named_already};
 use crate::error::Result;
 use crate::io::gguf::write::Constant;
 use crate::io::gguf::{self, Metadata, Value, config};
+use crate::io::hub::cached_id;
 use crate::io::{Checkpoint, RawTensor, tokenizer};
 use crate::plan::Contents;
 use crate::tensor::{BlockType, DType};
@@ -89,18 +90,13 @@ fn described(checkpoint: &Checkpoint) -> Result<Metadata> {
 
 /// The folder's name (in the hub's cache, the repository's), or the file's without its extension.
 fn model_name(checkpoint: &Checkpoint) -> String {
-    let repository = |path: &std::path::Path| {
-        path.ancestors().find_map(|part| {
-            let name = part.file_name()?.to_str()?.strip_prefix("models--")?;
-            name.rsplit("--").next().map(str::to_owned)
-        })
-    };
+    let repository = cached_id(&checkpoint.path).map(|id| id.name().to_owned());
     let stem = || {
         let name =
             if checkpoint.path.is_dir() { checkpoint.path.file_name() } else { checkpoint.path.file_stem() };
         name.map(|name| name.to_string_lossy().into_owned())
     };
-    repository(&checkpoint.path).or_else(stem).unwrap_or_else(|| "model".into())
+    repository.or_else(stem).unwrap_or_else(|| "model".into())
 }
 
 /// `llama_ftype`: the type of most weights, <https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h>. Of the

@@ -1,6 +1,7 @@
 //! Names of models on the hub.
 
 use std::fmt::{self, Display, Formatter};
+use std::path::Path;
 
 use crate::io::index::is_plain_name;
 
@@ -91,6 +92,12 @@ fn of_name(input: &str) -> Option<Id> {
     Some(Id::new(model, revision, file))
 }
 
+/// The id of a model in the hub's cache: `…/models--org--name/snapshots/COMMIT`.
+pub(crate) fn cached_id(path: &Path) -> Option<Id> {
+    let folders = path.iter().filter_map(|part| part.to_str()?.strip_prefix("models--"));
+    folders.map(|name| name.replacen("--", "/", 1)).find_map(|id| parse_id(&id))
+}
+
 impl Id {
     fn new(model: &str, revision: &str, file: Option<&str>) -> Id {
         Id { model: model.to_owned(), revision: revision.to_owned(), file: file.map(str::to_owned) }
@@ -142,6 +149,15 @@ fn is_revision(revision: &str) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_of_the_cache_have_ids() {
+        let cached = Path::new("/home/me/hub/models--org--a-b/snapshots/0123");
+        assert_eq!(cached_id(cached).map(|id| id.model).as_deref(), Some("org/a-b"));
+        let old = Path::new("/home/me/hub/models--gpt2/snapshots/0123");
+        assert_eq!(cached_id(old).map(|id| id.model).as_deref(), Some("gpt2"));
+        assert_eq!(cached_id(Path::new("/home/models--x/y")), None);
+    }
 
     #[test]
     fn ids_are_taken_as_people_paste_them() {

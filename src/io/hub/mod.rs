@@ -13,4 +13,5 @@ mod fetch;
 mod id;
 
 pub use client::Hub;
+pub(crate) use id::cached_id;
 pub use id::{Id, parse_id};

@@ -29,7 +29,7 @@ fn card(folder: &Path, name: &str) -> (Value, String) {
         model: folder.join(name).display().to_string(),
         recipe,
         destination: Destination {
-            output: Some(folder.join("small")),
+            output: Some(folder.join("a small one")),
             overwrite: true,
             ..Destination::default()
         },
@@ -37,7 +37,7 @@ fn card(folder: &Path, name: &str) -> (Value, String) {
         ..Quantize::default()
     };
     job.run(&Silent).unwrap();
-    let card = fs::read_to_string(folder.join("small/README.md")).unwrap();
+    let card = fs::read_to_string(folder.join("a small one/README.md")).unwrap();
     let (front, text) = card.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap();
     (serde_saphyr::from_str(front).unwrap(), text.to_owned())
 }
@@ -63,8 +63,8 @@ fn a_card_has_what_the_hub_reads_and_the_card_of_its_source() {
     assert_eq!(front, expected);
     assert!(text.starts_with("\n# Tiny-1B, INT4 (w4a16, group 2, mse)\n"), "{text}");
     assert!(text.ends_with("\n## Card of Tiny-1B\n\n# Tiny\nUse it well.\n"), "{text}");
-    assert!(text.contains("```sh\nvllm serve small\n```") && !text.contains("PATH"), "{text}");
-    assert!(text.contains("AutoModelForCausalLM.from_pretrained(\"small\""), "{text}");
+    assert!(text.contains("```sh\nvllm serve 'a small one'\n```") && !text.contains("PATH"), "{text}");
+    assert!(text.contains("AutoModelForCausalLM.from_pretrained(\"a small one\""), "{text}");
 }
 
 #[test]
@@ -88,12 +88,12 @@ fn no_engine_is_named_that_does_not_load_it() {
     let folder = tempfile::tempdir().unwrap();
     copy("models/bert", folder.path(), "bert");
     let (front, text) = card(folder.path(), "bert");
-    assert!(text.contains("AutoModel.from_pretrained(\"small\"") && !text.contains("vllm"), "{text}");
+    assert!(text.contains("AutoModel.from_pretrained(\"a small one\"") && !text.contains("vllm"), "{text}");
     assert_eq!(front["pipeline_tag"], "feature-extraction");
 
     fs::write(folder.path().join("bert/modules.json"), "[]").unwrap();
     let (front, text) = card(folder.path(), "bert");
-    assert!(text.contains("SentenceTransformer(\"small\")") && !text.contains("AutoModel"), "{text}");
+    assert!(text.contains("SentenceTransformer(\"a small one\")") && !text.contains("AutoModel"), "{text}");
     assert_eq!(
         (&front["library_name"], &front["pipeline_tag"]),
         (&json!("sentence-transformers"), &json!("sentence-similarity"))
