@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use crate::numerics::random::SplitMix64;
+use crate::numerics::simd::{self, Kernel};
 
 /// Words of a block, which all blocks weigh alike; a block's sum has a weight of its own.
 const WORDS: usize = 1024;
@@ -36,12 +37,27 @@ fn within_block(start: usize, bytes: &[u8]) -> u64 {
     let (head, bytes) = bytes.split_at(bytes.len().min(start.next_multiple_of(WORD) - start));
     let (words, tail) = bytes.as_chunks::<WORD>();
     let first = (start + head.len()) / WORD;
-    let weighted = |(word, weight): (&[u8; WORD], &u32)| {
-        u64::from(u32::from_le_bytes(*word)).wrapping_mul(u64::from(*weight))
-    };
-    let sum = words.iter().zip(&WEIGHTS[first..]).map(weighted).fold(0, u64::wrapping_add);
+    let sum = simd::dispatch(Weigh { words, weights: &WEIGHTS[first..] });
     let tail_start = start + head.len() + words.len() * WORD;
     sum.wrapping_add(part_of_word(start, head)).wrapping_add(part_of_word(tail_start, tail))
+}
+
+/// Words, and the weights of their places.
+struct Weigh<'a> {
+    words: &'a [[u8; WORD]],
+    weights: &'a [u32],
+}
+
+impl Kernel for Weigh<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let weighted = |(word, weight): (&[u8; WORD], &u32)| {
+            u64::from(u32::from_le_bytes(*word)).wrapping_mul(u64::from(*weight))
+        };
+        self.words.iter().zip(self.weights).map(weighted).fold(0, u64::wrapping_add)
+    }
 }
 
 /// The sum of bytes that begin at an offset of a block and lie within a word.
