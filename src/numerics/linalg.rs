@@ -144,19 +144,31 @@ fn eliminate(a: &mut [f64], n: usize, tile: Range<usize>) -> bool {
 /// Returns the eigenvectors of a symmetric matrix with the `count` largest eigenvalues, [n, count], the largest first. Only
 /// its lower triangle is read. `None` if a value is not finite.
 pub(crate) fn leading_eigenvectors(a: &Array2<f64>, count: usize) -> Option<Array2<f64>> {
+    let (_, u) = decompose(a)?;
     let n = a.nrows();
-    if n == 0 {
-        return Some(Array2::zeros((0, count))); // faer takes one from the size
-    }
-    let (params, vectors) = (default(), ComputeEigenvectors::Yes);
-    let mut scratch = MemBuffer::new(evd::self_adjoint_evd_scratch::<f64>(n, vectors, Par::Seq, params));
+    Some(Array2::from_shape_fn((n, count), |(row, col)| u[(row, n - 1 - col)]))
+}
+
+/// Returns the eigenvalues of a symmetric matrix, ascending, and its eigenvectors, as columns [n, n]. Only its lower triangle is
+/// read. `None` if a value is not finite.
+pub(crate) fn eigen(a: &Array2<f64>) -> Option<(Vec<f64>, Array2<f64>)> {
+    let (values, u) = decompose(a)?;
+    Some((values, Array2::from_shape_fn(a.dim(), |(row, col)| u[(row, col)])))
+}
+
+fn decompose(a: &Array2<f64>) -> Option<(Vec<f64>, Mat<f64>)> {
+    let n = a.nrows();
     let (mut values, mut u) = (faer::diag::Diag::zeros(n), Mat::zeros(n, n));
-    let stack = MemStack::new(&mut scratch);
-    let found =
-        evd::self_adjoint_evd(whole(a.view()), values.as_mut(), Some(u.as_mut()), Par::Seq, stack, default());
-    found.ok()?;
-    let all_finite = (0..n).all(|i| values[i].is_finite());
-    all_finite.then(|| Array2::from_shape_fn((n, count), |(row, col)| u[(row, n - 1 - col)]))
+    if n > 0 {
+        // faer takes one from the size
+        let (params, vectors) = (default(), ComputeEigenvectors::Yes);
+        let mut scratch = MemBuffer::new(evd::self_adjoint_evd_scratch::<f64>(n, vectors, Par::Seq, params));
+        let stack = MemStack::new(&mut scratch);
+        let whole = whole(a.view());
+        evd::self_adjoint_evd(whole, values.as_mut(), Some(u.as_mut()), Par::Seq, stack, default()).ok()?;
+    }
+    let values: Vec<f64> = (0..n).map(|i| values[i]).collect();
+    values.iter().all(|value| value.is_finite()).then_some((values, u))
 }
 
 fn row_major(a: &Array2<f32>) -> &[f32] {

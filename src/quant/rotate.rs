@@ -76,6 +76,10 @@ impl Rewrite for Rotate {
         Ok(editor.finish())
     }
 
+    fn keeps_zeros(&self) -> bool {
+        false
+    }
+
     fn ends(&self) -> Option<&dyn Ends> {
         Some(self)
     }

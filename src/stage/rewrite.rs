@@ -19,6 +19,11 @@ pub trait Rewrite: Send + Sync + Debug {
     /// Returns the edits of a whole block.
     fn rewrite(&self, block: &Block) -> Result<Edits>;
 
+    /// Returns true if weights that are zero stay so.
+    fn keeps_zeros(&self) -> bool {
+        true
+    }
+
     /// The edits outside the blocks, for a method that changes the residual stream.
     fn ends(&self) -> Option<&dyn Ends> {
         None

@@ -116,7 +116,8 @@ impl Quantize for AutoRound {
         let mut roundings = Vec::new();
         for linear in &block.linears {
             if let Some(scheme) = linear.scheme {
-                roundings.push((linear.name.clone(), Rounding::new(linear.dense()?, scheme)));
+                let mask = linear.mask.as_ref().map(|mask| mask.view());
+                roundings.push((linear.name.clone(), Rounding::new(linear.dense()?, mask, scheme)));
             }
         }
         let mut trained = self.train(roundings, trainable.as_ref())?.into_iter();
@@ -149,7 +150,7 @@ impl AutoRound {
             for (((_, rounding), (_, weight)), gradient) in
                 roundings.iter_mut().zip(&mut weights).zip(gradients)
             {
-                if let Some(gradient) = gradient.as_ref().and_then(|gradient| gradient.as_slice()) {
+                if let Some(gradient) = gradient {
                     *weight = matrix(rounding.step(gradient, steps), rounding.shape());
                 }
             }

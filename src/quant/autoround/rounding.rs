@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ndarray::ArrayView2;
+use ndarray::{Array2, ArrayView2, Zip};
 use rayon::prelude::*;
 
 use super::cell::{Clip, Entry, Group, Integers};
@@ -29,6 +29,8 @@ pub(super) struct Rounding {
     shape: (usize, usize),
     w: Arc<[f32]>,
     v: Vec<f32>,
+    /// True where the weight stays zero, [rows, cols].
+    mask: Option<Arc<Array2<bool>>>,
     /// Smallest and largest value of each group, zero included.
     extents: Arc<[Extent]>,
     clips: Vec<Clip>,
@@ -36,7 +38,7 @@ pub(super) struct Rounding {
 
 impl Rounding {
     /// The start of training: every weight rounded to the nearest value of the min-max grid.
-    pub(crate) fn new(w: ArrayView2<f32>, scheme: Scheme) -> Rounding {
+    pub(crate) fn new(w: ArrayView2<f32>, mask: Option<ArrayView2<bool>>, scheme: Scheme) -> Rounding {
         let shape = w.dim();
         let w: Arc<[f32]> = w.iter().copied().collect();
         let width = scheme.width(shape.1);
@@ -44,7 +46,9 @@ impl Rounding {
         let extents: Arc<[Extent]> =
             spans.map(|span| Extent::of(span).union(Extent { min: 0.0, max: 0.0 })).collect();
         let clips = vec![Clip { alpha: 1.0, beta: 1.0 }; extents.len()];
-        Rounding { integers: Integers::new(&scheme), scheme, shape, v: vec![0.0; w.len()], w, extents, clips }
+        let (integers, v) = (Integers::new(&scheme), vec![0.0; w.len()]);
+        let mask = mask.map(|mask| Arc::new(mask.to_owned()));
+        Rounding { integers, scheme, shape, v, mask, w, extents, clips }
     }
 
     /// (rows, cols).
@@ -65,7 +69,13 @@ impl Rounding {
     }
 
     /// Moves V, α and β against the signs of their gradients, given that of W̃; returns the new W̃.
-    pub(crate) fn step(&mut self, gradient: &[f32], steps: Steps) -> Vec<f32> {
+    pub(crate) fn step(&mut self, mut gradient: Array2<f32>, steps: Steps) -> Vec<f32> {
+        if let Some(mask) = &self.mask {
+            // Without a gradient V stays 0 there, and so does the weight.
+            Zip::from(&mut gradient).and(mask.as_ref()).for_each(|g, zero| *g = if *zero { 0.0 } else { *g });
+        }
+        let gradient = gradient.as_standard_layout();
+        let gradient = gradient.as_slice().expect("standard layout is contiguous");
         let mut out = vec![0.0; self.w.len()];
         let (cols, groups, spans) = (self.shape.1.max(1), self.groups(), self.spans());
         let rows = self.w.par_chunks(ROWS * cols).zip(self.v.par_chunks_mut(ROWS * cols));

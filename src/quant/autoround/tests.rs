@@ -56,7 +56,7 @@ fn training_starts_where_rtn_ends() {
     for scheme in schemes() {
         for cols in [1, 7, 33, 64] {
             let w = weights(20, cols);
-            let start = Rounding::new(w.view(), scheme);
+            let start = Rounding::new(w.view(), None, scheme);
             assert_eq!(start.codes(), scheme.quantize(w.view(), &Context::default()), "{scheme} {cols}");
         }
     }
@@ -66,10 +66,10 @@ fn training_starts_where_rtn_ends() {
 fn what_is_stored_is_what_was_trained_to_the_bit() {
     for scheme in schemes() {
         for cols in [1, 7, 33, 64] {
-            let mut rounding = Rounding::new(weights(20, cols).view(), scheme);
+            let mut rounding = Rounding::new(weights(20, cols).view(), None, scheme);
             for seed in 0..6 {
                 let gradient = uniform(20, cols, seed);
-                let trained = rounding.step(slice(&gradient), Steps { offset: 0.15, clip: 0.1 });
+                let trained = rounding.step(gradient, Steps { offset: 0.15, clip: 0.1 });
                 let mut stored = vec![0.0; trained.len()];
                 rounding.codes().dequantize(&mut stored);
                 assert_eq!(bits(&stored), bits(&trained), "{scheme} {cols}");
@@ -124,15 +124,15 @@ fn steps_follow_the_gradients_of_the_papers_formulas() {
     }) {
         for cols in [7, 33] {
             let (rows, w) = (20, weights(21, cols).slice(ndarray::s![1.., ..]).to_owned());
-            let mut rounding = Rounding::new(w.view(), scheme);
+            let mut rounding = Rounding::new(w.view(), None, scheme);
             let offsets = uniform(rows, cols, 9);
-            rounding.step(slice(&offsets), Steps { offset: 0.3, clip: 0.2 });
+            rounding.step(offsets, Steps { offset: 0.3, clip: 0.2 });
             let before = rounding.learned();
             // What lies at the edge of the range has not moved: reciprocals, which candle divides by, round across it.
             let mut gradient = uniform(rows, cols, 5);
             gradient.iter_mut().zip(&before[0]).filter(|(_, v)| **v == 0.0).for_each(|(g, _)| *g = 0.0);
             let steps = Steps { offset: 1e-3, clip: 1e-3 };
-            rounding.step(slice(&gradient), steps);
+            rounding.step(gradient.clone(), steps);
             let after = rounding.learned();
 
             let tensor = |values: &[f32], cols| Tensor::from_slice(values, (rows, cols), &device).unwrap();

@@ -3,9 +3,10 @@
 
 use ndarray::Array2;
 
-use super::parameters::{ActOrder, Gptq};
+use super::parameters::ActOrder;
 use crate::error::{Error, Result};
 use crate::numerics::linalg;
+use crate::stage::{Block, BlockLinear};
 
 /// The order of the columns, and T of H = R·Rᵀ (R upper triangular), T = R·diag(R)⁻¹.
 pub(crate) struct Factor {
@@ -15,6 +16,53 @@ pub(crate) struct Factor {
     pub feedback: Array2<f32>,
     /// The Hessian's diagonal, \[cols\]; 0 for dead columns.
     pub diagonal: Vec<f32>,
+    /// R\[j, j\]² of each step: the loss for each square that its weight loses, if later ones make up for it. 0 for dead
+    /// columns.
+    pub pivots: Vec<f32>,
+}
+
+/// The factors of the inputs of a block's linears. Linears that share an input follow each other: one factor is in memory at
+/// a time.
+pub(crate) struct Factors<'a> {
+    block: &'a Block,
+    act_order: ActOrder,
+    damping: f64,
+    last: Option<(Option<usize>, Factor)>,
+}
+
+impl<'a> Factors<'a> {
+    /// Of a block whose statistics have Hessians, damped by a fraction of their mean diagonal.
+    pub(crate) fn new(block: &'a Block, act_order: ActOrder, damping: f64) -> Factors<'a> {
+        Factors { block, act_order, damping, last: None }
+    }
+
+    /// The factor of a linear's input.
+    ///
+    /// # Errors
+    /// Statistics that are missing, or hold no Hessian; those of [`Factor::new`].
+    pub(crate) fn of(&mut self, linear: &BlockLinear) -> Result<&Factor> {
+        let last = match self.last.take().filter(|(input, _)| *input == linear.input) {
+            Some(same) => same,
+            None => {
+                let hessian = hessian(self.block, linear)?;
+                (linear.input, Factor::new(&hessian, self.act_order, self.damping, &linear.name)?)
+            }
+        };
+        Ok(&self.last.insert(last).1)
+    }
+}
+
+/// The Hessian of a linear's input, [cols, cols].
+///
+/// # Errors
+/// Statistics that are missing, or hold none.
+pub(crate) fn hessian(block: &Block, linear: &BlockLinear) -> Result<Array2<f32>> {
+    block.input(linear)?.hessian().ok_or_else(|| {
+        Error::unsupported(
+            format!("{}: the statistics of its inputs hold no Hessian", linear.name),
+            "gather them again for this method, which needs the whole second moment",
+        )
+    })
 }
 
 impl Factor {
@@ -22,16 +70,20 @@ impl Factor {
     ///
     /// # Errors
     /// A Hessian with NaN or infinities, or one that stays singular under any damping.
-    pub(crate) fn new(hessian: &Array2<f32>, gptq: &Gptq, name: &str) -> Result<Factor> {
-        let wrong = |row, col, value: f32| !value.is_finite() || (row == col && value < 0.0);
-        if let Some(((row, col), value)) = hessian.indexed_iter().find(|&((r, c), &value)| wrong(r, c, value))
-        {
-            return Err(damaged(name, [row, col], *value));
-        }
+    pub(crate) fn new(
+        hessian: &Array2<f32>,
+        act_order: ActOrder,
+        damping: f64,
+        name: &str,
+    ) -> Result<Factor> {
+        refuse_damaged(hessian, name)?;
         let diagonal = hessian.diag().to_vec();
-        let order = order(&diagonal, gptq.act_order);
-        let lower = factorize(hessian, &diagonal, &order, gptq.damping).ok_or_else(|| singular(name))?;
-        Ok(Factor { feedback: feedback(&lower), order, diagonal })
+        let order = order(&diagonal, act_order);
+        let lower = factorize(hessian, &diagonal, &order, damping).ok_or_else(|| singular(name))?;
+        let pivots = (0..order.len()).rev().map(|at| (lower[[at, at]] * lower[[at, at]]) as f32);
+        let alive = order.iter().map(|column| f32::from(diagonal[*column] > 0.0));
+        let pivots = pivots.zip(alive).map(|(pivot, alive)| pivot * alive).collect();
+        Ok(Factor { feedback: feedback(&lower), order, diagonal, pivots })
     }
 
     /// The weights with which the error of a step is spread over the later steps, up to `end`.
@@ -89,6 +141,15 @@ fn feedback(lower: &Array2<f64>) -> Array2<f32> {
         }
         (lower[[last - i, last - j]] / lower[[last - j, last - j]]) as f32
     })
+}
+
+/// Refuses a Hessian with NaN or infinities, or with a negative diagonal.
+pub(crate) fn refuse_damaged(hessian: &Array2<f32>, name: &str) -> Result<()> {
+    let wrong = |row, col, value: f32| !value.is_finite() || (row == col && value < 0.0);
+    match hessian.indexed_iter().find(|&((row, col), &value)| wrong(row, col, value)) {
+        None => Ok(()),
+        Some(((row, col), value)) => Err(damaged(name, [row, col], *value)),
+    }
 }
 
 fn damaged(name: &str, [row, col]: [usize; 2], value: f32) -> Error {

@@ -40,7 +40,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::numerics::{Number, Scheme};
 use crate::stage::{self, Block, Def, Quantization, Quantize, Scope, Stage};
 use crate::statistics::Needs;
@@ -49,12 +49,14 @@ mod factor;
 mod grid;
 mod parameters;
 mod rounding;
+mod sweep;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-use factor::Factor;
+pub(crate) use factor::{Factor, Factors, hessian, refuse_damaged};
 pub(crate) use parameters::{ActOrder, Gptq};
+pub(crate) use sweep::{LANES, Sweep};
 
 /// Registry entry.
 pub(crate) const DEF: Def = Def {
@@ -88,25 +90,17 @@ impl Quantize for Gptq {
     }
 
     fn quantize(&self, block: &Block) -> Result<Quantization> {
-        // Linears that share an input follow each other: one factor is in memory at a time.
-        let mut last: Option<(Option<usize>, Factor)> = None;
+        let mut factors = Factors::new(block, self.act_order, self.damping);
         Quantization::of_each(block, |linear, scheme| {
-            let w = linear.dense()?;
-            let (_, factor) = match last.take().filter(|(input, _)| *input == linear.input) {
-                Some(same) => last.insert(same),
-                None => {
-                    let hessian = block.input(linear)?.hessian().ok_or_else(|| no_hessian(&linear.name))?;
-                    last.insert((linear.input, Factor::new(&hessian, self, &linear.name)?))
-                }
-            };
-            Ok(rounding::quantize(self, &scheme, w, &linear.context(), factor))
+            let factor = factors.of(linear)?;
+            Ok(rounding::quantize(
+                self,
+                &scheme,
+                linear.dense()?,
+                linear.mask.as_ref(),
+                &linear.context(),
+                factor,
+            ))
         })
     }
-}
-
-fn no_hessian(name: &str) -> Error {
-    Error::unsupported(
-        format!("{name}: the statistics of its inputs hold no Hessian"),
-        "gather them again for gptq, which needs the whole second moment",
-    )
 }

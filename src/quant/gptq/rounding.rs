@@ -1,10 +1,4 @@
-//! The loop: rows side by side, columns one after the other.
-//!
-//! Step j rounds w[j] + Σ (i < j) (w[i] − q[i])·T[i, j] to q[j]. That is GPTQ without an inverse: the Cholesky factor U of
-//! H⁻¹ = UᵀU is R⁻¹, so that spreading (w'[j] − q[j])/U[j, j]·U[j, ·] over the weights behind, as GPTQ does, leaves there
-//! what the sum over T gives (QuIP's LDLQ; Chee et al. 2023, theorem 6).
-
-use std::ops::Range;
+//! The loop of GPTQ: each step of a [`Sweep`] is rounded.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
@@ -12,25 +6,20 @@ use rayon::prelude::*;
 use super::factor::Factor;
 use super::grid;
 use super::parameters::{ActOrder, Gptq};
-use crate::numerics::simd::{self, Kernel};
-use crate::numerics::{
-    Cells, Codes, Column, Context, Granularity, Grid, QTensor, ScalarCodes, Scheme, linalg,
-};
+use super::sweep::{LANES, Sweep};
+use crate::numerics::{Cells, Codes, Column, Context, Granularity, Grid, QTensor, ScalarCodes, Scheme};
 
-/// Rows that one task rounds side by side; fewer are padded, so that the order of sums, and with it the bytes, depends on
-/// neither the number of threads nor the range of rows.
-const LANES: usize = 64;
-
-/// Rounds a weight [rows, cols] with the factor of its inputs' Hessian.
+/// Rounds a weight [rows, cols] with the factor of its inputs' Hessian. Where `mask` is true, the weight stays zero.
 pub(crate) fn quantize(
     gptq: &Gptq,
     scheme: &Scheme,
     w: ArrayView2<f32>,
+    mask: Option<&Array2<bool>>,
     context: &Context,
     factor: &Factor,
 ) -> QTensor {
     assert_eq!(w.ncols(), factor.order.len(), "the Hessian has as many columns as the weight");
-    let plan = Plan::new(gptq, scheme, w, context, factor);
+    let plan = Plan::new(gptq, scheme, w, mask, context, factor);
     let rows: Vec<_> = w.axis_chunks_iter(Axis(0), LANES).collect();
     let parts: Vec<(Vec<u8>, Grid)> = rows
         .into_par_iter()
@@ -50,6 +39,8 @@ struct Plan<'a> {
     gptq: &'a Gptq,
     scheme: &'a Scheme,
     factor: &'a Factor,
+    /// True where the weight stays zero, [rows, cols].
+    mask: Option<&'a Array2<bool>>,
     context: Context<'a>,
     /// The Hessian's diagonal in the order of the steps, where it weighs the search for grids.
     importance: Option<Vec<f32>>,
@@ -66,6 +57,7 @@ impl<'a> Plan<'a> {
         gptq: &'a Gptq,
         scheme: &'a Scheme,
         w: ArrayView2<f32>,
+        mask: Option<&'a Array2<bool>>,
         context: &Context<'a>,
         factor: &'a Factor,
     ) -> Plan<'a> {
@@ -82,7 +74,8 @@ impl<'a> Plan<'a> {
         let importance =
             importance.map(|diagonal| factor.order.iter().map(|&column| diagonal[column]).collect());
         let width = scheme.width(w.ncols());
-        Plan { gptq, scheme, factor, context, importance, width, groups: w.ncols().div_ceil(width), fixed }
+        let groups = w.ncols().div_ceil(width);
+        Plan { gptq, scheme, factor, mask, context, importance, width, groups, fixed }
     }
 
     fn steps(&self) -> usize {
@@ -119,13 +112,11 @@ impl<'a> Plan<'a> {
 /// Up to [`LANES`] rows on their way through the loop. Buffers are step-major: [step, lane].
 struct Lanes<'a> {
     plan: &'a Plan<'a>,
+    sweep: Sweep<'a>,
+    /// The first row.
+    first: usize,
     rows: usize,
-    /// Weights; of the steps that are done, what rounding took from them: w − q.
-    errors: Vec<f32>,
     codes: Vec<u8>,
-    /// The targets of the steps `reached`: the weights, corrected for the earlier errors.
-    targets: Vec<f32>,
-    reached: Range<usize>,
     /// [group, lane].
     cells: Cells,
     /// The grid entries that were fitted in the loop, by group.
@@ -134,18 +125,13 @@ struct Lanes<'a> {
 
 impl<'a> Lanes<'a> {
     fn new(plan: &'a Plan<'a>, w: ArrayView2<f32>, first: usize) -> Lanes<'a> {
-        let mut errors = vec![0.0; plan.steps() * LANES];
-        for (lanes, &column) in errors.chunks_exact_mut(LANES).zip(&plan.factor.order) {
-            lanes.iter_mut().zip(w.column(column)).for_each(|(lane, &value)| *lane = value);
-        }
         let cells = Cells { scales: vec![1.0; plan.groups * LANES], zeros: vec![0.0; plan.groups * LANES] };
         let mut lanes = Lanes {
             plan,
+            sweep: Sweep::new(plan.factor, w),
+            first,
             rows: w.nrows(),
-            codes: vec![0; errors.len()],
-            errors,
-            targets: Vec::new(),
-            reached: 0..0,
+            codes: vec![0; plan.steps() * LANES],
             cells,
             fitted: Vec::new(),
         };
@@ -172,71 +158,50 @@ impl<'a> Lanes<'a> {
                 self.fit_group(start);
             }
             let panel = start..self.plan.panel_end(start);
-            self.reach(panel.clone());
+            self.sweep.reach(panel.clone());
             panel.clone().for_each(|step| self.round(step));
             start = panel.end;
         }
         (self.row_major_codes(), self.row_major_grid())
     }
 
-    /// Computes the targets of some steps, all before them being done.
-    fn reach(&mut self, steps: Range<usize>) {
-        if self.reached == steps {
-            return;
-        }
-        self.targets.clear();
-        self.targets.extend_from_slice(&self.errors[steps.start * LANES..steps.end * LANES]);
-        let done = &self.errors[..steps.start * LANES];
-        let feedback = &self.plan.factor.feedback;
-        linalg::add_transposed_product(&mut self.targets, feedback, 0..steps.start, steps.clone(), done);
-        self.reached = steps;
-    }
-
     /// Fits the grid of the group that begins at a step to what its weights have become.
     fn fit_group(&mut self, start: usize) {
         let plan = self.plan;
         let steps = start..plan.steps().min(start + plan.width);
-        self.reach(steps.clone());
-        let unsettled = self.targets.clone();
-        steps.clone().for_each(|step| self.settle(step));
-        let targets = ArrayView2::from_shape((steps.len(), LANES), &self.targets).expect("whole steps");
-        let w: Array2<f32> = targets.slice(s![.., ..self.rows]).t().as_standard_layout().into_owned();
+        self.sweep.reach(steps.clone());
+        let settled = self.sweep.settled(steps.clone());
+        let settled = ArrayView2::from_shape((steps.len(), LANES), &settled).expect("whole steps");
+        let w: Array2<f32> = settled.slice(s![.., ..self.rows]).t().as_standard_layout().into_owned();
         let importance = plan.importance.as_ref().map(|importance| &importance[steps]);
         let context = Context { importance, ..plan.context };
         let grid = grid::fit_rows(plan.scheme, w.view(), &context, plan.gptq.clip);
         self.take_cells(plan.group(start), &plan.scheme.cells(&grid), |lane| lane);
         self.fitted.push(grid);
-        self.targets = unsettled;
     }
 
-    /// Spreads what a step's weight has moved by, as if it were to stay there: after that, the targets behind are what the
-    /// weights become before any more are rounded.
-    fn settle(&mut self, step: usize) {
-        let (target, behind) = self.targets[(step - self.reached.start) * LANES..].split_at_mut(LANES);
-        let weights = &self.errors[step * LANES..(step + 1) * LANES];
-        let moved: [f32; LANES] = std::array::from_fn(|lane| weights[lane] - target[lane]);
-        let feedback = self.plan.factor.feedback(step, self.reached.end);
-        simd::dispatch(Spread { errors: &moved, feedback, targets: behind });
-    }
-
-    /// Rounds a step that is reached, and spreads its error over those reached with it.
+    /// Rounds a step that is reached.
     fn round(&mut self, step: usize) {
-        let at = (step - self.reached.start) * LANES;
-        let (targets, behind) = self.targets[at..].split_at_mut(LANES);
+        let mut targets: [f32; LANES] =
+            self.sweep.target(step).try_into().expect("a step has a value a lane");
+        self.mask(step, &mut targets);
         let cells = self.plan.group(step) * LANES..(self.plan.group(step) + 1) * LANES;
-        let lanes = step * LANES..(step + 1) * LANES;
         let mut rounded = [0.0; LANES];
         self.plan.scheme.round_column(Column {
-            values: targets,
+            values: &targets,
             scales: &self.cells.scales[cells.clone()],
             zeros: &self.cells.zeros[cells],
-            codes: &mut self.codes[lanes.clone()],
+            codes: &mut self.codes[step * LANES..(step + 1) * LANES],
             rounded: &mut rounded,
         });
-        let errors = &mut self.errors[lanes];
-        errors.iter_mut().zip(rounded).for_each(|(error, rounded)| *error -= rounded);
-        let feedback = self.plan.factor.feedback(step, self.reached.end);
-        simd::dispatch(Spread { errors, feedback, targets: behind });
+        self.sweep.finish(step, &rounded);
+    }
+
+    /// Makes the targets of weights that stay zero 0, which every scheme with a code for it rounds to 0.
+    fn mask(&self, step: usize, targets: &mut [f32; LANES]) {
+        let Some(mask) = self.plan.mask else { return };
+        let column = mask.slice(s![self.first..self.first + self.rows, self.plan.factor.order[step]]);
+        targets.iter_mut().zip(column).for_each(|(target, zero)| *target = if *zero { 0.0 } else { *target });
     }
 
     fn row_major_codes(&self) -> Vec<u8> {
@@ -256,25 +221,5 @@ impl<'a> Lanes<'a> {
         }
         grid.global_scale = self.fitted.first().and_then(|group| group.global_scale);
         grid
-    }
-}
-
-/// targets\[k\] += feedback\[k\]·errors, lane by lane.
-struct Spread<'a> {
-    errors: &'a [f32],
-    feedback: &'a [f32],
-    targets: &'a mut [f32],
-}
-
-impl Kernel for Spread<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for (&factor, targets) in self.feedback.iter().zip(self.targets.chunks_exact_mut(LANES)) {
-            for (target, &error) in targets.iter_mut().zip(self.errors) {
-                *target += factor * error;
-            }
-        }
     }
 }
