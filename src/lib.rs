@@ -58,6 +58,7 @@ pub mod numerics;
 mod panics;
 pub mod pipeline;
 pub mod plan;
+mod prune;
 pub mod quant;
 pub mod recipe;
 pub mod registry;

@@ -11,8 +11,8 @@ use toml::Table;
 
 use crate::error::{Error, Result};
 use crate::names::nearest_key;
-use crate::numerics::Number;
 use crate::numerics::ggml::integers;
+use crate::numerics::{Number, Pattern};
 use crate::similar::same;
 use schemes::{adjust, find_preset};
 
@@ -63,20 +63,27 @@ pub struct Recipe {
     /// Schemes are chosen linear by linear, so that this is not exceeded and least is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
-    /// The stages in order: rewritings, then one quantization, then compensation. None: rounding to nearest.
+    /// The stages in order: rewritings and one pruning, then one quantization, then compensation. None: rounding to nearest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
 }
 
-/// Another scheme for tensors whose names match.
+/// Another scheme, or other zeros, for tensors whose names match.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Override {
     /// A glob over tensor names.
     #[serde(rename = "match")]
     pub pattern: String,
-    /// A preset's name, or `dense`.
+    /// A preset's name, or `dense`; empty for the recipe's scheme.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub scheme: String,
+    /// Zeros per weight in the place of the pruning stage's; 0 leaves a tensor alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sparsity: Option<f64>,
+    /// The pattern of these zeros: `unstructured`, or N:M.
+    #[serde(rename = "pattern", skip_serializing_if = "Option::is_none")]
+    pub zeros: Option<Pattern>,
     /// Columns per scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group_size: Option<usize>,
@@ -227,9 +234,10 @@ impl Override {
     fn as_blocks(&self) -> Override {
         match find_preset(&self.scheme).map(|preset| preset.scheme.number) {
             Ok(Number::Int { bits }) => Override {
-                pattern: self.pattern.clone(),
                 scheme: blocks_of(bits).to_owned(),
-                ..Override::default()
+                group_size: None,
+                symmetric: None,
+                ..self.clone()
             },
             _ => self.clone(),
         }

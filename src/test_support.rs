@@ -55,6 +55,7 @@ pub(crate) fn stored(name: &str, dtype: DType, shape: &[usize]) -> TensorPlan {
     TensorPlan {
         output: output(name, shape),
         action: Action::Store(dtype),
+        sparsity: None,
         linear: false,
         note: None,
         substituted: false,

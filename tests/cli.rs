@@ -9,7 +9,8 @@ use serde_json::Value;
 #[test]
 fn every_help_fits_a_screen_and_ends_with_two_examples() {
     let here = tempfile::tempdir().unwrap();
-    let plain = ["inspect", "plan", "quantize", "convert", "verify", "generate", "bench", "completions"];
+    let plain =
+        ["inspect", "plan", "quantize", "prune", "convert", "verify", "generate", "bench", "completions"];
     let lists = ["chat", "schemes", "recipes", "cache"];
     let others = ["calibrate", "run", "eval", "eval perplexity", "eval logits"];
     for command in plain.into_iter().chain(lists).chain(others) {

@@ -20,6 +20,7 @@ mod output_args;
 mod plan;
 mod plan_report;
 mod progress;
+mod prune;
 mod quantization;
 mod quantize;
 mod recipe_args;
@@ -66,6 +67,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Plan(plan::Arguments),
     Quantize(quantize::Arguments),
+    Prune(prune::Arguments),
     Convert(convert::Arguments),
     Run(run::Arguments),
     Calibrate(calibrate::Arguments),
@@ -133,6 +135,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Inspect(arguments) => inspect::run(&arguments, &context),
         Command::Plan(arguments) => plan::run(&arguments, &context),
         Command::Quantize(arguments) => quantize::run(&arguments, &context),
+        Command::Prune(arguments) => prune::run(&arguments, &context),
         Command::Convert(arguments) => convert::run(&arguments, &context),
         Command::Run(arguments) => run::run(&arguments, &context),
         Command::Calibrate(arguments) => calibrate::run(&arguments, &context),

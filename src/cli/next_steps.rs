@@ -40,12 +40,12 @@ pub(super) fn announce(draft: &Draft, context: &Context) -> Result<()> {
 /// The scheme, the methods and the data: `w4a16 by gptq, on 128 sequences of 512 tokens of a.txt`.
 fn method(plan: &Plan) -> String {
     let recipe = &plan.request.recipe;
-    let Some(scheme) = plan.request.scheme else { return format!("to {}", plan.dtype.name()) };
+    let Some(aim) = plan.request.aim() else { return format!("to {}", plan.dtype.name()) };
     let data = match &recipe.calibration {
         None => " without data".to_owned(),
         Some(calibration) => data(calibration),
     };
-    format!("{scheme} by {}{data}", recipe.method_names())
+    format!("{aim} by {}{data}", recipe.method_names())
 }
 
 fn data(calibration: &Calibration) -> String {

@@ -58,7 +58,7 @@ impl PlanReport<'_> {
 
     /// The method, what it takes, and the engines that load the output.
     fn facts(&self, width: Option<usize>) -> String {
-        let method = self.plan.request.scheme.map(|_| self.method());
+        let method = self.plan.request.aim().map(|_| self.method());
         let memory = HumanBytes(self.memory());
         let memory = format!("about {memory} besides the mapped input, with {} threads", self.threads);
         let states = self.estimate.map(|cost| cost.disk).filter(|bytes| *bytes > 0);
@@ -133,7 +133,7 @@ fn lines(plan: &Plan, all: bool) -> Vec<Line> {
     }
     let key = |tensor: &TensorPlan| {
         let note = tensor.note.as_deref().map(collapse::without_numbers);
-        (tensor.output.shape.clone(), tensor.action.to_string(), tensor.bytes(), note, tensor.substituted)
+        (tensor.output.shape.clone(), tensor.stored(), tensor.bytes(), note, tensor.substituted)
     };
     collapse::collapse(plan.tensors.iter().map(|tensor| (name(tensor), key(tensor))))
 }
@@ -150,7 +150,7 @@ fn row(plan: &Plan, line: &Line, notes: &mut IndexSet<String>) -> Vec<String> {
         line.name.clone(),
         times(count),
         shape(&first.output.shape),
-        first.action.to_string(),
+        first.stored(),
         HumanBytes(first.bytes().saturating_mul(count as u64)).to_string(),
         format!("{:.2}", first.bits_per_weight()),
         format!("{mark}{number}"),

@@ -8,7 +8,7 @@ use clap::{Arg, Command, Error};
 use crate::export::FORMATS;
 use crate::numerics::presets::PRESETS;
 use crate::recipe::SHIPPED;
-use crate::registry::METHODS;
+use crate::registry::{METHODS, pruning};
 
 /// A parser of any text that tells shells the known values.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +24,11 @@ pub(crate) fn schemes() -> Suggested {
 /// Methods.
 pub(crate) fn methods() -> Suggested {
     Suggested { values: || METHODS.iter().map(|def| def.name).collect() }
+}
+
+/// Methods that prune.
+pub(crate) fn pruning_methods() -> Suggested {
+    Suggested { values: pruning }
 }
 
 /// Formats.

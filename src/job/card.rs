@@ -45,6 +45,7 @@ impl Card<'_> {
             if plan.request.recipe.calibration.is_some() { "calibrated" } else { "with no calibration data" },
         );
         card.push_str(&contents(plan));
+        card.push_str(&zeros(plan));
         card.push_str(&substitutions(plan));
         card.push_str(&loading(plan, kind, &engines(plan, checkpoint), name));
         card.push_str(&provenance(plan));
@@ -59,7 +60,10 @@ impl Card<'_> {
 fn done(plan: &Plan) -> String {
     let recipe = &plan.request.recipe;
     let Some(scheme) = plan.request.scheme else {
-        return format!("converted to {}", plan.dtype.name().to_uppercase());
+        return match plan.request.sparsity() {
+            Some(zeros) => format!("{zeros} ({})", recipe.method_names()),
+            None => format!("converted to {}", plan.dtype.name().to_uppercase()),
+        };
     };
     let number = match scheme.number {
         Number::Int { bits } => format!("INT{bits}"),
@@ -80,7 +84,7 @@ fn front_matter(plan: &Plan, kind: Kind, source: &SourceCard) -> String {
     }
     if let Some(base) = &source.base {
         front.insert("base_model".to_owned(), base.clone());
-        front.insert("base_model_relation".to_owned(), "quantized".into());
+        front.insert("base_model_relation".to_owned(), relation(plan).into());
     }
     front.insert("library_name".to_owned(), library(kind).into());
     let scheme = plan.request.recipe.scheme.iter().map(|scheme| scheme.to_lowercase());
@@ -88,6 +92,12 @@ fn front_matter(plan: &Plan, kind: Kind, source: &SourceCard) -> String {
         ["llmc".to_owned(), plan.request.format.name().to_owned()].into_iter().chain(scheme).collect();
     front.insert("tags".to_owned(), json!(tags));
     format!("---\n{}\n---\n", yaml(&front).trim_end())
+}
+
+/// The relation to the base model, of those that the hub knows.
+fn relation(plan: &Plan) -> &'static str {
+    let only_pruned = plan.request.scheme.is_none() && plan.request.sparsity().is_some();
+    if only_pruned { "finetune" } else { "quantized" }
 }
 
 fn library(kind: Kind) -> &'static str {
@@ -112,6 +122,15 @@ fn contents(plan: &Plan) -> String {
         let _ = writeln!(text, "| {name} | {} | {} | {bits:.3} |", total.tensors, total.bytes);
     }
     text + "\nBits per weight count scales, zero points and whatever else is stored beside the codes.\n"
+}
+
+/// What zeros are good for.
+fn zeros(plan: &Plan) -> String {
+    let Some(zeros) = plan.request.sparsity() else { return String::new() };
+    format!(
+        "\nPruned linears hold {zeros}, stored like other weights: engines run them at the same speed. \
+         `llmc verify` proves the pattern.\n"
+    )
 }
 
 fn substitutions(plan: &Plan) -> String {

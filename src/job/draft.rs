@@ -223,6 +223,9 @@ fn default_path(model: &str, plan: &Plan, several: bool) -> PathBuf {
         .recipe
         .scheme
         .as_deref()
+        .or_else(|| {
+            plan.request.sparsity().and(plan.request.recipe.stages.last()).map(|last| last.method.as_str())
+        })
         .or(plan.request.recipe.dtype.as_deref())
         .unwrap_or(format.name());
     let format_suffix = if several { format!("-{}", format.name()) } else { String::new() };

@@ -32,6 +32,7 @@ mod scale;
 mod scheme;
 pub(crate) mod simd;
 mod spans;
+pub(crate) mod sparsity;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod twins;
@@ -43,4 +44,5 @@ pub(crate) use grid::Cells;
 pub use grid::Grid;
 pub use qtensor::{Codes, QTensor, ScalarCodes};
 pub use scheme::{Context, Extent, Fp8, Granularity, Number, ScaleType, Scheme};
+pub use sparsity::{Pattern, Sparsity};
 pub use weight::{LowRank, Weight};

@@ -162,6 +162,12 @@ impl Scheme {
         self.granularity == Granularity::Tensor || self.scale == ScaleType::E4M3
     }
 
+    /// Returns true if a weight of 0 is stored as 0, whatever else is in its group.
+    pub(crate) fn has_zero(&self) -> bool {
+        use BlockType::*;
+        !matches!(self.number, Number::Ggml(Q4_1 | Q5_1 | Q2_K | Q4_K | Q5_K | IQ4_NL | IQ4_XS))
+    }
+
     /// Returns the bits of one code (the blocks' average, scales included, for GGUF types).
     pub fn code_bits(&self) -> f64 {
         match self.number {

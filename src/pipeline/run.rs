@@ -11,7 +11,7 @@ use super::output::{AdapterFile, Digests, Journal, OutputFiles, RECORD, Record, 
 use super::stream::{BlockResult, NonFinites, TensorWriter, chunk_rows, input_bytes, refuse_long_rows};
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::plan::{Action, Plan};
+use crate::plan::Plan;
 use crate::recipe::PerFormat;
 
 /// A target in work.
@@ -127,8 +127,8 @@ impl<'a> Output<'a> {
     /// Returns true if a tensor needs no more work. A tensor that a stopped run has written is written once more if its
     /// digest is recorded.
     fn finished(&self, tensor: usize) -> bool {
-        let quantized = matches!(self.target.plan.tensors[tensor].action, Action::Quantize(_));
-        self.writer.journal.has(tensor) && !(quantized && self.writer.digests.is_some())
+        let recorded = self.target.plan.tensors[tensor].is_recorded();
+        self.writer.journal.has(tensor) && !(recorded && self.writer.digests.is_some())
     }
 }
 
@@ -152,7 +152,7 @@ fn fill(
     let blocks = calibration.map(|input| BlockLoop::new(&writers, checkpoint, input, &ends, options));
     let blocks = blocks.transpose()?;
     if let Some(blocks) = &blocks {
-        writers.all().try_for_each(|writer| blocks.refuse_unmeasured(writer))?;
+        writers.all().try_for_each(|writer| blocks.refuse_unreached(writer))?;
         outcome.blocks = blocks.run(&writers, &outputs.primary.workspace)?;
         outcome.nonfinite.extend(outcome.blocks.iter().flat_map(|block| block.nonfinite.clone()));
     }

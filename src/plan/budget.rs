@@ -100,6 +100,7 @@ impl<'a> Allotment<'a> {
                 scheme: scheme.clone().unwrap_or_default(),
                 group_size: *group_size,
                 symmetric: *symmetric,
+                ..Override::default()
             }));
         }
         Ok(spent)

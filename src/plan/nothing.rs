@@ -42,8 +42,27 @@ impl Plan {
         Err(Error::usage(what, hint))
     }
 
+    /// Refuses schemes without a code for zero where a stage prunes.
+    pub(super) fn refuse_zeroless(&self) -> Result<()> {
+        let is_zeroless = |tensor: &&TensorPlan| match tensor.action {
+            Action::Quantize(scheme) => tensor.sparsity.is_some() && !scheme.has_zero(),
+            Action::Store(_) => false,
+        };
+        let Some(tensor) = self.tensors.iter().find(is_zeroless) else { return Ok(()) };
+        let what = format!(
+            "{}: {} has no code for zero, so that what is pruned would not stay zero",
+            tensor.output.name, tensor.action
+        );
+        Err(Error::usage(what, "integers and floats have one, and q4_0, q5_0, q8_0, q3_k and q6_k"))
+    }
+
     /// Refuses the plan where a scheme is asked for and no tensor takes it.
     pub(super) fn refuse_nothing(&self) -> Result<()> {
+        if self.request.sparsity().is_some() && self.tensors.iter().all(|tensor| tensor.sparsity.is_none()) {
+            let what =
+                format!("none of the {} tensors of this checkpoint is pruned by rule", self.tensors.len());
+            return Err(Error::unsupported(what, "`llmc inspect` lists them"));
+        }
         let any = self.tensors.iter().any(|tensor| matches!(tensor.action, Action::Quantize(_)));
         if self.request.scheme.is_none() || any {
             return Ok(());

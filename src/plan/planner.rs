@@ -7,14 +7,14 @@ use super::fuse::{self, CommonForm};
 use super::globs::Globs;
 use super::request::Request;
 use super::resolved::Plan;
-use super::role::Role;
+use super::role::{Role, is_number};
 use super::roles::Roles;
 use super::tensors::{Action, Measured, OutputTensor, Part, TensorPlan};
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, Source, Stored};
 use crate::numerics::ggml::integers;
 use crate::numerics::presets::ActivationScheme;
-use crate::numerics::{Granularity, Number, Scheme};
+use crate::numerics::{Granularity, Number, Scheme, Sparsity};
 use crate::tensor::{BlockType, DType, rows_cols};
 
 impl Plan {
@@ -49,6 +49,7 @@ impl Plan {
         plan.refuse_substitutions()?;
         plan.refuse_unfit_group()?;
         plan.refuse_nothing()?;
+        plan.refuse_zeroless()?;
         plan.refuse_no_cache()?;
         Ok(plan)
     }
@@ -94,7 +95,28 @@ impl Planner<'_> {
             }
         };
         let (parts, measured) = self.parts(&output, &action);
-        Ok(TensorPlan { output, action, linear, note, substituted, parts, measured, fused: None })
+        let sparsity = self.sparsity(role, source, &output)?;
+        Ok(TensorPlan { output, action, sparsity, linear, note, substituted, parts, measured, fused: None })
+    }
+
+    /// The zeros that were asked for in this tensor. What is in no block, beside the embedding or the head, is left alone like these.
+    fn sparsity(&self, role: Role, source: &Source, output: &OutputTensor) -> Result<Option<Sparsity>> {
+        let names = [source.name.as_str(), output.name.as_str()];
+        let own = self.globs.overridden(&names).and_then(|index| self.request.zeros[index]);
+        let asked = self.request.sparsity().map(|of_stage| own.unwrap_or(of_stage));
+        let in_block = source.name.split('.').any(is_number);
+        let is_pruned = |zeros: &Sparsity| {
+            zeros.share > 0.0 && role == Role::Linear && in_block && !self.globs.excluded(&names)
+        };
+        let asked = asked.filter(is_pruned);
+        let [_, cols] = rows_cols(&source.shape);
+        match asked {
+            Some(sparsity) if !sparsity.divides(cols) => Err(Error::usage(
+                format!("{}: its {cols} columns are no whole groups of {}", source.name, sparsity.pattern),
+                "take another --pattern, or leave the tensor alone with --exclude",
+            )),
+            asked => Ok(asked),
+        }
     }
 
     /// Makes the members of an engine's group follow the one that the format has set apart.
@@ -337,7 +359,8 @@ fn refuse_quantized(request: &Request, checkpoint: &Checkpoint) -> Result<()> {
         })
     };
     let Some(what) = checkpoint.quantization.clone().or_else(blocks) else { return Ok(()) };
-    if (request.scheme.is_none() && request.kv_cache.is_none()) || request.recipe.dequantize {
+    let converts = request.scheme.is_none() && request.kv_cache.is_none() && request.sparsity().is_none();
+    if converts || request.recipe.dequantize {
         return Ok(());
     }
     Err(Error::unsupported(

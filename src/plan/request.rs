@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::format::Format;
 use crate::numerics::presets::ActivationScheme;
-use crate::numerics::{EightBits, Scheme};
+use crate::numerics::{EightBits, Scheme, Sparsity};
 use crate::recipe::Recipe;
 use crate::stage::{Quantize, Scope, Stage};
 use crate::tensor::DType;
@@ -20,7 +20,8 @@ pub struct Request {
     pub activations: Option<ActivationScheme>,
     /// The type in which engines cache keys and values; `None` leaves it to them.
     pub kv_cache: Option<EightBits>,
-    /// The stages in order: any number that edit dense weights, one that quantizes, at most one that compensates.
+    /// The stages in order: any number that edit dense weights, one that quantizes (none if the recipe only prunes), at most one
+    /// that compensates.
     pub stages: Vec<Stage>,
     /// Quantizes rows that no block holds, or for which the quantizing stage has no statistics: that stage itself if it
     /// works row by row.
@@ -31,6 +32,8 @@ pub struct Request {
     pub dtype: Option<DType>,
     /// The schemes of [`Recipe::overrides`], in order; `None` for dense.
     pub overrides: Vec<Option<Scheme>>,
+    /// The zeros of [`Recipe::overrides`], in order; `None` for those of the pruning stage.
+    pub zeros: Vec<Option<Sparsity>>,
 }
 
 impl Request {
@@ -41,6 +44,24 @@ impl Request {
             _ => None,
         });
         quantizing.unwrap_or(&self.rowwise).as_ref()
+    }
+
+    /// The zeros that the pruning stage makes, if there is one.
+    pub(crate) fn sparsity(&self) -> Option<Sparsity> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Prune(method) => Some(method.sparsity()),
+            _ => None,
+        })
+    }
+
+    /// What becomes of linears, for people: their zeros and their scheme. `None` if they are only converted.
+    pub(crate) fn aim(&self) -> Option<String> {
+        match (self.sparsity(), self.scheme) {
+            (Some(zeros), Some(scheme)) => Some(format!("{zeros}, {scheme}")),
+            (zeros, scheme) => {
+                zeros.map(|zeros| zeros.to_string()).or(scheme.map(|scheme| scheme.to_string()))
+            }
+        }
     }
 
     /// The rank of the compensating stage, if there is one.

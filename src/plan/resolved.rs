@@ -9,7 +9,7 @@ use super::request::Request;
 use super::roles::Roles;
 use super::tensors::{Action, TensorPlan};
 use crate::error::{Error, Result};
-use crate::numerics::Scheme;
+use crate::numerics::{Scheme, Sparsity};
 use crate::tensor::DType;
 
 /// Everything that will be done, resolved and printable.
@@ -36,6 +36,13 @@ impl Plan {
             schemes.extend(tensor.sources().map(|source| (source, (scheme, tensor.fused))));
         }
         schemes
+    }
+
+    /// The zeros of each pruned source by its name.
+    pub(crate) fn sparsities(&self) -> HashMap<&str, Sparsity> {
+        let pruned = |tensor: &'_ TensorPlan| tensor.sparsity;
+        let tensors = self.tensors.iter().filter_map(|tensor| Some((tensor, pruned(tensor)?)));
+        tensors.flat_map(|(tensor, zeros)| tensor.sources().map(move |source| (source, zeros))).collect()
     }
 
     /// The contents of the output's files, for its format.

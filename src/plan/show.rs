@@ -48,7 +48,7 @@ impl Plan {
         let mut totals: BTreeMap<(bool, String), Total> = BTreeMap::new();
         for tensor in &self.tensors {
             let dense = matches!(tensor.action, Action::Store(_));
-            totals.entry((dense, tensor.action.to_string())).or_default().add(tensor);
+            totals.entry((dense, tensor.stored())).or_default().add(tensor);
         }
         totals.into_iter().map(|((_, name), total)| (name, total)).collect()
     }
@@ -107,7 +107,7 @@ fn step_json(tensor: &TensorPlan) -> Value {
     json!({
         "name": tensor.output.name,
         "shape": tensor.output.shape,
-        "stored": tensor.action.to_string(),
+        "stored": tensor.stored(),
         "quantized": matches!(tensor.action, Action::Quantize(_)),
         "bytes": tensor.bytes(),
         "bits_per_weight": tensor.bits_per_weight(),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::io::Source;
 use crate::model::Transform;
-use crate::numerics::Scheme;
+use crate::numerics::{Scheme, Sparsity};
 use crate::tensor::{DType, rows_cols};
 
 /// A tensor as the output stores it.
@@ -94,6 +94,8 @@ pub struct TensorPlan {
     pub output: OutputTensor,
     /// Its storage.
     pub action: Action,
+    /// The zeros that a pruning stage makes in it; `None` where it is left alone.
+    pub sparsity: Option<Sparsity>,
     /// True if it is the weight of a linear module (so that formats can list the linears left dense).
     pub linear: bool,
     /// The reason for a decision other than the requested one, or for leaving the tensor alone.
@@ -109,6 +111,19 @@ pub struct TensorPlan {
 }
 
 impl TensorPlan {
+    /// What it is stored as, for people: its scheme or type, and its zeros.
+    pub(crate) fn stored(&self) -> String {
+        match self.sparsity {
+            Some(zeros) => format!("{}, {zeros}", self.action),
+            None => self.action.to_string(),
+        }
+    }
+
+    /// Returns true if a calibrated run records its digest.
+    pub(crate) fn is_recorded(&self) -> bool {
+        matches!(self.action, Action::Quantize(_)) || self.sparsity.is_some()
+    }
+
     /// The parts that are measured scales: (of what, index of the part).
     pub(crate) fn scales(&self) -> impl Iterator<Item = (Measured, usize)> {
         let first = self.parts.len() - self.measured.len();

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use toml::Table;
 
-use super::METHODS;
+use super::{METHODS, pruning};
 use crate::error::{Error, Result, within};
 use crate::export::FORMATS;
 use crate::io::Checkpoint;
 use crate::names::unknown;
 use crate::numerics::presets::{self, ActivationScheme};
-use crate::numerics::{EightBits, Fp8, Number, Scheme};
+use crate::numerics::{EightBits, Fp8, Number, Pattern, Scheme, Sparsity};
 use crate::plan::{Format, Plan, Request};
 use crate::quant::rtn::Rtn;
 use crate::recipe::schemes::{adjust, find_preset};
 use crate::recipe::{Calibration, DEFAULT_METHOD, DENSE, Override, Recipe};
 use crate::similar::same;
-use crate::stage::{Def, Quantize, Scope, Stage};
+use crate::stage::{self, Def, Quantize, Scope, Stage};
 use crate::tensor::DType;
 
 /// The most stages of a recipe: each is built before any work.
@@ -80,7 +80,8 @@ impl Recipe {
         self.check_bounds()?;
         let preset = self.scheme.as_deref().map(find_preset).transpose()?;
         let scheme = preset.map(|preset| adjust(preset, self.group_size, self.symmetric)).transpose()?;
-        let overrides = self.overrides.iter().map(Override::resolve).collect::<Result<Vec<_>>>()?;
+        let overrides = self.overrides.iter().map(|other| other.resolve(scheme));
+        let overrides = overrides.collect::<Result<Vec<_>>>()?;
         let schemes: Vec<Scheme> = scheme.into_iter().chain(overrides.iter().copied().flatten()).collect();
         let stages = self.build_stages(&schemes)?;
         self.refuse_budget()?;
@@ -89,6 +90,8 @@ impl Recipe {
         self.overrides.iter().try_for_each(|other| other.refuse_activations(activations))?;
         let kv_cache = self.kv_cache.as_deref().map(parse_kv_cache).transpose()?;
         self.refuse_unmeasured(activations)?;
+        let zeros = self.overrides.iter().map(|other| other.zeros(&stages));
+        let zeros = zeros.collect::<Result<Vec<_>>>()?;
         let request = Request {
             recipe: self.clone(),
             scheme,
@@ -99,6 +102,7 @@ impl Recipe {
             format: find_format(self.format_name(scheme.as_ref()))?,
             dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
             overrides,
+            zeros,
         };
         refuse_format(&request)?;
         Ok(request)
@@ -182,7 +186,9 @@ impl Recipe {
             refuse_out_of_order(&built, def, &stage)?;
             built.push((def, stage));
         }
-        if !built.iter().any(|(_, stage)| matches!(stage, Stage::Quantize(_))) {
+        let has = |kind: fn(&Stage) -> bool| built.iter().any(|(_, stage)| kind(stage));
+        let only_prunes = schemes.is_empty() && has(|stage| matches!(stage, Stage::Prune(_)));
+        if !has(|stage| matches!(stage, Stage::Quantize(_))) && !only_prunes {
             let place = built.iter().position(|(_, stage)| matches!(stage, Stage::Compensate(_)));
             let def = find_method(DEFAULT_METHOD)?;
             built.insert(place.unwrap_or(built.len()), (def, Stage::Quantize(default_method())));
@@ -266,8 +272,20 @@ fn refuse_schemes(def: &Def, schemes: &[Scheme]) -> Result<()> {
 }
 
 /// Refuses a stage that cannot follow those before it: dense weights are edited before they are quantized, and the error of
-/// codes is corrected last.
+/// codes is corrected last. What is zero stays so: it is pruned once, and not mixed with others.
 fn refuse_out_of_order(before: &[(&Def, Stage)], def: &Def, stage: &Stage) -> Result<()> {
+    let pruning = before.iter().find(|(_, stage)| matches!(stage, Stage::Prune(_)));
+    match (pruning, stage) {
+        (Some((pruning, _)), Stage::Prune(_)) => {
+            let what = format!("stages {} and {} both set weights to zero", pruning.name, def.name);
+            return Err(Error::usage(what, "leave one of them out"));
+        }
+        (Some((pruning, _)), Stage::Rewrite(method)) if !method.keeps_zeros() => {
+            let what = format!("stage {} mixes the columns that {} has set to zero", def.name, pruning.name);
+            return Err(Error::usage(what, format!("put {} in front of {}", def.name, pruning.name)));
+        }
+        _ => {}
+    }
     let does = match before.last() {
         None | Some((_, Stage::Rewrite(_) | Stage::Prune(_))) => return Ok(()),
         Some((_, Stage::Quantize(_))) if matches!(stage, Stage::Compensate(_)) => return Ok(()),
@@ -295,11 +313,28 @@ impl Override {
         }
     }
 
-    fn resolve(&self) -> Result<Option<Scheme>> {
-        if self.scheme == DENSE {
+    /// The scheme; that of the recipe where it names none.
+    fn resolve(&self, of_recipe: Option<Scheme>) -> Result<Option<Scheme>> {
+        match self.scheme.as_str() {
+            "" if self.sparsity.is_some() || self.zeros.is_some() => Ok(of_recipe),
+            DENSE => Ok(None),
+            name => adjust(find_preset(name)?, self.group_size, self.symmetric).map(Some),
+        }
+    }
+
+    /// The zeros, of a recipe with a stage that prunes; `None` for those of the stage.
+    fn zeros(&self, stages: &[Stage]) -> Result<Option<Sparsity>> {
+        if self.sparsity.is_none() && self.zeros.is_none() {
             return Ok(None);
         }
-        adjust(find_preset(&self.scheme)?, self.group_size, self.symmetric).map(Some)
+        if !stages.iter().any(|stage| matches!(stage, Stage::Prune(_))) {
+            let what = format!("the override {:?} asks for zeros, and no stage prunes", self.pattern);
+            return Err(Error::usage(what, format!("add one in front: {}", pruning().join(", "))));
+        }
+        if self.sparsity == Some(0.0) && self.zeros.is_none() {
+            return Ok(Some(Sparsity { share: 0.0, pattern: Pattern::Unstructured }));
+        }
+        stage::sparsity(&self.pattern, self.sparsity, self.zeros.unwrap_or_default()).map(Some)
     }
 }
 

@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayView2};
 use super::trainable::Trainable;
 use crate::error::{Error, Result};
 use crate::model::{Fold, NormPlace};
-use crate::numerics::{Context, Extent, LowRank, Scheme, Weight};
+use crate::numerics::{Context, Extent, LowRank, Scheme, Sparsity, Weight};
 use crate::statistics::Statistics;
 
 /// A linear layer, or a range of its rows, between the stages of a recipe.
@@ -17,6 +17,8 @@ pub struct BlockLinear {
     pub name: String,
     /// The scheme to quantize it to; `None` for a linear that stays dense and can only be rewritten.
     pub scheme: Option<Scheme>,
+    /// The zeros that pruning stages make; `None` for a linear that they leave alone.
+    pub sparsity: Option<Sparsity>,
     /// Extent of the whole (fused) tensor, if the scheme needs one.
     pub extent: Option<Extent>,
     /// Importance of each column, if known: the second moment of its inputs.
@@ -45,6 +47,7 @@ impl BlockLinear {
         BlockLinear {
             name: name.into(),
             scheme: None,
+            sparsity: None,
             extent: None,
             importance: None,
             weight,

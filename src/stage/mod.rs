@@ -19,7 +19,7 @@ pub use compensate::Compensate;
 pub use edits::{Editor, Edits};
 pub(crate) use error::error_power;
 pub use error::relative_error;
-pub(crate) use parameters::parse;
+pub(crate) use parameters::{parse, sparsity};
 pub use prune::{Prune, PrunedWeight};
 pub use quantize::{Quantization, Quantize, QuantizedLinear, quantize_linear};
 pub use rewrite::{Ends, Rewrite};

@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::names::nearest_key;
+use crate::numerics::{Pattern, Sparsity};
 
 /// Reads a method's parameters from a table. Its struct is `#[serde(default, deny_unknown_fields)]`.
 ///
@@ -18,4 +19,13 @@ pub(crate) fn parse<P: DeserializeOwned>(method: &str, table: &toml::Table) -> R
             hint.unwrap_or_else(|| "recipes/README.md lists the parameters of every method".to_owned()),
         )
     })
+}
+
+/// The zeros that a pruning method is asked for.
+///
+/// # Errors
+/// A share that is not between 0 and 1, or is not the pattern's.
+pub(crate) fn sparsity(method: &str, share: Option<f64>, pattern: Pattern) -> Result<Sparsity> {
+    let found = Sparsity::new(share, pattern);
+    found.map_err(|why| Error::usage(format!("{method}: {why}"), "--sparsity 0.5, or --pattern 2:4"))
 }

@@ -1,31 +1,37 @@
 //! Pruning stages: weights that are zero from then on.
-//!
-//! No method of the registry prunes yet; the tests of the block loop hold the contract.
 
 use std::fmt::Debug;
 
 use ndarray::Array2;
 
-use super::block::Block;
+use super::block::{Block, BlockLinear};
 use super::scope::Scope;
 use crate::error::Result;
-use crate::numerics::Weight;
+use crate::numerics::{Sparsity, Weight};
 use crate::statistics::Needs;
 
 /// A method that sets weights to zero.
 pub trait Prune: Send + Sync + Debug {
     /// The statistics of the inputs that it reads.
-    fn needs(&self) -> Needs;
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
 
     /// The part of a block that it is given at a time.
-    fn scope(&self) -> Scope;
+    fn scope(&self) -> Scope {
+        Scope::Input
+    }
 
-    /// Returns the masks and new weights of the linears, in their order; `None` for a linear that keeps its weight.
+    /// The zeros of each linear, unless an override says otherwise.
+    fn sparsity(&self) -> Sparsity;
+
+    /// Returns the masks and new weights of the linears that have a [`BlockLinear::sparsity`], in their order; `None` for the
+    /// others, which keep their weights.
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>>;
 }
 
 /// A weight with a mask.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PrunedWeight {
     /// True where the weight is zero for good, [rows, cols].
     pub mask: Array2<bool>,
@@ -33,14 +39,38 @@ pub struct PrunedWeight {
     pub values: Array2<f32>,
 }
 
+impl PrunedWeight {
+    /// Values with +0 where the mask is true. Other zeros become +0 too: some kernels cannot take a −0.
+    pub(crate) fn new(mut values: Array2<f32>, mask: Array2<bool>) -> PrunedWeight {
+        values.zip_mut_with(&mask, |value, zero| *value = if *zero || *value == 0.0 { 0.0 } else { *value });
+        PrunedWeight { mask, values }
+    }
+
+    /// Prunes each linear that has a sparsity by itself.
+    ///
+    /// # Errors
+    /// The errors of `prune`.
+    pub(crate) fn of_each(
+        block: &Block,
+        mut prune: impl FnMut(&BlockLinear, Sparsity) -> Result<PrunedWeight>,
+    ) -> Result<Vec<Option<PrunedWeight>>> {
+        let mut of =
+            |linear: &BlockLinear| linear.sparsity.map(|sparsity| prune(linear, sparsity)).transpose();
+        block.linears.iter().map(&mut of).collect()
+    }
+}
+
 impl Block {
-    /// Applies the result of a pruning stage.
-    pub(crate) fn prune(&mut self, weights: Vec<Option<PrunedWeight>>) {
-        for (linear, pruned) in self.linears.iter_mut().zip(weights) {
-            if let Some(PrunedWeight { mask, values }) = pruned {
-                linear.weight = Weight::Dense(values);
-                linear.mask = Some(mask);
+    /// Applies the result of a pruning stage. Returns the dense weight of each linear that now has a mask.
+    pub(crate) fn prune(&mut self, weights: Vec<Option<PrunedWeight>>) -> Vec<Option<Array2<f32>>> {
+        let prune = |(linear, pruned): (&mut BlockLinear, Option<PrunedWeight>)| {
+            let PrunedWeight { mask, values } = pruned?;
+            linear.mask = Some(mask);
+            match std::mem::replace(&mut linear.weight, Weight::Dense(values)) {
+                Weight::Dense(values) => Some(values),
+                Weight::Quantized(_) => None,
             }
-        }
+        };
+        self.linears.iter_mut().zip(weights).map(prune).collect()
     }
 }

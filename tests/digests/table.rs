@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use llmc::export::FORMATS;
 use llmc::numerics::presets::PRESETS;
-use llmc::registry::METHODS;
+use llmc::registry::{METHODS, pruning};
 
 use crate::case::Case;
 
@@ -25,8 +25,10 @@ pub fn all() -> Vec<Case> {
 /// The fixtures with a tokenizer, the smallest first.
 const MODELS: &[&str] = &["tiny-qwen2-sharded", "tiny-qwen3-moe", "tiny-llama"];
 
+/// The methods but for those that prune, which have cases of their own.
 fn methods() -> impl Iterator<Item = &'static str> {
-    METHODS.iter().map(|method| method.name)
+    let pruning = pruning();
+    METHODS.iter().map(|method| method.name).filter(move |name| !pruning.contains(name))
 }
 
 fn schemes() -> impl Iterator<Item = &'static str> {

@@ -12,9 +12,9 @@ use super::report::BlockReport;
 use super::runner::{CalibrationInput, Runner};
 use super::scales::Scales;
 use super::units::Group;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::Checkpoint;
-use crate::numerics::Scheme;
+use crate::numerics::{Scheme, Sparsity};
 use crate::pipeline::fault;
 use crate::pipeline::options::Options;
 use crate::pipeline::output::{Journal, Workspace};
@@ -29,6 +29,8 @@ pub(crate) struct BlockLoop<'a> {
     /// The scheme of each linear, by the name of its weight, and the number of its fused group: linears with the same number
     /// share their extent.
     pub(super) schemes: HashMap<&'a str, (Scheme, Option<usize>)>,
+    /// The zeros of each pruned linear, by the name of its weight.
+    pub(super) sparsities: HashMap<&'a str, Sparsity>,
     pub(super) groups: Vec<Group>,
     trains: bool,
     /// The scales of activations that outputs store.
@@ -55,6 +57,7 @@ impl<'a> BlockLoop<'a> {
         Ok(BlockLoop {
             runner: Runner::new(checkpoint, input, ends, request.recipe.allow_nonfinite, options)?,
             schemes: plan.schemes(),
+            sparsities: plan.sparsities(),
             groups: Group::all(&request.stages),
             trains: request.trains(),
             scales: Scales::of(&plans),
@@ -91,16 +94,20 @@ impl<'a> BlockLoop<'a> {
         })
     }
 
-    /// Refuses outputs that store scales of a tensor outside the blocks.
-    pub(crate) fn refuse_unmeasured(&self, writer: &TensorWriter) -> Result<()> {
+    /// Refuses outputs that store scales of a tensor outside the blocks, or prune one.
+    pub(crate) fn refuse_unreached(&self, writer: &TensorWriter) -> Result<()> {
         let in_blocks = self.all_tensors(writer);
         let tensors = writer.plan.tensors.iter().enumerate();
-        match tensors
-            .filter(|(index, _)| !in_blocks.contains(index))
-            .find(|(_, tensor)| !tensor.measured.is_empty())
-        {
+        let outside = || tensors.clone().filter(|(index, _)| !in_blocks.contains(index));
+        if let Some((_, tensor)) = outside().find(|(_, tensor)| !tensor.measured.is_empty()) {
+            return Err(unmeasured(tensor));
+        }
+        match outside().find(|(_, tensor)| tensor.sparsity.is_some()) {
             None => Ok(()),
-            Some((_, tensor)) => Err(unmeasured(tensor)),
+            Some((_, tensor)) => Err(Error::unsupported(
+                format!("{}: it is in no decoder block, and only these are pruned", tensor.output.name),
+                "--exclude leaves it alone",
+            )),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::pipeline::stream::BlockResult;
 use crate::stage::{Block, BlockLinear, Scope, Stage, relative_error};
 use crate::statistics::Needs;
 
-/// Dense weights that codes have replaced, by linear.
+/// Dense weights that codes, or pruned weights, have replaced, by linear.
 type Originals = Vec<Option<Array2<f32>>>;
 
 impl BlockLoop<'_> {
@@ -32,7 +32,7 @@ impl BlockLoop<'_> {
     ) -> Result<(BlockResult, BlockReport)> {
         let mut report = BlockReport::of(index);
         let block = self.load(&mut report)?;
-        let mut work = Work { block, edited: false, report, key_values: [0.0; 2] };
+        let mut work = Work { block, edited: false, rewritten: false, report, key_values: [0.0; 2] };
         self.set_extents(&mut work.block)?;
         for group in &self.groups {
             match group.scope {
@@ -68,7 +68,7 @@ impl BlockLoop<'_> {
             let originals = apply(&group.first, &mut part)?;
             self.settle(group, &originals, &mut part)?;
             work.block.put_back(&linears, part);
-            work.edited |= group.first.edits();
+            work.note(&group.first);
         }
         Ok(())
     }
@@ -76,7 +76,10 @@ impl BlockLoop<'_> {
     /// The depths of a block, and the numbers of the linears there that a stage works on.
     fn depths(&self, block: &Block, stage: &Stage) -> Vec<(usize, Vec<usize>)> {
         let places = &self.runner.layouts[block.index].linears;
-        let works_on = |i: &usize| block.linears[*i].scheme.is_some() || matches!(stage, Stage::Prune(_));
+        let works_on = |i: &usize| match stage {
+            Stage::Prune(_) => block.linears[*i].sparsity.is_some(),
+            _ => block.linears[*i].scheme.is_some(),
+        };
         let depths: BTreeSet<usize> = places.iter().map(|place| place.depth).collect();
         let linears = |depth| (0..places.len()).filter(move |&i| places[i].depth == depth).filter(works_on);
         let depths = depths.into_iter().map(|depth| (depth, linears(depth).collect::<Vec<_>>()));
@@ -91,7 +94,7 @@ impl BlockLoop<'_> {
         self.observe(work, group.first.needs(), None, &chains[0], None)?;
         let originals = apply(&group.first, &mut work.block)?;
         work.block.trainable = None;
-        work.edited |= group.first.edits();
+        work.note(&group.first);
         if work.block.linears.iter().zip(&originals).any(unmeasured) {
             let needs = group.needs().union(Needs::IMPORTANCE);
             self.observe(work, needs, None, &chains[0], None)?;
@@ -121,13 +124,13 @@ impl BlockLoop<'_> {
         Ok(Some(Arc::new(block)))
     }
 
-    /// Finishes a part of a block whose weights have codes: measures the errors of the codes, lets the compensating stages
-    /// correct them, and reports the linears.
+    /// Finishes a part of a block whose weights have codes or zeros: measures their errors, lets the compensating stages correct
+    /// them, and reports the linears.
     fn settle(&self, group: &Group, originals: &Originals, part: &mut Block) -> Result<()> {
         for (linear, original) in part.linears.iter_mut().zip(originals) {
-            if let (None, Some(w), Weight::Quantized(q)) = (linear.relative_error, original, &linear.weight) {
+            if let (None, Some(w)) = (linear.relative_error, original) {
                 let statistics = linear.input.map(|input| &part.inputs[input]);
-                linear.relative_error = Some(relative_error(w.view(), q.values().view(), statistics));
+                linear.relative_error = Some(relative_error(w.view(), linear.values().view(), statistics));
             }
         }
         for stage in &group.rest {
@@ -168,11 +171,11 @@ impl BlockLoop<'_> {
     }
 }
 
-/// Applies a stage to a block, or to a part of one. Returns the dense weights that codes have replaced.
+/// Applies a stage to a block, or to a part of one. Returns the dense weights that codes, or pruned weights, have replaced.
 fn apply(stage: &Stage, block: &mut Block) -> Result<Originals> {
     match stage {
         Stage::Rewrite(method) => block.edit(method.rewrite(block)?),
-        Stage::Prune(method) => block.prune(method.prune(block)?),
+        Stage::Prune(method) => return Ok(block.prune(method.prune(block)?)),
         Stage::Quantize(method) => return Ok(block.encode(method.quantize(block)?)),
         Stage::Compensate(_) => {} // corrects codes; without a stage before it there are none
     }
@@ -184,9 +187,13 @@ fn unmeasured((linear, original): (&BlockLinear, &Option<Array2<f32>>)) -> bool 
     original.is_some() && linear.relative_error.is_none()
 }
 
-/// The report of a linear that has a scheme.
+/// The report of a linear that is quantized or pruned.
 fn reported(linear: &BlockLinear) -> Option<LinearReport> {
-    let scheme = linear.scheme?.to_string();
+    let scheme = match (linear.sparsity, linear.scheme) {
+        (Some(zeros), Some(scheme)) => format!("{zeros}, {scheme}"),
+        (Some(zeros), None) => zeros.to_string(),
+        (None, scheme) => scheme?.to_string(),
+    };
     // To a millionth: JSON gives short decimals back to the bit, so that a resumed run reports the same.
     let short = |error: f64| (error * 1e6).round() / 1e6;
     let relative_error = linear.relative_error.map(short);

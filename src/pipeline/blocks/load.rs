@@ -28,6 +28,7 @@ impl BlockLoop<'_> {
         let bias = place.bias.as_deref().map(|name| self.read(name, report)).transpose()?;
         Ok(BlockLinear {
             scheme,
+            sparsity: self.sparsities.get(place.name.as_str()).copied(),
             bias: bias.map(|values| values.into_iter().collect()),
             writes_residual: place.writes_residual,
             ..BlockLinear::dense_only(&place.name, Weight::Dense(values))

@@ -54,7 +54,7 @@ impl BlockLoop<'_> {
         let mut inputs: Vec<Option<Statistics>> = vec![None; count];
         for (linear, place) in work.block.linears.iter_mut().zip(places) {
             linear.input = None;
-            if work.edited || depth.is_some_and(|depth| depth != place.depth) {
+            if work.rewritten || depth.is_some_and(|depth| depth != place.depth) {
                 continue;
             }
             let input = &mut inputs[place.input];

@@ -1,5 +1,4 @@
-//! The loop with a pruning stage, the one kind of stage without a method in the registry: its zeros reach the output, and its
-//! masks reach the stages after it.
+//! The loop with a pruning stage: its zeros reach the output, and its masks reach the stages after it.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use ndarray::Array2;
 
 use crate::error::Result;
 use crate::io::Checkpoint;
+use crate::numerics::{Pattern, Sparsity};
 use crate::pipeline::{CalibrationInput, Options, Target, run};
 use crate::quant::rtn::Rtn;
 use crate::recipe::{PerFormat, Recipe};
@@ -25,19 +25,17 @@ impl Prune for Stripes {
         Needs::IMPORTANCE
     }
 
-    fn scope(&self) -> Scope {
-        Scope::Input
+    fn sparsity(&self) -> Sparsity {
+        Sparsity { share: 0.5, pattern: Pattern::Unstructured }
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {
         let stripe = |linear: &crate::stage::BlockLinear| {
             assert!(block.input(linear)?.tokens > 0, "{}", linear.name);
             let mask = Array2::from_shape_fn(linear.dense()?.dim(), |(_, column)| column % 2 == 1);
-            let mut values = linear.dense()?.to_owned();
-            values.zip_mut_with(&mask, |value, zero| *value = if *zero { 0.0 } else { *value });
-            Ok(Some(PrunedWeight { mask, values }))
+            Ok(PrunedWeight::new(linear.dense()?.to_owned(), mask))
         };
-        block.linears.iter().map(stripe).collect()
+        PrunedWeight::of_each(block, |linear, _| stripe(linear))
     }
 }
 
@@ -63,8 +61,9 @@ impl Quantize for Masked {
 fn carried_out(recipe: &Recipe, stages: Vec<Stage>) -> Array2<f32> {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = Arc::new(crate::test_support::checkpoint("models/llama"));
-    let mut plan = recipe.plan(&checkpoint).unwrap();
-    plan.request.stages = stages;
+    let mut request = recipe.resolve().unwrap();
+    request.stages = stages;
+    let plan = crate::plan::Plan::new(request, &checkpoint).unwrap();
     let path = folder.path().join("out");
     let options = Options {
         device: crate::backend::Device::Cpu,

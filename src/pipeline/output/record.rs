@@ -20,7 +20,7 @@ use crate::tensor::{DType, rows_cols};
 pub(crate) struct Record {
     /// The reports of the blocks, in order.
     pub blocks: Vec<BlockReport>,
-    /// The digests of the output's quantized tensors, by name.
+    /// The digests of the output's quantized and pruned tensors, by name.
     #[serde(default)]
     pub digests: BTreeMap<String, String>,
     /// blake3 of the adapter's files, by name.
@@ -69,9 +69,9 @@ pub(crate) struct Digests(Mutex<BTreeMap<usize, Rows>>);
 type Rows = BTreeMap<usize, Vec<blake3::Hash>>;
 
 impl Digests {
-    /// Adds the rows of a chunk.
-    pub(crate) fn add(&self, chunk: &Chunk, tensor: &TensorPlan, codes: &QTensor) {
-        let rows = row_hashes(&stored_values(tensor, codes), codes.cols);
+    /// Adds the rows of a chunk, as a reader of the output sees them.
+    pub(crate) fn add(&self, chunk: &Chunk, values: &[f32], cols: usize) {
+        let rows = row_hashes(values, cols);
         let mut tensors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tensors.entry(chunk.tensor).or_default().insert(chunk.rows.start, rows);
     }

@@ -18,7 +18,7 @@ use crate::export::adapter;
 use crate::io::Checkpoint;
 use crate::numerics::{QTensor, Scheme, convert};
 use crate::pipeline::options::{Options, interrupted};
-use crate::pipeline::output::{AdapterFile, Digests, Journal, OutputFiles};
+use crate::pipeline::output::{AdapterFile, Digests, Journal, OutputFiles, stored_values};
 use crate::plan::{Action, Piece, Plan, TensorPlan};
 use crate::tensor::DType;
 
@@ -172,6 +172,10 @@ impl<'a> TensorWriter<'a> {
         gather(input, &tensor.output, chunk.rows.clone(), &mut values)?;
         let mut bytes = Vec::new();
         convert::from_f32(dtype, &values, &mut bytes);
+        if let (Some(digests), true) = (&self.digests, tensor.is_recorded()) {
+            convert::to_f32(dtype, &bytes, &mut values);
+            digests.add(chunk, &values, tensor.rows_cols()[1]);
+        }
         // Rewritten values may be too large for the model's own type.
         let found = match input.rewrites_any(&tensor.output) {
             true => NonFinite::count_stored(dtype, &bytes),
@@ -205,7 +209,7 @@ impl<'a> TensorWriter<'a> {
         };
         let codes = codes.with_scales(scheme.scale);
         if let Some(digests) = &self.digests {
-            digests.add(chunk, tensor, &codes);
+            digests.add(chunk, &stored_values(tensor, &codes), codes.cols);
         }
         let mut sink =
             |part: usize, offset: u64, bytes: &[u8]| self.files.write(chunk.tensor, part, offset, bytes);

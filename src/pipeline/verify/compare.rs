@@ -115,8 +115,23 @@ fn compare_recorded(
         let recorded = |name: &str| record.and_then(|record| record.scale(name));
         let wrong = scales.filter_map(|name| wrong_scale(written, name, recorded(name))).next();
         check.failure = check.failure.take().or(wrong);
+        if check.failure.is_none() {
+            check.failure = wrong_zeros(written, tensor)?;
+        }
     }
     Ok(())
+}
+
+/// Returns what is wrong with the zeros of a pruned tensor. Codes have no sign for them.
+fn wrong_zeros(written: &Checkpoint, tensor: &TensorPlan) -> Result<Option<String>> {
+    let Some(sparsity) = tensor.sparsity else { return Ok(None) };
+    let [rows, cols] = tensor.rows_cols();
+    let mut values = Vec::new();
+    read_back(written, &tensor.output, 0..rows, &mut values)?;
+    if matches!(tensor.action, Action::Quantize(_)) {
+        values.iter_mut().for_each(|value| *value = value.abs());
+    }
+    Ok(sparsity.fault(&values, cols))
 }
 
 /// Returns true if a tensor can be made again from the input alone.
@@ -167,7 +182,7 @@ fn tensor_check(tensor: &TensorPlan, sums: Sums) -> TensorCheck {
     let count = tensor.elements().max(1) as f64;
     TensorCheck {
         name: tensor.output.name.clone(),
-        stored: tensor.action.to_string(),
+        stored: tensor.stored(),
         max_error: sums.max,
         rms_error: (sums.squared_error / count).sqrt(),
         relative_error: if sums.squared > 0.0 { (sums.squared_error / sums.squared).sqrt() } else { 0.0 },

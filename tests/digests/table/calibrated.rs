@@ -1,6 +1,7 @@
 //! Cases that run the model over a text: methods in every scheme and format, chains of them, recipes, statistics, budgets.
 
 use llmc::recipe::SHIPPED;
+use llmc::registry::pruning;
 
 use super::{MODELS, folders, formats, is_block, methods, schemes, slug};
 use crate::case::Case;
@@ -39,6 +40,13 @@ const CHAINS: &[&str] = &[
     "--bits 4 --group-size 32",
 ];
 
+/// What follows a pruning stage.
+const PRUNED: &[&str] = &[
+    "--scheme w4a16 --group-size 32 --method sparsegpt,gptq --set sparsegpt.pattern=2:4",
+    "--scheme w4a16-asym --group-size 32 --method wanda,awq-scale,mse",
+    "--scheme q4_0 --method wanda,rtn --set wanda.sparsity=0.3",
+];
+
 /// Mixed precision.
 const BUDGETS: &[&str] = &[
     "--group-size 32 --method rtn --target-bpw 4.9",
@@ -66,6 +74,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(schemes().filter(|scheme| is_block(scheme)).flat_map(weighed));
     for model in &MODELS[..2] {
         cases.extend(CHAINS.iter().map(|flags| quantized("chain", model, flags)));
+        cases.extend(PRUNED.iter().map(|flags| quantized("pruned", model, flags)));
+        cases.extend(pruning().into_iter().flat_map(|method| pruned(model, method)));
         cases.extend(BUDGETS.iter().map(|flags| quantized("budget", model, flags)));
         cases.extend(SHIPPED.iter().map(|(recipe, _)| shipped(recipe, model)));
         cases.extend(DATA.iter().map(|data| gathered(model, data)));
@@ -98,6 +108,15 @@ fn alone(method: &str, scheme: &str, format: &str) -> Case {
         format!("method/{method}/{scheme}/{format}"),
         &format!("quantize {model} --scheme {scheme} --method {chain} --format {format} {text} -o out"),
     )
+}
+
+/// A share of zeros, and a pattern.
+fn pruned(model: &str, method: &str) -> [Case; 2] {
+    let text = if method == "magnitude" { "" } else { TEXT };
+    ["--sparsity 0.4", "--pattern 2:4"].map(|zeros| {
+        let line = format!("prune fixtures/{model} --method {method} {zeros} {text} --json -o out");
+        case(format!("prune/{model}/{method}/{}", slug(zeros)), &line)
+    })
 }
 
 /// A block type with the importance of columns.

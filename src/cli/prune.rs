@@ -1,0 +1,129 @@
+//! `llmc prune`.
+
+use clap::Args;
+
+use super::calibration_args::KnowledgeArguments;
+use super::context::Context;
+use super::output_args::OutputArguments;
+use super::recipe_args::StorageArguments;
+use super::{quantization, suggested};
+use crate::error::{Error, Result};
+use crate::names::unknown;
+use crate::recipe::{Calibration, Override, Recipe, Stage};
+use crate::registry::{METHODS, pruning};
+use crate::similar::same;
+
+const EXAMPLES: &str = "Examples:
+  llmc prune models/qwen --sparsity 0.5 --data corpus.jsonl -o qwen-sparse
+  llmc quantize models/qwen --bits 4 --method sparsegpt,gptq --data corpus.jsonl";
+
+/// Set the weights to zero that matter least, and correct the others
+///
+/// Zeros are stored as they are and run at the speed of other weights: no engine of today skips them. They make files that compress,
+/// a start for training, and with --pattern 2:4 what the sparse kernels of GPUs take.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, after_long_help = catalogue())]
+pub(crate) struct Arguments {
+    /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
+    model: String,
+    /// magnitude, wanda, ria, sparsegpt or alps, alone or behind stages that rewrite [default: sparsegpt; without --data magnitude]
+    #[arg(long, value_name = "NAME", value_parser = suggested::pruning_methods(), hide_possible_values = true)]
+    method: Option<String>,
+    /// Zeros per weight, more than 0 and less than 1 [default: 0.5]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    sparsity: Option<f64>,
+    /// unstructured, or N:M: N zeros in each M consecutive inputs of a row [default: unstructured]
+    #[arg(long, value_name = "PATTERN")]
+    pattern: Option<String>,
+    /// Leave tensors matching this glob alone (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Other zeros for tensors matching a glob: a share, 0 for none, or N:M (repeatable)
+    #[arg(long = "override", value_name = "GLOB=ZEROS", value_parser = parse_override)]
+    overrides: Vec<Override>,
+    /// dense (safetensors) or gguf [default: gguf where the output ends in .gguf, else dense]
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// Type of the weights: f32, f16, bf16 [default: as it is]
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<String>,
+    /// Any key of a recipe: alps.iters=100 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    knowledge: KnowledgeArguments,
+    #[command(flatten)]
+    storage: StorageArguments,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+/// The methods with what they cost, then the examples.
+fn catalogue() -> String {
+    let defs = METHODS.iter().filter(|def| pruning().contains(&def.name));
+    let lines: String = defs.map(|def| format!("  {}\n      {}\n", def.name, def.summary)).collect();
+    format!("Methods:\n{lines}\n{EXAMPLES}")
+}
+
+/// Prunes.
+pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
+    let recipe = arguments.recipe()?;
+    let calibration = &arguments.knowledge.calibration;
+    quantization::run(&arguments.model, &recipe, &arguments.output, calibration, context)
+}
+
+impl Arguments {
+    fn recipe(&self) -> Result<Recipe> {
+        self.knowledge.refuse_idle()?;
+        let has_text = self.knowledge.any();
+        let format = if self.output.is_gguf() { "gguf" } else { "dense" };
+        let mut recipe = Recipe {
+            format: Some(self.format.clone().unwrap_or_else(|| format.to_owned())),
+            dtype: self.dtype.clone(),
+            exclude: self.exclude.clone(),
+            overrides: self.overrides.clone(),
+            max_shard_size: self.storage.max_shard_size,
+            allow_nonfinite: self.storage.allow_nonfinite,
+            calibration: has_text.then(|| self.knowledge.over(Calibration::default())),
+            stages: self.stages(if has_text { "sparsegpt" } else { "magnitude" })?,
+            ..Recipe::default()
+        };
+        self.set.iter().try_for_each(|assignment| recipe.set(assignment))?;
+        Ok(recipe)
+    }
+
+    /// The stages, with the zeros that are asked for.
+    fn stages(&self, default: &str) -> Result<Vec<Stage>> {
+        let names = self.method.as_deref().unwrap_or(default).split(',');
+        let mut stages: Vec<Stage> = names.map(|name| Stage::new(name.trim())).collect();
+        let known = pruning();
+        let is_pruning = |stage: &&mut Stage| known.iter().any(|name| same(name, &stage.method));
+        let Some(stage) = stages.iter_mut().find(is_pruning) else {
+            let named = self.method.as_deref().unwrap_or(default);
+            return Err(match METHODS.iter().any(|def| same(def.name, named)) {
+                true => Error::usage(
+                    format!("{named} sets no weight to zero"),
+                    format!("these do: {}", known.join(", ")),
+                ),
+                false => unknown("method", named, &known),
+            });
+        };
+        if let Some(share) = self.sparsity {
+            stage.parameters.insert("sparsity".to_owned(), share.into());
+        }
+        if let Some(pattern) = &self.pattern {
+            stage.parameters.insert("pattern".to_owned(), pattern.as_str().into());
+        }
+        Ok(stages)
+    }
+}
+
+/// `*.down_proj*=0.3`, `*.q_proj*=2:4`.
+fn parse_override(text: &str) -> Result<Override, String> {
+    let (glob, zeros) = text.split_once('=').ok_or("expected GLOB=SHARE or GLOB=N:M")?;
+    let (sparsity, zeros) = match zeros.parse::<f64>() {
+        Ok(share) => (Some(share), None),
+        Err(_) => (None, Some(zeros.parse()?)),
+    };
+    Ok(Override { pattern: glob.into(), sparsity, zeros, ..Override::default() })
+}

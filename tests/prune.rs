@@ -1,0 +1,252 @@
+//! Pruned models, from outside: every method and pattern on every architecture, later stages that keep the zeros, runs that are
+//! stopped, and requests that cannot be met.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Signal, assert_same, fails, fixture, folders, interrupted_at, json, ok};
+use llmc::io::Checkpoint;
+
+const METHODS: [&str; 5] = ["magnitude", "wanda", "ria", "sparsegpt", "alps"];
+
+/// A folder with some text beside which outputs go.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text: String = (0..4000).map(|i| char::from(b'a' + (i * i % 23) as u8)).collect();
+    std::fs::write(folder.path().join("text.txt"), text).unwrap();
+    folder
+}
+
+/// The flags of the calibration text, for methods that take it.
+fn data(method: &str) -> &'static str {
+    if method == "magnitude" { "" } else { "--data text.txt --samples 8 --seq-len 32" }
+}
+
+/// The values of a tensor, and its columns.
+fn values(model: &Path, name: &str) -> (Vec<f32>, usize) {
+    let checkpoint = Checkpoint::open(model.to_str().unwrap()).unwrap();
+    let source = checkpoint.source(name).unwrap();
+    let [rows, cols] = source.rows_cols();
+    let mut values = vec![0.0; rows * cols];
+    checkpoint.read_rows(source, 0..rows, &mut values).unwrap();
+    (values, cols)
+}
+
+/// The zeros of each group of columns.
+fn zeros(values: &[f32], group: usize) -> Vec<usize> {
+    values.chunks(group).map(|group| group.iter().filter(|value| **value == 0.0).count()).collect()
+}
+
+#[test]
+fn every_method_makes_the_zeros_that_were_asked_for() {
+    let folder = folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    for method in METHODS {
+        let line = |flags: &str, out: &str| {
+            format!("prune {model} --method {method} {flags} {} -o {out} --overwrite --json", data(method))
+        };
+        let record = json(here, &line("--sparsity 0.5", "half"));
+        assert_eq!(record["method"], method);
+        assert!(record["blocks"][0]["linears"][0]["relative_error"].as_f64().unwrap() > 0.0);
+        let (found, cols) = values(&here.join("half"), "model.layers.1.mlp.down_proj.weight");
+        let total: usize = zeros(&found, cols).iter().sum();
+        assert_eq!(total, found.len() / 2, "{method}");
+        assert!(found.iter().all(|value| *value != 0.0 || value.is_sign_positive()), "{method}");
+        ok(here, &line("--pattern 2:4", "pairs"));
+        let (found, _) = values(&here.join("pairs"), "model.layers.0.self_attn.q_proj.weight");
+        assert!(zeros(&found, 4).iter().all(|zeros| *zeros == 2), "{method}");
+        let (found, _) = values(&here.join("pairs"), "model.embed_tokens.weight");
+        assert!(
+            found.iter().any(|value| *value != 0.0)
+                && found == values(Path::new(&model), "model.embed_tokens.weight").0
+        );
+        let said = ok(here, &format!("verify pairs --against {model}"));
+        assert!(said.contains("2:4 zeros"), "{said}");
+    }
+}
+
+#[test]
+fn verification_finds_a_zero_that_is_missing() {
+    let folder = folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    for (method, word) in [("magnitude", "zeros"), ("wanda", "recorded")] {
+        ok(
+            here,
+            &format!("prune {model} --method {method} --pattern 2:4 {} -o out --overwrite", data(method)),
+        );
+        ok(here, &format!("verify out --against {model}"));
+        let path = here.join("out/model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let text: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+        let offsets = &text["model.layers.0.mlp.up_proj.weight"]["data_offsets"];
+        let [start, end] = [0, 1].map(|at| 8 + header + offsets[at].as_u64().unwrap() as usize);
+        let zero = (start..end).step_by(2).find(|at| bytes[*at..*at + 2] == [0, 0]).unwrap();
+        bytes[zero + 1] = 0x3c;
+        std::fs::write(&path, &bytes).unwrap();
+        let output = common::run(here, &format!("verify out --against {model}"));
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains(word) && said.contains("up_proj"), "{said}");
+    }
+}
+
+#[test]
+fn every_architecture_is_pruned_runs_and_holds() {
+    let folder = folder();
+    let here = folder.path();
+    for model in folders("models") {
+        let name = model.display().to_string();
+        if name.contains("gpt2") {
+            // Its matrices are stored the other way round, and no method works on them.
+            let said = fails(here, &format!("prune {name} --method magnitude -o out"), 1);
+            assert!(said.contains("none of the"), "{said}");
+            continue;
+        }
+        // Some of their matrices have 30 columns.
+        ok(here, &format!("prune {name} --method magnitude --pattern 1:2 -o out --overwrite"));
+        ok(here, &format!("verify out --against {name}"));
+        let logits = common::run(here, "eval logits out --tokens 1,2,3 -o logits.safetensors");
+        let said = String::from_utf8_lossy(&logits.stderr).into_owned();
+        assert!(
+            logits.status.success() || said.contains("no decoder") || said.contains("encoder"),
+            "{name}: {said}"
+        );
+    }
+}
+
+#[test]
+fn later_stages_keep_the_zeros() {
+    let folder = folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    let stages = [
+        ("wanda,rtn", "--scheme w4a16 --group-size 16"),
+        ("sparsegpt,rtn", "--scheme w4a16-asym --group-size 16"),
+        ("wanda,mse", "--scheme w4a16 --group-size 16"),
+        ("wanda,mse", "--scheme w3a16 --asymmetric --group-size 16"),
+        ("wanda,hqq", "--scheme w4a16-asym --group-size 16"),
+        ("sparsegpt,gptq", "--scheme w4a16 --group-size 16"),
+        ("sparsegpt,gptq", "--scheme w4a16-asym --group-size 16"),
+        ("sparsegpt,awq", "--scheme w4a16-asym --group-size 16"),
+        ("wanda,awq-scale,gptq", "--scheme w4a16 --group-size 16"),
+        ("wanda,autoround", "--scheme w4a16-asym --group-size 16 --set autoround.iters=20"),
+        ("wanda,smoothquant,rtn", "--scheme w8a8"),
+        ("wanda,rtn", "--scheme fp8"),
+        ("wanda,rtn", "--scheme nf4"),
+        ("wanda,rtn", "--scheme q8_0"),
+        ("wanda,mse", "--scheme q4_0"),
+        ("wanda,rtn", "--scheme q5_0"),
+        ("rotate,sparsegpt,gptq", "--scheme w4a16 --group-size 16"),
+    ];
+    for (method, scheme) in stages {
+        let gguf = scheme.contains(" q");
+        let out = if gguf { "out.gguf" } else { "out" };
+        let flags = format!("--method {method} {scheme} {}", data("wanda"));
+        let pruning = if method.starts_with("sparsegpt") || method.starts_with("rotate") {
+            "sparsegpt"
+        } else {
+            "wanda"
+        };
+        let line = format!("quantize {model} {flags} --set {pruning}.pattern=2:4 -o {out} --overwrite");
+        ok(here, &line);
+        let (found, _) = values(&here.join(out), "model.layers.1.mlp.gate_proj.weight");
+        let fewest = zeros(&found, 4).into_iter().min().unwrap();
+        assert!(fewest >= 2, "{method} {scheme}: {fewest} zeros of 4");
+        ok(here, &format!("verify {out} --against {model}"));
+    }
+}
+
+#[test]
+fn a_stopped_run_ends_with_the_same_bytes() {
+    let model = fixture("tiny-llama").display().to_string();
+    for method in ["sparsegpt", "magnitude"] {
+        let (whole, stopped) = (folder(), folder());
+        let line = format!("prune {model} --method {method} {} -o out", data(method));
+        ok(whole.path(), &line);
+        interrupted_at(stopped.path(), &line, "block 0 done", 1, Signal::Kill);
+        interrupted_at(stopped.path(), &line, "block 1 written", 1, Signal::Kill);
+        ok(stopped.path(), &line);
+        assert_same(&whole.path().join("out"), &stopped.path().join("out"));
+    }
+}
+
+#[test]
+fn overrides_have_zeros_of_their_own() {
+    let folder = folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    ok(
+        here,
+        &format!(
+            "prune {model} --method magnitude --sparsity 0.25 --override *.down_proj*=2:4 \
+             --override *.layers.0.*=0 -o out"
+        ),
+    );
+    let share = |name: &str| {
+        let (values, _) = values(&here.join("out"), name);
+        zeros(&values, values.len())[0] as f64 / values.len() as f64
+    };
+    assert_eq!(share("model.layers.1.mlp.up_proj.weight"), 0.25);
+    assert_eq!(share("model.layers.1.mlp.down_proj.weight"), 0.5);
+    assert_eq!(share("model.layers.0.mlp.up_proj.weight"), 0.0);
+    ok(here, &format!("verify out --against {model}"));
+    let said = fails(
+        here,
+        &format!("quantize {model} --bits 4 --set overrides=[{{match=\"*\",sparsity=0.5}}] -o x"),
+        2,
+    );
+    assert!(said.contains("no stage prunes"), "{said}");
+}
+
+#[test]
+fn statistics_take_the_place_of_text() {
+    let folder = folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    ok(here, &format!("calibrate {model} --hessian {} -o stats", data("wanda")));
+    for method in ["wanda", "ria", "sparsegpt", "alps"] {
+        ok(here, &format!("prune {model} --method {method} --pattern 2:4 --stats stats -o out --overwrite"));
+        let (found, _) = values(&here.join("out"), "model.layers.1.mlp.down_proj.weight");
+        assert!(zeros(&found, 4).iter().all(|zeros| *zeros >= 2), "{method}");
+    }
+}
+
+#[test]
+fn impossible_requests_are_errors_before_any_work() {
+    let folder = folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    let check = |flags: &str, code: i32, words: &str| {
+        let said = fails(here, &format!("prune {model} {flags} -o out"), code);
+        assert!(said.contains(words), "{flags}: {said}");
+        assert!(!here.join("out").exists() && !here.join("out.partial").exists(), "{flags}");
+    };
+    for share in ["0", "1", "-0.1", "1.2", "NaN"] {
+        check(&format!("--method magnitude --sparsity {share}"), 2, "more than 0 and less than 1");
+    }
+    check("--method magnitude --pattern 3:2", 2, "3:2");
+    check("--method magnitude --pattern 2:4 --sparsity 0.3", 2, "leave one of them out");
+    check("--method magnitude --pattern 2:7", 2, "no whole groups of 2:7");
+    check("--method wanda", 2, "needs text");
+    check("--method wonda", 2, "did you mean wanda?");
+    check("--method gptq --data text.txt", 2, "sets no weight to zero");
+    check("--method wanda,magnitude --data text.txt", 2, "both set weights to zero");
+    check("--method wanda,rotate --data text.txt", 2, "put rotate in front of wanda");
+    check("--method magnitude --data text.txt", 2, "does not look at text");
+    check("--method magnitude --exclude * ", 1, "pruned by rule");
+    let said = fails(
+        here,
+        &format!("quantize {model} --scheme q4_k --method wanda,rtn --data text.txt -o out.gguf"),
+        2,
+    );
+    assert!(said.contains("no code for zero") || said.contains("q5_0"), "{said}");
+    ok(here, &format!("quantize {model} --scheme w8a16 -o eight"));
+    let said = fails(here, "prune eight --method magnitude -o out", 1);
+    assert!(said.contains("quantized already"), "{said}");
+}
