@@ -93,6 +93,9 @@ fn verification_finds_a_zero_that_is_missing() {
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{said}");
         assert!(said.contains(word) && said.contains("up_proj"), "{said}");
+        let alone = common::run(here, "verify out");
+        let said = String::from_utf8_lossy(&alone.stdout).into_owned();
+        assert!(alone.status.code() == Some(3) && said.contains("fewer than 2 zeros"), "{said}");
     }
 }
 
@@ -218,6 +221,23 @@ fn statistics_take_the_place_of_text() {
 }
 
 #[test]
+fn zeros_that_a_later_run_would_fill_are_told() {
+    let folder = folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    ok(here, &format!("prune {model} --method magnitude --sparsity 50% -o pruned"));
+    let said = |line: &str| String::from_utf8_lossy(&common::run(here, line).stderr).into_owned();
+    assert!(said("quantize pruned --scheme q4_1 -o a.gguf").contains("not all of its zeros will stay"));
+    let gptq = format!("quantize pruned --scheme w4a16 --group-size 16 --method gptq {} -o b", data("gptq"));
+    assert!(said(&gptq).contains("not all of its zeros will stay"));
+    assert!(
+        !said("quantize pruned --scheme w4a16 --group-size 16 --method rtn -o c").contains("zeros will stay")
+    );
+    let (found, _) = values(&here.join("c"), "model.layers.1.mlp.up_proj.weight");
+    assert!(zeros(&found, found.len())[0] >= found.len() / 2);
+}
+
+#[test]
 fn impossible_requests_are_errors_before_any_work() {
     let folder = folder();
     let here = folder.path();
@@ -233,6 +253,12 @@ fn impossible_requests_are_errors_before_any_work() {
     check("--method magnitude --pattern 3:2", 2, "3:2");
     check("--method magnitude --pattern 2:4 --sparsity 0.3", 2, "leave one of them out");
     check("--method magnitude --pattern 2:7", 2, "no whole groups of 2:7");
+    check("--method magnitude --format gptq", 2, "a format for codes");
+    let output = common::run(here, &format!("prune {model} --sparsity half"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("such as 0.5 or 50%")
+            && output.status.code() == Some(2)
+    );
     check("--method wanda", 2, "needs text");
     check("--method wonda", 2, "did you mean wanda?");
     check("--method gptq --data text.txt", 2, "sets no weight to zero");

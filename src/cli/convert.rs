@@ -36,11 +36,13 @@ pub(crate) struct Arguments {
 /// The formats without codes.
 const FORMATS: [&str; 2] = ["dense", "gguf"];
 
-fn convertible(name: &str) -> Result<&'static str> {
+/// The format for weights without codes: as named, or by the name of the output.
+pub(super) fn dense_format(name: Option<&str>, is_gguf: bool) -> Result<&'static str> {
+    let Some(name) = name else { return Ok(if is_gguf { "gguf" } else { "dense" }) };
     if export::FORMATS.iter().any(|format| same(format.name(), name) && !FORMATS.contains(&format.name())) {
         return Err(Error::usage(
-            format!("convert cannot write {name:?}"),
-            "convert writes dense or gguf; `llmc quantize` writes the formats that hold codes",
+            format!("{name:?} is a format for codes, and here are none"),
+            "this command writes dense or gguf; `llmc quantize` writes the formats that hold codes",
         ));
     }
     FORMATS.into_iter().find(|format| same(format, name)).ok_or_else(|| unknown("format", name, &FORMATS))
@@ -48,11 +50,7 @@ fn convertible(name: &str) -> Result<&'static str> {
 
 /// Converts.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<()> {
-    let format = match arguments.format.as_deref() {
-        Some(name) => convertible(name)?,
-        None if arguments.output.is_gguf() => "gguf",
-        None => "dense",
-    };
+    let format = dense_format(arguments.format.as_deref(), arguments.output.is_gguf())?;
     let recipe = Recipe {
         format: Some(format.to_owned()),
         dtype: arguments.dtype.clone(),

@@ -45,7 +45,9 @@ fn method(plan: &Plan) -> String {
         None => " without data".to_owned(),
         Some(calibration) => data(calibration),
     };
-    format!("{aim} by {}{data}", recipe.method_names())
+    let only_pruned = plan.request.sparsity().is_some() && plan.request.scheme.is_none();
+    let stored = if only_pruned { " (stored like other weights)" } else { "" };
+    format!("{aim}{stored} by {}{data}", recipe.method_names())
 }
 
 fn data(calibration: &Calibration) -> String {
@@ -80,6 +82,9 @@ pub(super) fn tell(job: &Quantize, draft: &Draft, context: &Context) {
     let better = better_recipe(&draft.plans.primary).filter(|_| runs);
     if better.is_some() {
         terminal::tell(&format!("note: {}", loss(&draft.plans.primary)));
+    }
+    if job.recipe.calibration.is_none() && draft.plans.primary.request.sparsity().is_some() {
+        terminal::tell("note: zeros without a text lose much: --method sparsegpt with --data loses far less");
     }
     let print = |what: &str, line: String| terminal::tell(&format!("  {what:10} {line}"));
     if let Some(line) = better.and_then(|recipe| better_command(&recipe)) {

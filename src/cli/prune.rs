@@ -4,11 +4,13 @@ use clap::Args;
 
 use super::calibration_args::KnowledgeArguments;
 use super::context::Context;
+use super::convert::dense_format;
 use super::output_args::OutputArguments;
 use super::recipe_args::StorageArguments;
 use super::{quantization, suggested};
 use crate::error::{Error, Result};
 use crate::names::unknown;
+use crate::numerics::Pattern;
 use crate::recipe::{Calibration, Override, Recipe, Stage};
 use crate::registry::{METHODS, pruning};
 use crate::similar::same;
@@ -30,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = suggested::pruning_methods(), hide_possible_values = true)]
     method: Option<String>,
     /// Zeros per weight, more than 0 and less than 1 [default: 0.5]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = parse_share)]
     sparsity: Option<f64>,
     /// unstructured, or N:M: N zeros in each M consecutive inputs of a row [default: unstructured]
     #[arg(long, value_name = "PATTERN")]
@@ -47,6 +49,9 @@ pub(crate) struct Arguments {
     /// Type of the weights: f32, f16, bf16 [default: as it is]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<String>,
+    /// Start from an input that is quantized
+    #[arg(long, hide_short_help = true)]
+    dequantize: bool,
     /// Any key of a recipe: alps.iters=100 (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -76,9 +81,10 @@ impl Arguments {
     fn recipe(&self) -> Result<Recipe> {
         self.knowledge.refuse_idle()?;
         let has_text = self.knowledge.any();
-        let format = if self.output.is_gguf() { "gguf" } else { "dense" };
+        let format = dense_format(self.format.as_deref(), self.output.is_gguf())?;
         let mut recipe = Recipe {
-            format: Some(self.format.clone().unwrap_or_else(|| format.to_owned())),
+            format: Some(format.to_owned()),
+            dequantize: self.dequantize,
             dtype: self.dtype.clone(),
             exclude: self.exclude.clone(),
             overrides: self.overrides.clone(),
@@ -112,16 +118,29 @@ impl Arguments {
             stage.parameters.insert("sparsity".to_owned(), share.into());
         }
         if let Some(pattern) = &self.pattern {
-            stage.parameters.insert("pattern".to_owned(), pattern.as_str().into());
+            let pattern: Pattern = pattern.parse().map_err(|why: String| {
+                Error::usage(why, "--pattern 2:4 makes two of each four weights zero")
+            })?;
+            stage.parameters.insert("pattern".to_owned(), pattern.to_string().into());
         }
         Ok(stages)
     }
 }
 
+/// `0.5`, or `50%`.
+fn parse_share(text: &str) -> Result<f64, String> {
+    let (number, whole) = text.strip_suffix('%').map_or((text, 1.0), |percent| (percent, 100.0));
+    number
+        .trim()
+        .parse::<f64>()
+        .map(|share| share / whole)
+        .map_err(|_| "give a share, such as 0.5 or 50%".to_owned())
+}
+
 /// `*.down_proj*=0.3`, `*.q_proj*=2:4`.
 fn parse_override(text: &str) -> Result<Override, String> {
     let (glob, zeros) = text.split_once('=').ok_or("expected GLOB=SHARE or GLOB=N:M")?;
-    let (sparsity, zeros) = match zeros.parse::<f64>() {
+    let (sparsity, zeros) = match parse_share(zeros) {
         Ok(share) => (Some(share), None),
         Err(_) => (None, Some(zeros.parse()?)),
     };

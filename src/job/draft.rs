@@ -62,6 +62,10 @@ impl Draft {
         warn_without_config(&checkpoint, host);
         let outline = plans(&Recipe { budget: None, ..recipe.clone() }, &checkpoint, host)?;
         refuse_unused_text(recipe, &outline)?;
+        if !outline.primary.request.only_rows() {
+            CheckpointWeights(Arc::clone(&checkpoint)).model()?; // what works on blocks must know them
+        }
+        warn_of_lost_zeros(&checkpoint, &outline.primary, host);
         let paths = paths(model, destination.output.as_deref(), &outline);
         let draft = Draft { checkpoint, plans: outline, paths, measured: None };
         if !destination.dry_run {
@@ -165,6 +169,19 @@ fn warn_without_config(checkpoint: &Checkpoint, host: &dyn Host) {
     }
 }
 
+/// Says before the work that zeros of an input which a recipe has pruned may not stay zero.
+fn warn_of_lost_zeros(checkpoint: &Checkpoint, plan: &Plan, host: &dyn Host) {
+    let own = pipeline::recorded_recipe(checkpoint).and_then(|recipe| recipe.resolve());
+    let was_pruned = own.is_ok_and(|request| request.sparsity().is_some());
+    let schemes = plan.schemes();
+    let fills = !plan.request.only_rows() || schemes.values().any(|(scheme, _)| !scheme.has_zero());
+    if was_pruned && plan.request.sparsity().is_none() && !schemes.is_empty() && fills {
+        let what = "the input was pruned, and not all of its zeros will stay zero: prune and quantize in one run \
+                    (--method sparsegpt,gptq), or round to a scheme with a code for zero (w4a16, q8_0, q4_0)";
+        host.notify(&Notice::Warning(what.to_owned()));
+    }
+}
+
 /// Shows the plan that only `strict` refuses.
 fn tell_refused(recipe: &Recipe, checkpoint: &Arc<Checkpoint>, host: &dyn Host) {
     let lenient = Recipe { strict: false, ..recipe.clone() };
@@ -185,8 +202,12 @@ fn refuse_idle(device: Device, recipe: &Recipe) -> Result<()> {
 fn refuse_unused_text(recipe: &Recipe, plans: &PerFormat<Plan>) -> Result<()> {
     let unused = plans.all().all(|plan| !plan.request.reads_text());
     if recipe.calibration.is_some() && recipe.budget.is_none() && unused {
-        let what = format!("{} does not look at text for this scheme", recipe.method_names());
-        return Err(Error::usage(what, "--method gptq does; or leave the calibration out"));
+        let names = recipe.method_names();
+        let (what, hint) = match &recipe.scheme {
+            Some(_) => (format!("{names} does not look at text for this scheme"), "--method gptq does"),
+            None => (format!("{names} does not look at text"), "to prune by a text: --method sparsegpt"),
+        };
+        return Err(Error::usage(what, format!("{hint}; or leave the calibration out")));
     }
     Ok(())
 }

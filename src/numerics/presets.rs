@@ -112,7 +112,7 @@ pub const PRESETS: &[Preset] = &[
     ),
     Preset::new(
         "w4a16",
-        "INT4 in groups of 128: 4.13 bits per weight, a small loss; the default of `--bits 4`",
+        "INT4 in groups of 128: 4.13 bits per weight, a small loss; `--bits 4` takes groups of 64",
         Scheme::int(4, Group(128), true, BF16),
     ),
     Preset::new(

@@ -40,7 +40,7 @@ impl FromStr for Pattern {
                 Ok(Pattern::Of { zeros, of })
             }
             Some((zeros, of)) if of <= LARGEST_GROUP => Err(format!(
-                "pattern {zeros}:{of} has no zeros, or nothing else: 2:4 is two zeros in each four"
+                "pattern {zeros}:{of} asks for {zeros} zeros in each {of} weights: at least 1, and fewer than {of}, can be"
             )),
             _ => Err(format!("pattern {text:?} is neither unstructured nor N:M, N zeros in each M columns")),
         }

@@ -365,7 +365,7 @@ fn refuse_quantized(request: &Request, checkpoint: &Checkpoint) -> Result<()> {
     }
     Err(Error::unsupported(
         format!("{} is quantized already ({what})", checkpoint.path.display()),
-        "start from the original weights if you can; --dequantize starts from these, and adds its error to theirs",
+        "start from the original weights if you can; --dequantize of quantize and prune starts from these, and adds its error to theirs",
     ))
 }
 

@@ -1,16 +1,19 @@
 //! An output verified by itself, without the input that it was made from.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
 use super::adapter::check_adapter;
 use super::check::{TensorCheck, Verification};
+use super::compare::{recorded_recipe, wrong_zeros};
 use crate::error::Result;
 use crate::io::{Checkpoint, Source, Stored};
 use crate::pipeline::options::interrupted;
 use crate::pipeline::output::{Record, wrong_scale};
 use crate::pipeline::stream::{CHUNK_ELEMENTS, NonFinite};
+use crate::plan::TensorPlan;
 
 /// Checks an output by itself: every tensor can be read, every value is finite, and every scale of activations can be divided by.
 /// `compensated`: its recipe has a compensating stage, so that there must be an adapter.
@@ -33,6 +36,9 @@ pub(crate) fn verify_alone(
             })
             .collect::<Result<Vec<_>>>()?;
     tensors.sort_by_key(|check| written.tensors.get_index_of(&check.name));
+    for (check, tensor) in pruned(written, &mut tensors) {
+        check.failure = wrong_zeros(written, &tensor)?;
+    }
     let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
     let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
     tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));
@@ -43,6 +49,22 @@ pub(crate) fn verify_alone(
         tensors.extend(check_adapter(written, record.as_ref()));
     }
     Ok(Verification { tensors, missing_record })
+}
+
+/// The tensors that the output's recipe has pruned, of an output without codes, and their checks so far.
+fn pruned<'a>(
+    written: &Checkpoint,
+    checks: &'a mut [TensorCheck],
+) -> impl Iterator<Item = (&'a mut TensorCheck, TensorPlan)> {
+    let recipe = recorded_recipe(written).ok().filter(|recipe| recipe.scheme.is_none());
+    let plan = recipe.and_then(|recipe| recipe.plan(written).ok());
+    let tensors = plan.into_iter().flat_map(|plan| plan.tensors).filter(|tensor| tensor.sparsity.is_some());
+    let mut tensors: HashMap<String, TensorPlan> =
+        tensors.map(|tensor| (tensor.output.name.clone(), tensor)).collect();
+    let sound = checks.iter_mut().filter(|check| check.failure.is_none());
+    sound.filter_map(move |check| {
+        Some((tensors.remove(&check.name)?, check)).map(|(tensor, check)| (check, tensor))
+    })
 }
 
 fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {

@@ -123,7 +123,7 @@ fn compare_recorded(
 }
 
 /// Returns what is wrong with the zeros of a pruned tensor. Codes have no sign for them.
-fn wrong_zeros(written: &Checkpoint, tensor: &TensorPlan) -> Result<Option<String>> {
+pub(super) fn wrong_zeros(written: &Checkpoint, tensor: &TensorPlan) -> Result<Option<String>> {
     let Some(sparsity) = tensor.sparsity else { return Ok(None) };
     let [rows, cols] = tensor.rows_cols();
     let mut values = Vec::new();
