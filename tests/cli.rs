@@ -258,7 +258,7 @@ fn mistakes_get_a_hint_and_exit_code_2() {
     check(format!("quantize {model}"), 2, "--bits 4 is a good start");
     check(format!("quantize {model} --scheme w4a17"), 2, "did you mean w4a16?");
     check(format!("quantize {model} --scheme q4_k --format gptq"), 1, "cannot hold q4_k");
-    check(format!("quantize {model} --scheme w4a16 --method magic"), 2, "rtn, mse, hqq");
+    check(format!("quantize {model} --scheme w4a16 --method sorcery"), 2, "rtn, mse, hqq");
     check(format!("quantize {model} --scheme w4a16 --method hqq --symmetric"), 2, "hqq");
     check(format!("quantize {model} --scheme w4a16 --method hqq"), 2, "--asymmetric");
     check(format!("quantize {model} --scheme nvfp4 --group-size 64"), 2, "--group-size");

@@ -24,7 +24,7 @@ fn mistakes_are_named() {
     check("scheme = 'w8a8'\ngroup_size = 64", "fixed (int8 channel");
     check("scheme = 'fp8-block'\ngroup_size = 64", "fixed (fp8 128x128)");
     check("scheme = 'w8a8'\nformat = 'gptq'", "w8a16");
-    check("[[stages]]\nmethod = 'magic'", "known: rtn, mse, hqq");
+    check("[[stages]]\nmethod = 'sorcery'", "known: rtn, mse, hqq");
     check("[[stages]]\nmethod = 'rtm'", "did you mean rtn?");
     check("[[stages]]\nmethod = 'rtn'\n[[stages]]\nmethod = 'mse'", "quantizes");
     check("[[stages]]\nmethod = 'lorc'\n[[stages]]\nmethod = 'mse'", "makes up for quantization");
