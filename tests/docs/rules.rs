@@ -22,6 +22,7 @@ pub const NOT_RUN: &[(&str, &str)] = &[
 /// Flags that make commands small enough for a test, by what they run.
 const SMALLER: &[(&[&str], &str)] = &[
     (&["llmc quantize", "--data"], "--samples 2 --seq-len 32"),
+    (&["llmc prune", "--data"], "--samples 2 --seq-len 32"),
     (&["llmc run", "--data"], "--samples 2 --seq-len 32"),
     (&["llmc calibrate"], "--samples 2 --seq-len 32"),
     (&["llmc eval perplexity"], "--ctx 64 --chunks 2"),
