@@ -13,6 +13,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 
 G64 = ["--group-size", "64"]
 ASYMMETRIC, SYMMETRIC = ["--asymmetric"], ["--symmetric"]
@@ -40,28 +41,37 @@ DATA_FREE = {"int4 rtn", "int4 asym rtn", "int3 asym rtn", "q4_0"}
 
 
 def measured(command):
-    """Runs a command; returns its JSON, its CPU time in seconds (of all cores together) and its peak resident bytes."""
+    """Runs a command; returns its JSON, its wall-clock and CPU time in seconds and its peak resident bytes."""
+    start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     output, errors = process.communicate()
+    wall = time.monotonic() - start
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         sys.exit(f"{' '.join(command)}\n{errors.decode()}")
-    return json.loads(output), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return json.loads(output), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def path_of(arguments, name):
+    """The output of a row."""
+    return os.path.join(arguments.work, name.replace(" ", "-").replace(",", "+"))
+
+
+def scored(arguments, out, *flags):
+    """The perplexity of an output, and its divergence from the model."""
+    return measured([arguments.llmc, "eval", "perplexity", out, "--against", arguments.model, "--data", arguments.test,
+                     "--chunks", str(arguments.chunks), "--activations", "f32", *flags, "--json", "--quiet"])[0]
 
 
 def row(arguments, name, flags):
     """Computes one row; runs in a process of its own, so that the peak memory of its children is that of the row."""
-    out = os.path.join(arguments.work, name.replace(" ", "-").replace(",", "+"))
     gguf = "gguf" in flags or any(flag.startswith("q4_0") for flag in flags)
-    out += ".gguf" if gguf else ""
+    out = path_of(arguments, name) + (".gguf" if gguf else "")
     flags = [flag for flag in flags if flag != "--data"]
     data = [] if name in DATA_FREE else ["--data", arguments.calibration]
-    quantize = [arguments.llmc, "quantize", arguments.model, *flags, *data, "-o", out, "--overwrite", "--json", "--quiet"]
-    made, seconds, peak = measured(quantize)
-    score = [arguments.llmc, "eval", "perplexity", out, "--against", arguments.model, "--data", arguments.test,
-             "--chunks", str(arguments.chunks), "--activations", "f32", "--json", "--quiet"]
-    scored, _, _ = measured(score)
-    return {"name": name, "seconds": seconds, "peak": peak, "made": made, "scored": scored}
+    made, _, seconds, peak = measured([arguments.llmc, "quantize", arguments.model, *flags, *data, "-o", out, "--overwrite",
+                                       "--json", "--quiet"])
+    return {"name": name, "seconds": seconds, "peak": peak, "made": made, "scored": scored(arguments, out)}
 
 
 def show(result):
@@ -72,22 +82,23 @@ def show(result):
           f"| {result['peak'] / 1e6:.0f} MB |", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def table(description, work, header, rows, row, show):
+    """Computes the rows that are not in the working folder, and shows all."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ["llmc", "model", "calibration", "test"]:
         parser.add_argument(name)
-    parser.add_argument("--work", default="methods-table")
+    parser.add_argument("--work", default=work)
     parser.add_argument("--chunks", type=int, default=24)
-    parser.add_argument("--only", nargs="*", choices=list(ROWS))
+    parser.add_argument("--only", nargs="*", choices=list(rows))
     arguments = parser.parse_args()
     os.makedirs(arguments.work, exist_ok=True)
-    print("| method | PPL | mean KLD | same top, % | bits per weight | CPU time | peak memory |\n|---|---|---|---|---|---|---|")
-    for name in arguments.only or ROWS:
-        kept = os.path.join(arguments.work, name.replace(" ", "-").replace(",", "+") + ".json")
+    print(header)
+    for name in arguments.only or rows:
+        kept = path_of(arguments, name) + ".json"
         if not os.path.exists(kept):
             child = os.fork()
             if child == 0:
-                result = row(arguments, name, ROWS[name])
+                result = row(arguments, name, rows[name])
                 with open(kept + ".new", "w") as file:
                     json.dump(result, file)
                 os.rename(kept + ".new", kept)
@@ -99,4 +110,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    HEADER = "| method | PPL | mean KLD | same top, % | bits per weight | CPU time | peak memory |\n|---|---|---|---|---|---|---|"
+    table(__doc__, "methods-table", HEADER, ROWS, row, show)

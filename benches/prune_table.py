@@ -7,13 +7,7 @@ Prints Markdown rows: perplexity, mean KL divergence and same-top against the mo
 activations), wall-clock time, CPU time and peak resident memory of the pruning run. Rows that are in --work already are read
 from there, so that the script can be stopped and run again.
 """
-import argparse
-import json
-import os
-import resource
-import subprocess
-import sys
-import time
+from methods_table import measured, path_of, scored, table
 
 HALF, PAIRS = ["--sparsity", "0.5"], ["--pattern", "2:4"]
 METHODS = ["magnitude", "wanda", "ria", "sparsegpt", "alps"]
@@ -25,33 +19,15 @@ ROWS = {
 }
 
 
-def measured(command):
-    """Runs a command; returns its JSON, its wall-clock and CPU time in seconds and its peak resident bytes."""
-    start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    output, errors = process.communicate()
-    wall = time.monotonic() - start
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}\n{errors.decode()}")
-    return json.loads(output), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-
-
 def row(arguments, name, flags):
     """Computes one row; runs in a process of its own, so that the peak memory of its children is that of the row."""
-    out = os.path.join(arguments.work, file_name(name))
+    out = path_of(arguments, name)
     data = [] if name.endswith("magnitude") else ["--data", arguments.calibration]
     verb, *flags = flags
     made, wall, cpu, peak = measured([arguments.llmc, verb, arguments.model, *flags, *data, "-o", out, "--overwrite",
                                       "--json", "--quiet"])
-    score = [arguments.llmc, "eval", "perplexity", out, "--against", arguments.model, "--data", arguments.test,
-             "--chunks", str(arguments.chunks), "--activations", "f32", "--base-precision", "f32", "--json", "--quiet"]
-    scored, *_ = measured(score)
-    return {"name": name, "wall": wall, "cpu": cpu, "peak": peak, "made": made, "scored": scored}
-
-
-def file_name(name):
-    return name.replace(" % ", "-").replace(", ", "+").replace(" ", "-").replace(":", "of")
+    return {"name": name, "wall": wall, "cpu": cpu, "peak": peak, "made": made,
+            "scored": scored(arguments, out, "--base-precision", "f32")}
 
 
 def show(result):
@@ -61,31 +37,6 @@ def show(result):
           f"| {result['peak'] / 1e6:.0f} MB |", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ["llmc", "model", "calibration", "test"]:
-        parser.add_argument(name)
-    parser.add_argument("--work", default="prune-table")
-    parser.add_argument("--chunks", type=int, default=24)
-    parser.add_argument("--only", nargs="*", choices=list(ROWS))
-    arguments = parser.parse_args()
-    os.makedirs(arguments.work, exist_ok=True)
-    print("| zeros, method | mean KLD | PPL | same top, % | time | CPU time | peak memory |\n|---|--:|--:|--:|--:|--:|--:|")
-    for name in arguments.only or ROWS:
-        kept = os.path.join(arguments.work, file_name(name) + ".json")
-        if not os.path.exists(kept):
-            child = os.fork()
-            if child == 0:
-                result = row(arguments, name, ROWS[name])
-                with open(kept + ".new", "w") as file:
-                    json.dump(result, file)
-                os.rename(kept + ".new", kept)
-                os._exit(0)
-            if os.waitpid(child, 0)[1]:
-                continue
-        with open(kept) as file:
-            show(json.load(file))
-
-
 if __name__ == "__main__":
-    main()
+    HEADER = "| zeros, method | mean KLD | PPL | same top, % | time | CPU time | peak memory |\n|---|--:|--:|--:|--:|--:|--:|"
+    table(__doc__, "prune-table", HEADER, ROWS, row, show)
