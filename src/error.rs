@@ -13,11 +13,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The name of a model's settings, as errors have it before they know its folder.
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
+/// The name of a model's weights, likewise.
+pub(crate) const CHECKPOINT: &str = "the checkpoint";
 /// The hint for settings of a GGUF.
 const GGUF_SETTINGS: &str = "the settings in the GGUF's metadata are damaged, or of another model: get the file again, or convert \
                              the model again";
-/// The name of a model's weights, likewise.
-pub(crate) const CHECKPOINT: &str = "the checkpoint";
 
 /// An error, by cause.
 #[derive(Debug, thiserror::Error)]

@@ -157,11 +157,12 @@ impl Default for Recipe {
 impl Recipe {
     /// Parses TOML; unknown keys are errors that name the known ones. `origin` is where the text comes from, for errors.
     pub fn from_toml(origin: &str, text: &str) -> Result<Recipe> {
-        toml::from_str(text).map_err(|e| {
-            let hint = nearest_key(e.message());
-            let hint = hint.unwrap_or_else(|| "recipes/README.md has every key".to_owned());
-            Error::usage(format!("{origin}: {}", e.to_string().trim()), hint)
-        })
+        toml::from_str(text).map_err(|e| refused(&format!("{origin}: {}", e.to_string().trim()), &e))
+    }
+
+    /// Parses the keys of a table. `origin` is where they come from, for errors.
+    pub(crate) fn from_table(origin: &str, table: Table) -> Result<Recipe> {
+        table.try_into().map_err(|e: toml::de::Error| refused(&format!("{origin}: {}", e.message()), &e))
     }
 
     /// The recipe as TOML, keys in the order of the struct.
@@ -227,6 +228,12 @@ impl Recipe {
         let names: Vec<&str> = self.stages.iter().map(|stage| stage.method.as_str()).collect();
         if names.is_empty() { DEFAULT_METHOD.into() } else { names.join(", ") }
     }
+}
+
+/// The error for keys that no recipe has, or that have wrong values.
+fn refused(what: &str, error: &toml::de::Error) -> Error {
+    let hint = nearest_key(error.message());
+    Error::usage(what, hint.unwrap_or_else(|| "recipes/README.md has every key".to_owned()))
 }
 
 impl Override {

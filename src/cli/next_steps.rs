@@ -45,8 +45,7 @@ fn method(plan: &Plan) -> String {
         None => " without data".to_owned(),
         Some(calibration) => data(calibration),
     };
-    let only_pruned = plan.request.sparsity().is_some() && plan.request.scheme.is_none();
-    let stored = if only_pruned { " (stored like other weights)" } else { "" };
+    let stored = if plan.request.only_prunes() { " (stored like other weights)" } else { "" };
     format!("{aim}{stored} by {}{data}", recipe.method_names())
 }
 

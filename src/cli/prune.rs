@@ -65,7 +65,8 @@ pub(crate) struct Arguments {
 
 /// The methods with what they cost, then the examples.
 fn catalogue() -> String {
-    let defs = METHODS.iter().filter(|def| pruning().contains(&def.name));
+    let known = pruning();
+    let defs = METHODS.iter().filter(|def| known.contains(&def.name));
     let lines: String = defs.map(|def| format!("  {}\n      {}\n", def.name, def.summary)).collect();
     format!("Methods:\n{lines}\n{EXAMPLES}")
 }

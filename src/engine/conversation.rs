@@ -1,7 +1,7 @@
 //! A conversation with a model: the turns so far are the context of the next answer.
 //!
-//! The tokens that the model has read stay in its cache. Where the text of a conversation does not continue what was read (some
-//! templates leave parts of old answers out), it is read anew from its start.
+//! The tokens that the model has read stay in its cache. Where the text of a conversation does not continue what was read
+//! (some templates leave parts of old answers out), it is read anew from its start.
 
 use super::chat::{ChatTemplate, Message};
 use super::generate::{Generation, Limits};

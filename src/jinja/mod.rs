@@ -2,7 +2,8 @@
 //!
 //! [`Sandbox`] is the only place that runs them. It bounds their source, their steps (minijinja's fuel), and the depth and size
 //! of every value ([`program`] says how), on a thread with its own stack. The bounds do not depend on the machine, so
-//! neither does the text; only the regular expressions of tasks are bounded by time. They grow with the context: a longer conversation may take more steps.
+//! neither does the text; only the regular expressions of tasks are bounded by time. Bounds grow with the context: a longer
+//! conversation may take more steps.
 
 mod limit;
 mod measure;

@@ -96,8 +96,7 @@ fn front_matter(plan: &Plan, kind: Kind, source: &SourceCard) -> String {
 
 /// The relation to the base model, of those that the hub knows.
 fn relation(plan: &Plan) -> &'static str {
-    let only_pruned = plan.request.scheme.is_none() && plan.request.sparsity().is_some();
-    if only_pruned { "finetune" } else { "quantized" }
+    if plan.request.only_prunes() { "finetune" } else { "quantized" }
 }
 
 fn library(kind: Kind) -> &'static str {
@@ -124,7 +123,7 @@ fn contents(plan: &Plan) -> String {
     text + "\nBits per weight count scales, zero points and whatever else is stored beside the codes.\n"
 }
 
-/// What zeros are good for.
+/// The section on zeros, if there are any.
 fn zeros(plan: &Plan) -> String {
     let Some(zeros) = plan.request.sparsity() else { return String::new() };
     format!(

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::ggml::formula;
 use crate::tensor::BlockType;
 
 /// The two 8-bit floats of the OCP FP8 specification.
@@ -164,8 +165,9 @@ impl Scheme {
 
     /// Returns true if a weight of 0 is stored as 0, whatever else is in its group.
     pub(crate) fn has_zero(&self) -> bool {
-        use BlockType::*;
-        !matches!(self.number, Number::Ggml(Q4_1 | Q5_1 | Q2_K | Q4_K | Q5_K | IQ4_NL | IQ4_XS))
+        let Number::Ggml(block) = self.number else { return true };
+        let uneven = matches!(block, BlockType::IQ4_NL | BlockType::IQ4_XS);
+        !(uneven || formula(block).minimums)
     }
 
     /// Returns the bits of one code (the blocks' average, scales included, for GGUF types).
@@ -242,5 +244,30 @@ impl fmt::Display for Granularity {
             Granularity::Group(size) => write!(f, "g{size}"),
             Granularity::Block(rows, cols) => write!(f, "{rows}x{cols}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+    use crate::numerics::presets::PRESETS;
+
+    #[test]
+    fn zeros_stay_zero_where_a_scheme_has_them() {
+        // All weights but the zeros are well above 0, so that minimums and zero points are put to work.
+        let w = Array2::from_shape_fn((4, 512), |(row, col)| match col % 3 {
+            0 => 0.0,
+            _ => 1.0 + ((row * 512 + col) as f32 * 0.37).sin() * 0.4,
+        });
+        let extent = Some(Extent { min: 0.0, max: 1.4 });
+        for preset in PRESETS.iter().filter(|preset| preset.scheme.has_zero()) {
+            let values = preset.scheme.quantize(w.view(), &Context { extent, importance: None }).values();
+            let moved = w.iter().zip(&values).find(|(w, value)| **w == 0.0 && **value != 0.0);
+            assert_eq!(moved, None, "{}", preset.name);
+        }
+        let zeroless = PRESETS.iter().filter(|preset| !preset.scheme.has_zero());
+        assert_eq!(zeroless.count(), 7);
     }
 }

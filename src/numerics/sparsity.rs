@@ -7,6 +7,8 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::Scheme;
+
 /// The places where zeros may be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -114,6 +116,15 @@ impl fmt::Display for Sparsity {
     }
 }
 
+/// Describes zeros and a scheme: `2:4 zeros, int4 g64 symmetric`; `None` without either.
+pub(crate) fn described(zeros: Option<Sparsity>, scheme: Option<Scheme>) -> Option<String> {
+    match (zeros, scheme) {
+        (Some(zeros), Some(scheme)) => Some(format!("{zeros}, {scheme}")),
+        (Some(zeros), None) => Some(zeros.to_string()),
+        (None, scheme) => scheme.map(|scheme| scheme.to_string()),
+    }
+}
+
 /// The weights among which the lowest scores are looked for, where the pattern leaves it open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Among {
@@ -167,23 +178,52 @@ impl Sparsity {
         }
     }
 
-    /// Returns what is wrong with values, [rows, cols] row-major, that should have these zeros; `None` if nothing is.
-    pub(crate) fn fault(&self, values: &[f32], cols: usize) -> Option<String> {
-        if let Some(place) = values.iter().position(|value| *value == 0.0 && value.is_sign_negative()) {
-            return Some(format!("holds −0 at [{}, {}]", place / cols, place % cols));
-        }
+    /// Looks at whole rows of values, from row `first` on, that should have these zeros.
+    pub(crate) fn tally(&self, values: &[f32], cols: usize, first: usize) -> Tally {
+        let place = |at: usize| [first + at / cols, at % cols];
         let zeros = |values: &[f32]| values.iter().filter(|value| **value == 0.0).count();
-        match self.pattern {
-            Pattern::Unstructured => {
-                let (found, asked) = (zeros(values), self.zeros(cols) * (values.len() / cols.max(1)));
-                (found < asked).then(|| format!("holds {found} zeros, and {asked} were asked for"))
-            }
+        let negative = values.iter().position(|value| *value == 0.0 && value.is_sign_negative());
+        let negative = negative.map(|at| format!("holds −0 at {:?}", place(at)));
+        let sparse = || match self.pattern {
+            Pattern::Unstructured => None,
             Pattern::Of { zeros: asked, of } => {
                 let group = values.chunks(of).position(|group| zeros(group) < asked)?;
-                let (row, col) = (group * of / cols, group * of % cols);
-                Some(format!("holds fewer than {asked} zeros in the {of} weights from [{row}, {col}] on"))
+                let from = place(group * of);
+                Some(format!("holds fewer than {asked} zeros in the {of} weights from {from:?} on"))
             }
-        }
+        };
+        Tally { zeros: zeros(values), broken: negative.or_else(sparse) }
+    }
+
+    /// Returns what is wrong with a matrix of this tally; `None` if nothing is.
+    pub(crate) fn fault(&self, tally: &Tally, [rows, cols]: [usize; 2]) -> Option<String> {
+        let (found, asked) = (tally.zeros, self.zeros(cols) * rows);
+        let few = || (found < asked).then(|| format!("holds {found} zeros, and {asked} were asked for"));
+        tally.broken.clone().or_else(few)
+    }
+}
+
+/// The zeros that were found in some rows of a matrix.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tally {
+    zeros: usize,
+    /// The first place that breaks the pattern.
+    broken: Option<String>,
+}
+
+impl Tally {
+    /// Adds that of the next rows.
+    pub(crate) fn add(&mut self, next: Tally) {
+        self.zeros += next.zeros;
+        self.broken = self.broken.take().or(next.broken);
+    }
+}
+
+#[cfg(test)]
+impl Sparsity {
+    /// Returns what is wrong with a whole matrix.
+    pub(crate) fn fault_of(&self, values: &[f32], cols: usize) -> Option<String> {
+        self.fault(&self.tally(values, cols, 0), [values.len() / cols, cols])
     }
 }
 
@@ -280,12 +320,12 @@ mod tests {
     #[test]
     fn faults_are_found() {
         let pattern = Sparsity { share: 0.5, pattern: "2:4".parse().unwrap() };
-        assert_eq!(pattern.fault(&[0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 1.0], 4), None);
-        let fault = pattern.fault(&[0.0, 1.0, 0.0, 2.0, 0.0, 1.0, 3.0, 1.0], 4).unwrap();
+        assert_eq!(pattern.fault_of(&[0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 1.0], 4), None);
+        let fault = pattern.fault_of(&[0.0, 1.0, 0.0, 2.0, 0.0, 1.0, 3.0, 1.0], 4).unwrap();
         assert!(fault.contains("[1, 0]"), "{fault}");
-        let fault = pattern.fault(&[0.0, 1.0, -0.0, 2.0], 4).unwrap();
+        let fault = pattern.fault_of(&[0.0, 1.0, -0.0, 2.0], 4).unwrap();
         assert!(fault.contains("−0 at [0, 2]"), "{fault}");
-        assert_eq!(unstructured(0.5).fault(&[0.0, 1.0, 0.0, 2.0], 2), None);
-        assert!(unstructured(0.75).fault(&[0.0, 1.0, 0.0, 2.0], 4).is_some());
+        assert_eq!(unstructured(0.5).fault_of(&[0.0, 1.0, 0.0, 2.0], 2), None);
+        assert!(unstructured(0.75).fault_of(&[0.0, 1.0, 0.0, 2.0], 4).is_some());
     }
 }

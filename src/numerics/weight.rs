@@ -1,6 +1,6 @@
 //! The weight of a linear layer, and the low-rank factors that correct its error.
 
-use ndarray::Array2;
+use ndarray::{Array2, CowArray, Ix2};
 
 use super::{QTensor, convert, linalg};
 use crate::tensor::DType;
@@ -42,6 +42,14 @@ pub enum Weight {
 }
 
 impl Weight {
+    /// Returns the values, [rows, cols]; codes are dequantized.
+    pub(crate) fn values(&self) -> CowArray<'_, f32, Ix2> {
+        match self {
+            Weight::Dense(values) => values.into(),
+            Weight::Quantized(q) => q.values().into(),
+        }
+    }
+
     /// Returns the values, [rows, cols]; codes are dequantized.
     pub(crate) fn into_values(self) -> Array2<f32> {
         match self {

@@ -7,7 +7,7 @@ use super::fuse::{self, CommonForm};
 use super::globs::Globs;
 use super::request::Request;
 use super::resolved::Plan;
-use super::role::{Role, is_number};
+use super::role::{Role, layer_number};
 use super::roles::Roles;
 use super::tensors::{Action, Measured, OutputTensor, Part, TensorPlan};
 use crate::error::{Error, Result};
@@ -104,7 +104,7 @@ impl Planner<'_> {
         let names = [source.name.as_str(), output.name.as_str()];
         let own = self.globs.overridden(&names).and_then(|index| self.request.zeros[index]);
         let asked = self.request.sparsity().map(|of_stage| own.unwrap_or(of_stage));
-        let in_block = source.name.split('.').any(is_number);
+        let in_block = layer_number(&source.name).is_some();
         let is_pruned = |zeros: &Sparsity| {
             zeros.share > 0.0 && role == Role::Linear && in_block && !self.globs.excluded(&names)
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::format::Format;
 use crate::numerics::presets::ActivationScheme;
+use crate::numerics::sparsity::described;
 use crate::numerics::{EightBits, Scheme, Sparsity};
 use crate::recipe::Recipe;
 use crate::stage::{Quantize, Scope, Stage};
@@ -54,14 +55,14 @@ impl Request {
         })
     }
 
-    /// What becomes of linears, for people: their zeros and their scheme. `None` if they are only converted.
+    /// Returns true if linears get zeros, and no codes.
+    pub(crate) fn only_prunes(&self) -> bool {
+        self.scheme.is_none() && self.sparsity().is_some()
+    }
+
+    /// The zeros and the scheme of linears, for people; `None` if they are only converted.
     pub(crate) fn aim(&self) -> Option<String> {
-        match (self.sparsity(), self.scheme) {
-            (Some(zeros), Some(scheme)) => Some(format!("{zeros}, {scheme}")),
-            (zeros, scheme) => {
-                zeros.map(|zeros| zeros.to_string()).or(scheme.map(|scheme| scheme.to_string()))
-            }
-        }
+        described(self.sparsity(), self.scheme)
     }
 
     /// The rank of the compensating stage, if there is one.

@@ -40,8 +40,7 @@ impl Plan {
 
     /// The zeros of each pruned source by its name.
     pub(crate) fn sparsities(&self) -> HashMap<&str, Sparsity> {
-        let pruned = |tensor: &'_ TensorPlan| tensor.sparsity;
-        let tensors = self.tensors.iter().filter_map(|tensor| Some((tensor, pruned(tensor)?)));
+        let tensors = self.tensors.iter().filter_map(|tensor| Some((tensor, tensor.sparsity?)));
         tensors.flat_map(|(tensor, zeros)| tensor.sources().map(move |source| (source, zeros))).collect()
     }
 

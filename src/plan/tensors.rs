@@ -111,7 +111,7 @@ pub struct TensorPlan {
 }
 
 impl TensorPlan {
-    /// What it is stored as, for people: its scheme or type, and its zeros.
+    /// Its scheme or type and its zeros, for people.
     pub(crate) fn stored(&self) -> String {
         match self.sparsity {
             Some(zeros) => format!("{}, {zeros}", self.action),

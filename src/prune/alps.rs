@@ -33,8 +33,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result, within};
 use crate::numerics::sparsity::Among;
 use crate::numerics::{Pattern, Sparsity, linalg};
-use crate::quant::gptq::{hessian, refuse_damaged};
-use crate::stage::{self, Block, Def, Prune, PrunedWeight, Stage};
+use crate::quant::gptq::refuse_damaged;
+use crate::stage::{self, Block, Def, PerInput, Prune, PrunedWeight, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -103,16 +103,10 @@ impl Prune for Alps {
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {
-        // Linears that share an input follow each other: one decomposition is in memory at a time.
-        let mut last: Option<(Option<usize>, Inputs)> = None;
+        let mut all = PerInput::new();
         PrunedWeight::of_each(block, |linear, sparsity| {
-            let (_, inputs) = match last.take().filter(|(input, _)| *input == linear.input) {
-                Some(same) => last.insert(same),
-                None => {
-                    let inputs = Inputs::new(&hessian(block, linear)?, self.parameters.lambda, &linear.name)?;
-                    last.insert((linear.input, inputs))
-                }
-            };
+            let inputs = all
+                .of(linear, || Inputs::new(&block.hessian(linear)?, self.parameters.lambda, &linear.name))?;
             Ok(self.parameters.prune(linear.dense()?, sparsity, inputs))
         })
     }
@@ -195,7 +189,7 @@ impl Parameters {
             let w = linalg::product(right.view(), inverse.view());
             Zip::from(&mut d).and(&w).and(&v).for_each(|d, w, v| *d = w + v / rho);
             mask = sparsity.mask(d.mapv(f32::abs).view(), Among::Matrix);
-            Zip::from(&mut d).and(&mask).for_each(|d, zero| *d = if *zero { 0.0 } else { *d });
+            clear(&mut d, &mask);
             Zip::from(&mut v).and(&w).and(&d).for_each(|v, w, d| *v += rho * (w - d));
             if iteration % INTERVAL > 0 {
                 continue;
@@ -221,13 +215,11 @@ impl Parameters {
     ) -> Array2<f32> {
         let product = |x: &Array2<f32>| {
             let mut product = linalg::product(x.view(), inputs.gram.view());
-            Zip::from(&mut product)
-                .and(mask)
-                .for_each(|value, zero| *value = if *zero { 0.0 } else { *value });
+            clear(&mut product, mask);
             product
         };
         let mut residual = aim - &linalg::product(values.view(), inputs.gram.view());
-        Zip::from(&mut residual).and(mask).for_each(|value, zero| *value = if *zero { 0.0 } else { *value });
+        clear(&mut residual, mask);
         let mut direction = residual.clone();
         let mut power = squares(&residual);
         for _ in 0..self.pcg_iters {
@@ -249,6 +241,11 @@ impl Parameters {
         }
         values
     }
+}
+
+/// Sets values to zero where the mask is true.
+fn clear(values: &mut Array2<f32>, mask: &Array2<bool>) {
+    Zip::from(values).and(mask).for_each(|value, zero| *value = if *zero { 0.0 } else { *value });
 }
 
 /// The growth of ρ for the changed zeros per weight that stays.
@@ -290,8 +287,6 @@ mod tests {
     use super::*;
     use crate::test_support::{largest, uniform};
 
-    const PARAMETERS: fn() -> Parameters = Parameters::default;
-
     /// Inputs with correlated columns, and their Hessian.
     fn correlated(cols: usize, seed: u64) -> Array2<f32> {
         let x = uniform(300, cols, seed).dot(&uniform(cols, cols, seed + 1)) + &uniform(300, cols, seed + 2);
@@ -307,7 +302,7 @@ mod tests {
         let (w, h) = (uniform(6, 20, 1), correlated(20, 2));
         let inputs = Inputs::new(&h, 0.01, "w").unwrap();
         let sparsity = Sparsity::new(Some(0.5), Pattern::Unstructured).unwrap();
-        let long = Parameters { pcg_iters: 200, ..PARAMETERS() };
+        let long = Parameters { pcg_iters: 200, ..Parameters::default() };
         let found = long.prune(w.view(), sparsity, &inputs);
         // At the minimum the gradient (W − Ŵ)·(H + λ·diag H) is 0 at every weight that stays.
         let mut damped = h.clone();
@@ -325,8 +320,8 @@ mod tests {
         for (share, pattern) in [(Some(0.5), "unstructured"), (Some(0.7), "unstructured"), (None, "2:4")] {
             let sparsity = Sparsity::new(share, pattern.parse().unwrap()).unwrap();
             let (w, h) = (uniform(48, 32, 1), correlated(32, 2));
-            let alps = PARAMETERS().prune(w.view(), sparsity, &Inputs::new(&h, 0.01, "w").unwrap());
-            assert_eq!(sparsity.fault(alps.values.as_slice().unwrap(), 32), None);
+            let alps = Parameters::default().prune(w.view(), sparsity, &Inputs::new(&h, 0.01, "w").unwrap());
+            assert_eq!(sparsity.fault_of(alps.values.as_slice().unwrap(), 32), None);
             let block = |w: &Array2<f32>| {
                 let statistics = crate::statistics::Statistics {
                     tokens: 1,
@@ -373,14 +368,18 @@ mod tests {
         let w = uniform(4, 8, 1);
         let inputs = Inputs::new(&h, 0.01, "w").unwrap();
         let sparsity = Sparsity::new(Some(0.25), Pattern::Unstructured).unwrap();
-        let found = PARAMETERS().prune(w.view(), sparsity, &inputs);
+        let found = Parameters::default().prune(w.view(), sparsity, &inputs);
         assert!(
             found.mask.column(3).iter().all(|zero| *zero)
                 && found.values.iter().all(|value| value.is_finite())
         );
         let nothing = Inputs::new(&Array2::zeros((8, 8)), 0.01, "w").unwrap();
         assert!(
-            PARAMETERS().prune(w.view(), sparsity, &nothing).values.iter().all(|value| value.is_finite())
+            Parameters::default()
+                .prune(w.view(), sparsity, &nothing)
+                .values
+                .iter()
+                .all(|value| value.is_finite())
         );
     }
 }

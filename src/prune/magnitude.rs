@@ -15,11 +15,9 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::Result;
+use crate::numerics::Sparsity;
 use crate::numerics::sparsity::Among;
-use crate::numerics::{Pattern, Sparsity};
 use crate::stage::{self, Block, Def, Prune, PrunedWeight, Stage};
 
 /// Registry entry.
@@ -28,20 +26,10 @@ pub(crate) const DEF: Def = Def {
     summary: "set the smallest weights of each matrix to zero: no data, the speed of memory",
     supports: |_| Ok(()),
     build: |table| {
-        let Parameters { sparsity, pattern } = stage::parse("magnitude", table)?;
-        let sparsity = stage::sparsity("magnitude", sparsity, pattern)?;
+        let sparsity = stage::parse_sparsity("magnitude", table)?;
         Ok(Stage::Prune(Arc::new(Magnitude { sparsity })))
     },
 };
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Parameters {
-    /// Zeros per weight.
-    sparsity: Option<f64>,
-    /// `unstructured`, or N:M.
-    pattern: Pattern,
-}
 
 /// The method.
 #[derive(Debug)]
@@ -55,10 +43,6 @@ impl Prune for Magnitude {
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {
-        PrunedWeight::of_each(block, |linear, sparsity| {
-            let w = linear.dense()?;
-            let mask = sparsity.mask(w.mapv(f32::abs).view(), Among::Matrix);
-            Ok(PrunedWeight::new(w.to_owned(), mask))
-        })
+        PrunedWeight::by_scores(block, Among::Matrix, |_, w| Ok(w.mapv(f32::abs)))
     }
 }

@@ -71,10 +71,8 @@ impl Prune for Ria {
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {
-        PrunedWeight::of_each(block, |linear, sparsity| {
-            let w = linear.dense()?;
-            let scores = self.scores(w, &block.input(linear)?.second_moment());
-            Ok(PrunedWeight::new(w.to_owned(), sparsity.mask(scores.view(), Among::Row)))
+        PrunedWeight::by_scores(block, Among::Row, |linear, w| {
+            Ok(self.scores(w, &block.input(linear)?.second_moment()))
         })
     }
 }

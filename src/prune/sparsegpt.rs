@@ -32,8 +32,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, within};
 use crate::numerics::sparsity::mark_lowest;
 use crate::numerics::{Pattern, Sparsity};
-use crate::quant::gptq::{ActOrder, Factor, Factors, LANES, Sweep};
-use crate::stage::{self, Block, Def, Prune, PrunedWeight, Stage};
+use crate::quant::gptq::{ActOrder, Factor, LANES, Sweep};
+use crate::stage::{self, Block, Def, PerInput, Prune, PrunedWeight, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -94,9 +94,12 @@ impl Prune for SparseGpt {
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {
-        let mut factors = Factors::new(block, ActOrder::None, self.damping);
+        let mut factors = PerInput::new();
         PrunedWeight::of_each(block, |linear, sparsity| {
-            Ok(prune(linear.dense()?, sparsity, factors.of(linear)?, self.block_size))
+            let factor = factors.of(linear, || {
+                Factor::new(&block.hessian(linear)?, ActOrder::None, self.damping, &linear.name)
+            })?;
+            Ok(prune(linear.dense()?, sparsity, factor, self.block_size))
         })
     }
 }
@@ -155,7 +158,6 @@ fn mark_panel(all: &mut [Rows], panel: Range<usize>, count: usize) {
 
 /// Up to [`LANES`] rows on their way. Buffers are step-major: [step, lane].
 struct Rows<'a> {
-    factor: &'a Factor,
     sweep: Sweep<'a>,
     count: usize,
     values: Vec<f32>,
@@ -165,13 +167,13 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn new(factor: &'a Factor, w: ArrayView2<f32>) -> Rows<'a> {
         let (count, size) = (w.nrows(), w.ncols() * LANES);
-        Rows { factor, sweep: Sweep::new(factor, w), count, values: vec![0.0; size], mask: vec![false; size] }
+        Rows { sweep: Sweep::new(factor, w), count, values: vec![0.0; size], mask: vec![false; size] }
     }
 
     /// The scores of some reached steps, [step, row].
     fn scores(&self, steps: Range<usize>) -> Vec<f32> {
         let settled = self.sweep.settled(steps.clone());
-        let lanes = settled.chunks_exact(LANES).zip(&self.factor.pivots[steps]);
+        let lanes = settled.chunks_exact(LANES).zip(&self.sweep.factor().pivots[steps]);
         lanes.flat_map(|(lanes, pivot)| lanes[..self.count].iter().map(move |w| w * w * pivot)).collect()
     }
 
@@ -304,7 +306,7 @@ mod tests {
             assert!(apart < 2e-4, "{share:?} {pattern}: {apart}");
             let zeros = found.mask.iter().filter(|zero| **zero).count();
             assert_eq!(zeros, sparsity.zeros(rows * cols), "{pattern}");
-            assert_eq!(sparsity.fault(found.values.as_slice().unwrap(), cols), None);
+            assert_eq!(sparsity.fault_of(found.values.as_slice().unwrap(), cols), None);
         }
     }
 

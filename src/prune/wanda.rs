@@ -17,11 +17,11 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use ndarray::Array1;
 
 use crate::error::Result;
+use crate::numerics::Sparsity;
 use crate::numerics::sparsity::Among;
-use crate::numerics::{Pattern, Sparsity};
 use crate::stage::{self, Block, Def, Prune, PrunedWeight, Stage};
 use crate::statistics::Needs;
 
@@ -31,19 +31,10 @@ pub(crate) const DEF: Def = Def {
     summary: "set to zero what matters least for each output, by weight and input: needs calibration text",
     supports: |_| Ok(()),
     build: |table| {
-        let Parameters { sparsity, pattern } = stage::parse("wanda", table)?;
-        Ok(Stage::Prune(Arc::new(Wanda { sparsity: stage::sparsity("wanda", sparsity, pattern)? })))
+        let sparsity = stage::parse_sparsity("wanda", table)?;
+        Ok(Stage::Prune(Arc::new(Wanda { sparsity })))
     },
 };
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Parameters {
-    /// Zeros per weight of a row.
-    sparsity: Option<f64>,
-    /// `unstructured`, or N:M.
-    pattern: Pattern,
-}
 
 /// The method.
 #[derive(Debug)]
@@ -61,15 +52,10 @@ impl Prune for Wanda {
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {
-        PrunedWeight::of_each(block, |linear, sparsity| {
-            let w = linear.dense()?;
+        PrunedWeight::by_scores(block, Among::Row, |linear, w| {
             // The mean in the place of the sum: the order of the scores is the same.
-            let norms: Vec<f32> = block.input(linear)?.second_moment().into_iter().map(f32::sqrt).collect();
-            let mut scores = w.mapv(f32::abs);
-            scores.rows_mut().into_iter().for_each(|mut row| {
-                row.iter_mut().zip(&norms).for_each(|(score, norm)| *score *= norm);
-            });
-            Ok(PrunedWeight::new(w.to_owned(), sparsity.mask(scores.view(), Among::Row)))
+            let norms = Array1::from(block.input(linear)?.second_moment()).mapv(f32::sqrt);
+            Ok(w.mapv(f32::abs) * norms)
         })
     }
 }

@@ -44,8 +44,8 @@ use crate::error::{Error, Result, within};
 use crate::model::Fold;
 use crate::numerics::{Context, Extent, Number, QTensor, Scheme, linalg};
 use crate::stage::{
-    self, Block, BlockLinear, Def, Editor, Edits, Quantization, Quantize, QuantizedLinear, Rewrite, Scope,
-    Stage, relative_error,
+    self, Block, BlockLinear, Def, Editor, Edits, PerInput, Quantization, Quantize, QuantizedLinear, Rewrite,
+    Scope, Stage, relative_error,
 };
 use crate::statistics::{Needs, Statistics};
 
@@ -135,18 +135,14 @@ impl Quantize for Awq {
     fn quantize(&self, block: &Block) -> Result<Quantization> {
         let mut editor = Editor::new(block);
         let scales = AwqScale { n_grid: self.n_grid, duo_scaling: self.duo_scaling }.scale(&mut editor)?;
-        // Linears that share an input follow each other: one scaled copy of statistics is in memory at a time.
-        let mut last: Option<(Option<usize>, Cow<Statistics>)> = None;
+        let mut inputs = PerInput::new();
         let mut codes = Vec::new();
         for (index, linear) in block.linears.iter().enumerate() {
             let Some(scheme) = linear.scheme else {
                 codes.push(None);
                 continue;
             };
-            let (_, input) = match last.take().filter(|(input, _)| *input == linear.input) {
-                Some(same) => last.insert(same),
-                None => last.insert((linear.input, scaled_input(block, linear, &scales)?)),
-            };
+            let input = inputs.of(linear, || scaled_input(block, linear, &scales))?;
             let w = editor.weight(index)?;
             let values = self.round(linear, w, &scheme, input)?;
             let error = relative_error(w, values.values().view(), Some(input));

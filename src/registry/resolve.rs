@@ -8,7 +8,7 @@ use super::{METHODS, pruning};
 use crate::error::{Error, Result, within};
 use crate::export::FORMATS;
 use crate::io::Checkpoint;
-use crate::names::{nearest_key, unknown};
+use crate::names::unknown;
 use crate::numerics::presets::{self, ActivationScheme};
 use crate::numerics::{EightBits, Fp8, Number, Pattern, Scheme, Sparsity};
 use crate::plan::{Format, Plan, Request};
@@ -62,11 +62,7 @@ impl Recipe {
             })?;
         }
         inner.insert(rest.to_owned(), value);
-        *self = table.try_into().map_err(|e: toml::de::Error| {
-            let hint =
-                nearest_key(e.message()).unwrap_or_else(|| "recipes/README.md has every key".to_owned());
-            Error::usage(format!("--set {assignment}: {}", e.message()), hint)
-        })?;
+        *self = Recipe::from_table(&format!("--set {assignment}"), table)?;
         Ok(())
     }
 

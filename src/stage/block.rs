@@ -82,10 +82,10 @@ impl BlockLinear {
 
     /// The values that it computes with, [rows, cols]: codes are dequantized and compensated.
     pub(crate) fn values(&self) -> Array2<f32> {
-        let values = self.weight.clone().into_values();
+        let values = self.weight.values();
         match &self.compensation {
-            Some(factors) => values + factors.values(),
-            None => values,
+            Some(factors) => values.into_owned() + factors.values(),
+            None => values.into_owned(),
         }
     }
 
@@ -134,6 +134,19 @@ impl Block {
             Error::unsupported(
                 format!("{}: nothing is known of its inputs", linear.name),
                 "this method needs calibration text: name some with --data",
+            )
+        })
+    }
+
+    /// The Hessian of a linear's input, [cols, cols].
+    ///
+    /// # Errors
+    /// A linear without statistics; statistics without a Hessian.
+    pub(crate) fn hessian(&self, linear: &BlockLinear) -> Result<Array2<f32>> {
+        self.input(linear)?.hessian().ok_or_else(|| {
+            Error::unsupported(
+                format!("{}: the statistics of its inputs hold no Hessian", linear.name),
+                "gather them again for this method, which needs the whole second moment",
             )
         })
     }

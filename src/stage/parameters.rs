@@ -1,5 +1,6 @@
 //! A method's parameters, as recipes give them: TOML keys that are the fields of its struct.
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
@@ -21,7 +22,22 @@ pub(crate) fn parse<P: DeserializeOwned>(method: &str, table: &toml::Table) -> R
     })
 }
 
-/// The zeros that a pruning method is asked for.
+/// Reads the parameters of a pruning method that has none but its zeros.
+///
+/// # Errors
+/// Those of [`parse`] and [`sparsity`].
+pub(crate) fn parse_sparsity(method: &str, table: &toml::Table) -> Result<Sparsity> {
+    #[derive(Default, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Parameters {
+        sparsity: Option<f64>,
+        pattern: Pattern,
+    }
+    let Parameters { sparsity: share, pattern } = parse(method, table)?;
+    sparsity(method, share, pattern)
+}
+
+/// The zeros that a pruning method is asked for: a share of the weights, and a pattern.
 ///
 /// # Errors
 /// A share that is not between 0 and 1, or is not the pattern's.

@@ -2,11 +2,12 @@
 
 use std::fmt::Debug;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 
 use super::block::{Block, BlockLinear};
 use super::scope::Scope;
 use crate::error::Result;
+use crate::numerics::sparsity::Among;
 use crate::numerics::{Sparsity, Weight};
 use crate::statistics::Needs;
 
@@ -44,6 +45,22 @@ impl PrunedWeight {
     pub(crate) fn new(mut values: Array2<f32>, mask: Array2<bool>) -> PrunedWeight {
         values.zip_mut_with(&mask, |value, zero| *value = if *zero || *value == 0.0 { 0.0 } else { *value });
         PrunedWeight { mask, values }
+    }
+
+    /// Sets the weights of the lowest scores to zero, and keeps the others. `scores` of a linear and its weight are [rows, cols].
+    ///
+    /// # Errors
+    /// The errors of `scores`; a weight that is already quantized.
+    pub(crate) fn by_scores(
+        block: &Block,
+        among: Among,
+        scores: impl Fn(&BlockLinear, ArrayView2<f32>) -> Result<Array2<f32>>,
+    ) -> Result<Vec<Option<PrunedWeight>>> {
+        PrunedWeight::of_each(block, |linear, sparsity| {
+            let w = linear.dense()?;
+            let mask = sparsity.mask(scores(linear, w)?.view(), among);
+            Ok(PrunedWeight::new(w.to_owned(), mask))
+        })
     }
 
     /// Prunes each linear that has a sparsity by itself.

@@ -14,6 +14,7 @@ use super::work::{Work, weigh_columns};
 use crate::calib::TrainableBlock;
 use crate::error::Result;
 use crate::numerics::Weight;
+use crate::numerics::sparsity::described;
 use crate::pipeline::options::Event;
 use crate::pipeline::stream::BlockResult;
 use crate::stage::{Block, BlockLinear, Scope, Stage, relative_error};
@@ -130,7 +131,8 @@ impl BlockLoop<'_> {
         for (linear, original) in part.linears.iter_mut().zip(originals) {
             if let (None, Some(w)) = (linear.relative_error, original) {
                 let statistics = linear.input.map(|input| &part.inputs[input]);
-                linear.relative_error = Some(relative_error(w.view(), linear.values().view(), statistics));
+                linear.relative_error =
+                    Some(relative_error(w.view(), linear.weight.values().view(), statistics));
             }
         }
         for stage in &group.rest {
@@ -189,11 +191,7 @@ fn unmeasured((linear, original): (&BlockLinear, &Option<Array2<f32>>)) -> bool 
 
 /// The report of a linear that is quantized or pruned.
 fn reported(linear: &BlockLinear) -> Option<LinearReport> {
-    let scheme = match (linear.sparsity, linear.scheme) {
-        (Some(zeros), Some(scheme)) => format!("{zeros}, {scheme}"),
-        (Some(zeros), None) => zeros.to_string(),
-        (None, scheme) => scheme?.to_string(),
-    };
+    let scheme = described(linear.sparsity, linear.scheme)?;
     // To a millionth: JSON gives short decimals back to the bit, so that a resumed run reports the same.
     let short = |error: f64| (error * 1e6).round() / 1e6;
     let relative_error = linear.relative_error.map(short);

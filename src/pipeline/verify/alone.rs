@@ -7,13 +7,15 @@ use rayon::prelude::*;
 
 use super::adapter::check_adapter;
 use super::check::{TensorCheck, Verification};
-use super::compare::{recorded_recipe, wrong_zeros};
+use super::compare::recorded_recipe;
 use crate::error::Result;
 use crate::io::{Checkpoint, Source, Stored};
+use crate::numerics::Sparsity;
+use crate::numerics::sparsity::Tally;
 use crate::pipeline::options::interrupted;
 use crate::pipeline::output::{Record, wrong_scale};
 use crate::pipeline::stream::{CHUNK_ELEMENTS, NonFinite};
-use crate::plan::TensorPlan;
+use crate::plan::Plan;
 
 /// Checks an output by itself: every tensor can be read, every value is finite, and every scale of activations can be divided by.
 /// `compensated`: its recipe has a compensating stage, so that there must be an adapter.
@@ -22,23 +24,20 @@ pub(crate) fn verify_alone(
     compensated: bool,
     stop: &AtomicBool,
 ) -> Result<Verification> {
-    let mut tensors =
-        written
-            .tensors
-            .values()
-            .par_bridge()
-            .map(|source| {
-                if stop.load(Ordering::Relaxed) {
-                    Err(interrupted())
-                } else {
-                    Ok(check_alone(written, source))
-                }
-            })
-            .collect::<Result<Vec<_>>>()?;
+    let zeros = zeros(written);
+    let mut tensors = written
+        .tensors
+        .values()
+        .par_bridge()
+        .map(|source| {
+            if stop.load(Ordering::Relaxed) {
+                Err(interrupted())
+            } else {
+                Ok(check_alone(written, source, zeros.get(&source.name)))
+            }
+        })
+        .collect::<Result<Vec<_>>>()?;
     tensors.sort_by_key(|check| written.tensors.get_index_of(&check.name));
-    for (check, tensor) in pruned(written, &mut tensors) {
-        check.failure = wrong_zeros(written, &tensor)?;
-    }
     let scales = written.activation_scales.values().filter(|raw| raw.shape.iter().all(|&dim| dim == 1));
     let wrong = |name: &String| Some(TensorCheck::failed(name, &wrong_scale(written, name, None)?));
     tensors.extend(scales.filter_map(|raw| wrong(&raw.name)));
@@ -51,34 +50,29 @@ pub(crate) fn verify_alone(
     Ok(Verification { tensors, missing_record })
 }
 
-/// The tensors that the output's recipe has pruned, of an output without codes, and their checks so far.
-fn pruned<'a>(
-    written: &Checkpoint,
-    checks: &'a mut [TensorCheck],
-) -> impl Iterator<Item = (&'a mut TensorCheck, TensorPlan)> {
+/// The zeros that the recipe of an output without codes has made, by the names of the pruned tensors.
+fn zeros(written: &Checkpoint) -> HashMap<String, Sparsity> {
     let recipe = recorded_recipe(written).ok().filter(|recipe| recipe.scheme.is_none());
     let plan = recipe.and_then(|recipe| recipe.plan(written).ok());
-    let tensors = plan.into_iter().flat_map(|plan| plan.tensors).filter(|tensor| tensor.sparsity.is_some());
-    let mut tensors: HashMap<String, TensorPlan> =
-        tensors.map(|tensor| (tensor.output.name.clone(), tensor)).collect();
-    let sound = checks.iter_mut().filter(|check| check.failure.is_none());
-    sound.filter_map(move |check| {
-        Some((tensors.remove(&check.name)?, check)).map(|(tensor, check)| (check, tensor))
-    })
+    let sparsities = plan.iter().flat_map(Plan::sparsities);
+    sparsities.map(|(name, sparsity)| (name.to_owned(), sparsity)).collect()
 }
 
-fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {
+fn check_alone(written: &Checkpoint, source: &Source, sparsity: Option<&Sparsity>) -> TensorCheck {
     let [rows, cols] = source.rows_cols();
     let float = cols > 0 && !matches!(&source.stored, Stored::Dense(raw) if !raw.dtype.is_float());
     let size = (CHUNK_ELEMENTS / cols.max(1)).max(1);
     let mut found = NonFinite::default();
-    let mut failure = None;
+    let (mut failure, mut tally) = (None, Tally::default());
     let mut values = Vec::new();
     for start in (0..if float { rows } else { 0 }).step_by(size) {
         let range = start..(start + size).min(rows);
         values.resize(range.len() * cols, 0.0);
         match written.read_rows(source, range.clone(), &mut values) {
-            Ok(()) => found.add(NonFinite::count(&values)),
+            Ok(()) => {
+                found.add(NonFinite::count(&values));
+                tally.add(sparsity.map_or_else(Tally::default, |it| it.tally(&values, cols, range.start)));
+            }
             Err(error) => failure = Some(error.to_string()),
         }
         written.release(source, range);
@@ -86,5 +80,6 @@ fn check_alone(written: &Checkpoint, source: &Source) -> TensorCheck {
     if !found.none() {
         failure = Some(format!("{} NaN and {} infinities", found.nan, found.inf));
     }
+    let failure = failure.or_else(|| sparsity?.fault(&tally, [rows, cols]));
     TensorCheck { name: source.name.clone(), stored: source.stored_as(), failure, ..TensorCheck::default() }
 }

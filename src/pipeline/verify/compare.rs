@@ -15,6 +15,7 @@ use super::check::{TensorCheck, Verification};
 use crate::error::{Error, Result};
 use crate::io::{Checkpoint, read_whole};
 use crate::model::Transform;
+use crate::numerics::sparsity::Tally;
 use crate::pipeline::options::interrupted;
 use crate::pipeline::output::{Record, mismatch, round_to, stored_values, wrong_scale};
 use crate::pipeline::stream::{
@@ -44,6 +45,8 @@ struct Sums {
     squared_error: f64,
     squared: f64,
     mismatches: u64,
+    /// The zeros of a pruned tensor.
+    zeros: Tally,
     failure: Option<String>,
 }
 
@@ -53,6 +56,7 @@ impl Sums {
         self.squared_error += other.squared_error;
         self.squared += other.squared;
         self.mismatches += other.mismatches;
+        self.zeros.add(other.zeros);
         self.failure = self.failure.take().or(other.failure);
     }
 }
@@ -87,8 +91,13 @@ pub(crate) fn verify(
             Ok((chunk, sums))
         })
         .collect::<Result<Vec<_>>>()?;
-    let mut tensors = per_tensor(plan, sums);
+    let sums = per_tensor(sums);
+    let mut tensors: Vec<TensorCheck> =
+        sums.iter().map(|(index, sum)| tensor_check(&plan.tensors[*index], sum)).collect();
     compare_recorded(plan, written, record.as_ref(), &mut tensors)?;
+    for (check, (index, sum)) in tensors.iter_mut().zip(&sums) {
+        check.failure = check.failure.take().or_else(|| wrong_zeros(&plan.tensors[*index], sum));
+    }
     if plan.request.adapter_rank().is_some() {
         tensors.extend(check_adapter(written, record.as_ref()));
     }
@@ -115,23 +124,8 @@ fn compare_recorded(
         let recorded = |name: &str| record.and_then(|record| record.scale(name));
         let wrong = scales.filter_map(|name| wrong_scale(written, name, recorded(name))).next();
         check.failure = check.failure.take().or(wrong);
-        if check.failure.is_none() {
-            check.failure = wrong_zeros(written, tensor)?;
-        }
     }
     Ok(())
-}
-
-/// Returns what is wrong with the zeros of a pruned tensor. Codes have no sign for them.
-pub(super) fn wrong_zeros(written: &Checkpoint, tensor: &TensorPlan) -> Result<Option<String>> {
-    let Some(sparsity) = tensor.sparsity else { return Ok(None) };
-    let [rows, cols] = tensor.rows_cols();
-    let mut values = Vec::new();
-    read_back(written, &tensor.output, 0..rows, &mut values)?;
-    if matches!(tensor.action, Action::Quantize(_)) {
-        values.iter_mut().for_each(|value| *value = value.abs());
-    }
-    Ok(sparsity.fault(&values, cols))
 }
 
 /// Returns true if a tensor can be made again from the input alone.
@@ -169,16 +163,21 @@ fn changed_documents(plan: &Plan, input: &Checkpoint, written: &Checkpoint) -> R
 }
 
 /// Adds the sums of chunks up by tensor, in the order of the rows, so that the figures do not depend on the threads.
-fn per_tensor(plan: &Plan, mut sums: Vec<(Chunk, Sums)>) -> Vec<TensorCheck> {
+fn per_tensor(mut sums: Vec<(Chunk, Sums)>) -> BTreeMap<usize, Sums> {
     sums.sort_by_key(|(chunk, _)| (chunk.tensor, chunk.rows.start));
     let mut by_tensor: BTreeMap<usize, Sums> = BTreeMap::new();
     for (chunk, sum) in sums {
         by_tensor.entry(chunk.tensor).or_default().add(sum);
     }
-    by_tensor.into_iter().map(|(index, sum)| tensor_check(&plan.tensors[index], sum)).collect()
+    by_tensor
 }
 
-fn tensor_check(tensor: &TensorPlan, sums: Sums) -> TensorCheck {
+/// Returns what is wrong with the zeros of a pruned tensor.
+fn wrong_zeros(tensor: &TensorPlan, sums: &Sums) -> Option<String> {
+    tensor.sparsity?.fault(&sums.zeros, tensor.rows_cols())
+}
+
+fn tensor_check(tensor: &TensorPlan, sums: &Sums) -> TensorCheck {
     let count = tensor.elements().max(1) as f64;
     TensorCheck {
         name: tensor.output.name.clone(),
@@ -188,7 +187,7 @@ fn tensor_check(tensor: &TensorPlan, sums: Sums) -> TensorCheck {
         relative_error: if sums.squared > 0.0 { (sums.squared_error / sums.squared).sqrt() } else { 0.0 },
         mismatches: sums.mismatches,
         unknown: false,
-        failure: sums.failure,
+        failure: sums.failure.clone(),
     }
 }
 
@@ -206,13 +205,23 @@ fn check_chunk(
     let mut original = Vec::new();
     gather(Input::plain(input), &tensor.output, chunk.rows.clone(), &mut original)?;
     let mut found = Vec::new();
-    match read_back(written, &tensor.output, chunk.rows.clone(), &mut found) {
-        Ok(()) if repeatable(plan, tensor) => {
-            Ok(compare(tensor, &original, &expected(plan, extents, tensor, chunk, &original)?, &found))
-        }
-        Ok(()) => Ok(compare(tensor, &original, &found, &found)),
-        Err(error) => Ok(Sums { failure: Some(short(&error)), ..Sums::default() }),
+    if let Err(error) = read_back(written, &tensor.output, chunk.rows.clone(), &mut found) {
+        return Ok(Sums { failure: Some(short(&error)), ..Sums::default() });
     }
+    let sums = match repeatable(plan, tensor) {
+        true => compare(tensor, &original, &expected(plan, extents, tensor, chunk, &original)?, &found),
+        false => compare(tensor, &original, &found, &found),
+    };
+    Ok(Sums { zeros: tally(tensor, chunk, found), ..sums })
+}
+
+/// The zeros of some rows of a pruned tensor. Codes have no sign for them.
+fn tally(tensor: &TensorPlan, chunk: &Chunk, mut values: Vec<f32>) -> Tally {
+    let Some(sparsity) = tensor.sparsity else { return Tally::default() };
+    if matches!(tensor.action, Action::Quantize(_)) {
+        values.iter_mut().for_each(|value| *value = value.abs());
+    }
+    sparsity.tally(&values, tensor.rows_cols()[1], chunk.rows.start)
 }
 
 /// The text of an error without the file and the tensor, which the table has already.

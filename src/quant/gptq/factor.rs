@@ -6,7 +6,6 @@ use ndarray::Array2;
 use super::parameters::ActOrder;
 use crate::error::{Error, Result};
 use crate::numerics::linalg;
-use crate::stage::{Block, BlockLinear};
 
 /// The order of the columns, and T of H = R·Rᵀ (R upper triangular), T = R·diag(R)⁻¹.
 pub(crate) struct Factor {
@@ -19,50 +18,6 @@ pub(crate) struct Factor {
     /// R\[j, j\]² of each step: the loss for each square that its weight loses, if later ones make up for it. 0 for dead
     /// columns.
     pub pivots: Vec<f32>,
-}
-
-/// The factors of the inputs of a block's linears. Linears that share an input follow each other: one factor is in memory at
-/// a time.
-pub(crate) struct Factors<'a> {
-    block: &'a Block,
-    act_order: ActOrder,
-    damping: f64,
-    last: Option<(Option<usize>, Factor)>,
-}
-
-impl<'a> Factors<'a> {
-    /// Of a block whose statistics have Hessians, damped by a fraction of their mean diagonal.
-    pub(crate) fn new(block: &'a Block, act_order: ActOrder, damping: f64) -> Factors<'a> {
-        Factors { block, act_order, damping, last: None }
-    }
-
-    /// The factor of a linear's input.
-    ///
-    /// # Errors
-    /// Statistics that are missing, or hold no Hessian; those of [`Factor::new`].
-    pub(crate) fn of(&mut self, linear: &BlockLinear) -> Result<&Factor> {
-        let last = match self.last.take().filter(|(input, _)| *input == linear.input) {
-            Some(same) => same,
-            None => {
-                let hessian = hessian(self.block, linear)?;
-                (linear.input, Factor::new(&hessian, self.act_order, self.damping, &linear.name)?)
-            }
-        };
-        Ok(&self.last.insert(last).1)
-    }
-}
-
-/// The Hessian of a linear's input, [cols, cols].
-///
-/// # Errors
-/// Statistics that are missing, or hold none.
-pub(crate) fn hessian(block: &Block, linear: &BlockLinear) -> Result<Array2<f32>> {
-    block.input(linear)?.hessian().ok_or_else(|| {
-        Error::unsupported(
-            format!("{}: the statistics of its inputs hold no Hessian", linear.name),
-            "gather them again for this method, which needs the whole second moment",
-        )
-    })
 }
 
 impl Factor {

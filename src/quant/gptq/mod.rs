@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::numerics::{Number, Scheme};
-use crate::stage::{self, Block, Def, Quantization, Quantize, Scope, Stage};
+use crate::stage::{self, Block, Def, PerInput, Quantization, Quantize, Scope, Stage};
 use crate::statistics::Needs;
 
 mod factor;
@@ -54,7 +54,7 @@ mod sweep;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-pub(crate) use factor::{Factor, Factors, hessian, refuse_damaged};
+pub(crate) use factor::{Factor, refuse_damaged};
 pub(crate) use parameters::{ActOrder, Gptq};
 pub(crate) use sweep::{LANES, Sweep};
 
@@ -90,17 +90,13 @@ impl Quantize for Gptq {
     }
 
     fn quantize(&self, block: &Block) -> Result<Quantization> {
-        let mut factors = Factors::new(block, self.act_order, self.damping);
+        let mut factors = PerInput::new();
         Quantization::of_each(block, |linear, scheme| {
-            let factor = factors.of(linear)?;
-            Ok(rounding::quantize(
-                self,
-                &scheme,
-                linear.dense()?,
-                linear.mask.as_ref(),
-                &linear.context(),
-                factor,
-            ))
+            let factor = factors.of(linear, || {
+                Factor::new(&block.hessian(linear)?, self.act_order, self.damping, &linear.name)
+            })?;
+            let (w, mask) = (linear.dense()?, linear.mask.as_ref());
+            Ok(rounding::quantize(self, &scheme, w, mask, &linear.context(), factor))
         })
     }
 }

@@ -36,6 +36,11 @@ impl<'a> Sweep<'a> {
         Sweep { factor, errors, targets: Vec::new(), reached: 0..0 }
     }
 
+    /// The factor of the inputs' Hessian.
+    pub(crate) fn factor(&self) -> &'a Factor {
+        self.factor
+    }
+
     /// Computes the targets of some steps, all before them being done.
     pub(crate) fn reach(&mut self, steps: Range<usize>) {
         if self.reached == steps {
@@ -54,7 +59,7 @@ impl<'a> Sweep<'a> {
         &self.targets[(step - self.reached.start) * LANES..][..LANES]
     }
 
-    /// What the weights of some reached steps become, [step, lane], if none of them loses anything more.
+    /// The values that the weights of some reached steps take, [step, lane], if none of them loses anything more.
     pub(crate) fn settled(&self, steps: Range<usize>) -> Vec<f32> {
         let [start, end] = [steps.start, steps.end].map(|step| (step - self.reached.start) * LANES);
         let mut settled = self.targets[start..end].to_vec();

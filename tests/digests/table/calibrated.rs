@@ -40,7 +40,7 @@ const CHAINS: &[&str] = &[
     "--bits 4 --group-size 32",
 ];
 
-/// What follows a pruning stage.
+/// Chains that begin with a pruning stage.
 const PRUNED: &[&str] = &[
     "--scheme w4a16 --group-size 32 --method sparsegpt,gptq --set sparsegpt.pattern=2:4",
     "--scheme w4a16-asym --group-size 32 --method wanda,awq-scale,mse",
