@@ -5,6 +5,7 @@ mod calibration;
 mod per_format;
 pub mod schemes;
 mod shipped;
+mod surgery;
 
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -19,6 +20,7 @@ use schemes::{adjust, find_preset};
 pub use calibration::Calibration;
 pub use per_format::PerFormat;
 pub use shipped::{CALIBRATED_4_BITS, SHIPPED};
+pub use surgery::{Kept, Surgery};
 
 /// The compression of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,9 +65,12 @@ pub struct Recipe {
     /// Schemes are chosen linear by linear, so that this is not exceeded and least is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
-    /// The stages in order: rewritings and one pruning, then one quantization, then compensation. None: rounding to nearest.
+    /// The stages in order: those that change shapes, rewritings and one pruning, then one quantization, then compensation. None: rounding to nearest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
+    /// Cuts that make the model smaller before the stages, in order. Stages that change shapes are turned into these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub surgery: Vec<Surgery>,
 }
 
 /// Another scheme, or other zeros, for tensors whose names match.
@@ -150,6 +155,7 @@ impl Default for Recipe {
             overrides: Vec::new(),
             budget: None,
             stages: Vec::new(),
+            surgery: Vec::new(),
         }
     }
 }
@@ -225,7 +231,10 @@ impl Recipe {
 
     /// The names of the methods, in order: `rotate, gptq`.
     pub fn method_names(&self) -> String {
-        let names: Vec<&str> = self.stages.iter().map(|stage| stage.method.as_str()).collect();
+        let cuts = self.surgery.iter().map(|cut| cut.method.as_str()).filter(|name| !name.is_empty());
+        let mut names: Vec<&str> =
+            cuts.chain(self.stages.iter().map(|stage| stage.method.as_str())).collect();
+        names.dedup();
         if names.is_empty() { DEFAULT_METHOD.into() } else { names.join(", ") }
     }
 }

@@ -61,6 +61,7 @@ pub(crate) fn stored(name: &str, dtype: DType, shape: &[usize]) -> TensorPlan {
         substituted: false,
         parts: vec![part],
         measured: Vec::new(),
+        corrected: false,
         fused: None,
     }
 }

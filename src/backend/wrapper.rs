@@ -45,6 +45,17 @@ pub trait Wrapper: Send + Sync {
         self.inner().attention(q, k, v, spec, spans, cache)
     }
 
+    /// See [`Backend::scatter_add`].
+    fn scatter_add(
+        &self,
+        x: TensorOf<Self>,
+        rows: &[u32],
+        y: &TensorOf<Self>,
+        weights: &TensorOf<Self>,
+    ) -> Result<TensorOf<Self>> {
+        self.inner().scatter_add(x, rows, y, weights)
+    }
+
     /// See [`Backend::route`].
     fn route(&self, logits: &TensorOf<Self>, routing: Routing) -> Result<Vec<Route<TensorOf<Self>>>> {
         self.inner().route(logits, routing)
@@ -149,7 +160,7 @@ impl<W: Wrapper> Backend for W {
         y: &Self::Tensor,
         weights: &Self::Tensor,
     ) -> Result<Self::Tensor> {
-        self.inner().scatter_add(x, rows, y, weights)
+        Wrapper::scatter_add(self, x, rows, y, weights)
     }
 
     fn route(&self, logits: &Self::Tensor, routing: Routing) -> Result<Vec<Route<Self::Tensor>>> {

@@ -16,9 +16,11 @@ mod sources;
 mod spread;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::TextSource;
@@ -123,6 +125,26 @@ impl Calibration {
         }
         check_ids(checkpoint, &sequences)?;
         Ok(Samples { digest: digest(&sequences), sequences, sources: drawn })
+    }
+
+    /// The tokens of all of the text, and of the sequences of it: each once, in ascending order.
+    ///
+    /// # Errors
+    /// Those of [`Calibration::sequences`].
+    pub(crate) fn tokens(&self, checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Result<BTreeSet<u32>> {
+        let tokenizer = Tokenizer::open(checkpoint)?;
+        let encoder = Encoder::new(checkpoint, &tokenizer);
+        let mut found: BTreeSet<u32> = sequences.iter().flatten().copied().collect();
+        for Share { source, .. } in sources::shares(&self.data, self.samples)? {
+            if source == SELF {
+                continue; // its text is the sequences
+            }
+            let documents =
+                documents::read(&source, &TextSource::find(&source, SPLIT, &Hub::from_env().cache)?)?;
+            let encoded = documents.par_iter().map(|document| encoder.encode(document, false, usize::MAX));
+            found.extend(encoded.collect::<Result<Vec<_>>>()?.into_iter().flatten());
+        }
+        Ok(found)
     }
 
     /// That sequences have a length, and that the model has positions for it.

@@ -11,7 +11,7 @@ use super::terminal;
 use crate::engine::Tokenizer;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::job::{Draft, Quantize, serve_command};
+use crate::job::{Draft, Quantize, serve_command, stays};
 use crate::model;
 use crate::names::shell_word;
 use crate::pipeline;
@@ -30,7 +30,7 @@ pub(super) fn announce(draft: &Draft, context: &Context) -> Result<()> {
     }
     for (plan, path) in draft.plans.all().zip(draft.paths.all()) {
         let input = HumanBytes(pipeline::total_input_bytes(plan, &draft.checkpoint));
-        let (what, needs) = (method(plan), needs(plan, draft)?);
+        let (what, needs) = (method(plan, &draft.checkpoint), needs(plan, draft)?);
         let size = HumanBytes(plan.bytes());
         terminal::tell(&format!("note: {what}: {input} -> {size} in {}{needs}", path.display()));
     }
@@ -38,9 +38,13 @@ pub(super) fn announce(draft: &Draft, context: &Context) -> Result<()> {
 }
 
 /// The scheme, the methods and the data: `w4a16 by gptq, on 128 sequences of 512 tokens of a.txt`.
-fn method(plan: &Plan) -> String {
+fn method(plan: &Plan, checkpoint: &Checkpoint) -> String {
     let recipe = &plan.request.recipe;
-    let Some(aim) = plan.request.aim() else { return format!("to {}", plan.dtype.name()) };
+    let aims: Vec<String> = stays(checkpoint).into_iter().chain(plan.request.aim()).collect();
+    if aims.is_empty() {
+        return format!("to {}", plan.dtype.name());
+    }
+    let aim = aims.join(", ");
     let data = match &recipe.calibration {
         None => " without data".to_owned(),
         Some(calibration) => data(calibration),
@@ -61,7 +65,8 @@ fn data(calibration: &Calibration) -> String {
 fn needs(plan: &Plan, draft: &Draft) -> Result<String> {
     let threads = rayon::current_num_threads();
     let recipe = &plan.request.recipe;
-    let Some(calibration) = recipe.calibration.as_ref().filter(|_| recipe.has_text()) else {
+    let reads = recipe.has_text() && plan.request.reads_text();
+    let Some(calibration) = recipe.calibration.as_ref().filter(|_| reads) else {
         return Ok(format!("; memory about {}", HumanBytes(pipeline::peak_memory(plan, threads))));
     };
     let tokens = calibration.samples.saturating_mul(calibration.seq_len);

@@ -10,7 +10,7 @@ use super::collapse::{self, Line};
 use super::table::{self, Column, labelled, table};
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::job::engines;
+use crate::job::{engines, stays};
 use crate::pipeline::{self, Estimate};
 use crate::plan::{Engine, Plan, TensorPlan};
 
@@ -23,6 +23,8 @@ pub(crate) struct PlanReport<'a> {
     threads: usize,
     estimate: Option<Estimate>,
     engines: Vec<&'static str>,
+    /// What stays of a model that is cut.
+    stays: Option<String>,
 }
 
 impl PlanReport<'_> {
@@ -34,10 +36,13 @@ impl PlanReport<'_> {
             true => calibration.samples.saturating_mul(calibration.seq_len),
             false => 0,
         });
-        let estimate =
-            tokens.map(|tokens| pipeline::estimate(plan, checkpoint, tokens, threads)).transpose()?;
+        let estimate = tokens.map(|tokens| pipeline::estimate(plan, checkpoint, tokens, threads));
+        let estimate = match plan.request.reads_text() {
+            true => estimate.transpose()?,
+            false => estimate.and_then(Result::ok), // a model whose layers alone are known
+        };
         let engines = engines(plan, checkpoint).into_iter().map(Engine::name).collect();
-        Ok(PlanReport { plan, threads, estimate, engines })
+        Ok(PlanReport { plan, threads, estimate, engines, stays: stays(checkpoint) })
     }
 
     fn memory(&self) -> u64 {
@@ -58,13 +63,15 @@ impl PlanReport<'_> {
 
     /// The method, what it takes, and the engines that load the output.
     fn facts(&self, width: Option<usize>) -> String {
-        let method = self.plan.request.aim().map(|_| self.method());
+        let request = &self.plan.request;
+        let method = (request.aim().is_some() || request.reshapes()).then(|| self.method());
         let memory = HumanBytes(self.memory());
         let memory = format!("about {memory} besides the mapped input, with {} threads", self.threads);
         let states = self.estimate.map(|cost| cost.disk).filter(|bytes| *bytes > 0);
         let states =
             states.map(|bytes| format!("about {} of hidden states beside the output", HumanBytes(bytes)));
         let facts = [
+            ("stays", self.stays.clone()),
             ("method", method),
             ("memory", Some(memory)),
             ("disk", states),
@@ -96,6 +103,9 @@ impl PlanReport<'_> {
         let mut value = self.plan.json();
         value["peak_memory"] = json!(self.memory());
         value["engines"] = json!(self.engines);
+        if let Some(stays) = &self.stays {
+            value["stays"] = json!(stays);
+        }
         if let Some(Estimate { disk, seconds, .. }) = self.estimate {
             value["hidden_states"] = json!(disk);
             value["estimated_seconds"] = json!(seconds);

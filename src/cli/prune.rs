@@ -12,25 +12,32 @@ use crate::error::{Error, Result};
 use crate::names::unknown;
 use crate::numerics::Pattern;
 use crate::recipe::{Calibration, Override, Recipe, Stage};
-use crate::registry::{METHODS, pruning};
+use crate::registry::{METHODS, pruning, shaping};
 use crate::similar::same;
 
 const EXAMPLES: &str = "Examples:
   llmc prune models/qwen --sparsity 0.5 --data corpus.jsonl -o qwen-sparse
+  llmc prune models/qwen --method depth --layers 6 --data corpus.jsonl -o qwen-shallow
+  llmc prune models/qwen --method width --set width.ffn=0.75 --data corpus.jsonl -o qwen-narrow
   llmc quantize models/qwen --bits 4 --method sparsegpt,gptq --data corpus.jsonl";
 
-/// Set the weights to zero that matter least, and correct the others
+/// Take out what matters least, and correct the others: weights (set to zero), layers, heads, channels or experts
 ///
 /// Zeros are stored as they are and run at the speed of other weights: no engine of today skips them. They make files that compress,
-/// a start for training, and with --pattern 2:4 what the sparse kernels of GPUs take.
+/// a start for training, and with --pattern 2:4 what the sparse kernels of GPUs take. Fewer layers, heads, channels and experts make
+/// a smaller model, which every engine runs faster.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = catalogue())]
 pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
-    /// magnitude, wanda, ria, sparsegpt or alps, alone or behind stages that rewrite [default: sparsegpt; without --data magnitude]
+    /// magnitude, wanda, ria, sparsegpt or alps for zeros; depth, width or experts for a smaller model; several in order, also behind
+    /// stages that rewrite [default: sparsegpt; without --data magnitude]
     #[arg(long, value_name = "NAME", value_parser = suggested::pruning_methods(), hide_possible_values = true)]
     method: Option<String>,
+    /// Layers that go, by --method depth
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
     /// Zeros per weight, more than 0 and less than 1 [default: 0.5]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = parse_share)]
     sparsity: Option<f64>,
@@ -65,7 +72,7 @@ pub(crate) struct Arguments {
 
 /// The methods with what they cost, then the examples.
 fn catalogue() -> String {
-    let known = pruning();
+    let known = [shaping(), pruning()].concat();
     let defs = METHODS.iter().filter(|def| known.contains(&def.name));
     let lines: String = defs.map(|def| format!("  {}\n      {}\n", def.name, def.summary)).collect();
     format!("Methods:\n{lines}\n{EXAMPLES}")
@@ -99,33 +106,60 @@ impl Arguments {
         Ok(recipe)
     }
 
-    /// The stages, with the zeros that are asked for.
+    /// The stages, with the zeros and the layers that are asked for.
     fn stages(&self, default: &str) -> Result<Vec<Stage>> {
-        let names = self.method.as_deref().unwrap_or(default).split(',');
-        let mut stages: Vec<Stage> = names.map(|name| Stage::new(name.trim())).collect();
-        let known = pruning();
-        let is_pruning = |stage: &&mut Stage| known.iter().any(|name| same(name, &stage.method));
-        let Some(stage) = stages.iter_mut().find(is_pruning) else {
-            let named = self.method.as_deref().unwrap_or(default);
-            return Err(match METHODS.iter().any(|def| same(def.name, named)) {
-                true => Error::usage(
-                    format!("{named} sets no weight to zero"),
-                    format!("these do: {}", known.join(", ")),
-                ),
-                false => unknown("method", named, &known),
-            });
-        };
+        let named = self.method.as_deref().unwrap_or(if self.layers.is_some() { "depth" } else { default });
+        let mut stages: Vec<Stage> = named.split(',').map(|name| Stage::new(name.trim())).collect();
+        let (zeros, shapes) = (pruning(), shaping());
+        if find(&mut stages, &[zeros.as_slice(), &shapes].concat()).is_none() {
+            return Err(Self::prunes_nothing(named));
+        }
         if let Some(share) = self.sparsity {
-            stage.parameters.insert("sparsity".to_owned(), share.into());
+            Self::set_parameter(&mut stages, &zeros, "--sparsity", "sparsity", share.into())?;
         }
         if let Some(pattern) = &self.pattern {
             let pattern: Pattern = pattern.parse().map_err(|why: String| {
                 Error::usage(why, "--pattern 2:4 makes two of each four weights zero")
             })?;
-            stage.parameters.insert("pattern".to_owned(), pattern.to_string().into());
+            Self::set_parameter(&mut stages, &zeros, "--pattern", "pattern", pattern.to_string().into())?;
+        }
+        if let Some(layers) = self.layers {
+            let layers = i64::try_from(layers).unwrap_or(i64::MAX);
+            Self::set_parameter(&mut stages, &["depth"], "--layers", "layers", layers.into())?;
         }
         Ok(stages)
     }
+
+    /// Sets a parameter of the first stage that is one of these methods.
+    fn set_parameter(
+        stages: &mut [Stage],
+        methods: &[&str],
+        flag: &str,
+        key: &str,
+        value: toml::Value,
+    ) -> Result<()> {
+        let Some(stage) = find(stages, methods) else {
+            let what = format!("{flag} without a method that takes it");
+            return Err(Error::usage(what, format!("these do: {}", methods.join(", "))));
+        };
+        stage.parameters.insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    fn prunes_nothing(named: &str) -> Error {
+        let known = [shaping(), pruning()].concat();
+        match METHODS.iter().any(|def| same(def.name, named)) {
+            true => {
+                Error::usage(format!("{named} prunes nothing"), format!("these do: {}", known.join(", ")))
+            }
+            false => unknown("method", named, &known),
+        }
+    }
+}
+
+/// The first stage that is one of these methods.
+fn find<'a>(stages: &'a mut [Stage], methods: &[&str]) -> Option<&'a mut Stage> {
+    stages.iter_mut().find(|stage| methods.iter().any(|name| same(name, &stage.method)))
 }
 
 /// `0.5`, or `50%`.

@@ -95,7 +95,7 @@ fn output_text(record: &QuantizeRecord, plan: &Plan) -> String {
 
 /// The methods, the calibration data, and the adapter.
 fn methods(plan: &Plan) -> String {
-    if plan.request.aim().is_none() {
+    if plan.request.aim().is_none() && !plan.request.reshapes() {
         return String::new();
     }
     let data = match &plan.request.recipe.calibration {

@@ -8,7 +8,7 @@ use clap::{Arg, Command, Error};
 use crate::export::FORMATS;
 use crate::numerics::presets::PRESETS;
 use crate::recipe::SHIPPED;
-use crate::registry::{METHODS, pruning};
+use crate::registry::{METHODS, pruning, shaping};
 
 /// A parser of any text that tells shells the known values.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,7 @@ pub(crate) fn methods() -> Suggested {
 
 /// Methods that prune.
 pub(crate) fn pruning_methods() -> Suggested {
-    Suggested { values: pruning }
+    Suggested { values: || [shaping(), pruning()].concat() }
 }
 
 /// Formats.

@@ -12,14 +12,14 @@ use serde_json::Value;
 use super::map::MappedFile;
 use super::own::folder_of;
 use super::side_files::stays_inside;
-use super::source::{RawTensor, SideFile, Source, Stored};
+use super::source::{Cut, RawTensor, SideFile, Source, Stored};
 use crate::error::{Error, Result};
-use crate::model::Transform;
+use crate::model::{Sizes, Transform};
 use crate::numerics::{QTensor, Weight};
 use crate::tensor::{DType, rows_cols};
 
 /// An opened model.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// The file or folder that was opened.
     pub path: PathBuf,
@@ -40,6 +40,17 @@ pub struct Checkpoint {
     pub quantization: Option<String>,
     /// Names packed weights that llmc does not read, and the tool that packed them.
     pub packed: Option<String>,
+    /// Its sizes before it was cut; `None` where it is whole.
+    pub whole: Option<Whole>,
+}
+
+/// A checkpoint before it was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// Its sizes.
+    pub sizes: Sizes,
+    /// Its weights.
+    pub weights: u64,
 }
 
 impl Checkpoint {
@@ -70,7 +81,7 @@ impl Checkpoint {
 
     /// Everything worth copying beside the weights; for GGUF, rebuilt from the metadata.
     pub(crate) fn side_files(&self) -> Result<Cow<'_, [SideFile]>> {
-        match self.files.first().filter(|file| super::gguf::is_gguf(file)) {
+        match self.files.first().filter(|file| self.side_files.is_empty() && super::gguf::is_gguf(file)) {
             Some(file) => Ok(Cow::Owned(super::gguf::side_files(file)?)),
             None => Ok(Cow::Borrowed(&self.side_files)),
         }
@@ -117,7 +128,7 @@ impl Checkpoint {
     /// The stored bytes of a dense, untransformed tensor, to be passed through bit for bit. `None` for the others.
     pub fn bytes<'a>(&'a self, source: &Source) -> Option<&'a [u8]> {
         let Stored::Dense(raw) = &source.stored else { return None };
-        if source.transform != Transform::None {
+        if source.transform != Transform::None || source.cut.is_some() {
             return None;
         }
         let rows = source.first_row..source.first_row.checked_add(source.rows_cols()[0])?;
@@ -132,6 +143,12 @@ impl Checkpoint {
     /// Rows that are not the tensor's, a wrong length of `out`, a tensor of integers.
     pub fn read_rows(&self, source: &Source, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         self.check_request(source, &rows, Some(out.len()))?;
+        if let Some(replacement) = &source.replacement {
+            return self.read_rows(replacement, rows, out);
+        }
+        if let Some(cut) = &source.cut {
+            return self.read_cut(&source.whole(), cut, rows, out);
+        }
         match &source.stored {
             Stored::Dense(raw) => self.read_dense(source, raw, rows, out),
             Stored::Quantized { .. } => {
@@ -141,11 +158,29 @@ impl Checkpoint {
         }
     }
 
-    /// Reads rows of a quantized tensor as codes. `None` where it is stored dense.
+    /// Reads the rows and columns of a tensor that a cut has left.
+    fn read_cut(&self, whole: &Source, cut: &Cut, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let mut row_values = vec![0.0; whole.rows_cols()[1]];
+        let cols = cut.cols.as_ref().map_or(row_values.len(), Vec::len);
+        for (row, out) in rows.zip(out.chunks_exact_mut(cols.max(1))) {
+            let row = cut.row(row);
+            self.read_rows(whole, row..row + 1, &mut row_values)?;
+            match &cut.cols {
+                None => out.copy_from_slice(&row_values),
+                Some(cols) => {
+                    out.iter_mut().zip(cols).for_each(|(out, col)| *out = row_values[*col as usize])
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads rows of a quantized tensor as codes. `None` where it is stored dense, or cut.
     pub fn read_codes(&self, source: &Source, rows: Range<usize>) -> Result<Option<QTensor>> {
         self.check_request(source, &rows, None)?;
         match &source.stored {
             Stored::Dense(_) => Ok(None),
+            Stored::Quantized { .. } if source.cut.is_some() => Ok(None),
             Stored::Quantized { .. } => super::quantized::read(&self.files, source, rows).map(Some),
         }
     }
@@ -169,7 +204,7 @@ impl Checkpoint {
         let Stored::Dense(raw @ RawTensor { dtype: DType::Block(block), .. }) = &source.stored else {
             return Ok(None);
         };
-        if source.transform != Transform::None && !source.transform.permutes_rows() {
+        if source.cut.is_some() || source.transform != Transform::None && !source.transform.permutes_rows() {
             return Ok(None);
         }
         let [all, cols] = source.rows_cols();
@@ -184,6 +219,10 @@ impl Checkpoint {
     /// Gives the pages of these rows back to the system. Codes lie in memory as their engine likes, so those of a
     /// quantized tensor go when its last rows are given back.
     pub fn release(&self, source: &Source, rows: Range<usize>) {
+        let rows = match &source.cut {
+            Some(cut) if !rows.is_empty() => cut.row(rows.start)..cut.row(rows.end - 1) + 1,
+            _ => rows,
+        };
         match &source.stored {
             Stored::Dense(raw) => {
                 let rows =
@@ -192,7 +231,7 @@ impl Checkpoint {
                     file.release(bytes);
                 }
             }
-            Stored::Quantized { parts, .. } if rows.end >= source.rows_cols()[0] => {
+            Stored::Quantized { parts, .. } if rows.end >= source.whole().rows_cols()[0] => {
                 parts.values().for_each(|part| self.files[part.file].release(part.range.clone()));
             }
             Stored::Quantized { .. } => {}

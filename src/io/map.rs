@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
@@ -32,9 +32,12 @@ pub(crate) fn release_sigbus() {
     unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
 }
 
-/// A file mapped for reading.
+/// A file mapped for reading. Clones share the map.
+#[derive(Debug, Clone)]
+pub struct MappedFile(Arc<Mapping>);
+
 #[derive(Debug)]
-pub struct MappedFile {
+struct Mapping {
     path: PathBuf,
     map: Mmap,
 }
@@ -50,33 +53,34 @@ impl MappedFile {
         // they are only ever read as plain numbers.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         mapped().push((path.to_owned(), map.len()));
-        Ok(MappedFile { path: path.to_owned(), map })
+        Ok(MappedFile(Arc::new(Mapping { path: path.to_owned(), map })))
     }
 
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// The whole file.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.map
+        &self.0.map
     }
 
     /// Tells the system that these pages will not be needed again soon. They stay valid, and in the page cache.
     pub(crate) fn release(&self, range: Range<usize>) {
         const PAGE: usize = 4096;
         let start = range.start.next_multiple_of(PAGE);
-        let end = range.end.min(self.map.len()) / PAGE * PAGE;
+        let end = range.end.min(self.0.map.len()) / PAGE * PAGE;
         if start < end {
             // SAFETY: the mapping is read-only and backed by a file: pages that are dropped are read again on the next
             // access, with the same content. Failure only costs memory, so the result is not used.
-            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+            let _ =
+                unsafe { self.0.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
         }
     }
 }
 
-impl Drop for MappedFile {
+impl Drop for Mapping {
     fn drop(&mut self) {
         let mut mapped = mapped();
         let own = mapped.iter().position(|(path, len)| *path == self.path && *len == self.map.len());

@@ -5,6 +5,7 @@
 //! size that the file does not back.
 
 mod checkpoint;
+mod edit;
 pub mod gguf;
 pub(crate) mod heads;
 pub mod hub;
@@ -22,9 +23,10 @@ pub(crate) mod tokenizer;
 mod weight_files;
 mod wrappers;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Whole};
+pub(crate) use edit::with_needed;
 pub(crate) use own::{cache_folder, folder_of, free_bytes, readable_by_all};
 pub(crate) use scan::nonfinite_count;
 pub(crate) use side_file::{read_text, read_whole, regular_len};
-pub use source::{Layout, RawTensor, SideFile, Source, Stored};
+pub use source::{Cut, Layout, RawTensor, SideFile, Source, Stored};
 pub(crate) use weight_files::has_extension;

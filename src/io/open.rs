@@ -234,6 +234,7 @@ fn assemble(path: &Path, folder: Option<&Path>, shards: Shards) -> Result<Checkp
         activation_scales,
         quantization,
         packed,
+        whole: None,
     })
 }
 

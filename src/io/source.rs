@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::side_file::read_whole;
 use crate::error::Result;
@@ -79,6 +80,30 @@ pub struct Source {
     pub first_row: usize,
     /// The change that GGUF made to the Hugging Face tensor, undone when reading.
     pub transform: Transform,
+    /// The rows and columns that a cut has left of it; `None` where it is whole.
+    pub cut: Option<Arc<Cut>>,
+    /// True for a weight that calibration has corrected for the cut of its inputs: its values are not the input's.
+    pub corrected: bool,
+    /// The corrected weight, of the same shape; `None` where only its place is known.
+    pub replacement: Option<Arc<Source>>,
+}
+
+/// What is left of a tensor.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cut {
+    /// The shape of the whole.
+    pub shape: Vec<usize>,
+    /// The rows that stay, of [`rows_cols`] of the shape; `None` for all.
+    pub rows: Option<Vec<u32>>,
+    /// The columns that stay; `None` for all.
+    pub cols: Option<Vec<u32>>,
+}
+
+impl Cut {
+    /// The row of the whole behind a row.
+    pub(crate) fn row(&self, row: usize) -> usize {
+        self.rows.as_ref().map_or(row, |rows| rows[row] as usize)
+    }
 }
 
 /// A file that travels with the weights: config, tokenizer, generation settings.
@@ -106,6 +131,48 @@ impl SideFile {
 }
 
 impl Source {
+    /// A whole tensor as it is.
+    pub(crate) fn new(name: String, shape: Vec<usize>, stored: Stored) -> Source {
+        Source {
+            name,
+            shape,
+            stored,
+            first_row: 0,
+            transform: Transform::None,
+            cut: None,
+            corrected: false,
+            replacement: None,
+        }
+    }
+
+    /// A tensor of a file under its own name.
+    pub(crate) fn dense(raw: RawTensor) -> Source {
+        Source::new(raw.name.clone(), raw.shape.clone(), Stored::Dense(raw))
+    }
+
+    /// Itself before any cut.
+    pub(crate) fn whole(&self) -> Source {
+        let shape = self.cut.as_ref().map_or_else(|| self.shape.clone(), |cut| cut.shape.clone());
+        Source { shape, cut: None, replacement: None, ..self.clone() }
+    }
+
+    /// Leaves these rows and columns of it; `None` leaves all.
+    pub(crate) fn cut(&mut self, rows: Option<Vec<u32>>, cols: Option<Vec<u32>>) {
+        if rows.is_none() && cols.is_none() {
+            return;
+        }
+        if let Some(replacement) = &mut self.replacement {
+            Arc::make_mut(replacement).cut(rows.clone(), cols.clone());
+        }
+        let [row_count, col_count] = self.rows_cols();
+        let before = self.cut.take().map(Arc::unwrap_or_clone);
+        let before = before.unwrap_or_else(|| Cut { shape: self.shape.clone(), ..Cut::default() });
+        let shape = [rows.as_ref().map_or(row_count, Vec::len), cols.as_ref().map_or(col_count, Vec::len)];
+        self.shape = if self.shape.len() < 2 { vec![shape[1]] } else { shape.to_vec() };
+        let rows = composed(before.rows, rows);
+        self.cut = Some(Arc::new(Cut { rows, cols: composed(before.cols, cols), shape: before.shape }));
+    }
+
     /// Its storage in words: `bf16`, `q4_k`, `int4 g128 symmetric`.
     pub(crate) fn stored_as(&self) -> String {
         match &self.stored {
@@ -133,5 +200,15 @@ impl Source {
     /// Its shape as [rows, columns].
     pub fn rows_cols(&self) -> [usize; 2] {
         rows_cols(&self.shape)
+    }
+}
+
+/// The numbers that `after` leaves of those that `before` has left.
+fn composed(before: Option<Vec<u32>>, after: Option<Vec<u32>>) -> Option<Vec<u32>> {
+    match (before, after) {
+        (Some(before), Some(after)) => {
+            Some(after.into_iter().map(|number| before[number as usize]).collect())
+        }
+        (before, after) => after.or(before),
     }
 }

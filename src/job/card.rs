@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::loading::{Kind, engines};
+use super::reshape::stays;
 use super::source_card::SourceCard;
 use crate::export::adapter::FOLDER;
 use crate::io::Checkpoint;
@@ -45,6 +46,7 @@ impl Card<'_> {
             if plan.request.recipe.calibration.is_some() { "calibrated" } else { "with no calibration data" },
         );
         card.push_str(&contents(plan));
+        card.push_str(&cut(checkpoint));
         card.push_str(&zeros(plan));
         card.push_str(&substitutions(plan));
         card.push_str(&loading(plan, kind, &engines(plan, checkpoint), name));
@@ -62,6 +64,7 @@ fn done(plan: &Plan) -> String {
     let Some(scheme) = plan.request.scheme else {
         return match plan.request.sparsity() {
             Some(zeros) => format!("{zeros} ({})", recipe.method_names()),
+            None if plan.request.reshapes() => format!("made smaller ({})", recipe.method_names()),
             None => format!("converted to {}", plan.dtype.name().to_uppercase()),
         };
     };
@@ -96,7 +99,8 @@ fn front_matter(plan: &Plan, kind: Kind, source: &SourceCard) -> String {
 
 /// The relation to the base model, of those that the hub knows.
 fn relation(plan: &Plan) -> &'static str {
-    if plan.request.only_prunes() { "finetune" } else { "quantized" }
+    let only_cuts = plan.request.reshapes() && plan.request.scheme.is_none();
+    if plan.request.only_prunes() || only_cuts { "finetune" } else { "quantized" }
 }
 
 fn library(kind: Kind) -> &'static str {
@@ -121,6 +125,15 @@ fn contents(plan: &Plan) -> String {
         let _ = writeln!(text, "| {name} | {} | {} | {bits:.3} |", total.tensors, total.bytes);
     }
     text + "\nBits per weight count scales, zero points and whatever else is stored beside the codes.\n"
+}
+
+/// The section on what was cut, if anything was.
+fn cut(checkpoint: &Checkpoint) -> String {
+    let Some(stays) = stays(checkpoint) else { return String::new() };
+    format!(
+        "\nOf the model it was made from, there stay {stays}. Its config.json says so: engines load it like any other. What was lost \
+         shows in long answers first; training makes up for much of it.\n"
+    )
 }
 
 /// The section on zeros, if there are any.

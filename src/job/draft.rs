@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::budget::{self, Measured};
 use super::host::{Host, Notice};
+use super::reshape;
 use super::samples::{kept_text, samples};
 use super::space::Space;
 use crate::backend::Device;
@@ -13,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::hub::parse_id;
 use crate::pipeline;
-use crate::plan::{self, Plan};
-use crate::recipe::{Budget, Calibration, PerFormat, Recipe};
+use crate::plan::{self, Plan, Request};
+use crate::recipe::{Budget, Calibration, PerFormat, Recipe, Surgery};
 
 /// The destination of an output.
 #[derive(Debug, Clone, Default)]
@@ -37,76 +38,127 @@ pub struct Draft {
     pub plans: PerFormat<Plan>,
     /// The path of each output.
     pub paths: PerFormat<PathBuf>,
-    /// The samples and the digest of the input, if a budget was measured with them.
+    /// The samples and the digest of the input, if a budget or a cut was measured with them.
     pub measured: Option<Measured>,
+    /// The folders with measurements of cuts, which are not needed when the output is complete.
+    pub cuts: Vec<PathBuf>,
+}
+
+/// The surroundings of a job: where its outputs go, and what carries it out.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    pub destination: &'a Destination,
+    pub device: Device,
+    pub host: &'a dyn Host,
+}
+
+impl<'a> Surroundings<'a> {
+    /// A run that measures beside an output.
+    fn run(self, output: &'a Path) -> budget::Run<'a> {
+        let Surroundings { destination, device, host } = self;
+        budget::Run { output, resume: !destination.no_resume, device, host }
+    }
 }
 
 impl Draft {
-    /// Opens `model` and plans a recipe. A budget is measured, and turned into schemes.
+    /// Opens `model` and plans a recipe. What is to be cut is measured, and a budget is turned into schemes.
     ///
     /// # Errors
     /// A model that cannot be opened; a recipe that does not fit it; outputs that exist; text that is missing.
-    pub fn new(
-        model: &str,
-        recipe: &Recipe,
-        destination: &Destination,
-        device: Device,
-        host: &dyn Host,
-    ) -> Result<Draft> {
+    pub(crate) fn new(model: &str, recipe: &Recipe, around: Surroundings) -> Result<Draft> {
+        let Surroundings { destination, device, host } = around;
         recipe.refuse_repeated()?;
         refuse_idle(device, recipe)?;
         pipeline::check_device(device)?;
-        let checkpoint =
-            Arc::new(pipeline::untie(&recipe.per_format().primary.resolve()?, host.open(model)?)?);
-        plan::check_input(&checkpoint, &CheckpointWeights(Arc::clone(&checkpoint)))?;
-        warn_without_config(&checkpoint, host);
-        let outline = plans(&Recipe { budget: None, ..recipe.clone() }, &checkpoint, host)?;
-        refuse_unused_text(recipe, &outline)?;
-        if !outline.primary.request.only_rows() {
+        let request = recipe.per_format().primary.resolve()?;
+        let whole = open(model, &recipe.surgery, host)?;
+        let outlined = reshape::outline(recipe, &request.shapes, whole.clone())?;
+        let checkpoint = shaped(&request, outlined.checkpoint)?;
+        let plans = plans(&unbudgeted(&outlined.recipe), &checkpoint, host)?;
+        refuse_unused_text(recipe, &request, &plans)?;
+        if !plans.primary.request.only_rows() {
             CheckpointWeights(Arc::clone(&checkpoint)).model()?; // what works on blocks must know them
         }
-        warn_of_lost_zeros(&checkpoint, &outline.primary, host);
-        let paths = paths(model, destination.output.as_deref(), &outline);
-        let draft = Draft { checkpoint, plans: outline, paths, measured: None };
-        if !destination.dry_run {
+        warn_of_lost_zeros(&checkpoint, &plans.primary, host);
+        let paths = paths(model, destination.output.as_deref(), &plans);
+        let draft = Draft { checkpoint, plans, paths, measured: None, cuts: Vec::new() };
+        if destination.dry_run {
+            draft.check_text(recipe, host)?;
+        } else {
             draft.check_paths(destination.overwrite)?;
             draft.check_space()?;
         }
-        match (&recipe.budget, &recipe.calibration) {
-            (Some(budget), Some(calibration)) => draft.within(budget, calibration, destination, device, host),
-            _ => {
-                if destination.dry_run {
-                    draft.check_text(recipe, host)?;
-                }
-                Ok(draft)
-            }
+        draft.measure(recipe, &request, whole, around)
+    }
+
+    /// Measures what is to be cut, and what a budget is spent on, and plans again for that.
+    fn measure(
+        self,
+        recipe: &Recipe,
+        request: &Request,
+        whole: Checkpoint,
+        around: Surroundings,
+    ) -> Result<Draft> {
+        let Some(calibration) = &recipe.calibration else { return Ok(self) };
+        let is_cut = !request.shapes.is_empty() && !around.destination.dry_run;
+        let draft = match is_cut {
+            true => self.reshape(recipe, request, whole, calibration, around)?,
+            false => self,
+        };
+        match &recipe.budget {
+            Some(budget) => draft.within(budget, calibration, around),
+            None => Ok(draft),
         }
     }
 
-    /// Plans again with the best schemes within a budget.
-    fn within(
+    /// Measures what stays of the model, and plans again for that.
+    fn reshape(
         self,
-        budget: &Budget,
+        recipe: &Recipe,
+        request: &Request,
+        whole: Checkpoint,
         calibration: &Calibration,
-        destination: &Destination,
-        device: Device,
-        host: &dyn Host,
+        around: Surroundings,
     ) -> Result<Draft> {
+        let mut measured = self.sample(&Arc::new(whole.clone()), calibration, around)?;
+        let run = around.run(&self.paths.primary);
+        let reshaped = reshape::measure(recipe, &request.shapes, whole, &mut measured, &run)?;
+        let checkpoint = shaped(request, reshaped.checkpoint)?;
+        let plans = plans(&unbudgeted(&reshaped.recipe), &checkpoint, around.host)?;
+        Ok(Draft { checkpoint, plans, measured: Some(measured), cuts: reshaped.folders, ..self })
+    }
+
+    /// The digest of the input, and the calibration set.
+    fn sample(
+        &self,
+        checkpoint: &Arc<Checkpoint>,
+        calibration: &Calibration,
+        around: Surroundings,
+    ) -> Result<Measured> {
+        let Surroundings { destination, host, .. } = around;
+        let input = pipeline::input_digest(checkpoint, host.interrupted())?;
+        let (path, resume) = (&self.paths.primary, !destination.no_resume);
+        let kept = match destination.dry_run {
+            true => None,
+            false => kept_text(calibration, path, resume, checkpoint, &input)?,
+        };
+        let samples = samples(calibration, checkpoint, kept, host)?;
+        Ok(Measured { input, samples })
+    }
+
+    /// Plans again with the best schemes within a budget.
+    fn within(mut self, budget: &Budget, calibration: &Calibration, around: Surroundings) -> Result<Draft> {
         if !self.plans.companions.is_empty() {
             let hint = "schemes take different space in each: make one at a time";
             return Err(Error::usage("a budget for several formats", hint));
         }
-        let (base, path) = (&self.plans.primary, &self.paths.primary);
-        let input = pipeline::input_digest(&self.checkpoint, host.interrupted())?;
-        let kept = match destination.dry_run {
-            true => None,
-            false => kept_text(calibration, path, !destination.no_resume, &self.checkpoint, &input)?,
+        let measured = match self.measured.take() {
+            Some(measured) => measured,
+            None => self.sample(&self.checkpoint, calibration, around)?,
         };
-        let samples = samples(calibration, &self.checkpoint, kept, host)?;
-        let measured = Measured { input, samples };
-        let run = budget::Run { output: path, resume: !destination.no_resume, device, host };
-        let recipe = budget::spend(budget, base, &measured, &run, &self.checkpoint)?;
-        Ok(Draft { plans: plans(&recipe, &self.checkpoint, host)?, measured: Some(measured), ..self })
+        let run = around.run(&self.paths.primary);
+        let recipe = budget::spend(budget, &self.plans.primary, &measured, &run, &self.checkpoint)?;
+        Ok(Draft { plans: plans(&recipe, &self.checkpoint, around.host)?, measured: Some(measured), ..self })
     }
 
     fn check_paths(&self, overwrite: bool) -> Result<()> {
@@ -144,6 +196,28 @@ impl Draft {
             _ => Ok(()),
         }
     }
+}
+
+/// Opens a model, checks that it is whole, and cuts it where a recipe says what stays.
+fn open(model: &str, surgery: &[Surgery], host: &dyn Host) -> Result<Checkpoint> {
+    let whole = Arc::new(host.open(model)?);
+    plan::check_input(&whole, &CheckpointWeights(Arc::clone(&whole)))?;
+    warn_without_config(&whole, host);
+    reshape::cut(Arc::unwrap_or_clone(whole), surgery)
+}
+
+/// A model as it is planned: cut, and with a head of its own where stages need one. Its config.json must say what it is.
+fn shaped(request: &Request, checkpoint: Checkpoint) -> Result<Arc<Checkpoint>> {
+    let checkpoint = Arc::new(pipeline::untie(request, checkpoint)?);
+    if request.reshapes() {
+        plan::check_input(&checkpoint, &CheckpointWeights(Arc::clone(&checkpoint)))?;
+    }
+    Ok(checkpoint)
+}
+
+/// A recipe before its budget is turned into schemes.
+fn unbudgeted(recipe: &Recipe) -> Recipe {
+    Recipe { budget: None, ..recipe.clone() }
 }
 
 /// Plans a recipe on a checkpoint, once for each of its formats.
@@ -199,8 +273,8 @@ fn refuse_idle(device: Device, recipe: &Recipe) -> Result<()> {
     Err(Error::usage(what, "leave --device out, or name a text with --data FILE"))
 }
 
-fn refuse_unused_text(recipe: &Recipe, plans: &PerFormat<Plan>) -> Result<()> {
-    let unused = plans.all().all(|plan| !plan.request.reads_text());
+fn refuse_unused_text(recipe: &Recipe, request: &Request, plans: &PerFormat<Plan>) -> Result<()> {
+    let unused = request.shapes.is_empty() && plans.all().all(|plan| !plan.request.reads_text());
     if recipe.calibration.is_some() && recipe.budget.is_none() && unused {
         let names = recipe.method_names();
         let (what, hint) = match &recipe.scheme {
@@ -247,6 +321,7 @@ fn default_path(model: &str, plan: &Plan, several: bool) -> PathBuf {
         .or_else(|| {
             plan.request.sparsity().and(plan.request.recipe.stages.last()).map(|last| last.method.as_str())
         })
+        .or_else(|| plan.request.recipe.surgery.last().map(|last| last.method.as_str()))
         .or(plan.request.recipe.dtype.as_deref())
         .unwrap_or(format.name());
     let format_suffix = if several { format!("-{}", format.name()) } else { String::new() };

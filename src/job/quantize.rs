@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::budget::Measured;
 use super::card::Card;
 use super::coverage::{self, BlockCoverage};
-use super::draft::{Destination, Draft};
+use super::draft::{Destination, Draft, Surroundings};
 use super::host::{Host, Notice, Phase, advance};
 use super::record::{ModelIdentity, Origin};
 use super::samples::{kept_text, samples};
@@ -94,12 +94,13 @@ impl Quantize {
     /// Plans the job: everything before the work.
     ///
     /// # Errors
-    /// See [`Draft::new`].
+    /// A model that cannot be opened; a recipe that does not fit it; outputs that exist; text that is missing.
     pub fn draft(&self, host: &dyn Host) -> Result<Draft> {
         if self.min_coverage.is_some() && !self.recipe.has_text() {
             return Err(Error::usage("--min-coverage without text to count", "name one with --data"));
         }
-        Draft::new(&self.model, &self.recipe, &self.destination, self.device, host)
+        let around = Surroundings { destination: &self.destination, device: self.device, host };
+        Draft::new(&self.model, &self.recipe, around)
     }
 
     /// Does the work of a draft. `start` is when the job began.
@@ -114,21 +115,23 @@ impl Quantize {
     ) -> Result<Vec<QuantizeRecord>> {
         let evidence =
             Evidence::find(draft, self.recipe.calibration.as_ref(), !self.destination.no_resume, host)?;
-        let Draft { checkpoint, plans, paths, .. } = draft;
+        let Draft { checkpoint, plans, paths, cuts, .. } = draft;
         for plan in plans.all_mut() {
             plan.metadata = pipeline::provenance(plan, checkpoint, &evidence.input);
             if self.device != Device::Cpu && matches!(evidence.material, Some(Calibrated::Text(_))) {
                 plan.metadata.push(("llmc.device".to_owned(), self.device.to_string()));
             }
-            let digest = evidence.material.as_ref().map(Calibrated::digest);
-            plan.metadata
-                .extend(digest.map(|digest| ("llmc.calibration.blake3".to_owned(), digest.to_owned())));
+            let digest = evidence.calibration.clone();
+            plan.metadata.extend(digest.map(|digest| ("llmc.calibration.blake3".to_owned(), digest)));
         }
         let documents = plans.as_ref().zip(paths.as_ref());
         let documents = documents.map(|(plan, path)| self.documents(plan, path, checkpoint));
         let targets = plans.as_ref().zip(paths.as_ref()).zip(documents.as_ref());
         let targets = targets.map(|((plan, path), documents)| Target { plan, path, documents });
         let outcome = self.write(&targets, checkpoint, evidence.material.as_ref(), host)?;
+        for folder in std::mem::take(cuts) {
+            std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+        }
         for (name, nan, inf) in &outcome.nonfinite {
             host.notify(&Notice::Warning(format!("{name}: {nan} NaN and {inf} infinities were let pass")));
         }
@@ -218,6 +221,9 @@ fn record(
 /// The digest of the input, and the calibration data if the recipe has any.
 struct Evidence {
     input: String,
+    /// The digest of the calibration data.
+    calibration: Option<String>,
+    /// The calibration data, if the work reads any.
     material: Option<Calibrated>,
 }
 
@@ -235,7 +241,11 @@ impl Evidence {
         host: &dyn Host,
     ) -> Result<Evidence> {
         if let Some(Measured { input, samples }) = draft.measured.take() {
-            return Ok(Evidence { input, material: Some(Calibrated::Text(samples)) });
+            let request = &draft.plans.primary.request;
+            let is_done = request.reshapes() && !request.reads_text();
+            let calibration = Some(samples.digest.clone());
+            let material = Some(Calibrated::Text(samples)).filter(|_| !is_done);
+            return Ok(Evidence { input, calibration, material });
         }
         let checkpoint = &draft.checkpoint;
         let input = pipeline::input_digest(checkpoint, host.interrupted())?;
@@ -250,7 +260,8 @@ impl Evidence {
                 Some(Calibrated::Statistics(statistics))
             }
         };
-        Ok(Evidence { input, material })
+        let calibration = material.as_ref().map(|material| material.digest().to_owned());
+        Ok(Evidence { input, calibration, material })
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::host::{Host, Notice, Phase};
 use super::record::Origin;
+use super::reshape::cut;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::pipeline::{self, TensorCheck, Verification};
@@ -75,9 +76,9 @@ fn is_compensated(written: &Checkpoint) -> bool {
 
 fn compare(written: &Checkpoint, input: Checkpoint, host: &dyn Host) -> Result<(Verification, bool)> {
     let recipe = pipeline::recorded_recipe(written)?;
-    let input = &pipeline::untie(&recipe.resolve()?, input)?;
+    let digest = pipeline::input_digest(&input, host.interrupted())?;
+    let input = &pipeline::untie(&recipe.resolve()?, cut(input, &recipe.surgery)?)?;
     let plan = recipe.plan(input)?;
-    let digest = pipeline::input_digest(input, host.interrupted())?;
     let matches = written.metadata.get("llmc.input.blake3").is_none_or(|recorded| *recorded == digest);
     if !matches {
         let path = input.path.display();

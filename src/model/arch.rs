@@ -212,10 +212,21 @@ impl GgufContent<'_> {
 pub(crate) struct KnownTensor<'a> {
     /// Its role.
     pub role: TensorRole,
+    /// The pattern of its name, without the architecture's prefix.
+    pub pattern: &'static str,
     /// The numbers in its name.
     pub numbers: Numbers,
     /// The end of its name: `weight` or `bias`.
     pub suffix: &'a str,
+}
+
+impl KnownTensor<'_> {
+    /// Returns the full name of the same tensor of another layer, or of another part.
+    pub(crate) fn renumbered(&self, full: &str, numbers: Numbers) -> String {
+        let own = names::fill(self.pattern, self.numbers, self.suffix);
+        let base = full.strip_suffix(&own).unwrap_or_default();
+        format!("{base}{}", names::fill(self.pattern, numbers, self.suffix))
+    }
 }
 
 impl Arch {
@@ -244,7 +255,7 @@ impl Arch {
 
     /// Returns the place of a Hugging Face tensor in a GGUF; `None` for names that the architecture does not have.
     pub(crate) fn place(&self, hf: &str) -> Option<GgufPlace> {
-        let KnownTensor { role, numbers, suffix } = self.tensor(hf)?;
+        let KnownTensor { role, numbers, suffix, .. } = self.tensor(hf)?;
         Some(GgufPlace { name: names::fill(role.gguf()?, numbers, suffix), part: numbers.part })
     }
 
@@ -259,7 +270,7 @@ impl Arch {
         let matched = |tensor: &TensorName, base: &str| {
             let base = if tensor.role == TensorRole::Head { "" } else { base };
             let (numbers, suffix) = names::matches(tensor.hf, hf.strip_prefix(base)?)?;
-            Some(KnownTensor { role: tensor.role, numbers, suffix })
+            Some(KnownTensor { role: tensor.role, pattern: tensor.hf, numbers, suffix })
         };
         let bases = std::iter::once(&frame.base).chain(OTHER_BASES);
         bases.into_iter().find_map(|base| tensors.iter().find_map(|tensor| matched(tensor, base)))
@@ -268,10 +279,13 @@ impl Arch {
     /// Returns true if its models load a weight of this name: a tensor of the outline, or of the network that blocks without a
     /// router have in the place of experts.
     pub(crate) fn loads(&self, hf: &str) -> bool {
-        let FeedForward::Experts(experts) = self.outline.layer.feed_forward else {
-            return self.tensor(hf).is_some();
-        };
-        self.tensor(hf).is_some() || self.find(&experts.dense.tensors(Network::Dense), hf).is_some()
+        self.loaded(hf).is_some()
+    }
+
+    /// Returns the tensor of a name that [`Arch::loads`].
+    pub(crate) fn loaded<'a>(&self, hf: &'a str) -> Option<KnownTensor<'a>> {
+        let FeedForward::Experts(experts) = self.outline.layer.feed_forward else { return self.tensor(hf) };
+        self.tensor(hf).or_else(|| self.find(&experts.dense.tensors(Network::Dense), hf))
     }
 
     /// Returns the change that GGUF makes to a Hugging Face tensor of a model with so many query and key/value heads.

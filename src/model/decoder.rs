@@ -1,13 +1,14 @@
 //! The one forward pass: embedding, blocks, final norm, head, in the operations of a [`Backend`].
 
 use super::batch::Batch;
-use super::block::{Block, normed};
+use super::block::Block;
 use super::description::Model;
 use super::embedding::Embedding;
+use super::head::Head;
 use super::state::State;
-use super::weights::{Location, Weights};
+use super::weights::Weights;
 use crate::backend::Backend;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A transformer, loaded into a backend.
 pub struct Decoder<B: Backend> {
@@ -15,27 +16,19 @@ pub struct Decoder<B: Backend> {
     model: Model,
     embedding: Embedding<B>,
     blocks: Vec<Block<B>>,
-    final_norm: Option<B::Norm>,
-    project_out: Option<B::Linear>,
-    head: Option<B::Linear>,
-    vocabulary: usize,
+    head: Head<B>,
 }
 
 impl<B: Backend> Decoder<B> {
     /// Loads every weight.
     pub fn load(backend: B, model: Model, weights: &dyn Weights) -> Result<Self> {
         let loader = model.loader(&backend, weights);
-        let (frame, at) = (&model.frame, Location::default());
-        let [vocabulary, width] = loader.embedding_shape()?;
         let embedding = Embedding::load_with(&loader)?;
-        let project = |[_, name]: [&str; 2]| loader.linear(&[(name, width)], model.hidden, at);
-        let project_out = frame.embedding.projections.map(project).transpose()?;
+        let head = Head::load_with(&loader, &embedding)?;
         let blocks = model.layers.iter().enumerate();
         let blocks =
             blocks.map(|(index, layer)| Block::load_with(&loader, layer, index)).collect::<Result<_>>()?;
-        let final_norm = frame.final_norm.map(|name| loader.norm(name, at)).transpose()?;
-        let head = loader.head(&embedding.tokens, [vocabulary, width])?;
-        Ok(Decoder { embedding, blocks, final_norm, project_out, head, vocabulary, model, backend })
+        Ok(Decoder { embedding, blocks, head, model, backend })
     }
 
     /// Returns the description that it was loaded by.
@@ -50,7 +43,7 @@ impl<B: Backend> Decoder<B> {
 
     /// Returns the rows of the token embedding.
     pub(crate) fn vocabulary(&self) -> usize {
-        self.vocabulary
+        self.head.vocabulary()
     }
 
     /// Returns an empty state of so many sequences.
@@ -69,7 +62,7 @@ impl<B: Backend> Decoder<B> {
         if let Some(state) = state {
             state.advance(&batch.spans);
         }
-        normed(&self.backend, x, self.final_norm.as_ref())
+        self.head.norm(&self.backend, x)
     }
 
     /// Returns logits: [rows, hidden] → [rows, vocabulary].
@@ -77,18 +70,6 @@ impl<B: Backend> Decoder<B> {
     /// # Errors
     /// [`Error::Unsupported`] for encoders, which have no head.
     pub fn logits(&self, hidden: &B::Tensor) -> Result<B::Tensor> {
-        let head = self.head.as_ref().ok_or_else(|| {
-            Error::unsupported(
-                "an encoder has no output head",
-                "it gives hidden states and embeddings, not logits",
-            )
-        })?;
-        let narrow =
-            self.project_out.as_ref().map(|linear| self.backend.linear(hidden, linear)).transpose()?;
-        let logits = self.backend.linear(narrow.as_ref().unwrap_or(hidden), head)?;
-        match self.model.frame.logit_cap {
-            Some(cap) => self.backend.soft_cap(logits, cap),
-            None => Ok(logits),
-        }
+        self.head.logits(&self.backend, hidden)
     }
 }

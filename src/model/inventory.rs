@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::arch::Arch;
+use super::axes::Axis;
 use super::description::Model;
 use super::feed_forward::FeedForward;
 use super::frame::Frame;
@@ -11,7 +12,7 @@ use super::mixer::Mixer;
 use super::names::{Network, TensorName, TensorRole};
 use super::registry;
 use super::rope::Rope;
-use super::settings::Settings;
+use super::settings::{SettingKeys, Settings};
 use super::weights::{Location, Tensors, Weights, misshapen};
 use crate::error::{CHECKPOINT, Error, Result};
 
@@ -34,7 +35,8 @@ pub(crate) fn check_promise(config: &Value, weights: &dyn Weights) -> Result<Opt
         return Ok(None);
     }
     let classes = config.get("architectures");
-    let promise = Promise { settings: Settings(&settings), classes, model: &model, weights, tensors };
+    let keys = &arch.outline.keys;
+    let promise = Promise { settings: Settings(&settings), keys, classes, model: &model, weights, tensors };
     promise.check_frame()?;
     promise.check_layers()?;
     Ok(Some(model.layers.len()))
@@ -44,7 +46,7 @@ pub(crate) fn check_promise(config: &Value, weights: &dyn Weights) -> Result<Opt
 const TEXT_CONFIG: &str = "text_config";
 
 /// The architecture that config.json names, or that of the language model inside a larger one, with its settings.
-fn language_model(config: &Value) -> Option<(&'static Arch, &Value)> {
+pub(crate) fn language_model(config: &Value) -> Option<(&'static Arch, &Value)> {
     let inner = config.get(TEXT_CONFIG);
     [Some(config), inner].into_iter().flatten().find_map(|config| Some((registry::find(config)?, config)))
 }
@@ -61,6 +63,7 @@ fn configure(config: &Value) -> Result<Option<Model>> {
 
 struct Promise<'a> {
     settings: Settings<'a>,
+    keys: &'a SettingKeys,
     /// The model's classes, by config.json.
     classes: Option<&'a Value>,
     model: &'a Model,
@@ -141,30 +144,31 @@ impl Promise<'_> {
 
     /// [outputs, inputs] of a linear of a layer, where the settings give them.
     fn expected_shape(&self, layer: &Layer, role: TensorRole) -> Result<[Option<usize>; 2]> {
-        use TensorRole::{
-            AttentionOutput, Down, Gate, GateUp, Key, Query, QueryKeyValue, Router, SharedExpertGate, Up,
-            Value,
-        };
+        let [outputs, inputs] = role.axes();
+        Ok([self.size(layer, outputs)?, self.size(layer, inputs)?])
+    }
+
+    /// The length of an axis in a layer, where the settings give it.
+    fn size(&self, layer: &Layer, axis: Option<Axis>) -> Result<Option<usize>> {
         let Mixer::Attention(attention) = layer.mixer;
-        let (q, kv, hidden) = (attention.q_width(), attention.kv_width(), Some(self.model.hidden));
-        Ok(match role {
-            Query => [Some(q), hidden],
-            Key | Value => [Some(kv), hidden],
-            QueryKeyValue => [Some(q + 2 * kv), hidden],
-            AttentionOutput => [hidden, Some(q)],
-            Gate(network) | Up(network) => [self.width(network)?, hidden],
-            GateUp(network) => [self.width(network)?.map(|width| 2 * width), hidden],
-            Down(network) => [hidden, self.width(network)?],
-            Router => [experts(layer), hidden],
-            SharedExpertGate => [Some(1), hidden],
-            _ => [None, None],
+        let (q, kv) = (attention.q_width(), attention.kv_width());
+        Ok(match axis {
+            None | Some(Axis::Vocabulary) => None,
+            Some(Axis::One) => Some(1),
+            Some(Axis::Hidden) => Some(self.model.hidden),
+            Some(Axis::Queries) => Some(q),
+            Some(Axis::KeyValues) => Some(kv),
+            Some(Axis::QueriesKeysValues) => Some(q + 2 * kv),
+            Some(Axis::Channels(network)) => self.width(network)?,
+            Some(Axis::GatesAndChannels(network)) => self.width(network)?.map(|width| 2 * width),
+            Some(Axis::Experts) => experts(layer),
         })
     }
 
     /// The width of a feed-forward network, where config.json gives it.
     fn width(&self, network: Network) -> Result<Option<usize>> {
         self.settings.optional_size(match network {
-            Network::Dense => &["intermediate_size", "ffn_dim", "n_inner"],
+            Network::Dense => self.keys.feed_forward,
             Network::Expert => &["moe_intermediate_size", "intermediate_size"],
             Network::Shared => &["shared_expert_intermediate_size"],
         })

@@ -25,6 +25,10 @@ pub struct SettingKeys {
     pub heads: &'static [&'static str],
     /// Key and value heads.
     pub kv_heads: &'static [&'static str],
+    /// Columns of a head; of an empty list, always the width over the heads.
+    pub head_dim: &'static [&'static str],
+    /// Channels of the feed-forward network; of an empty list, always a multiple of the width.
+    pub feed_forward: &'static [&'static str],
     /// The feed-forward network's function.
     pub activation: &'static [&'static str],
     /// The number that norms add to the variance.

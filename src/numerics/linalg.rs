@@ -114,6 +114,23 @@ pub(crate) fn cholesky(a: &mut Array2<f64>) -> bool {
     (0..n).step_by(TILE).all(|first| eliminate(a, n, first..n.min(first + TILE)))
 }
 
+/// Returns the inverse of a symmetric matrix, whose lower triangle is read. `None` if it is not positive definite.
+pub(crate) fn cholesky_inverse(a: &Array2<f64>) -> Option<Array2<f64>> {
+    let mut a = a.as_standard_layout().into_owned();
+    let n = a.nrows();
+    if !cholesky(&mut a) {
+        return None;
+    }
+    // The rows of the transpose of L⁻¹, a tile of columns at a time.
+    let (l, mut turned) = (whole(a.view()), Array2::<f64>::eye(n));
+    let rows = turned.as_slice_mut().expect("a new array is contiguous").par_chunks_mut(TILE * n.max(1));
+    rows.for_each(|rows| {
+        let columns = MatMut::from_row_major_slice_mut(rows, rows.len() / n, n).transpose_mut();
+        solve_lower_triangular_in_place(l, columns, Par::Seq);
+    });
+    Some(product(turned.view(), turned.t()))
+}
+
 /// Computes the factor's columns `tile` and subtracts them from the columns behind: one step, right-looking.
 fn eliminate(a: &mut [f64], n: usize, tile: Range<usize>) -> bool {
     let width = tile.len();

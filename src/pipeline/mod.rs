@@ -13,6 +13,7 @@ pub(crate) mod fault;
 mod options;
 mod output;
 mod run;
+mod shape;
 mod stream;
 mod verify;
 
@@ -26,5 +27,6 @@ pub(crate) use output::{
 };
 pub(crate) use run::peak_memory;
 pub use run::run;
+pub(crate) use shape::{Survey as ShapeSurvey, survey as survey_shape};
 pub(crate) use stream::total_input_bytes;
 pub(crate) use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};

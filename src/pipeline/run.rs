@@ -35,7 +35,8 @@ pub fn run(
     options: &Options,
 ) -> Result<Outcome> {
     targets.all().try_for_each(|target| refuse_long_rows(target.plan))?;
-    let recorded = calibration.is_some();
+    let corrects = |target: &Target| target.plan.tensors.iter().any(|tensor| tensor.corrected);
+    let recorded = calibration.is_some() || targets.all().any(corrects);
     let inputs = inputs(checkpoint, calibration.as_ref());
     let outputs =
         targets.as_ref().try_map(|target| Output::open(*target, checkpoint, &inputs, recorded, options))?; // locks the journals until all is published
@@ -109,7 +110,7 @@ impl<'a> Output<'a> {
         let format = plan.request.format;
         let mut own =
             [format.side_files(&plan.contents(), checkpoint)?, self.target.documents.to_vec()].concat();
-        if !blocks.is_empty() {
+        if self.writer.digests.is_some() {
             let mut record = Record::of(blocks, format.name());
             record.digests.extend(self.writer.take_digests().into_iter().flat_map(|(_, digests)| digests));
             if let Some(adapter) = &self.writer.adapter {

@@ -96,7 +96,19 @@ impl Planner<'_> {
         };
         let (parts, measured) = self.parts(&output, &action);
         let sparsity = self.sparsity(role, source, &output)?;
-        Ok(TensorPlan { output, action, sparsity, linear, note, substituted, parts, measured, fused: None })
+        let corrected = source.corrected;
+        Ok(TensorPlan {
+            output,
+            action,
+            sparsity,
+            linear,
+            note,
+            substituted,
+            parts,
+            measured,
+            corrected,
+            fused: None,
+        })
     }
 
     /// The zeros that were asked for in this tensor. What is in no block, beside the embedding or the head, is left alone like these.
@@ -359,7 +371,8 @@ fn refuse_quantized(request: &Request, checkpoint: &Checkpoint) -> Result<()> {
         })
     };
     let Some(what) = checkpoint.quantization.clone().or_else(blocks) else { return Ok(()) };
-    let converts = request.scheme.is_none() && request.kv_cache.is_none() && request.sparsity().is_none();
+    let writes_codes = request.scheme.is_some() || request.kv_cache.is_some();
+    let converts = !writes_codes && request.sparsity().is_none() && !request.reshapes();
     if converts || request.recipe.dequantize {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use crate::numerics::presets::ActivationScheme;
 use crate::numerics::sparsity::described;
 use crate::numerics::{EightBits, Scheme, Sparsity};
 use crate::recipe::Recipe;
-use crate::stage::{Quantize, Scope, Stage};
+use crate::stage::{Quantize, Scope, Shape, Stage};
 use crate::tensor::DType;
 
 /// A recipe with its names looked up and checked for compatibility.
@@ -21,7 +21,9 @@ pub struct Request {
     pub activations: Option<ActivationScheme>,
     /// The type in which engines cache keys and values; `None` leaves it to them.
     pub kv_cache: Option<EightBits>,
-    /// The stages in order: any number that edit dense weights, one that quantizes (none if the recipe only prunes), at most one
+    /// The stages that make the model smaller, in order. A plan is of the model that they leave.
+    pub shapes: Vec<Arc<Shape>>,
+    /// The other stages in order: any number that edit dense weights, one that quantizes (none if the recipe only prunes), at most one
     /// that compensates.
     pub stages: Vec<Stage>,
     /// Quantizes rows that no block holds, or for which the quantizing stage has no statistics: that stage itself if it
@@ -58,6 +60,11 @@ impl Request {
     /// Returns true if linears get zeros, and no codes.
     pub(crate) fn only_prunes(&self) -> bool {
         self.scheme.is_none() && self.sparsity().is_some()
+    }
+
+    /// Returns true if the model is made smaller.
+    pub(crate) fn reshapes(&self) -> bool {
+        !self.shapes.is_empty() || !self.recipe.surgery.is_empty()
     }
 
     /// The zeros and the scheme of linears, for people; `None` if they are only converted.

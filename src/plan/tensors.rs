@@ -106,6 +106,8 @@ pub struct TensorPlan {
     pub parts: Vec<Part>,
     /// The quantities that the last parts are measured scales of.
     pub measured: Vec<Measured>,
+    /// True if calibration has corrected it for what was cut: its values are not the input's.
+    pub corrected: bool,
     /// Steps that share their extent with this one (q/k/v, gate/up): the same number; `None` alone.
     pub fused: Option<usize>,
 }
@@ -121,7 +123,7 @@ impl TensorPlan {
 
     /// Returns true if a calibrated run records its digest.
     pub(crate) fn is_recorded(&self) -> bool {
-        matches!(self.action, Action::Quantize(_)) || self.sparsity.is_some()
+        matches!(self.action, Action::Quantize(_)) || self.sparsity.is_some() || self.corrected
     }
 
     /// The parts that are measured scales: (of what, index of the part).

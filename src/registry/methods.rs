@@ -17,6 +17,10 @@ pub const METHODS: &[Def] = &[
     quant::autoround::DEF,
     quant::eora::DEF,
     quant::eora::LORC,
+    prune::depth::DEF,
+    prune::width::DEF,
+    prune::experts::DEF,
+    prune::vocabulary::DEF,
     prune::magnitude::DEF,
     prune::wanda::DEF,
     prune::ria::DEF,
@@ -26,6 +30,16 @@ pub const METHODS: &[Def] = &[
 
 /// The names of the methods that set weights to zero.
 pub fn pruning() -> Vec<&'static str> {
-    let prunes = |def: &&Def| matches!((def.build)(&toml::Table::new()), Ok(Stage::Prune(_)));
-    METHODS.iter().filter(prunes).map(|def| def.name).collect()
+    names(|stage| matches!(stage, Stage::Prune(_)))
+}
+
+/// The names of the methods that make a model smaller.
+pub fn shaping() -> Vec<&'static str> {
+    names(|stage| matches!(stage, Stage::Shape(_)))
+}
+
+/// The names of the methods of a kind.
+fn names(is_of_kind: fn(&Stage) -> bool) -> Vec<&'static str> {
+    let of_kind = |def: &&Def| (def.build)(&toml::Table::new()).is_ok_and(|stage| is_of_kind(&stage));
+    METHODS.iter().filter(of_kind).map(|def| def.name).collect()
 }

@@ -3,4 +3,4 @@
 mod methods;
 mod resolve;
 
-pub use methods::{METHODS, pruning};
+pub use methods::{METHODS, pruning, shaping};

@@ -16,7 +16,7 @@ use crate::quant::rtn::Rtn;
 use crate::recipe::schemes::{adjust, find_preset};
 use crate::recipe::{Calibration, DEFAULT_METHOD, DENSE, Override, Recipe};
 use crate::similar::same;
-use crate::stage::{self, Def, Quantize, Scope, Stage};
+use crate::stage::{self, Def, Quantize, Scope, Shape, Stage};
 use crate::tensor::DType;
 
 /// The most stages of a recipe: each is built before any work.
@@ -84,8 +84,9 @@ impl Recipe {
         let overrides = overrides.collect::<Result<Vec<_>>>()?;
         let schemes: Vec<Scheme> = scheme.into_iter().chain(overrides.iter().copied().flatten()).collect();
         let stages = self.build_stages(&schemes)?;
+        let (shapes, stages) = split_shapes(stages);
         self.refuse_budget()?;
-        self.refuse_uncalibrated(&stages)?;
+        self.refuse_uncalibrated(&shapes, &stages)?;
         let activations = preset.and_then(|preset| preset.activations);
         self.overrides.iter().try_for_each(|other| other.refuse_activations(activations))?;
         let kv_cache = self.kv_cache.as_deref().map(parse_kv_cache).transpose()?;
@@ -98,6 +99,7 @@ impl Recipe {
             activations,
             kv_cache,
             rowwise: rowwise(&stages),
+            shapes,
             stages,
             format: find_format(self.format_name(scheme.as_ref()))?,
             dtype: self.dtype.as_deref().map(parse_dtype).transpose()?,
@@ -118,11 +120,20 @@ impl Recipe {
     }
 
     /// Refuses methods that read inputs without calibration text or statistics of an earlier run.
-    fn refuse_uncalibrated(&self, stages: &[Stage]) -> Result<()> {
+    fn refuse_uncalibrated(&self, shapes: &[Arc<Shape>], stages: &[Stage]) -> Result<()> {
+        let cuts = !shapes.is_empty() || !self.surgery.is_empty();
         match &self.calibration {
+            Some(calibration) if !calibration.statistics.is_empty() && cuts => {
+                let what = format!("{} from statistics: they are of the whole model", self.method_names());
+                Err(Error::usage(what, "name a text with --data instead"))
+            }
             Some(calibration) if !calibration.statistics.is_empty() => self.refuse_known(calibration, stages),
             Some(_) => Ok(()),
-            None if !stages.iter().any(|stage| stage.needs().any() || stage.trains()) => Ok(()),
+            None if shapes.is_empty()
+                && !stages.iter().any(|stage| stage.needs().any() || stage.trains()) =>
+            {
+                Ok(())
+            }
             None => {
                 let what = format!("{}: needs text to calibrate on", self.method_names());
                 Err(Error::usage(what, NAME_TEXT))
@@ -231,6 +242,18 @@ fn refuse_format(request: &Request) -> Result<()> {
     if request.adapter_rank().is_some() { refuse_compensation(request.quantizer(), *format) } else { Ok(()) }
 }
 
+/// Splits the stages that make the model smaller from the others: they come first.
+fn split_shapes(stages: Vec<Stage>) -> (Vec<Arc<Shape>>, Vec<Stage>) {
+    let (mut shapes, mut others) = (Vec::new(), Vec::new());
+    for stage in stages {
+        match stage {
+            Stage::Shape(shape) => shapes.push(shape),
+            other => others.push(other),
+        }
+    }
+    (shapes, others)
+}
+
 /// Refuses formats and methods that a compensating stage does not work with.
 fn refuse_compensation(method: &dyn Quantize, format: &dyn Format) -> Result<()> {
     if format.capabilities().single_file {
@@ -286,8 +309,14 @@ fn refuse_out_of_order(before: &[(&Def, Stage)], def: &Def, stage: &Stage) -> Re
         }
         _ => {}
     }
+    if let (Some((last, before)), Stage::Shape(_)) = (before.last(), stage)
+        && !matches!(before, Stage::Shape(_))
+    {
+        let what = format!("stage {} comes after {}, and makes the model smaller", def.name, last.name);
+        return Err(Error::usage(what, format!("put {} in front", def.name)));
+    }
     let does = match before.last() {
-        None | Some((_, Stage::Rewrite(_) | Stage::Prune(_))) => return Ok(()),
+        None | Some((_, Stage::Shape(_) | Stage::Rewrite(_) | Stage::Prune(_))) => return Ok(()),
         Some((_, Stage::Quantize(_))) if matches!(stage, Stage::Compensate(_)) => return Ok(()),
         Some((_, Stage::Quantize(_))) => "quantizes",
         Some((_, Stage::Compensate(_))) => "makes up for quantization",

@@ -13,6 +13,7 @@ mod prune;
 mod quantize;
 mod rewrite;
 mod scope;
+mod shape;
 mod trainable;
 
 pub use block::{Block, BlockLinear, Norm};
@@ -26,6 +27,7 @@ pub use prune::{Prune, PrunedWeight};
 pub use quantize::{Quantization, Quantize, QuantizedLinear, quantize_linear};
 pub use rewrite::{Ends, Rewrite};
 pub use scope::Scope;
+pub use shape::{Amount, ChannelScore, Depth, ExpertScore, Experts, LayerScore, Shape, Vocabulary, Width};
 pub use trainable::{Loss, Trainable};
 
 use std::sync::Arc;
@@ -50,6 +52,8 @@ pub struct Def {
 /// A stage of a recipe.
 #[derive(Debug, Clone)]
 pub enum Stage {
+    /// Makes the model smaller, before the blocks are worked on.
+    Shape(Arc<Shape>),
     /// Edits dense weights; the model computes the same.
     Rewrite(Arc<dyn Rewrite>),
     /// Sets weights to zero.
@@ -64,6 +68,7 @@ impl Stage {
     /// The statistics of the inputs that it reads.
     pub(crate) fn needs(&self) -> Needs {
         match self {
+            Stage::Shape(_) => Needs::default(),
             Stage::Rewrite(method) => method.needs(),
             Stage::Prune(method) => method.needs(),
             Stage::Quantize(method) => method.needs(),
@@ -75,7 +80,7 @@ impl Stage {
     /// of one linear goes into another.
     pub(crate) fn scope(&self) -> Scope {
         match self {
-            Stage::Rewrite(_) => Scope::Block,
+            Stage::Shape(_) | Stage::Rewrite(_) => Scope::Block,
             Stage::Prune(method) => method.scope(),
             Stage::Quantize(method) => method.scope(),
             Stage::Compensate(_) => Scope::Input,
@@ -92,7 +97,7 @@ impl Stage {
         match self {
             Stage::Rewrite(_) | Stage::Prune(_) => true,
             Stage::Quantize(method) => method.scope() == Scope::Block,
-            Stage::Compensate(_) => false,
+            Stage::Shape(_) | Stage::Compensate(_) => false,
         }
     }
 }

@@ -44,6 +44,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
         metadata: model.strings(),
         activation_scales: BTreeMap::new(),
         packed: None,
+        whole: None,
         quantization: model.quantization(),
         files: model.files,
     })
@@ -154,7 +155,7 @@ impl Model {
     }
 
     fn plain_sources(&self) -> IndexMap<String, Source> {
-        self.tensors.iter().map(|raw| (raw.name.clone(), plain(raw))).collect()
+        self.tensors.iter().map(|raw| (raw.name.clone(), Source::dense(raw.clone()))).collect()
     }
 
     fn sources(&self, arch: &Arch, config: &serde_json::Value) -> Result<IndexMap<String, Source>> {
@@ -179,7 +180,7 @@ impl Model {
                 arch = arch.gguf.name,
                 "unknown tensor: it keeps its GGUF name"
             );
-            return Ok(vec![plain(raw)]);
+            return Ok(vec![Source::dense(raw.clone())]);
         };
         let parts = if content.is_stacked() { raw.shape.first().copied().unwrap_or(1) } else { 1 };
         if parts > MAX_PARTS {
@@ -193,7 +194,8 @@ impl Model {
             let name = content.hf_name(part);
             let transform = transform(arch, config, &name);
             let stored = Stored::Dense(raw.clone());
-            let source = Source { name, shape: shape.clone(), stored, first_row: part * rows, transform };
+            let source =
+                Source { first_row: part * rows, transform, ..Source::new(name, shape.clone(), stored) };
             self.check_heads(&source).map(|()| source)
         };
         (0..parts).map(source).collect()
@@ -207,16 +209,6 @@ impl Model {
         let hint = "the metadata do not belong to these tensors: convert the model again";
         let expected = format!("rows that {:?} can reorder", source.transform);
         Err(Error::malformed_tensor(self.path(), &source.name, expected, format!("{:?}", source.shape), hint))
-    }
-}
-
-fn plain(raw: &RawTensor) -> Source {
-    Source {
-        name: raw.name.clone(),
-        shape: raw.shape.clone(),
-        stored: Stored::Dense(raw.clone()),
-        first_row: 0,
-        transform: Transform::None,
     }
 }
 

@@ -10,7 +10,6 @@ use indexmap::IndexMap;
 use super::module::Module;
 use crate::error::Result;
 use crate::io::source::{Layout, RawTensor, Source, Stored};
-use crate::model::Transform;
 use crate::numerics::{Granularity, Scheme};
 use crate::tensor::DType;
 
@@ -46,13 +45,8 @@ pub(super) fn source(module: Module) -> Result<Source> {
     module.shaped(SCALES, &[experts, outputs, groups])?;
     let inputs = groups.checked_mul(GROUP).ok_or_else(|| module.wrong(blocks, "fewer groups", groups))?;
     let scheme = Scheme { granularity: Granularity::Block(GROUP, 1), ..Scheme::MXFP4 };
-    Ok(Source {
-        name: module.name.to_owned(),
-        shape: vec![experts, inputs, outputs],
-        stored: Stored::Quantized { layout: Layout::Mxfp4Experts, scheme, parts: module.parts },
-        first_row: 0,
-        transform: Transform::None,
-    })
+    let stored = Stored::Quantized { layout: Layout::Mxfp4Experts, scheme, parts: module.parts };
+    Ok(Source::new(module.name.to_owned(), vec![experts, inputs, outputs], stored))
 }
 
 /// The parts of a stack, as bytes.

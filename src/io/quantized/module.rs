@@ -7,7 +7,6 @@ use super::config::Config;
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::source::{Layout, RawTensor, Source, Stored};
-use crate::model::Transform;
 use crate::numerics::{Granularity, ScaleType, Scheme};
 use crate::tensor::DType;
 
@@ -144,13 +143,8 @@ impl Module<'_> {
 
     /// The logical weight.
     pub(crate) fn source(self, layout: Layout, scheme: Scheme, shape: [usize; 2]) -> Source {
-        Source {
-            name: self.tensor("weight"),
-            shape: shape.to_vec(),
-            stored: Stored::Quantized { layout, scheme, parts: self.parts },
-            first_row: 0,
-            transform: Transform::None,
-        }
+        let name = self.tensor("weight");
+        Source::new(name, shape.to_vec(), Stored::Quantized { layout, scheme, parts: self.parts })
     }
 }
 

@@ -14,7 +14,6 @@ use super::{experts, foreign, layouts, words};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::source::{RawTensor, Source, Stored};
-use crate::model::Transform;
 use crate::numerics::QTensor;
 use crate::tensor::DType;
 
@@ -105,7 +104,7 @@ pub(crate) fn recognise(
     let mut sources = IndexMap::with_capacity(raw.len());
     for tensor in raw.values() {
         let source = match part_of(tensor, &raw, &families) {
-            None => dense(tensor.clone()),
+            None => Source::dense(tensor.clone()),
             Some((name, _)) => match modules.remove(name) {
                 Some(module) => (families[name].source)(module)?,
                 None => continue,
@@ -195,17 +194,6 @@ fn refuse_orphan(tensor: &RawTensor, raw: &IndexMap<String, RawTensor>, files: &
             "start from the model's 16-bit checkpoint",
         )),
         _ => Ok(()),
-    }
-}
-
-/// A tensor stored as it is.
-fn dense(raw: RawTensor) -> Source {
-    Source {
-        name: raw.name.clone(),
-        shape: raw.shape.clone(),
-        stored: Stored::Dense(raw),
-        first_row: 0,
-        transform: Transform::None,
     }
 }
 

@@ -87,6 +87,7 @@ fn checkpoint(files: Vec<(String, Vec<u8>)>) -> Checkpoint {
         metadata: Default::default(),
         activation_scales: Default::default(),
         packed: None,
+        whole: None,
         quantization: None,
     }
 }

@@ -55,7 +55,7 @@ pub(crate) static BERT: Arch = Arch {
             ..LAYER
         },
         rotation: None,
-        keys: SettingKeys { epsilon: &["layer_norm_eps"], ..KEYS },
+        keys: SettingKeys { head_dim: &[], epsilon: &["layer_norm_eps"], ..KEYS },
     },
     adjust: absolute_positions,
     ..HUGGING_FACE_ONLY

@@ -47,6 +47,8 @@ pub(crate) static BLOOM: Arch = Arch {
             hidden: &["hidden_size", "n_embed"],
             context: &[],
             heads: &["n_head", "num_attention_heads"],
+            head_dim: &[],
+            feed_forward: &[],
             activation: &[],
             epsilon: &["layer_norm_epsilon"],
             ..KEYS

@@ -53,6 +53,8 @@ pub(crate) static GPT2: Arch = Arch {
             hidden: &["n_embd", "hidden_size"],
             context: &["n_positions", "n_ctx"],
             heads: &["n_head"],
+            head_dim: &[],
+            feed_forward: &["n_inner"],
             activation: &["activation_function"],
             epsilon: &["layer_norm_epsilon"],
             ..KEYS

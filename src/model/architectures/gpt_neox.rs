@@ -35,7 +35,7 @@ pub(crate) static GPT_NEOX: Arch = Arch {
             ..LAYER
         },
         rotation: Some(RotationDefaults { partial: 0.25, ..ROTATION }),
-        keys: SettingKeys { kv_heads: &[], epsilon: &["layer_norm_eps"], ..KEYS },
+        keys: SettingKeys { kv_heads: &[], head_dim: &[], epsilon: &["layer_norm_eps"], ..KEYS },
     },
     adjust: residual,
     ..HUGGING_FACE_ONLY

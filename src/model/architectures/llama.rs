@@ -69,6 +69,8 @@ pub(super) const KEYS: SettingKeys = SettingKeys {
     context: &["max_position_embeddings"],
     heads: &["num_attention_heads"],
     kv_heads: &["num_key_value_heads"],
+    head_dim: &["head_dim"],
+    feed_forward: &["intermediate_size"],
     activation: &["hidden_act"],
     epsilon: &["rms_norm_eps"],
 };

@@ -58,7 +58,13 @@ pub(crate) static OPT: Arch = Arch {
             ..LAYER
         },
         rotation: None,
-        keys: SettingKeys { activation: &["activation_function"], epsilon: &[], ..KEYS },
+        keys: SettingKeys {
+            head_dim: &[],
+            feed_forward: &["ffn_dim"],
+            activation: &["activation_function"],
+            epsilon: &[],
+            ..KEYS
+        },
     },
     adjust: options,
     ..HUGGING_FACE_ONLY

@@ -41,7 +41,7 @@ pub(crate) static STABLELM: Arch = Arch {
         frame: Frame { norm: NormKind { centered: true, epsilon: 1e-5, plus_one: false }, ..FRAME },
         layer: Layer { mixer: Mixer::Attention(Attention { norms: Some(HEAD_NORMS), ..ATTENTION }), ..LAYER },
         rotation: Some(RotationDefaults { partial: 0.25, ..ROTATION }),
-        keys: SettingKeys { epsilon: &["layer_norm_eps"], ..KEYS },
+        keys: SettingKeys { head_dim: &[], epsilon: &["layer_norm_eps"], ..KEYS },
     },
     adjust: options,
     gguf: GgufForm { name: "stablelm", keys: &[DECODER_KEYS, OPTIONS], complete: rebuilt_options, ..GGUF },

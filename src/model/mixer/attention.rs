@@ -85,7 +85,7 @@ impl Attention {
     pub(super) fn read(self, settings: &Settings, keys: &SettingKeys, hidden: usize) -> Result<Attention> {
         let heads = settings.size(keys.heads)?;
         let default = if self.head_dim > 0 { self.head_dim } else { hidden / heads };
-        let head_dim = settings.optional_size(&["head_dim"])?.unwrap_or(default);
+        let head_dim = settings.optional_size(keys.head_dim)?.unwrap_or(default);
         let kv_heads = settings.optional_size(keys.kv_heads)?.unwrap_or(heads);
         let scale = (head_dim as f32).powf(-0.5);
         Ok(Attention { heads, kv_heads, head_dim, scale, ..self })

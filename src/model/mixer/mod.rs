@@ -44,6 +44,12 @@ impl Mixer {
         2 * attention.kv_width()
     }
 
+    /// Returns the number of positions back that a token sees; `None` for all.
+    pub(crate) fn window(&self) -> Option<usize> {
+        let Mixer::Attention(attention) = self;
+        attention.window
+    }
+
     /// Returns an empty state of so many sequences.
     pub(super) fn state<B: Backend>(&self, backend: &B, slots: usize) -> Result<MixerState<B>> {
         let Mixer::Attention(attention) = self;

@@ -51,6 +51,11 @@ impl<'a> Batches<'a> {
         self.starts[batch.start]..self.starts[batch.end]
     }
 
+    /// The tokens of a sequence, as a range of all tokens.
+    pub(crate) fn of_sequence(&self, sequence: usize) -> Range<usize> {
+        self.starts[sequence]..self.starts[sequence + 1]
+    }
+
     /// The spans of a batch, each sequence in a slot of its own.
     pub(crate) fn spans(&self, batch: &Range<usize>) -> Vec<Span> {
         let span = |(slot, sequence): (usize, &Vec<u32>)| Span { slot, past: 0, len: sequence.len() };

@@ -179,6 +179,7 @@ fn apply(stage: &Stage, block: &mut Block) -> Result<Originals> {
         Stage::Rewrite(method) => block.edit(method.rewrite(block)?),
         Stage::Prune(method) => return Ok(block.prune(method.prune(block)?)),
         Stage::Quantize(method) => return Ok(block.encode(method.quantize(block)?)),
+        Stage::Shape(_) => {}      // the plan is of what it has left
         Stage::Compensate(_) => {} // corrects codes; without a stage before it there are none
     }
     Ok(Vec::new())

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, LinearPlace, block_layout};
 use crate::plan::Plan;
+use crate::recipe::Surgery;
 use crate::stage::{Scope, Stage};
 use crate::statistics::Needs;
 
@@ -32,6 +33,9 @@ const SPEED: f64 = 1.5e11;
 /// Cost of the observing pass for each depth, relative to a full pass over the block.
 const DEPTH_PASSES: f64 = 0.5;
 
+/// Passes that take channels and heads out, beside the one that makes the next block's inputs.
+const NARROWING_PASSES: f64 = 2.0;
+
 /// Estimates a plan that calibrates on so many tokens.
 ///
 /// # Errors
@@ -52,7 +56,9 @@ pub(crate) fn estimate(
     let compensation = plan.request.stages.iter().filter(|stage| matches!(stage, Stage::Compensate(_)));
     let compensation: Vec<Needs> = compensation.map(Stage::needs).collect();
     let compensates = !compensation.is_empty();
-    let hessian = compensation.into_iter().fold(method.needs(), Needs::union).hessian;
+    let narrows = |cut: &Surgery| !cut.channels.is_empty() || !cut.kv_heads.is_empty();
+    let narrows = plan.request.recipe.surgery.iter().any(narrows);
+    let hessian = compensation.into_iter().fold(method.needs(), Needs::union).hessian || narrows;
     // The sums in f32 of the inputs in memory at a time, and one factorization in f64.
     let inputs = hessians(&layout, &shapes);
     let held = if method.scope() == Scope::Block { inputs.values().sum() } else { most_of_a_depth(&inputs) };
@@ -69,6 +75,7 @@ pub(crate) fn estimate(
         Scope::Rows | Scope::Input => 1.0 + DEPTH_PASSES * 4.0,
         Scope::Block => 2.0,
     };
+    let passes = passes + if narrows { NARROWING_PASSES } else { 0.0 };
     let products = if hessian { inputs.values().sum::<u64>() as f64 } else { 0.0 };
     let per_block = 2.0 * tokens as f64 * (passes * weights as f64 + products);
     let seconds = model.layers.len() as f64 * per_block / (SPEED * threads as f64);

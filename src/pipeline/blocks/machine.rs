@@ -23,7 +23,7 @@ pub(crate) fn check_device(device: Device) -> Result<()> {
 }
 
 /// Returns the part of a journal's key that names the device. It is empty for the CPU backend.
-pub(super) fn key(device: Device) -> String {
+pub(crate) fn key(device: Device) -> String {
     if device == Device::Cpu { String::new() } else { format!("{device}\n") }
 }
 

@@ -25,13 +25,17 @@ mod work;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use batches::Batches;
 pub(crate) use block_loop::BlockLoop;
 pub(crate) use calibrate::recall;
 pub use calibrate::{Survey, calibrate};
+pub(crate) use chain::Chain;
 pub(crate) use ends::{ends, untie};
 pub(crate) use estimate::{Estimate, estimate, hidden_state_bytes};
 pub(crate) use layouts::layouts;
-pub(crate) use machine::check_device;
+pub(crate) use machine::{Machine, check_device, key as machine_key};
+pub(crate) use passes::not_finite;
 pub use report::{BlockReport, ExpertReport, LinearReport};
 pub use runner::CalibrationInput;
+pub(crate) use runner::Runner;
 pub(crate) use sensitivity::{sensitivity, unmeasured};

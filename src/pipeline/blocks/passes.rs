@@ -103,7 +103,7 @@ impl Runner<'_> {
     }
 
     /// Runs the calibration set through a block. `take` gets its outputs a batch at a time, with the range of tokens.
-    fn forward<B: Backend>(
+    pub(crate) fn forward<B: Backend>(
         &self,
         index: usize,
         backend: &B,

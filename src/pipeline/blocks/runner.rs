@@ -13,6 +13,7 @@ use super::weights::Current;
 use crate::backend::Backend;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::calib::PriorStatistics;
+use crate::engine::CheckpointWeights;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, Embedding, Model};
@@ -59,6 +60,34 @@ impl<'a> Runner<'a> {
         options: &'a Options<'a>,
     ) -> Result<Self> {
         let (model, layouts) = layouts(checkpoint)?;
+        Self::with_layouts(model, layouts, checkpoint, input, ends, allow_nonfinite, options)
+    }
+
+    /// A runner of blocks of whose linears none is looked at.
+    ///
+    /// # Errors
+    /// An architecture that llmc does not support.
+    pub(crate) fn unobserved(
+        checkpoint: &Arc<Checkpoint>,
+        input: CalibrationInput<'a>,
+        ends: &'a BlockResult,
+        allow_nonfinite: bool,
+        options: &'a Options<'a>,
+    ) -> Result<Self> {
+        let model = CheckpointWeights(Arc::clone(checkpoint)).model()?;
+        let layouts = vec![BlockLayout::default(); model.layers.len()];
+        Self::with_layouts(model, layouts, checkpoint, input, ends, allow_nonfinite, options)
+    }
+
+    fn with_layouts(
+        model: Model,
+        layouts: Vec<BlockLayout>,
+        checkpoint: &Arc<Checkpoint>,
+        input: CalibrationInput<'a>,
+        ends: &'a BlockResult,
+        allow_nonfinite: bool,
+        options: &'a Options<'a>,
+    ) -> Result<Self> {
         let machine = Machine::open(options.device)?;
         let (checkpoint, batches) = (Arc::clone(checkpoint), Batches::new(input.sequences));
         Ok(Runner { checkpoint, model, layouts, batches, machine, input, ends, allow_nonfinite, options })

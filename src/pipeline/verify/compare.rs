@@ -130,10 +130,11 @@ fn compare_recorded(
 
 /// Returns true if a tensor can be made again from the input alone.
 fn repeatable(plan: &Plan, tensor: &TensorPlan) -> bool {
-    match tensor.action {
-        Action::Quantize(_) => plan.request.recipe.calibration.is_none() && !plan.request.edits(),
-        Action::Store(_) => !plan.request.edits(),
-    }
+    let is_calibrated = match tensor.action {
+        Action::Quantize(_) => plan.request.recipe.calibration.is_some() && plan.request.reads_text(),
+        Action::Store(_) => false,
+    };
+    !tensor.corrected && !is_calibrated && !plan.request.edits()
 }
 
 /// Tensors of the output that are not in the plan.

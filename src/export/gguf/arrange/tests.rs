@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::*;
-use crate::io::{RawTensor, Stored};
+use crate::io::RawTensor;
 use crate::model::Transform;
 use crate::tensor::DType;
 
@@ -19,14 +19,7 @@ fn checkpoint(config: Option<Value>, tensors: &[(&str, &[usize])]) -> Checkpoint
             file: 0,
             range: 0..0,
         };
-        let source = Source {
-            name: (*name).into(),
-            shape: shape.to_vec(),
-            stored: Stored::Dense(raw),
-            first_row: 0,
-            transform: Transform::None,
-        };
-        ((*name).to_owned(), source)
+        ((*name).to_owned(), Source::dense(raw))
     };
     Checkpoint {
         path: PathBuf::from("model"),
@@ -37,6 +30,7 @@ fn checkpoint(config: Option<Value>, tensors: &[(&str, &[usize])]) -> Checkpoint
         metadata: Default::default(),
         activation_scales: Default::default(),
         packed: None,
+        whole: None,
         quantization: None,
     }
 }

@@ -1,0 +1,286 @@
+//! Checkpoints cut before they are planned: fewer layers, heads, channels, experts, columns or tokens. What comes out is an
+//! ordinary checkpoint, with sets of rows and columns in its sources, layers numbered anew, and a config.json to match.
+
+mod config;
+mod proof;
+mod vocabulary;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::map::MappedFile;
+use super::{Checkpoint, RawTensor, Source, Whole, safetensors};
+use crate::error::{Error, Result};
+use crate::model::{self, Arch, Axis, LayerName, Model, Network, Numbers, Sizes, TensorRole};
+use crate::recipe::{Kept, Surgery};
+
+impl Checkpoint {
+    /// The sizes of its model.
+    ///
+    /// # Errors
+    /// No config.json; a model that llmc does not run.
+    pub(crate) fn sizes(&self) -> Result<Sizes> {
+        let config = self.config.as_ref().ok_or_else(no_config)?;
+        let (arch, section) = model::language_model(config).ok_or_else(|| unknown(config))?;
+        Ok(self.sizes_of(arch, &model::configure(section)?))
+    }
+
+    /// The number of its weights.
+    pub(crate) fn weights(&self) -> u64 {
+        self.tensors.values().map(|source| source.shape.iter().map(|dim| *dim as u64).product::<u64>()).sum()
+    }
+
+    fn sizes_of(&self, arch: &Arch, model: &Model) -> Sizes {
+        let shapes = self.tensors.values().map(|source| (source.name.as_str(), source.shape.as_slice()));
+        Sizes::of(arch, model, shapes)
+    }
+
+    /// Leaves of the model what a surgery keeps.
+    ///
+    /// # Errors
+    /// A model that llmc does not run; numbers that it does not have; widths that differ between layers; what its config.json cannot
+    /// say. Nothing is read but headers.
+    pub(crate) fn edited(&self, surgery: &Surgery) -> Result<Checkpoint> {
+        self.cut(surgery).map_err(|error| error.in_checkpoint(&self.path))
+    }
+
+    fn cut(&self, surgery: &Surgery) -> Result<Checkpoint> {
+        let whole = self.config.as_ref().ok_or_else(no_config)?;
+        let (arch, section) = model::language_model(whole).ok_or_else(|| unknown(whole))?;
+        let model = model::configure(section)?;
+        let knife = Knife { arch, model: &model, surgery, sizes: self.sizes_of(arch, &model) };
+        knife.check()?;
+        let mut edited = section.as_object().cloned().unwrap_or_default();
+        config::edit(&mut edited, &knife)?;
+        proof::check(&model::configure(&Value::Object(edited.clone()))?, &knife)?;
+        let tensors = self.tensors.values().filter_map(|source| knife.cut(source));
+        let side_files = match &surgery.vocabulary {
+            Some(kept) => vocabulary::files(self, kept)?,
+            None => self.side_files.clone(),
+        };
+        Ok(Checkpoint {
+            side_files,
+            tensors: tensors.map(|source| (source.name.clone(), source)).collect(),
+            config: Some(replaced(whole, section, edited)),
+            whole: self
+                .whole
+                .clone()
+                .or_else(|| Some(Whole { sizes: knife.sizes.clone(), weights: self.weights() })),
+            activation_scales: Default::default(),
+            ..self.clone()
+        })
+    }
+}
+
+pub(crate) use vocabulary::with_needed;
+
+/// Corrected weights take the place of those that a surgery has cut.
+impl Checkpoint {
+    /// Takes the tensors of safetensors files, in f32, as the weights of their names.
+    ///
+    /// # Errors
+    /// A tensor that was not cut, or of another shape.
+    pub(crate) fn corrected(mut self, files: &[PathBuf]) -> Result<Checkpoint> {
+        for path in files {
+            let file = MappedFile::open(path)?;
+            let tensors = safetensors::parse(path, self.files.len(), file.bytes())?.tensors;
+            for raw in tensors {
+                let source = self.tensors.get_mut(&raw.name);
+                let source = source.filter(|source| source.corrected && source.shape == raw.shape);
+                let Some(source) = source else { return Err(stray(path, &raw)) };
+                source.replacement = Some(Arc::new(Source::dense(raw)));
+            }
+            self.files.push(file);
+        }
+        Ok(self)
+    }
+}
+
+fn stray(path: &Path, raw: &RawTensor) -> Error {
+    let hint = "it is left from another run: remove the folder, and run again";
+    Error::malformed_tensor(path, &raw.name, "a weight that was cut", format!("{:?}", raw.shape), hint)
+}
+
+/// The config.json with its section of the language model replaced.
+fn replaced(whole: &Value, section: &Value, edited: Map<String, Value>) -> Value {
+    match std::ptr::eq(whole, section) {
+        true => Value::Object(edited),
+        false => {
+            let mut whole = whole.clone();
+            whole["text_config"] = Value::Object(edited);
+            whole
+        }
+    }
+}
+
+fn no_config() -> Error {
+    Error::unsupported(
+        "no config.json beside the weights: their layers and widths are not known",
+        "give a folder that contains the model and its config.json",
+    )
+}
+
+fn unknown(config: &Value) -> Error {
+    // The error that names the architectures that llmc runs.
+    model::configure(config).err().unwrap_or_else(no_config)
+}
+
+/// A surgery on a model.
+struct Knife<'a> {
+    arch: &'static Arch,
+    model: &'a Model,
+    surgery: &'a Surgery,
+    sizes: Sizes,
+}
+
+impl Knife<'_> {
+    /// Returns what is left of a tensor under its new name; `None` where nothing is.
+    fn cut(&self, whole: &Source) -> Option<Source> {
+        let name = self.new_name(&whole.name)?;
+        let mut source = Source { name, ..whole.clone() };
+        if let Some(known) = self.arch.loaded(&whole.name) {
+            let [rows, cols] = self.axes(known.role, whole);
+            let [row_count, col_count] = whole.rows_cols();
+            let kept = |axis: Option<Axis>, count| self.kept(axis?, known.numbers.block, count);
+            source.corrected |= self.corrects(known.role);
+            source.cut(kept(rows, row_count), kept(cols, col_count));
+        }
+        Some(source)
+    }
+
+    /// The new name of a tensor; `None` where its layer or its expert goes.
+    fn new_name(&self, name: &str) -> Option<String> {
+        if let Some(known) = self.arch.loaded(name) {
+            let Numbers { block, part } = known.numbers;
+            let part = match self.experts_of(known.role, block) {
+                Some(experts) => Some(experts.place(part? as u32)?),
+                None => part,
+            };
+            let block = match block {
+                Some(layer) => Some(self.new_layer(layer)?),
+                None => None,
+            };
+            return Some(known.renumbered(name, Numbers { block, part }));
+        }
+        match self.arch.layer_name(name) {
+            Some(LayerName { before, layer, after }) => {
+                Some(format!("{before}{}{after}", self.new_layer(layer)?))
+            }
+            None => Some(name.to_owned()),
+        }
+    }
+
+    /// The axes of a stored tensor, [rows, columns]; a vector is one row.
+    fn axes(&self, role: TensorRole, source: &Source) -> [Option<Axis>; 2] {
+        match source.shape.len() {
+            1 if role.is_norm() => [None, self.model.axes(role)[1]],
+            1 => [None, role.axes()[0]],
+            _ => self.model.axes(role),
+        }
+    }
+
+    /// The numbers that stay of an axis of so many; `None` for all.
+    fn kept(&self, axis: Axis, layer: Option<usize>, count: usize) -> Option<Vec<u32>> {
+        let of_layer = |kept: &'_ [Kept]| Some(kept.get(layer?)?.numbers().to_vec());
+        let Surgery { hidden, vocabulary, kv_heads, channels, experts, .. } = self.surgery;
+        match axis {
+            Axis::Hidden => hidden.as_ref().map(|kept| kept.numbers().to_vec()),
+            Axis::Vocabulary => vocabulary.as_ref().map(|kept| kept.numbers().to_vec()),
+            Axis::Channels(Network::Dense) => of_layer(channels),
+            Axis::GatesAndChannels(Network::Dense) => of_layer(channels).map(|channels| {
+                let half = count as u32 / 2;
+                channels.iter().copied().chain(channels.iter().map(|channel| half + channel)).collect()
+            }),
+            Axis::Experts => of_layer(experts),
+            Axis::Queries | Axis::KeyValues | Axis::QueriesKeysValues => {
+                self.model.attention()?.kept_columns(axis, kv_heads.get(layer?)?.numbers())
+            }
+            Axis::Channels(_) | Axis::GatesAndChannels(_) | Axis::One => None,
+        }
+    }
+
+    /// The experts that stay in a layer, of a role that each expert has.
+    fn experts_of(&self, role: TensorRole, layer: Option<usize>) -> Option<&Kept> {
+        let (TensorRole::Gate(network) | TensorRole::Up(network) | TensorRole::Down(network)) = role else {
+            return None;
+        };
+        self.surgery.experts.get(layer?).filter(|_| network == Network::Expert)
+    }
+
+    /// The new number of a layer that stays.
+    fn new_layer(&self, layer: usize) -> Option<usize> {
+        match &self.surgery.layers {
+            None => Some(layer),
+            Some(kept) => kept.place(layer as u32),
+        }
+    }
+
+    /// Returns true for the weights whose inputs are cut, if calibration has corrected them.
+    fn corrects(&self, role: TensorRole) -> bool {
+        let Surgery { kv_heads, channels, corrected, .. } = self.surgery;
+        let loses_inputs = match role {
+            TensorRole::AttentionOutput => !kv_heads.is_empty(),
+            TensorRole::Down(Network::Dense) => !channels.is_empty(),
+            _ => false,
+        };
+        corrected.is_some() && loses_inputs
+    }
+
+    /// Refuses numbers that the model does not have, and widths that differ between layers.
+    fn check(&self) -> Result<()> {
+        let Surgery { layers, hidden, vocabulary, kv_heads, channels, experts, .. } = self.surgery;
+        let sizes = &self.sizes;
+        let whole = [
+            ("layers", layers, sizes.layers),
+            ("columns of the residual stream", hidden, sizes.hidden),
+            ("tokens", vocabulary, sizes.vocabulary),
+        ];
+        for (what, kept, count) in whole {
+            kept.as_ref().map_or(Ok(()), |kept| kept.check(what, count))?;
+        }
+        self.check_each("key/value heads", kv_heads, |_| Some(sizes.kv_heads))?;
+        self.check_each("channels", channels, |layer| sizes.channels[layer])?;
+        self.check_each("experts", experts, |layer| sizes.experts[layer])?;
+        self.refuse_unrouted()
+    }
+
+    /// Checks what stays of each layer, `count` in the layers that have any.
+    fn check_each(&self, what: &str, kept: &[Kept], count: impl Fn(usize) -> Option<usize>) -> Result<()> {
+        let layers = self.sizes.layers;
+        if kept.is_empty() {
+            return Ok(());
+        }
+        if kept.len() != layers || (0..layers).all(|layer| count(layer).is_none()) {
+            let found = format!("surgery: {what} of {} layers", kept.len());
+            let has = (0..layers).filter(|layer| count(*layer).is_some()).count();
+            let hint =
+                format!("the model has {layers}, of which {has} have {what}: name them for each layer");
+            return Err(Error::usage(found, hint));
+        }
+        let mut width = None;
+        for (layer, kept) in kept.iter().enumerate() {
+            let Some(count) = count(layer) else { continue };
+            kept.check(what, count)?;
+            let len = kept.numbers().len();
+            if *width.get_or_insert(len) != len {
+                let found = format!("surgery: {what} that differ in number between layers");
+                return Err(Error::unsupported(found, "no config.json can say that: keep as many in each"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses fewer experts than each token is sent to.
+    fn refuse_unrouted(&self) -> Result<()> {
+        let top_k = self.sizes.top_k;
+        match self.surgery.experts.iter().map(|kept| kept.numbers().len()).max() {
+            Some(kept) if kept < top_k => Err(Error::usage(
+                format!("{kept} experts would stay, and each token is sent to {top_k}"),
+                format!("keep at least {top_k}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The proof that a config.json says what was cut, and nothing else: the model that it describes has the layers that stay, each as it
+//! was. Where a setting follows from a layer's number, or from a width, another number gives another model.
+
+use super::Knife;
+use crate::error::{Error, Result};
+use crate::model::{FeedForward, Layer, Mixer, Model};
+use crate::recipe::Surgery;
+
+/// Compares the model that an edited config.json describes with what a surgery leaves of the model before.
+///
+/// # Errors
+/// A difference that the surgery does not ask for.
+pub(super) fn check(edited: &Model, knife: &Knife) -> Result<()> {
+    let Surgery { layers, hidden, kv_heads, .. } = knife.surgery;
+    let before = knife.model;
+    let all: Vec<u32> = (0..before.layers.len() as u32).collect();
+    let kept = layers.as_ref().map_or(all.as_slice(), |kept| kept.numbers());
+    let expected: Vec<Layer> =
+        kept.iter().map(|layer| left(&before.layers[*layer as usize], knife)).collect();
+    let width = hidden.as_ref().map_or(before.hidden, |kept| kept.numbers().len());
+    let has_slopes = !kv_heads.is_empty() && before.attention().is_some_and(|attention| attention.alibi);
+    if edited.layers != expected || has_slopes {
+        return Err(refused("a layer is computed by its number, or its heads by theirs"));
+    }
+    if (edited.hidden, edited.frame) != (width, before.frame) {
+        return Err(refused("the embedding or the head is computed by the width"));
+    }
+    if edited.rotaries != before.rotaries || edited.context != before.context {
+        return Err(refused("positions are told by what is cut"));
+    }
+    Ok(())
+}
+
+fn refused(why: &str) -> Error {
+    Error::unsupported(
+        format!("config.json of this model cannot say what is cut: {why}"),
+        "choose another part to cut, or set weights to zero with --method sparsegpt",
+    )
+}
+
+/// A layer with as many heads and experts as stay.
+fn left(layer: &Layer, knife: &Knife) -> Layer {
+    let Surgery { kv_heads, experts, .. } = knife.surgery;
+    let mut layer = *layer;
+    let Mixer::Attention(attention) = &mut layer.mixer;
+    if let Some(kept) = kv_heads.first() {
+        let per_group = attention.heads / attention.kv_heads;
+        attention.kv_heads = kept.numbers().len();
+        attention.heads = attention.kv_heads * per_group;
+    }
+    let stay = experts.iter().map(|kept| kept.numbers().len()).max();
+    if let (FeedForward::Experts(experts), Some(stay)) = (&mut layer.feed_forward, stay) {
+        experts.choice.iter_mut().for_each(|choice| choice.count = stay);
+    }
+    layer
+}

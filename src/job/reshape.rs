@@ -1,0 +1,172 @@
+//! A model made smaller before it is planned: what stays is measured, and the recipe then says it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use indicatif::ProgressBar;
+
+use super::budget::{Measured, Run};
+use super::host::{Notice, Phase, advance};
+use crate::error::Result;
+use crate::io::{Checkpoint, with_needed};
+use crate::model::Sizes;
+use crate::pipeline::{self, Options, ShapeSurvey};
+use crate::prune::vocabulary::filled;
+use crate::recipe::{Recipe, Surgery};
+use crate::registry::shaping;
+use crate::similar::same;
+use crate::stage::{Shape, Vocabulary};
+
+/// A model that was made smaller, and the recipe for what is left of it.
+pub(crate) struct Reshaped {
+    /// The model.
+    pub checkpoint: Checkpoint,
+    /// The recipe, with what was cut in the place of the stages that chose it.
+    pub recipe: Recipe,
+    /// The folders that keep the measurements until the output is complete.
+    pub folders: Vec<PathBuf>,
+}
+
+/// Cuts a model as a recipe says that it was cut.
+///
+/// # Errors
+/// Numbers that the model does not have; what its config.json cannot say.
+pub(crate) fn cut(checkpoint: Checkpoint, surgery: &[Surgery]) -> Result<Checkpoint> {
+    surgery.iter().try_fold(checkpoint, |checkpoint, cut| checkpoint.edited(cut))
+}
+
+/// The model and the recipe as they will be, from their sizes alone.
+///
+/// # Errors
+/// More than the model has; nothing that would go.
+pub(crate) fn outline(recipe: &Recipe, shapes: &[Arc<Shape>], checkpoint: Checkpoint) -> Result<Reshaped> {
+    let mut reshaped = Reshaped::whole(recipe, checkpoint);
+    for (method, shape) in passes(recipe, shapes) {
+        let surgery = shape.outline(&reshaped.checkpoint.sizes()?)?;
+        reshaped.checkpoint = reshaped.checkpoint.edited(&surgery)?;
+        reshaped.recipe.surgery.push(Surgery { method, ..surgery });
+    }
+    Ok(reshaped)
+}
+
+/// Measures what stays of a model, stage by stage.
+///
+/// # Errors
+/// Whatever measuring meets. The same call resumes an interrupted run.
+pub(crate) fn measure(
+    recipe: &Recipe,
+    shapes: &[Arc<Shape>],
+    checkpoint: Checkpoint,
+    measured: &mut Measured,
+    run: &Run,
+) -> Result<Reshaped> {
+    let mut reshaped = Reshaped::whole(recipe, checkpoint);
+    for (number, (method, shape)) in passes(recipe, shapes).into_iter().enumerate() {
+        if let Shape::Vocabulary(vocabulary) = shape {
+            let surgery = cut_vocabulary(recipe, vocabulary, &reshaped.checkpoint, measured)?;
+            reshaped.checkpoint = reshaped.checkpoint.edited(&surgery)?;
+            reshaped.recipe.surgery.push(Surgery { method, ..surgery });
+            continue;
+        }
+        let folder = folder(run.output, number);
+        let survey = ShapeSurvey {
+            shape,
+            method: &method,
+            before: &reshaped.recipe.surgery,
+            sequences: &measured.samples.sequences,
+            weights: &measured.input,
+            folder: &folder,
+            allow_nonfinite: recipe.allow_nonfinite,
+        };
+        let before = reshaped.checkpoint.sizes()?;
+        let (surgery, files) = survey_on(&survey, &reshaped.checkpoint, run)?;
+        if let Some(gone) = layers_that_go(&surgery, &before) {
+            run.host.notify(&Notice::Note(format!("{method}: {gone}")));
+        }
+        reshaped.checkpoint = reshaped.checkpoint.edited(&surgery)?.corrected(&files)?;
+        reshaped.recipe.surgery.push(surgery);
+        reshaped.folders.push(folder);
+    }
+    Ok(reshaped)
+}
+
+impl Reshaped {
+    /// Nothing is cut yet.
+    fn whole(recipe: &Recipe, checkpoint: Checkpoint) -> Reshaped {
+        let shaping = shaping();
+        let is_shape = |name: &str| shaping.iter().any(|known| same(known, name));
+        let stages = recipe.stages.iter().filter(|stage| !is_shape(&stage.method)).cloned().collect();
+        Reshaped { checkpoint, recipe: Recipe { stages, ..recipe.clone() }, folders: Vec::new() }
+    }
+}
+
+/// The stages that are measured one after the other, with their names: they come first in a recipe.
+fn passes(recipe: &Recipe, shapes: &[Arc<Shape>]) -> Vec<(String, Shape)> {
+    let names = recipe.stages.iter().map(|stage| stage.method.clone());
+    let passes = |(name, shape): (String, &Arc<Shape>)| {
+        shape.passes().into_iter().map(move |pass| (name.clone(), pass)).collect::<Vec<_>>()
+    };
+    names.zip(shapes).flat_map(passes).collect()
+}
+
+/// Takes out the tokens that the text never uses, and numbers those of the calibration set anew.
+fn cut_vocabulary(
+    recipe: &Recipe,
+    vocabulary: Vocabulary,
+    checkpoint: &Checkpoint,
+    measured: &mut Measured,
+) -> Result<Surgery> {
+    let sequences = &mut measured.samples.sequences;
+    let calibration = recipe.calibration.clone().unwrap_or_default();
+    let used = calibration.tokens(checkpoint, sequences)?;
+    let kept = filled(&with_needed(checkpoint, used)?, checkpoint.sizes()?.vocabulary, vocabulary.multiple);
+    let place = |token: &mut u32| *token = kept.place(*token).unwrap_or_default() as u32;
+    sequences.iter_mut().flatten().for_each(place);
+    Ok(Surgery { vocabulary: Some(kept), ..Surgery::default() })
+}
+
+/// The folder beside an output that keeps a measurement.
+fn folder(output: &Path, number: usize) -> PathBuf {
+    let mut folder: PathBuf = output.components().collect();
+    folder.as_mut_os_string().push(format!(".cut-{number}"));
+    folder
+}
+
+fn survey_on(survey: &ShapeSurvey, checkpoint: &Checkpoint, run: &Run) -> Result<(Surgery, Vec<PathBuf>)> {
+    let &Run { resume, device, host, .. } = run;
+    let bar = host.bar(Phase::Measuring, 0);
+    let options = Options {
+        device,
+        resume,
+        interrupted: host.interrupted(),
+        progress: &ProgressBar::hidden(),
+        events: &|event| advance(event, &bar, host),
+    };
+    let found = pipeline::survey_shape(survey, &Arc::new(checkpoint.clone()), &options)?;
+    bar.finish_and_clear();
+    Ok(found)
+}
+
+/// What stays of a model that was cut, in words: `27 of 30 layers, 92.1 % of 134515008 weights`. `None` of a whole one.
+pub(crate) fn stays(checkpoint: &Checkpoint) -> Option<String> {
+    let whole = checkpoint.whole.as_ref()?;
+    let sizes = checkpoint.sizes().ok()?;
+    let first = |counts: &[Option<usize>]| counts.iter().copied().flatten().next().unwrap_or(0);
+    let counts = |sizes: &Sizes| {
+        let Sizes { layers, heads, hidden, vocabulary, channels, experts, .. } = sizes;
+        [*layers, *heads, first(channels), first(experts), *hidden, *vocabulary]
+    };
+    let names = ["layers", "heads", "channels", "experts", "columns of the residual stream", "tokens"];
+    let pairs = counts(&sizes).into_iter().zip(counts(&whole.sizes)).zip(names);
+    let parts = pairs.filter(|((now, before), _)| now != before);
+    let mut parts: Vec<String> =
+        parts.map(|((now, before), name)| format!("{now} of {before} {name}")).collect();
+    let share = 100.0 * checkpoint.weights() as f64 / whole.weights.max(1) as f64;
+    parts.push(format!("{share:.1} % of {} weights", whole.weights));
+    Some(parts.join(", "))
+}
+
+/// The layers that go, in words; `None` where all stay.
+fn layers_that_go(surgery: &Surgery, before: &Sizes) -> Option<String> {
+    surgery.layers.as_ref().map(|kept| format!("layers {} go", kept.others(before.layers)))
+}

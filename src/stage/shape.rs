@@ -1,0 +1,327 @@
+//! Stages that make a model smaller: they choose what stays before the blocks are worked on. What they choose is a
+//! [`Surgery`](crate::recipe::Surgery), plain data; the pipeline measures what they choose by.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::model::Sizes;
+use crate::recipe::{Kept, Surgery};
+
+/// A stage that makes a model smaller.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Shape {
+    /// Fewer layers.
+    Depth(Depth),
+    /// Fewer heads and channels of the feed-forward networks, or a narrower residual stream.
+    Width(Width),
+    /// Fewer experts.
+    Experts(Experts),
+    /// Fewer tokens.
+    Vocabulary(Vocabulary),
+}
+
+/// Fewer layers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Depth {
+    /// The layers that stay.
+    pub keep: Amount,
+    /// The choice of layers.
+    pub by: LayerScore,
+}
+
+/// The choice of the layers that go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerScore {
+    /// One after the other, the one whose loss changes the model's predictions least.
+    #[default]
+    Greedy,
+    /// Those that turn the hidden states least.
+    Influence,
+    /// The run of layers that turns the hidden states least.
+    Contiguous,
+}
+
+/// Fewer heads and channels, or a narrower residual stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Width {
+    /// Channels of the feed-forward networks that stay.
+    pub ffn: Option<Amount>,
+    /// Heads that stay: key/value heads, with the query heads that read them.
+    pub heads: Option<Amount>,
+    /// Columns of the residual stream that stay.
+    pub hidden: Option<Amount>,
+    /// Channels and columns that stay are a multiple of this.
+    pub multiple: usize,
+    /// The choice of channels and heads.
+    pub by: ChannelScore,
+    /// True to correct the weights behind what goes.
+    pub correct: bool,
+}
+
+/// The choice of the channels and heads that go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChannelScore {
+    /// Those whose loss changes the outputs least, once the others make up for it.
+    #[default]
+    Error,
+    /// Those with the smallest activations.
+    Activation,
+}
+
+/// Fewer experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Experts {
+    /// The experts of each layer that stay.
+    pub keep: Amount,
+    /// The choice of experts.
+    pub by: ExpertScore,
+}
+
+/// The choice of the experts that go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpertScore {
+    /// Those that add least to the tokens that are sent to them.
+    #[default]
+    Reap,
+    /// Those that the fewest tokens are sent to.
+    Frequency,
+}
+
+/// Fewer tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// The tokens that stay are a multiple of this.
+    pub multiple: usize,
+}
+
+/// A share of what there is, or a number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Amount {
+    /// So many.
+    Count(usize),
+    /// This part, between 0 and 1.
+    Share(f64),
+    /// All but so many.
+    #[serde(skip)]
+    AllBut(usize),
+}
+
+impl Amount {
+    /// The number of `of` things.
+    fn count(self, of: usize) -> usize {
+        match self {
+            Amount::Count(count) => count,
+            Amount::Share(share) => (share * of as f64).round() as usize,
+            Amount::AllBut(count) => of.saturating_sub(count),
+        }
+    }
+
+    /// The number of `of` things, as the multiple of `multiple` next to it, but at least one multiple.
+    fn rounded(self, of: usize, multiple: usize) -> usize {
+        let count = self.count(of).max(1);
+        let multiple = multiple.clamp(1, of.max(1));
+        ((count + multiple / 2) / multiple * multiple).max(multiple).min(of)
+    }
+
+    /// Refuses a share that is not between 0 and 1, and a count of 0. `key` is its parameter, for errors.
+    pub(crate) fn check(self, key: &str) -> Result<()> {
+        let fits = match self {
+            Amount::Count(count) => count > 0,
+            Amount::Share(share) => share > 0.0 && share < 1.0,
+            Amount::AllBut(count) => count > 0,
+        };
+        let found = match self {
+            Amount::Count(count) | Amount::AllBut(count) => count.to_string(),
+            Amount::Share(share) => share.to_string(),
+        };
+        let refused =
+            || Error::usage(format!("{key} is {found}"), "give a share between 0 and 1, or a number");
+        if fits { Ok(()) } else { Err(refused()) }
+    }
+}
+
+impl Shape {
+    /// A surgery of the same sizes as the one that measuring will find. Sizes follow from it before any work.
+    ///
+    /// # Errors
+    /// More than the model has; nothing that would go.
+    pub(crate) fn outline(&self, sizes: &Sizes) -> Result<Surgery> {
+        match self {
+            Shape::Depth(depth) => depth.outline(sizes),
+            Shape::Width(width) => width.outline(sizes),
+            Shape::Experts(experts) => experts.outline(sizes),
+            Shape::Vocabulary(_) => Ok(Surgery::default()), // only the text tells
+        }
+    }
+
+    /// The stages that are measured one after the other in its place: a narrower residual stream comes behind the rest.
+    pub(crate) fn passes(self) -> Vec<Shape> {
+        let Shape::Width(width) = self else { return vec![self] };
+        let inner = Width { hidden: None, ..width };
+        let outer = Width { ffn: None, heads: None, ..width };
+        let passes = [inner, outer].into_iter();
+        let passes = passes.filter(|pass| pass.ffn.or(pass.heads).or(pass.hidden).is_some());
+        passes.map(Shape::Width).collect()
+    }
+}
+
+impl Depth {
+    fn outline(self, sizes: &Sizes) -> Result<Surgery> {
+        let keep = checked(self.keep.count(sizes.layers), sizes.layers, "layers")?;
+        // The last ones, whose numbers change: what follows from the number of a layer is then found before the work.
+        let last = Kept::new((sizes.layers - keep) as u32..sizes.layers as u32);
+        Ok(Surgery { layers: Some(last), ..Surgery::default() })
+    }
+}
+
+impl Width {
+    fn outline(self, sizes: &Sizes) -> Result<Surgery> {
+        let mut surgery = Surgery::default();
+        let all = |keep: usize| vec![first(keep); sizes.layers];
+        if let Some(ffn) = self.ffn {
+            let of = self.channels(sizes)?;
+            surgery.channels = all(checked(ffn.rounded(of, self.multiple), of, "channels")?);
+        }
+        if let Some(heads) = self.heads {
+            let groups = self.groups(heads, sizes)?;
+            surgery.kv_heads = all(checked(groups, sizes.kv_heads, "key/value heads")?);
+        }
+        if let Some(hidden) = self.hidden {
+            let keep = hidden.rounded(sizes.hidden, self.multiple);
+            surgery.hidden = Some(first(checked(keep, sizes.hidden, "columns of the residual stream")?));
+        }
+        Ok(surgery)
+    }
+
+    /// The channels of each block's feed-forward network.
+    fn channels(self, sizes: &Sizes) -> Result<usize> {
+        let mut widths = sizes.channels.iter();
+        match widths.next().copied().flatten() {
+            Some(first) if widths.all(|width| *width == Some(first)) => Ok(first),
+            Some(_) => Err(Error::unsupported(
+                "feed-forward networks of several widths: no config.json can say as many channels for each",
+                "prune layers with --method depth, or leave width.ffn out",
+            )),
+            None => Err(Error::unsupported(
+                "width.ffn of a mixture of experts: each expert has channels of its own",
+                "--method experts takes whole experts out",
+            )),
+        }
+    }
+
+    /// The key/value heads that stay. A number of heads is one of query heads.
+    fn groups(self, heads: Amount, sizes: &Sizes) -> Result<usize> {
+        let per_group = sizes.heads / sizes.kv_heads.max(1);
+        match heads {
+            Amount::Share(_) | Amount::AllBut(_) => Ok(heads.rounded(sizes.kv_heads, 1)),
+            Amount::Count(count) if count.is_multiple_of(per_group.max(1)) => Ok(count / per_group.max(1)),
+            Amount::Count(count) => Err(Error::usage(
+                format!("width.heads is {count}, and {per_group} query heads share a key/value head"),
+                format!("keep a multiple of {per_group}"),
+            )),
+        }
+    }
+}
+
+impl Experts {
+    fn outline(self, sizes: &Sizes) -> Result<Surgery> {
+        let Some(of) = sizes.experts.iter().copied().flatten().next() else {
+            return Err(Error::usage(
+                "the model has no experts",
+                "--method width takes channels and heads out",
+            ));
+        };
+        let keep = checked(self.keep.count(of), of, "experts")?;
+        if keep < sizes.top_k {
+            let what = format!("{keep} experts would stay, and each token is sent to {}", sizes.top_k);
+            return Err(Error::usage(what, format!("keep at least {}", sizes.top_k)));
+        }
+        let layer = |experts: &Option<usize>| experts.map_or_else(Kept::default, |_| first(keep));
+        Ok(Surgery { experts: sizes.experts.iter().map(layer).collect(), ..Surgery::default() })
+    }
+}
+
+/// The first so many.
+fn first(count: usize) -> Kept {
+    Kept::new(0..count as u32)
+}
+
+/// Refuses to keep nothing, or all.
+fn checked(keep: usize, of: usize, what: &str) -> Result<usize> {
+    if (1..of).contains(&keep) {
+        return Ok(keep);
+    }
+    let found = match keep {
+        0 => format!("none of {of} {what} would stay"),
+        _ if keep == of => format!("all {of} {what} would stay"),
+        _ => format!("{keep} {what} would stay, of a model that has {of}"),
+    };
+    Err(Error::usage(found, format!("keep from 1 to {} {what}", of.saturating_sub(1))))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn sizes() -> Sizes {
+        Sizes {
+            layers: 4,
+            hidden: 96,
+            heads: 9,
+            kv_heads: 3,
+            vocabulary: 10,
+            channels: vec![Some(160); 4],
+            experts: vec![None; 4],
+            top_k: 0,
+        }
+    }
+
+    fn width() -> Width {
+        Width { ffn: None, heads: None, hidden: None, multiple: 32, by: ChannelScore::Error, correct: true }
+    }
+
+    #[test]
+    fn amounts_are_rounded_to_multiples() {
+        let check = |share: f64, of: usize, expected: usize| {
+            assert_eq!(Amount::Share(share).rounded(of, 32), expected, "{share} of {of}");
+        };
+        check(0.75, 1536, 1152);
+        check(0.5, 160, 96);
+        check(0.01, 160, 32);
+        check(0.99, 160, 160);
+        check(0.5, 20, 20);
+        assert_eq!(Amount::Count(100).rounded(160, 32), 96);
+    }
+
+    #[test]
+    fn sizes_are_known_before_any_work() {
+        let cut = Width { ffn: Some(Amount::Share(0.5)), heads: Some(Amount::Share(0.67)), ..width() };
+        let outline = cut.outline(&sizes()).unwrap();
+        assert_eq!((outline.channels.len(), outline.channels[0].numbers().len()), (4, 96));
+        assert_eq!(outline.kv_heads[3].to_string(), "0-1");
+        let depth = Depth { keep: Amount::Count(3), by: LayerScore::Greedy };
+        assert_eq!(depth.outline(&sizes()).unwrap().layers.unwrap().to_string(), "1-3");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let refused = |shape: Shape, words: &str| {
+            let error = shape.outline(&sizes()).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        };
+        let depth = |keep| Shape::Depth(Depth { keep: Amount::Count(keep), by: LayerScore::Greedy });
+        refused(depth(0), "none of 4 layers");
+        refused(depth(4), "all 4 layers");
+        refused(depth(5), "5 layers would stay, of a model that has 4");
+        let heads = |count| Shape::Width(Width { heads: Some(Amount::Count(count)), ..width() });
+        refused(heads(4), "3 query heads share");
+        refused(heads(9), "all 3 key/value heads");
+        let experts = Shape::Experts(Experts { keep: Amount::Share(0.5), by: ExpertScore::Reap });
+        refused(experts, "no experts");
+    }
+}
