@@ -11,7 +11,7 @@ use llmc::io::Checkpoint;
 use serde_json::{Value, json};
 
 /// The flags of the calibration text.
-const DATA: &str = "--data text.txt --samples 8 --seq-len 24";
+const DATA: &str = "--data text.txt --samples 8 --seq-len 12";
 
 /// A folder with some text beside which outputs go.
 fn folder() -> tempfile::TempDir {
@@ -114,7 +114,7 @@ fn every_architecture_becomes_smaller_runs_and_holds() {
             assert_eq!(layers(&here.join("out")), layers(&copy) - 1, "{}", model.display());
             shallow += 1;
         }
-        let by_width = ["follow from its width", "stored [in, out]", "mixture of experts"];
+        let by_width = ["follow from its width", "stored [in, out]", "mixture of experts", "several widths"];
         narrow += u32::from(run("--method width --set width.ffn=0.5 --set width.multiple=1", &by_width));
         let refused =
             ["follow from its width", "stored [in, out]", "all 1 key/value heads", "none of 1", "by theirs"];

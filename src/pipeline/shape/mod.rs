@@ -22,7 +22,7 @@ use crate::io::{Checkpoint, read_text, read_whole};
 use crate::json::pretty;
 use crate::model::Sizes;
 use crate::recipe::Surgery;
-use crate::stage::{LayerScore, Shape};
+use crate::stage::{Depth, LayerScore, Shape};
 
 /// One measurement.
 #[derive(Debug, Clone, Copy)]
@@ -80,8 +80,6 @@ pub(crate) fn survey(
             return Ok((kept.surgery, files));
         }
     }
-    let workspace = Workspace::open(survey.folder, false)?;
-    let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
     let ends = BlockResult::default();
     let input = CalibrationInput { sequences: survey.sequences, expert_tokens: 1, prior: None };
     let runner = match survey.shape {
@@ -89,6 +87,9 @@ pub(crate) fn survey(
         Shape::Width(_) | Shape::Experts(_) | Shape::Vocabulary(_) => Runner::new,
     };
     let runner = runner(checkpoint, input, &ends, survey.allow_nonfinite, options)?;
+    refuse_headless(survey.shape, &runner)?;
+    let workspace = Workspace::open(survey.folder, false)?;
+    let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
     let work = Work { survey, runner, workspace, journal, sizes: checkpoint.sizes()? };
     let surgery = match work.choose() {
         // The same call can resume these.
@@ -164,6 +165,16 @@ impl Work<'_> {
     fn batches(&self) -> &Batches<'_> {
         &self.runner.batches
     }
+}
+
+/// Refuses to compare predictions of a model that makes none.
+fn refuse_headless(shape: Shape, runner: &Runner) -> Result<()> {
+    let compares = matches!(shape, Shape::Depth(Depth { by: LayerScore::Greedy, .. }));
+    if !compares || runner.model.frame.head.is_some() {
+        return Ok(());
+    }
+    let what = "depth.by = greedy compares predictions, and an encoder makes none";
+    Err(Error::usage(what, "--set depth.by=influence looks at hidden states alone"))
 }
 
 fn measured_file(index: usize) -> String {
