@@ -262,6 +262,36 @@ fn tokens_that_a_text_never_uses_go() {
     assert!(said.contains("would lose token 0"), "{said}");
 }
 
+/// Ways to a size are tried, and the best is carried out.
+#[test]
+fn a_size_is_reached_in_the_best_of_a_few_ways() {
+    let folder = folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    let line = format!("prune {model} --target-params 0.6 {DATA} -o out");
+    let output = common::run(here, &line);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let tried: Vec<f64> = said
+        .lines()
+        .filter(|line| line.contains("tried: "))
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(tried.len() >= 2, "{said}");
+    let weights = |model: &str| {
+        let checkpoint = Checkpoint::open(model).unwrap();
+        checkpoint.tensors.values().map(|source| source.shape.iter().product::<usize>()).sum::<usize>()
+    };
+    let share = weights(here.join("out").to_str().unwrap()) as f64 / weights(&model) as f64;
+    assert!(share <= 0.6 && share > 0.4, "{share}");
+    ok(here, &format!("verify out --against {model}"));
+    assert_eq!(std::fs::read_dir(here).unwrap().count(), 2, "{said}");
+    let said = fails(here, &format!("prune {model} --target-params 0.05 {DATA} -o x"), 2);
+    assert!(said.contains("leaves 0.05 of the weights"), "{said}");
+    let said = fails(here, &format!("prune {model} --target-params 1.2 {DATA} -o x"), 2);
+    assert!(said.contains("give a share of the weights"), "{said}");
+}
+
 #[test]
 fn stages_follow_in_one_run_and_one_recipe() {
     let folder = folder();

@@ -31,13 +31,16 @@ const EXAMPLES: &str = "Examples:
 pub(crate) struct Arguments {
     /// A .safetensors file, a folder, a .gguf, or a hub id (org/name[@revision])
     model: String,
-    /// magnitude, wanda, ria, sparsegpt or alps for zeros; depth, width or experts for a smaller model; several in order, also behind
+    /// magnitude, wanda, ria, sparsegpt or alps for zeros; depth, width, experts, vocabulary or size for a smaller model; several in order, also behind
     /// stages that rewrite [default: sparsegpt; without --data magnitude]
     #[arg(long, value_name = "NAME", value_parser = suggested::pruning_methods(), hide_possible_values = true)]
     method: Option<String>,
     /// Layers that go, by --method depth
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
+    /// The share of the weights that stays, by the best mix of depth and width (--method size)
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = parse_share)]
+    target_params: Option<f64>,
     /// Zeros per weight, more than 0 and less than 1 [default: 0.5]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = parse_share)]
     sparsity: Option<f64>,
@@ -108,7 +111,11 @@ impl Arguments {
 
     /// The stages, with the zeros and the layers that are asked for.
     fn stages(&self, default: &str) -> Result<Vec<Stage>> {
-        let named = self.method.as_deref().unwrap_or(if self.layers.is_some() { "depth" } else { default });
+        let named = self.method.as_deref().unwrap_or(match (self.layers, self.target_params) {
+            (Some(_), _) => "depth",
+            (None, Some(_)) => "size",
+            (None, None) => default,
+        });
         let mut stages: Vec<Stage> = named.split(',').map(|name| Stage::new(name.trim())).collect();
         let (zeros, shapes) = (pruning(), shaping());
         if find(&mut stages, &[zeros.as_slice(), &shapes].concat()).is_none() {
@@ -126,6 +133,9 @@ impl Arguments {
         if let Some(layers) = self.layers {
             let layers = i64::try_from(layers).unwrap_or(i64::MAX);
             Self::set_parameter(&mut stages, &["depth"], "--layers", "layers", layers.into())?;
+        }
+        if let Some(share) = self.target_params {
+            Self::set_parameter(&mut stages, &["size"], "--target-params", "params", share.into())?;
         }
         Ok(stages)
     }

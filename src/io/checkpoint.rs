@@ -128,7 +128,7 @@ impl Checkpoint {
     /// The stored bytes of a dense, untransformed tensor, to be passed through bit for bit. `None` for the others.
     pub fn bytes<'a>(&'a self, source: &Source) -> Option<&'a [u8]> {
         let Stored::Dense(raw) = &source.stored else { return None };
-        if source.transform != Transform::None || source.cut.is_some() {
+        if source.transform != Transform::None || source.is_edited() {
             return None;
         }
         let rows = source.first_row..source.first_row.checked_add(source.rows_cols()[0])?;
@@ -180,7 +180,7 @@ impl Checkpoint {
         self.check_request(source, &rows, None)?;
         match &source.stored {
             Stored::Dense(_) => Ok(None),
-            Stored::Quantized { .. } if source.cut.is_some() => Ok(None),
+            Stored::Quantized { .. } if source.is_edited() => Ok(None),
             Stored::Quantized { .. } => super::quantized::read(&self.files, source, rows).map(Some),
         }
     }
@@ -204,7 +204,7 @@ impl Checkpoint {
         let Stored::Dense(raw @ RawTensor { dtype: DType::Block(block), .. }) = &source.stored else {
             return Ok(None);
         };
-        if source.cut.is_some() || source.transform != Transform::None && !source.transform.permutes_rows() {
+        if source.is_edited() || source.transform != Transform::None && !source.transform.permutes_rows() {
             return Ok(None);
         }
         let [all, cols] = source.rows_cols();

@@ -150,6 +150,11 @@ impl Source {
         Source::new(raw.name.clone(), raw.shape.clone(), Stored::Dense(raw))
     }
 
+    /// Returns true if its values are not those that are stored, one after the other.
+    pub(crate) fn is_edited(&self) -> bool {
+        self.cut.is_some() || self.replacement.is_some()
+    }
+
     /// Itself before any cut.
     pub(crate) fn whole(&self) -> Source {
         let shape = self.cut.as_ref().map_or_else(|| self.shape.clone(), |cut| cut.shape.clone());

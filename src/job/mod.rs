@@ -26,6 +26,7 @@ mod record;
 mod reshape;
 mod samples;
 mod schemes;
+mod size;
 mod source_card;
 mod space;
 mod tasks;

@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 
 use super::budget::{Measured, Run};
 use super::host::{Notice, Phase, advance};
+use super::size::{self, ways_of};
 use crate::error::Result;
 use crate::io::{Checkpoint, with_needed};
 use crate::model::Sizes;
@@ -42,9 +43,15 @@ pub(crate) fn cut(checkpoint: Checkpoint, surgery: &[Surgery]) -> Result<Checkpo
 pub(crate) fn outline(recipe: &Recipe, shapes: &[Arc<Shape>], checkpoint: Checkpoint) -> Result<Reshaped> {
     let mut reshaped = Reshaped::whole(recipe, checkpoint);
     for (method, shape) in passes(recipe, shapes) {
-        let surgery = shape.outline(&reshaped.checkpoint.sizes()?)?;
-        reshaped.checkpoint = reshaped.checkpoint.edited(&surgery)?;
-        reshaped.recipe.surgery.push(Surgery { method, ..surgery });
+        let stages = match shape {
+            // Its ways are of about the same size.
+            Shape::Size(size) => ways_of(&size, &reshaped.checkpoint)?.swap_remove(0),
+            _ => vec![shape],
+        };
+        for shape in stages {
+            let surgery = shape.outline(&reshaped.checkpoint.sizes()?)?;
+            reshaped.take(Surgery { method: method.clone(), ..surgery }, &[])?;
+        }
     }
     Ok(reshaped)
 }
@@ -61,36 +68,64 @@ pub(crate) fn measure(
     run: &Run,
 ) -> Result<Reshaped> {
     let mut reshaped = Reshaped::whole(recipe, checkpoint);
-    for (number, (method, shape)) in passes(recipe, shapes).into_iter().enumerate() {
-        if let Shape::Vocabulary(vocabulary) = shape {
-            let surgery = cut_vocabulary(recipe, vocabulary, &reshaped.checkpoint, measured)?;
-            reshaped.checkpoint = reshaped.checkpoint.edited(&surgery)?;
-            reshaped.recipe.surgery.push(Surgery { method, ..surgery });
-            continue;
+    for (method, shape) in passes(recipe, shapes) {
+        match shape {
+            Shape::Vocabulary(vocabulary) => {
+                let surgery = cut_vocabulary(recipe, vocabulary, &reshaped.checkpoint, measured)?;
+                reshaped.take(Surgery { method, ..surgery }, &[])?;
+            }
+            Shape::Size(size) => {
+                let folder = folder(run.output, reshaped.folders.len());
+                let base = reshaped.survey(shape, &method, measured, &folder);
+                for shape in size::search(&size, &base, &reshaped.checkpoint, run)? {
+                    reshaped.measure(shape, &method, measured, run)?;
+                }
+            }
+            _ => reshaped.measure(shape, &method, measured, run)?,
         }
-        let folder = folder(run.output, number);
-        let survey = ShapeSurvey {
-            shape,
-            method: &method,
-            before: &reshaped.recipe.surgery,
-            sequences: &measured.samples.sequences,
-            weights: &measured.input,
-            folder: &folder,
-            allow_nonfinite: recipe.allow_nonfinite,
-        };
-        let before = reshaped.checkpoint.sizes()?;
-        let (surgery, files) = survey_on(&survey, &reshaped.checkpoint, run)?;
-        if let Some(gone) = layers_that_go(&surgery, &before) {
-            run.host.notify(&Notice::Note(format!("{method}: {gone}")));
-        }
-        reshaped.checkpoint = reshaped.checkpoint.edited(&surgery)?.corrected(&files)?;
-        reshaped.recipe.surgery.push(surgery);
-        reshaped.folders.push(folder);
     }
     Ok(reshaped)
 }
 
 impl Reshaped {
+    /// Measures one cut, and makes it.
+    fn measure(&mut self, shape: Shape, method: &str, measured: &Measured, run: &Run) -> Result<()> {
+        let folder = folder(run.output, self.folders.len());
+        let survey = self.survey(shape, method, measured, &folder);
+        let before = self.checkpoint.sizes()?;
+        let (surgery, files) = survey_on(&survey, &self.checkpoint, run)?;
+        if let Some(gone) = layers_that_go(&surgery, &before) {
+            run.host.notify(&Notice::Note(format!("{method}: {gone}")));
+        }
+        self.folders.push(folder);
+        self.take(surgery, &files)
+    }
+
+    fn survey<'a>(
+        &'a self,
+        shape: Shape,
+        method: &'a str,
+        measured: &'a Measured,
+        folder: &'a Path,
+    ) -> ShapeSurvey<'a> {
+        ShapeSurvey {
+            shape,
+            method,
+            before: &self.recipe.surgery,
+            sequences: &measured.samples.sequences,
+            weights: &measured.input,
+            folder,
+            allow_nonfinite: self.recipe.allow_nonfinite,
+        }
+    }
+
+    /// Makes a cut, with the files of corrected weights.
+    fn take(&mut self, surgery: Surgery, files: &[PathBuf]) -> Result<()> {
+        self.checkpoint = self.checkpoint.clone().corrected(files)?.edited(&surgery)?;
+        self.recipe.surgery.push(surgery);
+        Ok(())
+    }
+
     /// Nothing is cut yet.
     fn whole(recipe: &Recipe, checkpoint: Checkpoint) -> Reshaped {
         let shaping = shaping();
@@ -132,7 +167,11 @@ fn folder(output: &Path, number: usize) -> PathBuf {
     folder
 }
 
-fn survey_on(survey: &ShapeSurvey, checkpoint: &Checkpoint, run: &Run) -> Result<(Surgery, Vec<PathBuf>)> {
+pub(crate) fn survey_on(
+    survey: &ShapeSurvey,
+    checkpoint: &Checkpoint,
+    run: &Run,
+) -> Result<(Surgery, Vec<PathBuf>)> {
     let &Run { resume, device, host, .. } = run;
     let bar = host.bar(Phase::Measuring, 0);
     let options = Options {

@@ -4,13 +4,17 @@
 //! the tokens of the calibration set; the layers of least influence go. `contiguous`: the angle between the input of a run of n layers
 //! and its output, at the last token of each sequence; the run of the smallest angle goes, never with the last layer. `greedy` (the
 //! default): one layer after the other, each time the one whose loss changes the predictions least, by the KL divergence from
-//! the whole model on a held-out part of the calibration set. Only the layers that `influence` would take among the first half are tried.
+//! the whole model on a held-out part of the calibration set. All are tried once; then again those that cost least.
+//!
+//! The layer before those that go makes up for them (`correct`): the last linear of its feed-forward network, of inputs x, becomes
+//! W + Σ e·xᵀ·(Σ x·xᵀ + λ·I)⁻¹, e being what the hidden states lack of those behind the layers that have gone. Mixtures of experts, and networks
+//! with a norm behind them, stay as they are.
 //!
 //! **When.** Every engine runs the output faster, by the share of layers. Answers to questions of fact survive it; generation of
 //! long texts does much less: heal the output by training.
 //!
-//! **Cost.** One pass over the calibration set; for `greedy`, for each layer that goes, as many passes as layers are tried over a
-//! few sequences.
+//! **Cost.** One pass over the calibration set; for `greedy`, instead, for each layer that goes a pass over a few sequences for each
+//! layer that is tried. The correction takes two passes.
 //!
 //! ```text
 //! llmc prune --method depth --layers 6 --data corpus.jsonl model/
@@ -36,7 +40,7 @@ pub(crate) const DEF: Def = Def {
     build: |table| Ok(Stage::Shape(Arc::new(stage::parse::<Parameters>("depth", table)?.validate()?))),
 };
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Parameters {
     /// Layers that go.
@@ -45,6 +49,14 @@ struct Parameters {
     keep: Option<Amount>,
     /// `greedy`, `influence` or `contiguous`.
     by: LayerScore,
+    /// Lets the layer before those that go make up for them.
+    correct: bool,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Parameters { layers: None, keep: None, by: LayerScore::Greedy, correct: true }
+    }
 }
 
 impl Parameters {
@@ -61,22 +73,15 @@ impl Parameters {
             (None, None) => Amount::Share(0.9),
         };
         keep.check("depth.keep")?;
-        Ok(Shape::Depth(Depth { keep, by: self.by }))
+        Ok(Shape::Depth(Depth { keep, by: self.by, correct: self.correct }))
     }
 }
 
-/// The layers of most influence.
+/// The layers of most influence; of equal ones, the last.
 pub(crate) fn most_influential(influences: &[f64], keep: usize) -> Kept {
-    let mut order = least_first(influences);
-    order.drain(..influences.len() - keep);
-    Kept::new(order)
-}
-
-/// Layers in the order of their influence, the least first; of equal ones, the first.
-pub(crate) fn least_first(influences: &[f64]) -> Vec<u32> {
     let mut order: Vec<u32> = (0..influences.len() as u32).collect();
     order.sort_by(|a, b| influences[*a as usize].total_cmp(&influences[*b as usize]));
-    order
+    Kept::new(order.split_off(influences.len() - keep))
 }
 
 /// The layers but for the run of `count` whose angle is least. `angles` has the angle of each run, by its first layer.

@@ -21,6 +21,7 @@ pub const METHODS: &[Def] = &[
     prune::width::DEF,
     prune::experts::DEF,
     prune::vocabulary::DEF,
+    prune::size::DEF,
     prune::magnitude::DEF,
     prune::wanda::DEF,
     prune::ria::DEF,

@@ -27,7 +27,9 @@ pub use prune::{Prune, PrunedWeight};
 pub use quantize::{Quantization, Quantize, QuantizedLinear, quantize_linear};
 pub use rewrite::{Ends, Rewrite};
 pub use scope::Scope;
-pub use shape::{Amount, ChannelScore, Depth, ExpertScore, Experts, LayerScore, Shape, Vocabulary, Width};
+pub use shape::{
+    Amount, ChannelScore, Depth, ExpertScore, Experts, LayerScore, Shape, Size, Vocabulary, Width,
+};
 pub use trainable::{Loss, Trainable};
 
 use std::sync::Arc;

@@ -18,6 +18,8 @@ pub enum Shape {
     Experts(Experts),
     /// Fewer tokens.
     Vocabulary(Vocabulary),
+    /// Fewer layers and channels, as many as leave a share of the weights.
+    Size(Size),
 }
 
 /// Fewer layers.
@@ -27,6 +29,8 @@ pub struct Depth {
     pub keep: Amount,
     /// The choice of layers.
     pub by: LayerScore,
+    /// True to let the layer before those that go make up for them.
+    pub correct: bool,
 }
 
 /// The choice of the layers that go.
@@ -97,6 +101,15 @@ pub struct Vocabulary {
     pub multiple: usize,
 }
 
+/// A share of the weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Size {
+    /// The share that stays.
+    pub params: f64,
+    /// Channels that stay are a multiple of this.
+    pub multiple: usize,
+}
+
 /// A share of what there is, or a number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -154,7 +167,7 @@ impl Shape {
             Shape::Depth(depth) => depth.outline(sizes),
             Shape::Width(width) => width.outline(sizes),
             Shape::Experts(experts) => experts.outline(sizes),
-            Shape::Vocabulary(_) => Ok(Surgery::default()), // only the text tells
+            Shape::Vocabulary(_) | Shape::Size(_) => Ok(Surgery::default()), // only the text tells
         }
     }
 
@@ -304,7 +317,7 @@ mod tests {
         let outline = cut.outline(&sizes()).unwrap();
         assert_eq!((outline.channels.len(), outline.channels[0].numbers().len()), (4, 96));
         assert_eq!(outline.kv_heads[3].to_string(), "0-1");
-        let depth = Depth { keep: Amount::Count(3), by: LayerScore::Greedy };
+        let depth = Depth { keep: Amount::Count(3), by: LayerScore::Greedy, correct: true };
         assert_eq!(depth.outline(&sizes()).unwrap().layers.unwrap().to_string(), "1-3");
     }
 
@@ -314,7 +327,8 @@ mod tests {
             let error = shape.outline(&sizes()).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         };
-        let depth = |keep| Shape::Depth(Depth { keep: Amount::Count(keep), by: LayerScore::Greedy });
+        let depth =
+            |keep| Shape::Depth(Depth { keep: Amount::Count(keep), by: LayerScore::Greedy, correct: true });
         refused(depth(0), "none of 4 layers");
         refused(depth(4), "all 4 layers");
         refused(depth(5), "5 layers would stay, of a model that has 4");

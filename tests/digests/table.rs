@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use llmc::export::FORMATS;
 use llmc::numerics::presets::PRESETS;
-use llmc::registry::{METHODS, pruning};
+use llmc::registry::{METHODS, pruning, shaping};
 
 use crate::case::Case;
 
@@ -27,7 +27,7 @@ const MODELS: &[&str] = &["tiny-qwen2-sharded", "tiny-qwen3-moe", "tiny-llama"];
 
 /// The methods but for those that prune, which have cases of their own.
 fn methods() -> impl Iterator<Item = &'static str> {
-    let pruning = pruning();
+    let pruning = [pruning(), shaping()].concat();
     METHODS.iter().map(|method| method.name).filter(move |name| !pruning.contains(name))
 }
 

@@ -76,19 +76,17 @@ impl Checkpoint {
 
 pub(crate) use vocabulary::with_needed;
 
-/// Corrected weights take the place of those that a surgery has cut.
+/// Corrected weights take the place of stored ones, before the checkpoint is cut.
 impl Checkpoint {
-    /// Takes the tensors of safetensors files, in f32, as the weights of their names.
+    /// Takes the tensors of safetensors files as the weights of their names.
     ///
     /// # Errors
-    /// A tensor that was not cut, or of another shape.
+    /// A tensor of no weight, or of another shape.
     pub(crate) fn corrected(mut self, files: &[PathBuf]) -> Result<Checkpoint> {
         for path in files {
             let file = MappedFile::open(path)?;
-            let tensors = safetensors::parse(path, self.files.len(), file.bytes())?.tensors;
-            for raw in tensors {
-                let source = self.tensors.get_mut(&raw.name);
-                let source = source.filter(|source| source.corrected && source.shape == raw.shape);
+            for raw in safetensors::parse(path, self.files.len(), file.bytes())?.tensors {
+                let source = self.tensors.get_mut(&raw.name).filter(|source| source.shape == raw.shape);
                 let Some(source) = source else { return Err(stray(path, &raw)) };
                 source.replacement = Some(Arc::new(Source::dense(raw)));
             }
@@ -100,7 +98,7 @@ impl Checkpoint {
 
 fn stray(path: &Path, raw: &RawTensor) -> Error {
     let hint = "it is left from another run: remove the folder, and run again";
-    Error::malformed_tensor(path, &raw.name, "a weight that was cut", format!("{:?}", raw.shape), hint)
+    Error::malformed_tensor(path, &raw.name, "a weight of the model", format!("{:?}", raw.shape), hint)
 }
 
 /// The config.json with its section of the language model replaced.
@@ -144,7 +142,7 @@ impl Knife<'_> {
             let [rows, cols] = self.axes(known.role, whole);
             let [row_count, col_count] = whole.rows_cols();
             let kept = |axis: Option<Axis>, count| self.kept(axis?, known.numbers.block, count);
-            source.corrected |= self.corrects(known.role);
+            source.corrected |= self.corrects(known.role, known.numbers.block);
             source.cut(kept(rows, row_count), kept(cols, col_count));
         }
         Some(source)
@@ -217,15 +215,21 @@ impl Knife<'_> {
         }
     }
 
-    /// Returns true for the weights whose inputs are cut, if calibration has corrected them.
-    fn corrects(&self, role: TensorRole) -> bool {
-        let Surgery { kv_heads, channels, corrected, .. } = self.surgery;
-        let loses_inputs = match role {
+    /// Returns true for the weights that calibration corrects: those whose inputs are cut, and those before layers that go.
+    fn corrects(&self, role: TensorRole, layer: Option<usize>) -> bool {
+        let Surgery { layers, kv_heads, channels, corrected, .. } = self.surgery;
+        let is_before_gap = |layer: usize| {
+            let next = layer as u32 + 1;
+            layers
+                .as_ref()
+                .is_some_and(|kept| (next as usize) < self.sizes.layers && kept.place(next).is_none())
+        };
+        let changes = match role {
             TensorRole::AttentionOutput => !kv_heads.is_empty(),
-            TensorRole::Down(Network::Dense) => !channels.is_empty(),
+            TensorRole::Down(Network::Dense) => !channels.is_empty() || layer.is_some_and(is_before_gap),
             _ => false,
         };
-        corrected.is_some() && loses_inputs
+        corrected.is_some() && changes
     }
 
     /// Refuses numbers that the model does not have, and widths that differ between layers.

@@ -6,68 +6,65 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::Work;
+use super::divergence::{divergence, log_probabilities};
 use crate::backend::Backend;
 use crate::backend::cpu::{self, Cpu};
-use crate::error::{Error, Result};
-use crate::eval::softmax::LogSoftmax;
+use crate::error::Result;
 use crate::json::pretty;
 use crate::model::{Block, Embedding, Head};
-use crate::pipeline::blocks::{Batches, Chain, Machine, not_finite};
+use crate::pipeline::blocks::{Batches, Chain, Machine};
 use crate::pipeline::options::{Event, check_interrupted};
-use crate::prune::depth::least_first;
 use crate::recipe::Kept;
 
 /// Tokens of the held-out part of the calibration set.
-const HELD_OUT_TOKENS: usize = 8192;
+const HELD_OUT_TOKENS: usize = 4096;
 /// Tokens whose logits are in memory at a time.
 const CHUNK: usize = 256;
-/// Fewer layers than these are all tried.
-const ALL_TRIED: usize = 64;
+/// Fewest layers that are tried again, of those that cost least in the round before.
+const TRIED_AGAIN: usize = 8;
 
-/// A layer that goes, as a round has found.
+/// What a round has found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Round {
-    layer: u32,
-    divergence: f64,
+    /// The layers that were tried and the divergence without each, the least first.
+    tried: Vec<(u32, f64)>,
 }
 
 impl Work<'_> {
     /// The layers that stay when one after the other goes.
     pub(super) fn greedy(&self, keep: usize) -> Result<Kept> {
-        let influences: Vec<f64> = self.measure_layers()?.iter().map(|layer| layer.influence).collect();
-        let layers = influences.len();
-        let (goes, tried) = (layers - keep, (layers / 2).max(ALL_TRIED));
-        let candidates: Vec<u32> =
-            least_first(&influences).into_iter().take(tried.max(layers - keep).min(layers)).collect();
+        let layers = self.runner.model.layers.len();
+        let goes = layers - keep;
         let held_out = held_out(self.survey.sequences);
-        (self.runner.options.events)(&Event::Start { done: 0, of: goes * layers });
+        let mut tried: Vec<u32> = (0..layers as u32).collect();
         let mut gone: Vec<u32> = Vec::new();
+        (self.runner.options.events)(&Event::Start { done: 0, of: goes * layers });
         while gone.len() < goes {
             let name = format!("round-{}.json", gone.len());
             let round = match self.measured::<Round>(&name) {
                 Ok(round) => round,
                 Err(_) => {
-                    let round = self.round(&held_out, &gone, &candidates)?;
+                    let round = self.round(&held_out, &gone, &tried)?;
                     self.workspace.write(&name, &pretty(&serde_json::json!(round)))?;
                     round
                 }
             };
-            tracing::info!(layer = round.layer, divergence = round.divergence, "a layer goes");
-            gone.push(round.layer);
+            tracing::info!(tried = ?round.tried, "divergence without each layer");
+            let mut by_cost = round.tried.into_iter().map(|(layer, _)| layer);
+            gone.extend(by_cost.next());
+            tried = by_cost.take(TRIED_AGAIN.max(2 * goes)).collect();
         }
         Ok(Kept::new(gone).others(layers))
     }
 
-    fn round(&self, held_out: &[Vec<u32>], gone: &[u32], candidates: &[u32]) -> Result<Round> {
-        let tried: Vec<u32> = candidates.iter().copied().filter(|layer| !gone.contains(layer)).collect();
+    fn round(&self, held_out: &[Vec<u32>], gone: &[u32], tried: &[u32]) -> Result<Round> {
         let divergences = match &self.runner.machine {
-            Machine::Cpu => self.divergences(&Cpu::new(cpu::Activations::F32), held_out, gone, &tried)?,
-            Machine::Candle(candle) => self.divergences(candle, held_out, gone, &tried)?,
+            Machine::Cpu => self.divergences(&Cpu::new(cpu::Activations::F32), held_out, gone, tried)?,
+            Machine::Candle(candle) => self.divergences(candle, held_out, gone, tried)?,
         };
-        tracing::debug!(?tried, ?divergences, "divergence without each layer");
-        let least = (0..tried.len()).min_by(|a, b| divergences[*a].total_cmp(&divergences[*b]));
-        let least = least.ok_or_else(|| Error::usage("no layer is left to go", "keep more layers"))?;
-        Ok(Round { layer: tried[least], divergence: divergences[least] })
+        let mut tried: Vec<(u32, f64)> = tried.iter().copied().zip(divergences).collect();
+        tried.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        Ok(Round { tried })
     }
 
     /// The mean KL divergence of the predictions from those of the whole model, without the layers that have gone and one more: each
@@ -115,7 +112,7 @@ impl Work<'_> {
 }
 
 /// The held-out sequences: the last ones, up to [`HELD_OUT_TOKENS`] tokens.
-fn held_out(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
+pub(crate) fn held_out(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let mut tokens = 0;
     let fits = |sequence: &&Vec<u32>| {
         let first = tokens == 0;
@@ -128,13 +125,13 @@ fn held_out(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
 }
 
 /// The states of the held-out sequences, in files of the partial output.
-struct States<'a> {
-    work: &'a Work<'a>,
-    batches: &'a Batches<'a>,
+pub(super) struct States<'a> {
+    pub work: &'a Work<'a>,
+    pub batches: &'a Batches<'a>,
 }
 
 impl States<'_> {
-    fn chain(&self, name: &str) -> Result<Chain> {
+    pub(super) fn chain(&self, name: &str) -> Result<Chain> {
         let path = self.work.workspace.path(&format!("{name}.f32"));
         Chain::create(&path, self.batches.tokens(), self.work.runner.model.hidden)
     }
@@ -147,7 +144,7 @@ impl States<'_> {
     }
 
     /// Runs a chain through a block, in place.
-    fn forward<B: Backend>(&self, backend: &B, block: &Block<B>, chain: &Chain) -> Result<()> {
+    pub(super) fn forward<B: Backend>(&self, backend: &B, block: &Block<B>, chain: &Chain) -> Result<()> {
         let model = &self.work.runner.model;
         for batch in self.batches.all() {
             let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
@@ -192,25 +189,6 @@ impl States<'_> {
         let logits = head.logits(backend, &head.norm(backend, x)?)?;
         backend.read(&logits, <[f32]>::to_vec)
     }
-}
-
-/// Log-probabilities in the place of logits.
-fn log_probabilities(mut logits: Vec<f32>, vocabulary: usize) -> Result<Vec<f32>> {
-    for row in logits.chunks_mut(vocabulary) {
-        let softmax = LogSoftmax::new(row).ok_or_else(|| not_finite("the model's logits"))?;
-        row.iter_mut().for_each(|logit| *logit = softmax.log_probability(*logit));
-    }
-    Ok(logits)
-}
-
-/// The sum of the divergences of rows of logits from rows of log-probabilities.
-fn divergence(logits: &[f32], base: &[f32], vocabulary: usize) -> Result<f64> {
-    let rows = logits.chunks(vocabulary).zip(base.chunks(vocabulary));
-    let each = rows.map(|(row, base)| {
-        let softmax = LogSoftmax::new(row).ok_or_else(|| not_finite("logits without some of the layers"))?;
-        Ok(softmax.divergence(row, base, f32::NEG_INFINITY))
-    });
-    each.sum()
 }
 
 #[cfg(test)]

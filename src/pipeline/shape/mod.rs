@@ -4,13 +4,21 @@
 //! again: `surgery.toml`, and a file of corrected weights for each block.
 
 mod depth;
+mod divergence;
 mod experts;
 mod greedy;
+mod refit;
+mod score;
 mod width;
+
+pub(crate) use greedy::held_out;
+pub(crate) use score::divergence_of;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ndarray::Array2;
+use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
 use super::blocks::{Batches, BlockReport, CalibrationInput, Runner, machine_key};
@@ -21,8 +29,10 @@ use crate::error::{Error, Result};
 use crate::io::{Checkpoint, read_text, read_whole};
 use crate::json::pretty;
 use crate::model::Sizes;
+use crate::numerics::convert;
 use crate::recipe::Surgery;
 use crate::stage::{Depth, LayerScore, Shape};
+use crate::tensor::DType;
 
 /// One measurement.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +84,9 @@ pub(crate) fn survey(
     options: &Options,
 ) -> Result<(Surgery, Vec<PathBuf>)> {
     let key = key(survey, checkpoint, options);
+    let layers = checkpoint.sizes()?.layers;
     if let Some(kept) = read(survey.folder)?.filter(|kept| kept.key == key) {
-        let files = corrected_files(survey.folder, checkpoint, &kept.surgery)?;
+        let files = corrected_files(survey.folder, layers);
         if digest(&files)? == kept.surgery.corrected {
             return Ok((kept.surgery, files));
         }
@@ -84,7 +95,7 @@ pub(crate) fn survey(
     let input = CalibrationInput { sequences: survey.sequences, expert_tokens: 1, prior: None };
     let runner = match survey.shape {
         Shape::Depth(_) => Runner::unobserved,
-        Shape::Width(_) | Shape::Experts(_) | Shape::Vocabulary(_) => Runner::new,
+        _ => Runner::new,
     };
     let runner = runner(checkpoint, input, &ends, survey.allow_nonfinite, options)?;
     refuse_headless(survey.shape, &runner)?;
@@ -100,13 +111,13 @@ pub(crate) fn survey(
             return Err(error);
         }
     };
-    let corrected = digest(&corrected_files(work.workspace.partial(), checkpoint, &surgery)?)?;
+    let corrected = digest(&corrected_files(work.workspace.partial(), layers))?;
     let surgery = Surgery { method: survey.method.to_owned(), corrected, ..surgery };
     let kept = Kept { key, surgery };
     let text = toml::to_string(&kept).expect("a struct of strings and lists is always valid TOML");
     work.workspace.write(RESULT, text.as_bytes())?;
     work.workspace.publish()?;
-    let files = corrected_files(survey.folder, checkpoint, &kept.surgery)?;
+    let files = corrected_files(survey.folder, layers);
     Ok((kept.surgery, files))
 }
 
@@ -121,6 +132,9 @@ impl Work<'_> {
                     LayerScore::Influence => self.by_influence(keep)?,
                     LayerScore::Contiguous => self.by_angle(keep)?,
                 };
+                if depth.correct {
+                    self.close_gaps(&layers)?;
+                }
                 Ok(Surgery { layers: Some(layers), ..Surgery::default() })
             }
             Shape::Width(width) => match &outline.hidden {
@@ -128,7 +142,7 @@ impl Work<'_> {
                 None => self.narrow(&width, &outline),
             },
             Shape::Experts(experts) => self.take_experts(&experts, &outline),
-            Shape::Vocabulary(_) => Ok(outline), // the text tells, and not the model
+            Shape::Vocabulary(_) | Shape::Size(_) => Ok(outline), // chosen without the blocks
         }
     }
 
@@ -186,12 +200,27 @@ fn weights_file(index: usize) -> String {
     format!("corrected-{index:05}.safetensors")
 }
 
-/// The files of corrected weights of a surgery of `checkpoint`, in the order of the blocks.
-fn corrected_files(folder: &Path, checkpoint: &Checkpoint, surgery: &Surgery) -> Result<Vec<PathBuf>> {
-    let cut = !surgery.kv_heads.is_empty() || !surgery.channels.is_empty();
-    let layers = if cut { checkpoint.sizes()?.layers } else { 0 };
-    let paths = (0..layers).map(|index| folder.join(weights_file(index)));
-    Ok(paths.filter(|path| path.is_file()).collect())
+/// The files of corrected weights in a folder, in the order of the blocks.
+fn corrected_files(folder: &Path, layers: usize) -> Vec<PathBuf> {
+    (0..layers).map(|index| folder.join(weights_file(index))).filter(|path| path.is_file()).collect()
+}
+
+/// Weights, in f32 under their names, as a safetensors file.
+fn weights_bytes(weights: &[(String, &Array2<f32>)]) -> Result<Vec<u8>> {
+    let bytes = |values: &Array2<f32>| {
+        let mut bytes = Vec::new();
+        convert::from_f32(DType::F32, values.as_slice().unwrap_or_default(), &mut bytes);
+        bytes
+    };
+    let stored: Vec<_> =
+        weights.iter().map(|(name, values)| (name, values.shape().to_vec(), bytes(values))).collect();
+    let views = stored.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+        (name.as_str(), view.expect("as many bytes as the shape has"))
+    });
+    safetensors::serialize(views, None).map_err(|e| {
+        Error::unsupported(format!("corrected weights: {e}"), "this is a defect of llmc: please report it")
+    })
 }
 
 /// blake3 over files; `None` of none.

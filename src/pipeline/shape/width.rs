@@ -1,20 +1,19 @@
 //! Channels, heads and columns of the residual stream. The blocks before have lost theirs already: a block is measured on what
 //! they make of the calibration set.
 
-use safetensors::tensor::TensorView;
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use super::{Work, weights_file};
+use super::{Work, weights_bytes, weights_file};
 use crate::calib::observe::Watch;
 use crate::error::{Error, Result};
 use crate::model::{Feeder, Fold, LinearPlace, Mixer, Weights};
-use crate::numerics::{Weight, convert};
+use crate::numerics::Weight;
 use crate::pipeline::blocks::Chain;
 use crate::prune::width::{NarrowedLinear, narrow};
 use crate::recipe::{Kept, Surgery};
 use crate::stage::{Block, BlockLinear, Width};
 use crate::statistics::Needs;
-use crate::tensor::DType;
 
 /// What stays of a block.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -29,11 +28,8 @@ impl Work<'_> {
     /// Takes heads and channels out of each block, as many as `outline` does.
     pub(super) fn narrow(&self, width: &Width, outline: &Surgery) -> Result<Surgery> {
         let blocks = self.each_block(|index, input, output| {
-            let mut narrowed = Narrowed {
-                block: Block { index, ..Block::default() },
-                kept: BlockKept::default(),
-                weights: Vec::new(),
-            };
+            let mut narrowed =
+                Narrowed { block: Block { index, ..Block::default() }, kept: BlockKept::default() };
             if let Some(heads) = outline.kv_heads.get(index) {
                 narrowed.kept.kv_heads =
                     self.narrow_heads(&mut narrowed, width, heads.numbers().len(), input)?;
@@ -45,7 +41,7 @@ impl Work<'_> {
             let weights = self.runner.weights().with(&narrowed.block, true);
             self.runner.pass(index, &weights, input, None, Some(output))?;
             if width.correct {
-                let bytes = narrowed.file()?;
+                let bytes = weights_bytes(&narrowed.weights())?;
                 narrowed.kept.corrected = self.workspace.write(&weights_file(index), &bytes)?;
             }
             Ok(narrowed.kept)
@@ -113,13 +109,6 @@ impl Work<'_> {
         matrix.release();
         let NarrowedLinear { kept, weight } =
             narrow(weight.view(), &hessian, size, keep, width, &place.name)?;
-        let columns: Vec<usize> = kept
-            .numbers()
-            .iter()
-            .flat_map(|group| *group as usize * size..(*group as usize + 1) * size)
-            .collect();
-        let corrected = weight.select(ndarray::Axis(1), &columns).as_standard_layout().into_owned();
-        narrowed.weights.push((place.name.clone(), corrected));
         narrowed.block.linears.push(BlockLinear::dense_only(&place.name, Weight::Dense(weight)));
         Ok(kept)
     }
@@ -180,32 +169,14 @@ struct Narrowed {
     /// Its new weights, zero where columns go.
     block: Block,
     kept: BlockKept,
-    /// The same weights without these columns, by name.
-    weights: Vec<(String, ndarray::Array2<f32>)>,
 }
 
 impl Narrowed {
-    /// The weights as a safetensors file.
-    fn file(&self) -> Result<Vec<u8>> {
-        let bytes = |values: &ndarray::Array2<f32>| {
-            let mut bytes = Vec::new();
-            convert::from_f32(DType::F32, values.as_slice().unwrap_or_default(), &mut bytes);
-            bytes
-        };
-        let stored: Vec<_> = self
-            .weights
-            .iter()
-            .map(|(name, values)| (name, vec![values.nrows(), values.ncols()], bytes(values)))
-            .collect();
-        let views = stored.iter().map(|(name, shape, bytes)| {
-            let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
-            (name.as_str(), view.expect("as many bytes as the shape has"))
+    fn weights(&self) -> Vec<(String, &Array2<f32>)> {
+        let dense = self.block.linears.iter().filter_map(|linear| match &linear.weight {
+            Weight::Dense(values) => Some((linear.name.clone(), values)),
+            Weight::Quantized(_) => None,
         });
-        safetensors::serialize(views, None).map_err(|e| {
-            Error::unsupported(
-                format!("corrected weights: {e}"),
-                "this is a defect of llmc: please report it",
-            )
-        })
+        dense.collect()
     }
 }

@@ -1,0 +1,80 @@
+//! Least squares: a weight changed so that what was cut away is made up for.
+
+use ndarray::{Array2, ArrayView2};
+
+use crate::error::{Error, Result};
+use crate::numerics::linalg::{add_gram, cholesky_inverse, product};
+
+/// This part of the mean of the Gram matrix's diagonal is added to it.
+const DAMPING: f64 = 1e-2;
+
+/// The sums over tokens behind the least squares of one weight, [rows, cols].
+pub(crate) struct Refit {
+    /// Σ x·xᵀ over its inputs, [cols, cols].
+    gram: Array2<f32>,
+    /// Σ e·xᵀ over what its outputs lack, [rows, cols].
+    lacking: Array2<f64>,
+}
+
+impl Refit {
+    /// Sums of a weight of this shape.
+    pub(crate) fn new([rows, cols]: [usize; 2]) -> Refit {
+        Refit { gram: Array2::zeros((cols, cols)), lacking: Array2::zeros((rows, cols)) }
+    }
+
+    /// Adds some tokens: inputs, [tokens, cols], and what the outputs lack, [tokens, rows].
+    pub(crate) fn add(&mut self, inputs: ArrayView2<f32>, lacks: ArrayView2<f32>) {
+        add_gram(&mut self.gram, inputs);
+        self.lacking += &product(lacks.t(), inputs).mapv(f64::from);
+    }
+
+    /// The weight whose outputs lack least: W + Σ e·xᵀ·(Σ x·xᵀ + λ·I)⁻¹. `name` for errors.
+    ///
+    /// # Errors
+    /// Inputs that are not finite.
+    pub(crate) fn solve(self, weight: ArrayView2<f32>, name: &str) -> Result<Array2<f32>> {
+        let mut gram = self.gram.mapv(f64::from);
+        let mean = gram.diag().mean().unwrap_or(0.0);
+        gram.diag_mut().mapv_inplace(|x| x + if mean > 0.0 { DAMPING * mean } else { 1.0 });
+        let finite = gram.iter().chain(&self.lacking).all(|x| x.is_finite());
+        let inverse = cholesky_inverse(&gram).filter(|_| finite).ok_or_else(|| {
+            Error::unsupported(
+                format!("{name}: the sums of its inputs are not finite, or cannot be inverted"),
+                "the model overflows on the calibration text: take another",
+            )
+        })?;
+        let change = product(self.lacking.view(), inverse.view());
+        Ok(Array2::from_shape_fn(weight.dim(), |at| (f64::from(weight[at]) + change[at]) as f32))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::test_support::{largest, normal};
+
+    /// Outputs that lack a linear function of the inputs are made whole by the least squares.
+    #[test]
+    fn what_the_inputs_explain_is_made_up_for() {
+        let (x, w, missing) = (normal(400, 12, 1), normal(5, 12, 2), normal(5, 12, 3));
+        let mut refit = Refit::new([5, 12]);
+        let lacks = x.dot(&missing.t());
+        for start in (0..400).step_by(100) {
+            let rows = ndarray::s![start..start + 100, ..];
+            let (x, lacks) = (x.slice(rows).to_owned(), lacks.slice(rows).to_owned());
+            refit.add(x.view(), lacks.view());
+        }
+        let found = refit.solve(w.view(), "w").unwrap();
+        let error = largest((&found - &w - &missing).iter().map(|x| x.abs()));
+        assert!(error < 0.05, "{error}");
+    }
+
+    #[test]
+    fn sums_that_are_not_finite_are_refused() {
+        let mut refit = Refit::new([1, 2]);
+        refit.add(ndarray::array![[f32::INFINITY, 1.0]].view(), ndarray::array![[1.0]].view());
+        let error = refit.solve(ndarray::array![[1.0, 2.0]].view(), "w").unwrap_err().to_string();
+        assert!(error.contains("not finite"), "{error}");
+    }
+}
