@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use super::cut::stays;
 use super::loading::{Kind, engines};
-use super::reshape::stays;
 use super::source_card::SourceCard;
 use crate::export::adapter::FOLDER;
 use crate::io::Checkpoint;

@@ -129,9 +129,7 @@ impl Quantize {
         let targets = plans.as_ref().zip(paths.as_ref()).zip(documents.as_ref());
         let targets = targets.map(|((plan, path), documents)| Target { plan, path, documents });
         let outcome = self.write(&targets, checkpoint, evidence.material.as_ref(), host)?;
-        for folder in std::mem::take(cuts) {
-            std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
-        }
+        std::mem::take(cuts).iter().try_for_each(|folder| pipeline::forget_survey(folder))?;
         for (name, nan, inf) in &outcome.nonfinite {
             host.notify(&Notice::Warning(format!("{name}: {nan} NaN and {inf} infinities were let pass")));
         }

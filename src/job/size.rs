@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::budget::Run;
+use super::cut::{stays, survey_on};
 use super::host::Notice;
-use super::reshape::{stays, survey_on};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::pipeline::{ShapeSurvey, divergence_of, held_out};
+use crate::pipeline::{ShapeSurvey, divergence_of, forget_survey, held_out};
 use crate::prune::size::ways;
 use crate::recipe::{Kept, Surgery};
 use crate::stage::{Shape, Size};
@@ -41,9 +41,7 @@ pub(crate) fn search(
         let divergence =
             divergence_of(&Arc::new(cut), &whole, &held_out, run.device, run.host.interrupted())?;
         run.host.notify(&Notice::Note(format!("tried: {stays}: KLD {divergence:.4}")));
-        for folder in folders {
-            std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
-        }
+        folders.iter().try_for_each(|folder| forget_survey(folder))?;
         if best.as_ref().is_none_or(|(least, _)| divergence < *least) {
             best = Some((divergence, way));
         }

@@ -27,6 +27,8 @@ pub struct SettingKeys {
     pub kv_heads: &'static [&'static str],
     /// Columns of a head; of an empty list, always the width over the heads.
     pub head_dim: &'static [&'static str],
+    /// True if transformers' class refuses a width that is no multiple of the query heads.
+    pub heads_divide_width: bool,
     /// Channels of the feed-forward network; of an empty list, always a multiple of the width.
     pub feed_forward: &'static [&'static str],
     /// The feed-forward network's function.

@@ -17,6 +17,8 @@ pub struct Sizes {
     pub heads: usize,
     /// Key/value heads.
     pub kv_heads: usize,
+    /// True if the width must be a multiple of the query heads.
+    pub heads_divide_width: bool,
     /// Rows of the token embedding.
     pub vocabulary: usize,
     /// Channels of the plain feed-forward network of each block; `None` for a mixture of experts.
@@ -45,6 +47,7 @@ impl Sizes {
             hidden: model.hidden,
             heads,
             kv_heads,
+            heads_divide_width: arch.outline.keys.heads_divide_width,
             top_k,
             channels: vec![None; layers],
             experts: vec![None; layers],

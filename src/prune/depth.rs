@@ -7,7 +7,8 @@
 //! the whole model on a held-out part of the calibration set. All are tried once; then again those that cost least.
 //!
 //! The layer before those that go makes up for them (`correct`): the last linear of its feed-forward network, of inputs x, becomes
-//! W + Σ e·xᵀ·(Σ x·xᵀ + λ·I)⁻¹, e being what the hidden states lack of those behind the layers that have gone. Mixtures of experts, and networks
+//! W + Σ e·xᵀ·(Σ x·xᵀ + λ·I)⁻¹, e being what the hidden states h lack of those behind the layers that have gone. Each token is divided by ‖h‖:
+//! the next norm does so, and a few tokens have states a thousand times as large as others. Mixtures of experts, and networks
 //! with a norm behind them, stay as they are.
 //!
 //! **When.** Every engine runs the output faster, by the share of layers. Answers to questions of fact survive it; generation of

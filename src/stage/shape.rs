@@ -191,6 +191,9 @@ impl Depth {
     }
 }
 
+/// Widths between which there are at least so many steps, where the multiple can be chosen.
+const FEWEST_STEPS: usize = 8;
+
 impl Width {
     fn outline(self, sizes: &Sizes) -> Result<Surgery> {
         let mut surgery = Surgery::default();
@@ -204,7 +207,7 @@ impl Width {
             surgery.kv_heads = all(checked(groups, sizes.kv_heads, "key/value heads")?);
         }
         if let Some(hidden) = self.hidden {
-            let keep = hidden.rounded(sizes.hidden, self.multiple);
+            let keep = hidden.rounded(sizes.hidden, self.width_multiple(sizes));
             surgery.hidden = Some(first(checked(keep, sizes.hidden, "columns of the residual stream")?));
         }
         Ok(surgery)
@@ -226,11 +229,30 @@ impl Width {
         }
     }
 
+    /// The multiple that columns of the residual stream are rounded to: that of the heads too, where the model's class needs it.
+    fn width_multiple(self, sizes: &Sizes) -> usize {
+        if !sizes.heads_divide_width {
+            return self.multiple;
+        }
+        let common =
+            |multiple: usize| (1..=multiple).map(|n| n * sizes.heads).find(|n| n.is_multiple_of(multiple));
+        let multiples = std::iter::successors(Some(self.multiple), |m| Some(m / 2).filter(|m| *m > 0));
+        let mut fitting = multiples.filter_map(common).filter(|n| n * FEWEST_STEPS <= sizes.hidden);
+        fitting.next().unwrap_or(sizes.heads)
+    }
+
     /// The key/value heads that stay. A number of heads is one of query heads.
     fn groups(self, heads: Amount, sizes: &Sizes) -> Result<usize> {
         let per_group = sizes.heads / sizes.kv_heads.max(1);
         match heads {
-            Amount::Share(_) | Amount::AllBut(_) => Ok(heads.rounded(sizes.kv_heads, 1)),
+            Amount::Share(_) | Amount::AllBut(_) => {
+                let asked = heads.rounded(sizes.kv_heads, 1);
+                let fits = |groups: &usize| {
+                    !sizes.heads_divide_width || sizes.hidden.is_multiple_of(groups * per_group)
+                };
+                let near = (1..sizes.kv_heads).filter(fits).min_by_key(|groups| groups.abs_diff(asked));
+                Ok(near.unwrap_or(asked))
+            }
             Amount::Count(count) if count.is_multiple_of(per_group.max(1)) => Ok(count / per_group.max(1)),
             Amount::Count(count) => Err(Error::usage(
                 format!("width.heads is {count}, and {per_group} query heads share a key/value head"),
@@ -287,6 +309,7 @@ mod tests {
             hidden: 96,
             heads: 9,
             kv_heads: 3,
+            heads_divide_width: false,
             vocabulary: 10,
             channels: vec![Some(160); 4],
             experts: vec![None; 4],
@@ -319,6 +342,22 @@ mod tests {
         assert_eq!(outline.kv_heads[3].to_string(), "0-1");
         let depth = Depth { keep: Amount::Count(3), by: LayerScore::Greedy, correct: true };
         assert_eq!(depth.outline(&sizes()).unwrap().layers.unwrap().to_string(), "1-3");
+    }
+
+    /// SmolLM2: 576 columns and 9 heads, of which Llama's class wants a multiple.
+    #[test]
+    fn heads_divide_the_width_where_the_class_needs_it() {
+        let sizes = Sizes { hidden: 576, heads_divide_width: true, ..sizes() };
+        let hidden = Width { hidden: Some(Amount::Share(0.875)), ..width() };
+        assert_eq!(hidden.outline(&sizes).unwrap().hidden.unwrap().numbers().len(), 504);
+        let heads = |share, of: &Sizes| {
+            let cut = Width { heads: Some(Amount::Share(share)), ..width() };
+            cut.outline(of).unwrap().kv_heads[0].numbers().len()
+        };
+        assert_eq!(heads(0.67, &sizes), 2);
+        let eight = Sizes { hidden: 4096, heads: 32, kv_heads: 8, ..sizes.clone() };
+        assert_eq!(heads(0.75, &eight), 4, "16 heads divide 4096, 20 to 28 do not");
+        assert_eq!(heads(0.75, &Sizes { heads_divide_width: false, ..eight }), 6);
     }
 
     #[test]

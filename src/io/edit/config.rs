@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{Knife, vocabulary};
+use super::knife::Knife;
+use super::vocabulary;
 use crate::error::{Error, Result};
 use crate::recipe::{Kept, Surgery};
 

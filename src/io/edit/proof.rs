@@ -1,7 +1,7 @@
 //! The proof that a config.json says what was cut, and nothing else: the model that it describes has the layers that stay, each as it
 //! was. Where a setting follows from a layer's number, or from a width, another number gives another model.
 
-use super::Knife;
+use super::knife::Knife;
 use crate::error::{Error, Result};
 use crate::model::{FeedForward, Layer, Mixer, Model};
 use crate::recipe::Surgery;
@@ -24,6 +24,15 @@ pub(super) fn check(edited: &Model, knife: &Knife) -> Result<()> {
     }
     if (edited.hidden, edited.frame) != (width, before.frame) {
         return Err(refused("the embedding or the head is computed by the width"));
+    }
+    let heads = edited.attention().map_or(1, |attention| attention.heads.max(1));
+    if knife.sizes.heads_divide_width && !edited.hidden.is_multiple_of(heads) {
+        let what =
+            format!("transformers refuses a model of this class of {heads} heads and a width of {width}");
+        return Err(Error::unsupported(
+            what,
+            "its width must be a multiple of its heads: keep other numbers",
+        ));
     }
     if edited.rotaries != before.rotaries || edited.context != before.context {
         return Err(refused("positions are told by what is cut"));

@@ -108,7 +108,11 @@ pub(crate) static GEMMA: Arch = Arch {
 /// Gemma 2.
 pub(crate) static GEMMA2: Arch = Arch {
     models: &[("gemma2", "Gemma2ForCausalLM")],
-    outline: Outline { layer: Layer { norms: SANDWICHED, ..GEMMA1.layer }, ..GEMMA1 },
+    outline: Outline {
+        layer: Layer { norms: SANDWICHED, ..GEMMA1.layer },
+        keys: SettingKeys { heads_divide_width: true, ..GEMMA1.keys },
+        ..GEMMA1
+    },
     adjust: gemma2,
     gguf: GgufForm {
         name: "gemma2",
@@ -129,6 +133,7 @@ pub(crate) static GEMMA3: Arch = Arch {
             ..GEMMA1.layer
         },
         rotation: Some(RotationDefaults { theta: 1e6, ..ROTATION }),
+        keys: SettingKeys { heads_divide_width: true, ..GEMMA1.keys },
         ..GEMMA1
     },
     adjust: gemma3,

@@ -70,6 +70,7 @@ pub(super) const KEYS: SettingKeys = SettingKeys {
     heads: &["num_attention_heads"],
     kv_heads: &["num_key_value_heads"],
     head_dim: &["head_dim"],
+    heads_divide_width: false,
     feed_forward: &["intermediate_size"],
     activation: &["hidden_act"],
     epsilon: &["rms_norm_eps"],
@@ -129,7 +130,7 @@ pub(super) const GGUF: GgufForm = GgufForm {
 /// Llama 1 to 3, SmolLM2; Mistral.
 pub(crate) static LLAMA: Arch = Arch {
     models: &[("llama", "LlamaForCausalLM"), ("mistral", "MistralForCausalLM")],
-    outline: OUTLINE,
+    outline: Outline { keys: SettingKeys { heads_divide_width: true, ..KEYS }, ..OUTLINE },
     adjust: mistral,
     gguf: GgufForm { changes: Changes::Rope, complete: biases, ..GGUF },
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Work;
+use super::work::Work;
 use crate::error::Result;
 use crate::pipeline::blocks::Chain;
 use crate::prune::depth::{cosine, most_influential, without_run};

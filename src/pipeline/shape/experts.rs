@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Work;
+use super::work::Work;
 use crate::backend::cpu::{self, Cpu};
 use crate::backend::{Backend, Matrix, Route, Routing, Wrapper};
 use crate::error::Result;

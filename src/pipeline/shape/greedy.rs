@@ -1,12 +1,10 @@
 //! One layer after the other goes: each time the one without which the predictions change least. All candidates run through the
 //! model side by side, so that each block is loaded once for a round, and one is in memory at a time.
 
-use std::ops::Range;
-
 use serde::{Deserialize, Serialize};
 
-use super::Work;
-use super::divergence::{divergence, log_probabilities};
+use super::states::States;
+use super::work::Work;
 use crate::backend::Backend;
 use crate::backend::cpu::{self, Cpu};
 use crate::error::Result;
@@ -18,8 +16,6 @@ use crate::recipe::Kept;
 
 /// Tokens of the held-out part of the calibration set.
 const HELD_OUT_TOKENS: usize = 4096;
-/// Tokens whose logits are in memory at a time.
-const CHUNK: usize = 256;
 /// Fewest layers that are tried again, of those that cost least in the round before.
 const TRIED_AGAIN: usize = 8;
 
@@ -79,7 +75,7 @@ impl Work<'_> {
         let (model, weights) = (&self.runner.model, self.runner.weights());
         let batches = Batches::new(held_out);
         let embedding = Embedding::load(backend, model, &weights)?;
-        let states = States { work: self, batches: &batches };
+        let states = States::new(self, &batches);
         let whole = states.chain("whole")?;
         let cut = states.chain("cut")?;
         batches.embed(backend, model, &embedding, &[whole.clone(), cut.clone()])?;
@@ -122,73 +118,6 @@ pub(crate) fn held_out(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let mut found: Vec<Vec<u32>> = sequences.iter().rev().take_while(fits).cloned().collect();
     found.reverse();
     found
-}
-
-/// The states of the held-out sequences, in files of the partial output.
-pub(super) struct States<'a> {
-    pub work: &'a Work<'a>,
-    pub batches: &'a Batches<'a>,
-}
-
-impl States<'_> {
-    pub(super) fn chain(&self, name: &str) -> Result<Chain> {
-        let path = self.work.workspace.path(&format!("{name}.f32"));
-        Chain::create(&path, self.batches.tokens(), self.work.runner.model.hidden)
-    }
-
-    fn copy(&self, from: &Chain, to: &Chain) -> Result<()> {
-        self.batches.all().iter().try_for_each(|batch| {
-            let tokens = self.batches.range(batch);
-            to.write(&tokens, &from.read(&tokens)?)
-        })
-    }
-
-    /// Runs a chain through a block, in place.
-    pub(super) fn forward<B: Backend>(&self, backend: &B, block: &Block<B>, chain: &Chain) -> Result<()> {
-        let model = &self.work.runner.model;
-        for batch in self.batches.all() {
-            let (tokens, spans) = (self.batches.range(batch), self.batches.spans(batch));
-            let x = backend.tensor(tokens.len(), model.hidden, &chain.read(&tokens)?)?;
-            let y = block.forward(backend, x, &model.rotations(&spans), &spans, None)?;
-            backend.read(&y, |values| chain.write(&tokens, values))??;
-        }
-        Ok(())
-    }
-
-    /// The mean divergence of each chain's predictions from those of `whole`.
-    fn compare<B: Backend>(
-        &self,
-        backend: &B,
-        head: &Head<B>,
-        whole: &Chain,
-        chains: &[Chain],
-    ) -> Result<Vec<f64>> {
-        let mut sums = vec![0.0; chains.len()];
-        let all = self.batches.tokens();
-        for first in (0..all).step_by(CHUNK) {
-            check_interrupted(self.work.runner.options)?;
-            let tokens = first..(first + CHUNK).min(all);
-            let base = log_probabilities(self.logits(backend, head, whole, &tokens)?, head.vocabulary())?;
-            for (sum, chain) in sums.iter_mut().zip(chains) {
-                let logits = self.logits(backend, head, chain, &tokens)?;
-                *sum += divergence(&logits, &base, head.vocabulary())?;
-            }
-        }
-        Ok(sums.into_iter().map(|sum| sum / all.max(1) as f64).collect())
-    }
-
-    fn logits<B: Backend>(
-        &self,
-        backend: &B,
-        head: &Head<B>,
-        chain: &Chain,
-        tokens: &Range<usize>,
-    ) -> Result<Vec<f32>> {
-        let hidden = self.work.runner.model.hidden;
-        let x = backend.tensor(tokens.len(), hidden, &chain.read(tokens)?)?;
-        let logits = head.logits(backend, &head.norm(backend, x)?)?;
-        backend.read(&logits, <[f32]>::to_vec)
-    }
 }
 
 #[cfg(test)]

@@ -9,49 +9,30 @@ mod experts;
 mod greedy;
 mod refit;
 mod score;
+mod states;
+mod weights;
 mod width;
+mod work;
 
 pub(crate) use greedy::held_out;
 pub(crate) use score::divergence_of;
+pub(crate) use work::Survey;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ndarray::Array2;
-use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{Batches, BlockReport, CalibrationInput, Runner, machine_key};
+use super::blocks::{CalibrationInput, Runner, machine_key};
 use super::options::Options;
 use super::output::{Journal, Workspace, model_digest};
 use super::stream::BlockResult;
 use crate::error::{Error, Result};
-use crate::io::{Checkpoint, read_text, read_whole};
-use crate::json::pretty;
-use crate::model::Sizes;
-use crate::numerics::convert;
+use crate::io::{Checkpoint, read_text};
 use crate::recipe::Surgery;
 use crate::stage::{Depth, LayerScore, Shape};
-use crate::tensor::DType;
-
-/// One measurement.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Survey<'a> {
-    /// The stage.
-    pub shape: Shape,
-    /// Its name.
-    pub method: &'a str,
-    /// What was cut before it.
-    pub before: &'a [Surgery],
-    /// The calibration set.
-    pub sequences: &'a [Vec<u32>],
-    /// The digest of the input's weights.
-    pub weights: &'a str,
-    /// The folder that keeps the result.
-    pub folder: &'a Path,
-    /// True if weights that are not finite become 0; else they are an error.
-    pub allow_nonfinite: bool,
-}
+use weights::{corrected_files, digest};
+use work::Work;
 
 /// The file of the result in its folder.
 const RESULT: &str = "surgery.toml";
@@ -62,15 +43,6 @@ struct Kept {
     /// Identifies the model, the text and the stage.
     key: String,
     surgery: Surgery,
-}
-
-/// A measurement in work.
-struct Work<'a> {
-    survey: &'a Survey<'a>,
-    runner: Runner<'a>,
-    workspace: Workspace,
-    journal: Journal,
-    sizes: Sizes,
 }
 
 /// Measures what stays of a model, or reads the result of an earlier run. Returns it with the files of corrected weights.
@@ -145,40 +117,6 @@ impl Work<'_> {
             Shape::Vocabulary(_) | Shape::Size(_) => Ok(outline), // chosen without the blocks
         }
     }
-
-    /// Runs the blocks one after the other, and keeps what is measured of each as JSON. `measure` gets a block's number, the states
-    /// before it, and those behind it, which it fills.
-    fn each_block<T: Serialize + for<'a> Deserialize<'a>>(
-        &self,
-        mut measure: impl FnMut(usize, &super::blocks::Chain, &super::blocks::Chain) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let intact = |report: &BlockReport| Ok(report.has_files(&self.workspace));
-        self.runner.each_block(
-            &self.workspace,
-            &[&self.journal],
-            false,
-            intact,
-            |index, input, output| {
-                let measured = measure(index, &input[0], &output[0])?;
-                let name = measured_file(index);
-                let digest = self.workspace.write(&name, &pretty(&serde_json::json!(measured)))?;
-                let files = [(name, digest)].into();
-                Ok(BlockReport { digests: [("measured".to_owned(), files)].into(), ..BlockReport::of(index) })
-            },
-        )?;
-        (0..self.runner.layouts.len()).map(|index| self.measured(&measured_file(index))).collect()
-    }
-
-    /// Reads what was measured of a block.
-    fn measured<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<T> {
-        let path = self.workspace.path(name);
-        serde_json::from_slice(&read_whole(&path)?)
-            .map_err(|e| Error::malformed(&path, "what was measured", e, "--no-resume measures it again"))
-    }
-
-    fn batches(&self) -> &Batches<'_> {
-        &self.runner.batches
-    }
 }
 
 /// Refuses to compare predictions of a model that makes none.
@@ -191,50 +129,6 @@ fn refuse_headless(shape: Shape, runner: &Runner) -> Result<()> {
     Err(Error::usage(what, "--set depth.by=influence looks at hidden states alone"))
 }
 
-fn measured_file(index: usize) -> String {
-    format!("measured-{index}.json")
-}
-
-/// The name of the file of a block's corrected weights.
-fn weights_file(index: usize) -> String {
-    format!("corrected-{index:05}.safetensors")
-}
-
-/// The files of corrected weights in a folder, in the order of the blocks.
-fn corrected_files(folder: &Path, layers: usize) -> Vec<PathBuf> {
-    (0..layers).map(|index| folder.join(weights_file(index))).filter(|path| path.is_file()).collect()
-}
-
-/// Weights, in f32 under their names, as a safetensors file.
-fn weights_bytes(weights: &[(String, &Array2<f32>)]) -> Result<Vec<u8>> {
-    let bytes = |values: &Array2<f32>| {
-        let mut bytes = Vec::new();
-        convert::from_f32(DType::F32, values.as_slice().unwrap_or_default(), &mut bytes);
-        bytes
-    };
-    let stored: Vec<_> =
-        weights.iter().map(|(name, values)| (name, values.shape().to_vec(), bytes(values))).collect();
-    let views = stored.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
-        (name.as_str(), view.expect("as many bytes as the shape has"))
-    });
-    safetensors::serialize(views, None).map_err(|e| {
-        Error::unsupported(format!("corrected weights: {e}"), "this is a defect of llmc: please report it")
-    })
-}
-
-/// blake3 over files; `None` of none.
-fn digest(files: &[PathBuf]) -> Result<Option<String>> {
-    if files.is_empty() {
-        return Ok(None);
-    }
-    let mut hasher = blake3::Hasher::new();
-    for path in files {
-        hasher.update_mmap_rayon(path).map_err(|e| Error::io(path, e))?;
-    }
-    Ok(Some(hasher.finalize().to_hex().to_string()))
-}
-
 fn key(survey: &Survey, checkpoint: &Checkpoint, options: &Options) -> String {
     let mut hasher = blake3::Hasher::new();
     let (version, model) = (env!("CARGO_PKG_VERSION"), model_digest(checkpoint, survey.weights));
@@ -245,6 +139,11 @@ fn key(survey: &Survey, checkpoint: &Checkpoint, options: &Options) -> String {
         hasher.update(&token.to_le_bytes());
     }
     hasher.finalize().to_hex().to_string()
+}
+
+/// Removes the folder that keeps a result, which is not needed any more.
+pub(crate) fn forget_survey(folder: &Path) -> Result<()> {
+    std::fs::remove_dir_all(folder).map_err(|e| Error::io(folder, e))
 }
 
 /// Reads the folder of an earlier run, if there is one.

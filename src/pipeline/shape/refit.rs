@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::ArrayView2;
 
-use super::greedy::States;
-use super::{Work, weights_file};
+use super::states::States;
+use super::weights::{weights_bytes, weights_file};
+use super::work::Work;
 use crate::backend::cpu::{self, Cpu};
 use crate::backend::{Backend, Matrix, Wrapper};
 use crate::engine::CheckpointWeights;
@@ -31,7 +32,7 @@ impl Work<'_> {
     fn close_gaps_on<B: Backend>(&self, open: impl Fn() -> B, kept: &Kept) -> Result<()> {
         let backend = &open();
         let (model, weights) = (&self.runner.model, self.runner.weights());
-        let states = States { work: self, batches: self.batches() };
+        let states = States::new(self, self.batches());
         let (whole, cut) = (states.chain("whole")?, states.chain("cut")?);
         let embedding = Embedding::load(backend, model, &weights)?;
         self.batches().embed(backend, model, &embedding, &[whole.clone(), cut.clone()])?;
@@ -88,9 +89,12 @@ impl Work<'_> {
             let x = recording.tensor(tokens.len(), model.hidden, &cut.read(&tokens)?)?;
             let y = block.forward(&recording, x, &model.rotations(&spans), &spans, None)?;
             let mut lacks = whole.read(&tokens)?;
+            let scales: Vec<f32> = lacks.chunks(model.hidden).map(inverse_norm).collect();
             recording.read(&y, |values| lacks.iter_mut().zip(values).for_each(|(lack, y)| *lack -= y))?;
-            let inputs =
+            let mut inputs =
                 std::mem::take(&mut *recording.inputs.lock().unwrap_or_else(PoisonError::into_inner));
+            scale(&mut lacks, &scales);
+            scale(&mut inputs, &scales);
             let view =
                 |values| ArrayView2::from_shape((tokens.len(), values_of(values, tokens.len())), values);
             if let (Ok(inputs), Ok(lacks)) = (view(&inputs), view(&lacks)) {
@@ -99,11 +103,23 @@ impl Work<'_> {
         }
         let fitted = refit.solve(weight.view(), &place.name)?;
         matrix.release();
-        self.workspace
-            .write(&weights_file(layer), &super::weights_bytes(&[(place.name.clone(), &fitted)])?)?;
+        self.workspace.write(&weights_file(layer), &weights_bytes(&[(place.name.clone(), &fitted)])?)?;
         let linear = stage::BlockLinear::dense_only(&place.name, Weight::Dense(fitted));
         Ok(stage::Block { index: layer, linears: vec![linear], ..stage::Block::default() })
     }
+}
+
+/// 1/‖x‖; 0 of zeros.
+fn inverse_norm(x: &[f32]) -> f32 {
+    let norm = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+    if norm > 0.0 { norm.recip() as f32 } else { 0.0 }
+}
+
+/// Multiplies each row by its scale.
+fn scale(values: &mut [f32], scales: &[f32]) {
+    let cols = values_of(values, scales.len()).max(1);
+    let rows = values.chunks_mut(cols).zip(scales);
+    rows.for_each(|(row, scale)| row.iter_mut().for_each(|value| *value *= scale));
 }
 
 /// The values of each row.

@@ -4,7 +4,8 @@
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use super::{Work, weights_bytes, weights_file};
+use super::weights::{weights_bytes, weights_file};
+use super::work::Work;
 use crate::calib::observe::Watch;
 use crate::error::{Error, Result};
 use crate::model::{Feeder, Fold, LinearPlace, Mixer, Weights};

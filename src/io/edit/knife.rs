@@ -1,0 +1,170 @@
+//! What a surgery leaves of each tensor.
+
+use crate::error::{Error, Result};
+use crate::io::source::Source;
+use crate::model::{Arch, Axis, LayerName, Model, Network, Numbers, Sizes, TensorRole};
+use crate::recipe::{Kept, Surgery};
+
+/// A surgery on a model.
+pub(super) struct Knife<'a> {
+    pub arch: &'static Arch,
+    pub model: &'a Model,
+    pub surgery: &'a Surgery,
+    pub sizes: Sizes,
+}
+
+impl Knife<'_> {
+    /// Returns what is left of a tensor under its new name; `None` where nothing is.
+    pub(super) fn cut(&self, whole: &Source) -> Option<Source> {
+        let name = self.new_name(&whole.name)?;
+        let mut source = Source { name, ..whole.clone() };
+        if let Some(known) = self.arch.loaded(&whole.name) {
+            let [rows, cols] = self.axes(known.role, whole);
+            let [row_count, col_count] = whole.rows_cols();
+            let kept = |axis: Option<Axis>, count| self.kept(axis?, known.numbers.block, count);
+            source.corrected |= self.corrects(known.role, known.numbers.block);
+            source.cut(kept(rows, row_count), kept(cols, col_count));
+        }
+        Some(source)
+    }
+
+    /// The new name of a tensor; `None` where its layer or its expert goes.
+    fn new_name(&self, name: &str) -> Option<String> {
+        if let Some(known) = self.arch.loaded(name) {
+            let Numbers { block, part } = known.numbers;
+            let part = match self.experts_of(known.role, block) {
+                Some(experts) => Some(experts.place(part? as u32)?),
+                None => part,
+            };
+            let block = match block {
+                Some(layer) => Some(self.new_layer(layer)?),
+                None => None,
+            };
+            return Some(known.renumbered(name, Numbers { block, part }));
+        }
+        match self.arch.layer_name(name) {
+            Some(LayerName { before, layer, after }) => {
+                Some(format!("{before}{}{after}", self.new_layer(layer)?))
+            }
+            None => Some(name.to_owned()),
+        }
+    }
+
+    /// The axes of a stored tensor, [rows, columns]; a vector is one row.
+    fn axes(&self, role: TensorRole, source: &Source) -> [Option<Axis>; 2] {
+        match source.shape.len() {
+            1 if role.is_norm() => [None, self.model.axes(role)[1]],
+            1 => [None, role.axes()[0]],
+            _ => self.model.axes(role),
+        }
+    }
+
+    /// The numbers that stay of an axis of so many; `None` for all.
+    fn kept(&self, axis: Axis, layer: Option<usize>, count: usize) -> Option<Vec<u32>> {
+        let of_layer = |kept: &'_ [Kept]| Some(kept.get(layer?)?.numbers().to_vec());
+        let Surgery { hidden, vocabulary, kv_heads, channels, experts, .. } = self.surgery;
+        match axis {
+            Axis::Hidden => hidden.as_ref().map(|kept| kept.numbers().to_vec()),
+            Axis::Vocabulary => vocabulary.as_ref().map(|kept| kept.numbers().to_vec()),
+            Axis::Channels(Network::Dense) => of_layer(channels),
+            Axis::GatesAndChannels(Network::Dense) => of_layer(channels).map(|channels| {
+                let half = count as u32 / 2;
+                channels.iter().copied().chain(channels.iter().map(|channel| half + channel)).collect()
+            }),
+            Axis::Experts => of_layer(experts),
+            Axis::Queries | Axis::KeyValues | Axis::QueriesKeysValues => {
+                self.model.attention()?.kept_columns(axis, kv_heads.get(layer?)?.numbers())
+            }
+            Axis::Channels(_) | Axis::GatesAndChannels(_) | Axis::One => None,
+        }
+    }
+
+    /// The experts that stay in a layer, of a role that each expert has.
+    fn experts_of(&self, role: TensorRole, layer: Option<usize>) -> Option<&Kept> {
+        let (TensorRole::Gate(network) | TensorRole::Up(network) | TensorRole::Down(network)) = role else {
+            return None;
+        };
+        self.surgery.experts.get(layer?).filter(|_| network == Network::Expert)
+    }
+
+    /// The new number of a layer that stays.
+    fn new_layer(&self, layer: usize) -> Option<usize> {
+        match &self.surgery.layers {
+            None => Some(layer),
+            Some(kept) => kept.place(layer as u32),
+        }
+    }
+
+    /// Returns true for the weights that calibration corrects: those whose inputs are cut, and those before layers that go.
+    fn corrects(&self, role: TensorRole, layer: Option<usize>) -> bool {
+        let Surgery { layers, kv_heads, channels, corrected, .. } = self.surgery;
+        let is_before_gap = |layer: usize| {
+            let next = layer as u32 + 1;
+            layers
+                .as_ref()
+                .is_some_and(|kept| (next as usize) < self.sizes.layers && kept.place(next).is_none())
+        };
+        let changes = match role {
+            TensorRole::AttentionOutput => !kv_heads.is_empty(),
+            TensorRole::Down(Network::Dense) => !channels.is_empty() || layer.is_some_and(is_before_gap),
+            _ => false,
+        };
+        corrected.is_some() && changes
+    }
+
+    /// Refuses numbers that the model does not have, and widths that differ between layers.
+    pub(super) fn check(&self) -> Result<()> {
+        let Surgery { layers, hidden, vocabulary, kv_heads, channels, experts, .. } = self.surgery;
+        let sizes = &self.sizes;
+        let whole = [
+            ("layers", layers, sizes.layers),
+            ("columns of the residual stream", hidden, sizes.hidden),
+            ("tokens", vocabulary, sizes.vocabulary),
+        ];
+        for (what, kept, count) in whole {
+            kept.as_ref().map_or(Ok(()), |kept| kept.check(what, count))?;
+        }
+        self.check_each("key/value heads", kv_heads, |_| Some(sizes.kv_heads))?;
+        self.check_each("channels", channels, |layer| sizes.channels[layer])?;
+        self.check_each("experts", experts, |layer| sizes.experts[layer])?;
+        self.refuse_unrouted()
+    }
+
+    /// Checks what stays of each layer, `count` in the layers that have any.
+    fn check_each(&self, what: &str, kept: &[Kept], count: impl Fn(usize) -> Option<usize>) -> Result<()> {
+        let layers = self.sizes.layers;
+        if kept.is_empty() {
+            return Ok(());
+        }
+        if kept.len() != layers || (0..layers).all(|layer| count(layer).is_none()) {
+            let found = format!("surgery: {what} of {} layers", kept.len());
+            let has = (0..layers).filter(|layer| count(*layer).is_some()).count();
+            let hint =
+                format!("the model has {layers}, of which {has} have {what}: name them for each layer");
+            return Err(Error::usage(found, hint));
+        }
+        let mut width = None;
+        for (layer, kept) in kept.iter().enumerate() {
+            let Some(count) = count(layer) else { continue };
+            kept.check(what, count)?;
+            let len = kept.numbers().len();
+            if *width.get_or_insert(len) != len {
+                let found = format!("surgery: {what} that differ in number between layers");
+                return Err(Error::unsupported(found, "no config.json can say that: keep as many in each"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses fewer experts than each token is sent to.
+    fn refuse_unrouted(&self) -> Result<()> {
+        let top_k = self.sizes.top_k;
+        match self.surgery.experts.iter().map(|kept| kept.numbers().len()).max() {
+            Some(kept) if kept < top_k => Err(Error::usage(
+                format!("{kept} experts would stay, and each token is sent to {top_k}"),
+                format!("keep at least {top_k}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}

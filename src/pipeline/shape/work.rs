@@ -1,0 +1,82 @@
+//! A measurement in work, block by block.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::io::read_whole;
+use crate::json::pretty;
+use crate::model::Sizes;
+use crate::pipeline::blocks::{Batches, BlockReport, Chain, Runner};
+use crate::pipeline::output::{Journal, Workspace};
+use crate::recipe::Surgery;
+use crate::stage::Shape;
+
+/// One measurement.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Survey<'a> {
+    /// The stage.
+    pub shape: Shape,
+    /// Its name.
+    pub method: &'a str,
+    /// What was cut before it.
+    pub before: &'a [Surgery],
+    /// The calibration set.
+    pub sequences: &'a [Vec<u32>],
+    /// The digest of the input's weights.
+    pub weights: &'a str,
+    /// The folder that keeps the result.
+    pub folder: &'a Path,
+    /// True if weights that are not finite become 0; else they are an error.
+    pub allow_nonfinite: bool,
+}
+
+/// A measurement in work.
+pub(super) struct Work<'a> {
+    pub survey: &'a Survey<'a>,
+    pub runner: Runner<'a>,
+    pub workspace: Workspace,
+    pub journal: Journal,
+    pub sizes: Sizes,
+}
+
+impl Work<'_> {
+    /// Runs the blocks one after the other, and keeps what is measured of each as JSON. `measure` gets a block's number, the states
+    /// before it, and those behind it, which it fills.
+    pub(super) fn each_block<T: Serialize + for<'a> Deserialize<'a>>(
+        &self,
+        mut measure: impl FnMut(usize, &Chain, &Chain) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let intact = |report: &BlockReport| Ok(report.has_files(&self.workspace));
+        self.runner.each_block(
+            &self.workspace,
+            &[&self.journal],
+            false,
+            intact,
+            |index, input, output| {
+                let measured = measure(index, &input[0], &output[0])?;
+                let name = measured_file(index);
+                let digest = self.workspace.write(&name, &pretty(&serde_json::json!(measured)))?;
+                let files = [(name, digest)].into();
+                Ok(BlockReport { digests: [("measured".to_owned(), files)].into(), ..BlockReport::of(index) })
+            },
+        )?;
+        (0..self.runner.layouts.len()).map(|index| self.measured(&measured_file(index))).collect()
+    }
+
+    /// Reads what was measured of a block.
+    pub(super) fn measured<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<T> {
+        let path = self.workspace.path(name);
+        serde_json::from_slice(&read_whole(&path)?)
+            .map_err(|e| Error::malformed(&path, "what was measured", e, "--no-resume measures it again"))
+    }
+
+    pub(super) fn batches(&self) -> &Batches<'_> {
+        &self.runner.batches
+    }
+}
+
+fn measured_file(index: usize) -> String {
+    format!("measured-{index}.json")
+}
