@@ -261,7 +261,7 @@ fn impossible_requests_are_errors_before_any_work() {
     );
     check("--method wanda", 2, "needs text");
     check("--method wonda", 2, "did you mean wanda?");
-    check("--method gptq --data text.txt", 2, "sets no weight to zero");
+    check("--method gptq --data text.txt", 2, "gptq prunes nothing");
     check("--method wanda,magnitude --data text.txt", 2, "both set weights to zero");
     check("--method wanda,rotate --data text.txt", 2, "put rotate in front of wanda");
     check("--method magnitude --data text.txt", 2, "does not look at text");

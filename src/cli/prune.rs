@@ -16,9 +16,7 @@ use crate::registry::{METHODS, pruning, shaping};
 use crate::similar::same;
 
 const EXAMPLES: &str = "Examples:
-  llmc prune models/qwen --sparsity 0.5 --data corpus.jsonl -o qwen-sparse
   llmc prune models/qwen --method depth --layers 6 --data corpus.jsonl -o qwen-shallow
-  llmc prune models/qwen --method width --set width.ffn=0.75 --data corpus.jsonl -o qwen-narrow
   llmc quantize models/qwen --bits 4 --method sparsegpt,gptq --data corpus.jsonl";
 
 /// Take out what matters least, and correct the others: weights (set to zero), layers, heads, channels or experts

@@ -291,7 +291,9 @@ mod tests {
         let (least, activation) = (of(ChannelScore::Error, true), of(ChannelScore::Activation, true));
         let uncorrected = of(ChannelScore::Activation, false);
         assert!(least <= activation && activation < 0.5 * uncorrected, "{least} {activation} {uncorrected}");
-        // The first to go is the one of least error of all single columns.
+        // The error of a single column is that of the outputs; λ adds little where no inputs are nearly alike.
+        let x = normal(300, 16, 6);
+        let h = x.t().dot(&x);
         let surgeon = Surgeon::new(w.view(), &h, 1, "w").unwrap();
         for group in 0..16 {
             let mut other = Surgeon::new(w.view(), &h, 1, "w").unwrap();

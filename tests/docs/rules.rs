@@ -32,7 +32,9 @@ const SMALLER: &[(&[&str], &str)] = &[
 ];
 
 /// Models that the pages name: all are the shipped one.
-const MODELS: &[&str] = &["models/qwen", "models/smollm2", "model"];
+const MODELS: &[&str] = &["models/qwen", "models/smollm2", "models/gemma", "model"];
+/// A mixture of experts.
+const MIXTURE: &str = "models/mixtral";
 /// An encoder.
 const ENCODER: &str = "minilm";
 /// A GGUF file.
@@ -73,6 +75,10 @@ pub fn prepare(folder: &Path) {
     };
     MODELS.iter().for_each(|name| put_model(&folder.join(name)));
     common::ok(folder, &format!("quantize model --scheme q4_1 -o {GGUF}"));
+    fs::create_dir_all(folder.join(MIXTURE)).unwrap();
+    for (name, content) in common::contents(&common::fixture("tiny-qwen3-moe")) {
+        fs::write(folder.join(MIXTURE).join(name), content).unwrap();
+    }
     fs::create_dir(folder.join(ENCODER)).unwrap();
     for (name, content) in common::contents(&common::fixture("models/bert")) {
         fs::write(folder.join(ENCODER).join(name), content).unwrap();

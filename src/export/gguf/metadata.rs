@@ -20,6 +20,17 @@ const OF_THE_FILE: &[&str] = &["general.alignment", "general.file_type", "genera
 /// Settings or a tokenizer that GGUF has no form for.
 pub(crate) fn metadata(contents: &Contents, checkpoint: &Checkpoint) -> Result<(Metadata, Vec<Constant>)> {
     let (mut metadata, constants) = match passed_through(checkpoint)? {
+        // Another vocabulary: the tokenizer is made anew.
+        Some(_) if !checkpoint.side_files.is_empty() => {
+            (described(checkpoint)?, passed_constants(checkpoint)?)
+        }
+        Some(mut metadata) if checkpoint.whole.is_some() => {
+            let (arch, config) = architecture(checkpoint)?;
+            metadata.extend(
+                config::to_metadata(arch, config).map_err(|error| error.in_checkpoint(&checkpoint.path))?,
+            );
+            (metadata, passed_constants(checkpoint)?)
+        }
         Some(metadata) => (metadata, passed_constants(checkpoint)?),
         None => (described(checkpoint)?, made_constants(checkpoint)?),
     };

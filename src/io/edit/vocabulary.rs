@@ -154,15 +154,15 @@ fn edit_tokenizer(tokenizer: &mut Value, kept: &Kept) {
     let merges: Vec<Value> =
         list(&tokenizer["model"]["merges"]).filter(|merge| stays(merge)).cloned().collect();
     let model = &mut tokenizer["model"];
-    if let Some(all) = model["merges"].as_array_mut() {
+    if let Some(all) = model.get_mut("merges").and_then(Value::as_array_mut) {
         *all = merges;
     }
-    match &mut model["vocab"] {
-        Value::Object(table) => {
+    match model.get_mut("vocab") {
+        Some(Value::Object(table)) => {
             table.retain(|_, id| id.as_u64().is_some_and(|id| kept.place(id as u32).is_some()));
             table.values_mut().for_each(|id| renumber(id, kept));
         }
-        Value::Array(pieces) => {
+        Some(Value::Array(pieces)) => {
             let mut id = 0..;
             pieces.retain(|_| id.next().is_some_and(|id| kept.place(id).is_some()));
         }
@@ -171,14 +171,14 @@ fn edit_tokenizer(tokenizer: &mut Value, kept: &Kept) {
     if let Some(unknown) = model.get_mut("unk_id") {
         renumber(unknown, kept);
     }
-    for token in tokenizer["added_tokens"].as_array_mut().into_iter().flatten() {
-        renumber(&mut token["id"], kept);
-    }
-    if let Some(padding) = tokenizer["padding"].as_object_mut().and_then(|padding| padding.get_mut("pad_id"))
-    {
+    let added = tokenizer.get_mut("added_tokens").and_then(Value::as_array_mut);
+    added.into_iter().flatten().filter_map(|token| token.get_mut("id")).for_each(|id| renumber(id, kept));
+    if let Some(padding) = tokenizer.get_mut("padding").and_then(|padding| padding.get_mut("pad_id")) {
         renumber(padding, kept);
     }
-    each_post_processed(&mut tokenizer["post_processor"], &mut |id| renumber(id, kept));
+    if let Some(processor) = tokenizer.get_mut("post_processor") {
+        each_post_processed(processor, &mut |id| renumber(id, kept));
+    }
 }
 
 fn edit_tokenizer_config(config: &mut Value, kept: &Kept) {

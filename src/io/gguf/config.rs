@@ -62,6 +62,7 @@ pub(super) fn from_metadata(arch: &Arch, input: &Input) -> Result<Json> {
     for key in arch.keys() {
         read_key(arch, key, input, &mut config)?;
     }
+    read_head_dim(arch, input, &mut config);
     insert_head_dim(arch, &mut config);
     config.extend(arch.gguf.fixed.iter().map(|(key, value)| ((*key).to_owned(), value.json())));
     if let Some(vocab_size) = input.vocab_size {
@@ -119,6 +120,28 @@ fn json(kind: KeyType, value: &Value) -> Option<Json> {
         KeyType::Int => value.as_u64().map(Json::from),
         KeyType::Float => value.as_f64().filter(|value| value.is_finite()).map(Json::from),
         KeyType::Bool => value.as_bool().map(Json::from),
+    }
+}
+
+/// The size of a head, of an architecture whose GGUFs leave it out where it is the obvious one.
+const HEAD_LENGTHS: [&str; 2] = ["attention.key_length", "attention.value_length"];
+
+/// Heads of another size than the obvious one are left where some were cut.
+fn write_head_dim(arch: &Arch, config: &Json, metadata: &mut Metadata) {
+    let get = |key: &str| config.get(key).and_then(Json::as_u64);
+    let obvious = get("hidden_size").zip(get("num_attention_heads")).and_then(|(h, n)| h.checked_div(n));
+    let Some(dim) = get("head_dim").filter(|dim| Some(*dim) != obvious && *dim <= u64::from(u32::MAX)) else {
+        return;
+    };
+    for key in HEAD_LENGTHS {
+        metadata.entry(format!("{}.{key}", arch.gguf.name)).or_insert(Value::U32(dim as u32));
+    }
+}
+
+fn read_head_dim(arch: &Arch, input: &Input, config: &mut Map<String, Json>) {
+    let stored = input.get(arch, HEAD_LENGTHS[0]).and_then(Value::as_u64);
+    if let Some(dim) = stored.filter(|dim| head_dim(config) != Some(*dim)) {
+        config.insert("head_dim".into(), dim.into());
     }
 }
 
@@ -195,6 +218,7 @@ pub fn to_metadata(arch: &Arch, config: &Json) -> Result<Metadata> {
             metadata.insert(format!("{}.{}", arch.gguf.name, key.gguf), value);
         }
     }
+    write_head_dim(arch, config, &mut metadata);
     write_rope(arch, config, &mut metadata)?;
     if let Some(vocab) = config.get("vocab_size").and_then(Json::as_u64) {
         metadata.insert(format!("{}.vocab_size", arch.gguf.name), Value::U32(vocab as u32));

@@ -51,5 +51,5 @@ pub(crate) static OLMO2: Arch = Arch {
         ..OLMO
     },
     adjust,
-    gguf: GgufForm { name: "olmo2", keys: &[DECODER_KEYS, RMS_KEYS, HEAD_KEYS], ..GGUF },
+    gguf: GgufForm { name: "olmo2", keys: &[DECODER_KEYS, RMS_KEYS], ..GGUF },
 };

@@ -31,12 +31,7 @@ pub(crate) static PHI3: Arch = Arch {
         ..OUTLINE
     },
     adjust: llama::all_slide,
-    gguf: GgufForm {
-        name: "phi3",
-        keys: &[DECODER_KEYS, RMS_KEYS, HEAD_KEYS, KEYS],
-        complete: no_window,
-        ..GGUF
-    },
+    gguf: GgufForm { name: "phi3", keys: &[DECODER_KEYS, RMS_KEYS, KEYS], complete: no_window, ..GGUF },
 };
 
 fn no_window(config: &mut Map<String, Value>, _: &HasTensor) {

@@ -80,12 +80,7 @@ pub(crate) static QWEN2: Arch = Arch {
     models: &[("qwen2", "Qwen2ForCausalLM")],
     outline: OUTLINE,
     adjust: last_slide,
-    gguf: GgufForm {
-        name: "qwen2",
-        keys: &[DECODER_KEYS, RMS_KEYS, HEAD_KEYS],
-        fixed: &[SILU, NO_SLIDING],
-        ..GGUF
-    },
+    gguf: GgufForm { name: "qwen2", keys: &[DECODER_KEYS, RMS_KEYS], fixed: &[SILU, NO_SLIDING], ..GGUF },
 };
 
 /// Qwen1.5-MoE, Qwen2-MoE: experts and one that all tokens share.
@@ -101,7 +96,7 @@ pub(crate) static QWEN2_MOE: Arch = Arch {
     adjust: even_slide,
     gguf: GgufForm {
         name: "qwen2moe",
-        keys: &[DECODER_KEYS, RMS_KEYS, HEAD_KEYS, EXPERT_KEYS, SHARED_EXPERT_KEYS],
+        keys: &[DECODER_KEYS, RMS_KEYS, EXPERT_KEYS, SHARED_EXPERT_KEYS],
         fixed: &[SILU, NO_SLIDING, ("norm_topk_prob", Fixed::Bool(false)), ALL_SPARSE],
         ..GGUF
     },
