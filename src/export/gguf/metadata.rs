@@ -56,7 +56,9 @@ fn passed_through(checkpoint: &Checkpoint) -> Result<Option<Metadata>> {
 /// The tensors of a GGUF input that carry settings, to the bit: not all of them follow from a config.json.
 fn passed_constants(checkpoint: &Checkpoint) -> Result<Vec<Constant>> {
     let mut constants = Vec::new();
-    for file in checkpoint.files.iter().filter(|_| !named_already(checkpoint)) {
+    // Files of corrected weights are no GGUF.
+    let files = checkpoint.files.iter().filter(|file| gguf::is_gguf(file));
+    for file in files.filter(|_| !named_already(checkpoint)) {
         let tensors = gguf::parse(file.path(), file.bytes())?.tensors;
         let carried = |raw: &RawTensor| config::SETTING_TENSORS.contains(&raw.name.as_str());
         constants.extend(tensors.into_iter().filter(carried).map(|raw| Constant {
