@@ -281,6 +281,40 @@ fn a_gguf_is_cut_into_a_gguf() {
     }
 }
 
+/// GGUF has no place for the kind of each layer, and its readers count; a recipe has none for corrected weights.
+#[test]
+fn what_would_be_another_model_is_refused() {
+    let folder = folder();
+    let here = folder.path();
+    let model = fixture("models/gemma3").display().to_string();
+    let cut = |layers: &str, format: &str| {
+        std::fs::write(
+            here.join("cut.toml"),
+            format!("format = \"{format}\"\n[[surgery]]\nlayers = \"{layers}\"\n"),
+        )
+        .unwrap();
+        let out = if format == "gguf" { "out.gguf" } else { "out" };
+        common::run(here, &format!("run cut.toml --model {model} -o {out} --overwrite"))
+    };
+    assert!(cut("0,2-3", "dense").status.success());
+    assert_eq!(config(&here.join("out"))["layer_types"].as_array().unwrap().len(), 3);
+    let refused = cut("0,2-3", "gguf");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("by their numbers"), "{said}");
+    let model = fixture("tiny-llama").display().to_string();
+    ok(here, &format!("prune {model} --method depth --layers 1 {DATA} -o corrected"));
+    let written = Checkpoint::open(here.join("corrected").to_str().unwrap()).unwrap();
+    let recipe = &written.metadata["llmc.recipe"];
+    std::fs::write(here.join("again.toml"), recipe).unwrap();
+    if recipe.contains("corrected") {
+        let said = fails(here, &format!("run again.toml --model {model} -o again"), 2);
+        assert!(said.contains("corrected weights"), "{said}");
+    }
+    std::fs::write(here.join("path.toml"), "[[surgery]]\nmethod = \"../x\"\nlayers = \"0\"\n").unwrap();
+    let said = fails(here, &format!("run path.toml --model {model} -o again"), 2);
+    assert!(said.contains("method of a surgery"), "{said}");
+}
+
 /// Ways to a size are tried, and the best is carried out.
 #[test]
 fn a_size_is_reached_in_the_best_of_a_few_ways() {
@@ -390,6 +424,7 @@ fn a_recipe_can_say_what_stays() {
         ("channels = [\"0-7\", \"0-15\"]", "differ in number"),
         ("channels = [\"0-7\"]", "name them for each layer"),
         ("experts = [\"0\", \"0\"]", "have experts"),
+        ("channels = [\"0-7\", \"0-9999999\"]", "expected ascending numbers"),
         ("layer = \"0\"", "did you mean layers?"),
     ] {
         std::fs::write(here.join("wrong.toml"), format!("format = \"dense\"\n[[surgery]]\n{surgery}\n"))

@@ -200,6 +200,11 @@ impl Draft {
 
 /// Opens a model, checks that it is whole, and cuts it where a recipe says what stays.
 fn open(model: &str, surgery: &[Surgery], host: &dyn Host) -> Result<Checkpoint> {
+    if surgery.iter().any(|cut| cut.corrected.is_some()) {
+        let what = "a recipe whose surgery has corrected weights: they are not in the recipe";
+        let hint = "take the stages that chose it, which measure again; or leave `corrected` out, and the weights keep their values";
+        return Err(Error::usage(what, hint));
+    }
     let whole = Arc::new(host.open(model)?);
     plan::check_input(&whole, &CheckpointWeights(Arc::clone(&whole)))?;
     warn_without_config(&whole, host);

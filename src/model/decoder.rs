@@ -68,7 +68,7 @@ impl<B: Backend> Decoder<B> {
     /// Returns logits: [rows, hidden] → [rows, vocabulary].
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for encoders, which have no head.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for encoders, which have no head.
     pub fn logits(&self, hidden: &B::Tensor) -> Result<B::Tensor> {
         self.head.logits(&self.backend, hidden)
     }

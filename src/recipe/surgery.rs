@@ -29,13 +29,13 @@ pub struct Surgery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corrected: Option<String>,
     /// The key/value heads that stay, with the query heads that read them, for each layer.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "bounded", skip_serializing_if = "Vec::is_empty")]
     pub kv_heads: Vec<Kept>,
     /// The channels of the feed-forward network that stay, for each layer.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "bounded", skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<Kept>,
     /// The experts that stay, for each layer; of a layer without experts, none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "bounded", skip_serializing_if = "Vec::is_empty")]
     pub experts: Vec<Kept>,
 }
 
@@ -44,7 +44,9 @@ pub struct Surgery {
 pub struct Kept(Vec<u32>);
 
 /// The largest number: beyond the rows of any matrix.
-const LARGEST: u32 = 1 << 24;
+const LARGEST: u32 = 1 << 20;
+/// The most numbers of all layers.
+const MOST: usize = 1 << 23;
 
 impl Kept {
     /// Puts numbers in order.
@@ -141,10 +143,31 @@ impl<'de> Deserialize<'de> for Kept {
     }
 }
 
+/// A list for all layers. A short text can name more numbers than fit in memory.
+fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Kept>, D::Error> {
+    let mut count = 0;
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let parse = |text: String| {
+        let kept: Kept = text.parse().map_err(serde::de::Error::custom)?;
+        count += kept.0.len();
+        match count <= MOST {
+            true => Ok(kept),
+            false => Err(serde::de::Error::custom(format!("more than {MOST} numbers"))),
+        }
+    };
+    texts.into_iter().map(parse).collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_text_cannot_take_all_memory() {
+        let text = format!("channels = [{}]", "\"0-1048575\",".repeat(20));
+        assert!(toml::from_str::<Surgery>(&text).unwrap_err().to_string().contains("more than"));
+    }
 
     #[test]
     fn numbers_as_text() {

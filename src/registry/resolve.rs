@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use toml::Table;
 
-use super::{METHODS, pruning};
+use super::{METHODS, pruning, shaping};
 use crate::error::{Error, Result, within};
 use crate::export::FORMATS;
 use crate::io::Checkpoint;
@@ -116,6 +116,13 @@ impl Recipe {
         within("the number of overrides", self.overrides.len(), 0..=MOST_OVERRIDES)?;
         let groups = self.overrides.iter().map(|other| other.group_size).chain([self.group_size]);
         groups.flatten().try_for_each(|size| within("group_size", size, 0..=LARGEST_GROUP))?;
+        within("the number of cuts", self.surgery.len(), 0..=MOST_STAGES)?;
+        let known = shaping();
+        for cut in self.surgery.iter().filter(|cut| !cut.method.is_empty()) {
+            if !known.contains(&cut.method.as_str()) {
+                return Err(unknown("method of a surgery", &cut.method, &known));
+            }
+        }
         self.calibration.as_ref().map_or(Ok(()), Calibration::check_bounds)
     }
 

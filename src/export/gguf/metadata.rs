@@ -1,11 +1,14 @@
 //! The metadata of a GGUF: what the model is, its settings, its tokenizer, and how llmc made it.
 
 use super::arrange::{architecture, named_already};
-use crate::error::Result;
+use serde_json::Value as Json;
+
+use crate::error::{Error, Result};
 use crate::io::gguf::write::Constant;
 use crate::io::gguf::{self, Metadata, Value, config};
 use crate::io::hub::cached_id;
 use crate::io::{Checkpoint, RawTensor, tokenizer};
+use crate::model;
 use crate::plan::Contents;
 use crate::tensor::{BlockType, DType};
 
@@ -34,11 +37,35 @@ pub(crate) fn metadata(contents: &Contents, checkpoint: &Checkpoint) -> Result<(
         Some(metadata) => (metadata, passed_constants(checkpoint)?),
         None => (described(checkpoint)?, made_constants(checkpoint)?),
     };
+    if checkpoint.whole.is_some() {
+        refuse_other_model(checkpoint)?;
+    }
     metadata.insert("general.file_type".into(), Value::U32(file_type(contents)));
     metadata.insert("general.quantization_version".into(), Value::U32(QUANTIZATION_VERSION));
     let own = contents.metadata.iter().map(|(key, value)| (key.clone(), Value::String(value.clone())));
     metadata.extend(own);
     Ok((metadata, constants))
+}
+
+/// Refuses a model that was cut where GGUF's readers would make another of it: they know some settings by the numbers of layers.
+fn refuse_other_model(checkpoint: &Checkpoint) -> Result<()> {
+    let (arch, config) = architecture(checkpoint)?;
+    let mut read = config.as_object().cloned().unwrap_or_default();
+    read.remove("layer_types");
+    read.extend(arch.gguf.fixed.iter().map(|(key, value)| ((*key).to_owned(), value.json())));
+    let has = |name: &str| {
+        checkpoint.tensors.keys().any(|tensor| arch.place(tensor).is_some_and(|place| place.name == name))
+    };
+    (arch.gguf.complete)(&mut read, &has);
+    let [read, own] = [model::configure(&Json::Object(read))?, model::configure(config)?];
+    if (read.layers, read.rotaries) == (own.layers, own.rotaries) {
+        return Ok(());
+    }
+    let what = "the readers of GGUF know this model's layers by their numbers, and these have changed";
+    Err(Error::unsupported(
+        what,
+        "write a folder, which says the kind of each layer; or cut channels or heads instead",
+    ))
 }
 
 /// The metadata of a GGUF input, less what is about its file.

@@ -46,7 +46,7 @@ pub(super) fn edit(config: &mut Map<String, Value>, knife: &Knife) -> Result<()>
     if let (true, Some(attention)) = (hidden.is_some() || !kv_heads.is_empty(), knife.model.attention()) {
         set(config, keys.head_dim, "heads", attention.head_dim)?;
     }
-    if let Some(kept) = channels.first() {
+    if let Some(kept) = channels.iter().find(|kept| !kept.numbers().is_empty()) {
         set(config, keys.feed_forward, "channels", kept.numbers().len())?;
     }
     if let Some(kept) = experts.iter().map(|kept| kept.numbers().len()).max() {

@@ -1,6 +1,6 @@
 //! What a surgery leaves of each tensor.
 
-use crate::error::{Error, Result};
+use crate::error::{CHECKPOINT, Error, Result};
 use crate::io::source::Source;
 use crate::model::{Arch, Axis, LayerName, Model, Network, Numbers, Sizes, TensorRole};
 use crate::recipe::{Kept, Surgery};
@@ -15,17 +15,34 @@ pub(super) struct Knife<'a> {
 
 impl Knife<'_> {
     /// Returns what is left of a tensor under its new name; `None` where nothing is.
-    pub(super) fn cut(&self, whole: &Source) -> Option<Source> {
-        let name = self.new_name(&whole.name)?;
+    ///
+    /// # Errors
+    /// A tensor that is narrower than config.json says.
+    pub(super) fn cut(&self, whole: &Source) -> Result<Option<Source>> {
+        let Some(name) = self.new_name(&whole.name) else { return Ok(None) };
         let mut source = Source { name, ..whole.clone() };
         if let Some(known) = self.arch.loaded(&whole.name) {
             let [rows, cols] = self.axes(known.role, whole);
             let [row_count, col_count] = whole.rows_cols();
             let kept = |axis: Option<Axis>, count| self.kept(axis?, known.numbers.block, count);
             source.corrected |= self.corrects(known.role, known.numbers.block);
-            source.cut(kept(rows, row_count), kept(cols, col_count));
+            let (rows, cols) = (kept(rows, row_count), kept(cols, col_count));
+            for (kept, count) in [(&rows, row_count), (&cols, col_count)] {
+                if kept.iter().flatten().any(|number| *number as usize >= count) {
+                    let hint = "config.json does not belong to these weights, or the file is damaged";
+                    let expected = "a tensor as wide as config.json says";
+                    return Err(Error::malformed_tensor(
+                        CHECKPOINT,
+                        &whole.name,
+                        expected,
+                        format!("{:?}", whole.shape),
+                        hint,
+                    ));
+                }
+            }
+            source.cut(rows, cols);
         }
-        Some(source)
+        Ok(Some(source))
     }
 
     /// The new name of a tensor; `None` where its layer or its expert goes.
@@ -145,7 +162,13 @@ impl Knife<'_> {
         }
         let mut width = None;
         for (layer, kept) in kept.iter().enumerate() {
-            let Some(count) = count(layer) else { continue };
+            let Some(count) = count(layer) else {
+                if kept.numbers().is_empty() {
+                    continue;
+                }
+                let found = format!("surgery: {what} of layer {layer}, which has none");
+                return Err(Error::usage(found, "leave its entry empty: \"\""));
+            };
             kept.check(what, count)?;
             let len = kept.numbers().len();
             if *width.get_or_insert(len) != len {

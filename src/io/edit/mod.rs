@@ -15,7 +15,7 @@ use super::map::MappedFile;
 use super::{Checkpoint, RawTensor, Source, Whole, safetensors};
 use crate::error::{Error, Result};
 use crate::model::{self, Arch, Model, Sizes};
-use crate::recipe::Surgery;
+use crate::recipe::{Kept, Surgery};
 use knife::Knife;
 
 impl Checkpoint {
@@ -54,18 +54,19 @@ impl Checkpoint {
         let model = model::configure(section)?;
         let knife = Knife { arch, model: &model, surgery, sizes: self.sizes_of(arch, &model) };
         knife.check()?;
+        refuse_unknown(self, &knife)?;
         let mut edited = section.as_object().cloned().unwrap_or_default();
         config::edit(&mut edited, &knife)?;
         proof::check(&model::configure(&Value::Object(edited.clone()))?, &knife)?;
-        let tensors = self.tensors.values().filter_map(|source| knife.cut(source));
+        let tensors = self.tensors.values().map(|source| knife.cut(source)).collect::<Result<Vec<_>>>()?;
         let side_files = match &surgery.vocabulary {
             Some(kept) => vocabulary::files(self, kept)?,
             None => self.side_files.clone(),
         };
         Ok(Checkpoint {
             side_files,
-            tensors: tensors.map(|source| (source.name.clone(), source)).collect(),
-            config: Some(replaced(whole, section, edited)),
+            tensors: tensors.into_iter().flatten().map(|source| (source.name.clone(), source)).collect(),
+            config: Some(replaced(whole, section, edited, surgery.vocabulary.as_ref())),
             whole: self
                 .whole
                 .clone()
@@ -104,15 +105,45 @@ fn stray(path: &Path, raw: &RawTensor) -> Error {
 }
 
 /// The config.json with its section of the language model replaced.
-fn replaced(whole: &Value, section: &Value, edited: Map<String, Value>) -> Value {
-    match std::ptr::eq(whole, section) {
-        true => Value::Object(edited),
-        false => {
-            let mut whole = whole.clone();
-            whole["text_config"] = Value::Object(edited);
-            whole
+fn replaced(whole: &Value, section: &Value, edited: Map<String, Value>, vocabulary: Option<&Kept>) -> Value {
+    if std::ptr::eq(whole, section) {
+        return Value::Object(edited);
+    }
+    let mut whole = whole.clone();
+    whole["text_config"] = Value::Null;
+    if let Some(kept) = vocabulary {
+        vocabulary::edit_ids(&mut whole, kept);
+        if let Some(size) = whole.get_mut("vocab_size") {
+            *size = kept.numbers().len().into();
         }
     }
+    whole["text_config"] = Value::Object(edited);
+    whole
+}
+
+/// Refuses tensors and files of which llmc does not know how they would be cut.
+fn refuse_unknown(checkpoint: &Checkpoint, knife: &Knife) -> Result<()> {
+    let Surgery { hidden, vocabulary, .. } = knife.surgery;
+    let widths =
+        [hidden.as_ref().map(|_| knife.sizes.hidden), vocabulary.as_ref().map(|_| knife.sizes.vocabulary)];
+    let is_as_wide = |source: &&Source| {
+        knife.arch.loaded(&source.name).is_none()
+            && source.shape.iter().any(|size| widths.contains(&Some(*size)))
+    };
+    if let Some(source) = checkpoint.tensors.values().find(is_as_wide) {
+        let what =
+            format!("{}: it is as wide as what is cut, and llmc does not know what it is", source.name);
+        return Err(Error::unsupported(
+            what,
+            "cut layers, heads or channels instead, or save the model without this part",
+        ));
+    }
+    let sentences = checkpoint.side_files.iter().any(|file| file.name == "modules.json");
+    if hidden.is_some() && sentences {
+        let what = "the modules of a sentence encoder are as wide as its residual stream";
+        return Err(Error::unsupported(what, "cut layers, heads or channels instead"));
+    }
+    Ok(())
 }
 
 fn no_config() -> Error {

@@ -59,6 +59,9 @@ fn fixed(checkpoint: &Checkpoint, files: &[SideFile], tokenizer: &Value) -> Resu
         each_id(&mut settings, &mut collect);
     }
     each_post_processed(&mut tokenizer["post_processor"].clone(), &mut collect);
+    // Some settings name tokens that the embedding has no row for.
+    let rows = checkpoint.sizes()?.vocabulary as u32;
+    fixed.retain(|id| *id < rows);
     Ok(fixed)
 }
 
@@ -213,6 +216,14 @@ fn each_id(settings: &mut Value, edit: &mut impl FnMut(&mut Value)) {
         let is_id =
             key.ends_with("_token_id") || key.ends_with("_token_index") || IDS.contains(&key.as_str());
         match value {
+            Value::Array(words) if key.ends_with("_words_ids") => {
+                let ids = words.iter_mut().filter_map(Value::as_array_mut).flatten();
+                ids.for_each(&mut *edit);
+            }
+            // Pairs of a position and a token.
+            Value::Array(pairs) if key == "forced_decoder_ids" => {
+                pairs.iter_mut().filter_map(|pair| pair.get_mut(1)).for_each(&mut *edit);
+            }
             Value::Array(ids) if is_id => ids.iter_mut().for_each(&mut *edit),
             Value::Object(_) if key == "text_config" => each_id(value, edit),
             _ if is_id => edit(value),

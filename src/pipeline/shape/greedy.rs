@@ -41,7 +41,8 @@ impl Work<'_> {
                 Ok(round) => round,
                 Err(_) => {
                     let round = self.round(&held_out, &gone, &tried)?;
-                    self.workspace.write(&name, &pretty(&serde_json::json!(round)))?;
+                    let digest = self.workspace.write(&name, &pretty(&serde_json::json!(round)))?;
+                    self.journal.block_done(gone.len(), &digest)?;
                     round
                 }
             };

@@ -57,7 +57,7 @@ pub(crate) fn survey(
 ) -> Result<(Surgery, Vec<PathBuf>)> {
     let key = key(survey, checkpoint, options);
     let layers = checkpoint.sizes()?.layers;
-    if let Some(kept) = read(survey.folder)?.filter(|kept| kept.key == key) {
+    if let Some(kept) = read(survey.folder)?.filter(|kept| options.resume && kept.key == key) {
         let files = corrected_files(survey.folder, layers);
         if digest(&files)? == kept.surgery.corrected {
             return Ok((kept.surgery, files));
@@ -133,8 +133,13 @@ fn key(survey: &Survey, checkpoint: &Checkpoint, options: &Options) -> String {
     let mut hasher = blake3::Hasher::new();
     let (version, model) = (env!("CARGO_PKG_VERSION"), model_digest(checkpoint, survey.weights));
     let device = machine_key(options.device);
-    hasher
-        .update(format!("{version}\n{model}\n{device}{:?}\n{:?}\n", survey.shape, survey.before).as_bytes());
+    hasher.update(
+        format!(
+            "{version}\n{model}\n{device}{:?}\n{:?}\n{}\n",
+            survey.shape, survey.before, survey.allow_nonfinite
+        )
+        .as_bytes(),
+    );
     for token in survey.sequences.iter().flat_map(|sequence| sequence.iter().chain(&[u32::MAX])) {
         hasher.update(&token.to_le_bytes());
     }
