@@ -44,6 +44,23 @@ pub(crate) struct Run<'a> {
     pub host: &'a dyn Host,
 }
 
+impl Run<'_> {
+    /// Carries a measurement out, with a progress bar of its blocks.
+    pub(crate) fn measure<T>(&self, work: impl FnOnce(&Options) -> Result<T>) -> Result<T> {
+        let &Run { resume, device, host, .. } = self;
+        let bar = host.bar(Phase::Measuring, 0);
+        let found = work(&Options {
+            device,
+            resume,
+            interrupted: host.interrupted(),
+            progress: &ProgressBar::hidden(),
+            events: &|event| advance(event, &bar, host),
+        })?;
+        bar.finish_and_clear();
+        Ok(found)
+    }
+}
+
 /// Measures the loss of each group of linears under each scheme, and returns the recipe with the best schemes within the
 /// budget. `base` is the plan of the recipe without its budget.
 ///
@@ -70,23 +87,16 @@ fn measure(
     run: &Run,
     checkpoint: &Arc<Checkpoint>,
 ) -> Result<Sensitivity> {
-    let &Run { resume, device, host, .. } = run;
+    let host = run.host;
     let sequences = measured.samples.sequences.len();
     host.notify(&Notice::Note(format!(
         "{} schemes are tried on each group of linears, with {sequences} sequences, to spend the budget best",
         choices.len()
     )));
-    let bar = host.bar(Phase::Measuring, 0);
-    let options = Options {
-        device,
-        resume,
-        interrupted: host.interrupted(),
-        progress: &ProgressBar::hidden(),
-        events: &|event| advance(event, &bar, host),
-    };
     let Measured { input, samples } = measured;
-    let sensitivity = pipeline::sensitivity(choices, &samples.sequences, input, file, checkpoint, &options)?;
-    bar.finish_and_clear();
+    let sensitivity = run.measure(|options| {
+        pipeline::sensitivity(choices, &samples.sequences, input, file, checkpoint, options)
+    })?;
     tracing::info!(file = %file.display(), groups = sensitivity.len(), "measured the loss of each group");
     let note = format!("the loss of each group of linears was measured, and is kept in {}", file.display());
     host.notify(&Notice::Note(note));

@@ -3,14 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use indicatif::ProgressBar;
-
 use super::budget::Run;
-use super::host::{Phase, advance};
 use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::Sizes;
-use crate::pipeline::{self, Options, ShapeSurvey};
+use crate::pipeline::{self, ShapeSurvey};
 use crate::recipe::Surgery;
 
 /// Measures what stays of a model. Returns it with the files of corrected weights.
@@ -22,21 +19,11 @@ pub(crate) fn survey_on(
     checkpoint: &Checkpoint,
     run: &Run,
 ) -> Result<(Surgery, Vec<PathBuf>)> {
-    let &Run { resume, device, host, .. } = run;
-    let bar = host.bar(Phase::Measuring, 0);
-    let options = Options {
-        device,
-        resume,
-        interrupted: host.interrupted(),
-        progress: &ProgressBar::hidden(),
-        events: &|event| advance(event, &bar, host),
-    };
-    let found = pipeline::survey_shape(survey, &Arc::new(checkpoint.clone()), &options)?;
-    bar.finish_and_clear();
-    Ok(found)
+    let checkpoint = Arc::new(checkpoint.clone());
+    run.measure(|options| pipeline::survey_shape(survey, &checkpoint, options))
 }
 
-/// What stays of a model that was cut, in words: `27 of 30 layers, 92.1 % of 134515008 weights`. `None` of a whole one.
+/// The parts of a cut model that stay, in words: `27 of 30 layers, 92.1 % of 134515008 weights`. `None` of a whole one.
 pub(crate) fn stays(checkpoint: &Checkpoint) -> Option<String> {
     let whole = checkpoint.whole.as_ref()?;
     let sizes = checkpoint.sizes().ok()?;

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::layouts::layouts;
 use super::report::BlockReport;
 use super::runner::{CalibrationInput, Runner};
 use super::scales::Scales;
@@ -55,7 +56,14 @@ impl<'a> BlockLoop<'a> {
         let request = &plan.request;
         let plans: Vec<&Plan> = writers.all().map(|writer| writer.plan).collect();
         Ok(BlockLoop {
-            runner: Runner::new(checkpoint, input, ends, request.recipe.allow_nonfinite, options)?,
+            runner: Runner::new(
+                checkpoint,
+                layouts(checkpoint)?,
+                input,
+                ends,
+                request.recipe.allow_nonfinite,
+                options,
+            )?,
             schemes: plan.schemes(),
             sparsities: plan.sparsities(),
             groups: Group::all(&request.stages),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::layouts::layouts;
 use super::machine;
 use super::report::BlockReport;
 use super::runner::{CalibrationInput, Runner};
@@ -59,7 +60,7 @@ pub fn calibrate(
     let sequences = &survey.samples.sequences;
     let input = CalibrationInput { sequences, expert_tokens: survey.expert_tokens, prior: None };
     let ends = BlockResult::default();
-    let runner = Runner::new(checkpoint, input, &ends, false, options)?;
+    let runner = Runner::new(checkpoint, layouts(checkpoint)?, input, &ends, false, options)?;
     let weights = input_digest(checkpoint, options.interrupted)?;
     let model = model_digest(checkpoint, &weights);
     let index = Index::new(&model, runner.layouts.len(), survey.needs, survey.samples);

@@ -7,6 +7,17 @@ use crate::error::Result;
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, Model, block_layout};
 
+/// The configuration of a model, and a layout without linears for each of its blocks: none is looked at, and any model that runs
+/// will do.
+///
+/// # Errors
+/// An architecture that llmc does not support.
+pub(crate) fn unobserved(checkpoint: &Arc<Checkpoint>) -> Result<(Model, Vec<BlockLayout>)> {
+    let model = CheckpointWeights(Arc::clone(checkpoint)).model()?;
+    let layouts = vec![BlockLayout::default(); model.layers.len()];
+    Ok((model, layouts))
+}
+
 /// The configuration of a model, and the layout of each of its blocks.
 ///
 /// # Errors

@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use super::batches::Batches;
 use super::chain::Chain;
-use super::layouts::layouts;
 use super::machine::Machine;
 use super::report::{BlockReport, Reports};
 use super::weights::Current;
 use crate::backend::Backend;
 use crate::backend::cpu::{Activations, Cpu};
 use crate::calib::PriorStatistics;
-use crate::engine::CheckpointWeights;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::model::{BlockLayout, Embedding, Model};
@@ -48,41 +46,13 @@ pub(crate) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// Looks up the configuration and the layouts of the model.
+    /// A runner of the blocks of a model with these layouts: those of [`layouts`](super::layouts::layouts), or [`unobserved`](super::layouts::unobserved).
     ///
     /// # Errors
-    /// An architecture that llmc does not support.
+    /// A device that cannot be opened.
     pub(crate) fn new(
         checkpoint: &Arc<Checkpoint>,
-        input: CalibrationInput<'a>,
-        ends: &'a BlockResult,
-        allow_nonfinite: bool,
-        options: &'a Options<'a>,
-    ) -> Result<Self> {
-        let (model, layouts) = layouts(checkpoint)?;
-        Self::with_layouts(model, layouts, checkpoint, input, ends, allow_nonfinite, options)
-    }
-
-    /// A runner of blocks of whose linears none is looked at.
-    ///
-    /// # Errors
-    /// An architecture that llmc does not support.
-    pub(crate) fn unobserved(
-        checkpoint: &Arc<Checkpoint>,
-        input: CalibrationInput<'a>,
-        ends: &'a BlockResult,
-        allow_nonfinite: bool,
-        options: &'a Options<'a>,
-    ) -> Result<Self> {
-        let model = CheckpointWeights(Arc::clone(checkpoint)).model()?;
-        let layouts = vec![BlockLayout::default(); model.layers.len()];
-        Self::with_layouts(model, layouts, checkpoint, input, ends, allow_nonfinite, options)
-    }
-
-    fn with_layouts(
-        model: Model,
-        layouts: Vec<BlockLayout>,
-        checkpoint: &Arc<Checkpoint>,
+        (model, layouts): (Model, Vec<BlockLayout>),
         input: CalibrationInput<'a>,
         ends: &'a BlockResult,
         allow_nonfinite: bool,

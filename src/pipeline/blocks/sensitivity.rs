@@ -89,7 +89,8 @@ pub(crate) fn sensitivity(
     let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
     let input = CalibrationInput { sequences: &sequences, expert_tokens: 1, prior: None };
     let ends = BlockResult::default();
-    let runner = Runner::new(checkpoint, input, &ends, choices[0].request.recipe.allow_nonfinite, options)?;
+    let allow_nonfinite = choices[0].request.recipe.allow_nonfinite;
+    let runner = Runner::new(checkpoint, layouts(checkpoint)?, input, &ends, allow_nonfinite, options)?;
     let schemes = choices.iter().map(Plan::schemes).collect::<Vec<_>>();
     let of =
         |linear: &str| schemes.iter().map(|schemes| schemes.get(linear).map(|(scheme, _)| *scheme)).collect();

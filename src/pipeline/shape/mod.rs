@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{CalibrationInput, Runner, machine_key};
+use super::blocks::{CalibrationInput, Runner, layouts, machine_key, unobserved};
 use super::options::Options;
 use super::output::{Journal, Workspace, model_digest};
 use super::stream::BlockResult;
@@ -65,11 +65,11 @@ pub(crate) fn survey(
     }
     let ends = BlockResult::default();
     let input = CalibrationInput { sequences: survey.sequences, expert_tokens: 1, prior: None };
-    let runner = match survey.shape {
-        Shape::Depth(_) => Runner::unobserved,
-        _ => Runner::new,
+    let described = match survey.shape {
+        Shape::Depth(_) => unobserved(checkpoint)?,
+        _ => layouts(checkpoint)?,
     };
-    let runner = runner(checkpoint, input, &ends, survey.allow_nonfinite, options)?;
+    let runner = Runner::new(checkpoint, described, input, &ends, survey.allow_nonfinite, options)?;
     refuse_headless(survey.shape, &runner)?;
     let workspace = Workspace::open(survey.folder, false)?;
     let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
