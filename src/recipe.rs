@@ -20,6 +20,7 @@ use schemes::{adjust, find_preset};
 pub use calibration::Calibration;
 pub use per_format::PerFormat;
 pub use shipped::{CALIBRATED_4_BITS, SHIPPED};
+pub(crate) use surgery::of_each;
 pub use surgery::{Kept, Surgery};
 
 /// The compression of a checkpoint.

@@ -6,18 +6,10 @@ mod common;
 
 use std::path::Path;
 
-use common::{Signal, assert_same, fails, fixture, folders, interrupted_at, json, ok};
+use common::{Signal, assert_same, fails, fixture, folders, interrupted_at, json, ok, text_folder};
 use llmc::io::Checkpoint;
 
 const METHODS: [&str; 5] = ["magnitude", "wanda", "ria", "sparsegpt", "alps"];
-
-/// A folder with some text beside which outputs go.
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let text: String = (0..4000).map(|i| char::from(b'a' + (i * i % 23) as u8)).collect();
-    std::fs::write(folder.path().join("text.txt"), text).unwrap();
-    folder
-}
 
 /// The flags of the calibration text, for methods that take it.
 fn data(method: &str) -> &'static str {
@@ -41,7 +33,7 @@ fn zeros(values: &[f32], group: usize) -> Vec<usize> {
 
 #[test]
 fn every_method_makes_the_zeros_that_were_asked_for() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     for method in METHODS {
@@ -70,7 +62,7 @@ fn every_method_makes_the_zeros_that_were_asked_for() {
 
 #[test]
 fn verification_finds_a_zero_that_is_missing() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     for (method, word) in [("magnitude", "zeros"), ("wanda", "recorded")] {
@@ -101,7 +93,7 @@ fn verification_finds_a_zero_that_is_missing() {
 
 #[test]
 fn every_architecture_is_pruned_runs_and_holds() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     for model in folders("models") {
         let name = model.display().to_string();
@@ -125,7 +117,7 @@ fn every_architecture_is_pruned_runs_and_holds() {
 
 #[test]
 fn later_stages_keep_the_zeros() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     let stages = [
@@ -169,7 +161,7 @@ fn later_stages_keep_the_zeros() {
 fn a_stopped_run_ends_with_the_same_bytes() {
     let model = fixture("tiny-llama").display().to_string();
     for method in ["sparsegpt", "magnitude"] {
-        let (whole, stopped) = (folder(), folder());
+        let (whole, stopped) = (text_folder(), text_folder());
         let line = format!("prune {model} --method {method} {} -o out", data(method));
         ok(whole.path(), &line);
         interrupted_at(stopped.path(), &line, "block 0 done", 1, Signal::Kill);
@@ -181,7 +173,7 @@ fn a_stopped_run_ends_with_the_same_bytes() {
 
 #[test]
 fn overrides_have_zeros_of_their_own() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     ok(
@@ -209,7 +201,7 @@ fn overrides_have_zeros_of_their_own() {
 
 #[test]
 fn statistics_take_the_place_of_text() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     ok(here, &format!("calibrate {model} --hessian {} -o stats", data("wanda")));
@@ -222,7 +214,7 @@ fn statistics_take_the_place_of_text() {
 
 #[test]
 fn zeros_that_a_later_run_would_fill_are_told() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     ok(here, &format!("prune {model} --method magnitude --sparsity 50% -o pruned"));
@@ -239,7 +231,7 @@ fn zeros_that_a_later_run_would_fill_are_told() {
 
 #[test]
 fn impossible_requests_are_errors_before_any_work() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     let check = |flags: &str, code: i32, words: &str| {

@@ -6,20 +6,12 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Signal, assert_same, fails, fixture, folders, interrupted_at, json, largest, ok};
+use common::{Signal, assert_same, fails, fixture, folders, interrupted_at, json, largest, ok, text_folder};
 use llmc::io::Checkpoint;
 use serde_json::{Value, json};
 
 /// The flags of the calibration text.
 const DATA: &str = "--data text.txt --samples 8 --seq-len 12";
-
-/// A folder with some text beside which outputs go.
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let text: String = (0..4000).map(|i| char::from(b'a' + (i * i % 23) as u8)).collect();
-    std::fs::write(folder.path().join("text.txt"), text).unwrap();
-    folder
-}
 
 /// A copy of a fixture's weights and config.json, with a tokenizer of one token for each letter.
 fn with_tokenizer(model: &Path, here: &Path) -> PathBuf {
@@ -89,7 +81,7 @@ fn shape(model: &Path, name: &str) -> Vec<usize> {
 /// runs.
 #[test]
 fn every_architecture_becomes_smaller_runs_and_holds() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let run = |line: &str, refusals: &[&str]| {
         let output = common::run(here, &format!("prune model {line} {DATA} -o out --overwrite"));
@@ -126,7 +118,7 @@ fn every_architecture_becomes_smaller_runs_and_holds() {
 /// What is cut out computes as what is set to zero, and what is left of depth as the layers one after the other.
 #[test]
 fn what_goes_is_what_would_be_zero() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = with_tokenizer(&fixture("models/qwen3"), here);
     let set = "--set width.ffn=20 --set width.heads=3 --set width.multiple=1 --set width.correct=false";
@@ -172,7 +164,7 @@ fn what_goes_is_what_would_be_zero() {
 
 #[test]
 fn corrected_weights_lose_less_and_are_held_by_their_record() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     let line = |more: &str| {
@@ -205,7 +197,7 @@ fn corrected_weights_lose_less_and_are_held_by_their_record() {
 
 #[test]
 fn experts_go_with_their_rows_of_the_router() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     for (name, key, keep) in [
         ("models/mixtral", "num_local_experts", 3),
@@ -231,7 +223,7 @@ fn experts_go_with_their_rows_of_the_router() {
 /// Tokens that stay have the logits that they had, under new numbers; the text becomes the same tokens.
 #[test]
 fn tokens_that_a_text_never_uses_go() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     ok(here, &format!("prune {model} --method vocabulary --set vocabulary.multiple=8 {DATA} -o out"));
@@ -265,7 +257,7 @@ fn tokens_that_a_text_never_uses_go() {
 /// Of a GGUF, settings and tokenizer pass through, but for what is cut.
 #[test]
 fn a_gguf_is_cut_into_a_gguf() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     ok(here, &format!("convert {} -o whole.gguf", fixture("tiny-llama").display()));
     for (method, set) in
@@ -284,7 +276,7 @@ fn a_gguf_is_cut_into_a_gguf() {
 /// GGUF has no place for the kind of each layer, and its readers count; a recipe has none for corrected weights.
 #[test]
 fn what_would_be_another_model_is_refused() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("models/gemma3").display().to_string();
     let cut = |layers: &str, format: &str| {
@@ -318,7 +310,7 @@ fn what_would_be_another_model_is_refused() {
 /// Ways to a size are tried, and the best is carried out.
 #[test]
 fn a_size_is_reached_in_the_best_of_a_few_ways() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     let line = format!("prune {model} --target-params 0.6 {DATA} -o out");
@@ -347,7 +339,7 @@ fn a_size_is_reached_in_the_best_of_a_few_ways() {
 
 #[test]
 fn stages_follow_in_one_run_and_one_recipe() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     let line = format!(
@@ -376,7 +368,7 @@ fn a_stopped_run_ends_with_the_same_bytes() {
         ("depth", "--layers 1 --set depth.by=influence"),
         ("width,sparsegpt", "--set width.ffn=0.5 --set width.multiple=16"),
     ] {
-        let (whole, stopped) = (folder(), folder());
+        let (whole, stopped) = (text_folder(), text_folder());
         let line = format!("prune {model} --method {method} {set} {DATA} -o out");
         ok(whole.path(), &line);
         interrupted_at(stopped.path(), &line, "block 0 done", 1, Signal::Kill);
@@ -393,7 +385,7 @@ fn a_stopped_run_ends_with_the_same_bytes() {
 /// A recipe may say what stays, without any text.
 #[test]
 fn a_recipe_can_say_what_stays() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     std::fs::write(
@@ -437,7 +429,7 @@ fn a_recipe_can_say_what_stays() {
 
 #[test]
 fn impossible_requests_are_errors_before_any_work() {
-    let folder = folder();
+    let folder = text_folder();
     let here = folder.path();
     let model = fixture("tiny-llama").display().to_string();
     let check = |flags: &str, words: &str| {

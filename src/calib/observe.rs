@@ -69,7 +69,7 @@ pub(crate) struct ObservedLinear<L> {
 }
 
 /// The values of an input as a matrix of so many rows.
-fn rows_of(values: &[f32], rows: usize) -> Result<ArrayView2<'_, f32>> {
+pub(crate) fn rows_of(values: &[f32], rows: usize) -> Result<ArrayView2<'_, f32>> {
     let cols = values.len() / rows.max(1);
     ArrayView2::from_shape((rows, cols), values).map_err(|_| misshapen(values.len(), rows))
 }

@@ -23,7 +23,7 @@ pub(crate) struct PlanReport<'a> {
     threads: usize,
     estimate: Option<Estimate>,
     engines: Vec<&'static str>,
-    /// What stays of a model that is cut.
+    /// The parts of a cut model that stay, in words.
     stays: Option<String>,
 }
 

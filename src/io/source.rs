@@ -88,7 +88,7 @@ pub struct Source {
     pub replacement: Option<Arc<Source>>,
 }
 
-/// What is left of a tensor.
+/// The rest of a tensor that was cut.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cut {
     /// The shape of the whole.

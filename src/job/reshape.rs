@@ -1,7 +1,6 @@
 //! A model made smaller before it is planned: what stays is measured, and the recipe then says it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::budget::{Measured, Run};
 use super::cut::survey_on;
@@ -39,7 +38,7 @@ pub(crate) fn cut(checkpoint: Checkpoint, surgery: &[Surgery]) -> Result<Checkpo
 ///
 /// # Errors
 /// More than the model has; nothing that would go.
-pub(crate) fn outline(recipe: &Recipe, shapes: &[Arc<Shape>], checkpoint: Checkpoint) -> Result<Reshaped> {
+pub(crate) fn outline(recipe: &Recipe, shapes: &[Shape], checkpoint: Checkpoint) -> Result<Reshaped> {
     let mut reshaped = Reshaped::whole(recipe, checkpoint);
     for (method, shape) in passes(recipe, shapes) {
         let stages = match shape {
@@ -61,7 +60,7 @@ pub(crate) fn outline(recipe: &Recipe, shapes: &[Arc<Shape>], checkpoint: Checkp
 /// Whatever measuring meets. The same call resumes an interrupted run.
 pub(crate) fn measure(
     recipe: &Recipe,
-    shapes: &[Arc<Shape>],
+    shapes: &[Shape],
     checkpoint: Checkpoint,
     measured: &mut Measured,
     run: &Run,
@@ -135,9 +134,9 @@ impl Reshaped {
 }
 
 /// The stages that are measured one after the other, with their names: they come first in a recipe.
-fn passes(recipe: &Recipe, shapes: &[Arc<Shape>]) -> Vec<(String, Shape)> {
+fn passes(recipe: &Recipe, shapes: &[Shape]) -> Vec<(String, Shape)> {
     let names = recipe.stages.iter().map(|stage| stage.method.clone());
-    let passes = |(name, shape): (String, &Arc<Shape>)| {
+    let passes = |(name, shape): (String, &Shape)| {
         shape.passes().into_iter().map(move |pass| (name.clone(), pass)).collect::<Vec<_>>()
     };
     names.zip(shapes).flat_map(passes).collect()

@@ -8,7 +8,7 @@ use super::cut::{stays, survey_on};
 use super::host::Notice;
 use crate::error::Result;
 use crate::io::Checkpoint;
-use crate::pipeline::{ShapeSurvey, divergence_of, forget_survey, held_out};
+use crate::pipeline::{ShapeSurvey, divergences_of, forget_survey, held_out};
 use crate::prune::size::ways;
 use crate::recipe::{Kept, Surgery};
 use crate::stage::{Shape, Size};
@@ -32,21 +32,22 @@ pub(crate) fn search(
     }
     let held_out = held_out(base.sequences);
     let fewer = &base.sequences[..base.sequences.len().min(SEQUENCES)];
-    let whole = Arc::new(checkpoint.clone());
-    let mut best: Option<(f64, Vec<Shape>)> = None;
-    for (number, way) in ways.into_iter().enumerate() {
-        let survey = ShapeSurvey { sequences: fewer, ..*base };
-        let (cut, folders) = carry_out(&way, number, &survey, checkpoint, run)?;
-        let stays = stays(&cut).unwrap_or_default();
-        let divergence =
-            divergence_of(&Arc::new(cut), &whole, &held_out, run.device, run.host.interrupted())?;
-        run.host.notify(&Notice::Note(format!("tried: {stays}: KLD {divergence:.4}")));
-        folders.iter().try_for_each(|folder| forget_survey(folder))?;
-        if best.as_ref().is_none_or(|(least, _)| divergence < *least) {
-            best = Some((divergence, way));
-        }
+    let survey = ShapeSurvey { sequences: fewer, ..*base };
+    let (mut cuts, mut folders) = (Vec::new(), Vec::new());
+    for (number, way) in ways.iter().enumerate() {
+        let (cut, used) = carry_out(way, number, &survey, checkpoint, run)?;
+        cuts.push(Arc::new(cut));
+        folders.extend(used);
     }
-    Ok(best.map(|(_, way)| way).unwrap_or_default())
+    let whole = Arc::new(checkpoint.clone());
+    let divergences = divergences_of(&cuts, &whole, &held_out, run.device, run.host.interrupted())?;
+    folders.iter().try_for_each(|folder| forget_survey(folder))?;
+    for (cut, divergence) in cuts.iter().zip(&divergences) {
+        let stays = stays(cut).unwrap_or_default();
+        run.host.notify(&Notice::Note(format!("tried: {stays}: KLD {divergence:.4}")));
+    }
+    let best = ways.into_iter().zip(divergences).min_by(|a, b| a.1.total_cmp(&b.1));
+    Ok(best.map(|(way, _)| way).unwrap_or_default())
 }
 
 /// The ways to a size, counted on the checkpoint's own tensors.

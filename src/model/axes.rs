@@ -1,4 +1,4 @@
-//! Axes: what the rows and columns of weights are numbered by. Tensors that share an axis are as wide as each other there, and
+//! Axes: the numberings of the rows and columns of weights. Tensors that share an axis are as wide as each other there, and
 //! are cut together.
 
 use super::arch::Arch;
@@ -6,7 +6,7 @@ use super::description::Model;
 use super::mixer::{Attention, Mixer, attention::Projections};
 use super::names::{Network, TensorRole};
 
-/// What the rows or the columns of a weight are numbered by.
+/// The numbering of the rows or the columns of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Axis {
     /// Columns of the residual stream.

@@ -28,7 +28,7 @@ pub(crate) use output::{
 pub(crate) use run::peak_memory;
 pub use run::run;
 pub(crate) use shape::{
-    Survey as ShapeSurvey, divergence_of, forget_survey, held_out, survey as survey_shape,
+    Survey as ShapeSurvey, divergences_of, forget_survey, held_out, survey as survey_shape,
 };
 pub(crate) use stream::total_input_bytes;
 pub(crate) use verify::{TensorCheck, Verification, recorded_recipe, verify, verify_alone};

@@ -22,7 +22,7 @@ pub struct Request {
     /// The type in which engines cache keys and values; `None` leaves it to them.
     pub kv_cache: Option<EightBits>,
     /// The stages that make the model smaller, in order. A plan is of the model that they leave.
-    pub shapes: Vec<Arc<Shape>>,
+    pub shapes: Vec<Shape>,
     /// The other stages in order: any number that edit dense weights, one that quantizes (none if the recipe only prunes), at most one
     /// that compensates.
     pub stages: Vec<Stage>,

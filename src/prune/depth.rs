@@ -25,8 +25,6 @@
 //! Ineffectiveness of the Deeper Layers", <https://arxiv.org/abs/2403.17887>, section 3; Song et al. 2024, "SLEB",
 //! <https://arxiv.org/abs/2402.09025>, algorithm 1.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -38,7 +36,7 @@ pub(crate) const DEF: Def = Def {
     name: "depth",
     summary: "take out the layers that matter least: smaller and faster everywhere; needs calibration text",
     supports: |_| Ok(()),
-    build: |table| Ok(Stage::Shape(Arc::new(stage::parse::<Parameters>("depth", table)?.validate()?))),
+    build: |table| Ok(Stage::Shape(stage::parse::<Parameters>("depth", table)?.validate()?)),
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,10 +83,10 @@ pub(crate) fn most_influential(influences: &[f64], keep: usize) -> Kept {
     Kept::new(order.split_off(influences.len() - keep))
 }
 
-/// The layers but for the run of `count` whose angle is least. `angles` has the angle of each run, by its first layer.
+/// The layers but for the run of `count` whose angle is least. `angles` has the angle of each run that ends before the last layer, by
+/// its first layer.
 pub(crate) fn without_run(layers: usize, count: usize, angles: &[f64]) -> Kept {
-    let starts = 0..angles.len().min((layers - count).max(1)); // a run that ends before the last layer
-    let start = starts.min_by(|a, b| angles[*a].total_cmp(&angles[*b])).unwrap_or(0) as u32;
+    let start = (0..angles.len()).min_by(|a, b| angles[*a].total_cmp(&angles[*b])).unwrap_or(0) as u32;
     let run = start..start + count as u32;
     Kept::new((0..layers as u32).filter(|layer| !run.contains(layer)))
 }
@@ -112,9 +110,9 @@ mod tests {
 
     #[test]
     fn a_run_never_ends_with_the_last_layer() {
-        // Runs of 2 of 5 layers begin at 0 to 3; the last holds the last layer.
-        assert_eq!(without_run(5, 2, &[0.4, 0.3, 0.2, 0.1]).to_string(), "0-1,4");
-        assert_eq!(without_run(5, 2, &[0.1, 0.3, 0.2, 0.0]).to_string(), "2-4");
+        // Runs of 2 of 5 layers begin at 0 to 2: the one from 3 would hold the last layer.
+        assert_eq!(without_run(5, 2, &[0.4, 0.3, 0.2]).to_string(), "0-1,4");
+        assert_eq!(without_run(5, 2, &[0.1, 0.3, 0.2]).to_string(), "2-4");
     }
 
     #[test]

@@ -15,8 +15,6 @@
 //!
 //! Reference: Lasby et al. 2025, "REAP the Experts", <https://arxiv.org/abs/2510.13999>, equation 8.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::Kept;
@@ -30,7 +28,7 @@ pub(crate) const DEF: Def = Def {
     build: |table| {
         let Parameters { keep, by } = stage::parse("experts", table)?;
         keep.check("experts.keep")?;
-        Ok(Stage::Shape(Arc::new(Shape::Experts(Experts { keep, by }))))
+        Ok(Stage::Shape(Shape::Experts(Experts { keep, by })))
     },
 };
 
@@ -49,8 +47,8 @@ impl Default for Parameters {
     }
 }
 
-/// What the tokens that the router sends to an expert make of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+/// The tokens that the router sends to an expert, and its outputs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Traffic {
     /// Tokens.
     pub tokens: u64,
@@ -59,7 +57,7 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// How much the model loses with the expert.
+    /// The model's loss with the expert.
     fn saliency(self, by: ExpertScore) -> f64 {
         match by {
             ExpertScore::Frequency => self.tokens as f64,

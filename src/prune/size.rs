@@ -13,8 +13,6 @@
 //! llmc prune --target-params 0.8 --data corpus.jsonl model/
 //! ```
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -31,7 +29,7 @@ pub(crate) const DEF: Def = Def {
         if !(params > 0.0 && params < 1.0) {
             return Err(Error::usage(format!("size.params is {params}"), "give a share of the weights: 0.8"));
         }
-        Ok(Stage::Shape(Arc::new(Shape::Size(Size { params, multiple: multiple.max(1) }))))
+        Ok(Stage::Shape(Shape::Size(Size { params, multiple: multiple.max(1) })))
     },
 };
 
@@ -68,8 +66,7 @@ pub(crate) fn ways(
 ) -> Result<Vec<Vec<Shape>>> {
     let target = (size.params * whole as f64) as u64;
     let fits = |layers: usize, channels: Option<usize>| Ok::<_, Error>(weights(layers, channels)? <= target);
-    let all = (1..=sizes.layers).rev();
-    let shallowest = first(all, |layers| fits(*layers, None))?;
+    let shallowest = largest(sizes.layers, |layers| fits(layers, None))?;
     let (fewest, widest) = (shallowest.unwrap_or(1), widest(sizes));
     let mut found: Vec<(usize, Option<usize>)> = Vec::new();
     for part in BY_DEPTH {
@@ -77,9 +74,10 @@ pub(crate) fn ways(
         let channels = match (fits(layers, None)?, widest) {
             (true, _) => Some(None),
             (false, Some(widest)) => {
-                let least = ((FEWEST * widest as f64) as usize).max(1);
-                let steps = (least..widest).rev().filter(|channels| channels.is_multiple_of(size.multiple));
-                first(steps, |channels| fits(layers, Some(*channels)))?.map(Some)
+                let steps = (widest - 1) / size.multiple;
+                let most = largest(steps, |steps| fits(layers, Some(steps * size.multiple)))?;
+                let most = most.map(|steps| steps * size.multiple);
+                most.filter(|channels| *channels as f64 >= FEWEST * widest as f64).map(Some)
             }
             (false, None) => None,
         };
@@ -97,13 +95,14 @@ pub(crate) fn ways(
     }
 }
 
-fn first<T>(all: impl Iterator<Item = T>, fits: impl Fn(&T) -> Result<bool>) -> Result<Option<T>> {
-    for candidate in all {
-        if fits(&candidate)? {
-            return Ok(Some(candidate));
-        }
+/// The largest number from 1 to `most` that fits, if all smaller ones do.
+fn largest(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<Option<usize>> {
+    let (mut below, mut above) = (0, most + 1);
+    while above - below > 1 {
+        let middle = below + (above - below) / 2;
+        if fits(middle)? { below = middle } else { above = middle }
     }
-    Ok(None)
+    Ok(Some(below).filter(|found| *found > 0))
 }
 
 /// The channels of every block; `None` where blocks differ, or have experts.

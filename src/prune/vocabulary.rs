@@ -17,8 +17,6 @@
 //! Reference: Ushio et al. 2023, "An Efficient Multilingual Language Model Compression through Vocabulary Trimming",
 //! <https://arxiv.org/abs/2305.15020>.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::within;
@@ -33,7 +31,7 @@ pub(crate) const DEF: Def = Def {
     build: |table| {
         let Parameters { multiple } = stage::parse("vocabulary", table)?;
         within("vocabulary.multiple", multiple, 1..=1 << 16)?;
-        Ok(Stage::Shape(Arc::new(Shape::Vocabulary(Vocabulary { multiple }))))
+        Ok(Stage::Shape(Shape::Vocabulary(Vocabulary { multiple })))
     },
 };
 

@@ -21,8 +21,6 @@
 //! equation 3; Muralidharan et al. 2024, "Compact Language Models via Pruning and Knowledge Distillation",
 //! <https://arxiv.org/abs/2407.14679>, section 2.2.
 
-use std::sync::Arc;
-
 use ndarray::{Array2, ArrayView2, Axis, s};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +35,7 @@ pub(crate) const DEF: Def = Def {
     name: "width",
     summary: "take out channels and heads, and let the others make up for them: needs calibration text",
     supports: |_| Ok(()),
-    build: |table| Ok(Stage::Shape(Arc::new(stage::parse::<Parameters>("width", table)?.validate()?))),
+    build: |table| Ok(Stage::Shape(stage::parse::<Parameters>("width", table)?.validate()?)),
 };
 
 #[derive(Debug, Serialize, Deserialize)]

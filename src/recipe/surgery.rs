@@ -39,6 +39,11 @@ pub struct Surgery {
     pub experts: Vec<Kept>,
 }
 
+/// The number of things that stay in each layer that has any.
+pub(crate) fn of_each(kept: &[Kept]) -> Option<usize> {
+    kept.iter().map(|kept| kept.numbers().len()).max().filter(|count| *count > 0)
+}
+
 /// Numbers in ascending order, each once; in text `0-19,26,28-29`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Kept(Vec<u32>);

@@ -127,7 +127,7 @@ impl Recipe {
     }
 
     /// Refuses methods that read inputs without calibration text or statistics of an earlier run.
-    fn refuse_uncalibrated(&self, shapes: &[Arc<Shape>], stages: &[Stage]) -> Result<()> {
+    fn refuse_uncalibrated(&self, shapes: &[Shape], stages: &[Stage]) -> Result<()> {
         let cuts = !shapes.is_empty() || !self.surgery.is_empty();
         match &self.calibration {
             Some(calibration) if !calibration.statistics.is_empty() && cuts => {
@@ -250,7 +250,7 @@ fn refuse_format(request: &Request) -> Result<()> {
 }
 
 /// Splits the stages that make the model smaller from the others: they come first.
-fn split_shapes(stages: Vec<Stage>) -> (Vec<Arc<Shape>>, Vec<Stage>) {
+fn split_shapes(stages: Vec<Stage>) -> (Vec<Shape>, Vec<Stage>) {
     let (mut shapes, mut others) = (Vec::new(), Vec::new());
     for stage in stages {
         match stage {

@@ -55,7 +55,7 @@ pub struct Def {
 #[derive(Debug, Clone)]
 pub enum Stage {
     /// Makes the model smaller, before the blocks are worked on.
-    Shape(Arc<Shape>),
+    Shape(Shape),
     /// Edits dense weights; the model computes the same.
     Rewrite(Arc<dyn Rewrite>),
     /// Sets weights to zero.

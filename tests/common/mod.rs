@@ -147,3 +147,11 @@ pub fn write_checkpoint(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)])
     });
     safetensors::serialize_to_file(views, None, path).unwrap();
 }
+
+/// A folder with some text beside which outputs go.
+pub fn text_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text: String = (0..4000).map(|i| char::from(b'a' + (i * i % 23) as u8)).collect();
+    std::fs::write(folder.path().join("text.txt"), text).unwrap();
+    folder
+}

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::knife::Knife;
 use super::vocabulary;
 use crate::error::{Error, Result};
-use crate::recipe::{Kept, Surgery};
+use crate::recipe::{Kept, Surgery, of_each};
 
 /// Lists with an entry for each layer.
 const LISTS: [&str; 5] =
@@ -36,8 +36,8 @@ pub(super) fn edit(config: &mut Map<String, Value>, knife: &Knife) -> Result<()>
     if let Some(kept) = hidden {
         set(config, keys.hidden, "hidden", kept.numbers().len())?;
     }
-    if let (Some(kept), Some(attention)) = (kv_heads.first(), knife.model.attention()) {
-        let (of_kv, per_group) = (kept.numbers().len(), attention.heads / attention.kv_heads);
+    if let (Some(of_kv), Some(attention)) = (of_each(kv_heads), knife.model.attention()) {
+        let per_group = attention.heads / attention.kv_heads;
         set(config, keys.heads, "heads", of_kv * per_group)?;
         if !keys.kv_heads.is_empty() {
             set(config, keys.kv_heads, "heads", of_kv)?;
@@ -46,10 +46,10 @@ pub(super) fn edit(config: &mut Map<String, Value>, knife: &Knife) -> Result<()>
     if let (true, Some(attention)) = (hidden.is_some() || !kv_heads.is_empty(), knife.model.attention()) {
         set(config, keys.head_dim, "heads", attention.head_dim)?;
     }
-    if let Some(kept) = channels.iter().find(|kept| !kept.numbers().is_empty()) {
-        set(config, keys.feed_forward, "channels", kept.numbers().len())?;
+    if let Some(kept) = of_each(channels) {
+        set(config, keys.feed_forward, "channels", kept)?;
     }
-    if let Some(kept) = experts.iter().map(|kept| kept.numbers().len()).max() {
+    if let Some(kept) = of_each(experts) {
         change(config, &EXPERTS, |count| *count = kept.into());
     }
     Ok(())

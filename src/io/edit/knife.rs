@@ -1,9 +1,9 @@
-//! What a surgery leaves of each tensor.
+//! The parts of each tensor that a surgery leaves.
 
 use crate::error::{CHECKPOINT, Error, Result};
 use crate::io::source::Source;
 use crate::model::{Arch, Axis, LayerName, Model, Network, Numbers, Sizes, TensorRole};
-use crate::recipe::{Kept, Surgery};
+use crate::recipe::{Kept, Surgery, of_each};
 
 /// A surgery on a model.
 pub(super) struct Knife<'a> {
@@ -14,7 +14,7 @@ pub(super) struct Knife<'a> {
 }
 
 impl Knife<'_> {
-    /// Returns what is left of a tensor under its new name; `None` where nothing is.
+    /// Returns the rest of a tensor under its new name; `None` where there is none.
     ///
     /// # Errors
     /// A tensor that is narrower than config.json says.
@@ -27,18 +27,8 @@ impl Knife<'_> {
             let kept = |axis: Option<Axis>, count| self.kept(axis?, known.numbers.block, count);
             source.corrected |= self.corrects(known.role, known.numbers.block);
             let (rows, cols) = (kept(rows, row_count), kept(cols, col_count));
-            for (kept, count) in [(&rows, row_count), (&cols, col_count)] {
-                if kept.iter().flatten().any(|number| *number as usize >= count) {
-                    let hint = "config.json does not belong to these weights, or the file is damaged";
-                    let expected = "a tensor as wide as config.json says";
-                    return Err(Error::malformed_tensor(
-                        CHECKPOINT,
-                        &whole.name,
-                        expected,
-                        format!("{:?}", whole.shape),
-                        hint,
-                    ));
-                }
+            if is_beyond(&rows, row_count) || is_beyond(&cols, col_count) {
+                return Err(too_narrow(whole));
             }
             source.cut(rows, cols);
         }
@@ -182,7 +172,7 @@ impl Knife<'_> {
     /// Refuses fewer experts than each token is sent to.
     fn refuse_unrouted(&self) -> Result<()> {
         let top_k = self.sizes.top_k;
-        match self.surgery.experts.iter().map(|kept| kept.numbers().len()).max() {
+        match of_each(&self.surgery.experts) {
             Some(kept) if kept < top_k => Err(Error::usage(
                 format!("{kept} experts would stay, and each token is sent to {top_k}"),
                 format!("keep at least {top_k}"),
@@ -190,4 +180,15 @@ impl Knife<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns true if a number is none of so many.
+fn is_beyond(kept: &Option<Vec<u32>>, count: usize) -> bool {
+    kept.iter().flatten().any(|number| *number as usize >= count)
+}
+
+fn too_narrow(whole: &Source) -> Error {
+    let hint = "config.json does not belong to these weights, or the file is damaged";
+    let (expected, found) = ("a tensor as wide as config.json says", format!("{:?}", whole.shape));
+    Error::malformed_tensor(CHECKPOINT, &whole.name, expected, found, hint)
 }

@@ -29,6 +29,15 @@ impl Checkpoint {
         Ok(self.sizes_of(arch, &model::configure(section)?))
     }
 
+    /// The architecture of its model.
+    ///
+    /// # Errors
+    /// No config.json; a model that llmc does not run.
+    pub(crate) fn arch(&self) -> Result<&'static Arch> {
+        let config = self.config.as_ref().ok_or_else(no_config)?;
+        Ok(model::language_model(config).ok_or_else(|| unknown(config))?.0)
+    }
+
     /// The number of its weights.
     pub(crate) fn weights(&self) -> u64 {
         self.tensors.values().map(|source| source.shape.iter().map(|dim| *dim as u64).product::<u64>()).sum()

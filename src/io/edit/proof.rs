@@ -4,7 +4,7 @@
 use super::knife::Knife;
 use crate::error::{Error, Result};
 use crate::model::{FeedForward, Layer, Mixer, Model};
-use crate::recipe::Surgery;
+use crate::recipe::{Surgery, of_each};
 
 /// Compares the model that an edited config.json describes with what a surgery leaves of the model before.
 ///
@@ -52,13 +52,11 @@ fn left(layer: &Layer, knife: &Knife) -> Layer {
     let Surgery { kv_heads, experts, .. } = knife.surgery;
     let mut layer = *layer;
     let Mixer::Attention(attention) = &mut layer.mixer;
-    if let Some(kept) = kv_heads.first() {
-        let per_group = attention.heads / attention.kv_heads;
-        attention.kv_heads = kept.numbers().len();
-        attention.heads = attention.kv_heads * per_group;
+    if let Some(kept) = of_each(kv_heads) {
+        attention.heads = kept * (attention.heads / attention.kv_heads);
+        attention.kv_heads = kept;
     }
-    let stay = experts.iter().map(|kept| kept.numbers().len()).max();
-    if let (FeedForward::Experts(experts), Some(stay)) = (&mut layer.feed_forward, stay) {
+    if let (FeedForward::Experts(experts), Some(stay)) = (&mut layer.feed_forward, of_each(experts)) {
         experts.choice.iter_mut().for_each(|choice| choice.count = stay);
     }
     layer

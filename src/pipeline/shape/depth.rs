@@ -8,28 +8,22 @@ use crate::pipeline::blocks::Chain;
 use crate::prune::depth::{cosine, most_influential, without_run};
 use crate::recipe::Kept;
 
-/// What was measured of a layer.
+/// The measurements of a layer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct LayerMeasure {
+struct LayerMeasure {
     /// The mean of 1 − cos(x, y) over all tokens.
-    pub influence: f64,
+    influence: f64,
     /// The states before it of the last token of each sequence, [sequences, hidden].
     before: Vec<f32>,
-    /// The states behind it.
-    behind: Vec<f32>,
 }
 
 impl Work<'_> {
     /// Measures every layer in one pass.
-    pub(super) fn measure_layers(&self) -> Result<Vec<LayerMeasure>> {
-        self.each_block(|index, input, output| {
+    fn measure_layers(&self) -> Result<Vec<LayerMeasure>> {
+        self.each_block(|index, input, output, _| {
             self.runner.pass(index, &self.runner.weights(), input, None, Some(output))?;
             let influence = self.influence(input, output)?;
-            Ok(LayerMeasure {
-                influence,
-                before: self.last_states(input)?,
-                behind: self.last_states(output)?,
-            })
+            Ok(LayerMeasure { influence, before: self.last_states(input)? })
         })
     }
 
@@ -42,8 +36,9 @@ impl Work<'_> {
     pub(super) fn by_angle(&self, keep: usize) -> Result<Kept> {
         let layers = self.measure_layers()?;
         let count = layers.len() - keep;
-        let angle = |run: &[LayerMeasure]| self.angle(&run[0].before, &run[count - 1].behind);
-        let angles: Vec<f64> = layers.windows(count).map(angle).collect();
+        // Of a run and the layer behind it: a run never ends with the last layer.
+        let angle = |run: &[LayerMeasure]| self.angle(&run[0].before, &run[count].before);
+        let angles: Vec<f64> = layers.windows(count + 1).map(angle).collect();
         tracing::info!(?angles, "angles of runs of layers");
         Ok(without_run(layers.len(), count, &angles))
     }

@@ -1,4 +1,4 @@
-//! What the tokens of the calibration set make of each expert.
+//! Traffic of experts: the tokens that the router sends to each on the calibration set, and its outputs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,21 +14,15 @@ use crate::stage::Experts;
 impl Work<'_> {
     /// Takes experts out of each block that has any, as many as `outline` does.
     pub(super) fn take_experts(&self, experts: &Experts, outline: &Surgery) -> Result<Surgery> {
-        let blocks: Vec<Vec<(u64, f32)>> = self.each_block(|index, input, output| {
-            let traffic = match &self.runner.machine {
-                Machine::Cpu => self.traffic(Cpu::new(cpu::Activations::F32), index, input, output)?,
-                Machine::Candle(candle) => self.traffic(candle.clone(), index, input, output)?,
-            };
-            Ok(traffic.into_iter().map(|expert| (expert.tokens, expert.output as f32)).collect())
-        })?;
-        let kept = |(block, outline): (Vec<(u64, f32)>, &Kept)| {
-            let traffic: Vec<Traffic> = block
-                .into_iter()
-                .map(|(tokens, output)| Traffic { tokens, output: f64::from(output) })
-                .collect();
-            most_salient(&traffic, outline.numbers().len(), experts.by)
+        let blocks: Vec<Vec<Traffic>> =
+            self.each_block(|index, input, output, _| match &self.runner.machine {
+                Machine::Cpu => self.traffic(Cpu::new(cpu::Activations::F32), index, input, output),
+                Machine::Candle(candle) => self.traffic(candle.clone(), index, input, output),
+            })?;
+        let kept = |(traffic, outline): (&Vec<Traffic>, &Kept)| {
+            most_salient(traffic, outline.numbers().len(), experts.by)
         };
-        let experts = blocks.into_iter().zip(&outline.experts).map(kept).collect();
+        let experts = blocks.iter().zip(&outline.experts).map(kept).collect();
         Ok(Surgery { experts, ..Surgery::default() })
     }
 

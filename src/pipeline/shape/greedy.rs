@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::divergence::{Predictions, divergences};
 use super::states::States;
 use super::work::Work;
 use crate::backend::Backend;
@@ -19,7 +20,7 @@ const HELD_OUT_TOKENS: usize = 4096;
 /// Fewest layers that are tried again, of those that cost least in the round before.
 const TRIED_AGAIN: usize = 8;
 
-/// What a round has found.
+/// The findings of a round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Round {
     /// The layers that were tried and the divergence without each, the least first.
@@ -55,32 +56,30 @@ impl Work<'_> {
     }
 
     fn round(&self, held_out: &[Vec<u32>], gone: &[u32], tried: &[u32]) -> Result<Round> {
-        let divergences = match &self.runner.machine {
+        let mut tried = match &self.runner.machine {
             Machine::Cpu => self.divergences(&Cpu::new(cpu::Activations::F32), held_out, gone, tried)?,
             Machine::Candle(candle) => self.divergences(candle, held_out, gone, tried)?,
         };
-        let mut tried: Vec<(u32, f64)> = tried.iter().copied().zip(divergences).collect();
         tried.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
         Ok(Round { tried })
     }
 
-    /// The mean KL divergence of the predictions from those of the whole model, without the layers that have gone and one more: each
-    /// of `tried`.
+    /// The layers of `tried`, each with the mean KL divergence of the predictions from those of the whole model, without it and the layers
+    /// that have gone.
     fn divergences<B: Backend>(
         &self,
         backend: &B,
         held_out: &[Vec<u32>],
         gone: &[u32],
         tried: &[u32],
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<(u32, f64)>> {
         let (model, weights) = (&self.runner.model, self.runner.weights());
         let batches = Batches::new(held_out);
         let embedding = Embedding::load(backend, model, &weights)?;
         let states = States::new(self, &batches);
-        let whole = states.chain("whole")?;
-        let cut = states.chain("cut")?;
+        let (whole, cut) = (states.chain("whole")?, states.chain("cut")?);
         batches.embed(backend, model, &embedding, &[whole.clone(), cut.clone()])?;
-        let mut without: Vec<Option<Chain>> = vec![None; tried.len()];
+        let mut without: Vec<(u32, Chain)> = Vec::new();
         for layer in 0..model.layers.len() as u32 {
             check_interrupted(self.runner.options)?;
             let index = gone.len() * model.layers.len() + layer as usize;
@@ -90,21 +89,23 @@ impl Work<'_> {
             if gone.contains(&layer) {
                 continue;
             }
-            if let Some(index) = tried.iter().position(|candidate| *candidate == layer) {
+            without.iter().try_for_each(|(_, chain)| states.forward(backend, &block, chain))?;
+            if tried.contains(&layer) {
                 let chain = states.chain(&format!("without-{layer}"))?;
                 states.copy(&cut, &chain)?;
-                without[index] = Some(chain);
-                (0..tried.len())
-                    .filter(|other| *other != index)
-                    .filter_map(|other| without[other].as_ref())
-                    .try_for_each(|chain| states.forward(backend, &block, chain))?;
-            } else {
-                without.iter().flatten().try_for_each(|chain| states.forward(backend, &block, chain))?;
+                without.push((layer, chain));
             }
             states.forward(backend, &block, &cut)?;
         }
         let head = Head::load(backend, model, &weights, &embedding)?;
-        states.compare(backend, &head, &whole, &without.into_iter().flatten().collect::<Vec<_>>())
+        let predictions = |chain: &Chain| {
+            let chain = chain.clone();
+            Predictions { backend, head: &head, states: Box::new(move |tokens| chain.read(tokens)) }
+        };
+        let others: Vec<_> = without.iter().map(|(_, chain)| predictions(chain)).collect();
+        let stop = self.runner.options.interrupted;
+        let found = divergences(&predictions(&whole), &others, batches.tokens(), stop)?;
+        Ok(without.iter().map(|(layer, _)| *layer).zip(found).collect())
     }
 }
 

@@ -15,7 +15,7 @@ mod width;
 mod work;
 
 pub(crate) use greedy::held_out;
-pub(crate) use score::divergence_of;
+pub(crate) use score::divergences_of;
 pub(crate) use work::Survey;
 
 use std::path::{Path, PathBuf};
@@ -73,7 +73,8 @@ pub(crate) fn survey(
     refuse_headless(survey.shape, &runner)?;
     let workspace = Workspace::open(survey.folder, false)?;
     let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
-    let work = Work { survey, runner, workspace, journal, sizes: checkpoint.sizes()? };
+    let work =
+        Work { survey, runner, workspace, journal, arch: checkpoint.arch()?, sizes: checkpoint.sizes()? };
     let surgery = match work.choose() {
         // The same call can resume these.
         Ok(surgery) => surgery,

@@ -3,13 +3,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ndarray::ArrayView2;
-
 use super::states::States;
 use super::weights::{weights_bytes, weights_file};
 use super::work::Work;
 use crate::backend::cpu::{self, Cpu};
 use crate::backend::{Backend, Matrix, Wrapper};
+use crate::calib::observe::rows_of;
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
 use crate::model::{Block, Embedding, LinearPlace, Weights, block_layout};
@@ -18,7 +17,7 @@ use crate::pipeline::blocks::{Chain, Machine};
 use crate::pipeline::options::check_interrupted;
 use crate::prune::refit::Refit;
 use crate::recipe::Kept;
-use crate::stage;
+use crate::stage::{self, BlockLinear};
 
 impl Work<'_> {
     /// Fits the layer before each gap, where that can be, and writes its weight.
@@ -95,17 +94,13 @@ impl Work<'_> {
                 std::mem::take(&mut *recording.inputs.lock().unwrap_or_else(PoisonError::into_inner));
             scale(&mut lacks, &scales);
             scale(&mut inputs, &scales);
-            let view =
-                |values| ArrayView2::from_shape((tokens.len(), values_of(values, tokens.len())), values);
-            if let (Ok(inputs), Ok(lacks)) = (view(&inputs), view(&lacks)) {
-                refit.add(inputs, lacks);
-            }
+            refit.add(rows_of(&inputs, tokens.len())?, rows_of(&lacks, tokens.len())?);
         }
         let fitted = refit.solve(weight.view(), &place.name)?;
         matrix.release();
-        self.workspace.write(&weights_file(layer), &weights_bytes(&[(place.name.clone(), &fitted)])?)?;
-        let linear = stage::BlockLinear::dense_only(&place.name, Weight::Dense(fitted));
-        Ok(stage::Block { index: layer, linears: vec![linear], ..stage::Block::default() })
+        let linears = vec![BlockLinear::dense_only(&place.name, Weight::Dense(fitted))];
+        self.workspace.write(&weights_file(layer), &weights_bytes(&linears)?)?;
+        Ok(stage::Block { index: layer, linears, ..stage::Block::default() })
     }
 }
 
@@ -117,14 +112,9 @@ fn inverse_norm(x: &[f32]) -> f32 {
 
 /// Multiplies each row by its scale.
 fn scale(values: &mut [f32], scales: &[f32]) {
-    let cols = values_of(values, scales.len()).max(1);
+    let cols = (values.len() / scales.len().max(1)).max(1);
     let rows = values.chunks_mut(cols).zip(scales);
     rows.for_each(|(row, scale)| row.iter_mut().for_each(|value| *value *= scale));
-}
-
-/// The values of each row.
-fn values_of(values: &[f32], rows: usize) -> usize {
-    values.len() / rows.max(1)
 }
 
 /// A backend that keeps the inputs of one linear.

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::Array2;
 use safetensors::tensor::TensorView;
 
 use crate::error::{Error, Result};
 use crate::numerics::convert;
+use crate::stage::BlockLinear;
 use crate::tensor::DType;
 
 /// The name of the file of a block's corrected weights.
@@ -19,18 +19,17 @@ pub(super) fn corrected_files(folder: &Path, layers: usize) -> Vec<PathBuf> {
     (0..layers).map(|index| folder.join(weights_file(index))).filter(|path| path.is_file()).collect()
 }
 
-/// Weights, in f32 under their names, as a safetensors file.
-pub(super) fn weights_bytes(weights: &[(String, &Array2<f32>)]) -> Result<Vec<u8>> {
-    let bytes = |values: &Array2<f32>| {
-        let mut bytes = Vec::new();
-        convert::from_f32(DType::F32, values.as_slice().unwrap_or_default(), &mut bytes);
-        bytes
-    };
-    let stored: Vec<_> =
-        weights.iter().map(|(name, values)| (name, values.shape().to_vec(), bytes(values))).collect();
+/// The dense weights of linears, in f32 under their names, as a safetensors file.
+pub(super) fn weights_bytes(linears: &[BlockLinear]) -> Result<Vec<u8>> {
+    let stored = linears.iter().map(|linear| {
+        let (values, mut bytes) = (linear.dense()?, Vec::new());
+        convert::from_f32(DType::F32, values.as_standard_layout().as_slice().unwrap_or_default(), &mut bytes);
+        Ok((linear.name.as_str(), values.shape().to_vec(), bytes))
+    });
+    let stored = stored.collect::<Result<Vec<_>>>()?;
     let views = stored.iter().map(|(name, shape, bytes)| {
         let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
-        (name.as_str(), view.expect("as many bytes as the shape has"))
+        (name, view.expect("as many bytes as the shape has"))
     });
     safetensors::serialize(views, None).map_err(|e| {
         Error::unsupported(format!("corrected weights: {e}"), "this is a defect of llmc: please report it")

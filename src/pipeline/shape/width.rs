@@ -1,14 +1,13 @@
 //! Channels, heads and columns of the residual stream. The blocks before have lost theirs already: a block is measured on what
 //! they make of the calibration set.
 
-use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::weights::{weights_bytes, weights_file};
 use super::work::Work;
 use crate::calib::observe::Watch;
 use crate::error::{Error, Result};
-use crate::model::{Feeder, Fold, LinearPlace, Mixer, Weights};
+use crate::model::{Feeder, LinearPlace, Mixer, Network, TensorRole, Weights};
 use crate::numerics::Weight;
 use crate::pipeline::blocks::Chain;
 use crate::prune::width::{NarrowedLinear, narrow};
@@ -16,125 +15,85 @@ use crate::recipe::{Kept, Surgery};
 use crate::stage::{Block, BlockLinear, Width};
 use crate::statistics::Needs;
 
-/// What stays of a block.
+/// The parts of a block that stay.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct BlockKept {
     kv_heads: Kept,
     channels: Kept,
-    /// blake3 of the file of its corrected weights.
-    corrected: String,
 }
 
 impl Work<'_> {
     /// Takes heads and channels out of each block, as many as `outline` does.
     pub(super) fn narrow(&self, width: &Width, outline: &Surgery) -> Result<Surgery> {
-        let blocks = self.each_block(|index, input, output| {
-            let mut narrowed =
-                Narrowed { block: Block { index, ..Block::default() }, kept: BlockKept::default() };
+        let blocks = self.each_block(|index, input, output, files| {
+            // Its new weights, zero where columns go.
+            let mut block = Block { index, ..Block::default() };
+            let mut kept = BlockKept::default();
             if let Some(heads) = outline.kv_heads.get(index) {
-                narrowed.kept.kv_heads =
-                    self.narrow_heads(&mut narrowed, width, heads.numbers().len(), input)?;
+                let Mixer::Attention(attention) = &self.runner.model.layers[index].mixer;
+                let size = attention.heads / attention.kv_heads * attention.head_dim;
+                let place = self.linear(index, TensorRole::AttentionOutput)?;
+                kept.kv_heads = self.narrow_linear(&mut block, width, place, size, heads, input)?;
             }
             if let Some(channels) = outline.channels.get(index) {
-                narrowed.kept.channels =
-                    self.narrow_channels(&mut narrowed, width, channels.numbers().len(), input)?;
+                let place = self.linear(index, TensorRole::Down(Network::Dense))?;
+                kept.channels = self.narrow_linear(&mut block, width, place, 1, channels, input)?;
             }
-            let weights = self.runner.weights().with(&narrowed.block, true);
+            let weights = self.runner.weights().with(&block, true);
             self.runner.pass(index, &weights, input, None, Some(output))?;
             if width.correct {
-                let bytes = weights_bytes(&narrowed.weights())?;
-                narrowed.kept.corrected = self.workspace.write(&weights_file(index), &bytes)?;
+                let digest = self.workspace.write(&weights_file(index), &weights_bytes(&block.linears)?)?;
+                files.insert(weights_file(index), digest);
             }
-            Ok(narrowed.kept)
+            Ok(kept)
         })?;
-        let of = |kept: fn(&BlockKept) -> &Kept, is_cut: bool| match is_cut {
-            true => blocks.iter().map(|block| kept(block).clone()).collect(),
-            false => Vec::new(),
+        let of = |kept: fn(&BlockKept) -> &Kept, outline: &[Kept]| {
+            blocks.iter().map(kept).take(outline.len()).cloned().collect()
         };
         Ok(Surgery {
-            kv_heads: of(|block| &block.kv_heads, !outline.kv_heads.is_empty()),
-            channels: of(|block| &block.channels, !outline.channels.is_empty()),
+            kv_heads: of(|block| &block.kv_heads, &outline.kv_heads),
+            channels: of(|block| &block.channels, &outline.channels),
             ..Surgery::default()
         })
     }
 
-    fn narrow_heads(
-        &self,
-        narrowed: &mut Narrowed,
-        width: &Width,
-        keep: usize,
-        input: &Chain,
-    ) -> Result<Kept> {
-        let index = narrowed.block.index;
-        let Mixer::Attention(attention) = &self.runner.model.layers[index].mixer;
-        let size = attention.heads / attention.kv_heads * attention.head_dim;
-        let place = self.reader(index, |fold| fold.head_dim.is_some());
-        let place =
-            place.or_else(|| self.last_of_mixer(index)).ok_or_else(|| no_linear(index, "attention"))?;
-        self.narrow_linear(narrowed, width, place, size, keep, input)
-    }
-
-    fn narrow_channels(
-        &self,
-        narrowed: &mut Narrowed,
-        width: &Width,
-        keep: usize,
-        input: &Chain,
-    ) -> Result<Kept> {
-        let index = narrowed.block.index;
-        let is_down = |fold: &Fold| fold.head_dim.is_none() && matches!(fold.feeder, Feeder::Linear(_));
-        let place = self.reader(index, is_down).or_else(|| self.runner.layouts[index].linears.last());
-        let place = place.ok_or_else(|| no_linear(index, "feed-forward network"))?;
-        self.narrow_linear(narrowed, width, place, 1, keep, input)
-    }
-
-    /// Takes columns out of one linear, on what the block makes of its inputs so far.
+    /// Takes columns out of one linear, as many groups of `size` as `outline` does, on what the block makes of its inputs so far.
     fn narrow_linear(
         &self,
-        narrowed: &mut Narrowed,
+        block: &mut Block,
         width: &Width,
         place: &LinearPlace,
         size: usize,
-        keep: usize,
+        outline: &Kept,
         input: &Chain,
     ) -> Result<Kept> {
-        let index = narrowed.block.index;
-        let weights = self.runner.weights().with(&narrowed.block, true);
+        let (index, keep) = (block.index, outline.numbers().len());
+        let weights = self.runner.weights().with(block, true);
         let needs = Needs { hessian: true, ..Needs::default() };
         let watch = Watch { needs, depth: Some(place.depth), ..Watch::default() };
         let seen = self.runner.gather(index, &weights, input, watch, None)?.seen;
         let hessian = seen.inputs[place.input].as_ref().and_then(|statistics| statistics.hessian());
-        let hessian = hessian.ok_or_else(|| no_linear(index, &place.name))?;
+        let hessian = hessian.ok_or_else(|| not_reached(&place.name))?;
         let matrix = weights.matrix(&place.name)?;
         let weight = matrix.read(0..matrix.shape()[0])?.into_values();
         matrix.release();
         let NarrowedLinear { kept, weight } =
             narrow(weight.view(), &hessian, size, keep, width, &place.name)?;
-        narrowed.block.linears.push(BlockLinear::dense_only(&place.name, Weight::Dense(weight)));
+        block.linears.push(BlockLinear::dense_only(&place.name, Weight::Dense(weight)));
         Ok(kept)
     }
 
-    /// The linear that reads the outputs of a fold.
-    fn reader(&self, index: usize, is_it: impl Fn(&Fold) -> bool) -> Option<&LinearPlace> {
-        let layout = &self.runner.layouts[index];
-        let fold = layout.folds.iter().find(|fold| is_it(fold))?;
-        fold.readers.first().map(|reader| &layout.linears[*reader])
-    }
-
-    /// The linear behind attention, where no scale passes through the values.
-    fn last_of_mixer(&self, index: usize) -> Option<&LinearPlace> {
-        let Mixer::Attention(attention) = &self.runner.model.layers[index].mixer;
-        let end = attention.output.rsplit('.').next().unwrap_or_default();
-        let suffix = format!(".{end}.weight");
-        self.runner.layouts[index]
-            .linears
-            .iter()
-            .find(|linear| linear.depth == 1 && linear.name.ends_with(&suffix))
+    /// The linear of a role in a block.
+    fn linear(&self, index: usize, role: TensorRole) -> Result<&LinearPlace> {
+        let mut linears = self.runner.layouts[index].linears.iter();
+        let has_role =
+            |linear: &&LinearPlace| self.arch.loaded(&linear.name).is_some_and(|it| it.role == role);
+        linears.find(has_role).ok_or_else(|| not_reached(&format!("block {index}: its {role:?}")))
     }
 
     /// The columns of the residual stream with the largest outputs of norms.
     pub(super) fn narrow_stream(&self, keep: usize) -> Result<Surgery> {
-        let blocks: Vec<Vec<f64>> = self.each_block(|index, input, output| {
+        let blocks: Vec<Vec<f64>> = self.each_block(|index, input, output, _| {
             let watch = Watch { needs: Needs { mean_abs: true, ..Needs::default() }, ..Watch::default() };
             let weights = self.runner.weights();
             let seen = self.runner.gather(index, &weights, input, watch, Some(output))?.seen;
@@ -158,26 +117,6 @@ impl Work<'_> {
     }
 }
 
-fn no_linear(index: usize, what: &str) -> Error {
-    Error::unsupported(
-        format!("block {index}: no linear behind its {what} was reached"),
-        "leave this part of the model whole",
-    )
-}
-
-/// A block in work.
-struct Narrowed {
-    /// Its new weights, zero where columns go.
-    block: Block,
-    kept: BlockKept,
-}
-
-impl Narrowed {
-    fn weights(&self) -> Vec<(String, &Array2<f32>)> {
-        let dense = self.block.linears.iter().filter_map(|linear| match &linear.weight {
-            Weight::Dense(values) => Some((linear.name.clone(), values)),
-            Weight::Quantized(_) => None,
-        });
-        dense.collect()
-    }
+fn not_reached(what: &str) -> Error {
+    Error::unsupported(format!("{what} was not reached by any token"), "leave this part of the model whole")
 }

@@ -1,5 +1,6 @@
 //! A measurement in work, block by block.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::io::read_whole;
 use crate::json::pretty;
-use crate::model::Sizes;
+use crate::model::{Arch, Sizes};
 use crate::pipeline::blocks::{Batches, BlockReport, Chain, Runner};
 use crate::pipeline::output::{Journal, Workspace};
 use crate::recipe::Surgery;
@@ -20,7 +21,7 @@ pub(crate) struct Survey<'a> {
     pub shape: Shape,
     /// Its name.
     pub method: &'a str,
-    /// What was cut before it.
+    /// The cuts before it.
     pub before: &'a [Surgery],
     /// The calibration set.
     pub sequences: &'a [Vec<u32>],
@@ -32,21 +33,26 @@ pub(crate) struct Survey<'a> {
     pub allow_nonfinite: bool,
 }
 
+/// Digests of files, by name.
+pub(super) type Files = BTreeMap<String, String>;
+
 /// A measurement in work.
 pub(super) struct Work<'a> {
     pub survey: &'a Survey<'a>,
     pub runner: Runner<'a>,
     pub workspace: Workspace,
     pub journal: Journal,
+    /// The architecture of the model.
+    pub arch: &'static Arch,
     pub sizes: Sizes,
 }
 
 impl Work<'_> {
     /// Runs the blocks one after the other, and keeps what is measured of each as JSON. `measure` gets a block's number, the states
-    /// before it, and those behind it, which it fills.
+    /// before it, those behind it, which it fills, and the list of the other files that it writes.
     pub(super) fn each_block<T: Serialize + for<'a> Deserialize<'a>>(
         &self,
-        mut measure: impl FnMut(usize, &Chain, &Chain) -> Result<T>,
+        mut measure: impl FnMut(usize, &Chain, &Chain, &mut Files) -> Result<T>,
     ) -> Result<Vec<T>> {
         let intact = |report: &BlockReport| Ok(report.has_files(&self.workspace));
         self.runner.each_block(
@@ -55,10 +61,11 @@ impl Work<'_> {
             false,
             intact,
             |index, input, output| {
-                let measured = measure(index, &input[0], &output[0])?;
+                let mut files = Files::new();
+                let measured = measure(index, &input[0], &output[0], &mut files)?;
                 let name = measured_file(index);
                 let digest = self.workspace.write(&name, &pretty(&serde_json::json!(measured)))?;
-                let files = [(name, digest)].into();
+                files.insert(name, digest);
                 Ok(BlockReport { digests: [("measured".to_owned(), files)].into(), ..BlockReport::of(index) })
             },
         )?;
