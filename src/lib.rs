@@ -48,6 +48,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod export;
+mod heap;
 pub mod io;
 mod jinja;
 pub mod job;

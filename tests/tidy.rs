@@ -45,9 +45,10 @@ const WRITES: &[&str] = &[
 const MAY_WRITE: &[&str] =
     &["src/pipeline/", "src/io/hub/", "src/eval/base/", "src/job/cache.rs", "src/cli/bench/kernels.rs"];
 
-/// Files that may hold `unsafe`: SIMD, the memory map, the calls of a GPU's driver and memory given to it by address (`Buffer::new`);
+/// Files that may hold `unsafe`: SIMD, the memory map, the heap, the calls of a GPU's driver and memory given to it by address (`Buffer::new`);
 /// and the counting allocator of a test.
 const MAY_BE_UNSAFE: &[&str] = &[
+    "src/heap.rs",
     "src/io/map.rs",
     "src/numerics/f16c.rs",
     "src/numerics/simd.rs",

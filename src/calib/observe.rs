@@ -23,6 +23,8 @@ pub(crate) struct Watch {
     pub shown_all: BTreeSet<usize>,
     /// True if the largest keys and values are looked for.
     pub key_values: bool,
+    /// True if nobody reads the block's outputs: the linears of the last depth that is looked at need not be computed.
+    pub inputs_only: bool,
 }
 
 /// The result of a pass.
@@ -38,6 +40,8 @@ pub(crate) struct InputStatistics {
 pub(crate) struct Observing<B> {
     inner: B,
     places: HashMap<String, Place>,
+    /// The last depth of the block.
+    last: usize,
     inputs: usize,
     /// Input and depth of what was loaded so far.
     loaded: Mutex<Vec<[usize; 2]>>,
@@ -96,8 +100,9 @@ impl<B: Backend> Observing<B> {
             (linear.name.clone(), place)
         };
         let inputs = layout.linears.iter().map(|linear| linear.input + 1).max().unwrap_or(0);
+        let last = layout.linears.iter().map(|linear| linear.depth).max().unwrap_or(0);
         let places = layout.linears.iter().map(place).collect();
-        Observing { inner, places, inputs, loaded: Mutex::default(), state: Mutex::default() }
+        Observing { inner, places, last, inputs, loaded: Mutex::default(), state: Mutex::default() }
     }
 
     /// Begins to watch.
@@ -136,7 +141,7 @@ impl<B: Backend> Observing<B> {
                 Ok(())
             })??;
         }
-        Ok(watch.depth.is_some_and(|depth| place.depth >= depth))
+        Ok(watch.inputs_only && place.depth >= watch.depth.unwrap_or(self.last))
     }
 
     /// Tells whether a linear is the first to read its input.

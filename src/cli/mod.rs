@@ -89,6 +89,7 @@ pub(crate) fn command() -> clap::Command {
 
 /// Parses, runs, prints the error chain and its hint.
 pub fn main() -> ExitCode {
+    crate::heap::keep_freed();
     match Cli::try_parse() {
         Ok(cli) => end(run(cli)),
         Err(message) => show(&message),

@@ -254,7 +254,13 @@ impl Evidence {
                 Some(Calibrated::Text(samples(calibration, checkpoint, kept, host)?))
             }
             Some((_, paths)) => {
-                let statistics = pipeline::recall(paths, &draft.plans.primary, checkpoint, &input)?;
+                let plan = &draft.plans.primary;
+                if plan.request.corrects() {
+                    let what =
+                        "statistics in the place of text: no linear is fitted to the original model's states";
+                    host.notify(&Notice::Note(what.to_owned()));
+                }
+                let statistics = pipeline::recall(paths, plan, checkpoint, &input)?;
                 Some(Calibrated::Statistics(statistics))
             }
         };

@@ -71,6 +71,15 @@ pub struct BlockLayout {
     pub folds: Vec<Fold>,
 }
 
+impl BlockLayout {
+    /// The last linear, if its outputs are added to the residual stream as they are: what it computes can make up for what the
+    /// stream lacks. None of a mixture's can: each expert sees some tokens only.
+    pub(crate) fn last_writer(&self) -> Option<&LinearPlace> {
+        let mixed = self.linears.iter().any(|linear| linear.expert.is_some());
+        self.linears.last().filter(|last| last.writes_residual && !mixed)
+    }
+}
+
 /// The input of linears.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InputPlace {

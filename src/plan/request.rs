@@ -95,6 +95,11 @@ impl Request {
         self.stages.iter().any(Stage::trains)
     }
 
+    /// Returns true if a stage fits the last linear of each block to the original model's states.
+    pub(crate) fn corrects(&self) -> bool {
+        self.stages.iter().any(Stage::corrects)
+    }
+
     /// Returns true if a stage may change weights, biases or norms that stay dense.
     pub(crate) fn edits(&self) -> bool {
         self.stages.iter().any(Stage::edits)

@@ -12,7 +12,8 @@
 //! norms of their inputs first, so that magnitudes stand for losses and G has a diagonal of ones.
 //!
 //! **What differs from the paper's code.** Conjugate gradients have a step length for each row. Columns that calibration never
-//! excited go first.
+//! excited go first. Before the last linear of a block is pruned, it is fitted to the original model's states behind the block
+//! (`correct`): see [`sparsegpt`](super::sparsegpt).
 //!
 //! **When.** For the least loss without training: before `sparsegpt`, at two to four times its time.
 //!
@@ -34,7 +35,7 @@ use crate::error::{Error, Result, within};
 use crate::numerics::sparsity::Among;
 use crate::numerics::{Pattern, Sparsity, linalg};
 use crate::quant::gptq::refuse_damaged;
-use crate::stage::{self, Block, Def, PerInput, Prune, PrunedWeight, Stage};
+use crate::stage::{self, Block, Def, PerInput, Prune, PrunedWeight, Scope, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -64,12 +65,22 @@ struct Parameters {
     iters: usize,
     /// Steps of conjugate gradients.
     pcg_iters: usize,
+    /// Fits the last linear of each block to the original model's states first.
+    correct: bool,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
         let pattern = Pattern::default();
-        Parameters { sparsity: None, pattern, lambda: 0.01, rho: 0.1, iters: 300, pcg_iters: 10 }
+        Parameters {
+            sparsity: None,
+            pattern,
+            lambda: 0.01,
+            rho: 0.1,
+            iters: 300,
+            pcg_iters: 10,
+            correct: true,
+        }
     }
 }
 
@@ -96,6 +107,14 @@ const INTERVAL: usize = 3;
 impl Prune for Alps {
     fn needs(&self) -> Needs {
         Needs { hessian: true, ..Needs::default() }
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::Input
+    }
+
+    fn corrects(&self) -> bool {
+        self.parameters.correct
     }
 
     fn sparsity(&self) -> Sparsity {

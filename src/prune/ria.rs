@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, within};
 use crate::numerics::sparsity::Among;
 use crate::numerics::{Pattern, Sparsity};
-use crate::stage::{self, Block, Def, Prune, PrunedWeight, Stage};
+use crate::stage::{self, Block, Def, Prune, PrunedWeight, Scope, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -64,6 +64,11 @@ struct Ria {
 impl Prune for Ria {
     fn needs(&self) -> Needs {
         Needs::IMPORTANCE
+    }
+
+    /// Weights that stay keep their values: the statistics of the whole block, from one pass, do as well.
+    fn scope(&self) -> Scope {
+        Scope::Block
     }
 
     fn sparsity(&self) -> Sparsity {

@@ -22,7 +22,7 @@ use ndarray::Array1;
 use crate::error::Result;
 use crate::numerics::Sparsity;
 use crate::numerics::sparsity::Among;
-use crate::stage::{self, Block, Def, Prune, PrunedWeight, Stage};
+use crate::stage::{self, Block, Def, Prune, PrunedWeight, Scope, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -45,6 +45,11 @@ struct Wanda {
 impl Prune for Wanda {
     fn needs(&self) -> Needs {
         Needs::IMPORTANCE
+    }
+
+    /// Weights that stay keep their values: the statistics of the whole block, from one pass, do as well.
+    fn scope(&self) -> Scope {
+        Scope::Block
     }
 
     fn sparsity(&self) -> Sparsity {

@@ -94,6 +94,11 @@ impl Stage {
         matches!(self, Stage::Quantize(method) if method.trains())
     }
 
+    /// Returns true if it fits the last linear of each block to the original model's states.
+    pub(crate) fn corrects(&self) -> bool {
+        matches!(self, Stage::Prune(method) if method.corrects())
+    }
+
     /// Returns true if it may change weights, biases or norms that stay dense.
     pub(crate) fn edits(&self) -> bool {
         match self {

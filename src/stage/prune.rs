@@ -23,6 +23,12 @@ pub trait Prune: Send + Sync + Debug {
         Scope::Input
     }
 
+    /// Returns true if the last linear of each block is fitted to the original model's states before it is pruned: it then makes
+    /// up for what the blocks before and the rest of its own have lost.
+    fn corrects(&self) -> bool {
+        false
+    }
+
     /// The zeros of each linear, unless an override says otherwise.
     fn sparsity(&self) -> Sparsity;
 

@@ -33,7 +33,8 @@ pub(crate) struct BlockLoop<'a> {
     /// The zeros of each pruned linear, by the name of its weight.
     pub(super) sparsities: HashMap<&'a str, Sparsity>,
     pub(super) groups: Vec<Group>,
-    trains: bool,
+    /// True if the states of the original model go along: stages train for them, or fit to them.
+    pub(super) reference: bool,
     /// The scales of activations that outputs store.
     pub(super) scales: Scales,
     /// The model's float type.
@@ -55,19 +56,15 @@ impl<'a> BlockLoop<'a> {
         let plan = writers.primary.plan;
         let request = &plan.request;
         let plans: Vec<&Plan> = writers.all().map(|writer| writer.plan).collect();
+        let allow_nonfinite = request.recipe.allow_nonfinite;
+        let runner = Runner::new(checkpoint, layouts(checkpoint)?, input, ends, allow_nonfinite, options)?;
+        let fits = input.prior.is_none() && runner.layouts.iter().any(|block| block.last_writer().is_some());
         Ok(BlockLoop {
-            runner: Runner::new(
-                checkpoint,
-                layouts(checkpoint)?,
-                input,
-                ends,
-                request.recipe.allow_nonfinite,
-                options,
-            )?,
+            runner,
             schemes: plan.schemes(),
             sparsities: plan.sparsities(),
             groups: Group::all(&request.stages),
-            trains: request.trains(),
+            reference: request.trains() || request.corrects() && fits,
             scales: Scales::of(&plans),
             dtype: plan.dtype,
         })
@@ -86,7 +83,7 @@ impl<'a> BlockLoop<'a> {
             };
             writers.all().try_fold(true, |all, writer| Ok(all && held(writer)?))
         };
-        self.runner.each_block(workspace, &journals, self.trains, intact, |index, chains, next| {
+        self.runner.each_block(workspace, &journals, self.reference, intact, |index, chains, next| {
             let (result, mut report) = self.compress(index, chains, next)?;
             for writer in writers.all() {
                 let tensors = self.tensors_of(index, writer);

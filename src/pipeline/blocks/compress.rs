@@ -7,6 +7,7 @@ use ndarray::Array2;
 
 use super::block_loop::BlockLoop;
 use super::chain::Chain;
+use super::fit::Fitted;
 use super::report::{BlockReport, LinearReport};
 use super::units::Group;
 use super::weights::{Current, vectors};
@@ -35,10 +36,16 @@ impl BlockLoop<'_> {
         let block = self.load(&mut report)?;
         let mut work = Work { block, edited: false, rewritten: false, report, key_values: [0.0; 2] };
         self.set_extents(&mut work.block)?;
+        let mut reference = self.reference;
         for group in &self.groups {
+            if reference && !matches!(group.first, Stage::Rewrite(_)) {
+                // Rewrites may have turned the stream, and compute the same.
+                self.runner.pass(index, &self.current(&work), &chains[1], None, Some(&next[1]))?;
+                reference = false;
+            }
             match group.scope {
                 Scope::Rows => {} // they are quantized as they are written, after `pass_on`
-                Scope::Input => self.by_depth(&mut work, group, &chains[0])?,
+                Scope::Input => self.by_depth(&mut work, group, chains, next)?,
                 Scope::Block => self.whole(&mut work, group, chains, next)?,
             }
             if matches!(group.first, Stage::Rewrite(_) | Stage::Prune(_)) {
@@ -59,14 +66,16 @@ impl BlockLoop<'_> {
 
     /// Carries a group out on the linears of one depth after the other: the inputs of later depths are computed with the
     /// results of earlier ones.
-    fn by_depth(&self, work: &mut Work, group: &Group, input: &Chain) -> Result<()> {
-        for (depth, linears) in self.depths(&work.block, &group.first) {
-            self.observe(work, group.needs(), Some(depth), input, None)?;
+    fn by_depth(&self, work: &mut Work, group: &Group, chains: &[Chain], next: &[Chain]) -> Result<()> {
+        for (depth, linears) in self.depths(&work.block, group) {
+            if !self.fit(work, group, &linears, chains, next)? {
+                self.observe(work, group.needs(), Some(depth), &chains[0], None)?;
+            }
             if group.weighs_columns() {
                 weigh_columns(&mut work.block);
             }
             let mut part = work.block.take(&linears);
-            let originals = apply(&group.first, &mut part)?;
+            let originals = self.apply_all(group, &mut part)?;
             self.settle(group, &originals, &mut part)?;
             work.block.put_back(&linears, part);
             work.note(&group.first);
@@ -74,13 +83,55 @@ impl BlockLoop<'_> {
         Ok(())
     }
 
-    /// The depths of a block, and the numbers of the linears there that a stage works on.
-    fn depths(&self, block: &Block, stage: &Stage) -> Vec<(usize, Vec<usize>)> {
-        let places = &self.runner.layouts[block.index].linears;
-        let works_on = |i: &usize| match stage {
-            Stage::Prune(_) => block.linears[*i].sparsity.is_some(),
-            _ => block.linears[*i].scheme.is_some(),
+    /// Fits the last linear of a block to the original model's states, if the group does, and it is one of these. Returns true if
+    /// its inputs then have the statistics that the group needs.
+    fn fit(
+        &self,
+        work: &mut Work,
+        group: &Group,
+        linears: &[usize],
+        chains: &[Chain],
+        next: &[Chain],
+    ) -> Result<bool> {
+        let index = work.block.index;
+        let layout = &self.runner.layouts[index];
+        let ([input, _], [_, target], Some(last)) = (chains, next, layout.last_writer()) else {
+            return Ok(false);
         };
+        let at = layout.linears.len() - 1;
+        if !group.corrects() || !linears.contains(&at) {
+            return Ok(false);
+        }
+        let Fitted { weight, inputs } =
+            self.runner.fit(index, &self.current(work), &last.name, input, target)?;
+        let linear = &mut work.block.linears[at];
+        linear.weight = Weight::Dense(weight);
+        linear.input = Some(0);
+        work.block.inputs = vec![inputs];
+        work.edited = true;
+        let Needs { absmax, mean_abs, .. } = group.needs();
+        Ok(linears.len() == 1 && !absmax && !mean_abs)
+    }
+
+    /// Applies the stages of a group that replace weights to a part of a block. Returns the dense weights that were there before.
+    fn apply_all(&self, group: &Group, part: &mut Block) -> Result<Originals> {
+        let mut originals = apply(&group.first, part)?;
+        for stage in group.rest.iter().filter(|stage| matches!(stage, Stage::Quantize(_))) {
+            self.set_extents(part)?;
+            let replaced = apply(stage, part)?;
+            originals = originals.into_iter().zip(replaced).map(|(first, then)| first.or(then)).collect();
+        }
+        Ok(originals)
+    }
+
+    /// The depths of a block, and the numbers of the linears there that a group works on.
+    fn depths(&self, block: &Block, group: &Group) -> Vec<(usize, Vec<usize>)> {
+        let places = &self.runner.layouts[block.index].linears;
+        let linear_is = |stage: &Stage, linear: &BlockLinear| match stage {
+            Stage::Prune(_) => linear.sparsity.is_some(),
+            _ => linear.scheme.is_some(),
+        };
+        let works_on = |i: &usize| group.stages().any(|stage| linear_is(stage, &block.linears[*i]));
         let depths: BTreeSet<usize> = places.iter().map(|place| place.depth).collect();
         let linears = |depth| (0..places.len()).filter(move |&i| places[i].depth == depth).filter(works_on);
         let depths = depths.into_iter().map(|depth| (depth, linears(depth).collect::<Vec<_>>()));
@@ -103,17 +154,15 @@ impl BlockLoop<'_> {
         self.settle(group, &originals, &mut work.block)
     }
 
-    /// The block with gradients. Runs the uncompressed model's states through the block as it stands, which gives the
-    /// outputs to train for.
+    /// The block with gradients, for the outputs of the original model.
     fn trainable(
         &self,
         work: &Work,
         chains: &[Chain],
         next: &[Chain],
     ) -> Result<Option<Arc<dyn crate::stage::Trainable>>> {
-        let ([compressed, reference], [_, target]) = (chains, next) else { return Ok(None) };
+        let ([compressed, _], [_, target]) = (chains, next) else { return Ok(None) };
         let index = work.block.index;
-        self.runner.pass(index, &self.current(work), reference, None, Some(target))?;
         let states = self.runner.batches.between(compressed, target);
         let block = TrainableBlock::load(
             self.runner.machine.trainer()?,

@@ -33,6 +33,8 @@ const SPEED: f64 = 1.5e11;
 /// Cost of the observing pass for each depth, relative to a full pass over the block.
 const DEPTH_PASSES: f64 = 0.5;
 
+/// Passes that fit the last linear: the original block's, and that of what the outputs lack.
+const FITTING_PASSES: f64 = 1.5;
 /// Passes that take channels and heads out, beside the one that makes the next block's inputs.
 const NARROWING_PASSES: f64 = 2.0;
 
@@ -68,13 +70,15 @@ pub(crate) fn estimate(
     // As read in f32, as packed for the passes, and the codes. A method that trains needs gradients and offsets too.
     let per_weight = if method.trains() { 32 } else { 10 };
     let memory = PROCESS + per_weight * weights + statistics + 4 * WIDTHS * BATCH_TOKENS as u64 * widest;
-    let chains = if method.trains() { 4 } else { 2 };
+    let follows = method.trains() || plan.request.corrects() && layout.last_writer().is_some();
+    let chains = if follows { 4 } else { 2 };
     let disk = hidden_state_bytes(tokens, model.hidden, chains);
     let passes = match method.scope() {
         Scope::Rows if !compensates => 1.0,
         Scope::Rows | Scope::Input => 1.0 + DEPTH_PASSES * 4.0,
         Scope::Block => 2.0,
     };
+    let passes = passes + if follows && !method.trains() { FITTING_PASSES } else { 0.0 };
     let passes = passes + if narrows { NARROWING_PASSES } else { 0.0 };
     let products = if hessian { inputs.values().sum::<u64>() as f64 } else { 0.0 };
     let per_block = 2.0 * tokens as f64 * (passes * weights as f64 + products);

@@ -61,7 +61,7 @@ impl Runner<'_> {
         // With statistics, the error can name the linear that overflows.
         let watched = watch.as_ref().is_some_and(|watch| watch.needs.any());
         if let Some(watch) = watch {
-            backend.watch(watch);
+            backend.watch(Watch { inputs_only: output.is_none(), ..watch });
         }
         self.forward(index, &backend, weights, input, |tokens, values| {
             let Some(output) = output else { return Ok(()) };

@@ -3,15 +3,15 @@
 use crate::stage::{Scope, Stage};
 use crate::statistics::Needs;
 
-/// A stage, and the compensating stages that follow it: these correct the error of each part of a block before any later
-/// linear reads its outputs.
+/// A stage, and those that follow it on each part of a block before any later linear reads its outputs: compensating stages, and
+/// the quantizing stage after one that prunes, which takes the same statistics.
 #[derive(Debug)]
 pub(crate) struct Group {
     /// The part of the block that is worked on at a time.
     pub scope: Scope,
     /// The first stage.
     pub first: Stage,
-    /// The compensating stages after it.
+    /// The stages after it.
     pub rest: Vec<Stage>,
 }
 
@@ -20,8 +20,8 @@ impl Group {
     pub(crate) fn all(stages: &[Stage]) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         for stage in stages {
-            match (stage, groups.last_mut()) {
-                (Stage::Compensate(_), Some(group)) => group.rest.push(stage.clone()),
+            match groups.last_mut() {
+                Some(group) if group.takes(stage) => group.rest.push(stage.clone()),
                 _ => groups.push(Group { scope: stage.scope(), first: stage.clone(), rest: Vec::new() }),
             }
         }
@@ -36,15 +36,35 @@ impl Group {
         groups
     }
 
+    /// Returns true if a stage works on each part right behind those of this group.
+    fn takes(&self, stage: &Stage) -> bool {
+        match stage {
+            Stage::Compensate(_) => true,
+            Stage::Quantize(method) => {
+                matches!(self.first, Stage::Prune(_)) && [self.scope, method.scope()] == [Scope::Input; 2]
+            }
+            _ => false,
+        }
+    }
+
     /// Returns true if its quantizing stage takes the importance of columns.
     pub(crate) fn weighs_columns(&self) -> bool {
         matches!(&self.first, Stage::Quantize(method) if method.scope() == Scope::Rows)
     }
 
+    /// Its stages in order.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = &Stage> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// Returns true if it fits the last linear of each block to the original model's states.
+    pub(crate) fn corrects(&self) -> bool {
+        self.first.corrects()
+    }
+
     /// The statistics that its stages read.
     pub(crate) fn needs(&self) -> Needs {
         let own = if self.weighs_columns() { Needs::IMPORTANCE } else { Needs::default() };
-        let stages = std::iter::once(&self.first).chain(&self.rest);
-        stages.fold(own, |needs, stage| needs.union(stage.needs()))
+        self.stages().fold(own, |needs, stage| needs.union(stage.needs()))
     }
 }

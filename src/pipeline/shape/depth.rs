@@ -20,7 +20,8 @@ struct LayerMeasure {
 impl Work<'_> {
     /// Measures every layer in one pass.
     fn measure_layers(&self) -> Result<Vec<LayerMeasure>> {
-        self.each_block(|index, input, output, _| {
+        self.each_block(false, |index, input, output, _| {
+            let (input, output) = (&input[0], &output[0]);
             self.runner.pass(index, &self.runner.weights(), input, None, Some(output))?;
             let influence = self.influence(input, output)?;
             Ok(LayerMeasure { influence, before: self.last_states(input)? })

@@ -15,9 +15,9 @@ impl Work<'_> {
     /// Takes experts out of each block that has any, as many as `outline` does.
     pub(super) fn take_experts(&self, experts: &Experts, outline: &Surgery) -> Result<Surgery> {
         let blocks: Vec<Vec<Traffic>> =
-            self.each_block(|index, input, output, _| match &self.runner.machine {
-                Machine::Cpu => self.traffic(Cpu::new(cpu::Activations::F32), index, input, output),
-                Machine::Candle(candle) => self.traffic(candle.clone(), index, input, output),
+            self.each_block(false, |index, input, output, _| match &self.runner.machine {
+                Machine::Cpu => self.traffic(Cpu::new(cpu::Activations::F32), index, &input[0], &output[0]),
+                Machine::Candle(candle) => self.traffic(candle.clone(), index, &input[0], &output[0]),
             })?;
         let kept = |(traffic, outline): (&Vec<Traffic>, &Kept)| {
             most_salient(traffic, outline.numbers().len(), experts.by)

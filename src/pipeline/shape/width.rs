@@ -9,7 +9,7 @@ use crate::calib::observe::Watch;
 use crate::error::{Error, Result};
 use crate::model::{Feeder, LinearPlace, Mixer, Network, TensorRole, Weights};
 use crate::numerics::Weight;
-use crate::pipeline::blocks::Chain;
+use crate::pipeline::blocks::{Chain, Fitted};
 use crate::prune::width::{NarrowedLinear, narrow};
 use crate::recipe::{Kept, Surgery};
 use crate::stage::{Block, BlockLinear, Width};
@@ -25,22 +25,28 @@ struct BlockKept {
 impl Work<'_> {
     /// Takes heads and channels out of each block, as many as `outline` does.
     pub(super) fn narrow(&self, width: &Width, outline: &Surgery) -> Result<Surgery> {
-        let blocks = self.each_block(|index, input, output, files| {
+        let follows = width.correct && self.runner.layouts.iter().any(|block| block.last_writer().is_some());
+        let blocks = self.each_block(follows, |index, inputs, outputs, files| {
             // Its new weights, zero where columns go.
             let mut block = Block { index, ..Block::default() };
             let mut kept = BlockKept::default();
+            let input = &inputs[0];
             if let Some(heads) = outline.kv_heads.get(index) {
                 let Mixer::Attention(attention) = &self.runner.model.layers[index].mixer;
                 let size = attention.heads / attention.kv_heads * attention.head_dim;
                 let place = self.linear(index, TensorRole::AttentionOutput)?;
                 kept.kv_heads = self.narrow_linear(&mut block, width, place, size, heads, input)?;
             }
+            if let ([_, reference], [_, target]) = (inputs, outputs) {
+                self.runner.pass(index, &self.runner.weights(), reference, None, Some(target))?;
+                self.follow(&mut block, input, target)?;
+            }
             if let Some(channels) = outline.channels.get(index) {
                 let place = self.linear(index, TensorRole::Down(Network::Dense))?;
                 kept.channels = self.narrow_linear(&mut block, width, place, 1, channels, input)?;
             }
             let weights = self.runner.weights().with(&block, true);
-            self.runner.pass(index, &weights, input, None, Some(output))?;
+            self.runner.pass(index, &weights, input, None, Some(&outputs[0]))?;
             if width.correct {
                 let digest = self.workspace.write(&weights_file(index), &weights_bytes(&block.linears)?)?;
                 files.insert(weights_file(index), digest);
@@ -55,6 +61,17 @@ impl Work<'_> {
             channels: of(|block| &block.channels, &outline.channels),
             ..Surgery::default()
         })
+    }
+
+    /// Fits the last linear of a block to the original model's states, where that can be.
+    fn follow(&self, block: &mut Block, input: &Chain, target: &Chain) -> Result<()> {
+        let Some(LinearPlace { name, .. }) = self.runner.layouts[block.index].last_writer() else {
+            return Ok(());
+        };
+        let weights = self.runner.weights().with(block, true);
+        let Fitted { weight, .. } = self.runner.fit(block.index, &weights, name, input, target)?;
+        block.linears.push(BlockLinear::dense_only(name, Weight::Dense(weight)));
+        Ok(())
     }
 
     /// Takes columns out of one linear, as many groups of `size` as `outline` does, on what the block makes of its inputs so far.
@@ -79,6 +96,7 @@ impl Work<'_> {
         matrix.release();
         let NarrowedLinear { kept, weight } =
             narrow(weight.view(), &hessian, size, keep, width, &place.name)?;
+        block.linears.retain(|linear| linear.name != place.name);
         block.linears.push(BlockLinear::dense_only(&place.name, Weight::Dense(weight)));
         Ok(kept)
     }
@@ -93,10 +111,10 @@ impl Work<'_> {
 
     /// The columns of the residual stream with the largest outputs of norms.
     pub(super) fn narrow_stream(&self, keep: usize) -> Result<Surgery> {
-        let blocks: Vec<Vec<f64>> = self.each_block(|index, input, output, _| {
+        let blocks: Vec<Vec<f64>> = self.each_block(false, |index, input, output, _| {
             let watch = Watch { needs: Needs { mean_abs: true, ..Needs::default() }, ..Watch::default() };
             let weights = self.runner.weights();
-            let seen = self.runner.gather(index, &weights, input, watch, Some(output))?.seen;
+            let seen = self.runner.gather(index, &weights, &input[0], watch, Some(&output[0]))?.seen;
             let layout = &self.runner.layouts[index];
             let mut sums = vec![0.0; self.runner.model.hidden];
             for fold in layout.folds.iter().filter(|fold| matches!(fold.feeder, Feeder::Norm(_))) {

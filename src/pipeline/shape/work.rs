@@ -49,20 +49,22 @@ pub(super) struct Work<'a> {
 
 impl Work<'_> {
     /// Runs the blocks one after the other, and keeps what is measured of each as JSON. `measure` gets a block's number, the states
-    /// before it, those behind it, which it fills, and the list of the other files that it writes.
+    /// before it, those behind it, which it fills, and the list of the other files that it writes. `reference` adds the states of
+    /// the original model.
     pub(super) fn each_block<T: Serialize + for<'a> Deserialize<'a>>(
         &self,
-        mut measure: impl FnMut(usize, &Chain, &Chain, &mut Files) -> Result<T>,
+        reference: bool,
+        mut measure: impl FnMut(usize, &[Chain], &[Chain], &mut Files) -> Result<T>,
     ) -> Result<Vec<T>> {
         let intact = |report: &BlockReport| Ok(report.has_files(&self.workspace));
         self.runner.each_block(
             &self.workspace,
             &[&self.journal],
-            false,
+            reference,
             intact,
             |index, input, output| {
                 let mut files = Files::new();
-                let measured = measure(index, &input[0], &output[0], &mut files)?;
+                let measured = measure(index, input, output, &mut files)?;
                 let name = measured_file(index);
                 let digest = self.workspace.write(&name, &pretty(&serde_json::json!(measured)))?;
                 files.insert(name, digest);
