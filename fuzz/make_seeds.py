@@ -26,12 +26,13 @@ def count(shape):
 
 
 def safetensors(tensors, metadata=None):
-    """`tensors`: name -> (dtype, shape)."""
-    header, end = ({"__metadata__": metadata} if metadata else {}), 0
-    for name, (dtype, shape) in tensors.items():
-        begin, end = end, end + SIZES[dtype] * count(shape)
+    """`tensors`: name -> (dtype, shape), or (dtype, shape, bytes)."""
+    header, data = ({"__metadata__": metadata} if metadata else {}), b""
+    for name, (dtype, shape, *content) in tensors.items():
+        begin, end = len(data), len(data) + SIZES[dtype] * count(shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-    return raw_safetensors(json.dumps(header, separators=(",", ":")), bytes(i * 37 % 256 for i in range(end)))
+        data += content[0] if content else bytes(i * 37 % 256 for i in range(begin, end))
+    return raw_safetensors(json.dumps(header, separators=(",", ":")), data)
 
 
 def raw_safetensors(header, data=b""):
@@ -140,6 +141,7 @@ def open_seeds():
     fp4 = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": 16}
     put("open", "nvfp4", checkpoint(compressed("nvfp4-pack-quantized", fp4), {
         "a.weight_packed": ("U8", [2, 16]), "a.weight_scale": ("F8_E4M3", [2, 2]), "a.weight_global_scale": ("F32", [1])}))
+    sparse_seeds(compressed("int-quantized", int8))
     gptq = {"quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": True, "sym": False}
     put("open", "gptq", checkpoint({"quantization_config": gptq}, {
         "a.qweight": ("I32", [2, 8]), "a.qzeros": ("I32", [2, 1]), "a.scales": ("F16", [2, 8]), "a.g_idx": ("I32", [16])}))
@@ -149,6 +151,19 @@ def open_seeds():
     fp8 = {"quant_method": "fp8", "weight_block_size": [2, 2]}
     put("open", "fp8_block", checkpoint({"quantization_config": fp8}, {
         "a.weight": ("F8_E4M3", [3, 4]), "a.weight_scale_inv": ("F32", [2, 2])}))
+
+
+def sparse_seeds(int8):
+    """Weights without their zeros: 2:4 as floats and as integers, and any zeros under a tensor's full name."""
+    sizes = lambda *numbers: struct.pack(f"<{len(numbers)}q", *numbers)
+    two_four = lambda dtype: {
+        "a.compressed": (dtype, [2, 4]), "a.bitmask": ("U8", [2, 1], bytes([0x96, 0xC3])), "a.shape": ("I64", [2, 1], sizes(2, 8))}
+    dense = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask", "sparsity_structure": "2:4"}}
+    put("open", "sparse_24", checkpoint({"quantization_config": dense}, two_four("BF16")))
+    put("open", "sparse_24_int8", checkpoint(int8, two_four("I8") | {"a.weight_scale": ("BF16", [2, 1])}))
+    put("open", "sparse_bitmask", checkpoint({"sparsity_config": {"format": "sparse-bitmask"}}, {
+        "a.weight.compressed": ("F16", [4]), "a.weight.bitmask": ("U8", [3, 2], bytes([0x81, 0, 0, 0, 1, 1])),
+        "a.weight.shape": ("I64", [2], sizes(3, 9)), "a.weight.row_offsets": ("I64", [3], sizes(0, 2, 2))}))
 
 
 def recipe_seeds():

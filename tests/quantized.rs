@@ -2,6 +2,10 @@
 //! fixtures/generate_quantized.py. Damaged ones are refused with an error that says what and where.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+#[path = "quantized/sparse.rs"]
+mod sparse;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
@@ -135,7 +139,10 @@ struct Draft {
 
 impl Draft {
     fn of(case: &str) -> Draft {
-        let folder = fixtures().join(case);
+        Draft::at(&fixtures().join(case))
+    }
+
+    fn at(folder: &Path) -> Draft {
         let bytes = fs::read(folder.join("model.safetensors")).unwrap();
         let parsed = SafeTensors::deserialize(&bytes).unwrap().tensors();
         let owned = |t: &TensorView| (t.dtype(), t.shape().to_vec(), t.data().to_vec());
@@ -183,12 +190,16 @@ impl Draft {
         folder
     }
 
-    /// Opens it, and reads every quantized tensor.
+    /// Opens it, and reads every tensor that is quantized or without its zeros.
     fn read(&self) -> llmc::Result<Option<String>> {
         let folder = self.write();
         let checkpoint = open(folder.path())?;
         for source in checkpoint.tensors.values() {
-            checkpoint.read_codes(source, 0..source.rows_cols()[0])?;
+            let [rows, cols] = source.rows_cols();
+            checkpoint.read_codes(source, 0..rows)?;
+            if matches!(source.stored, Stored::Sparse { .. }) {
+                checkpoint.read_rows(source, 0..rows, &mut vec![0.0; rows * cols])?;
+            }
         }
         Ok(checkpoint.quantization.clone())
     }

@@ -8,7 +8,7 @@ use crate::plan::{Action, Contents, TensorPlan};
 use crate::tensor::DType;
 
 /// Sections in which tools describe how the weights of the input were packed.
-const PACKED: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
+const PACKED: [&str; 4] = ["quantization_config", "compression_config", "sparsity_config", "quantization"];
 const DTYPES: [&str; 2] = ["dtype", "torch_dtype"];
 
 /// config.json: that of the checkpoint with its `quantization_config` replaced (or removed) and, where the recipe

@@ -151,6 +151,9 @@ impl Checkpoint {
         }
         match &source.stored {
             Stored::Dense(raw) => self.read_dense(source, raw, rows, out),
+            Stored::Sparse { parts, .. } => {
+                super::quantized::read_sparse(&self.files, source, parts, rows, out)
+            }
             Stored::Quantized { .. } => {
                 super::quantized::read(&self.files, source, rows)?.dequantize(out);
                 Ok(())
@@ -179,7 +182,7 @@ impl Checkpoint {
     pub fn read_codes(&self, source: &Source, rows: Range<usize>) -> Result<Option<QTensor>> {
         self.check_request(source, &rows, None)?;
         match &source.stored {
-            Stored::Dense(_) => Ok(None),
+            Stored::Dense(_) | Stored::Sparse { .. } => Ok(None),
             Stored::Quantized { .. } if source.is_edited() => Ok(None),
             Stored::Quantized { .. } => super::quantized::read(&self.files, source, rows).map(Some),
         }
@@ -217,7 +220,7 @@ impl Checkpoint {
     }
 
     /// Gives the pages of these rows back to the system. Codes lie in memory as their engine likes, so those of a
-    /// quantized tensor go when its last rows are given back.
+    /// quantized tensor go when its last rows are given back; so do the parts of one without its zeros.
     pub fn release(&self, source: &Source, rows: Range<usize>) {
         let rows = match &source.cut {
             Some(cut) if !rows.is_empty() => cut.row(rows.start)..cut.row(rows.end - 1) + 1,
@@ -231,10 +234,12 @@ impl Checkpoint {
                     file.release(bytes);
                 }
             }
-            Stored::Quantized { parts, .. } if rows.end >= source.whole().rows_cols()[0] => {
+            Stored::Sparse { parts, .. } | Stored::Quantized { parts, .. }
+                if rows.end >= source.whole().rows_cols()[0] =>
+            {
                 parts.values().for_each(|part| self.files[part.file].release(part.range.clone()));
             }
-            Stored::Quantized { .. } => {}
+            Stored::Sparse { .. } | Stored::Quantized { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::map::MappedFile;
-use super::source::{Source, Stored};
+use super::source::{RawTensor, Source, Stored};
 use crate::model;
 
 const HEADS: [&str; 2] = ["lm_head", "embed_out"];
@@ -60,9 +60,12 @@ pub(crate) fn is_tied(config: &Value) -> bool {
     flag(config).or_else(|| flag(text?)).unwrap_or_else(default)
 }
 
-fn bytes<'a>(source: &Source, files: &'a [MappedFile]) -> Option<&'a [u8]> {
-    match &source.stored {
-        Stored::Dense(raw) => files.get(raw.file)?.bytes().get(raw.range.clone()),
-        Stored::Quantized { .. } => None,
-    }
+/// The bytes of the tensors that hold dense values; none where they are quantized.
+fn bytes<'a>(source: &Source, files: &'a [MappedFile]) -> Vec<Option<&'a [u8]>> {
+    let raws: Vec<&RawTensor> = match &source.stored {
+        Stored::Dense(raw) => vec![raw],
+        Stored::Sparse { parts, .. } => parts.values().collect(),
+        Stored::Quantized { .. } => Vec::new(),
+    };
+    raws.into_iter().map(|raw| files.get(raw.file)?.bytes().get(raw.range.clone())).collect()
 }

@@ -55,6 +55,14 @@ pub struct RawTensor {
 pub enum Stored {
     /// As it is, one tensor of a file (GGUF blocks too: their dtype dequantizes itself).
     Dense(RawTensor),
+    /// As the values that are not zero, and a bit for each weight that says where they are (compressed-tensors' sparse-24-bitmask and
+    /// sparse-bitmask); `parts` are the file's tensors by role (`compressed`, `bitmask`, `shape`, `row_offsets`).
+    Sparse {
+        /// The type of the values.
+        dtype: DType,
+        /// By role.
+        parts: BTreeMap<&'static str, RawTensor>,
+    },
     /// As codes with scales beside them, in some engine's layout; `parts` are the file's tensors by role
     /// (`weight_packed`, `weight_scale`, `qzeros`, …).
     Quantized {
@@ -178,10 +186,11 @@ impl Source {
         self.cut = Some(Arc::new(Cut { rows, cols: composed(before.cols, cols), shape: before.shape }));
     }
 
-    /// Its storage in words: `bf16`, `q4_k`, `int4 g128 symmetric`.
+    /// Its storage in words: `bf16`, `bf16 sparse`, `q4_k`, `int4 g128 symmetric`.
     pub(crate) fn stored_as(&self) -> String {
         match &self.stored {
             Stored::Dense(raw) => raw.dtype.name().to_lowercase(),
+            Stored::Sparse { dtype, .. } => format!("{} sparse", dtype.name().to_lowercase()),
             Stored::Quantized { scheme, .. } => scheme.to_string(),
         }
     }
@@ -190,6 +199,7 @@ impl Source {
     pub(crate) fn dense_dtype(&self) -> Option<DType> {
         match &self.stored {
             Stored::Dense(raw) => Some(raw.dtype).filter(|dtype| dtype.block_elements() == 1),
+            Stored::Sparse { dtype, .. } => Some(*dtype),
             Stored::Quantized { .. } => None,
         }
     }
@@ -198,7 +208,9 @@ impl Source {
     pub(crate) fn stored_bytes(&self) -> u64 {
         match &self.stored {
             Stored::Dense(raw) => raw.dtype.byte_len(&self.shape).unwrap_or(raw.range.len()) as u64,
-            Stored::Quantized { parts, .. } => parts.values().map(|raw| raw.range.len() as u64).sum(),
+            Stored::Sparse { parts, .. } | Stored::Quantized { parts, .. } => {
+                parts.values().map(|raw| raw.range.len() as u64).sum()
+            }
         }
     }
 

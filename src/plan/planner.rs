@@ -338,6 +338,7 @@ fn head_scheme(scheme: Scheme) -> Scheme {
 fn float_dtype(source: &Source) -> Option<DType> {
     match &source.stored {
         Stored::Dense(raw) => Some(raw.dtype),
+        Stored::Sparse { dtype, .. } => Some(*dtype),
         Stored::Quantized { .. } => None,
     }
 }

@@ -32,8 +32,8 @@ pub(super) struct Config {
     pub claims: Vec<Claim>,
     /// True if modules may differ from the claims (GPTQModel's `dynamic`).
     pub overridden: bool,
-    /// compressed-tensors: no weights are quantized, only what attention caches.
-    pub cache_only: bool,
+    /// compressed-tensors: no weights are quantized; it tells of their zeros, or of what attention caches.
+    pub dense: bool,
     /// GPTQ: zero points as they are rather than minus one.
     pub gptq_v2: bool,
 }
@@ -86,10 +86,10 @@ fn unknown(file: &Path, method: &str) -> Error {
 
 fn compressed_tensors(keys: &Keys) -> Result<Config> {
     let format = keys.string("format")?;
-    if let Some(format @ ("sparse-24-bitmask" | "marlin-24" | "sparse-bitmask")) = format.as_deref() {
+    if format.as_deref() == Some("marlin-24") {
         return Err(Error::unsupported(
             format!(
-                "{}: the sparse format \"{format}\" has been removed from its own readers",
+                "{}: the format \"marlin-24\" has been removed from its own readers",
                 keys.file.display()
             ),
             "load it with the compressed-tensors release that wrote it and save it dense",
@@ -101,8 +101,9 @@ fn compressed_tensors(keys: &Keys) -> Result<Config> {
             claims.push(claim(&weights)?);
         }
     }
-    let cache_only = keys.object("kv_cache_scheme")?.is_some() && keys.objects("config_groups")?.is_empty();
-    Ok(Config { claims, cache_only, ..Config::default() })
+    let other = keys.object("kv_cache_scheme")?.is_some() || keys.object("sparsity_config")?.is_some();
+    let dense = other && keys.objects("config_groups")?.is_empty();
+    Ok(Config { claims, dense, ..Config::default() })
 }
 
 fn claim(keys: &Keys) -> Result<Claim> {

@@ -33,7 +33,6 @@ fn tool(
             Some("bitsandbytes in 4 bits")
         }
         ("pre_quant_scale", _) => Some("ModelOpt with scales of inputs (AWQ, SmoothQuant)"),
-        ("bitmask", _) if beside("compressed") => Some("compressed-tensors with a bitmask of zeros"),
         _ => None,
     }
 }
@@ -62,8 +61,6 @@ mod tests {
         check(&[("a.weight", DType::U8), ("a.weight.absmax", DType::F32)], Some("bitsandbytes in 4 bits"));
         let state = "a.weight.quant_state.bitsandbytes__nf4";
         check(&[("a.weight", DType::U8), (state, DType::U8)], Some("bitsandbytes in 4 bits"));
-        let bitmask = [("a.bitmask", DType::U8), ("a.compressed", DType::BF16)];
-        check(&bitmask, Some("compressed-tensors with a bitmask of zeros"));
         let scaled = [("a.weight", DType::U8), ("a.pre_quant_scale", DType::F32)];
         check(&scaled, Some("ModelOpt with scales of inputs (AWQ, SmoothQuant)"));
         check(&[("a.weight", DType::BF16), ("a.scales", DType::F16)], None);

@@ -104,12 +104,17 @@ fn g_idx(module: &Module, role: &str, cols: usize) -> Result<()> {
 /// compressed-tensors int-, float- and naive-quantized, MXFP8, and plain FP8: `weight` I8 or F8 [N, K], and `weight_scale`
 /// or (DeepSeek) `weight_scale_inv`, which multiplies all the same.
 pub(super) fn plain(module: Module) -> Result<Source> {
-    let [rows, cols] = module.matrix("weight", &[DType::I8, DType::F8E4M3, DType::F8E5M2])?;
+    let shape = module.matrix("weight", &[DType::I8, DType::F8E4M3, DType::F8E5M2])?;
+    bytes(module, "weight", shape)
+}
+
+/// Codes of one byte: I8 or F8 in the part `codes`, and their scales.
+pub(super) fn bytes(module: Module, codes: &str, [rows, cols]: [usize; 2]) -> Result<Source> {
     let role = scale_role(&module);
     let granularity = module.granularity(role, rows, cols)?;
     let [f16, bf16, f32] = FLOATS;
     let scale = module.scale_type(role, &[f16, bf16, f32, DType::U8, DType::F8E8M0])?;
-    let scheme = match module.part("weight")?.dtype {
+    let scheme = match module.part(codes)?.dtype {
         DType::F8E4M3 => Scheme::fp8(Fp8::E4M3, granularity, scale),
         DType::F8E5M2 => Scheme::fp8(Fp8::E5M2, granularity, scale),
         _ => {

@@ -35,6 +35,11 @@ const COMMON: [Granularity; 9] = [
 const HINT: &str =
     "the file and config.json disagree, or a shard is missing or damaged: fetch the checkpoint again";
 
+/// The full name of a module's part.
+pub(super) fn tensor_name(module: &str, role: &str) -> String {
+    if module.is_empty() { role.to_owned() } else { format!("{module}.{role}") }
+}
+
 impl Module<'_> {
     /// The part of this role, which must be there.
     pub(crate) fn part(&self, role: &str) -> Result<&RawTensor> {
@@ -53,8 +58,8 @@ impl Module<'_> {
     }
 
     /// The full name of a part.
-    fn tensor(&self, role: &str) -> String {
-        if self.name.is_empty() { role.to_owned() } else { format!("{}.{role}", self.name) }
+    pub(crate) fn tensor(&self, role: &str) -> String {
+        tensor_name(self.name, role)
     }
 
     /// The stored bytes of a part.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::bitmask::{self, SparseRows};
 use super::bits::{self, Columns};
 use super::experts::Experts;
 use crate::error::{Error, Result};
@@ -107,8 +108,16 @@ impl CodeReader<'_> {
 
     /// A byte per code: bit patterns of floats as they are, integers from signed to offset.
     fn plain_rows(&self, codes: &mut [u8]) -> Result<()> {
-        let part = self.part("weight");
-        codes.copy_from_slice(&self.bytes(part)[self.rows.start * self.cols..][..codes.len()]);
+        let part = match self.parts.get("weight") {
+            Some(part) => {
+                codes.copy_from_slice(&self.bytes(part)[self.rows.start * self.cols..][..codes.len()]);
+                part
+            }
+            None => {
+                SparseRows::new(self.files, self.parts, self.cols).read_bytes(self.rows.clone(), codes)?;
+                self.part(bitmask::VALUES)
+            }
+        };
         match self.scheme.number {
             Number::Int { .. } => self.offset(part, codes),
             _ => Ok(()),

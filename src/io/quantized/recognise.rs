@@ -8,9 +8,9 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::config::Config;
-use super::module::Module;
+use super::module::{Module, tensor_name};
 use super::read::CodeReader;
-use super::{experts, foreign, layouts, words};
+use super::{bitmask, experts, foreign, layouts, words};
 use crate::error::{Error, Result};
 use crate::io::map::MappedFile;
 use crate::io::source::{RawTensor, Source, Stored};
@@ -51,6 +51,23 @@ const FP8: Family =
     Family { roles: &["weight", "weight_scale", "weight_scale_inv", "input_scale"], source: layouts::plain };
 const TRANSPOSED: Family =
     Family { roles: &["qweight", "qzeros", "scales", "g_idx"], source: layouts::transposed };
+
+/// A dense weight without its zeros.
+const SPARSE: Family = Family { roles: &bitmask::ROLES, source: bitmask::floats };
+/// An int- or float-quantized weight without its zeros.
+const SPARSE_CODES: Family = Family {
+    roles: &[
+        "compressed",
+        "bitmask",
+        "shape",
+        "row_offsets",
+        "weight_scale",
+        "weight_zero_point",
+        "input_scale",
+        "input_zero_point",
+    ],
+    source: bitmask::codes,
+};
 
 /// Parts that nothing but a quantized weight has: without it, a shard is missing.
 const NEVER_ALONE: [&str; 6] = [
@@ -141,7 +158,9 @@ fn split(name: &str) -> (&str, &str) {
 /// The family that this tensor announces, if it does.
 fn family(tensor: &RawTensor, raw: &IndexMap<String, RawTensor>) -> Option<&'static Family> {
     let beside = |role: &str| raw.contains_key(&format!("{}{role}", tensor.name));
-    match (split(&tensor.name).1, tensor.dtype) {
+    let (module, last) = split(&tensor.name);
+    match (last, tensor.dtype) {
+        (role, _) if bitmask::REQUIRED.contains(&role) => sparse(module, raw),
         ("weight_packed", DType::U8) => Some(&FP4),
         ("weight_packed", _) => Some(&PACKED),
         ("qweight", _) => Some(&TRANSPOSED),
@@ -150,6 +169,15 @@ fn family(tensor: &RawTensor, raw: &IndexMap<String, RawTensor>) -> Option<&'sta
         ("weight", DType::F8E4M3 | DType::F8E5M2) if beside("_scale") || beside("_scale_inv") => Some(&FP8),
         _ => None,
     }
+}
+
+/// The family of a module's weight without zeros. Two of the parts announce it, so that a missing third one is named.
+fn sparse(module: &str, raw: &IndexMap<String, RawTensor>) -> Option<&'static Family> {
+    let part = |role: &str| raw.get(&tensor_name(module, role));
+    let announced = bitmask::REQUIRED.iter().filter(|role| part(role).is_some()).count() > 1;
+    let is_code = |values: &RawTensor| matches!(values.dtype, DType::I8 | DType::F8E4M3 | DType::F8E5M2);
+    let has_codes = part(bitmask::VALUES).is_some_and(is_code);
+    announced.then_some(if has_codes { &SPARSE_CODES } else { &SPARSE })
 }
 
 /// The module and role of a tensor that is part of a quantized weight.
@@ -170,8 +198,7 @@ fn part_of<'a>(
 fn refuse_orphan(tensor: &RawTensor, raw: &IndexMap<String, RawTensor>, files: &[MappedFile]) -> Result<()> {
     let file = files[tensor.file].path();
     let (module, last) = split(&tensor.name);
-    let weight = if module.is_empty() { "weight".into() } else { format!("{module}.weight") };
-    if NEVER_ALONE.contains(&last) && !raw.contains_key(&weight) {
+    if NEVER_ALONE.contains(&last) && !raw.contains_key(&tensor_name(module, "weight")) {
         let hint =
             "open the folder rather than one of its shards; if it is whole, fetch the checkpoint again";
         return Err(Error::malformed_tensor(

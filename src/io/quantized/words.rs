@@ -17,7 +17,7 @@ pub(super) fn describe<'a>(config: &Config, sources: impl Iterator<Item = &'a So
         }
     }
     if counts.is_empty() {
-        if let Some(method) = config.method.as_ref().filter(|_| !config.cache_only) {
+        if let Some(method) = config.method.as_ref().filter(|_| !config.dense) {
             tracing::warn!(
                 "{}: quant_method is \"{method}\", but no tensor is stored quantized: read as a dense model",
                 config.file.display()
