@@ -29,10 +29,12 @@ pub(crate) fn stays(checkpoint: &Checkpoint) -> Option<String> {
     let sizes = checkpoint.sizes().ok()?;
     let first = |counts: &[Option<usize>]| counts.iter().copied().flatten().next().unwrap_or(0);
     let counts = |sizes: &Sizes| {
-        let Sizes { layers, heads, hidden, vocabulary, channels, experts, .. } = sizes;
-        [*layers, *heads, first(channels), first(experts), *hidden, *vocabulary]
+        let Sizes { layers, heads, hidden, vocabulary, channels, expert_channels, experts, .. } = sizes;
+        let [channels, expert_channels, experts] = [channels, expert_channels, experts].map(|it| first(it));
+        [*layers, *heads, channels, expert_channels, experts, *hidden, *vocabulary]
     };
-    let names = ["layers", "heads", "channels", "experts", "columns of the residual stream", "tokens"];
+    let stream = "columns of the residual stream";
+    let names = ["layers", "heads", "channels", "channels of each expert", "experts", stream, "tokens"];
     let pairs = counts(&sizes).into_iter().zip(counts(&whole.sizes)).zip(names);
     let parts = pairs.filter(|((now, before), _)| now != before);
     let mut parts: Vec<String> =

@@ -106,7 +106,9 @@ impl Reshaped {
         measured: &'a Measured,
         folder: &'a Path,
     ) -> ShapeSurvey<'a> {
+        let calibration = self.recipe.calibration.as_ref();
         ShapeSurvey {
+            expert_tokens: calibration.map_or(1, |calibration| calibration.expert_tokens),
             shape,
             method,
             before: &self.recipe.surgery,

@@ -152,7 +152,8 @@ impl Model {
     }
 }
 
-/// Returns the layout of a block. The file must have the weights that the architecture asks for.
+/// Returns the layout of a block for methods that work on its weights as they are stored. The file must have the weights that the
+/// architecture asks for.
 ///
 /// # Errors
 /// Weights that are missing or do not fit each other; [`Error::Unsupported`] for linears that are stored the other way
@@ -164,6 +165,14 @@ pub fn block_layout(model: &Model, weights: &dyn Weights, block: usize) -> Resul
             "convert the model to one whose linears are stored [out, in], or leave it as it is",
         ));
     }
+    stored_layout(model, weights, block)
+}
+
+/// Returns the layout of a block, whose linears may be stored the other way round.
+///
+/// # Errors
+/// Weights that are missing or do not fit each other.
+pub(crate) fn stored_layout(model: &Model, weights: &dyn Weights, block: usize) -> Result<BlockLayout> {
     let mut walk = Walk::new(weights, &model.frame, model.hidden, block);
     model.layers[block].walk(&mut walk)?;
     Ok(walk.finish())

@@ -169,7 +169,7 @@ impl Promise<'_> {
     fn width(&self, network: Network) -> Result<Option<usize>> {
         self.settings.optional_size(match network {
             Network::Dense => self.keys.feed_forward,
-            Network::Expert => &["moe_intermediate_size", "intermediate_size"],
+            Network::Expert => self.keys.expert_feed_forward,
             Network::Shared => &["shared_expert_intermediate_size"],
         })
     }

@@ -2,6 +2,8 @@
 //! norms, and where a scale may be moved from one weight to another without changing what the block computes. [`Walk`]
 //! gathers them; each mixer and feed-forward network walks through itself.
 
+use ndarray::Array2;
+
 use super::frame::Frame;
 use super::weights::{Location, Tensors, Weights, misshapen};
 use crate::error::Result;
@@ -22,6 +24,15 @@ pub struct LinearPlace {
     pub expert: Option<usize>,
     /// True if its output is added to the residual stream.
     pub writes_residual: bool,
+    /// True if its weight is stored [in, out] (GPT-2).
+    pub transposed: bool,
+}
+
+impl LinearPlace {
+    /// Turns its weight from the order in which it is stored to [out, in], or back.
+    pub(crate) fn turned(&self, weight: Array2<f32>) -> Array2<f32> {
+        if self.transposed { weight.t().as_standard_layout().into_owned() } else { weight }
+    }
 }
 
 /// A norm whose outputs linears of the block read.
@@ -116,7 +127,13 @@ impl<'a> Walk<'a> {
 
     /// Returns the rows of a linear that was added.
     pub(crate) fn rows(&self, linear: usize) -> Result<usize> {
-        Ok(self.tensors.matrix_shape(&self.layout.linears[linear].name)?[0])
+        Ok(self.outputs_inputs(&self.layout.linears[linear].name)?[0])
+    }
+
+    /// Returns [outputs, inputs] of a linear.
+    fn outputs_inputs(&self, name: &str) -> Result<[usize; 2]> {
+        let [rows, cols] = self.tensors.matrix_shape(name)?;
+        Ok(if self.frame.transposed { [cols, rows] } else { [rows, cols] })
     }
 
     /// Returns a new input.
@@ -167,7 +184,7 @@ impl<'a> Walk<'a> {
         let at = Location { block: self.block, part: expert.unwrap_or(0) };
         let module = self.tensors.name(pattern, at);
         let (name, bias) = (self.tensors.weight(&module), self.tensors.bias(&module));
-        let (index, cols) = (self.layout.linears.len(), self.tensors.matrix_shape(&name)?[1]);
+        let (index, cols) = (self.layout.linears.len(), self.outputs_inputs(&name)?[1]);
         if let Some(fold) = from.fold {
             let fold = &mut self.layout.folds[fold];
             if cols != fold.columns.len() {
@@ -176,7 +193,9 @@ impl<'a> Walk<'a> {
             fold.readers.push(index);
         }
         let InputPlace { depth, input, .. } = from;
-        self.layout.linears.push(LinearPlace { name, bias, depth, input, expert, writes_residual });
+        let transposed = self.frame.transposed;
+        let place = LinearPlace { name, bias, depth, input, expert, writes_residual, transposed };
+        self.layout.linears.push(place);
         Ok(index)
     }
 

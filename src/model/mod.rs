@@ -38,6 +38,7 @@ pub(crate) use axes::{Axis, LayerName};
 pub use batch::Batch;
 pub(crate) use block::Block;
 pub use decoder::Decoder;
+pub(crate) use description::stored_layout;
 pub use description::{Model, Outline, RotationDefaults, block_layout};
 pub(crate) use embedding::Embedding;
 pub(crate) use ends::{ModelEnds, model_ends};

@@ -31,6 +31,8 @@ pub struct SettingKeys {
     pub heads_divide_width: bool,
     /// Channels of the feed-forward network; of an empty list, always a multiple of the width.
     pub feed_forward: &'static [&'static str],
+    /// Channels of each expert of a mixture.
+    pub expert_feed_forward: &'static [&'static str],
     /// The feed-forward network's function.
     pub activation: &'static [&'static str],
     /// The number that norms add to the variance.

@@ -23,6 +23,8 @@ pub struct Sizes {
     pub vocabulary: usize,
     /// Channels of the plain feed-forward network of each block; `None` for a mixture of experts.
     pub channels: Vec<Option<usize>>,
+    /// Channels of each expert of each block; `None` where it has no experts, or where they are not stored one by one.
+    pub expert_channels: Vec<Option<usize>>,
     /// Experts of each block; `None` where it has no router.
     pub experts: Vec<Option<usize>>,
     /// Experts that each token is sent to; 0 without any.
@@ -50,6 +52,7 @@ impl Sizes {
             heads_divide_width: arch.outline.keys.heads_divide_width,
             top_k,
             channels: vec![None; layers],
+            expert_channels: vec![None; layers],
             experts: vec![None; layers],
             vocabulary: 0,
         };
@@ -68,6 +71,9 @@ impl Sizes {
             (TensorRole::Up(Network::Dense), Some(layer)) => self.channels[layer] = Some(shape[outputs]),
             (TensorRole::GateUp(Network::Dense), Some(layer)) => {
                 self.channels[layer] = Some(shape[outputs] / 2);
+            }
+            (TensorRole::Up(Network::Expert), Some(layer)) => {
+                self.expert_channels[layer] = Some(shape[outputs]);
             }
             (TensorRole::Router, Some(layer)) => self.experts[layer] = Some(shape[0]),
             _ => {}

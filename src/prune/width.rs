@@ -5,8 +5,9 @@
 //! tr(W_C·(H⁻¹_CC)⁻¹·W_Cᵀ): the columns of least error go, a few at a time, after each of which the weights that stay and H⁻¹ are
 //! updated. This is the method of optimal brain surgeons, with whole columns in the place of weights. `by = "activation"` takes those
 //! with the smallest activations instead (Minitron); the others make up for them in the same way, unless `correct = false`.
-//! Key/value heads go with the query heads that read them. Columns of the residual stream go by the mean of |activations| behind
-//! the norms, and nothing makes up for them.
+//! Each expert of a mixture loses channels of its own, chosen on the tokens that the router sends to it (on all tokens where these are
+//! fewer than `expert_tokens`); a shared expert stays whole. Key/value heads go with the query heads that read them. Columns of the
+//! residual stream go by the mean of |activations| behind the norms, and nothing makes up for them.
 //!
 //! **When.** The output is smaller, and faster in every engine. Channels are the cheapest to lose; heads cost more, columns of the
 //! residual stream most.
@@ -41,7 +42,7 @@ pub(crate) const DEF: Def = Def {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Parameters {
-    /// Channels of the feed-forward networks that stay, as a number or a share.
+    /// Channels of the feed-forward networks that stay, as a number or a share; of each expert of a mixture.
     ffn: Option<Amount>,
     /// Query heads that stay, or their share.
     heads: Option<Amount>,

@@ -34,14 +34,17 @@ pub struct Surgery {
     /// The channels of the feed-forward network that stay, for each layer.
     #[serde(deserialize_with = "bounded", skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<Kept>,
+    /// The channels that stay of each expert, for each layer; of a layer without experts, none.
+    #[serde(deserialize_with = "bounded_each", skip_serializing_if = "Vec::is_empty")]
+    pub expert_channels: Vec<Vec<Kept>>,
     /// The experts that stay, for each layer; of a layer without experts, none.
     #[serde(deserialize_with = "bounded", skip_serializing_if = "Vec::is_empty")]
     pub experts: Vec<Kept>,
 }
 
-/// The number of things that stay in each layer that has any.
-pub(crate) fn of_each(kept: &[Kept]) -> Option<usize> {
-    kept.iter().map(|kept| kept.numbers().len()).max().filter(|count| *count > 0)
+/// The number of things that stay in each layer, or in each expert, that has any.
+pub(crate) fn of_each<'a>(kept: impl IntoIterator<Item = &'a Kept>) -> Option<usize> {
+    kept.into_iter().map(|kept| kept.numbers().len()).max().filter(|count| *count > 0)
 }
 
 /// Numbers in ascending order, each once; in text `0-19,26,28-29`.
@@ -51,7 +54,7 @@ pub struct Kept(Vec<u32>);
 /// The largest number: beyond the rows of any matrix.
 const LARGEST: u32 = 1 << 20;
 /// The most numbers of all layers.
-const MOST: usize = 1 << 23;
+const MOST: usize = 1 << 24;
 
 impl Kept {
     /// Puts numbers in order.
@@ -150,17 +153,25 @@ impl<'de> Deserialize<'de> for Kept {
 
 /// A list for all layers. A short text can name more numbers than fit in memory.
 fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Kept>, D::Error> {
-    let mut count = 0;
     let texts = Vec::<String>::deserialize(deserializer)?;
-    let parse = |text: String| {
-        let kept: Kept = text.parse().map_err(serde::de::Error::custom)?;
-        count += kept.0.len();
-        match count <= MOST {
-            true => Ok(kept),
-            false => Err(serde::de::Error::custom(format!("more than {MOST} numbers"))),
-        }
+    parsed(&texts, &mut 0).map_err(serde::de::Error::custom)
+}
+
+/// A list for all layers of lists for all experts.
+fn bounded_each<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<Kept>>, D::Error> {
+    let (mut count, layers) = (0, Vec::<Vec<String>>::deserialize(deserializer)?);
+    let layers = layers.iter().map(|texts| parsed(texts, &mut count));
+    layers.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
+}
+
+/// Parses texts. `count` adds up their numbers.
+fn parsed(texts: &[String], count: &mut usize) -> Result<Vec<Kept>, String> {
+    let parse = |text: &String| {
+        let kept: Kept = text.parse()?;
+        *count += kept.0.len();
+        if *count <= MOST { Ok(kept) } else { Err(format!("more than {MOST} numbers")) }
     };
-    texts.into_iter().map(parse).collect()
+    texts.iter().map(parse).collect()
 }
 
 #[cfg(test)]
@@ -170,8 +181,12 @@ mod tests {
 
     #[test]
     fn a_short_text_cannot_take_all_memory() {
-        let text = format!("channels = [{}]", "\"0-1048575\",".repeat(20));
-        assert!(toml::from_str::<Surgery>(&text).unwrap_err().to_string().contains("more than"));
+        let texts = "\"0-1048575\",".repeat(10);
+        for text in
+            [format!("channels = [{texts}{texts}]"), format!("expert_channels = [[{texts}], [{texts}]]")]
+        {
+            assert!(toml::from_str::<Surgery>(&text).unwrap_err().to_string().contains("more than"));
+        }
     }
 
     #[test]

@@ -199,8 +199,10 @@ impl Width {
         let mut surgery = Surgery::default();
         let all = |keep: usize| vec![first(keep); sizes.layers];
         if let Some(ffn) = self.ffn {
-            let of = self.channels(sizes)?;
-            surgery.channels = all(checked(ffn.rounded(of, self.multiple), of, "channels")?);
+            refuse_ambiguous(ffn, sizes)?;
+            surgery.channels = self.channels(ffn, &sizes.channels)?;
+            let experts = self.channels(ffn, &sizes.expert_channels)?.into_iter().zip(&sizes.experts);
+            surgery.expert_channels = experts.map(|(kept, count)| vec![kept; count.unwrap_or(0)]).collect();
         }
         if let Some(heads) = self.heads {
             let groups = self.groups(heads, sizes)?;
@@ -213,20 +215,18 @@ impl Width {
         Ok(surgery)
     }
 
-    /// The channels of each block's feed-forward network.
-    fn channels(self, sizes: &Sizes) -> Result<usize> {
-        let mut widths = sizes.channels.iter();
-        match widths.next().copied().flatten() {
-            Some(first) if widths.all(|width| *width == Some(first)) => Ok(first),
-            Some(_) => Err(Error::unsupported(
+    /// The channels that stay in each block, of the widths of its networks.
+    fn channels(self, ffn: Amount, widths: &[Option<usize>]) -> Result<Vec<Kept>> {
+        let mut known = widths.iter().copied().flatten();
+        let Some(of) = known.next() else { return Ok(Vec::new()) };
+        if known.any(|width| width != of) {
+            return Err(Error::unsupported(
                 "feed-forward networks of several widths: no config.json can say as many channels for each",
                 "prune layers with --method depth, or leave width.ffn out",
-            )),
-            None => Err(Error::unsupported(
-                "width.ffn of a mixture of experts: each expert has channels of its own",
-                "--method experts takes whole experts out",
-            )),
+            ));
         }
+        let keep = checked(ffn.rounded(of, self.multiple), of, "channels")?;
+        Ok(widths.iter().map(|width| width.map_or_else(Kept::default, |_| first(keep))).collect())
     }
 
     /// The multiple that columns of the residual stream are rounded to: that of the heads too, where the model's class needs it.
@@ -243,6 +243,12 @@ impl Width {
 
     /// The key/value heads that stay. A number of heads is one of query heads.
     fn groups(self, heads: Amount, sizes: &Sizes) -> Result<usize> {
+        if sizes.kv_heads == 1 {
+            return Err(Error::unsupported(
+                "width.heads of a model with one key/value head, which all query heads read: heads go with theirs",
+                "take channels out: --set width.ffn=0.75, or layers: --method depth",
+            ));
+        }
         let per_group = sizes.heads / sizes.kv_heads.max(1);
         match heads {
             Amount::Share(_) | Amount::AllBut(_) => {
@@ -280,6 +286,24 @@ impl Experts {
     }
 }
 
+/// Refuses channels of networks that are not known, and a number that could be one of experts or of the other blocks.
+fn refuse_ambiguous(ffn: Amount, sizes: &Sizes) -> Result<()> {
+    let width = |widths: &[Option<usize>]| widths.iter().copied().flatten().next();
+    match (width(&sizes.channels), width(&sizes.expert_channels), ffn) {
+        (None, None, _) => Err(Error::unsupported(
+            "width.ffn: the feed-forward networks of this model are not stored one by one",
+            "take whole experts out: --method experts, or layers: --method depth",
+        )),
+        (Some(dense), Some(expert), Amount::Count(count)) => Err(Error::usage(
+            format!(
+                "width.ffn is {count}, of a model with networks of {dense} channels and experts of {expert}"
+            ),
+            "give a share of both: --set width.ffn=0.75",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The first so many.
 fn first(count: usize) -> Kept {
     Kept::new(0..count as u32)
@@ -312,6 +336,7 @@ mod tests {
             heads_divide_width: false,
             vocabulary: 10,
             channels: vec![Some(160); 4],
+            expert_channels: vec![None; 4],
             experts: vec![None; 4],
             top_k: 0,
         }
@@ -342,6 +367,32 @@ mod tests {
         assert_eq!(outline.kv_heads[3].to_string(), "0-1");
         let depth = Depth { keep: Amount::Count(3), by: LayerScore::Greedy, correct: true };
         assert_eq!(depth.outline(&sizes()).unwrap().layers.unwrap().to_string(), "1-3");
+    }
+
+    /// Every other layer has experts, which are as wide as each other.
+    #[test]
+    fn experts_lose_the_same_share_as_other_networks() {
+        let mixed = |dense: usize, expert: usize| Sizes {
+            channels: vec![Some(dense), None, Some(dense), None],
+            expert_channels: vec![None, Some(expert), None, Some(expert)],
+            experts: vec![None, Some(8), None, Some(8)],
+            ..sizes()
+        };
+        let cut = |ffn| Width { ffn: Some(ffn), ..width() };
+        let outline = cut(Amount::Share(0.5)).outline(&mixed(320, 64)).unwrap();
+        assert_eq!(
+            outline.channels.iter().map(|kept| kept.numbers().len()).collect::<Vec<_>>(),
+            [160, 0, 160, 0]
+        );
+        let experts: Vec<usize> = outline.expert_channels.iter().map(Vec::len).collect();
+        assert_eq!((experts, outline.expert_channels[3][7].numbers().len()), (vec![0, 8, 0, 8], 32));
+        let refused = |cut: Width, sizes: Sizes, words: &str| {
+            let error = cut.outline(&sizes).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        };
+        refused(cut(Amount::Count(32)), mixed(320, 64), "networks of 320 channels and experts of 64");
+        let stacked = Sizes { channels: vec![None; 4], experts: vec![Some(8); 4], ..sizes() };
+        refused(cut(Amount::Share(0.5)), stacked, "not stored one by one");
     }
 
     /// SmolLM2: 576 columns and 9 heads, of which Llama's class wants a multiple.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::knife::Knife;
 use super::vocabulary;
 use crate::error::{Error, Result};
+use crate::model::SettingKeys;
 use crate::recipe::{Kept, Surgery, of_each};
 
 /// Lists with an entry for each layer.
@@ -22,7 +23,7 @@ const EXPERTS: [&str; 4] = ["num_experts", "num_local_experts", "n_routed_expert
 /// # Errors
 /// A width that the model's class has no setting for.
 pub(super) fn edit(config: &mut Map<String, Value>, knife: &Knife) -> Result<()> {
-    let Surgery { layers, hidden, vocabulary, kv_heads, channels, experts, .. } = knife.surgery;
+    let Surgery { layers, hidden, vocabulary, .. } = knife.surgery;
     let keys = &knife.arch.outline.keys;
     if let Some(kept) = layers {
         edit_layers(config, kept, knife);
@@ -34,20 +35,42 @@ pub(super) fn edit(config: &mut Map<String, Value>, knife: &Knife) -> Result<()>
         *config = settings.as_object().cloned().unwrap_or_default();
     }
     if let Some(kept) = hidden {
-        set(config, keys.hidden, "hidden", kept.numbers().len())?;
+        set(config, keys.hidden, kept.numbers().len());
     }
-    if let (Some(of_kv), Some(attention)) = (of_each(kv_heads), knife.model.attention()) {
-        let per_group = attention.heads / attention.kv_heads;
-        set(config, keys.heads, "heads", of_kv * per_group)?;
-        if !keys.kv_heads.is_empty() {
-            set(config, keys.kv_heads, "heads", of_kv)?;
-        }
+    edit_heads(config, knife)?;
+    edit_networks(config, knife)
+}
+
+/// Writes the number of heads and their size.
+fn edit_heads(config: &mut Map<String, Value>, knife: &Knife) -> Result<()> {
+    let Surgery { hidden, kv_heads, .. } = knife.surgery;
+    let (keys, of_kv) = (&knife.arch.outline.keys, of_each(kv_heads));
+    let Some(attention) = knife.model.attention().filter(|_| hidden.is_some() || of_kv.is_some()) else {
+        return Ok(());
+    };
+    if keys.head_dim.is_empty() {
+        return Err(head_size_follows(keys));
     }
-    if let (true, Some(attention)) = (hidden.is_some() || !kv_heads.is_empty(), knife.model.attention()) {
-        set(config, keys.head_dim, "heads", attention.head_dim)?;
+    if let Some(of_kv) = of_kv {
+        set(config, keys.heads, of_kv * (attention.heads / attention.kv_heads));
+        set(config, keys.kv_heads, of_kv);
     }
+    set(config, keys.head_dim, attention.head_dim);
+    Ok(())
+}
+
+/// Writes the number of channels and experts.
+fn edit_networks(config: &mut Map<String, Value>, knife: &Knife) -> Result<()> {
+    let Surgery { channels, expert_channels, experts, .. } = knife.surgery;
+    let keys = &knife.arch.outline.keys;
     if let Some(kept) = of_each(channels) {
-        set(config, keys.feed_forward, "channels", kept)?;
+        if keys.feed_forward.is_empty() {
+            return Err(channels_follow());
+        }
+        set(config, keys.feed_forward, kept);
+    }
+    if let Some(kept) = of_each(expert_channels.iter().flatten()) {
+        set(config, keys.expert_feed_forward, kept);
     }
     if let Some(kept) = of_each(experts) {
         change(config, &EXPERTS, |count| *count = kept.into());
@@ -55,19 +78,30 @@ pub(super) fn edit(config: &mut Map<String, Value>, knife: &Knife) -> Result<()>
     Ok(())
 }
 
-/// Sets every name of a setting that is there, or the first.
-fn set(config: &mut Map<String, Value>, keys: &[&str], what: &str, value: usize) -> Result<()> {
-    let Some(first) = keys.first() else {
-        return Err(Error::unsupported(
-            format!("the class of this model has no setting for its {what}: they follow from its width"),
-            "prune its layers with --method depth, or set weights to zero with --method sparsegpt",
-        ));
+/// The error of classes that compute the size of a head.
+fn head_size_follows(keys: &SettingKeys) -> Error {
+    let hint = match keys.feed_forward.is_empty() {
+        true => "take layers out: --method depth",
+        false => "take channels out: --method width --set width.ffn=0.75, or layers: --method depth",
     };
-    if !keys.iter().any(|key| config.contains_key(*key)) {
+    let what = "transformers' class of this model computes the size of a head as its width over its heads: no config.json can \
+                say fewer heads of this size, or less width for them";
+    Error::unsupported(what, hint)
+}
+
+/// The error of classes that compute the number of channels.
+fn channels_follow() -> Error {
+    let what = "transformers' class of this model computes its channels as four times its width: no config.json can say another \
+                number";
+    Error::unsupported(what, "take layers out: --method depth, or set weights to zero: --method sparsegpt")
+}
+
+/// Sets every name of a setting that is there, or the first.
+fn set(config: &mut Map<String, Value>, keys: &[&str], value: usize) {
+    if let Some(first) = keys.first().filter(|_| !keys.iter().any(|key| config.contains_key(*key))) {
         config.insert((*first).to_owned(), Value::Null);
     }
     change(config, keys, |found| *found = value.into());
-    Ok(())
 }
 
 /// Layers are numbered anew: lists lose entries, and rules by number become lists.

@@ -24,7 +24,7 @@ impl Knife<'_> {
         if let Some(known) = self.arch.loaded(&whole.name) {
             let [rows, cols] = self.axes(known.role, whole);
             let [row_count, col_count] = whole.rows_cols();
-            let kept = |axis: Option<Axis>, count| self.kept(axis?, known.numbers.block, count);
+            let kept = |axis: Option<Axis>, count| self.kept(axis?, known.numbers, count);
             source.corrected |= self.corrects(known.role, known.numbers.block);
             let (rows, cols) = (kept(rows, row_count), kept(cols, col_count));
             if is_beyond(&rows, row_count) || is_beyond(&cols, col_count) {
@@ -67,23 +67,34 @@ impl Knife<'_> {
     }
 
     /// The numbers that stay of an axis of so many; `None` for all.
-    fn kept(&self, axis: Axis, layer: Option<usize>, count: usize) -> Option<Vec<u32>> {
-        let of_layer = |kept: &'_ [Kept]| Some(kept.get(layer?)?.numbers().to_vec());
-        let Surgery { hidden, vocabulary, kv_heads, channels, experts, .. } = self.surgery;
+    fn kept(&self, axis: Axis, numbers: Numbers, count: usize) -> Option<Vec<u32>> {
+        let layer = numbers.block;
+        let Surgery { hidden, vocabulary, kv_heads, experts, .. } = self.surgery;
         match axis {
             Axis::Hidden => hidden.as_ref().map(|kept| kept.numbers().to_vec()),
             Axis::Vocabulary => vocabulary.as_ref().map(|kept| kept.numbers().to_vec()),
-            Axis::Channels(Network::Dense) => of_layer(channels),
-            Axis::GatesAndChannels(Network::Dense) => of_layer(channels).map(|channels| {
-                let half = count as u32 / 2;
-                channels.iter().copied().chain(channels.iter().map(|channel| half + channel)).collect()
-            }),
-            Axis::Experts => of_layer(experts),
+            Axis::Channels(network) => Some(self.channels(network, numbers)?.to_vec()),
+            Axis::GatesAndChannels(network) => {
+                let (channels, half) = (self.channels(network, numbers)?, count as u32 / 2);
+                Some(channels.iter().copied().chain(channels.iter().map(|channel| half + channel)).collect())
+            }
+            Axis::Experts => Some(experts.get(layer?)?.numbers().to_vec()),
             Axis::Queries | Axis::KeyValues | Axis::QueriesKeysValues => {
                 self.model.attention()?.kept_columns(axis, kv_heads.get(layer?)?.numbers())
             }
-            Axis::Channels(_) | Axis::GatesAndChannels(_) | Axis::One => None,
+            Axis::One => None,
         }
+    }
+
+    /// The channels that stay of a feed-forward network; `None` for all.
+    fn channels(&self, network: Network, Numbers { block, part }: Numbers) -> Option<&[u32]> {
+        let Surgery { channels, expert_channels, .. } = self.surgery;
+        let kept = match network {
+            Network::Dense => channels.get(block?),
+            Network::Expert => expert_channels.get(block?)?.get(part?),
+            Network::Shared => None,
+        };
+        kept.map(Kept::numbers)
     }
 
     /// The experts that stay in a layer, of a role that each expert has.
@@ -104,7 +115,7 @@ impl Knife<'_> {
 
     /// Returns true for the weights that calibration corrects: those whose inputs are cut, and those before layers that go.
     fn corrects(&self, role: TensorRole, layer: Option<usize>) -> bool {
-        let Surgery { layers, kv_heads, channels, corrected, .. } = self.surgery;
+        let Surgery { layers, kv_heads, channels, expert_channels, corrected, .. } = self.surgery;
         let is_before_gap = |layer: usize| {
             let next = layer as u32 + 1;
             layers
@@ -114,6 +125,7 @@ impl Knife<'_> {
         let changes = match role {
             TensorRole::AttentionOutput => !kv_heads.is_empty(),
             TensorRole::Down(Network::Dense) => !channels.is_empty() || layer.is_some_and(is_before_gap),
+            TensorRole::Down(Network::Expert) => !expert_channels.is_empty(),
             _ => false,
         };
         corrected.is_some() && changes
@@ -133,6 +145,7 @@ impl Knife<'_> {
         }
         self.check_each("key/value heads", kv_heads, |_| Some(sizes.kv_heads))?;
         self.check_each("channels", channels, |layer| sizes.channels[layer])?;
+        self.check_experts()?;
         self.check_each("experts", experts, |layer| sizes.experts[layer])?;
         self.refuse_unrouted()
     }
@@ -150,23 +163,32 @@ impl Knife<'_> {
                 format!("the model has {layers}, of which {has} have {what}: name them for each layer");
             return Err(Error::usage(found, hint));
         }
-        let mut width = None;
-        for (layer, kept) in kept.iter().enumerate() {
-            let Some(count) = count(layer) else {
-                if kept.numbers().is_empty() {
-                    continue;
-                }
-                let found = format!("surgery: {what} of layer {layer}, which has none");
-                return Err(Error::usage(found, "leave its entry empty: \"\""));
-            };
-            kept.check(what, count)?;
-            let len = kept.numbers().len();
-            if *width.get_or_insert(len) != len {
-                let found = format!("surgery: {what} that differ in number between layers");
-                return Err(Error::unsupported(found, "no config.json can say that: keep as many in each"));
-            }
+        let lacks = |layer: &usize| count(*layer).is_none() && !kept[*layer].numbers().is_empty();
+        if let Some(layer) = (0..layers).find(lacks) {
+            let found = format!("surgery: {what} of layer {layer}, which has none");
+            return Err(Error::usage(found, "leave its entry empty: \"\""));
         }
-        Ok(())
+        let counted = kept.iter().enumerate().filter_map(|(layer, kept)| Some((kept, count(layer)?)));
+        check_equal(what, "layers", counted)
+    }
+
+    /// Checks the channels that stay of each expert.
+    fn check_experts(&self) -> Result<()> {
+        let (sizes, layers) = (&self.sizes, &self.surgery.expert_channels);
+        let Some(channels) = sizes.expert_channels.iter().copied().flatten().next() else {
+            let refused =
+                || Error::usage("surgery: channels of experts of a model without any", "leave them out");
+            return if layers.is_empty() { Ok(()) } else { Err(refused()) };
+        };
+        let counts = sizes.experts.iter().map(|experts| experts.unwrap_or(0));
+        if !layers.is_empty() && !layers.iter().map(Vec::len).eq(counts) {
+            let found = "surgery: channels of experts that are not as many as the model has";
+            return Err(Error::usage(
+                found,
+                "name them for each layer and expert; of a layer without any: []",
+            ));
+        }
+        check_equal("channels of experts", "experts", layers.iter().flatten().map(|kept| (kept, channels)))
     }
 
     /// Refuses fewer experts than each token is sent to.
@@ -180,6 +202,20 @@ impl Knife<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Checks what stays of layers or experts, each with the number of what it has: as much of each.
+fn check_equal<'a>(what: &str, between: &str, all: impl Iterator<Item = (&'a Kept, usize)>) -> Result<()> {
+    let mut width = None;
+    for (kept, count) in all {
+        kept.check(what, count)?;
+        let len = kept.numbers().len();
+        if *width.get_or_insert(len) != len {
+            let found = format!("surgery: {what} that differ in number between {between}");
+            return Err(Error::unsupported(found, "no config.json can say that: keep as many in each"));
+        }
+    }
+    Ok(())
 }
 
 /// Returns true if a number is none of so many.

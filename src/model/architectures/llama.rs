@@ -72,9 +72,13 @@ pub(super) const KEYS: SettingKeys = SettingKeys {
     head_dim: &["head_dim"],
     heads_divide_width: false,
     feed_forward: &["intermediate_size"],
+    expert_feed_forward: &["moe_intermediate_size"],
     activation: &["hidden_act"],
     epsilon: &["rms_norm_eps"],
 };
+
+/// The keys of mixtures whose experts are as wide as a network alone would be.
+pub(super) const UNIFORM_KEYS: SettingKeys = SettingKeys { expert_feed_forward: KEYS.feed_forward, ..KEYS };
 
 pub(super) const OUTLINE: Outline =
     Outline { frame: FRAME, layer: LAYER, rotation: Some(ROTATION), keys: KEYS };
@@ -142,7 +146,7 @@ pub(crate) static MIXTRAL: Arch = Arch {
         frame: Frame { norm: NormKind { epsilon: 1e-5, ..FRAME.norm }, ..FRAME },
         layer: Layer { feed_forward: FeedForward::Experts(MIXTRAL_EXPERTS), ..LAYER },
         rotation: Some(RotationDefaults { theta: 1e6, ..ROTATION }),
-        ..OUTLINE
+        keys: UNIFORM_KEYS,
     },
     adjust: all_slide,
     gguf: GgufForm {

@@ -1,6 +1,6 @@
 //! OLMo 2: norms after attention and feed-forward, and over whole q and k. OLMoE: experts, and a limit of q, k and v.
 
-use super::llama::{ATTENTION, FRAME, GGUF, HUGGING_FACE_ONLY, LAYER, OUTLINE};
+use super::llama::{ATTENTION, FRAME, GGUF, HUGGING_FACE_ONLY, LAYER, OUTLINE, UNIFORM_KEYS};
 use super::parts::*;
 use super::qwen::EXPERTS;
 
@@ -32,7 +32,11 @@ fn olmoe(settings: &Settings, model: &mut Model) -> Result<()> {
 /// OLMoE.
 pub(crate) static OLMOE: Arch = Arch {
     models: &[("olmoe", "OlmoeForCausalLM")],
-    outline: Outline { layer: Layer { feed_forward: FeedForward::Experts(EXPERTS), ..OLMO.layer }, ..OLMO },
+    outline: Outline {
+        layer: Layer { feed_forward: FeedForward::Experts(EXPERTS), ..OLMO.layer },
+        keys: UNIFORM_KEYS,
+        ..OLMO
+    },
     adjust: olmoe,
     ..HUGGING_FACE_ONLY
 };

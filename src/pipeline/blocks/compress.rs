@@ -102,8 +102,7 @@ impl BlockLoop<'_> {
         if !group.corrects() || !linears.contains(&at) {
             return Ok(false);
         }
-        let Fitted { weight, inputs } =
-            self.runner.fit(index, &self.current(work), &last.name, input, target)?;
+        let Fitted { weight, inputs } = self.runner.fit(index, &self.current(work), last, input, target)?;
         let linear = &mut work.block.linears[at];
         linear.weight = Weight::Dense(weight);
         linear.input = Some(0);

@@ -58,7 +58,9 @@ pub(crate) fn estimate(
     let compensation = plan.request.stages.iter().filter(|stage| matches!(stage, Stage::Compensate(_)));
     let compensation: Vec<Needs> = compensation.map(Stage::needs).collect();
     let compensates = !compensation.is_empty();
-    let narrows = |cut: &Surgery| !cut.channels.is_empty() || !cut.kv_heads.is_empty();
+    let narrows = |cut: &Surgery| {
+        !(cut.channels.is_empty() && cut.kv_heads.is_empty() && cut.expert_channels.is_empty())
+    };
     let narrows = plan.request.recipe.surgery.iter().any(narrows);
     let hessian = compensation.into_iter().fold(method.needs(), Needs::union).hessian || narrows;
     // The sums in f32 of the inputs in memory at a time, and one factorization in f64.

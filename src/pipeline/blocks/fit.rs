@@ -13,21 +13,21 @@ use crate::backend::cpu::{self, Cpu};
 use crate::backend::{Backend, Matrix, Wrapper};
 use crate::calib::observe::rows_of;
 use crate::error::Result;
-use crate::model::Weights;
+use crate::model::{LinearPlace, Weights};
 use crate::pipeline::options::check_interrupted;
 use crate::prune::refit::Refit;
 use crate::statistics::Statistics;
 
 /// A linear that was fitted.
 pub(crate) struct Fitted {
-    /// Its weight, [rows, cols].
+    /// Its weight, as it is stored.
     pub weight: Array2<f32>,
     /// The second moment of its inputs, each token divided by the norm of the state behind the block.
     pub inputs: Statistics,
 }
 
 impl Runner<'_> {
-    /// Fits the linear `name`, the [last](crate::model::BlockLayout::last_writer) of a block, whose outputs come nearest to
+    /// Fits a linear, the [last](crate::model::BlockLayout::last_writer) of a block, whose outputs come nearest to
     /// `target`. Each token counts relative to the norm of its target: the next norm divides by that, too.
     ///
     /// # Errors
@@ -36,12 +36,13 @@ impl Runner<'_> {
         &self,
         index: usize,
         weights: &dyn Weights,
-        name: &str,
+        place: &LinearPlace,
         input: &Chain,
         target: &Chain,
     ) -> Result<Fitted> {
+        let name = &place.name;
         let matrix = weights.matrix(name)?;
-        let weight = matrix.read(0..matrix.shape()[0])?.into_values();
+        let weight = place.turned(matrix.read(0..matrix.shape()[0])?.into_values());
         matrix.release();
         let mut refit = Refit::new([weight.nrows(), weight.ncols()]);
         match &self.machine {
@@ -56,7 +57,7 @@ impl Runner<'_> {
         let tokens = self.batches.tokens() as u64;
         let weight =
             refit.solve(weight.view()).ok_or_else(|| not_finite(format_args!("{name}: its inputs")))?;
-        Ok(Fitted { weight, inputs: refit.statistics(tokens) })
+        Ok(Fitted { weight: place.turned(weight), inputs: refit.statistics(tokens) })
     }
 
     /// Sums the inputs of a linear, and what the block's outputs lack.

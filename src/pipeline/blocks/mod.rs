@@ -34,7 +34,7 @@ pub(crate) use chain::Chain;
 pub(crate) use ends::{ends, untie};
 pub(crate) use estimate::{Estimate, estimate, hidden_state_bytes};
 pub(crate) use fit::Fitted;
-pub(crate) use layouts::{layouts, unobserved};
+pub(crate) use layouts::{layouts, stored_layouts, unobserved};
 pub(crate) use machine::{Machine, check_device, key as machine_key};
 pub(crate) use passes::not_finite;
 pub use report::{BlockReport, ExpertReport, LinearReport};

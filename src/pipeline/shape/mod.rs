@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{CalibrationInput, Runner, layouts, machine_key, unobserved};
+use super::blocks::{CalibrationInput, Runner, machine_key, stored_layouts, unobserved};
 use super::options::Options;
 use super::output::{Journal, Workspace, model_digest};
 use super::stream::BlockResult;
@@ -64,10 +64,11 @@ pub(crate) fn survey(
         }
     }
     let ends = BlockResult::default();
-    let input = CalibrationInput { sequences: survey.sequences, expert_tokens: 1, prior: None };
+    let Survey { sequences, expert_tokens, .. } = *survey;
+    let input = CalibrationInput { sequences, expert_tokens, prior: None };
     let described = match survey.shape {
         Shape::Depth(_) => unobserved(checkpoint)?,
-        _ => layouts(checkpoint)?,
+        _ => stored_layouts(checkpoint)?,
     };
     let runner = Runner::new(checkpoint, described, input, &ends, survey.allow_nonfinite, options)?;
     refuse_headless(survey.shape, &runner)?;
@@ -136,8 +137,8 @@ fn key(survey: &Survey, checkpoint: &Checkpoint, options: &Options) -> String {
     let device = machine_key(options.device);
     hasher.update(
         format!(
-            "{version}\n{model}\n{device}{:?}\n{:?}\n{}\n",
-            survey.shape, survey.before, survey.allow_nonfinite
+            "{version}\n{model}\n{device}{:?}\n{:?}\n{}\n{}\n",
+            survey.shape, survey.before, survey.allow_nonfinite, survey.expert_tokens
         )
         .as_bytes(),
     );

@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::{self, Cpu};
 use crate::engine::CheckpointWeights;
 use crate::error::Result;
-use crate::model::{Block, Embedding, block_layout};
+use crate::model::{Block, Embedding, LinearPlace, stored_layout};
 use crate::numerics::Weight;
 use crate::pipeline::blocks::{Chain, Machine};
 use crate::pipeline::options::check_interrupted;
@@ -42,7 +42,7 @@ impl Work<'_> {
             at = next;
             let layer = layer as usize;
             let fitted = match self.fitted_linear(layer).filter(|_| next > layer + 1) {
-                Some(name) => Some(self.fit(layer, &name, &cut, &whole)?),
+                Some(place) => Some(self.fit(layer, &place, &cut, &whole)?),
                 None => None,
             };
             let weights = self.runner.weights();
@@ -55,17 +55,17 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The linear of a layer that can be fitted, by name.
-    pub(super) fn fitted_linear(&self, layer: usize) -> Option<String> {
+    /// The linear of a layer that can be fitted.
+    fn fitted_linear(&self, layer: usize) -> Option<LinearPlace> {
         let weights = CheckpointWeights(Arc::clone(&self.runner.checkpoint));
-        let layout = block_layout(&self.runner.model, &weights, layer).ok()?;
-        layout.last_writer().map(|linear| linear.name.clone())
+        let layout = stored_layout(&self.runner.model, &weights, layer).ok()?;
+        layout.last_writer().cloned()
     }
 
     /// Fits one layer, so that its outputs on `cut` come near to `whole`, and writes its weight.
-    fn fit(&self, layer: usize, name: &str, cut: &Chain, whole: &Chain) -> Result<stage::Block> {
-        let fitted = self.runner.fit(layer, &self.runner.weights(), name, cut, whole)?;
-        let linears = vec![BlockLinear::dense_only(name, Weight::Dense(fitted.weight))];
+    fn fit(&self, layer: usize, place: &LinearPlace, cut: &Chain, whole: &Chain) -> Result<stage::Block> {
+        let fitted = self.runner.fit(layer, &self.runner.weights(), place, cut, whole)?;
+        let linears = vec![BlockLinear::dense_only(&place.name, Weight::Dense(fitted.weight))];
         self.workspace.write(&weights_file(layer), &weights_bytes(&linears)?)?;
         Ok(stage::Block { index: layer, linears, ..stage::Block::default() })
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::{Feeder, LinearPlace, Mixer, Network, TensorRole, Weights};
 use crate::numerics::Weight;
 use crate::pipeline::blocks::{Chain, Fitted};
-use crate::prune::width::{NarrowedLinear, narrow};
+use crate::prune::width::narrow;
 use crate::recipe::{Kept, Surgery};
 use crate::stage::{Block, BlockLinear, Width};
 use crate::statistics::Needs;
@@ -20,6 +20,8 @@ use crate::statistics::Needs;
 struct BlockKept {
     kv_heads: Kept,
     channels: Kept,
+    /// Of each expert.
+    expert_channels: Vec<Kept>,
 }
 
 impl Work<'_> {
@@ -34,16 +36,22 @@ impl Work<'_> {
             if let Some(heads) = outline.kv_heads.get(index) {
                 let Mixer::Attention(attention) = &self.runner.model.layers[index].mixer;
                 let size = attention.heads / attention.kv_heads * attention.head_dim;
-                let place = self.linear(index, TensorRole::AttentionOutput)?;
-                kept.kv_heads = self.narrow_linear(&mut block, width, place, size, heads, input)?;
+                let role = TensorRole::AttentionOutput;
+                let found = self.narrow_linears(&mut block, width, role, size, heads, input)?;
+                kept.kv_heads = found.into_iter().next().unwrap_or_default();
             }
             if let ([_, reference], [_, target]) = (inputs, outputs) {
                 self.runner.pass(index, &self.runner.weights(), reference, None, Some(target))?;
                 self.follow(&mut block, input, target)?;
             }
-            if let Some(channels) = outline.channels.get(index) {
-                let place = self.linear(index, TensorRole::Down(Network::Dense))?;
-                kept.channels = self.narrow_linear(&mut block, width, place, 1, channels, input)?;
+            if let Some(channels) = outline.channels.get(index).filter(|kept| !kept.numbers().is_empty()) {
+                let role = TensorRole::Down(Network::Dense);
+                let found = self.narrow_linears(&mut block, width, role, 1, channels, input)?;
+                kept.channels = found.into_iter().next().unwrap_or_default();
+            }
+            if let Some(channels) = outline.expert_channels.get(index).and_then(|experts| experts.first()) {
+                let role = TensorRole::Down(Network::Expert);
+                kept.expert_channels = self.narrow_linears(&mut block, width, role, 1, channels, input)?;
             }
             let weights = self.runner.weights().with(&block, true);
             self.runner.pass(index, &weights, input, None, Some(&outputs[0]))?;
@@ -56,57 +64,65 @@ impl Work<'_> {
         let of = |kept: fn(&BlockKept) -> &Kept, outline: &[Kept]| {
             blocks.iter().map(kept).take(outline.len()).cloned().collect()
         };
+        let expert_channels = blocks.iter().map(|block| block.expert_channels.clone());
         Ok(Surgery {
             kv_heads: of(|block| &block.kv_heads, &outline.kv_heads),
             channels: of(|block| &block.channels, &outline.channels),
+            expert_channels: expert_channels.take(outline.expert_channels.len()).collect(),
             ..Surgery::default()
         })
     }
 
     /// Fits the last linear of a block to the original model's states, where that can be.
     fn follow(&self, block: &mut Block, input: &Chain, target: &Chain) -> Result<()> {
-        let Some(LinearPlace { name, .. }) = self.runner.layouts[block.index].last_writer() else {
-            return Ok(());
-        };
+        let Some(last) = self.runner.layouts[block.index].last_writer() else { return Ok(()) };
         let weights = self.runner.weights().with(block, true);
-        let Fitted { weight, .. } = self.runner.fit(block.index, &weights, name, input, target)?;
-        block.linears.push(BlockLinear::dense_only(name, Weight::Dense(weight)));
+        let Fitted { weight, .. } = self.runner.fit(block.index, &weights, last, input, target)?;
+        block.linears.push(BlockLinear::dense_only(&last.name, Weight::Dense(weight)));
         Ok(())
     }
 
-    /// Takes columns out of one linear, as many groups of `size` as `outline` does, on what the block makes of its inputs so far.
-    fn narrow_linear(
+    /// Takes columns out of the linears of a role, of each as many groups of `size` as `outline` does, on what the block makes of
+    /// their inputs so far.
+    fn narrow_linears(
         &self,
         block: &mut Block,
         width: &Width,
-        place: &LinearPlace,
+        role: TensorRole,
         size: usize,
         outline: &Kept,
         input: &Chain,
-    ) -> Result<Kept> {
+    ) -> Result<Vec<Kept>> {
         let (index, keep) = (block.index, outline.numbers().len());
         let weights = self.runner.weights().with(block, true);
         let needs = Needs { hessian: true, ..Needs::default() };
-        let watch = Watch { needs, depth: Some(place.depth), ..Watch::default() };
+        let places = self.linears(index, role)?;
+        let depth = places.first().map(|place| place.depth);
+        let watch = Watch { needs, depth, ..Watch::default() };
         let seen = self.runner.gather(index, &weights, input, watch, None)?.seen;
-        let hessian = seen.inputs[place.input].as_ref().and_then(|statistics| statistics.hessian());
-        let hessian = hessian.ok_or_else(|| not_reached(&place.name))?;
-        let matrix = weights.matrix(&place.name)?;
-        let weight = matrix.read(0..matrix.shape()[0])?.into_values();
-        matrix.release();
-        let NarrowedLinear { kept, weight } =
-            narrow(weight.view(), &hessian, size, keep, width, &place.name)?;
-        block.linears.retain(|linear| linear.name != place.name);
-        block.linears.push(BlockLinear::dense_only(&place.name, Weight::Dense(weight)));
+        let mut kept = Vec::new();
+        for place in places {
+            let hessian = seen.inputs[place.input].as_ref().and_then(|statistics| statistics.hessian());
+            let hessian = hessian.ok_or_else(|| not_reached(&place.name))?;
+            let matrix = weights.matrix(&place.name)?;
+            let weight = place.turned(matrix.read(0..matrix.shape()[0])?.into_values());
+            matrix.release();
+            let narrowed = narrow(weight.view(), &hessian, size, keep, width, &place.name)?;
+            let weight = Weight::Dense(place.turned(narrowed.weight));
+            block.linears.retain(|linear| linear.name != place.name);
+            block.linears.push(BlockLinear::dense_only(&place.name, weight));
+            kept.push(narrowed.kept);
+        }
         Ok(kept)
     }
 
-    /// The linear of a role in a block.
-    fn linear(&self, index: usize, role: TensorRole) -> Result<&LinearPlace> {
-        let mut linears = self.runner.layouts[index].linears.iter();
+    /// The linears of a role in a block: one, or one of each expert.
+    fn linears(&self, index: usize, role: TensorRole) -> Result<Vec<&LinearPlace>> {
+        let linears = self.runner.layouts[index].linears.iter();
         let has_role =
             |linear: &&LinearPlace| self.arch.loaded(&linear.name).is_some_and(|it| it.role == role);
-        linears.find(has_role).ok_or_else(|| not_reached(&format!("block {index}: its {role:?}")))
+        let found: Vec<&LinearPlace> = linears.filter(has_role).collect();
+        if found.is_empty() { Err(not_reached(&format!("block {index}: its {role:?}"))) } else { Ok(found) }
     }
 
     /// The columns of the residual stream with the largest outputs of norms.

@@ -25,6 +25,8 @@ pub(crate) struct Survey<'a> {
     pub before: &'a [Surgery],
     /// The calibration set.
     pub sequences: &'a [Vec<u32>],
+    /// Experts that get fewer tokens than this, or none, are shown all tokens instead.
+    pub expert_tokens: u64,
     /// The digest of the input's weights.
     pub weights: &'a str,
     /// The folder that keeps the result.
