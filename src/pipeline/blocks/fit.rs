@@ -54,10 +54,9 @@ impl Runner<'_> {
                 self.gather_fit(candle.clone(), index, weights, name, [input, target], &mut refit)?;
             }
         }
-        let tokens = self.batches.tokens() as u64;
         let weight =
             refit.solve(weight.view()).ok_or_else(|| not_finite(format_args!("{name}: its inputs")))?;
-        Ok(Fitted { weight: place.turned(weight), inputs: refit.statistics(tokens) })
+        Ok(Fitted { weight: place.turned(weight), inputs: refit.statistics() })
     }
 
     /// Sums the inputs of a linear, and what the block's outputs lack.
