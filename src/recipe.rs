@@ -60,7 +60,7 @@ pub struct Recipe {
     /// The calibration set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
-    /// Other schemes for some tensors; the first that matches counts.
+    /// Other schemes or zeros for some tensors; the first that matches counts, of zeros the first that sets any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
     /// Schemes are chosen linear by linear, so that this is not exceeded and least is lost.
@@ -222,7 +222,7 @@ impl Recipe {
                 scheme: Some(blocks_of(bits).to_owned()),
                 group_size: None,
                 symmetric: None,
-                overrides: self.overrides.iter().map(Override::as_blocks).collect(),
+                overrides: self.overrides.iter().filter_map(Override::as_blocks).collect(),
                 stages: Vec::new(),
                 ..recipe
             },
@@ -247,16 +247,19 @@ fn refused(what: &str, error: &toml::de::Error) -> Error {
 }
 
 impl Override {
-    /// With the block type of as many bits in the place of integers.
-    fn as_blocks(&self) -> Override {
+    /// With the block type of as many bits in the place of integers, and without zeros, which need a stage; `None` for one that
+    /// sets zeros only.
+    fn as_blocks(&self) -> Option<Override> {
+        let own = Override { sparsity: None, zeros: None, ..self.clone() };
         match find_preset(&self.scheme).map(|preset| preset.scheme.number) {
-            Ok(Number::Int { bits }) => Override {
+            Ok(Number::Int { bits }) => Some(Override {
                 scheme: blocks_of(bits).to_owned(),
                 group_size: None,
                 symmetric: None,
-                ..self.clone()
-            },
-            _ => self.clone(),
+                ..own
+            }),
+            _ if own.scheme.is_empty() && own != *self => None,
+            _ => Some(own),
         }
     }
 }

@@ -199,6 +199,126 @@ fn overrides_have_zeros_of_their_own() {
     assert!(said.contains("no stage prunes"), "{said}");
 }
 
+/// The share of zeros of each block, from one of its linears.
+fn shares(model: &Path, linear: &str) -> [f64; 2] {
+    [0, 1].map(|block| {
+        let (values, _) = values(model, &format!("model.layers.{block}.{linear}.weight"));
+        zeros(&values, values.len())[0] as f64 / values.len() as f64
+    })
+}
+
+/// The recipe in an output's metadata.
+fn recipe(model: &Path) -> String {
+    Checkpoint::open(model.to_str().unwrap()).unwrap().metadata["llmc.recipe"].clone()
+}
+
+#[test]
+fn blocks_share_their_zeros_out_by_outliers() {
+    let folder = text_folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    for method in METHODS {
+        let text = data("wanda");
+        ok(
+            here,
+            &format!(
+                "prune {model} --method {method} --sparsity 0.6 --allocation owl {text} \
+                 --override *.o_proj*=0.25 -o {method}"
+            ),
+        );
+        let out = here.join(method);
+        let [first, second] = shares(&out, "mlp.up_proj");
+        let off = 1.0 / 64.0; // rows are whole weights
+        assert!((first + second - 1.2).abs() < 2.0 * off, "{method}: {first}, {second}");
+        assert!(((first - second).abs() - 0.16).abs() < 2.0 * off, "{method}: {first}, {second}");
+        assert!(shares(&out, "self_attn.o_proj").iter().all(|share| *share == 0.25), "{method}");
+        ok(here, &format!("verify {method} --against {model}"));
+        let recipe = recipe(&out);
+        let at = |text: &str| recipe.find(text).unwrap_or_else(|| panic!("{method}: no {text} in {recipe}"));
+        assert!(at("\"*.o_proj*\"") < at("\"model.layers.0.*\""), "{recipe}");
+        assert!(
+            at("sparsity = 0.52") > 0 && at("sparsity = 0.68") > 0 && !recipe.contains("owl"),
+            "{recipe}"
+        );
+        // The recipe makes the same weights again, without measuring.
+        std::fs::write(here.join("again.toml"), &recipe).unwrap();
+        ok(here, &format!("run again.toml --model {model} -o again --overwrite"));
+        for name in ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"] {
+            assert!(values(&here.join("again"), name) == values(&out, name), "{method}: {name}");
+        }
+        assert!(!here.join("again.outliers.json").exists());
+    }
+}
+
+#[test]
+fn measured_outliers_are_used_again_and_stopped_runs_end_with_the_same_bytes() {
+    let model = fixture("tiny-llama").display().to_string();
+    let (whole, stopped) = (text_folder(), text_folder());
+    let line = |share: f64| {
+        let method = "--method wanda --allocation owl";
+        format!("prune {model} {method} --sparsity {share} {} -o out --overwrite", data("wanda"))
+    };
+    ok(whole.path(), &line(0.5));
+    let kept = std::fs::read(whole.path().join("out.outliers.json")).unwrap();
+    interrupted_at(stopped.path(), &line(0.5), "block 0 done", 1, Signal::Kill);
+    assert!(!stopped.path().join("out.outliers.json").exists(), "stopped while it measures");
+    interrupted_at(stopped.path(), &line(0.5), "block 0 done", 1, Signal::Kill);
+    assert!(stopped.path().join("out.outliers.json").exists(), "stopped while it prunes");
+    ok(stopped.path(), &line(0.5));
+    assert_same(&whole.path().join("out"), &stopped.path().join("out"));
+    // Another share needs no other measurement.
+    ok(whole.path(), &line(0.7));
+    assert_eq!(std::fs::read(whole.path().join("out.outliers.json")).unwrap(), kept);
+    std::fs::write(whole.path().join("out.outliers.json"), "notes of mine").unwrap();
+    assert!(fails(whole.path(), &line(0.7), 2).contains("in the way"));
+}
+
+#[test]
+fn shares_follow_from_statistics_and_a_dry_run_measures_nothing() {
+    let folder = text_folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    ok(here, &format!("calibrate {model} --hessian {} -o stats", data("wanda")));
+    for method in ["magnitude", "wanda", "sparsegpt"] {
+        let line = format!("prune {model} --method {method} --allocation owl");
+        ok(here, &format!("{line} {} -o text --overwrite", data("wanda")));
+        ok(here, &format!("{line} --stats stats -o known --overwrite"));
+        let of = |out: &str| shares(&here.join(out), "mlp.up_proj");
+        assert!(of("text") == of("known") && of("text")[0] != of("text")[1], "{method}");
+        assert!(!here.join("known.outliers.json").exists(), "{method}");
+    }
+    let output = common::run(
+        here,
+        &format!("prune {model} --method wanda --allocation owl {} -o dry --dry-run", data("wanda")),
+    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("the run itself measures the share"), "{said}");
+    assert!(!here.join("dry.outliers.json").exists() && !here.join("dry.outliers.json.partial").exists());
+}
+
+#[test]
+fn zeros_are_shared_out_in_front_of_codes_in_several_formats() {
+    let folder = text_folder();
+    let here = folder.path();
+    let model = fixture("tiny-llama").display().to_string();
+    ok(
+        here,
+        &format!(
+            "quantize {model} --scheme w4a16 --group-size 16 --method wanda,gptq --set wanda.allocation=owl \
+             --override *.down_proj*=w8a16 --format compressed-tensors,gptq {} -o out",
+            data("wanda")
+        ),
+    );
+    for format in ["compressed-tensors", "gptq"] {
+        let out = here.join("out").join(format);
+        ok(here, &format!("verify out/{format} --against {model}"));
+        for linear in ["mlp.up_proj", "mlp.down_proj"] {
+            let [first, second] = shares(&out, linear);
+            assert!((first - second).abs() > 0.1, "{format}, {linear}: {first}, {second}");
+        }
+    }
+}
+
 #[test]
 fn statistics_take_the_place_of_text() {
     let folder = text_folder();
@@ -257,6 +377,13 @@ fn impossible_requests_are_errors_before_any_work() {
     check("--method wanda,magnitude --data text.txt", 2, "both set weights to zero");
     check("--method wanda,rotate --data text.txt", 2, "put rotate in front of wanda");
     check("--method magnitude --data text.txt", 2, "does not look at text");
+    let owl = "--method wanda --data text.txt --allocation owl";
+    check("--method magnitude --allocation owl", 2, "needs text to measure outliers on");
+    check(&format!("{owl} --pattern 2:4"), 2, "2:4 has the same share everywhere");
+    check(&format!("{owl} --sparsity 0.05"), 2, "more than 0 and less than 1");
+    check(&format!("{owl} --sparsity 0.95"), 2, "more than 0 and less than 1");
+    check("--method depth --layers 1 --data text.txt --allocation owl", 2, "without a method that takes it");
+    check("--method wanda --data text.txt --set wanda.allocation=fair", 2, "owl");
     check("--method magnitude --exclude * ", 1, "pruned by rule");
     let said = fails(
         here,

@@ -45,6 +45,11 @@ pub(crate) struct Arguments {
     /// unstructured, or N:M: N zeros in each M consecutive inputs of a row [default: unstructured]
     #[arg(long, value_name = "PATTERN")]
     pattern: Option<String>,
+    /// The share of each block: uniform or owl [default: uniform]
+    ///
+    /// With owl, blocks in which more weights stand out on --data get fewer zeros. The whole keeps its share.
+    #[arg(long, value_name = "NAME", value_parser = ["uniform", "owl"], hide_possible_values = true)]
+    allocation: Option<String>,
     /// Leave tensors matching this glob alone (repeatable)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
@@ -127,6 +132,10 @@ impl Arguments {
                 Error::usage(why, "--pattern 2:4 makes two of each four weights zero")
             })?;
             Self::set_parameter(&mut stages, &zeros, "--pattern", "pattern", pattern.to_string().into())?;
+        }
+        if let Some(allocation) = &self.allocation {
+            let allocation = allocation.as_str().into();
+            Self::set_parameter(&mut stages, &zeros, "--allocation", "allocation", allocation)?;
         }
         if let Some(layers) = self.layers {
             let layers = i64::try_from(layers).unwrap_or(i64::MAX);

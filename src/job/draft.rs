@@ -1,8 +1,10 @@
-//! A job before its work: the model opened, the recipe planned, the outputs named, a budget turned into schemes.
+//! A job before its work: the model opened, the recipe planned, the outputs named, a budget turned into schemes, zeros shared
+//! out.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::allocation::allocate;
 use super::budget::{self, Measured};
 use super::host::{Host, Notice};
 use super::reshape;
@@ -13,7 +15,7 @@ use crate::engine::CheckpointWeights;
 use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::io::hub::parse_id;
-use crate::pipeline;
+use crate::pipeline::{self, CalibrationInput};
 use crate::plan::{self, Plan, Request};
 use crate::recipe::{Budget, Calibration, PerFormat, Recipe, Surgery};
 
@@ -38,7 +40,7 @@ pub struct Draft {
     pub plans: PerFormat<Plan>,
     /// The path of each output.
     pub paths: PerFormat<PathBuf>,
-    /// The samples and the digest of the input, if a budget or a cut was measured with them.
+    /// The samples and the digest of the input, if a budget, a cut or shares of zeros were measured with them.
     pub measured: Option<Measured>,
     /// The folders with measurements of cuts, which are not needed when the output is complete.
     pub cuts: Vec<PathBuf>,
@@ -61,7 +63,7 @@ impl<'a> Surroundings<'a> {
 }
 
 impl Draft {
-    /// Opens `model` and plans a recipe. What is to be cut is measured, and a budget is turned into schemes.
+    /// Opens `model` and plans a recipe. What is to be cut is measured, a budget is turned into schemes, and zeros are shared out.
     ///
     /// # Errors
     /// A model that cannot be opened; a recipe that does not fit it; outputs that exist; text that is missing.
@@ -91,7 +93,7 @@ impl Draft {
         draft.measure(recipe, &request, whole, around)
     }
 
-    /// Measures what is to be cut, and what a budget is spent on, and plans again for that.
+    /// Measures what is to be cut, what a budget is spent on and which blocks get fewer zeros, and plans again for that.
     fn measure(
         self,
         recipe: &Recipe,
@@ -105,9 +107,13 @@ impl Draft {
             true => self.reshape(recipe, request, whole, calibration, around)?,
             false => self,
         };
-        match &recipe.budget {
-            Some(budget) => draft.within(budget, calibration, around),
-            None => Ok(draft),
+        let draft = match &recipe.budget {
+            Some(budget) => draft.within(budget, calibration, around)?,
+            None => draft,
+        };
+        match request.measures_zeros() {
+            true => draft.allocated(recipe, calibration, around),
+            false => Ok(draft),
         }
     }
 
@@ -152,13 +158,66 @@ impl Draft {
             let hint = "schemes take different space in each: make one at a time";
             return Err(Error::usage("a budget for several formats", hint));
         }
-        let measured = match self.measured.take() {
-            Some(measured) => measured,
-            None => self.sample(&self.checkpoint, calibration, around)?,
-        };
+        let measured = self.take_samples(calibration, around)?;
         let run = around.run(&self.paths.primary);
         let recipe = budget::spend(budget, &self.plans.primary, &measured, &run, &self.checkpoint)?;
         Ok(Draft { plans: plans(&recipe, &self.checkpoint, around.host)?, measured: Some(measured), ..self })
+    }
+
+    /// Plans again with a share of zeros for each block. A dry run measures nothing.
+    fn allocated(
+        mut self,
+        recipe: &Recipe,
+        calibration: &Calibration,
+        around: Surroundings,
+    ) -> Result<Draft> {
+        if around.destination.dry_run {
+            let what =
+                "owl: the run itself measures the share of each block; the plan shows that of the whole";
+            around.host.notify(&Notice::Note(what.to_owned()));
+            return Ok(self);
+        }
+        let allocated = match calibration.statistics.as_slice() {
+            [] => {
+                let measured = self.take_samples(calibration, around)?;
+                let sequences = measured.samples.sequences.as_slice();
+                let text = CalibrationInput { sequences, ..CalibrationInput::default() };
+                let allocated = self.allocate(recipe, text, &measured.input, around)?;
+                self.measured = Some(measured);
+                allocated
+            }
+            paths => {
+                let input = pipeline::input_digest(&self.checkpoint, around.host.interrupted())?;
+                let prior = pipeline::recall(paths, &self.plans.primary, &self.checkpoint, &input)?;
+                let known = CalibrationInput { prior: Some(&prior), ..CalibrationInput::default() };
+                self.allocate(recipe, known, &input, around)?
+            }
+        };
+        Ok(Draft { plans: plans(&allocated, &self.checkpoint, around.host)?, ..self })
+    }
+
+    /// The recipe as it is planned, in all formats of the user's, with a share of zeros for each block. Text that was for the shares
+    /// alone is no longer in it.
+    fn allocate(
+        &self,
+        recipe: &Recipe,
+        input: CalibrationInput,
+        weights: &str,
+        around: Surroundings,
+    ) -> Result<Recipe> {
+        let (plan, run) = (&self.plans.primary, around.run(&self.paths.primary));
+        let is_read = self.plans.all().any(|plan| plan.request.calibrates());
+        let calibration = plan.request.recipe.calibration.clone().filter(|_| is_read);
+        let recipe = Recipe { format: recipe.format.clone(), calibration, ..plan.request.recipe.clone() };
+        allocate(recipe, plan, input, weights, &run, &self.checkpoint)
+    }
+
+    /// Takes the samples of an earlier measurement, or draws them.
+    fn take_samples(&mut self, calibration: &Calibration, around: Surroundings) -> Result<Measured> {
+        match self.measured.take() {
+            Some(measured) => Ok(measured),
+            None => self.sample(&self.checkpoint, calibration, around),
+        }
     }
 
     fn check_paths(&self, overwrite: bool) -> Result<()> {

@@ -5,6 +5,7 @@
 //!
 //! Begin with [`Quantize`] (`quantize.rs`), whose plans come from [`Draft`] (`draft.rs`).
 
+mod allocation;
 mod base;
 mod bench;
 mod budget;

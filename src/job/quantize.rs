@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::io::Checkpoint;
 use crate::pipeline::{self, BlockReport, CalibrationInput, Options, Outcome, Target};
 use crate::plan::{Action, Plan, TensorPlan};
-use crate::recipe::{Calibration, PerFormat, Recipe};
+use crate::recipe::{PerFormat, Recipe};
 
 /// A model to be quantized or converted.
 #[derive(Debug, Clone, Default)]
@@ -113,8 +113,7 @@ impl Quantize {
         start: Instant,
         host: &dyn Host,
     ) -> Result<Vec<QuantizeRecord>> {
-        let evidence =
-            Evidence::find(draft, self.recipe.calibration.as_ref(), !self.destination.no_resume, host)?;
+        let evidence = Evidence::find(draft, !self.destination.no_resume, host)?;
         let Draft { checkpoint, plans, paths, cuts, .. } = draft;
         for plan in plans.all_mut() {
             plan.metadata = pipeline::provenance(plan, checkpoint, &evidence.input);
@@ -232,15 +231,12 @@ enum Calibrated {
 }
 
 impl Evidence {
-    fn find(
-        draft: &mut Draft,
-        calibration: Option<&Calibration>,
-        resume: bool,
-        host: &dyn Host,
-    ) -> Result<Evidence> {
+    fn find(draft: &mut Draft, resume: bool, host: &dyn Host) -> Result<Evidence> {
+        // Measured shares may have made it idle: then it is no longer in the recipe.
+        let calibration = draft.plans.primary.request.recipe.calibration.as_ref();
         if let Some(Measured { input, samples }) = draft.measured.take() {
             let request = &draft.plans.primary.request;
-            let is_done = request.reshapes() && !request.reads_text();
+            let is_done = !request.reads_text() && (request.reshapes() || calibration.is_none());
             let calibration = Some(samples.digest.clone());
             let material = Some(Calibrated::Text(samples)).filter(|_| !is_done);
             return Ok(Evidence { input, calibration, material });

@@ -19,7 +19,7 @@ mod verify;
 
 pub use blocks::{BlockReport, CalibrationInput, ExpertReport, LinearReport, Survey, calibrate};
 pub(crate) use blocks::{
-    Estimate, check_device, estimate, hidden_state_bytes, recall, sensitivity, unmeasured, untie,
+    Estimate, check_device, estimate, hidden_state_bytes, outliers, recall, sensitivity, unmeasured, untie,
 };
 pub use options::{Event, Options, Outcome, Target};
 pub(crate) use output::{

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use globset::{Glob, GlobMatcher};
 
 use crate::error::{Error, Result};
+use crate::numerics::Sparsity;
 use crate::recipe::Recipe;
 
 struct Pattern {
@@ -70,6 +71,12 @@ impl Globs {
     pub(crate) fn overridden(&self, names: &[&str]) -> Option<usize> {
         let matching = self.overrides.iter().enumerate().filter(|(_, pattern)| pattern.matches(names));
         matching.map(|(index, _)| index).min()
+    }
+
+    /// The zeros of the first override that matches one of a tensor's names and sets zeros. `zeros` are those of the overrides.
+    pub(crate) fn zeros(&self, names: &[&str], zeros: &[Option<Sparsity>]) -> Option<Sparsity> {
+        let matching = self.overrides.iter().zip(zeros).filter(|(pattern, _)| pattern.matches(names));
+        matching.fold(None, |first, (_, zeros)| first.or(*zeros))
     }
 
     /// Checks that every glob matched some tensor.

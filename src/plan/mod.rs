@@ -24,7 +24,7 @@ pub(crate) use format::{KERNEL_GROUPS, SINGLE_FILE_NAME, Sink, slow_group};
 pub(crate) use input::check_input;
 pub use request::Request;
 pub use resolved::Plan;
-pub(crate) use role::{FUSED_PROJECTIONS, apart, is_number, predicting_from};
+pub(crate) use role::{FUSED_PROJECTIONS, apart, is_number, layer_path, predicting_from};
 pub use roles::Roles;
 pub(crate) use several::agree;
 pub use tensors::{Action, Measured, OutputTensor, Part, Piece, TensorPlan};

@@ -114,7 +114,7 @@ impl Planner<'_> {
     /// The zeros that were asked for in this tensor. What is in no block, beside the embedding or the head, is left alone like these.
     fn sparsity(&self, role: Role, source: &Source, output: &OutputTensor) -> Result<Option<Sparsity>> {
         let names = [source.name.as_str(), output.name.as_str()];
-        let own = self.globs.overridden(&names).and_then(|index| self.request.zeros[index]);
+        let own = self.globs.zeros(&names, &self.request.zeros);
         let asked = self.request.sparsity().map(|of_stage| own.unwrap_or(of_stage));
         let in_block = layer_number(&source.name).is_some();
         let is_pruned = |zeros: &Sparsity| {
@@ -274,13 +274,17 @@ impl Planner<'_> {
         self.request.scheme?;
         Some(match role {
             _ if self.globs.excluded(&[&source.name]) => "excluded".to_owned(),
-            _ if self.globs.overridden(&[&source.name]).is_some() => "dense, by an override".to_owned(),
+            _ if self.is_overridden_as_dense(source) => "dense, by an override".to_owned(),
             Role::Other(why) => why.to_owned(),
             Role::Unsupported(why) => format!("left dense: {why}"),
             Role::Embedding => "an embedding".to_owned(),
             Role::Head => "the head".to_owned(),
             Role::Linear => "excluded".to_owned(),
         })
+    }
+
+    fn is_overridden_as_dense(&self, source: &Source) -> bool {
+        self.globs.overridden(&[&source.name]).is_some_and(|index| self.request.overrides[index].is_none())
     }
 
     /// The parts of a tensor, and what the last of them are scales of.

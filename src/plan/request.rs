@@ -7,7 +7,7 @@ use crate::numerics::presets::ActivationScheme;
 use crate::numerics::sparsity::described;
 use crate::numerics::{EightBits, Scheme, Sparsity};
 use crate::recipe::Recipe;
-use crate::stage::{Quantize, Scope, Shape, Stage};
+use crate::stage::{Allocation, Quantize, Scope, Shape, Stage};
 use crate::tensor::DType;
 
 /// A recipe with its names looked up and checked for compatibility.
@@ -57,6 +57,11 @@ impl Request {
         })
     }
 
+    /// Returns true if blocks share the zeros out by what is measured of them.
+    pub(crate) fn measures_zeros(&self) -> bool {
+        self.stages.iter().any(|stage| stage.allocation() == Allocation::Owl)
+    }
+
     /// Returns true if linears get zeros, and no codes.
     pub(crate) fn only_prunes(&self) -> bool {
         self.scheme.is_none() && self.sparsity().is_some()
@@ -82,6 +87,11 @@ impl Request {
 
     /// Returns true if calibration text, or statistics of it, makes any difference.
     pub(crate) fn reads_text(&self) -> bool {
+        self.measures_zeros() || self.calibrates()
+    }
+
+    /// Returns true if the work itself reads calibration text or statistics, not only a measurement before it.
+    pub(crate) fn calibrates(&self) -> bool {
         let mut schemes = self.scheme.iter().chain(self.overrides.iter().flatten());
         self.stages.iter().any(|stage| stage.needs().any())
             || self.trains()

@@ -1,10 +1,11 @@
 //! A plan: every tensor of an output and what becomes of it, resolved and printable, before any work.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use indexmap::IndexSet;
 
 use super::format::{Contents, Engine};
+use super::globs::Globs;
 use super::request::Request;
 use super::roles::Roles;
 use super::tensors::{Action, TensorPlan};
@@ -42,6 +43,19 @@ impl Plan {
     pub(crate) fn sparsities(&self) -> HashMap<&str, Sparsity> {
         let tensors = self.tensors.iter().filter_map(|tensor| Some((tensor, tensor.sparsity?)));
         tensors.flat_map(|(tensor, zeros)| tensor.sources().map(move |source| (source, zeros))).collect()
+    }
+
+    /// The pruned sources whose zeros no override sets.
+    ///
+    /// # Errors
+    /// Globs that are none.
+    pub(crate) fn pruned_as_the_stage_says(&self) -> Result<HashSet<&str>> {
+        let globs = Globs::new(&self.request.recipe)?;
+        let is_free = |tensor: &&TensorPlan| {
+            let names: Vec<&str> = tensor.sources().take(1).chain([tensor.output.name.as_str()]).collect();
+            tensor.sparsity.is_some() && globs.zeros(&names, &self.request.zeros).is_none()
+        };
+        Ok(self.tensors.iter().filter(is_free).flat_map(TensorPlan::sources).collect())
     }
 
     /// The contents of the output's files, for its format.

@@ -168,6 +168,19 @@ pub(super) fn layer_number(name: &str) -> Option<usize> {
     name.split('.').find(|part| is_number(part))?.parse().ok()
 }
 
+/// Returns a name up to its first numbered part: `model.layers.3`.
+pub(crate) fn layer_path(name: &str) -> Option<&str> {
+    let mut end = 0;
+    for part in name.split('.') {
+        end += part.len();
+        if is_number(part) {
+            return Some(&name[..end]);
+        }
+        end += 1;
+    }
+    None
+}
+
 /// Returns the parts of a path behind the number of the innermost layer.
 fn behind_layer<'a, 'b>(module: &'a [&'b str]) -> &'a [&'b str] {
     let (_, path) = module.split_last().unwrap_or((&"", &[]));

@@ -35,7 +35,7 @@ use crate::error::{Error, Result, within};
 use crate::numerics::sparsity::Among;
 use crate::numerics::{Pattern, Sparsity, linalg};
 use crate::quant::gptq::refuse_damaged;
-use crate::stage::{self, Block, Def, PerInput, Prune, PrunedWeight, Scope, Stage};
+use crate::stage::{self, Allocation, Block, Def, PerInput, Prune, PrunedWeight, Scope, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -57,6 +57,8 @@ struct Parameters {
     sparsity: Option<f64>,
     /// `unstructured`, or N:M.
     pattern: Pattern,
+    /// The share of each block.
+    allocation: Allocation,
     /// λ: the damping of the Hessian's diagonal, as a fraction of its mean.
     lambda: f64,
     /// ρ at first.
@@ -71,10 +73,11 @@ struct Parameters {
 
 impl Default for Parameters {
     fn default() -> Self {
-        let pattern = Pattern::default();
+        let (pattern, allocation) = Default::default();
         Parameters {
             sparsity: None,
             pattern,
+            allocation,
             lambda: 0.01,
             rho: 0.1,
             iters: 300,
@@ -119,6 +122,10 @@ impl Prune for Alps {
 
     fn sparsity(&self) -> Sparsity {
         self.sparsity
+    }
+
+    fn allocation(&self) -> Allocation {
+        self.parameters.allocation
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {

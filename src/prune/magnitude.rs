@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::numerics::Sparsity;
 use crate::numerics::sparsity::Among;
-use crate::stage::{self, Block, Def, Prune, PrunedWeight, Stage};
+use crate::stage::{self, Allocation, Block, Def, Prune, PrunedWeight, Stage};
 
 /// Registry entry.
 pub(crate) const DEF: Def = Def {
@@ -26,8 +26,8 @@ pub(crate) const DEF: Def = Def {
     summary: "set the smallest weights of each matrix to zero: no data, the speed of memory",
     supports: |_| Ok(()),
     build: |table| {
-        let sparsity = stage::parse_sparsity("magnitude", table)?;
-        Ok(Stage::Prune(Arc::new(Magnitude { sparsity })))
+        let (sparsity, allocation) = stage::parse_sparsity("magnitude", table)?;
+        Ok(Stage::Prune(Arc::new(Magnitude { sparsity, allocation })))
     },
 };
 
@@ -35,11 +35,16 @@ pub(crate) const DEF: Def = Def {
 #[derive(Debug)]
 struct Magnitude {
     sparsity: Sparsity,
+    allocation: Allocation,
 }
 
 impl Prune for Magnitude {
     fn sparsity(&self) -> Sparsity {
         self.sparsity
+    }
+
+    fn allocation(&self) -> Allocation {
+        self.allocation
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {

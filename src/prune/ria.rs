@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, within};
 use crate::numerics::sparsity::Among;
 use crate::numerics::{Pattern, Sparsity};
-use crate::stage::{self, Block, Def, Prune, PrunedWeight, Scope, Stage};
+use crate::stage::{self, Allocation, Block, Def, Prune, PrunedWeight, Scope, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -31,9 +31,10 @@ pub(crate) const DEF: Def = Def {
     summary: "as wanda, by weights relative to their row and column: needs calibration text",
     supports: |_| Ok(()),
     build: |table| {
-        let Parameters { sparsity, pattern, a } = stage::parse("ria", table)?;
+        let Parameters { sparsity, pattern, allocation, a } = stage::parse("ria", table)?;
         within("ria: a", a, 0.0..=4.0)?;
-        Ok(Stage::Prune(Arc::new(Ria { sparsity: stage::sparsity("ria", sparsity, pattern)?, a })))
+        let sparsity = stage::sparsity("ria", sparsity, pattern)?;
+        Ok(Stage::Prune(Arc::new(Ria { sparsity, allocation, a })))
     },
 };
 
@@ -44,13 +45,15 @@ struct Parameters {
     sparsity: Option<f64>,
     /// `unstructured`, or N:M.
     pattern: Pattern,
+    /// The share of each block.
+    allocation: Allocation,
     /// The exponent of the norms of the inputs.
     a: f32,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Parameters { sparsity: None, pattern: Pattern::default(), a: 0.5 }
+        Parameters { sparsity: None, pattern: Pattern::default(), allocation: Allocation::default(), a: 0.5 }
     }
 }
 
@@ -58,6 +61,7 @@ impl Default for Parameters {
 #[derive(Debug)]
 struct Ria {
     sparsity: Sparsity,
+    allocation: Allocation,
     a: f32,
 }
 
@@ -73,6 +77,10 @@ impl Prune for Ria {
 
     fn sparsity(&self) -> Sparsity {
         self.sparsity
+    }
+
+    fn allocation(&self) -> Allocation {
+        self.allocation
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {
@@ -104,7 +112,8 @@ mod tests {
 
     #[test]
     fn scores_are_those_of_the_paper() {
-        let method = Ria { sparsity: Sparsity { share: 0.5, pattern: Pattern::Unstructured }, a: 0.5 };
+        let sparsity = Sparsity { share: 0.5, pattern: Pattern::Unstructured };
+        let method = Ria { sparsity, allocation: Allocation::Uniform, a: 0.5 };
         let scores = method.scores(array![[1.0, -3.0], [0.0, 1.0]].view(), &[16.0, 1.0]);
         // (1/4 + 1/1)·√4, (3/4 + 3/4)·1, 0, (1 + 1/4)·1
         assert_eq!(scores, array![[2.5, 1.5], [0.0, 1.25]]);

@@ -38,7 +38,7 @@ use crate::error::{Result, within};
 use crate::numerics::sparsity::mark_lowest;
 use crate::numerics::{Pattern, Sparsity};
 use crate::quant::gptq::{ActOrder, Factor, LANES, Sweep};
-use crate::stage::{self, Block, Def, PerInput, Prune, PrunedWeight, Scope, Stage};
+use crate::stage::{self, Allocation, Block, Def, PerInput, Prune, PrunedWeight, Scope, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -60,6 +60,8 @@ struct Parameters {
     sparsity: Option<f64>,
     /// `unstructured`, or N:M.
     pattern: Pattern,
+    /// The share of each block.
+    allocation: Allocation,
     /// The damping of the Hessian's diagonal, as a fraction of its mean.
     percdamp: f64,
     /// Columns whose zeros are chosen together.
@@ -73,6 +75,7 @@ impl Default for Parameters {
         Parameters {
             sparsity: None,
             pattern: Pattern::default(),
+            allocation: Allocation::default(),
             percdamp: 0.01,
             blocksize: 128,
             correct: true,
@@ -85,7 +88,8 @@ impl Parameters {
         within("sparsegpt: percdamp", self.percdamp, 0.0..=1000.0)?;
         within("sparsegpt: blocksize", self.blocksize, 1..=65_536)?;
         let sparsity = stage::sparsity("sparsegpt", self.sparsity, self.pattern)?;
-        Ok(SparseGpt { sparsity, damping: self.percdamp, block_size: self.blocksize, correct: self.correct })
+        let Parameters { allocation, percdamp: damping, blocksize: block_size, correct, .. } = self;
+        Ok(SparseGpt { sparsity, allocation, damping, block_size, correct })
     }
 }
 
@@ -93,6 +97,7 @@ impl Parameters {
 #[derive(Debug)]
 struct SparseGpt {
     sparsity: Sparsity,
+    allocation: Allocation,
     damping: f64,
     block_size: usize,
     correct: bool,
@@ -113,6 +118,10 @@ impl Prune for SparseGpt {
 
     fn sparsity(&self) -> Sparsity {
         self.sparsity
+    }
+
+    fn allocation(&self) -> Allocation {
+        self.allocation
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {

@@ -22,7 +22,7 @@ use ndarray::Array1;
 use crate::error::Result;
 use crate::numerics::Sparsity;
 use crate::numerics::sparsity::Among;
-use crate::stage::{self, Block, Def, Prune, PrunedWeight, Scope, Stage};
+use crate::stage::{self, Allocation, Block, Def, Prune, PrunedWeight, Scope, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -31,8 +31,8 @@ pub(crate) const DEF: Def = Def {
     summary: "set to zero what matters least for each output, by weight and input: needs calibration text",
     supports: |_| Ok(()),
     build: |table| {
-        let sparsity = stage::parse_sparsity("wanda", table)?;
-        Ok(Stage::Prune(Arc::new(Wanda { sparsity })))
+        let (sparsity, allocation) = stage::parse_sparsity("wanda", table)?;
+        Ok(Stage::Prune(Arc::new(Wanda { sparsity, allocation })))
     },
 };
 
@@ -40,6 +40,7 @@ pub(crate) const DEF: Def = Def {
 #[derive(Debug)]
 struct Wanda {
     sparsity: Sparsity,
+    allocation: Allocation,
 }
 
 impl Prune for Wanda {
@@ -54,6 +55,10 @@ impl Prune for Wanda {
 
     fn sparsity(&self) -> Sparsity {
         self.sparsity
+    }
+
+    fn allocation(&self) -> Allocation {
+        self.allocation
     }
 
     fn prune(&self, block: &Block) -> Result<Vec<Option<PrunedWeight>>> {

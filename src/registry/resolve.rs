@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use toml::Table;
 
-use super::{METHODS, pruning, shaping};
+use super::{METHODS, shaping};
 use crate::error::{Error, Result, within};
 use crate::export::FORMATS;
 use crate::io::Checkpoint;
 use crate::names::unknown;
-use crate::numerics::presets::{self, ActivationScheme};
-use crate::numerics::{EightBits, Fp8, Number, Pattern, Scheme, Sparsity};
+use crate::numerics::presets::ActivationScheme;
+use crate::numerics::{EightBits, Fp8, Number, Scheme};
 use crate::plan::{Format, Plan, Request};
+use crate::prune::allocation;
 use crate::quant::rtn::Rtn;
 use crate::recipe::schemes::{adjust, find_preset};
-use crate::recipe::{Calibration, DEFAULT_METHOD, DENSE, Override, Recipe};
+use crate::recipe::{Calibration, DEFAULT_METHOD, Recipe};
 use crate::similar::same;
-use crate::stage::{self, Def, Quantize, Scope, Shape, Stage};
+use crate::stage::{Allocation, Def, Quantize, Scope, Shape, Stage};
 use crate::tensor::DType;
 
 /// The most stages of a recipe: each is built before any work.
@@ -86,6 +87,7 @@ impl Recipe {
         let stages = self.build_stages(&schemes)?;
         let (shapes, stages) = split_shapes(stages);
         self.refuse_budget()?;
+        self.refuse_unallocated(&stages)?;
         self.refuse_uncalibrated(&shapes, &stages)?;
         let activations = preset.and_then(|preset| preset.activations);
         self.overrides.iter().try_for_each(|other| other.refuse_activations(activations))?;
@@ -148,6 +150,20 @@ impl Recipe {
         }
     }
 
+    /// Refuses an allocation of zeros that leaves no choice, or that there is nothing to measure for.
+    fn refuse_unallocated(&self, stages: &[Stage]) -> Result<()> {
+        let allocated = stages.iter().find_map(|stage| match stage {
+            Stage::Prune(method) if method.allocation() == Allocation::Owl => Some(method.sparsity()),
+            _ => None,
+        });
+        let Some(sparsity) = allocated else { return Ok(()) };
+        allocation::refuse_fixed(sparsity)?;
+        match self.calibration {
+            Some(_) => Ok(()),
+            None => Err(Error::usage("allocation = owl needs text to measure outliers on", NAME_TEXT)),
+        }
+    }
+
     /// Refuses a budget without calibration text, or without exactly one limit.
     fn refuse_budget(&self) -> Result<()> {
         let Some(budget) = &self.budget else { return Ok(()) };
@@ -175,7 +191,7 @@ impl Recipe {
         }
         match stages {
             [Stage::Quantize(_), ..] => Ok(()),
-            [first, ..] if !first.needs().any() => {
+            [first, ..] if !first.needs().any() && first.allocation() == Allocation::Uniform => {
                 refuse("weights are rewritten before any of them could be used")
             }
             [_, others @ ..] if others.iter().any(|stage| stage.needs().any()) => {
@@ -333,45 +349,6 @@ fn refuse_out_of_order(before: &[(&Def, Stage)], def: &Def, stage: &Stage) -> Re
         format!("stage {} comes after {last}, which {does}", def.name),
         "a recipe's stages rewrite weights first, quantize them once, and make up for the error last",
     ))
-}
-
-impl Override {
-    /// Refuses an override that changes the quantization of inputs: it is the same for the whole model.
-    fn refuse_activations(&self, activations: Option<ActivationScheme>) -> Result<()> {
-        let own =
-            presets::find(&self.scheme).filter(|_| self.scheme != DENSE).map(|preset| preset.activations);
-        match own {
-            Some(own) if own != activations => Err(Error::usage(
-                format!("{} for {}: it does otherwise with inputs than the rest", self.scheme, self.pattern),
-                "inputs are rounded before every quantized linear (w8a8, fp8), or before none (w8a16, w4a16)",
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// The scheme; that of the recipe where it names none.
-    fn resolve(&self, of_recipe: Option<Scheme>) -> Result<Option<Scheme>> {
-        match self.scheme.as_str() {
-            "" if self.sparsity.is_some() || self.zeros.is_some() => Ok(of_recipe),
-            DENSE => Ok(None),
-            name => adjust(find_preset(name)?, self.group_size, self.symmetric).map(Some),
-        }
-    }
-
-    /// The zeros, of a recipe with a stage that prunes; `None` for those of the stage.
-    fn zeros(&self, stages: &[Stage]) -> Result<Option<Sparsity>> {
-        if self.sparsity.is_none() && self.zeros.is_none() {
-            return Ok(None);
-        }
-        if !stages.iter().any(|stage| matches!(stage, Stage::Prune(_))) {
-            let what = format!("the override {:?} asks for zeros, and no stage prunes", self.pattern);
-            return Err(Error::usage(what, format!("add one in front: {}", pruning().join(", "))));
-        }
-        if self.sparsity == Some(0.0) && self.zeros.is_none() {
-            return Ok(Some(Sparsity { share: 0.0, pattern: Pattern::Unstructured }));
-        }
-        stage::sparsity(&self.pattern, self.sparsity, self.zeros.unwrap_or_default()).map(Some)
-    }
 }
 
 fn find_format(name: &str) -> Result<&'static dyn Format> {

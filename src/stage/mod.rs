@@ -3,6 +3,7 @@
 //! A method returns its result and changes nothing; the pipeline applies the result. Begin with [`Stage`], then one of the
 //! four traits; [`Block`] is their input. The list of methods is in [`registry`](crate::registry).
 
+mod allocation;
 mod block;
 mod compensate;
 mod edits;
@@ -16,6 +17,7 @@ mod scope;
 mod shape;
 mod trainable;
 
+pub use allocation::Allocation;
 pub use block::{Block, BlockLinear, Norm};
 pub use compensate::Compensate;
 pub use edits::{Editor, Edits};
@@ -86,6 +88,14 @@ impl Stage {
             Stage::Prune(method) => method.scope(),
             Stage::Quantize(method) => method.scope(),
             Stage::Compensate(_) => Scope::Input,
+        }
+    }
+
+    /// The rule by which blocks share its zeros out.
+    pub(crate) fn allocation(&self) -> Allocation {
+        match self {
+            Stage::Prune(method) => method.allocation(),
+            _ => Allocation::Uniform,
         }
     }
 

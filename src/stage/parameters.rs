@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::Allocation;
 use crate::error::{Error, Result};
 use crate::names::nearest_key;
 use crate::numerics::{Pattern, Sparsity};
@@ -22,19 +23,20 @@ pub(crate) fn parse<P: DeserializeOwned>(method: &str, table: &toml::Table) -> R
     })
 }
 
-/// Reads the parameters of a pruning method that has none but its zeros.
+/// Reads the parameters of a pruning method that has none but its zeros and their allocation.
 ///
 /// # Errors
 /// Those of [`parse`] and [`sparsity`].
-pub(crate) fn parse_sparsity(method: &str, table: &toml::Table) -> Result<Sparsity> {
+pub(crate) fn parse_sparsity(method: &str, table: &toml::Table) -> Result<(Sparsity, Allocation)> {
     #[derive(Default, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     struct Parameters {
         sparsity: Option<f64>,
         pattern: Pattern,
+        allocation: Allocation,
     }
-    let Parameters { sparsity: share, pattern } = parse(method, table)?;
-    sparsity(method, share, pattern)
+    let Parameters { sparsity: share, pattern, allocation } = parse(method, table)?;
+    Ok((sparsity(method, share, pattern)?, allocation))
 }
 
 /// The zeros that a pruning method is asked for: a share of the weights, and a pattern.

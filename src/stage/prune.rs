@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use ndarray::{Array2, ArrayView2};
 
+use super::allocation::Allocation;
 use super::block::{Block, BlockLinear};
 use super::scope::Scope;
 use crate::error::Result;
@@ -31,6 +32,11 @@ pub trait Prune: Send + Sync + Debug {
 
     /// The zeros of each linear, unless an override says otherwise.
     fn sparsity(&self) -> Sparsity;
+
+    /// The rule by which blocks share these zeros out.
+    fn allocation(&self) -> Allocation {
+        Allocation::Uniform
+    }
 
     /// Returns the masks and new weights of the linears that have a [`BlockLinear::sparsity`], in their order; `None` for the
     /// others, which keep their weights.

@@ -115,7 +115,7 @@ pub(crate) fn recall(
 ) -> Result<PriorStatistics> {
     let stages = &plan.request.stages;
     let weighed = matches!(stages.first(), Some(Stage::Quantize(method)) if method.scope() == Scope::Rows);
-    let first = if weighed { Needs::IMPORTANCE } else { Needs::default() };
+    let first = if weighed || plan.request.measures_zeros() { Needs::IMPORTANCE } else { Needs::default() };
     let needs = stages.iter().fold(first, |needs, stage| needs.union(stage.needs()));
     let blocks = CheckpointWeights(Arc::clone(checkpoint)).model()?.layers.len();
     let prior = PriorStatistics::open(paths, checkpoint, &model_digest(checkpoint, weights), blocks, needs)?;

@@ -1,5 +1,5 @@
 //! Everything that runs the model block by block over the calibration set: the loop that carries a recipe's stages out,
-//! the gathering of statistics, and the measurement of sensitivities.
+//! the gathering of statistics, and the measurement of sensitivities and of outliers.
 
 mod batches;
 mod block_loop;
@@ -13,7 +13,9 @@ mod fit;
 mod layouts;
 mod load;
 mod machine;
+mod measurements;
 mod observe;
+mod outliers;
 mod passes;
 mod report;
 mod runner;
@@ -36,6 +38,7 @@ pub(crate) use estimate::{Estimate, estimate, hidden_state_bytes};
 pub(crate) use fit::Fitted;
 pub(crate) use layouts::{layouts, stored_layouts, unobserved};
 pub(crate) use machine::{Machine, check_device, key as machine_key};
+pub(crate) use outliers::outliers;
 pub(crate) use passes::not_finite;
 pub use report::{BlockReport, ExpertReport, LinearReport};
 pub use runner::CalibrationInput;

@@ -4,67 +4,28 @@
 //! first choice. The loss is the change of the block's outputs y, the mean over tokens of ‖y′ − y‖² / ‖y‖². For the other
 //! choices it is assumed to be proportional to Σ (w − q)²·x², the error of the weights weighted by the squares x² of their
 //! inputs. Relative to the residual stream, the errors of blocks add up.
-//!
-//! The result is kept in a file, so that another budget, or a run that was stopped later, need not measure again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
 use super::layouts::layouts;
-use super::machine;
-use super::report::BlockReport;
+use super::measurements;
 use super::runner::{CalibrationInput, Runner};
-use crate::backend::Device;
 use crate::calib::observe::{InputStatistics, Watch};
-use crate::error::{Error, Result};
-use crate::io::{Checkpoint, read_whole};
-use crate::json::pretty;
+use crate::error::Result;
+use crate::io::Checkpoint;
 use crate::model::{LinearPlace, Weights};
 use crate::numerics::{Extent, Scheme, Weight};
 use crate::pipeline::options::Options;
-use crate::pipeline::output::{Journal, Workspace, model_digest};
+use crate::pipeline::output::model_digest;
 use crate::pipeline::stream::BlockResult;
-use crate::plan::{Plan, Roles, SINGLE_FILE_NAME, Sensitivity};
+use crate::plan::{Plan, Roles, Sensitivity};
 use crate::stage::{Block, BlockLinear, Quantize, error_power, quantize_linear};
 use crate::statistics::Needs;
-
-/// Tokens that suffice: the loss is a mean over all of them.
-const TOKENS: usize = 8192;
-
-/// The content of the file.
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    /// Identifies the model, the text and the choices.
-    key: String,
-    /// [`digest`] of the losses.
-    #[serde(default)]
-    blake3: String,
-    sensitivity: Sensitivity,
-}
-
-impl Kept {
-    /// Returns true if the losses are those that were written.
-    fn is_whole(&self) -> bool {
-        digest(&self.sensitivity) == self.blake3
-    }
-}
-
-/// blake3 over the losses, as f32: a parser may miss the last bit of an f64.
-fn digest(sensitivity: &Sensitivity) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (group, losses) in sensitivity {
-        hasher.update(group.as_bytes());
-        losses.iter().for_each(|loss| {
-            hasher.update(&(*loss as f32).to_le_bytes());
-        });
-    }
-    hasher.finalize().to_hex().to_string()
-}
 
 /// Measures the loss of each group of linears (see [`Roles::group`]) with each of the choices, or reads the result of an earlier
 /// run. The choices are plans of the whole model, the smallest first. `weights` is the digest of its weights.
@@ -80,13 +41,13 @@ pub(crate) fn sensitivity(
     checkpoint: &Arc<Checkpoint>,
     options: &Options,
 ) -> Result<Sensitivity> {
-    let sequences = spread(sequences);
-    let key = key(choices, &sequences, &model_digest(checkpoint, weights), options.device);
-    if let Some(kept) = read(file)?.filter(|kept| kept.key == key && kept.is_whole()) {
-        return Ok(kept.sensitivity);
+    let sequences = measurements::spread(sequences);
+    let recipes: Vec<String> = choices.iter().map(|plan| plan.request.recipe.to_toml()).collect();
+    let what = recipes.iter().map(String::as_str);
+    let key = measurements::key(what, &sequences, &model_digest(checkpoint, weights), options.device);
+    if let Some(sensitivity) = measurements::recall(file, &key)? {
+        return Ok(sensitivity);
     }
-    let workspace = Workspace::open(file, true)?;
-    let journal = Journal::keyed(&workspace, &key, || true, options.resume)?;
     let input = CalibrationInput { sequences: &sequences, expert_tokens: 1, prior: None };
     let ends = BlockResult::default();
     let allow_nonfinite = choices[0].request.recipe.allow_nonfinite;
@@ -96,26 +57,7 @@ pub(crate) fn sensitivity(
         |linear: &str| schemes.iter().map(|schemes| schemes.get(linear).map(|(scheme, _)| *scheme)).collect();
     let Plan { request, roles, .. } = &choices[0];
     let survey = Survey { runner: &runner, method: request.rowwise.as_ref(), roles: *roles, schemes: &of };
-    runner.each_block(
-        &workspace,
-        &[&journal],
-        false,
-        |report| Ok(report.has_files(&workspace)),
-        |index, input, output| {
-            let measured = survey.block(index, &input[0], &output[0])?;
-            let digest = workspace.write(&block_file(index), &pretty(&serde_json::json!(measured)))?;
-            let files = BTreeMap::from([(block_file(index), digest)]);
-            let digests = BTreeMap::from([("sensitivity".to_owned(), files)]);
-            Ok(BlockReport { digests, ..BlockReport::of(index) })
-        },
-    )?;
-    let blocks =
-        (0..runner.layouts.len()).map(|index| read_json::<Sensitivity>(&workspace.path(&block_file(index))));
-    let sensitivity = blocks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-    let kept = Kept { blake3: digest(&sensitivity), key, sensitivity };
-    workspace.write(SINGLE_FILE_NAME, &pretty(&serde_json::json!(kept)))?;
-    workspace.publish()?;
-    Ok(kept.sensitivity)
+    measurements::measure(&runner, file, key, |index, input, output| survey.block(index, input, output))
 }
 
 /// The groups that [`sensitivity`] measures, each with a loss of zero.
@@ -126,50 +68,6 @@ pub(crate) fn unmeasured(choices: &[Plan], checkpoint: &Arc<Checkpoint>) -> Resu
     let linears = layouts.iter().flat_map(|layout| &layout.linears).map(|linear| linear.name.as_str());
     let chosen = linears.filter(|name| quantized.iter().any(|schemes| schemes.contains_key(name)));
     Ok(chosen.map(|name| (roles.group(name), vec![0.0; choices.len()])).collect())
-}
-
-/// Sequences spread over the whole set, with about [`TOKENS`] tokens.
-fn spread(sequences: &[Vec<u32>]) -> Vec<Vec<u32>> {
-    let tokens: usize = sequences.iter().map(Vec::len).sum();
-    let every = tokens.div_ceil(TOKENS).max(1);
-    sequences.iter().step_by(every).cloned().collect()
-}
-
-fn key(choices: &[Plan], sequences: &[Vec<u32>], model: &str, device: Device) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(format!("{}\n{model}\n{}", env!("CARGO_PKG_VERSION"), machine::key(device)).as_bytes());
-    for plan in choices {
-        hasher.update(plan.request.recipe.to_toml().as_bytes());
-    }
-    for token in sequences.iter().flatten() {
-        hasher.update(&token.to_le_bytes());
-    }
-    hasher.finalize().to_hex().to_string()
-}
-
-fn block_file(index: usize) -> String {
-    format!("sensitivity-{index}.json")
-}
-
-/// Reads the file of an earlier run, if there is one.
-///
-/// # Errors
-/// A file of that name that is not from llmc.
-fn read(file: &Path) -> Result<Option<Kept>> {
-    if !file.exists() {
-        return Ok(None);
-    }
-    let bytes = read_whole(file)?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|_| {
-        let what = format!("{} is in the way, and is not what a budget has measured", file.display());
-        Error::usage(what, "move it elsewhere, or choose another output with -o")
-    })
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::malformed(path, "what was measured", e, "--no-resume measures it again"))
 }
 
 /// The measurement of blocks.
