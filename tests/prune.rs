@@ -61,6 +61,31 @@ fn every_method_makes_the_zeros_that_were_asked_for() {
 }
 
 #[test]
+fn the_last_linear_of_a_block_makes_up_for_what_was_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let mut state = 1_u64;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'a' + ((state >> 33) % 23) as u8)
+    };
+    std::fs::write(here.join("text.txt"), (0..30_000).map(|_| letter()).collect::<String>()).unwrap();
+    let model = fixture("tiny-llama").display().to_string();
+    for method in ["sparsegpt", "alps"] {
+        let loss = |correct: bool| {
+            let flags = format!("--set {method}.correct={correct} --data text.txt --samples 64 --seq-len 64");
+            ok(here, &format!("prune {model} --method {method} --sparsity 0.7 {flags} -o out --overwrite"));
+            ok(here, &format!("verify out --against {model}"));
+            let flags = "--data text.txt --ctx 64 --chunks 64 --json";
+            let scores = json(here, &format!("eval perplexity out --against {model} {flags}"));
+            scores["against"]["kld"]["mean"]["value"].as_f64().unwrap()
+        };
+        let [with, without] = [true, false].map(loss);
+        assert!(with < 0.95 * without, "{method}: {with} {without}");
+    }
+}
+
+#[test]
 fn verification_finds_a_zero_that_is_missing() {
     let folder = text_folder();
     let here = folder.path();

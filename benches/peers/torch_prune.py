@@ -19,7 +19,7 @@ def wanda(weight, hessian, zeros, of, share):
     scores = weight.abs() * hessian.diag().sqrt()
     groups = scores.view(weight.shape[0], -1, of) if zeros else scores[:, None, :]
     count = zeros or int(share * weight.shape[1])
-    lowest = groups.argsort(-1, stable=True)[..., :count]
+    lowest = groups.argsort(dim=-1, stable=True)[..., :count]
     mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, lowest, True)
     return weight.masked_fill(mask.view_as(weight), 0)
 

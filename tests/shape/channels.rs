@@ -100,7 +100,7 @@ fn experts_lose_channels_in_stacks_too() {
     let set = "--set experts.keep=6 --set width.ffn=24 --set width.multiple=8";
     ok(here, &format!("prune {model} --method experts,width {set} {DATA} -o both"));
     ok(here, &format!("verify both --against {model}"));
-    let experts = |channels: &str| format!("[{}]", vec![channels; 8].join(", "));
+    let experts = |channels: &str| format!("[{}]", [channels; 8].join(", "));
     for (layers, words) in [
         (vec![experts("\"0-7\"")], "not as many as the model has"),
         (vec![experts("\"0-7\""), "[\"0-7\"]".into()], "not as many as the model has"),
