@@ -16,6 +16,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("w4a16-awq", include_str!("../../recipes/w4a16-awq.toml")),
     ("w8a8-smoothquant", include_str!("../../recipes/w8a8-smoothquant.toml")),
     ("w4a16-rotate-gptq", include_str!("../../recipes/w4a16-rotate-gptq.toml")),
+    ("sparse-50", include_str!("../../recipes/sparse-50.toml")),
     ("q4_0-imatrix", include_str!("../../recipes/q4_0-imatrix.toml")),
 ];
 

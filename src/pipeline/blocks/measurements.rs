@@ -33,6 +33,8 @@ struct Kept {
     /// [`digest`] of the numbers.
     #[serde(default)]
     blake3: String,
+    /// Under the name of the first measurement that was kept.
+    #[serde(rename = "sensitivity")]
     measured: Measurements,
 }
 
