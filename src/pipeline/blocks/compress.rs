@@ -48,7 +48,7 @@ impl BlockLoop<'_> {
                 Scope::Input => self.by_depth(&mut work, group, chains, next)?,
                 Scope::Block => self.whole(&mut work, group, chains, next)?,
             }
-            if matches!(group.first, Stage::Rewrite(_) | Stage::Prune(_)) {
+            if matches!(group.first, Stage::Rewrite(_) | Stage::Prune(_)) && !group.quantizes() {
                 self.set_extents(&mut work.block)?;
             }
         }
@@ -112,13 +112,13 @@ impl BlockLoop<'_> {
         Ok(linears.len() == 1 && !absmax && !mean_abs)
     }
 
-    /// Applies the stages of a group that replace weights to a part of a block. Returns the dense weights that were there before.
+    /// Applies the stages of a group that replace weights to a part of a block. Returns the dense weights before the last that replaced them.
     fn apply_all(&self, group: &Group, part: &mut Block) -> Result<Originals> {
         let mut originals = apply(&group.first, part)?;
         for stage in group.rest.iter().filter(|stage| matches!(stage, Stage::Quantize(_))) {
             self.set_extents(part)?;
             let replaced = apply(stage, part)?;
-            originals = originals.into_iter().zip(replaced).map(|(first, then)| first.or(then)).collect();
+            originals = replaced.into_iter().zip(originals).map(|(last, first)| last.or(first)).collect();
         }
         Ok(originals)
     }
@@ -133,8 +133,17 @@ impl BlockLoop<'_> {
         let works_on = |i: &usize| group.stages().any(|stage| linear_is(stage, &block.linears[*i]));
         let depths: BTreeSet<usize> = places.iter().map(|place| place.depth).collect();
         let linears = |depth| (0..places.len()).filter(move |&i| places[i].depth == depth).filter(works_on);
-        let depths = depths.into_iter().map(|depth| (depth, linears(depth).collect::<Vec<_>>()));
-        depths.filter(|(_, linears)| !linears.is_empty()).collect()
+        let mut parts: Vec<(usize, Vec<usize>)> =
+            depths.into_iter().map(|depth| (depth, linears(depth).collect())).collect();
+        // The last linear makes up for all others, for those beside it too.
+        if let (true, Some((depth, last))) = (group.corrects(), parts.last_mut())
+            && let Some(alone) = last.pop_if(|last| *last + 1 == places.len())
+        {
+            let part = (*depth, vec![alone]);
+            parts.push(part);
+        }
+        parts.retain(|(_, linears)| !linears.is_empty());
+        parts
     }
 
     /// Carries a group out on the whole block.
@@ -146,7 +155,8 @@ impl BlockLoop<'_> {
         let originals = apply(&group.first, &mut work.block)?;
         work.block.trainable = None;
         work.note(&group.first);
-        if work.block.linears.iter().zip(&originals).any(unmeasured) {
+        let observed = matches!(group.first, Stage::Prune(_));
+        if !observed && work.block.linears.iter().zip(&originals).any(unmeasured) {
             let needs = group.needs().union(Needs::IMPORTANCE);
             self.observe(work, needs, None, &chains[0], None)?;
         }

@@ -72,7 +72,8 @@ pub(crate) fn estimate(
     // As read in f32, as packed for the passes, and the codes. A method that trains needs gradients and offsets too.
     let per_weight = if method.trains() { 32 } else { 10 };
     let memory = PROCESS + per_weight * weights + statistics + 4 * WIDTHS * BATCH_TOKENS as u64 * widest;
-    let follows = method.trains() || plan.request.corrects() && layout.last_writer().is_some();
+    let from_text = plan.request.recipe.has_text();
+    let follows = method.trains() || from_text && plan.request.corrects() && layout.last_writer().is_some();
     let chains = if follows { 4 } else { 2 };
     let disk = hidden_state_bytes(tokens, model.hidden, chains);
     let passes = match method.scope() {

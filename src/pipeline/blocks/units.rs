@@ -57,6 +57,11 @@ impl Group {
         std::iter::once(&self.first).chain(&self.rest)
     }
 
+    /// Returns true if its linears have codes in the end.
+    pub(crate) fn quantizes(&self) -> bool {
+        self.stages().any(|stage| matches!(stage, Stage::Quantize(_)))
+    }
+
     /// Returns true if it fits the last linear of each block to the original model's states.
     pub(crate) fn corrects(&self) -> bool {
         self.first.corrects()

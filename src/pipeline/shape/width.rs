@@ -27,7 +27,11 @@ struct BlockKept {
 impl Work<'_> {
     /// Takes heads and channels out of each block, as many as `outline` does.
     pub(super) fn narrow(&self, width: &Width, outline: &Surgery) -> Result<Surgery> {
-        let follows = width.correct && self.runner.layouts.iter().any(|block| block.last_writer().is_some());
+        // Only what is cut is recorded as corrected.
+        let cuts_last = outline.channels.iter().any(|kept| !kept.numbers().is_empty());
+        let follows = width.correct
+            && cuts_last
+            && self.runner.layouts.iter().any(|block| block.last_writer().is_some());
         let blocks = self.each_block(follows, |index, inputs, outputs, files| {
             // Its new weights, zero where columns go.
             let mut block = Block { index, ..Block::default() };
