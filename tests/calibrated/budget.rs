@@ -50,7 +50,7 @@ fn budgets_are_kept_and_spent_where_it_matters() {
         serde_json::from_slice(&fs::read(here.join("out.sensitivity.json")).unwrap()).unwrap();
     let lost = |block: usize| {
         let name = format!("model.layers.{block}.mlp.down_proj.weight");
-        measured["measured"][name][0].as_f64().unwrap()
+        measured["sensitivity"][name][0].as_f64().unwrap()
     };
     assert!(lost(2) > 3.0 * lost(3), "{} and, behind it, {}", lost(2), lost(3));
     let generous = plan(here, &format!("{groups} --target-bpw 6.5"));
@@ -86,7 +86,7 @@ fn a_run_is_that_of_its_overrides_and_what_was_measured_stays() {
     // The file is used: with other numbers under the same key, another assignment.
     let mut other: Value = serde_json::from_str(&kept).unwrap();
     let mut digest = blake3::Hasher::new();
-    for (group, errors) in other["measured"].as_object_mut().unwrap() {
+    for (group, errors) in other["sensitivity"].as_object_mut().unwrap() {
         *errors = serde_json::json!([0.0, 0.0]);
         digest.update(group.as_bytes()).update(&[0; 8]); // two losses in f32
     }
@@ -171,7 +171,7 @@ fn weights_that_are_not_finite_are_measured_as_they_will_be_written() {
     ok(&zeroed, &line);
     let measured = |folder: &Path| {
         let text = fs::read(folder.join("out.sensitivity.json")).unwrap();
-        serde_json::from_slice::<Value>(&text).unwrap()["measured"].clone()
+        serde_json::from_slice::<Value>(&text).unwrap()["sensitivity"].clone()
     };
     assert_eq!(measured(here), measured(&zeroed));
 }

@@ -33,7 +33,8 @@ fn shipped_recipes_can_be_carried_out() {
         let report = json(here, &line);
         assert_eq!(report["blocks"].as_array().unwrap().len(), 2, "{name}");
         // GGUF has one tensor for all experts of a block.
-        assert!(report["quantized"].as_u64().unwrap() >= 14, "{name}: {report}");
+        let prunes = text.contains("sparsity");
+        assert!(prunes || report["quantized"].as_u64().unwrap() >= 14, "{name}: {report}");
         let found: Value = json(here, &format!("verify {out} --against model --json"));
         assert_eq!((&found["holds"], &found["missing_record"]), (&true.into(), &false.into()), "{name}");
         let unknown = found["tensors"].as_array().unwrap().iter().filter(|check| check["unknown"] == true);
