@@ -164,7 +164,7 @@ fn later_stages_keep_the_zeros() {
         ("wanda,rtn", "--scheme q5_0"),
         ("rotate,sparsegpt,gptq", "--scheme w4a16 --group-size 16"),
         ("sparsegpt,gptq", "--scheme nvfp4"),
-        ("magnitude,gptq", "--scheme fp8"),
+        ("sparsegpt,gptq", "--scheme fp8"),
     ];
     for (method, scheme) in stages {
         let gguf = scheme.contains(" q");

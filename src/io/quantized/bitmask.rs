@@ -88,8 +88,7 @@ fn dims(module: &Module) -> Result<Vec<usize>> {
     }
     let stored: Vec<i64> =
         module.bytes(part).as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect();
-    let size = |dim: &i64| usize::try_from(*dim).ok().filter(|dim| *dim > 0);
-    let dims: Option<Vec<usize>> = stored.iter().map(size).collect();
+    let dims: Option<Vec<usize>> = stored.iter().map(|&dim| usize::try_from(dim).ok()).collect();
     dims.ok_or_else(|| module.wrong(part, "sizes", &stored))
 }
 
