@@ -1,6 +1,5 @@
 //! Zeros that blocks share out: a recipe with `allocation = "owl"` becomes a recipe with a share for each block.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::budget::Run;
@@ -26,7 +25,7 @@ pub(crate) fn allocate(
     run: &Run,
     checkpoint: &Arc<Checkpoint>,
 ) -> Result<Recipe> {
-    let file = file(run);
+    let file = run.beside(".outliers.json");
     let blocks =
         run.measure(|options| pipeline::outliers(plan, input, weights, &file, checkpoint, options))?;
     tracing::info!(file = %file.display(), blocks = blocks.len(), "measured the outliers of each block");
@@ -37,13 +36,6 @@ pub(crate) fn allocate(
     let note = format!("owl: {}{kept}", in_words(&of_blocks, share));
     run.host.notify(&Notice::Note(note));
     Ok(with_shares(recipe, of_blocks, share))
-}
-
-/// The file beside an output that keeps what was measured.
-fn file(run: &Run) -> PathBuf {
-    let mut file = run.output.to_owned();
-    file.as_mut_os_string().push(".outliers.json");
-    file
 }
 
 /// The recipe with an override for each block, by the beginning of its tensors' names, in the place of the allocation. Blocks with

@@ -1,6 +1,6 @@
 //! Mixed precision: a recipe with a budget becomes a recipe with a scheme for each group of linears.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indicatif::ProgressBar;
@@ -45,6 +45,13 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// The file beside the output whose name ends like this.
+    pub(crate) fn beside(&self, end: &str) -> PathBuf {
+        let mut file = self.output.to_owned();
+        file.as_mut_os_string().push(end);
+        file
+    }
+
     /// Carries a measurement out, with a progress bar of its blocks.
     pub(crate) fn measure<T>(&self, work: impl FnOnce(&Options) -> Result<T>) -> Result<T> {
         let &Run { resume, device, host, .. } = self;
@@ -73,8 +80,7 @@ pub(crate) fn spend(
     run: &Run,
     checkpoint: &Arc<Checkpoint>,
 ) -> Result<Recipe> {
-    let mut file = run.output.to_owned();
-    file.as_mut_os_string().push(".sensitivity.json");
+    let file = run.beside(".sensitivity.json");
     let choices = choose(budget, base, checkpoint)?;
     let sensitivity = measure(&choices, measured, &file, run, checkpoint)?;
     Allotment::new(budget, base, &choices, &sensitivity).spend()

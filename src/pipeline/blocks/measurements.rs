@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
@@ -24,6 +25,9 @@ const TOKENS: usize = 8192;
 
 /// The numbers of each thing that was measured, by its name.
 pub(super) type Measurements = BTreeMap<String, Vec<f64>>;
+
+/// Digests of files, by name.
+pub(crate) type Files = BTreeMap<String, String>;
 
 /// The content of the file.
 #[derive(Serialize, Deserialize)]
@@ -111,34 +115,46 @@ pub(super) fn measure(
 ) -> Result<Measurements> {
     let workspace = Workspace::open(file, true)?;
     let journal = Journal::keyed(&workspace, &key, || true, runner.options.resume)?;
-    runner.each_block(
-        &workspace,
-        &[&journal],
-        false,
-        |report| Ok(report.has_files(&workspace)),
-        |index, input, output| {
-            let measured = block(index, &input[0], &output[0])?;
-            let digest = workspace.write(&block_file(index), &pretty(&serde_json::json!(measured)))?;
-            let files = BTreeMap::from([(block_file(index), digest)]);
-            let digests = BTreeMap::from([("measured".to_owned(), files)]);
-            Ok(BlockReport { digests, ..BlockReport::of(index) })
-        },
-    )?;
-    let blocks =
-        (0..runner.layouts.len()).map(|index| read_json::<Measurements>(&workspace.path(&block_file(index))));
-    let measured = blocks.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    let blocks: Vec<Measurements> =
+        runner.measure_each(&workspace, &journal, false, |index, input, output, _| {
+            block(index, &input[0], &output[0])
+        })?;
+    let measured = blocks.into_iter().flatten().collect();
     let kept = Kept { blake3: digest(&measured), key, measured };
     workspace.write(SINGLE_FILE_NAME, &pretty(&serde_json::json!(kept)))?;
     workspace.publish()?;
     Ok(kept.measured)
 }
 
+impl Runner<'_> {
+    /// Runs the blocks one after the other, and keeps what is measured of each as JSON. `measure` gets a block's number, the states
+    /// before it, those behind it, which it fills, and the list of the other files that it writes. `reference` adds the states of
+    /// the original model.
+    pub(crate) fn measure_each<T: Serialize + DeserializeOwned>(
+        &self,
+        workspace: &Workspace,
+        journal: &Journal,
+        reference: bool,
+        mut measure: impl FnMut(usize, &[Chain], &[Chain], &mut Files) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let intact = |report: &BlockReport| Ok(report.has_files(workspace));
+        self.each_block(workspace, &[journal], reference, intact, |index, input, output| {
+            let mut files = Files::new();
+            let measured = measure(index, input, output, &mut files)?;
+            let digest = workspace.write(&block_file(index), &pretty(&serde_json::json!(measured)))?;
+            files.insert(block_file(index), digest);
+            Ok(BlockReport { digests: [("measured".to_owned(), files)].into(), ..BlockReport::of(index) })
+        })?;
+        (0..self.layouts.len()).map(|index| read_measured(&workspace.path(&block_file(index)))).collect()
+    }
+}
+
 fn block_file(index: usize) -> String {
     format!("measured-{index}.json")
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&bytes)
+/// Reads what was measured, from a file of a partial output.
+pub(crate) fn read_measured<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_slice(&read_whole(path)?)
         .map_err(|e| Error::malformed(path, "what was measured", e, "--no-resume measures it again"))
 }

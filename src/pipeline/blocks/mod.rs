@@ -38,6 +38,7 @@ pub(crate) use estimate::{Estimate, estimate, hidden_state_bytes};
 pub(crate) use fit::Fitted;
 pub(crate) use layouts::{layouts, stored_layouts, unobserved};
 pub(crate) use machine::{Machine, check_device, key as machine_key};
+pub(crate) use measurements::{Files, read_measured};
 pub(crate) use outliers::outliers;
 pub(crate) use passes::not_finite;
 pub use report::{BlockReport, ExpertReport, LinearReport};

@@ -11,7 +11,7 @@ use crate::backend::cpu::{self, Cpu};
 use crate::error::Result;
 use crate::json::pretty;
 use crate::model::{Block, Embedding, Head};
-use crate::pipeline::blocks::{Batches, Chain, Machine};
+use crate::pipeline::blocks::{Batches, Chain, Machine, read_measured};
 use crate::pipeline::options::{Event, check_interrupted};
 use crate::recipe::Kept;
 
@@ -38,7 +38,7 @@ impl Work<'_> {
         (self.runner.options.events)(&Event::Start { done: 0, of: goes * layers });
         while gone.len() < goes {
             let name = format!("round-{}.json", gone.len());
-            let round = match self.measured::<Round>(&name) {
+            let round = match read_measured::<Round>(&self.workspace.path(&name)) {
                 Ok(round) => round,
                 Err(_) => {
                     let round = self.round(&held_out, &gone, &tried)?;
