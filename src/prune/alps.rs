@@ -35,7 +35,7 @@ use crate::error::{Error, Result, within};
 use crate::numerics::sparsity::Among;
 use crate::numerics::{Pattern, Sparsity, linalg};
 use crate::quant::gptq::refuse_damaged;
-use crate::stage::{self, Allocation, Block, Def, PerInput, Prune, PrunedWeight, Scope, Stage};
+use crate::stage::{self, Allocation, Block, Def, PerInput, Prune, PrunedWeight, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -110,10 +110,6 @@ const INTERVAL: usize = 3;
 impl Prune for Alps {
     fn needs(&self) -> Needs {
         Needs { hessian: true, ..Needs::default() }
-    }
-
-    fn scope(&self) -> Scope {
-        Scope::Input
     }
 
     fn corrects(&self) -> bool {

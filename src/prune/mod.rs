@@ -1,5 +1,6 @@
 //! Methods that prune: a file each. Some set weights to zero: begin with [`magnitude`], the plainest; [`sparsegpt`] lets the
-//! weights that stay make up for those that go, and [`alps`] looks for the best zeros too; [`allocation`] shares zeros out among blocks. The others make the model smaller:
+//! weights that stay make up for those that go, and [`alps`] looks for the best zeros too; [`allocation`] shares zeros out among
+//! blocks. The others make the model smaller:
 //! [`depth`], [`width`], [`experts`], [`vocabulary`], [`size`]; each file holds the choice, and [`pipeline`](crate::pipeline) measures what it is made by.
 
 pub(crate) mod allocation;

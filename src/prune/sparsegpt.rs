@@ -18,7 +18,8 @@
 //!
 //! **Measured.** SmolLM2-135M, 50 %, 32 × 512 tokens: mean KL divergence 0.488 without `correct`, 0.314 with it.
 //!
-//! **Cost.** One and a half passes over the calibration text more than `gptq` for `correct`, and that of `gptq`: a Cholesky factorization per input, and rows·cols² per linear.
+//! **Cost.** That of `gptq`: a Cholesky factorization per input, and rows·cols² per linear; and for `correct` one and a half
+//! passes over the calibration text more.
 //!
 //! ```text
 //! llmc prune --method sparsegpt --pattern 2:4 --data corpus.jsonl model/
@@ -38,7 +39,7 @@ use crate::error::{Result, within};
 use crate::numerics::sparsity::mark_lowest;
 use crate::numerics::{Pattern, Sparsity};
 use crate::quant::gptq::{ActOrder, Factor, LANES, Sweep};
-use crate::stage::{self, Allocation, Block, Def, PerInput, Prune, PrunedWeight, Scope, Stage};
+use crate::stage::{self, Allocation, Block, Def, PerInput, Prune, PrunedWeight, Stage};
 use crate::statistics::Needs;
 
 /// Registry entry.
@@ -106,10 +107,6 @@ struct SparseGpt {
 impl Prune for SparseGpt {
     fn needs(&self) -> Needs {
         Needs { hessian: true, ..Needs::default() }
-    }
-
-    fn scope(&self) -> Scope {
-        Scope::Input
     }
 
     fn corrects(&self) -> bool {

@@ -83,7 +83,7 @@ impl BlockLoop<'_> {
         Ok(())
     }
 
-    /// Fits the last linear of a block to the original model's states, if the group does, and it is one of these. Returns true if
+    /// Fits the last linear of a block to the original model's states, if the group does, and these are it alone. Returns true if
     /// its inputs then have the statistics that the group needs.
     fn fit(
         &self,
@@ -99,7 +99,7 @@ impl BlockLoop<'_> {
             return Ok(false);
         };
         let at = layout.linears.len() - 1;
-        if !group.corrects() || !linears.contains(&at) {
+        if !group.corrects() || linears != [at] {
             return Ok(false);
         }
         let Fitted { weight, inputs } = self.runner.fit(index, &self.current(work), last, input, target)?;
@@ -109,7 +109,7 @@ impl BlockLoop<'_> {
         work.block.inputs = vec![inputs];
         work.edited = true;
         let Needs { absmax, mean_abs, .. } = group.needs();
-        Ok(linears.len() == 1 && !absmax && !mean_abs)
+        Ok(!absmax && !mean_abs)
     }
 
     /// Applies the stages of a group that replace weights to a part of a block. Returns the dense weights before the last that replaced them.

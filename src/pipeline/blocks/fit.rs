@@ -14,7 +14,6 @@ use crate::backend::{Backend, Matrix, Wrapper};
 use crate::calib::observe::rows_of;
 use crate::error::Result;
 use crate::model::{LinearPlace, Weights};
-use crate::pipeline::options::check_interrupted;
 use crate::prune::refit::Refit;
 use crate::statistics::Statistics;
 
@@ -71,7 +70,6 @@ impl Runner<'_> {
     ) -> Result<()> {
         let backend = Recording { inner: backend, name: name.to_owned(), inputs: Mutex::default() };
         self.forward(index, &backend, weights, input, |tokens, outputs| {
-            check_interrupted(self.options)?;
             let mut lacks = target.read(tokens)?;
             let scales: Vec<f32> = lacks.chunks(self.model.hidden).map(inverse_norm).collect();
             lacks.iter_mut().zip(outputs).for_each(|(lack, output)| *lack -= output);

@@ -82,7 +82,7 @@ impl Survey<'_> {
         layer_path(&self.places[index].first()?.name)
     }
 
-    /// What is measured, in words.
+    /// The measurement in words, for its key.
     fn identity(&self) -> impl Iterator<Item = &str> {
         let linears = self.places.iter().flatten().flat_map(|place| ["\n", place.name.as_str()]);
         ["owl"].into_iter().chain(linears)
